@@ -1,0 +1,104 @@
+"""``redraft generate``: answer a prompt in the terminal, in a pipe, or as JSON."""
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from redraft.cli import options
+from redraft.errors import RequestError
+
+if TYPE_CHECKING:
+    from redraft.engine.result import Result
+
+
+def generate(
+    prompt: Annotated[str | None, typer.Argument(help="The prompt; by default standard input.")] = None,
+    model: options.Model = "sudoku",
+    file: Annotated[Path | None, typer.Option("--file", "-f", help="Read the prompt from a file.")] = None,
+    raw: Annotated[bool, typer.Option("--raw", help="The prompt is raw text, not a user's chat message.")] = False,
+    max_tokens: Annotated[int | None, typer.Option(help="At most so many tokens; by default what fits.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Same seed, same answer; by default a random one.")] = None,
+    temperature: Annotated[float, typer.Option(help="Scales the checkpoint's schedule; 0 is greedy.")] = 1.0,
+    max_denoising_steps: Annotated[int | None, typer.Option(help="Steps a canvas may take.")] = None,
+    entropy_bound: Annotated[float | None, typer.Option(help="Nats a step may accept; lower is more careful.")] = None,
+    canvas_length: Annotated[int | None, typer.Option(help="Positions denoised at once.")] = None,
+    stop: Annotated[list[str] | None, typer.Option(help="Text at which the answer ends; may be repeated.")] = None,
+    watch: Annotated[bool, typer.Option("--watch", help="Draw the canvas as it resolves (in a terminal).")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the answer and its cost as JSON.")] = False,
+    dtype: options.DTypeOption = "auto",
+    threads: options.Threads = None,
+) -> None:
+    """Answer a prompt.
+
+    Example: redraft generate --watch "53..7.... 6..195... .98....6. 8...6...3 4..8.3..1 7...2...6 .6....28. ...419..5
+    ....8..79"
+    """
+    text = _prompt(prompt, file)
+    engine = options.load_engine(model, dtype, threads)
+    parameters: dict[str, Any] = {
+        "max_tokens": max_tokens,
+        "seed": seed,
+        "temperature": temperature,
+        "max_denoising_steps": max_denoising_steps,
+        "entropy_bound": entropy_bound,
+        "canvas_length": canvas_length,
+        "stop": stop,
+    }
+    question = text if raw else [{"role": "user", "content": text}]
+    if watch and not as_json and sys.stdout.isatty():
+        from redraft.cli.watch import watch_generation
+
+        result = watch_generation(engine, question, parameters)
+    elif as_json:
+        result = engine.generate(question, **parameters)
+        typer.echo(json.dumps(as_object(result), ensure_ascii=False, indent=2))
+    else:
+        generation = engine.stream(question, **parameters)
+        for chunk in generation:
+            typer.echo(chunk.text, nl=False)
+        typer.echo()
+        result = generation.result()
+    typer.echo(cost_line(result), err=True)
+    if not result.converged:
+        canvases = ", ".join(str(index) for index in result.unconverged_canvases)
+        typer.echo(
+            f"warning: canvas {canvases} hit the step limit before it converged; the answer may be unfinished. "
+            "A higher --max-denoising-steps may help.",
+            err=True,
+        )
+
+
+def as_object(result: "Result") -> dict[str, object]:
+    """A result as what ``--json`` prints."""
+    usage = {**asdict(result.usage), "tokens_per_step": result.usage.tokens_per_step}
+    return {**asdict(result), "converged": result.converged, "usage": usage}
+
+
+def cost_line(result: "Result") -> str:
+    """What an answer cost, in one line."""
+    usage = result.usage
+    return (
+        f"{usage.completion_tokens} tokens in {usage.denoising_steps} denoising steps over {usage.canvases} "
+        f"canvas{'es' if usage.canvases != 1 else ''} ({usage.tokens_per_step:.1f} tokens a step), "
+        f"{usage.seconds:.2f} s, first text after {usage.time_to_first_token:.2f} s, seed {result.seed}, "
+        f"finish: {result.finish_reason}"
+    )
+
+
+def _prompt(prompt: str | None, file: Path | None) -> str:
+    if prompt is not None and file is not None:
+        raise RequestError("give the prompt as an argument or with --file, not both")
+    if file is not None:
+        try:
+            return file.read_text()
+        except (OSError, UnicodeDecodeError) as error:
+            raise RequestError(f"the prompt file {file} cannot be read: {error}") from error
+    if prompt is not None:
+        return prompt
+    if sys.stdin.isatty():
+        raise RequestError("there is no prompt; give one as an argument, with --file, or through a pipe")
+    return sys.stdin.read()

@@ -1,0 +1,82 @@
+"""``redraft info``: what a checkpoint is, without loading its weights."""
+
+import json
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from redraft.models.checkpoint import Checkpoint
+
+
+def info(
+    model: Annotated[str, typer.Argument(help="A bundled name, a checkpoint folder, or a hub id.")] = "sudoku",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Show a checkpoint's size, memory by part, sampling defaults, and what of it is not supported.
+
+    Example: redraft info sudoku
+    """
+    from redraft.models import checkpoint
+
+    found = checkpoint.read(checkpoint.find(model))
+    facts = describe(found)
+    if as_json:
+        typer.echo(json.dumps(facts, indent=2))
+        return
+    for title, rows in facts.items():
+        typer.echo(f"{title}")
+        for name, value in rows.items():
+            typer.echo(f"  {name:<28}{_shown(name, value)}")
+
+
+def describe(found: "Checkpoint") -> dict[str, dict[str, object]]:
+    """Facts about a checkpoint, grouped; memory in bytes."""
+    from redraft.models.summary import kv_bytes_per_token, parameters, part_bytes
+
+    config, defaults = found.config, found.defaults
+    total, active = parameters(found)
+    full = sum(spec.window is None for spec in config.layers)
+    windows = sorted({spec.window for spec in config.layers if spec.window is not None})
+    unsupported = {} if not found.unused else _unsupported(found)
+    fixed, per_token = kv_bytes_per_token(found)
+    return {
+        "checkpoint": {"folder": str(found.folder), "architecture": found.architecture},
+        "model": {
+            "parameters": total,
+            "active per token": active,
+            "vocabulary": config.vocab_size,
+            "hidden size": config.hidden_size,
+            "layers": f"{len(config.layers)} ({full} full, {len(config.layers) - full} sliding"
+            + (f" with window {', '.join(map(str, windows))})" if windows else ")"),
+            "experts": f"{config.num_experts}, {config.top_k_experts} per token",
+            "canvas": config.canvas_length,
+            "context": config.context_length,
+            "stored as": str(next(iter(found.tensors.values())).dtype).removeprefix("torch."),
+            "computed as (auto)": str(found.model_dtype("auto")).removeprefix("torch."),
+        },
+        "memory of the weights as computed, bytes": dict(part_bytes(found)),
+        "memory of the KV cache, bytes": {"sliding layers, at most": fixed, "full layers, per token": per_token},
+        "sampling defaults": {
+            "denoising steps at most": defaults.max_denoising_steps,
+            "entropy bound": f"{defaults.entropy_bound} nats a canvas",
+            "temperature": f"{defaults.t_max} to {defaults.t_min}",
+            "stops when": f"the argmax canvas is unchanged for {defaults.stability_threshold} step(s) and the mean "
+            f"entropy is below {defaults.confidence_threshold} nats",
+            "end tokens": ", ".join(map(str, defaults.end_token_ids)),
+        },
+        "not supported": {"images": "refused; image tokens in a prompt are an error", **unsupported},
+    }
+
+
+def _unsupported(found: "Checkpoint") -> dict[str, object]:
+    from redraft.models.diffusion_gemma import DiffusionGemma
+
+    vision = [name for name in found.unused if DiffusionGemma.unused_part(name) == "vision"]
+    return {"vision tensors, not loaded": len(vision)} if vision else {}
+
+
+def _shown(name: str, value: object) -> str:
+    if not isinstance(value, int):
+        return str(value)
+    return f"{value:,}"

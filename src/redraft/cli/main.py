@@ -1,0 +1,34 @@
+"""The ``redraft`` command. A module a verb; what is slow to import is imported where a verb runs."""
+
+import sys
+
+import typer
+
+from redraft.cli import evaluate, generate, info, train
+from redraft.errors import RedraftError
+
+app = typer.Typer(
+    name="redraft",
+    help="Run, constrain and train block-diffusion language models on the machine you have.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+app.command()(generate.generate)
+app.command()(info.info)
+app.command()(train.train)
+app.command()(evaluate.evaluate)
+
+
+def main() -> None:
+    """Entry point. A user's own mistake ends with one line on stderr and exit code 1, never with a traceback."""
+    try:
+        app()
+    except RedraftError as error:
+        typer.echo(f"redraft: {error}", err=True)
+        sys.exit(1)
+    except BrokenPipeError:
+        # The reader of a pipe (head, less) went away; that is no error of ours.
+        sys.stderr.close()
+        sys.exit(0)

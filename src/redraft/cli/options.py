@@ -1,0 +1,26 @@
+"""Options that several verbs share, and what they do to a process."""
+
+from typing import TYPE_CHECKING, Annotated, cast
+
+import typer
+
+if TYPE_CHECKING:
+    from redraft.engine.engine import Engine
+    from redraft.models.checkpoint import DType
+
+Model = Annotated[
+    str, typer.Option("--model", "-m", help="A bundled name, a checkpoint folder, or a hub id.", show_default=True)
+]
+DTypeOption = Annotated[str, typer.Option("--dtype", help="auto, float32 or bfloat16.")]
+Threads = Annotated[int | None, typer.Option("--threads", min=1, help="Processor threads; by default torch's choice.")]
+
+
+def load_engine(model: str, dtype: str, threads: int | None) -> "Engine":
+    """Load a model for a verb, on the number of threads it was given."""
+    import torch
+
+    import redraft
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    return redraft.load(model, dtype=cast("DType", dtype))

@@ -1,0 +1,67 @@
+"""Draws a canvas in the terminal as it resolves: accepted, changed and unsettled positions in their own colours."""
+
+import os
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.text import Text
+
+from redraft.engine.engine import Engine, Prompt
+from redraft.engine.result import Result, StepEvent
+from redraft.engine.trace import Trace
+
+ACCEPTED, CHANGED, UNSETTLED = "green", "bold black on yellow", "dim"
+# A tiny model denoises faster than an eye follows; each step stays at least this long.
+SECONDS_PER_STEP = 0.15
+
+
+class Watcher:
+    """An ``on_step`` callback that redraws the current canvas: the model's likeliest token at every position."""
+
+    def __init__(self, engine: Engine, live: Live, seconds_per_step: float) -> None:
+        self._engine, self._live, self._pause = engine, live, seconds_per_step
+        self.trace = Trace()
+
+    def __call__(self, event: StepEvent) -> None:
+        self.trace(event)
+        self._live.update(Group(canvas_text(self._engine, event, self.trace), self._legend(event)), refresh=True)
+        time.sleep(self._pause)
+
+    def _legend(self, event: StepEvent) -> Text:
+        steps = (
+            f"\ncanvas {event.canvas_index}, step {self.trace.steps}, mean entropy {event.entropy.mean():.4f} nats, "
+        )
+        return Text.assemble(steps, ("accepted", ACCEPTED), " ", ("changed", CHANGED), " ", ("unsettled", UNSETTLED))
+
+
+def canvas_text(engine: Engine, event: StepEvent, trace: Trace) -> Text:
+    """The canvas of one step up to its first end token, coloured by what happened to each position."""
+    drawn = Text()
+    ends = engine.model.defaults.end_token_ids
+    tokens: Sequence[int] = event.argmax.tolist()
+    for position, token in enumerate(tokens):
+        if token in ends:
+            break
+        changed, accepted = bool(trace.changed[position]), bool(event.accepted[position]) or event.finished
+        style = CHANGED if changed else ACCEPTED if accepted else UNSETTLED
+        drawn.append(engine.tokenizer.piece(token), style=style)
+    return drawn
+
+
+def watch_generation(engine: Engine, prompt: Prompt, parameters: Mapping[str, Any]) -> Result:
+    """Generate and draw every step; the finished text of earlier canvases stays above. Returns the result."""
+    console = Console(highlight=False)
+    pause = 0.0 if os.environ.get("CI") else SECONDS_PER_STEP
+    with Live(console=console, auto_refresh=False, transient=True) as live:
+        watcher = Watcher(engine, live, pause)
+        generation = engine.stream(prompt, on_step=watcher, **parameters)
+        for chunk in generation:
+            live.update(Text(""), refresh=True)
+            console.print(Text(chunk.text), end="")
+    console.print()
+    trace = watcher.trace
+    console.print(f"[dim]{trace.corrections} corrections: accepted positions that later took another token[/dim]")
+    return generation.result()

@@ -1,0 +1,95 @@
+"""What one generation asks for, checked before any work."""
+
+import math
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from redraft.canvas.acceptance import AcceptanceRule
+from redraft.canvas.schedule import TemperatureSchedule
+from redraft.canvas.stopping import StoppingRule
+from redraft.errors import RequestError
+
+MAX_STOP_STRINGS = 16
+
+
+@dataclass(frozen=True)
+class Request:
+    """One prompt and how to answer it. ``temperature`` scales the schedule; 0 takes the argmax for a sample."""
+
+    prompt: tuple[int, ...]
+    max_tokens: int
+    canvas_length: int
+    seed: int
+    temperature: float
+    max_denoising_steps: int
+    schedule: TemperatureSchedule
+    acceptance: AcceptanceRule
+    stopping: StoppingRule
+    stop: tuple[str, ...]
+    end_token_ids: tuple[int, ...]
+    context_length: int
+
+
+def check_whole(name: str, value: object, least: int, most: int | None = None) -> int:
+    """``value`` if it is a whole number within bounds; else a RequestError that names it."""
+    bounds = f"{least} or more" if most is None else f"from {least} to {most}"
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise RequestError(f"{name} {value!r} must be a whole number, {bounds}")
+    if value < least or (most is not None and value > most):
+        raise RequestError(f"{name} {value} is out of range; it must be {bounds}")
+    return value
+
+
+def check_number(name: str, value: object, least: float) -> float:
+    """``value`` as a float if it is finite and not below ``least``; else a RequestError that names it."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < least:
+        raise RequestError(f"{name} {value!r} must be a finite number, {least:g} or more")
+    return float(value)
+
+
+def check_stop(stop: str | Sequence[str] | None) -> tuple[str, ...]:
+    """Stop strings as a tuple; a RequestError for empty ones or too many."""
+    strings = () if stop is None else (stop,) if isinstance(stop, str) else tuple(stop)
+    if not all(isinstance(s, str) and s for s in strings):
+        raise RequestError(f"stop {stop!r} must be strings of at least one character")
+    if len(strings) > MAX_STOP_STRINGS:
+        raise RequestError(f"stop has {len(strings)} strings; at most {MAX_STOP_STRINGS} are supported")
+    return strings
+
+
+def check_seed(seed: int | None) -> int:
+    """The seed, or a fresh random one for None, so that the result can name it."""
+    return secrets.randbits(32) if seed is None else check_whole("seed", seed, 0, (1 << 64) - 1)
+
+
+def check_prompt(tokens: Sequence[int], vocab_size: int, image_token_ids: Sequence[int]) -> tuple[int, ...]:
+    """Prompt token ids; a RequestError for an empty prompt, an id outside the vocabulary, or an image token."""
+    if len(tokens) == 0:
+        raise RequestError("the prompt is empty; give at least one token")
+    for index, token in enumerate(tokens):
+        if isinstance(token, bool) or not isinstance(token, int) or not 0 <= token < vocab_size:
+            raise RequestError(
+                f"prompt token {index} is {token!r}; ids must be whole numbers from 0 to {vocab_size - 1}"
+            )
+        if token in image_token_ids:
+            raise RequestError(f"prompt token {index} ({token}) stands for an image; images are not supported yet")
+    return tuple(tokens)
+
+
+def check_length(max_tokens: int | None, prompt_length: int, context_length: int) -> int:
+    """Tokens to generate at most: ``max_tokens``, or for None all that the context has left."""
+    room = context_length - prompt_length
+    if room < 1:
+        raise RequestError(
+            f"the prompt has {prompt_length} tokens and the context holds {context_length}; "
+            f"shorten the prompt to {context_length - 1} tokens or fewer"
+        )
+    if max_tokens is None:
+        return room
+    if check_whole("max_tokens", max_tokens, 1) > room:
+        raise RequestError(
+            f"max_tokens {max_tokens} does not fit: the context holds {context_length} tokens and the prompt takes "
+            f"{prompt_length}; at most {room} would fit"
+        )
+    return max_tokens

@@ -1,0 +1,85 @@
+"""What a generation hands out: an event a denoising step, a chunk a canvas, and the result with its cost."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor
+
+FinishReason = Literal["stop", "length"]
+
+
+@dataclass(frozen=True)
+class StepEvent:
+    """One denoising step; tensors are [C], on the CPU, and belong to the receiver."""
+
+    canvas_index: int
+    step: int
+    """Counted down from the limit to 1."""
+    temperature: float
+    """Of the processed logits; the schedule's own where the request is greedy."""
+    tokens_in: Tensor
+    """The canvas that the model saw."""
+    argmax: Tensor
+    sample: Tensor
+    entropy: Tensor
+    """Nats, of the processed logits."""
+    accepted: Tensor
+    """Bool: positions whose sample was kept."""
+    tokens_out: Tensor
+    """The canvas that the next step sees: samples where accepted, noise elsewhere."""
+    finished: bool
+    """The canvas converged at this step."""
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """What one finished canvas adds to the answer, handed out before the canvas is committed."""
+
+    canvas_index: int
+    text: str
+    """New text that can no longer change; text that may yet become a stop string is held back."""
+    token_ids: tuple[int, ...]
+    denoising_steps: int
+    converged: bool
+    """False if the canvas hit the step limit."""
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What an answer cost."""
+
+    prompt_tokens: int
+    cached_prompt_tokens: int
+    """Of the prompt, how many were not encoded again."""
+    completion_tokens: int
+    """Without the end token."""
+    canvases: int
+    denoising_steps: int
+    time_to_first_token: float
+    """Seconds from the call to the first finished canvas."""
+    seconds: float
+
+    @property
+    def tokens_per_step(self) -> float:
+        """Completion tokens per denoising step."""
+        return self.completion_tokens / self.denoising_steps
+
+
+@dataclass(frozen=True)
+class Result:
+    """A finished answer."""
+
+    text: str
+    token_ids: tuple[int, ...]
+    """The answer's tokens without the end token; with a stop string, up to the token that completed it."""
+    finish_reason: FinishReason
+    """"stop" at an end token or a stop string, "length" at max_tokens or the end of the context."""
+    seed: int
+    unconverged_canvases: tuple[int, ...]
+    """Canvases that hit the step limit before they converged: what they hold may be unfinished."""
+    usage: Usage
+
+    @property
+    def converged(self) -> bool:
+        """Whether every canvas converged."""
+        return not self.unconverged_canvases

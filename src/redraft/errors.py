@@ -1,0 +1,17 @@
+"""The errors a user can cause; each message says what was wrong, where, and what would work."""
+
+
+class RedraftError(Exception):
+    """Base of all errors that Redraft raises on purpose."""
+
+
+class CheckpointError(RedraftError):
+    """A checkpoint folder, file, configuration or tensor is missing, damaged or not supported."""
+
+
+class RequestError(RedraftError, ValueError):
+    """A prompt or a parameter that cannot be honoured."""
+
+
+class GenerationError(RedraftError):
+    """The model produced something that must not be handed out, such as NaN."""

@@ -1,0 +1,74 @@
+"""What an engine asks of a model family, and nothing more."""
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from redraft.canvas.noise import Noise
+from redraft.canvas.readout import Readout
+
+
+class Cache(Protocol):
+    """Keys and values of the encoded context, per layer, for B sequences of one length."""
+
+    @property
+    def length(self) -> int:
+        """Tokens encoded so far; the next token's position."""
+        ...
+
+    def read(self, layer: int) -> tuple[Tensor, Tensor] | None:
+        """Keys and values [B, kv_heads, S, D] of the last S encoded tokens that the layer keeps; None when empty."""
+        ...
+
+    def write(self, layer: int, keys: Tensor, values: Tensor) -> None:
+        """Append keys and values [B, kv_heads, T, D]; visible to ``read`` at once."""
+        ...
+
+    def advance(self, count: int) -> None:
+        """Count ``count`` tokens as encoded, after every layer wrote them."""
+        ...
+
+
+@dataclass(frozen=True)
+class GenerationDefaults:
+    """What a checkpoint says of its own sampling (``generation_config.json``); the reference's values otherwise."""
+
+    max_denoising_steps: int = 48
+    entropy_bound: float = 0.1
+    t_max: float = 0.8
+    t_min: float = 0.4
+    stability_threshold: int = 1
+    confidence_threshold: float = 0.005
+    end_token_ids: tuple[int, ...] = (1,)
+
+
+class BlockDiffusionConfig(Protocol):
+    """The part of a family's configuration that the engine reads."""
+
+    @property
+    def vocab_size(self) -> int: ...
+    @property
+    def context_length(self) -> int: ...
+    @property
+    def canvas_length(self) -> int: ...
+    @property
+    def image_token_ids(self) -> tuple[int, ...]: ...
+
+
+class BlockDiffusionModel(Protocol):
+    """A family: causal ``encode`` that writes the cache, bidirectional ``denoise`` that reads it, and a ``readout``."""
+
+    defaults: GenerationDefaults
+
+    @property
+    def config(self) -> BlockDiffusionConfig: ...
+    @property
+    def noise(self) -> Noise: ...
+    @property
+    def device(self) -> torch.device: ...
+    def cache_layout(self) -> list[tuple[int, int, int | None]]: ...
+    def encode(self, tokens: Tensor, cache: Cache) -> None: ...
+    def denoise(self, canvas: Tensor, cache: Cache, signal: Tensor | None) -> Tensor: ...
+    def readout(self, hidden: Tensor, temperature: float, uniforms: Tensor | None, **wanted: Any) -> Readout: ...

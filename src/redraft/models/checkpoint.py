@@ -1,0 +1,267 @@
+"""Checkpoint folders as the hub holds them: found, described, loaded and saved, with every fault named."""
+
+import json
+import re
+import shutil
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from redraft.errors import CheckpointError
+from redraft.models.base import GenerationDefaults
+from redraft.models.diffusion_gemma import DiffusionGemma, DiffusionGemmaConfig, WindowPolicy
+
+DType = Literal["auto", "float32", "bfloat16"]
+# Below this many parameters "auto" computes in float32, which is exact and, for small shapes, no slower.
+AUTO_FLOAT32 = 500_000_000
+CONFIG_FILE, GENERATION_FILE = "config.json", "generation_config.json"
+INDEX_FILE, WEIGHTS_FILE = "model.safetensors.index.json", "model.safetensors"
+_DOWNLOADED = ["*.json", "*.safetensors", "*.jinja"]
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_TORCH_DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """Where a tensor lies and what the file's header says of it."""
+
+    file: Path
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A folder whose configuration was read and whose tensors were found, none of them loaded yet."""
+
+    folder: Path
+    architecture: str
+    config: DiffusionGemmaConfig
+    defaults: GenerationDefaults
+    tensors: Mapping[str, StoredTensor]
+    """By hub name; only what the text model is made of."""
+    unused: Mapping[str, StoredTensor]
+    """Tensors in the files that the text model has no use for: the vision tower, and copies of tied weights."""
+
+    def model_dtype(self, dtype: DType) -> torch.dtype:
+        """What "auto" means for this checkpoint; other names are themselves. CheckpointError for unknown ones."""
+        if dtype == "auto":
+            parameters = sum(_product(t.shape) for t in self.tensors.values())
+            stored = self.tensors["model.decoder.embed_tokens.weight"].dtype
+            return torch.float32 if parameters < AUTO_FLOAT32 else stored
+        if dtype not in ("float32", "bfloat16"):
+            raise CheckpointError(f"dtype {dtype!r} is not supported; choose 'auto', 'float32' or 'bfloat16'")
+        return torch.float32 if dtype == "float32" else torch.bfloat16
+
+    def load(self, dtype: DType = "auto", window_policy: WindowPolicy = "shared") -> DiffusionGemma:
+        """Load the model on the CPU. Tensors already stored in the wanted dtype stay mapped from their files.
+
+        Raises CheckpointError naming the file that cannot be read.
+        """
+        wanted = self.model_dtype(dtype)
+        with torch.device("meta"):
+            model = DiffusionGemma(self.config, window_policy)
+        model.defaults = self.defaults
+        state: dict[str, torch.Tensor] = {}
+        with ExitStack() as files:
+            opened = {path: files.enter_context(_open(path)) for path in {t.file for t in self.tensors.values()}}
+            for name, hub_name in _hub_names(model).items():
+                state[name] = opened[self.tensors[hub_name].file].get_tensor(hub_name).to(wanted)
+        model.load_state_dict(state, assign=True)
+        return model.eval().requires_grad_(False)
+
+
+def find(source: str | Path) -> Path:
+    """The folder of a bundled name ("sudoku"), a path, or a hub id ("google/diffusiongemma-26B-A4B-it").
+
+    Raises CheckpointError saying what was looked for and what is there.
+    """
+    name = str(source)
+    if (path := Path(name).expanduser()).is_dir():
+        return path
+    bundled = Path(str(resources.files("redraft") / "bundled"))
+    if (bundled / name / CONFIG_FILE).exists():
+        return bundled / name
+    if path.exists():
+        raise CheckpointError(f"{name} is a file; pass the checkpoint's folder")
+    if _HUB_ID.fullmatch(name) and not name.startswith("."):
+        return _download(name)
+    known = ", ".join(sorted(p.parent.name for p in bundled.glob(f"*/{CONFIG_FILE}"))) or "none"
+    raise CheckpointError(
+        f"no checkpoint {name!r}: it is no folder, no bundled name (there are: {known}), and no hub id (owner/name)"
+    )
+
+
+def read(folder: Path) -> Checkpoint:
+    """Read a folder's configuration and the headers of its weight files, and check that they belong together.
+
+    Raises CheckpointError naming the file, or the missing, unexpected or misshapen tensor.
+    """
+    raw = _read_json(folder / CONFIG_FILE)
+    architecture = (raw.get("architectures") or ["none named"])[0]
+    if architecture != "DiffusionGemmaForBlockDiffusion":
+        raise CheckpointError(
+            f"{folder / CONFIG_FILE}: architecture {architecture!r} is not supported; "
+            "supported is 'DiffusionGemmaForBlockDiffusion'"
+        )
+    config = DiffusionGemmaConfig.from_json(raw)
+    stored = _stored_tensors(folder)
+    with torch.device("meta"):
+        model = DiffusionGemma(config)
+    expected = {hub: model.state_dict()[name] for name, hub in _hub_names(model).items()}
+    _check_tensors(folder, expected, stored)
+    generation = _read_json(folder / GENERATION_FILE) if (folder / GENERATION_FILE).exists() else {}
+    return Checkpoint(
+        folder=folder,
+        architecture=architecture,
+        config=config,
+        defaults=_generation_defaults(generation, config),
+        tensors={name: stored[name] for name in expected},
+        unused={name: tensor for name, tensor in stored.items() if name not in expected},
+    )
+
+
+def save(model: DiffusionGemma, folder: Path, dtype: torch.dtype, extra_files: Iterable[Path] = ()) -> None:
+    """Write a folder that ``read`` and ``transformers`` load: configuration, defaults, weights, and copies of
+    ``extra_files`` (tokenizer, template)."""
+    folder.mkdir(parents=True, exist_ok=True)
+    state = model.state_dict()
+    tensors = {hub: state[name].to(dtype).contiguous() for name, hub in _hub_names(model).items()}
+    save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})
+    config = {**model.config.to_json(), "dtype": str(dtype).removeprefix("torch.")}
+    (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n")
+    defaults = model.defaults
+    generation = {
+        "max_denoising_steps": defaults.max_denoising_steps,
+        "sampler_config": {"_cls_name": "EntropyBoundSamplerConfig", "entropy_bound": defaults.entropy_bound},
+        "t_max": defaults.t_max,
+        "t_min": defaults.t_min,
+        "stability_threshold": defaults.stability_threshold,
+        "confidence_threshold": defaults.confidence_threshold,
+        "eos_token_id": list(defaults.end_token_ids),
+        "pad_token_id": model.config.pad_token_id,
+        "bos_token_id": model.config.bos_token_id,
+    }
+    (folder / GENERATION_FILE).write_text(json.dumps(generation, indent=2) + "\n")
+    for path in extra_files:
+        shutil.copy(path, folder / path.name)
+
+
+def _hub_names(model: DiffusionGemma) -> dict[str, str]:
+    return {name: DiffusionGemma.hub_name(name) for name in model.state_dict()}
+
+
+def _download(hub_id: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(hub_id, allow_patterns=_DOWNLOADED))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise CheckpointError(
+            f"{hub_id!r} is no folder here and could not be fetched from the hub: {reason}. Check the name and the "
+            "connection, log in with 'hf auth login' if the model is gated, or pass a local folder"
+        ) from error
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise CheckpointError(f"{path.parent} has no {path.name}; is it a checkpoint folder?") from None
+    except (ValueError, OSError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} holds {type(content).__name__}, not a JSON object")
+    return content
+
+
+def _stored_tensors(folder: Path) -> dict[str, StoredTensor]:
+    if (folder / INDEX_FILE).exists():
+        index = _read_json(folder / INDEX_FILE).get("weight_map")
+        if not isinstance(index, dict):
+            raise CheckpointError(f"{folder / INDEX_FILE} has no 'weight_map'")
+        paths = [folder / name for name in sorted(set(index.values()))]
+    elif (folder / WEIGHTS_FILE).exists():
+        index, paths = {}, [folder / WEIGHTS_FILE]
+    else:
+        raise CheckpointError(f"{folder} has neither {WEIGHTS_FILE} nor {INDEX_FILE}; its weights are missing")
+    stored: dict[str, StoredTensor] = {}
+    for path in paths:
+        with _open(path) as file:
+            for name in file.keys():  # noqa: SIM118 - a safetensors file is no mapping
+                part = file.get_slice(name)
+                if part.get_dtype() not in _TORCH_DTYPES:
+                    supported = ", ".join(_TORCH_DTYPES)
+                    raise CheckpointError(
+                        f"{path}: tensor {name} is stored as {part.get_dtype()}; supported are {supported}"
+                    )
+                stored[name] = StoredTensor(path, tuple(part.get_shape()), _TORCH_DTYPES[part.get_dtype()])
+    for name in index:
+        if name not in stored:
+            raise CheckpointError(f"{folder / index[name]} lacks tensor {name}, which {INDEX_FILE} says it holds")
+    return stored
+
+
+def _open(path: Path) -> Any:
+    if not path.exists():
+        raise CheckpointError(f"weight file {path} is missing; download the checkpoint again")
+    try:
+        return safe_open(path, framework="pt")
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"weight file {path} is damaged or cut short ({error}); download it again") from error
+
+
+def _check_tensors(folder: Path, expected: Mapping[str, torch.Tensor], stored: Mapping[str, StoredTensor]) -> None:
+    missing = [name for name in expected if name not in stored]
+    if missing:
+        raise CheckpointError(
+            f"{folder}: tensor {missing[0]} is missing{_and_more(missing)}; the download may be incomplete, or "
+            f"{CONFIG_FILE} belongs to another model"
+        )
+    for name, tensor in expected.items():
+        if stored[name].shape != tuple(tensor.shape):
+            raise CheckpointError(
+                f"{stored[name].file}: tensor {name} has shape {list(stored[name].shape)}, and by {CONFIG_FILE} it "
+                f"must have {list(tensor.shape)}"
+            )
+    unknown = [name for name in stored if name not in expected and DiffusionGemma.unused_part(name) is None]
+    if unknown:
+        raise CheckpointError(
+            f"{stored[unknown[0]].file}: tensor {unknown[0]} has no place in the model{_and_more(unknown)}; the "
+            "checkpoint may need a newer version of redraft"
+        )
+
+
+def _and_more(names: list[str]) -> str:
+    return f" (and {len(names) - 1} more)" if len(names) > 1 else ""
+
+
+def _generation_defaults(generation: Mapping[str, Any], config: DiffusionGemmaConfig) -> GenerationDefaults:
+    """Absent and null fields take the reference's values. ``max_new_tokens`` is not read: a released checkpoint says
+    256, which would cut every longer answer."""
+    sampler = generation.get("sampler_config") or {}
+    if sampler.get("_cls_name", "EntropyBoundSamplerConfig") != "EntropyBoundSamplerConfig":
+        raise CheckpointError(f"{GENERATION_FILE}: sampler {sampler['_cls_name']!r} is not supported")
+    end = generation.get("eos_token_id")
+    values: dict[str, Any] = {
+        **{name: generation.get(name) for name in GenerationDefaults.__dataclass_fields__},
+        "entropy_bound": sampler.get("entropy_bound"),
+        "end_token_ids": config.end_token_ids if end is None else tuple(end) if isinstance(end, list) else (end,),
+    }
+    return GenerationDefaults(**{name: value for name, value in values.items() if value is not None})
+
+
+def _product(shape: Iterable[int]) -> int:
+    total = 1
+    for size in shape:
+        total *= size
+    return total

@@ -1,0 +1,64 @@
+"""Grouped-query attention over several key/value segments, so that a cache is never concatenated to a canvas."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+# Scores of one call above this many elements are computed one KV head at a time (256 MB of float32).
+MAX_SCORES = 1 << 26
+
+
+class Segment(NamedTuple):
+    """Keys and values [B, kv_heads, S, D] and which of them each query sees: [T, S] bool, None for all."""
+
+    keys: Tensor
+    values: Tensor
+    mask: Tensor | None = None
+
+
+def attention(queries: Tensor, segments: Sequence[Segment]) -> Tensor:
+    """softmax(q @ k^T) @ v over all segments together, without scaling (Gemma 4 normalises q and k).
+
+    queries [B, heads, T, D]; returns [B, T, heads * D]. The softmax is computed in float32.
+    """
+    batch, heads, length, head_dim = queries.shape
+    kv_heads = segments[0].keys.shape[1]
+    visible = sum(segment.keys.shape[2] for segment in segments)
+    # A KV head serves heads/kv_heads query heads: their queries are stacked, so that no key is repeated.
+    grouped = queries.reshape(batch, kv_heads, heads // kv_heads * length, head_dim)
+    if batch * heads * length * visible > MAX_SCORES and kv_heads > 1:
+        context = torch.cat(
+            [
+                _attend(
+                    grouped[:, h : h + 1],
+                    [Segment(s.keys[:, h : h + 1], s.values[:, h : h + 1], s.mask) for s in segments],
+                    length,
+                )
+                for h in range(kv_heads)
+            ],
+            dim=1,
+        )
+    else:
+        context = _attend(grouped, segments, length)
+    return context.reshape(batch, heads, length, head_dim).transpose(1, 2).reshape(batch, length, heads * head_dim)
+
+
+def _attend(grouped: Tensor, segments: Sequence[Segment], length: int) -> Tensor:
+    """[B, kv_heads, group * T, D] queries over the segments -> the same shape."""
+    scores = [_masked(grouped @ segment.keys.transpose(-1, -2), segment.mask, length) for segment in segments]
+    if len(scores) == 1:
+        weights = [torch.softmax(scores[0], dim=-1, dtype=torch.float32)]
+    else:
+        joint = torch.softmax(torch.cat(scores, dim=-1), dim=-1, dtype=torch.float32)
+        weights = list(joint.split([s.keys.shape[2] for s in segments], dim=-1))
+    parts = [weight.to(s.values.dtype) @ s.values for weight, s in zip(weights, segments, strict=True)]
+    return parts[0] if len(parts) == 1 else parts[0] + parts[1]
+
+
+def _masked(scores: Tensor, mask: Tensor | None, length: int) -> Tensor:
+    if mask is None:
+        return scores
+    per_query = scores.unflatten(2, (-1, length))
+    return per_query.masked_fill(~mask, float("-inf")).flatten(2, 3)

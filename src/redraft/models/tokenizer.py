@@ -1,0 +1,113 @@
+"""A checkpoint's tokenizer and chat template, as its folder holds them."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from jinja2 import TemplateError
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+from tokenizers import Tokenizer
+
+from redraft.errors import CheckpointError, RequestError
+
+TOKENIZER_FILE, SETTINGS_FILE, TEMPLATE_FILE = "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"
+
+
+class ChatTokenizer:
+    """Text and chat messages to token ids, and back."""
+
+    def __init__(self, tokenizer: Tokenizer, special: Mapping[str, str], template: str | None) -> None:
+        """``special``: the texts that a template knows as ``bos_token``, ``eos_token`` and so on."""
+        self._tokenizer, self._special, self.template = tokenizer, dict(special), template
+
+    @classmethod
+    def from_folder(cls, folder: Path) -> "ChatTokenizer":
+        """Read ``tokenizer.json`` with, if they are there, its settings and chat template.
+
+        Raises CheckpointError naming the file that is missing or damaged.
+        """
+        path = folder / TOKENIZER_FILE
+        if not path.exists():
+            raise CheckpointError(f"{folder} has no {TOKENIZER_FILE}; the model cannot be used with text without it")
+        try:
+            tokenizer = Tokenizer.from_file(str(path))
+        except Exception as error:  # tokenizers raises bare Exception for any fault of the file
+            raise CheckpointError(f"{path} is not a readable tokenizer: {error}") from error
+        settings: dict[str, Any] = {}
+        if (folder / SETTINGS_FILE).exists():
+            try:
+                settings = json.loads((folder / SETTINGS_FILE).read_text())
+            except ValueError as error:
+                raise CheckpointError(f"{folder / SETTINGS_FILE} is not valid JSON: {error}") from error
+        template = settings.get("chat_template")
+        if (folder / TEMPLATE_FILE).exists():
+            template = (folder / TEMPLATE_FILE).read_text()
+        special = {
+            name: value if isinstance(value, str) else value["content"]
+            for name, value in settings.items()
+            if name.endswith("_token") and (isinstance(value, str) or (isinstance(value, dict) and "content" in value))
+        }
+        return cls(tokenizer, special, template)
+
+    @property
+    def vocab_size(self) -> int:
+        return int(self._tokenizer.get_vocab_size(with_added_tokens=True))
+
+    def encode(self, text: str) -> list[int]:
+        """Raw text to ids, with the beginning-of-sequence token where the tokenizer adds one."""
+        return self._encode(text, add_special_tokens=True)
+
+    def encode_chat(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
+        """Chat messages to ids through the checkpoint's own template, ready for the model's turn.
+
+        Raises RequestError where there is no template, or the template refuses the messages.
+        """
+        if self.template is None:
+            raise RequestError("this checkpoint has no chat template; pass the prompt as raw text")
+        for index, message in enumerate(messages):
+            _check_message(index, message)
+        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
+        environment.globals["raise_exception"] = _refuse
+        try:
+            text = environment.from_string(self.template).render(
+                messages=list(messages), add_generation_prompt=True, **self._special
+            )
+        except TemplateError as error:
+            raise RequestError(f"the checkpoint's chat template does not take these messages: {error}") from error
+        return self._encode(text, add_special_tokens=False)
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """Ids to text. Markers such as tool calls stay: they are part of what the model said."""
+        return str(self._tokenizer.decode(list(tokens), skip_special_tokens=False))
+
+    def piece(self, token: int) -> str:
+        """The text of one token on its own, for drawing; a tokenizer's mark for a space is shown as a space."""
+        return (self._tokenizer.id_to_token(token) or f"<{token}>").replace("\u2581", " ")
+
+    def _encode(self, text: str, add_special_tokens: bool) -> list[int]:
+        try:
+            return list(self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids)
+        except Exception as error:  # tokenizers raises bare Exception for text it has no token for
+            raise RequestError(f"the tokenizer has no tokens for this text: {error}") from error
+
+
+class _RefusedByTemplateError(TemplateError):
+    """A template called ``raise_exception``."""
+
+
+def _refuse(message: str) -> NoReturn:
+    raise _RefusedByTemplateError(message)
+
+
+def _check_message(index: int, message: Mapping[str, Any]) -> None:
+    if not isinstance(message, Mapping) or not isinstance(message.get("role"), str) or "content" not in message:
+        raise RequestError(f"message {index} must have a 'role' and a 'content'")
+    content = message["content"]
+    if isinstance(content, list):
+        for part in content:
+            kind = part.get("type") if isinstance(part, Mapping) else None
+            if kind != "text":
+                raise RequestError(f"message {index} has a part of type {kind!r}; only 'text' is supported yet")
+    elif not isinstance(content, str):
+        raise RequestError(f"message {index} has content of type {type(content).__name__}; it must be text")
