@@ -26,7 +26,9 @@ class PositionRandom:
         if not 0 <= seed < 1 << 64:
             raise ValueError(f"seed {seed} is out of range; it must be from 0 to {(1 << 64) - 1}")
         # One counter value yields four 64-bit words, so that position p owns row p.
-        generator = np.random.Philox(key=[seed, canvas], counter=[0, step, 0, 0])
+        generator = np.random.Philox(
+            key=np.array([seed, canvas], dtype=np.uint64), counter=np.array([0, step, 0, 0], dtype=np.uint64)
+        )
         words = generator.random_raw(4 * length).reshape(length, 4)
         # The top 53 bits as a float64 in [0, 1).
         self._uniforms = torch.from_numpy((words >> np.uint64(11)).astype(np.float64) * 2.0**-53)

@@ -58,8 +58,13 @@ class VocabularyHead:
         hidden [C, H]; ``uniforms`` [C] float64 in [0, 1) pick the samples by inverse CDF in token order, None takes
         the argmax as the sample. NaN in ``hidden`` shows as a NaN entropy.
         """
-        if not temperature > 0:
-            raise ValueError(f"temperature {temperature} must be above 0; pass uniforms=None for greedy choices")
+        if not (temperature > 0 and self.softcap / temperature < torch.finfo(torch.float32).max):
+            raise ValueError(
+                f"temperature {temperature} must be above 0 and not so small that float32 cannot hold a logit divided "
+                "by it; pass uniforms=None for greedy choices"
+            )
+        if tile < 1:
+            raise ValueError(f"tile {tile} must be at least one column")
         tiles = _Tiles(self, hidden, temperature, tile)
         accumulated = _Accumulator(len(hidden), hidden.device, top_k)
         mean = torch.zeros(hidden.shape, device=hidden.device) if signal else None
@@ -185,4 +190,5 @@ def _first_above(cumulative: Tensor, target: Tensor) -> Tensor:
     found = torch.searchsorted(cumulative, target, right=True)
     # A target that rounding put at the very end belongs to the last column that has mass.
     last = torch.searchsorted(cumulative, cumulative[:, -1:].contiguous())
-    return torch.minimum(found, last)
+    # In a row of NaN nothing is found; its entropy says so, and its token must only be a valid column.
+    return torch.minimum(found, last).clamp(max=cumulative.shape[-1] - 1)

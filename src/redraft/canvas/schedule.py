@@ -1,5 +1,6 @@
 """How the sampling temperature falls over a canvas's denoising steps."""
 
+import math
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -18,8 +19,8 @@ class LinearTemperature:
     t_min: float = 0.4
 
     def __post_init__(self) -> None:
-        if not 0 < self.t_min <= self.t_max:
-            raise ValueError(f"t_min {self.t_min} and t_max {self.t_max} must satisfy 0 < t_min <= t_max")
+        if not 0 < self.t_min <= self.t_max < math.inf:
+            raise ValueError(f"t_min {self.t_min} and t_max {self.t_max} must be finite and satisfy 0 < t_min <= t_max")
 
     def temperature(self, step: int, steps: int) -> float:
         if not 1 <= step <= steps:

@@ -42,7 +42,8 @@ class StableAndConfident:
         return self.stability_threshold
 
     def finished(self, argmax: Tensor, entropy: Tensor, canvas: Tensor, earlier: Sequence[Tensor]) -> bool:
-        if entropy.mean().item() >= self.confidence_threshold or len(earlier) < self.stability_threshold:
+        confident = entropy.mean().item() < self.confidence_threshold
+        if not confident or len(earlier) < self.stability_threshold:
             return False
         recent = earlier[len(earlier) - self.stability_threshold :]
         return all(bool((argmax == previous).all()) for previous in recent)

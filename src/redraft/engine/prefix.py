@@ -33,6 +33,10 @@ class PrefixCache:
         """Take back a cache that starts with ``prompt``, for later prompts."""
         self._cache, self._prompt = cache, prompt
 
+    def forget(self) -> None:
+        """Drop the kept cache and its memory."""
+        self._cache, self._prompt = None, ()
+
     def _take(self, prompt: tuple[int, ...]) -> tuple[KVCache, int]:
         cache, self._cache = self._cache, None
         if cache is not None:

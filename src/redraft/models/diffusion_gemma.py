@@ -371,7 +371,7 @@ class DiffusionGemma(nn.Module):
     def encode(self, tokens: Tensor, cache: Cache) -> None:
         """Causal forward over ``tokens`` [B, T] that follow the cache; appends their keys and values to it."""
         start, length = cache.length, tokens.shape[1]
-        rope = self._rope(start, length)
+        rope = self.rope(start, length)
         x = self.embed(tokens)
         last = len(self.layers) - 1
         for index, (layer, spec) in enumerate(zip(self.layers, self.config.layers, strict=True)):
@@ -379,7 +379,7 @@ class DiffusionGemma(nn.Module):
                 keys, values = layer.keys_values(x, rope[spec])
             else:
                 past = self._past(cache, index, start, length, slide=True)
-                mask = _causal_mask(length, spec.window, x.device)
+                mask = causal_mask(length, spec.window, x.device)
                 x, keys, values = layer(x, rope[spec], past, mask, layer.encoder_layer_scalar)
             cache.write(index, keys, values)
         cache.advance(length)
@@ -391,12 +391,16 @@ class DiffusionGemma(nn.Module):
         normed hidden states [B, C, H], from which ``readout`` or ``logits`` reads.
         """
         start, length = cache.length, canvas.shape[1]
-        rope = self._rope(start, length)
+        rope = self.rope(start, length)
         x = self.self_conditioning(self.embed(canvas), signal)
         for index, (layer, spec) in enumerate(zip(self.layers, self.config.layers, strict=True)):
             past = self._past(cache, index, start, length, slide=self.window_policy == "per_query")
             x, _, _ = layer(x, rope[spec], past, None, layer.layer_scalar)
         return self.norm(x)
+
+    def rope(self, start: int, length: int) -> dict[AttentionSpec, tuple[Tensor, Tensor]]:
+        """Cosines and sines [length, D/2] of positions start .. start+length-1, for each kind of layer."""
+        return {spec: table.slice(start, length, self.device) for spec, table in self._rotary.items()}
 
     def embed(self, tokens: Tensor) -> Tensor:
         """Scaled token embeddings, float32 [..., H]."""
@@ -421,9 +425,6 @@ class DiffusionGemma(nn.Module):
         cap = self.config.final_logit_softcapping
         return cap * torch.tanh(F.linear(hidden.to(table.dtype), table).float() / cap)
 
-    def _rope(self, start: int, length: int) -> dict[AttentionSpec, tuple[Tensor, Tensor]]:
-        return {spec: table.slice(start, length, self.device) for spec, table in self._rotary.items()}
-
     def _past(self, cache: Cache, index: int, start: int, length: int, slide: bool) -> Segment | None:
         """The cached segment layer ``index`` reads; ``slide`` limits each query to its own window."""
         stored = cache.read(index)
@@ -438,7 +439,7 @@ class DiffusionGemma(nn.Module):
         return Segment(keys, values, queries[:, None] - cached[None, :] < window)
 
 
-def _causal_mask(length: int, window: int | None, device: torch.device) -> Tensor:
+def causal_mask(length: int, window: int | None, device: torch.device) -> Tensor:
     """[T, T] bool: token t sees itself and what came before, at most ``window`` tokens in all."""
     position = torch.arange(length, device=device)
     age = position[:, None] - position[None, :]

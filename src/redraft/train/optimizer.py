@@ -18,7 +18,7 @@ class OptimizerConfig:
     other_lr: float = 3e-3
     weight_decay: float = 0.01
     warmup: int = 40
-    decay_from: float = 0.5
+    decay_from: float = 0.4
     final_share: float = 0.02
     clip_norm: float = 1.0
 

@@ -1,6 +1,7 @@
 """Grouped-query attention over several key/value segments, so that a cache is never concatenated to a canvas."""
 
 from collections.abc import Sequence
+from functools import reduce
 from typing import NamedTuple
 
 import torch
@@ -54,7 +55,7 @@ def _attend(grouped: Tensor, segments: Sequence[Segment], length: int) -> Tensor
         joint = torch.softmax(torch.cat(scores, dim=-1), dim=-1, dtype=torch.float32)
         weights = list(joint.split([s.keys.shape[2] for s in segments], dim=-1))
     parts = [weight.to(s.values.dtype) @ s.values for weight, s in zip(weights, segments, strict=True)]
-    return parts[0] if len(parts) == 1 else parts[0] + parts[1]
+    return reduce(torch.add, parts)
 
 
 def _masked(scores: Tensor, mask: Tensor | None, length: int) -> Tensor:

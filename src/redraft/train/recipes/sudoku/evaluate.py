@@ -7,6 +7,7 @@ import numpy as np
 
 from redraft.engine.engine import Engine
 from redraft.engine.trace import Trace
+from redraft.train.recipes.sudoku import layout
 from redraft.train.recipes.sudoku.puzzles import Puzzles, generate, is_solution, singles_suffice
 
 KINDS = {"36 or more givens": (36, 45), "24 to 30 givens": (24, 30)}
@@ -56,7 +57,12 @@ def evaluate(
     trace, steps, converged, answers = Trace(), [], [], np.zeros_like(puzzles.boards)
     for index, board in enumerate(puzzles.boards):
         result = engine.generate(
-            [{"role": "user", "content": as_text(board)}], max_denoising_steps=limit, seed=seed + index, on_step=trace
+            [{"role": "user", "content": as_text(board)}],
+            # An answer fits one canvas; a model that does not end there has not solved the puzzle.
+            max_tokens=layout.CANVAS_LENGTH,
+            max_denoising_steps=limit,
+            seed=seed + index,
+            on_step=trace,
         )
         steps.append(result.usage.denoising_steps)
         converged.append(result.converged)

@@ -19,7 +19,7 @@ CANVAS_LENGTH = 90
 OFFSET = 90
 
 _CELL = np.arange(81)
-_POSITION = _CELL + _CELL // 9
+CELL_POSITIONS = _CELL + _CELL // 9
 """Where cell i stands among the 90 positions of a canvas, or of a prompt after its <bos>."""
 
 
@@ -38,7 +38,7 @@ def prompt_tokens(boards: np.ndarray) -> Tensor:
     """Boards [N, 81] of 0 (blank) .. 9 -> prompt ids [N, 91]."""
     rows = np.full((len(boards), 91), NEWLINE, dtype=np.int64)
     rows[:, 0] = BOS
-    rows[:, 1 + _POSITION] = FIRST_CELL + 10 * _CELL + boards
+    rows[:, 1 + CELL_POSITIONS] = FIRST_CELL + 10 * _CELL + boards
     return torch.from_numpy(rows)
 
 
@@ -46,12 +46,12 @@ def answer_tokens(solutions: np.ndarray) -> Tensor:
     """Solutions [N, 81] of 1 .. 9 -> canvas ids [N, 90]."""
     rows = np.full((len(solutions), CANVAS_LENGTH), NEWLINE, dtype=np.int64)
     rows[:, -1] = EOS
-    rows[:, _POSITION] = FIRST_DIGIT - 1 + solutions.astype(np.int64)
+    rows[:, CELL_POSITIONS] = FIRST_DIGIT - 1 + solutions.astype(np.int64)
     return torch.from_numpy(rows)
 
 
 def at_cells(values: np.ndarray, elsewhere: float) -> Tensor:
     """Per-cell values [N, 81] spread over canvas positions [N, 90], ``elsewhere`` at newlines and the end."""
     spread = np.full((len(values), CANVAS_LENGTH), elsewhere, dtype=np.float32)
-    spread[:, _POSITION] = values
+    spread[:, CELL_POSITIONS] = values
     return torch.from_numpy(spread)

@@ -78,8 +78,11 @@ class CellFactors(nn.Module):
         return torch.cat((base, cells.flatten(0, 1)))
 
 
-def build(shape: SudokuShape, seed: int, structured: bool = True) -> DiffusionGemma:
-    """A fresh model with factorised cell embeddings and, unless told otherwise, the structured start."""
+def build(shape: SudokuShape, seed: int, structured: bool = True, offset: int = layout.OFFSET) -> DiffusionGemma:
+    """A fresh model with factorised cell embeddings and, unless told otherwise, the structured start.
+
+    ``offset``: how many positions before its answer a cell stands in the prompt.
+    """
     torch.manual_seed(seed)
     model = DiffusionGemma(shape.config())
     factors = CellFactors(shape.hidden_size)
@@ -106,7 +109,7 @@ def build(shape: SudokuShape, seed: int, structured: bool = True) -> DiffusionGe
                 for projection in (attention.q_proj, attention.k_proj, attention.o_proj):
                     projection.weight.mul_(0.3)
                 if index == 0:
-                    _copy_from_prompt(layer, shape)
+                    _copy_from_prompt(layer, shape, offset)
                 else:
                     _look_along_units(attention, shape)
     return model
@@ -135,8 +138,8 @@ def _mark_embeddings(base: Tensor, factors: CellFactors) -> None:
     base[:, _BASE] += mark
 
 
-def _copy_from_prompt(layer: Layer, shape: SudokuShape) -> None:
-    """Heads 0 and 1 of the first layer attend OFFSET positions back and copy the marks found there."""
+def _copy_from_prompt(layer: Layer, shape: SudokuShape, offset: int) -> None:
+    """Heads 0 and 1 of the first layer attend ``offset`` positions back and copy the marks found there."""
     attention, dim = layer.self_attn, shape.head_dim
     half, fast = dim // 2, dim // 4
     assert attention.v_proj is not None, "the first layer is a sliding one, which has values of its own"
@@ -148,8 +151,8 @@ def _copy_from_prompt(layer: Layer, shape: SudokuShape) -> None:
         for weight in (query, key, value):
             weight.mul_(0.1)
         for pair in range(fast):
-            # The key is turned ahead by the angle of OFFSET positions, so that it meets queries that far behind it.
-            angle = layout.OFFSET * velocities[pair].item()
+            # The key is turned ahead by the angle of that many positions, so that it meets queries that far behind it.
+            angle = offset * velocities[pair].item()
             query[pair, _ANY] = 1.0
             key[pair, _ANY], key[pair + half, _ANY] = math.cos(angle), math.sin(angle)
         for k in range(count):
