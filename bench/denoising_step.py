@@ -14,16 +14,17 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import torch
+from tests.random_checkpoint import random_checkpoint, reference_model
 
 from redraft.engine.engine import Engine
 from redraft.engine.kv_cache import KVCache
 from redraft.engine.load import load
-from tests.random_checkpoint import random_checkpoint, reference_model
 
 SHAPE: dict[str, Any] = {
     "hidden_size": 512,
@@ -66,7 +67,7 @@ def run_ours(engine: Engine, prompt: Sequence[int], steps: int, seed: int, into:
         on_step=lambda _: marks.append(time.perf_counter()),
     )
     into.wholes.append(time.perf_counter() - began)
-    into.steps.extend(later - earlier for earlier, later in zip(marks, marks[1:], strict=False))
+    into.steps.extend(later - earlier for earlier, later in pairwise(marks))
 
 
 def run_reference(model: Any, prompt: Sequence[int], steps: int, seed: int, into: Timings) -> None:
@@ -122,9 +123,10 @@ def measure(vocab: int, rounds: int, steps: int) -> dict[str, Any]:
         for name, dtype in DTYPES.items():
             references[name] = reference_model(path, dtype)
             references[name].set_attn_implementation("sdpa")
+            references[name].set_experts_implementation("grouped_mm")
             references[name].generation_config.eos_token_id = None
     for engine in engines.values():
-        engine.model.defaults = _without_end(engine.model.defaults)
+        engine.model.defaults = replace(engine.model.defaults, end_token_ids=())
     prompt = torch.randint(16, vocab, (PROMPT_TOKENS,), generator=torch.Generator().manual_seed(1)).tolist()
     checks = agreement(engines, references, prompt)
     contenders: dict[str, Callable[[int, Timings], None]] = {}
@@ -141,12 +143,6 @@ def measure(vocab: int, rounds: int, steps: int) -> dict[str, Any]:
     return {"vocabulary": vocab, "agreement": checks, **_summary(timings)}
 
 
-def _without_end(defaults: Any) -> Any:
-    from dataclasses import replace
-
-    return replace(defaults, end_token_ids=())
-
-
 def _summary(timings: dict[str, Timings]) -> dict[str, Any]:
     rows = {}
     for name, t in timings.items():
@@ -154,7 +150,7 @@ def _summary(timings: dict[str, Timings]) -> dict[str, Any]:
             "step seconds": [min(t.steps), statistics.median(t.steps), max(t.steps)],
             "generate seconds": [min(t.wholes), statistics.median(t.wholes), max(t.wholes)],
         }
-    ratios = {}
+    ratios: dict[str, float | str] = {}
     for what in ("step seconds", "generate seconds"):
         best = min((rows[f"transformers {d}"][what][1], d) for d in DTYPES)
         for d in DTYPES:

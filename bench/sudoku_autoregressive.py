@@ -83,7 +83,8 @@ def solve_rates(model: DiffusionGemma, count: int, seed: int) -> Mapping[str, fl
     rates = {}
     for kind in KINDS:
         puzzles = fresh_puzzles(kind, count, seed)
-        tokens, past, answer = layout.prompt_tokens(puzzles.boards), [], []
+        tokens, answer = layout.prompt_tokens(puzzles.boards), []
+        past: list[Segment] = []
         for _ in range(layout.CANVAS_LENGTH):
             hidden, past = causal(model, tokens, past)
             tokens = model.logits(hidden[:, -1:], slice(0, layout.TARGET_VOCABULARY)).argmax(-1)

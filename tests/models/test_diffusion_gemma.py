@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ CASES: dict[str, tuple[dict[str, Any], int, int]] = {
         6,
     ),
     "every expert active": ({"num_experts": 3, "top_k": 3}, 13, 8),
-    "one of many experts": ({"num_experts": 16, "top_k": 1, "vocab_size": 200}, 13, 8),
+    "one of many experts": ({"num_experts": 16, "top_k": 1, "vocab_size": 200, "seed": 3}, 13, 8),
     "vocabulary of several tiles": ({"vocab_size": 5001, "seed": 1}, 10, 256),
 }
 # Random models are unsure; a low temperature lets their argmax settle, and the threshold leaves stopping to that.
@@ -125,9 +126,7 @@ def compare_canvas(
     temper = LinearTemperatureScheduleLogitsProcessor(GENERATION["t_min"], GENERATION["t_max"], limit)
     bound = GENERATION["sampler_config"]["entropy_bound"]
     sampler = EntropyBoundSampler(EntropyBoundSamplerConfig(bound), length, vocab, limit)
-    stopping = StableAndConfidentStoppingCriteria(
-        GENERATION["stability_threshold"], GENERATION["confidence_threshold"]
-    )
+    stopping = StableAndConfidentStoppingCriteria(GENERATION["stability_threshold"], GENERATION["confidence_threshold"])
     signal = None
     for event, ours in steps:
         with torch.no_grad():
@@ -135,7 +134,9 @@ def compare_canvas(
                 decoder_input_ids=event.tokens_in[None], past_key_values=cache, self_conditioning_logits=signal
             ).logits
         processed = temper(None, raw, event.step)
-        torch.testing.assert_close(ours, processed[0], atol=TOLERANCE, rtol=0)
+        # 1e-4 at the temperatures that checkpoints have; dividing by a lower one enlarges rounding in proportion.
+        tolerance = TOLERANCE * max(1.0, 0.4 / event.temperature)
+        torch.testing.assert_close(ours, processed[0], atol=tolerance, rtol=0)
         assert torch.equal(event.argmax, processed[0].argmax(-1))
         entropy = torch.distributions.Categorical(logits=processed[0]).entropy()
         torch.testing.assert_close(event.entropy, entropy, atol=TOLERANCE, rtol=0)
@@ -151,7 +152,7 @@ def test_the_canvas_of_the_next_step_is_samples_where_accepted_and_noise_elsewhe
     engine = load(random_checkpoint(tmp_path, generation=GENERATION))
     recorded = run(engine, [20, 21, 22], canvases=2)
     for steps in recorded.canvases():
-        for (event, _), (following, _) in zip(steps, steps[1:], strict=False):
+        for (event, _), (following, _) in pairwise(steps):
             assert torch.equal(event.tokens_out[event.accepted], event.sample[event.accepted])
             assert torch.equal(following.tokens_in, event.tokens_out)
 

@@ -38,6 +38,8 @@ def generate(
     ....8..79"
     """
     text = _prompt(prompt, file)
+    if not text.strip():
+        raise RequestError("the prompt is empty; give some text")
     engine = options.load_engine(model, dtype, threads)
     parameters: dict[str, Any] = {
         "max_tokens": max_tokens,
@@ -52,7 +54,8 @@ def generate(
     if watch and not as_json and sys.stdout.isatty():
         from redraft.cli.watch import watch_generation
 
-        result = watch_generation(engine, question, parameters)
+        result, trace = watch_generation(engine, question, parameters)
+        typer.echo(f"{trace.corrections} times an accepted position later took another token", err=True)
     elif as_json:
         result = engine.generate(question, **parameters)
         typer.echo(json.dumps(as_object(result), ensure_ascii=False, indent=2))
@@ -94,11 +97,11 @@ def _prompt(prompt: str | None, file: Path | None) -> str:
         raise RequestError("give the prompt as an argument or with --file, not both")
     if file is not None:
         try:
-            return file.read_text()
+            return file.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise RequestError(f"the prompt file {file} cannot be read: {error}") from error
     if prompt is not None:
         return prompt
-    if sys.stdin.isatty():
+    if sys.stdin is None or sys.stdin.isatty():
         raise RequestError("there is no prompt; give one as an argument, with --file, or through a pipe")
     return sys.stdin.read()

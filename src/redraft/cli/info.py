@@ -56,7 +56,7 @@ def describe(found: "Checkpoint") -> dict[str, dict[str, object]]:
             "computed as (auto)": str(found.model_dtype("auto")).removeprefix("torch."),
         },
         "memory of the weights as computed, bytes": dict(part_bytes(found)),
-        "memory of the KV cache, bytes": {"sliding layers, at most": fixed, "full layers, per token": per_token},
+        "memory of the KV cache, bytes": {"sliding layers, about at most": fixed, "full layers, per token": per_token},
         "sampling defaults": {
             "denoising steps at most": defaults.max_denoising_steps,
             "entropy bound": f"{defaults.entropy_bound} nats a canvas",

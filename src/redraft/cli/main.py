@@ -28,7 +28,3 @@ def main() -> None:
     except RedraftError as error:
         typer.echo(f"redraft: {error}", err=True)
         sys.exit(1)
-    except BrokenPipeError:
-        # The reader of a pipe (head, less) went away; that is no error of ours.
-        sys.stderr.close()
-        sys.exit(0)

@@ -30,6 +30,7 @@ def train(
     steps: Annotated[int, typer.Option(min=1, help="Optimizer steps in all.")] = 5000,
     seed: Annotated[int, typer.Option(min=0, help="Decides weights, data and noise.")] = 0,
     batch: Annotated[int, typer.Option(min=1, help="Canvases trained at once.")] = 32,
+    pool: Annotated[int, typer.Option(min=1, help="Base puzzles of each kind; symmetries multiply them.")] = 150_000,
     evaluate_every: Annotated[int, typer.Option(min=1, help="Steps between measurements of the solve rate.")] = 500,
     save_every: Annotated[int, typer.Option(min=1, help="Steps between saved states.")] = 50,
     compile_model: Annotated[
@@ -49,7 +50,7 @@ def train(
 
     if threads is not None:
         torch.set_num_threads(threads)
-    job = SudokuRecipe(steps=steps, seed=seed, batch=batch)
+    job = SudokuRecipe(steps=steps, seed=seed, batch=batch, pool=pool)
     typer.echo(f"making {2 * job.pool:,} puzzles, then compiling the model: a minute or two before the first step")
     with _Progress(steps) as progress:
         model = job.train(

@@ -24,10 +24,15 @@ class Watcher:
     def __init__(self, engine: Engine, live: Live, seconds_per_step: float) -> None:
         self._engine, self._live, self._pause = engine, live, seconds_per_step
         self.trace = Trace()
+        self.settled = ""
+        """Text of the canvases that are finished, drawn above the one under way."""
 
     def __call__(self, event: StepEvent) -> None:
         self.trace(event)
-        self._live.update(Group(canvas_text(self._engine, event, self.trace), self._legend(event)), refresh=True)
+        self._live.update(
+            Group(Text(self.settled, end=""), canvas_text(self._engine, event, self.trace), self._legend(event)),
+            refresh=True,
+        )
         time.sleep(self._pause)
 
     def _legend(self, event: StepEvent) -> Text:
@@ -51,17 +56,16 @@ def canvas_text(engine: Engine, event: StepEvent, trace: Trace) -> Text:
     return drawn
 
 
-def watch_generation(engine: Engine, prompt: Prompt, parameters: Mapping[str, Any]) -> Result:
-    """Generate and draw every step; the finished text of earlier canvases stays above. Returns the result."""
+def watch_generation(engine: Engine, prompt: Prompt, parameters: Mapping[str, Any]) -> tuple[Result, Trace]:
+    """Generate and draw every step, then print the answer."""
     console = Console(highlight=False)
     pause = 0.0 if os.environ.get("CI") else SECONDS_PER_STEP
     with Live(console=console, auto_refresh=False, transient=True) as live:
         watcher = Watcher(engine, live, pause)
         generation = engine.stream(prompt, on_step=watcher, **parameters)
         for chunk in generation:
-            live.update(Text(""), refresh=True)
-            console.print(Text(chunk.text), end="")
-    console.print()
-    trace = watcher.trace
-    console.print(f"[dim]{trace.corrections} corrections: accepted positions that later took another token[/dim]")
-    return generation.result()
+            watcher.settled += chunk.text
+    # Printed only now: what stands on the line of a live drawing is erased with it.
+    result = generation.result()
+    console.print(Text(result.text))
+    return result, watcher.trace

@@ -57,11 +57,12 @@ class Generation(Iterator[Chunk]):
             kept, finish = _cut(canvas.tokens.tolist(), request, len(stream.token_ids))
             if finish is None and request.context_length - cache.length - length < 1:
                 finish = "length"
+            before = len(stream.token_ids)
             text = stream.add(kept, last=finish is not None)
             if stream.stopped:
                 finish = "stop"
             first_token = first_token or time.perf_counter() - began
-            yield Chunk(index, text, tuple(kept), canvas.denoising_steps, canvas.converged)
+            yield Chunk(index, text, tuple(stream.token_ids[before:]), canvas.denoising_steps, canvas.converged)
             index += 1
             if finish is None:
                 with torch.inference_mode():
@@ -142,7 +143,7 @@ class Engine:
             max_tokens=checks.check_length(max_tokens, len(tokens), config.context_length),
             canvas_length=checks.check_whole("canvas_length", length, 1, config.canvas_length),
             seed=checks.check_seed(seed),
-            temperature=checks.check_number("temperature", temperature, 0),
+            temperature=checks.check_temperature(temperature),
             max_denoising_steps=checks.check_whole("max_denoising_steps", steps, 1),
             schedule=LinearTemperature(defaults.t_max, defaults.t_min),
             acceptance=EntropyBound(checks.check_number("entropy_bound", bound, 0)),

@@ -4,6 +4,7 @@ import math
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 from redraft.canvas.acceptance import AcceptanceRule
 from redraft.canvas.schedule import TemperatureSchedule
@@ -11,6 +12,7 @@ from redraft.canvas.stopping import StoppingRule
 from redraft.errors import RequestError
 
 MAX_STOP_STRINGS = 16
+LEAST_TEMPERATURE = 1e-4
 
 
 @dataclass(frozen=True)
@@ -43,13 +45,31 @@ def check_whole(name: str, value: object, least: int, most: int | None = None) -
 
 def check_number(name: str, value: object, least: float) -> float:
     """``value`` as a float if it is finite and not below ``least``; else a RequestError that names it."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < least:
+    try:
+        usable = (
+            not isinstance(value, bool) and isinstance(value, int | float) and math.isfinite(value) and value >= least
+        )
+    except OverflowError:
+        usable = False
+    if not usable:
         raise RequestError(f"{name} {value!r} must be a finite number, {least:g} or more")
-    return float(value)
+    return float(cast(float, value))
+
+
+def check_temperature(value: object) -> float:
+    """0, or a temperature that float32 logits can be divided by; else a RequestError."""
+    temperature = check_number("temperature", value, 0)
+    if 0 < temperature < LEAST_TEMPERATURE:
+        raise RequestError(
+            f"temperature {temperature:g} is too small; use 0 for greedy, or {LEAST_TEMPERATURE} or more"
+        )
+    return temperature
 
 
 def check_stop(stop: str | Sequence[str] | None) -> tuple[str, ...]:
     """Stop strings as a tuple; a RequestError for empty ones or too many."""
+    if not isinstance(stop, str | Sequence | None):
+        raise RequestError(f"stop {stop!r} must be a string or a list of strings")
     strings = () if stop is None else (stop,) if isinstance(stop, str) else tuple(stop)
     if not all(isinstance(s, str) and s for s in strings):
         raise RequestError(f"stop {stop!r} must be strings of at least one character")

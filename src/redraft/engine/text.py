@@ -21,9 +21,10 @@ class TextStream:
         before = len(self.token_ids)
         self.token_ids.extend(tokens)
         self.text = self._decode(self.token_ids)
-        found = min((at for at in map(self.text.find, self._stop) if at >= 0), default=None)
+        # The stop string that is complete first counts, as it would if the answer came letter by letter.
+        found = min(((at + len(s), at) for s in self._stop if (at := self.text.find(s)) >= 0), default=None)
         if found is not None:
-            self.text, self.stopped = self.text[:found], True
+            self.text, self.stopped = self.text[: found[1]], True
             del self.token_ids[self._tokens_until_stop(before) :]
         safe = len(self.text) if last or self.stopped else self._safe_length()
         new, self._given = self.text[self._given : safe], max(self._given, safe)

@@ -6,8 +6,11 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from redraft.canvas.acceptance import EntropyBound
 from redraft.canvas.noise import Noise
 from redraft.canvas.readout import Readout
+from redraft.canvas.schedule import LinearTemperature
+from redraft.canvas.stopping import StableAndConfident
 
 
 class Cache(Protocol):
@@ -42,6 +45,20 @@ class GenerationDefaults:
     stability_threshold: int = 1
     confidence_threshold: float = 0.005
     end_token_ids: tuple[int, ...] = (1,)
+
+    def __post_init__(self) -> None:
+        whole = isinstance(self.max_denoising_steps, int) and self.max_denoising_steps >= 1
+        if not whole or isinstance(self.max_denoising_steps, bool):
+            raise ValueError(f"max_denoising_steps {self.max_denoising_steps!r} must be a whole number, 1 or more")
+        for name in ("entropy_bound", "t_max", "t_min", "stability_threshold", "confidence_threshold"):
+            if isinstance(getattr(self, name), bool) or not isinstance(getattr(self, name), int | float):
+                raise ValueError(f"{name} {getattr(self, name)!r} must be a number")
+        # The rules check themselves; made here, a bad default is found when it is read, not when it is used.
+        EntropyBound(self.entropy_bound)
+        LinearTemperature(self.t_max, self.t_min)
+        StableAndConfident(self.stability_threshold, self.confidence_threshold)
+        if not all(isinstance(token, int) for token in self.end_token_ids):
+            raise ValueError(f"end tokens {self.end_token_ids!r} must be token ids")
 
 
 class BlockDiffusionConfig(Protocol):

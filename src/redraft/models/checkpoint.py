@@ -84,19 +84,33 @@ def find(source: str | Path) -> Path:
     Raises CheckpointError saying what was looked for and what is there.
     """
     name = str(source)
-    if (path := Path(name).expanduser()).is_dir():
+    if not name.strip():
+        raise CheckpointError("the checkpoint's name is empty; give a bundled name, a folder, or a hub id")
+    path = _local_path(name)
+    if path is not None and path.is_dir():
         return path
     bundled = Path(str(resources.files("redraft") / "bundled"))
-    if (bundled / name / CONFIG_FILE).exists():
+    names = sorted(path.parent.name for path in bundled.glob(f"*/{CONFIG_FILE}"))
+    if name in names:
         return bundled / name
-    if path.exists():
+    if path is not None and path.exists():
         raise CheckpointError(f"{name} is a file; pass the checkpoint's folder")
     if _HUB_ID.fullmatch(name) and not name.startswith("."):
         return _download(name)
-    known = ", ".join(sorted(p.parent.name for p in bundled.glob(f"*/{CONFIG_FILE}"))) or "none"
+    known = ", ".join(names) or "none"
     raise CheckpointError(
         f"no checkpoint {name!r}: it is no folder, no bundled name (there are: {known}), and no hub id (owner/name)"
     )
+
+
+def _local_path(name: str) -> Path | None:
+    """``name`` as a path, or None where no path can be called that."""
+    try:
+        path = Path(name).expanduser()
+        path.exists()
+    except (OSError, RuntimeError, ValueError):
+        return None
+    return path
 
 
 def read(folder: Path) -> Checkpoint:
@@ -105,7 +119,8 @@ def read(folder: Path) -> Checkpoint:
     Raises CheckpointError naming the file, or the missing, unexpected or misshapen tensor.
     """
     raw = _read_json(folder / CONFIG_FILE)
-    architecture = (raw.get("architectures") or ["none named"])[0]
+    named = raw.get("architectures")
+    architecture = named[0] if isinstance(named, list) and named else named
     if architecture != "DiffusionGemmaForBlockDiffusion":
         raise CheckpointError(
             f"{folder / CONFIG_FILE}: architecture {architecture!r} is not supported; "
@@ -135,6 +150,8 @@ def save(model: DiffusionGemma, folder: Path, dtype: torch.dtype, extra_files: I
     state = model.state_dict()
     tensors = {hub: state[name].to(dtype).contiguous() for name, hub in _hub_names(model).items()}
     save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})
+    # An index left by a sharded checkpoint would be read in place of the file just written.
+    (folder / INDEX_FILE).unlink(missing_ok=True)
     config = {**model.config.to_json(), "dtype": str(dtype).removeprefix("torch.")}
     (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n")
     defaults = model.defaults
@@ -151,7 +168,8 @@ def save(model: DiffusionGemma, folder: Path, dtype: torch.dtype, extra_files: I
     }
     (folder / GENERATION_FILE).write_text(json.dumps(generation, indent=2) + "\n")
     for path in extra_files:
-        shutil.copy(path, folder / path.name)
+        if path.resolve() != (folder / path.name).resolve():
+            shutil.copy(path, folder / path.name)
 
 
 def _hub_names(model: DiffusionGemma) -> dict[str, str]:
@@ -164,7 +182,7 @@ def _download(hub_id: str) -> Path:
 
     try:
         return Path(snapshot_download(hub_id, allow_patterns=_DOWNLOADED))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise CheckpointError(
             f"{hub_id!r} is no folder here and could not be fetched from the hub: {reason}. Check the name and the "
@@ -174,7 +192,7 @@ def _download(hub_id: str) -> Path:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise CheckpointError(f"{path.parent} has no {path.name}; is it a checkpoint folder?") from None
     except (ValueError, OSError) as error:
@@ -187,8 +205,8 @@ def _read_json(path: Path) -> dict[str, Any]:
 def _stored_tensors(folder: Path) -> dict[str, StoredTensor]:
     if (folder / INDEX_FILE).exists():
         index = _read_json(folder / INDEX_FILE).get("weight_map")
-        if not isinstance(index, dict):
-            raise CheckpointError(f"{folder / INDEX_FILE} has no 'weight_map'")
+        if not isinstance(index, dict) or not all(isinstance(name, str) for name in index.values()):
+            raise CheckpointError(f"{folder / INDEX_FILE} has no 'weight_map' of tensor names to file names")
         paths = [folder / name for name in sorted(set(index.values()))]
     elif (folder / WEIGHTS_FILE).exists():
         index, paths = {}, [folder / WEIGHTS_FILE]
@@ -249,6 +267,8 @@ def _generation_defaults(generation: Mapping[str, Any], config: DiffusionGemmaCo
     """Absent and null fields take the reference's values. ``max_new_tokens`` is not read: a released checkpoint says
     256, which would cut every longer answer."""
     sampler = generation.get("sampler_config") or {}
+    if not isinstance(sampler, dict):
+        raise CheckpointError(f"{GENERATION_FILE}: sampler_config must be an object, not {sampler!r}")
     if sampler.get("_cls_name", "EntropyBoundSamplerConfig") != "EntropyBoundSamplerConfig":
         raise CheckpointError(f"{GENERATION_FILE}: sampler {sampler['_cls_name']!r} is not supported")
     end = generation.get("eos_token_id")
@@ -257,7 +277,10 @@ def _generation_defaults(generation: Mapping[str, Any], config: DiffusionGemmaCo
         "entropy_bound": sampler.get("entropy_bound"),
         "end_token_ids": config.end_token_ids if end is None else tuple(end) if isinstance(end, list) else (end,),
     }
-    return GenerationDefaults(**{name: value for name, value in values.items() if value is not None})
+    try:
+        return GenerationDefaults(**{name: value for name, value in values.items() if value is not None})
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"{GENERATION_FILE}: {error}") from error
 
 
 def _product(shape: Iterable[int]) -> int:

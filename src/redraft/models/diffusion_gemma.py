@@ -5,7 +5,7 @@ in ``transformers``, which the tests compare with.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -56,7 +56,30 @@ class DiffusionGemmaConfig:
     bos_token_id: int | None = 2
     pad_token_id: int | None = 0
     end_token_ids: tuple[int, ...] = (1,)
-    image_token_ids: tuple[int, ...] = field(default=())
+    boi_token_id: int | None = None
+    eoi_token_id: int | None = None
+    image_token_id: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in _SIZES:
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise CheckpointError(
+                    f"config.json: {_HUB_NAME.get(name, name)} = {value!r} must be a whole number, 1 or more"
+                )
+        for name in ("rms_norm_eps", "final_logit_softcapping"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+                raise CheckpointError(f"config.json: {name} = {value!r} must be a number above 0")
+        if self.top_k_experts > self.num_experts:
+            raise CheckpointError(
+                f"config.json: top_k_experts = {self.top_k_experts} is more than num_experts = {self.num_experts}"
+            )
+
+    @property
+    def image_token_ids(self) -> tuple[int, ...]:
+        """Ids that stand for images in a prompt."""
+        return tuple(id for id in (self.boi_token_id, self.eoi_token_id, self.image_token_id) if id is not None)
 
     @classmethod
     def from_json(cls, config: Mapping[str, Any]) -> "DiffusionGemmaConfig":
@@ -67,6 +90,8 @@ class DiffusionGemmaConfig:
         text = config.get("text_config")
         if not isinstance(text, Mapping):
             raise CheckpointError("config.json has no 'text_config'; expected a DiffusionGemma configuration")
+        if config.get("tie_word_embeddings", True) is not True:
+            raise CheckpointError("config.json: tie_word_embeddings = false is not supported; expected tied weights")
         for name, expected in _ONLY_SUPPORTED.items():
             if text.get(name, expected[0]) not in expected:
                 raise CheckpointError(
@@ -85,15 +110,15 @@ class DiffusionGemmaConfig:
                 moe_intermediate_size=text["moe_intermediate_size"],
                 layers=_layers_from_json(text),
                 context_length=text["max_position_embeddings"],
-                canvas_length=config.get("canvas_length") or 256,
+                canvas_length=config.get("canvas_length", 256),
                 rms_norm_eps=text.get("rms_norm_eps", 1e-6),
                 final_logit_softcapping=text.get("final_logit_softcapping", 30.0),
                 bos_token_id=text.get("bos_token_id", 2),
                 pad_token_id=text.get("pad_token_id", 0),
                 end_token_ids=tuple(end) if isinstance(end, list) else (end,) if end is not None else (),
-                image_token_ids=tuple(
-                    config[name] for name in ("boi_token_id", "eoi_token_id", "image_token_id") if config.get(name)
-                ),
+                boi_token_id=config.get("boi_token_id"),
+                eoi_token_id=config.get("eoi_token_id"),
+                image_token_id=config.get("image_token_id"),
             )
         except KeyError as missing:
             raise CheckpointError(f"config.json: text_config has no {missing}") from None
@@ -101,14 +126,19 @@ class DiffusionGemmaConfig:
     def to_json(self) -> dict[str, Any]:
         """A ``config.json`` that ``from_json`` and ``transformers`` both read back to this configuration."""
         full = next(spec for spec in self.layers if spec.window is None)
-        sliding = next((spec for spec in self.layers if spec.window is not None), None)
-        local = sliding or full
-        images = dict(zip(("boi_token_id", "eoi_token_id", "image_token_id"), self.image_token_ids, strict=False))
+        local = next((spec for spec in self.layers if spec.window is not None), full)
+        different = {
+            str(index): {"head_dim": spec.head_dim, "num_key_value_heads": spec.kv_heads}
+            for index, spec in enumerate(self.layers)
+            if (spec.head_dim, spec.kv_heads) != (local.head_dim, local.kv_heads)
+        }
         return {
             "architectures": ["DiffusionGemmaForBlockDiffusion"],
             "model_type": "diffusion_gemma",
             "canvas_length": self.canvas_length,
-            **images,
+            "boi_token_id": self.boi_token_id,
+            "eoi_token_id": self.eoi_token_id,
+            "image_token_id": self.image_token_id,
             "tie_word_embeddings": True,
             "text_config": {
                 "model_type": "diffusion_gemma_text",
@@ -120,17 +150,11 @@ class DiffusionGemmaConfig:
                 "num_attention_heads": self.num_attention_heads,
                 "num_key_value_heads": local.kv_heads,
                 "head_dim": local.head_dim,
-                "global_head_dim": full.head_dim,
-                "num_global_key_value_heads": full.kv_heads,
-                "attention_k_eq_v": True,
+                "per_layer_config": different,
                 "sliding_window": local.window or self.context_length,
                 "rope_parameters": {
-                    "sliding_attention": {"rope_type": "default", "rope_theta": local.rope_theta},
-                    "full_attention": {
-                        "rope_type": "proportional",
-                        "rope_theta": full.rope_theta,
-                        "partial_rotary_factor": full.partial_rotary_factor,
-                    },
+                    "sliding_attention": _rope_to_json(local),
+                    "full_attention": _rope_to_json(full),
                 },
                 "num_experts": self.num_experts,
                 "top_k_experts": self.top_k_experts,
@@ -156,6 +180,25 @@ class DiffusionGemmaConfig:
         }
 
 
+def _rope_to_json(spec: AttentionSpec) -> dict[str, Any]:
+    if spec.partial_rotary_factor == 1.0:
+        return {"rope_type": "default", "rope_theta": spec.rope_theta}
+    factor = spec.partial_rotary_factor
+    return {"rope_type": "proportional", "rope_theta": spec.rope_theta, "partial_rotary_factor": factor}
+
+
+_SIZES = (
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_attention_heads",
+    "num_experts",
+    "top_k_experts",
+    "moe_intermediate_size",
+    "context_length",
+    "canvas_length",
+)
+_HUB_NAME = {"context_length": "max_position_embeddings"}
 _ONLY_SUPPORTED: dict[str, tuple[Any, ...]] = {
     "hidden_activation": ("gelu_pytorch_tanh",),
     "attention_bias": (False,),
@@ -166,12 +209,18 @@ _ONLY_SUPPORTED: dict[str, tuple[Any, ...]] = {
 
 def _layers_from_json(text: Mapping[str, Any]) -> tuple[AttentionSpec, ...]:
     count = text["num_hidden_layers"]
+    for name in ("num_hidden_layers", "num_attention_heads"):
+        if isinstance(text[name], bool) or not isinstance(text[name], int) or text[name] < 1:
+            raise CheckpointError(f"config.json: {name} = {text[name]!r} must be a whole number, 1 or more")
     kinds = text.get("layer_types") or ["sliding_attention" if (i + 1) % 6 else "full_attention" for i in range(count)]
     if len(kinds) != count:
         raise CheckpointError(f"config.json: {len(kinds)} layer_types for num_hidden_layers = {count}")
     # The reference forces the last layer to full attention whatever the file says.
     kinds = [*kinds[:-1], "full_attention"]
     per_layer = text.get("per_layer_config")
+    for name, value in (("per_layer_config", per_layer), ("rope_parameters", text.get("rope_parameters"))):
+        if value is not None and not isinstance(value, Mapping):
+            raise CheckpointError(f"config.json: {name} = {value!r} must be an object")
     return tuple(_layer_from_json(text, kind, index, per_layer) for index, kind in enumerate(kinds))
 
 
@@ -183,7 +232,12 @@ def _layer_from_json(text: Mapping[str, Any], kind: str, index: int, per_layer: 
         )
     head_dim, kv_heads = text["head_dim"], text["num_key_value_heads"]
     if per_layer is not None:
-        own = per_layer.get(str(index), per_layer.get(index, {}))
+        own = per_layer.get(str(index), {})
+        if unknown := set(own) - {"head_dim", "num_key_value_heads"}:
+            raise CheckpointError(
+                f"config.json: per_layer_config[{index}] sets {sorted(unknown)[0]!r}, which is not supported; "
+                "supported are 'head_dim' and 'num_key_value_heads'"
+            )
         head_dim, kv_heads = own.get("head_dim", head_dim), own.get("num_key_value_heads", kv_heads)
     elif kind == "full_attention":
         head_dim = text.get("global_head_dim", 512)
@@ -191,6 +245,18 @@ def _layer_from_json(text: Mapping[str, Any], kind: str, index: int, per_layer: 
             kv_heads = text.get("num_global_key_value_heads") or kv_heads
     theta, factor = _rope_from_json(text.get("rope_parameters") or _DEFAULT_ROPE, kind)
     window = text["sliding_window"] if kind == "sliding_attention" else None
+    sizes = {"head_dim": head_dim, "num_key_value_heads": kv_heads}
+    if window is not None:
+        sizes["sliding_window"] = window
+    for name, value in sizes.items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise CheckpointError(f"config.json: {name} = {value!r} of layer {index} must be a whole number, 1 or more")
+    if head_dim % 2 or text["num_attention_heads"] % kv_heads:
+        raise CheckpointError(
+            f"config.json: layer {index} has head_dim {head_dim}, {kv_heads} key-value heads for "
+            f"{text['num_attention_heads']} query heads; head_dim must be even, and the query heads a multiple of "
+            "the key-value heads"
+        )
     return AttentionSpec(head_dim, kv_heads, window, theta, factor)
 
 

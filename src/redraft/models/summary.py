@@ -38,7 +38,10 @@ def part_bytes(found: Checkpoint) -> dict[str, int]:
 
 
 def kv_bytes_per_token(found: Checkpoint) -> tuple[int, int]:
-    """(bytes of all sliding layers once their windows are full, bytes a token of all full layers)."""
+    """(bytes of all sliding layers once their windows are full, bytes a token of all full layers).
+
+    A sliding layer's buffer holds twice its window, see ``engine.kv_cache``.
+    """
     itemsize = found.model_dtype("auto").itemsize
     fixed = per_token = 0
     for spec in found.config.layers:
@@ -46,5 +49,5 @@ def kv_bytes_per_token(found: Checkpoint) -> tuple[int, int]:
         if spec.window is None:
             per_token += token
         else:
-            fixed += token * (spec.window - 1)
+            fixed += token * 2 * (spec.window - 1)
     return fixed, per_token

@@ -2,10 +2,12 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any, NoReturn
 
 from jinja2 import TemplateError
+from jinja2.ext import loopcontrols
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import Tokenizer
 
@@ -37,12 +39,17 @@ class ChatTokenizer:
         settings: dict[str, Any] = {}
         if (folder / SETTINGS_FILE).exists():
             try:
-                settings = json.loads((folder / SETTINGS_FILE).read_text())
+                settings = json.loads((folder / SETTINGS_FILE).read_text(encoding="utf-8"))
             except ValueError as error:
                 raise CheckpointError(f"{folder / SETTINGS_FILE} is not valid JSON: {error}") from error
-        template = settings.get("chat_template")
+            if not isinstance(settings, dict):
+                raise CheckpointError(f"{folder / SETTINGS_FILE} holds {type(settings).__name__}, not a JSON object")
+        template = _default_template(settings.get("chat_template"))
         if (folder / TEMPLATE_FILE).exists():
-            template = (folder / TEMPLATE_FILE).read_text()
+            try:
+                template = (folder / TEMPLATE_FILE).read_text(encoding="utf-8")
+            except UnicodeDecodeError as error:
+                raise CheckpointError(f"{folder / TEMPLATE_FILE} is not UTF-8 text: {error}") from error
         special = {
             name: value if isinstance(value, str) else value["content"]
             for name, value in settings.items()
@@ -67,13 +74,15 @@ class ChatTokenizer:
             raise RequestError("this checkpoint has no chat template; pass the prompt as raw text")
         for index, message in enumerate(messages):
             _check_message(index, message)
-        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
+        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
         environment.globals["raise_exception"] = _refuse
+        environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
+        environment.filters["tojson"] = _to_json
         try:
             text = environment.from_string(self.template).render(
                 messages=list(messages), add_generation_prompt=True, **self._special
             )
-        except TemplateError as error:
+        except (TemplateError, TypeError, ValueError, KeyError) as error:
             raise RequestError(f"the checkpoint's chat template does not take these messages: {error}") from error
         return self._encode(text, add_special_tokens=False)
 
@@ -90,6 +99,19 @@ class ChatTokenizer:
             return list(self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids)
         except Exception as error:  # tokenizers raises bare Exception for text it has no token for
             raise RequestError(f"the tokenizer has no tokens for this text: {error}") from error
+
+
+def _default_template(setting: Any) -> str | None:
+    """The template among what ``chat_template`` of a settings file may be: a text, or a list of named ones."""
+    if isinstance(setting, list):
+        named = {part.get("name"): part.get("template") for part in setting if isinstance(part, dict)}
+        setting = named.get("default")
+    return setting if isinstance(setting, str) else None
+
+
+def _to_json(value: Any, indent: int | None = None) -> str:
+    """Templates want JSON as it is, not escaped for HTML as jinja's own filter does."""
+    return json.dumps(value, ensure_ascii=False, indent=indent)
 
 
 class _RefusedByTemplateError(TemplateError):

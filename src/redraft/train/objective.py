@@ -144,6 +144,8 @@ class UniformStateObjective:
                 trajectories.canvases, segments, trajectories.beliefs, trajectories.targets, trajectories.weights
             )
             losses.append(loss)
+            if not torch.isfinite(loss):
+                break  # nothing can be sampled from NaN; the trainer says what happened
             self._advance(trajectories, logits.detach())
         right = (logits.argmax(-1) == trajectories.targets).all(-1)
         self._replace_done(trajectories, right, rng)

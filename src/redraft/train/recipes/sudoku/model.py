@@ -49,7 +49,9 @@ class SudokuShape:
             bos_token_id=layout.BOS,
             pad_token_id=layout.PAD,
             end_token_ids=(layout.EOS,),
-            image_token_ids=layout.IMAGE_TOKENS,
+            boi_token_id=layout.IMAGE_TOKENS[0],
+            eoi_token_id=layout.IMAGE_TOKENS[1],
+            image_token_id=layout.IMAGE_TOKENS[2],
         )
 
 
@@ -83,6 +85,11 @@ def build(shape: SudokuShape, seed: int, structured: bool = True, offset: int = 
 
     ``offset``: how many positions before its answer a cell stands in the prompt.
     """
+    if structured and not (shape.heads >= 3 and 19 <= shape.head_dim <= _ANY and shape.hidden_size >= _TOKEN + 9):
+        raise ValueError(
+            f"the structured start needs 3 or more heads of 19 to {_ANY} dimensions and a hidden size of {_TOKEN + 9} "
+            f"or more, not {shape}"
+        )
     torch.manual_seed(seed)
     model = DiffusionGemma(shape.config())
     factors = CellFactors(shape.hidden_size)

@@ -67,6 +67,7 @@ class SudokuRecipe:
         compile_model: bool = True,
         evaluate_every: int = 500,
         save_every: int = 50,
+        log_every: int = 10,
     ) -> DiffusionGemma:
         """Train in ``folder``, or continue the run found there; returns the averaged, materialised model."""
         source = PuzzleSource(
@@ -80,7 +81,9 @@ class SudokuRecipe:
             model,
             objective,
             self.optimizer,
-            TrainerConfig(self.steps, self.seed, evaluate_every=evaluate_every, save_every=save_every),
+            TrainerConfig(
+                self.steps, self.seed, log_every=log_every, evaluate_every=evaluate_every, save_every=save_every
+            ),
             folder,
             evaluate=None if evaluate is None else lambda average: evaluate(materialise(average)),
             on_progress=on_progress,

@@ -1,0 +1,49 @@
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from redraft.cli.main import main
+from tests.random_checkpoint import random_checkpoint
+
+COMMAND = [sys.executable, "-c", "from redraft.cli.main import main; main()"]
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint whose answers are noise, soon given up."""
+    generation = {"max_denoising_steps": 4, "sampler_config": {"entropy_bound": 3.0}, "eos_token_id": []}
+    return random_checkpoint(tmp_path_factory.mktemp("model"), generation=generation)
+
+
+@pytest.fixture(scope="session")
+def redraft() -> Run:
+    """The command in a process of its own, as a user starts it. Importing torch takes it seconds."""
+
+    def run(*arguments: object, stdin: str = "") -> subprocess.CompletedProcess[str]:
+        command = [*COMMAND, *map(str, arguments)]
+        environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+        return subprocess.run(command, input=stdin, capture_output=True, text=True, env=environment, timeout=120)
+
+    return run
+
+
+@pytest.fixture
+def redraft_here(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
+    """The command in this process, which has torch already. What a user would see as a traceback is raised here."""
+
+    def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+        monkeypatch.setattr(sys, "argv", ["redraft", *map(str, arguments)])
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as end:
+            main()
+        code = end.value.code
+        assert code is None or isinstance(code, int)
+        return subprocess.CompletedProcess(sys.argv, code or 0, *capfd.readouterr())
+
+    return run

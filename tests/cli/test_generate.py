@@ -1,0 +1,181 @@
+"""``redraft generate`` as a user meets it: prompts from three places, JSON, seeds, and mistakes in one line."""
+
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from tests.cli.conftest import COMMAND
+from tests.cli.terminal import run_in_terminal, screen
+from tests.random_checkpoint import random_checkpoint
+
+PROMPT = "w20 w21 w22"
+ROOM = 512
+
+
+@pytest.fixture(scope="module")
+def answer(redraft, model) -> subprocess.CompletedProcess[str]:
+    """One answer as JSON, which many tests look at."""
+    return redraft("generate", PROMPT, "-m", model, "--max-tokens", 20, "--seed", 7, "--json")
+
+
+@pytest.mark.slow
+class TestInAProcess:
+    def test_json_has_the_answer_and_its_cost(self, answer):
+        assert answer.returncode == 0, answer.stderr
+        result = json.loads(answer.stdout)
+        assert len(result["token_ids"]) == result["usage"]["completion_tokens"] == 20
+        assert result["text"] == " ".join(f"w{i}" for i in result["token_ids"]) or "<" in result["text"]
+        assert (result["finish_reason"], result["seed"]) == ("length", 7)
+        usage = result["usage"]
+        assert (usage["prompt_tokens"], usage["canvases"], usage["denoising_steps"]) == (9, 3, 12)
+        assert 0 < usage["time_to_first_token"] <= usage["seconds"]
+        assert usage["tokens_per_step"] == pytest.approx(20 / 12)
+
+    def test_cost_and_canvases_that_did_not_converge_are_told(self, answer):
+        assert not json.loads(answer.stdout)["converged"]
+        assert "20 tokens in 12 denoising steps over 3 canvases" in answer.stderr
+        assert "warning: canvas 0, 1, 2 hit the step limit" in answer.stderr
+        assert "--max-denoising-steps" in answer.stderr
+
+    def test_pipe_and_seed_give_the_same_answer_in_another_process(self, redraft, model, answer):
+        # --watch draws nothing where there is no terminal.
+        piped = redraft("generate", "-m", model, "--max-tokens", 20, "--seed", 7, "--watch", stdin=PROMPT)
+        assert piped.returncode == 0, piped.stderr
+        assert piped.stdout == json.loads(answer.stdout)["text"] + "\n"
+        assert "\x1b" not in piped.stdout + piped.stderr
+
+    def test_a_mistake_is_one_line_and_no_traceback(self, redraft, model):
+        failed = redraft("generate", PROMPT, "-m", model, "--max-tokens", 0)
+        assert (failed.returncode, failed.stdout) == (1, "")
+        assert failed.stderr == "redraft: max_tokens 0 is out of range; it must be 1 or more\n"
+
+    def test_a_reader_that_went_away_meets_no_traceback(self, model):
+        command = [*COMMAND, "generate", PROMPT, "-m", str(model), "--max-tokens", "8"]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        with process.stderr as errors:
+            assert "Traceback" not in errors.read()
+        process.wait(60)
+
+    @pytest.fixture(scope="class")
+    @staticmethod
+    def watched(model) -> tuple[int, str]:
+        environment = {**os.environ, "CI": "1", "TERM": "xterm-256color", "COLUMNS": "200", "LINES": "50"}
+        for name in ("NO_COLOR", "FORCE_COLOR"):
+            environment.pop(name, None)
+        command = [*COMMAND, "generate", PROMPT, "-m", str(model), "--max-tokens", "20", "--seed", "7", "--watch"]
+        return run_in_terminal(command, environment)
+
+    def test_watching_draws_colours(self, watched):
+        code, written = watched
+        assert code == 0
+        assert "\x1b[32m" in written, "accepted positions are green"
+        assert "\x1b[2m" in written, "unsettled positions are dim"
+        assert "canvas 0, step 1," in written
+        assert "canvas 2, step 12," in written
+
+    def test_watching_leaves_the_answer_on_the_screen(self, watched, answer):
+        lines = screen(watched[1])
+        assert json.loads(answer.stdout)["text"] in lines
+        assert not any("mean entropy" in line for line in lines), "the drawing is gone at the end"
+
+
+class TestPrompt:
+    def test_from_a_file(self, redraft_here, model, tmp_path, answer):
+        path = tmp_path / "prompt.txt"
+        path.write_text(PROMPT)
+        read = redraft_here("generate", "--file", path, "-m", model, "--max-tokens", 20, "--seed", 7, "--json")
+        assert json.loads(read.stdout)["token_ids"] == json.loads(answer.stdout)["token_ids"]
+
+    def test_raw_is_not_a_chat_message(self, redraft_here, model):
+        raw = redraft_here("generate", PROMPT, "--raw", "-m", model, "--max-tokens", 4, "--json")
+        assert json.loads(raw.stdout)["usage"]["prompt_tokens"] == 4
+
+    def test_another_seed_gives_another_answer(self, redraft_here, model, answer):
+        other = redraft_here("generate", PROMPT, "-m", model, "--max-tokens", 20, "--seed", 8, "--json")
+        assert json.loads(other.stdout)["token_ids"] != json.loads(answer.stdout)["token_ids"]
+
+    def test_stop_ends_the_answer(self, redraft_here, model, answer):
+        words = json.loads(answer.stdout)["text"].split()
+        stopped = redraft_here(
+            "generate", PROMPT, "-m", model, "--max-tokens", 20, "--seed", 7, "--json", "--stop", words[2] + " "
+        )
+        result = json.loads(stopped.stdout)
+        assert result["finish_reason"] == "stop"
+        assert result["text"].split() == words[: words.index(words[2])]
+
+
+MISTAKES = [
+    pytest.param([PROMPT, "--max-tokens", 0], "max_tokens 0", id="no tokens"),
+    pytest.param([PROMPT, "--max-tokens", 10**9], f"at most {ROOM - 9} would fit", id="huge max_tokens"),
+    pytest.param(["w20 " * ROOM], f"the context holds {ROOM}; shorten", id="prompt longer than the context"),
+    pytest.param(["", "--raw"], "the prompt is empty", id="empty raw prompt"),
+    pytest.param(
+        [""],
+        "the prompt is empty",
+        id="empty prompt",
+    ),
+    pytest.param(["unheard-of"], "no tokens for this text", id="unknown text"),
+    pytest.param(["w20 <image>"], "stands for an image", id="image"),
+    pytest.param([PROMPT, "--temperature", -1], "temperature -1.0 must be", id="negative temperature"),
+    pytest.param([PROMPT, "--temperature", "nan"], "temperature nan must be", id="temperature nan"),
+    pytest.param([PROMPT, "--seed", -1], "seed -1", id="seed"),
+    pytest.param([PROMPT, "--canvas-length", 9], "canvas_length 9", id="canvas length"),
+    pytest.param([PROMPT, "--stop", ""], "stop", id="empty stop"),
+    pytest.param([PROMPT, "--dtype", "int4"], "dtype 'int4' is not supported", id="dtype"),
+    pytest.param([PROMPT, "--file", "prompt.txt"], "not both", id="two prompts"),
+    pytest.param(["--file", "no/such/prompt.txt"], "no/such/prompt.txt cannot be read", id="no such file"),
+]
+
+
+def assert_one_line(failed: subprocess.CompletedProcess[str], words: str) -> None:
+    assert (failed.returncode, failed.stdout) == (1, "")
+    assert failed.stderr.startswith("redraft: ")
+    assert failed.stderr.count("\n") == 1
+    assert words in failed.stderr
+
+
+@pytest.mark.parametrize(("arguments", "words"), MISTAKES)
+def test_mistake_is_named_in_one_line(redraft_here, model, arguments, words):
+    assert_one_line(redraft_here("generate", *arguments, "-m", model), words)
+
+
+@pytest.mark.parametrize("name", ["no-such-model", "owner/no-such-model", "no/such/folder"])
+def test_missing_model(redraft_here, name):
+    assert_one_line(redraft_here("generate", PROMPT, "-m", name), name)
+
+
+def test_missing_shard(redraft_here, tmp_path):
+    folder = random_checkpoint(tmp_path, shard_bytes=20_000)
+    shard = sorted(folder.glob("model-*.safetensors"))[-1]
+    shard.unlink()
+    assert_one_line(redraft_here("generate", PROMPT, "-m", folder), shard.name)
+
+
+@pytest.mark.parametrize(
+    "name", ["model.decoder.norm.weight", "model.decoder.embed_tokens.weight", "model.decoder.layers.0.layer_scalar"]
+)
+def test_a_weight_that_is_not_a_number_yields_no_answer(redraft_here, model, tmp_path, name):
+    folder = Path(shutil.copytree(model, tmp_path / "damaged"))
+    tensors = load_file(folder / "model.safetensors")
+    tensors[name].view(-1)[-1] = torch.nan
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    assert_one_line(redraft_here("generate", PROMPT, "-m", folder, "--max-tokens", 8), "not a number")
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--no-such-option"], ["--max-tokens", "many"], ["--temperature", "hot"], ["a", "b"]]
+)
+def test_a_mistake_of_usage_exits_with_2(redraft_here, arguments):
+    failed = redraft_here("generate", *arguments)
+    assert (failed.returncode, failed.stdout) == (2, "")
+    assert "Usage: " in failed.stderr
+    assert "generate --help" in failed.stderr

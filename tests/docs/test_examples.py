@@ -1,0 +1,48 @@
+"""Every example in README and docs runs: python blocks of a page in one session, console lines in one shell."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+# Lines that set up a machine; CI itself is the test of those.
+SETUP = re.compile(r"(git clone|cd redraft|script/)")
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_python_examples_run(page: Path) -> None:
+    source = "\n".join(blocks(page, "python"))
+    if source:
+        done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_console_examples_run(page: Path, tmp_path: Path) -> None:
+    lines = [line[2:] for block in blocks(page, "console") for line in block.splitlines() if line.startswith("$ ")]
+    commands = [line for line in lines if not SETUP.match(line)]
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    script = "set -e\n" + "\n".join(commands)
+    done = subprocess.run(
+        ["bash", "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600
+    )
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+
+
+def test_every_page_has_examples_and_every_block_names_its_language() -> None:
+    for page in PAGES:
+        fences = re.findall(r"^```(\w*)$", page.read_text(), re.MULTILINE)
+        assert all(language in ("python", "console", "") for language in fences)
+        assert "python" in fences or "console" in fences, page.name
+        assert all(fence for fence in fences[::2]), f"{page.name}: an opening fence names no language"

@@ -1,0 +1,61 @@
+"""The numbers of ``redraft info`` against counting the reference model, and the cache's own buffers."""
+
+import pytest
+import torch
+
+from redraft.engine.kv_cache import KVCache
+from redraft.models import checkpoint
+from redraft.models.summary import kv_bytes_per_token, parameters, part_bytes
+from tests.random_checkpoint import random_checkpoint, reference_model
+
+SHAPES = [{}, {"num_experts": 6, "top_k": 1, "layer_types": ["full_attention"]}, {"dtype": torch.bfloat16}]
+
+
+@pytest.fixture(params=SHAPES, ids=str)
+def found(request, tmp_path) -> checkpoint.Checkpoint:
+    return checkpoint.read(random_checkpoint(tmp_path, **request.param))
+
+
+def test_parameters_are_those_of_the_reference(found):
+    model = reference_model(found.folder)
+    # Tied parameters appear once; both modes have a scalar a layer, which the reference keeps in buffers.
+    sizes = {name: p.numel() for name, p in model.named_parameters() if "vision" not in name}
+    scalars = 2 * len(found.config.layers)
+    experts = sum(size for name, size in sizes.items() if ".experts." in name)
+    idle = experts * (found.config.num_experts - found.config.top_k_experts) // found.config.num_experts
+    total = sum(sizes.values()) + scalars
+    assert parameters(found) == (total, total - idle)
+
+
+def test_parts_add_up_to_the_loaded_model(found):
+    state = found.load("auto").state_dict()
+    assert sum(part_bytes(found).values()) == sum(value.nbytes for value in state.values())
+
+
+@torch.inference_mode()
+def filled_cache(found: checkpoint.Checkpoint, length: int) -> KVCache:
+    model = found.load("auto")
+    cache = KVCache(model.cache_layout())
+    for _ in range(length):
+        model.encode(torch.zeros(1, 1, dtype=torch.long), cache)
+    return cache
+
+
+def test_cache_bytes_are_what_the_layers_read(found):
+    length = 40
+    cache = filled_cache(found, length)
+    read = sum(part.nbytes for index in range(len(found.config.layers)) for part in cache.read(index) or ())
+    fixed, per_token = kv_bytes_per_token(found)
+    assert read == fixed // 2 + length * per_token, "a sliding layer's buffer holds twice what it reads"
+
+
+def test_sliding_layers_take_at_most_what_is_said(plain):
+    found = checkpoint.read(plain)
+    sliding = [layer for layer in found.load().cache_layout() if layer[2] is not None]
+    cache = KVCache(sliding)
+    for _ in range(40):
+        for index, (heads, dim, _) in enumerate(sliding):
+            cache.write(index, torch.zeros(1, heads, 1, dim), torch.zeros(1, heads, 1, dim))
+        cache.advance(1)
+    one_write = sum(2 * heads * dim * 4 for heads, dim, _ in sliding)
+    assert cache.nbytes <= kv_bytes_per_token(found)[0] + one_write

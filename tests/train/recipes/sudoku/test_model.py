@@ -1,0 +1,61 @@
+"""The structured start does what it says before any training, and materialising changes nothing."""
+
+import numpy as np
+import torch
+
+from redraft.train.objective import PromptCache
+from redraft.train.optimizer import flatten_experts
+from redraft.train.recipes.sudoku import layout
+from redraft.train.recipes.sudoku.model import SudokuShape, build, materialise
+from redraft.train.recipes.sudoku.puzzles import generate
+
+PUZZLES = generate(3, (30, 35), seed=3)
+
+
+def test_the_first_layer_attends_to_its_own_cell_in_the_prompt() -> None:
+    """Heads 0 and 1 of an untrained model: most of a canvas cell's attention to the prompt falls on its cell."""
+    model = build(SudokuShape(), seed=0)
+    prompts, canvas = layout.prompt_tokens(PUZZLES.boards), layout.answer_tokens(PUZZLES.solutions)
+    cache = PromptCache()
+    with torch.no_grad():
+        model.encode(prompts, cache)
+        layer, spec = model.layers[0], model.config.layers[0]
+        x = model.self_conditioning(model.embed(canvas), None)
+        queries = layer.self_attn.queries(layer.input_layernorm(x), model.rope(91, 90)[spec])
+        scores = queries[:, :2] @ cache.segments[0][0][:, :2].transpose(-1, -2)
+    attended = scores.argmax(-1)
+    cells = torch.from_numpy(layout.CELL_POSITIONS)
+    assert torch.equal(attended[..., cells], (1 + cells).expand(3, 2, 81))
+
+
+def test_the_table_of_a_cell_token_is_the_sum_of_its_factors() -> None:
+    model = build(SudokuShape(), seed=0)
+    table = model.embed_tokens.weight
+    names = {text: id for text, id in layout.vocabulary().items()}
+    # In a sum of factors, moving a digit from one cell to another is the same vector for every digit.
+    moved = table[names["<r2c5=7>"]] - table[names["<r9c1=7>"]]
+    torch.testing.assert_close(moved, table[names["<r2c5=.>"]] - table[names["<r9c1=.>"]])
+
+
+def test_materialising_keeps_every_logit() -> None:
+    model = build(SudokuShape(layers=2), seed=0)
+    flatten_experts(model)
+    plain = materialise(model)
+    canvas = layout.answer_tokens(PUZZLES.solutions)
+    with torch.no_grad():
+        caches = [PromptCache(), PromptCache()]
+        for subject, cache in zip((model, plain), caches, strict=True):
+            subject.encode(layout.prompt_tokens(PUZZLES.boards), cache)
+        one, other = (m.logits(m.denoise(canvas, c, None)) for m, c in zip((model, plain), caches, strict=True))
+    assert torch.equal(one, other)
+
+
+def test_cells_and_answers_are_the_fixed_offset_apart() -> None:
+    prompt = layout.prompt_tokens(PUZZLES.boards)[0]
+    answer = layout.answer_tokens(PUZZLES.solutions)[0]
+    whole = torch.cat((prompt, answer))
+    for cell in range(81):
+        at = 1 + cell + cell // 9
+        assert whole[at] == layout.FIRST_CELL + 10 * cell + int(PUZZLES.boards[0][cell])
+        assert whole[at + layout.OFFSET] == layout.FIRST_DIGIT - 1 + int(PUZZLES.solutions[0][cell])
+    assert np.array_equal(np.flatnonzero(answer.numpy() == layout.NEWLINE), np.arange(9, 89, 10))
