@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Any
 from redraft.errors import CheckpointError, GenerationError, RedraftError, RequestError
 
 if TYPE_CHECKING:
+    from redraft.canvas.acceptance import ConfidenceThreshold, EntropyBound
+    from redraft.canvas.stopping import ReproducesCanvas, StableAndConfident
     from redraft.engine.engine import Engine
     from redraft.engine.load import load
     from redraft.engine.result import Chunk, Result, StepEvent, Usage
@@ -12,11 +14,15 @@ if TYPE_CHECKING:
 __all__ = [
     "CheckpointError",
     "Chunk",
+    "ConfidenceThreshold",
     "Engine",
+    "EntropyBound",
     "GenerationError",
     "RedraftError",
+    "ReproducesCanvas",
     "RequestError",
     "Result",
+    "StableAndConfident",
     "StepEvent",
     "Usage",
     "load",
@@ -25,6 +31,8 @@ __all__ = [
 _LAZY = {
     "Engine": "redraft.engine.engine",
     "load": "redraft.engine.load",
+    **dict.fromkeys(("ConfidenceThreshold", "EntropyBound"), "redraft.canvas.acceptance"),
+    **dict.fromkeys(("ReproducesCanvas", "StableAndConfident"), "redraft.canvas.stopping"),
     **dict.fromkeys(("Chunk", "Result", "StepEvent", "Usage"), "redraft.engine.result"),
 }
 

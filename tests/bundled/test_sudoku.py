@@ -36,14 +36,14 @@ def test_it_is_at_most_ten_megabytes() -> None:
 
 
 # Far enough below the published rates that 60 puzzles do not fail by chance.
-@pytest.mark.parametrize(("kind", "rate", "steps"), zip(KINDS, (0.9, 0.65), (9.0, 16.0), strict=True))
+@pytest.mark.parametrize(("kind", "rate", "steps"), zip(KINDS, (0.9, 0.6), (9.0, 16.0), strict=True))
 def test_it_solves_fresh_puzzles(
     engine: Engine, puzzles: dict[str, Puzzles], kind: str, rate: float, steps: float
 ) -> None:
     score = evaluate(engine, kind, puzzles[kind])
     assert score.solved >= rate
     assert score.mean_steps <= steps
-    assert score.right_when_converged >= 0.95
+    assert score.right_when_converged >= 0.9
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from redraft import GenerationError, RequestError, StepEvent
+from redraft import ConfidenceThreshold, GenerationError, ReproducesCanvas, RequestError, StepEvent
 from redraft.engine.engine import Engine
 from redraft.engine.load import load
 from tests.random_checkpoint import END_TOKEN_IDS, random_checkpoint
@@ -272,5 +272,26 @@ def test_what_cannot_be_honoured_is_refused_before_any_work(
 
 
 def test_an_unknown_parameter_is_named(engine: Engine) -> None:
-    with pytest.raises(TypeError, match="top_p"):
+    with pytest.raises(RequestError, match=r"'top_p'; known are max_tokens, seed, temperature.*on_step"):
         engine.generate(PROMPT, top_p=0.9)
+
+
+def test_the_other_rules_of_acceptance_and_stopping_can_be_chosen(engine: Engine) -> None:
+    """A step accepts what is likely enough, and a canvas ends when the model reproduces what it saw."""
+    seen: list[StepEvent] = []
+    engine.generate(
+        PROMPT,
+        max_tokens=8,
+        seed=1,
+        max_denoising_steps=30,
+        acceptance=ConfidenceThreshold(0.6),
+        stopping=ReproducesCanvas(confidence_threshold=100.0),
+        on_step=seen.append,
+    )
+    for event in seen:
+        assert event.finished == torch.equal(event.argmax, event.tokens_in)
+        # The likeliest token's probability p bounds the entropy from above when it is near one, and from below always.
+        assert event.accepted[event.entropy < 0.3].all()
+        assert not event.accepted[event.entropy > 3.0].any() or event.accepted.sum() == 1
+    with pytest.raises(RequestError, match="exclude each other"):
+        engine.generate(PROMPT, entropy_bound=0.1, acceptance=ConfidenceThreshold())

@@ -3,6 +3,7 @@
 import json
 import sys
 from dataclasses import asdict
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,7 +13,15 @@ from redraft.cli import options
 from redraft.errors import RequestError
 
 if TYPE_CHECKING:
+    from redraft.engine.engine import Engine
     from redraft.engine.result import Result
+
+
+class Stopping(StrEnum):
+    """The two rules of when a canvas is finished."""
+
+    stable = "stable"
+    reproduces = "reproduces"
 
 
 def generate(
@@ -25,6 +34,12 @@ def generate(
     temperature: Annotated[float, typer.Option(help="Scales the checkpoint's schedule; 0 is greedy.")] = 1.0,
     max_denoising_steps: Annotated[int | None, typer.Option(help="Steps a canvas may take.")] = None,
     entropy_bound: Annotated[float | None, typer.Option(help="Nats a step may accept; lower is more careful.")] = None,
+    confidence_threshold: Annotated[
+        float | None, typer.Option(help="Accept positions at least this probable, in place of the entropy bound.")
+    ] = None,
+    stopping: Annotated[
+        Stopping, typer.Option(help="A canvas ends when its argmax is stable and sure, or reproduces what was seen.")
+    ] = Stopping.stable,
     canvas_length: Annotated[int | None, typer.Option(help="Positions denoised at once.")] = None,
     stop: Annotated[list[str] | None, typer.Option(help="Text at which the answer ends; may be repeated.")] = None,
     watch: Annotated[bool, typer.Option("--watch", help="Draw the canvas as it resolves (in a terminal).")] = False,
@@ -42,6 +57,7 @@ def generate(
         raise RequestError("the prompt is empty; give some text")
     engine = options.load_engine(model, dtype, threads)
     parameters: dict[str, Any] = {
+        **_rules(engine, confidence_threshold, stopping),
         "max_tokens": max_tokens,
         "seed": seed,
         "temperature": temperature,
@@ -73,6 +89,21 @@ def generate(
             "A higher --max-denoising-steps may help.",
             err=True,
         )
+
+
+def _rules(engine: "Engine", confidence_threshold: float | None, stopping: Stopping) -> dict[str, Any]:
+    from redraft.canvas.acceptance import ConfidenceThreshold
+    from redraft.canvas.stopping import ReproducesCanvas
+
+    rules: dict[str, Any] = {}
+    if confidence_threshold is not None:
+        try:
+            rules["acceptance"] = ConfidenceThreshold(confidence_threshold)
+        except ValueError as error:
+            raise RequestError(str(error)) from error
+    if stopping is Stopping.reproduces:
+        rules["stopping"] = ReproducesCanvas(engine.model.defaults.confidence_threshold)
+    return rules
 
 
 def as_object(result: "Result") -> dict[str, object]:

@@ -130,5 +130,7 @@ class _Progress:
 
     def note(self, rates: Mapping[str, float]) -> Mapping[str, float]:
         """Print a measurement above the bar, and hand it on."""
-        self._console.print(", ".join(f"{name} {value:.3g}" for name, value in rates.items()), highlight=False)
+        self._console.print(
+            ", ".join(f"{name} {value:.3g}" for name, value in rates.items()), highlight=False, soft_wrap=True
+        )
         return rates

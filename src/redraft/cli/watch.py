@@ -1,6 +1,5 @@
 """Draws a canvas in the terminal as it resolves: accepted, changed and unsettled positions in their own colours."""
 
-import os
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -21,8 +20,8 @@ SECONDS_PER_STEP = 0.15
 class Watcher:
     """An ``on_step`` callback that redraws the current canvas: the model's likeliest token at every position."""
 
-    def __init__(self, engine: Engine, live: Live, seconds_per_step: float) -> None:
-        self._engine, self._live, self._pause = engine, live, seconds_per_step
+    def __init__(self, engine: Engine, live: Live) -> None:
+        self._engine, self._live = engine, live
         self.trace = Trace()
         self.settled = ""
         """Text of the canvases that are finished, drawn above the one under way."""
@@ -33,7 +32,7 @@ class Watcher:
             Group(Text(self.settled, end=""), canvas_text(self._engine, event, self.trace), self._legend(event)),
             refresh=True,
         )
-        time.sleep(self._pause)
+        time.sleep(SECONDS_PER_STEP)
 
     def _legend(self, event: StepEvent) -> Text:
         steps = (
@@ -59,9 +58,8 @@ def canvas_text(engine: Engine, event: StepEvent, trace: Trace) -> Text:
 def watch_generation(engine: Engine, prompt: Prompt, parameters: Mapping[str, Any]) -> tuple[Result, Trace]:
     """Generate and draw every step, then print the answer."""
     console = Console(highlight=False)
-    pause = 0.0 if os.environ.get("CI") else SECONDS_PER_STEP
     with Live(console=console, auto_refresh=False, transient=True) as live:
-        watcher = Watcher(engine, live, pause)
+        watcher = Watcher(engine, live)
         generation = engine.stream(prompt, on_step=watcher, **parameters)
         for chunk in generation:
             watcher.settled += chunk.text

@@ -1,14 +1,15 @@
 """``Engine``: one model, its tokenizer, and ``generate``."""
 
+import inspect
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
 import torch
 
-from redraft.canvas.acceptance import EntropyBound
+from redraft.canvas.acceptance import AcceptanceRule, EntropyBound
 from redraft.canvas.schedule import LinearTemperature
-from redraft.canvas.stopping import StableAndConfident
+from redraft.canvas.stopping import StableAndConfident, StoppingRule
 from redraft.engine import request as checks
 from redraft.engine.prefix import PrefixCache
 from redraft.engine.request import Request
@@ -120,7 +121,10 @@ class Engine:
         entropy_bound: float | None = None,
         stop: str | Sequence[str] | None = None,
         canvas_length: int | None = None,
+        acceptance: AcceptanceRule | None = None,
+        stopping: StoppingRule | None = None,
         on_step: Callable[[StepEvent], None] | None = None,
+        **unknown: object,
     ) -> Generation:
         """Start answering ``prompt``: a raw text, token ids, or chat messages (``{"role", "content"}``).
 
@@ -128,11 +132,18 @@ class Engine:
         random one, which the result names. temperature: scales the checkpoint's schedule; 0 takes the argmax for a
         sample. max_denoising_steps, entropy_bound (nats a canvas): by default the checkpoint's. stop: strings at
         which the answer ends, not part of it. canvas_length: positions denoised at once, at most the model's own.
-        on_step: called after every denoising step.
+        acceptance: the rule itself in place of the entropy bound, such as ``ConfidenceThreshold``. stopping: the rule
+        in place of the checkpoint's stable-and-confident one, such as ``ReproducesCanvas``. on_step: called after
+        every denoising step.
 
         Raises RequestError, before any work, for a prompt or parameter that cannot be honoured, and GenerationError
         while running if the model yields NaN.
         """
+        if unknown:
+            known = ", ".join(name for name, p in _PARAMETERS.items() if p.kind is p.KEYWORD_ONLY)
+            raise RequestError(f"unknown parameter {next(iter(unknown))!r}; known are {known}")
+        if acceptance is not None and entropy_bound is not None:
+            raise RequestError("entropy_bound and acceptance exclude each other; put the bound into EntropyBound(...)")
         config, defaults = self.model.config, self.model.defaults
         tokens = checks.check_prompt(self._tokenize(prompt), config.vocab_size, config.image_token_ids)
         bound = defaults.entropy_bound if entropy_bound is None else entropy_bound
@@ -146,8 +157,8 @@ class Engine:
             temperature=checks.check_temperature(temperature),
             max_denoising_steps=checks.check_whole("max_denoising_steps", steps, 1),
             schedule=LinearTemperature(defaults.t_max, defaults.t_min),
-            acceptance=EntropyBound(checks.check_number("entropy_bound", bound, 0)),
-            stopping=StableAndConfident(defaults.stability_threshold, defaults.confidence_threshold),
+            acceptance=acceptance or EntropyBound(checks.check_number("entropy_bound", bound, 0)),
+            stopping=stopping or StableAndConfident(defaults.stability_threshold, defaults.confidence_threshold),
             stop=checks.check_stop(stop),
             end_token_ids=defaults.end_token_ids,
             context_length=config.context_length,
@@ -162,3 +173,6 @@ class Engine:
         if len(prompt) and isinstance(prompt[0], Mapping):
             return self.tokenizer.encode_chat(cast(Sequence[Mapping[str, Any]], prompt))
         return prompt.tolist() if isinstance(prompt, torch.Tensor) else cast(Sequence[int], prompt)
+
+
+_PARAMETERS = inspect.signature(Engine.stream).parameters

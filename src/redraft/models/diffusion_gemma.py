@@ -62,11 +62,7 @@ class DiffusionGemmaConfig:
 
     def __post_init__(self) -> None:
         for name in _SIZES:
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise CheckpointError(
-                    f"config.json: {_HUB_NAME.get(name, name)} = {value!r} must be a whole number, 1 or more"
-                )
+            _check_whole(_HUB_NAME.get(name, name), getattr(self, name))
         for name in ("rms_norm_eps", "final_logit_softcapping"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
@@ -207,11 +203,15 @@ _ONLY_SUPPORTED: dict[str, tuple[Any, ...]] = {
 }
 
 
+def _check_whole(name: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise CheckpointError(f"config.json: {name} = {value!r} must be a whole number, 1 or more")
+
+
 def _layers_from_json(text: Mapping[str, Any]) -> tuple[AttentionSpec, ...]:
     count = text["num_hidden_layers"]
-    for name in ("num_hidden_layers", "num_attention_heads"):
-        if isinstance(text[name], bool) or not isinstance(text[name], int) or text[name] < 1:
-            raise CheckpointError(f"config.json: {name} = {text[name]!r} must be a whole number, 1 or more")
+    _check_whole("num_hidden_layers", count)
+    _check_whole("num_attention_heads", text["num_attention_heads"])
     kinds = text.get("layer_types") or ["sliding_attention" if (i + 1) % 6 else "full_attention" for i in range(count)]
     if len(kinds) != count:
         raise CheckpointError(f"config.json: {len(kinds)} layer_types for num_hidden_layers = {count}")
@@ -245,12 +245,10 @@ def _layer_from_json(text: Mapping[str, Any], kind: str, index: int, per_layer: 
             kv_heads = text.get("num_global_key_value_heads") or kv_heads
     theta, factor = _rope_from_json(text.get("rope_parameters") or _DEFAULT_ROPE, kind)
     window = text["sliding_window"] if kind == "sliding_attention" else None
-    sizes = {"head_dim": head_dim, "num_key_value_heads": kv_heads}
-    if window is not None:
-        sizes["sliding_window"] = window
-    for name, value in sizes.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise CheckpointError(f"config.json: {name} = {value!r} of layer {index} must be a whole number, 1 or more")
+    _check_whole(f"head_dim of layer {index}", head_dim)
+    _check_whole(f"num_key_value_heads of layer {index}", kv_heads)
+    if kind == "sliding_attention":
+        _check_whole("sliding_window", window)
     if head_dim % 2 or text["num_attention_heads"] % kv_heads:
         raise CheckpointError(
             f"config.json: layer {index} has head_dim {head_dim}, {kv_heads} key-value heads for "
