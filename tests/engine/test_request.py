@@ -61,11 +61,6 @@ def test_parameter_is_refused_by_name(engine, parameters, words):
         engine.generate(PROMPT, **{"max_tokens": 4, **parameters})
 
 
-def test_unknown_parameter_is_refused(engine):
-    with pytest.raises(TypeError, match="top_p"):
-        engine.generate(PROMPT, top_p=0.9)
-
-
 @pytest.mark.parametrize(
     ("prompt", "words"),
     [
