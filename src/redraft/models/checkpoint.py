@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib import resources
+from math import prod
 from pathlib import Path
 from typing import Any, Literal
 
@@ -53,7 +54,7 @@ class Checkpoint:
     def model_dtype(self, dtype: DType) -> torch.dtype:
         """What "auto" means for this checkpoint; other names are themselves. CheckpointError for unknown ones."""
         if dtype == "auto":
-            parameters = sum(_product(t.shape) for t in self.tensors.values())
+            parameters = sum(prod(t.shape) for t in self.tensors.values())
             stored = self.tensors["model.decoder.embed_tokens.weight"].dtype
             return torch.float32 if parameters < AUTO_FLOAT32 else stored
         if dtype not in ("float32", "bfloat16"):
@@ -130,7 +131,7 @@ def read(folder: Path) -> Checkpoint:
     stored = _stored_tensors(folder)
     with torch.device("meta"):
         model = DiffusionGemma(config)
-    expected = {hub: model.state_dict()[name] for name, hub in _hub_names(model).items()}
+    expected = {DiffusionGemma.hub_name(name): tensor for name, tensor in model.state_dict().items()}
     _check_tensors(folder, expected, stored)
     generation = _read_json(folder / GENERATION_FILE) if (folder / GENERATION_FILE).exists() else {}
     return Checkpoint(
@@ -281,10 +282,3 @@ def _generation_defaults(generation: Mapping[str, Any], config: DiffusionGemmaCo
         return GenerationDefaults(**{name: value for name, value in values.items() if value is not None})
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"{GENERATION_FILE}: {error}") from error
-
-
-def _product(shape: Iterable[int]) -> int:
-    total = 1
-    for size in shape:
-        total *= size
-    return total
