@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,9 @@ import torch
 
 from redraft import RedraftError
 from redraft.train.objective import ObjectiveConfig
+from redraft.train.optimizer import OptimizerConfig
 from redraft.train.recipes.sudoku import layout
+from redraft.train.recipes.sudoku.export import DEFAULTS, export
 from redraft.train.recipes.sudoku.model import SudokuShape
 from redraft.train.recipes.sudoku.recipe import SudokuRecipe
 
@@ -49,6 +52,17 @@ def test_a_run_killed_between_two_saves_and_continued_gives_the_same_weights_and
     assert all(torch.equal(whole[name], continued[name]) for name in whole)
     assert logged(tmp_path / "whole") == logged(tmp_path / "killed")
     assert [row["step"] for row in logged(tmp_path / "killed")] == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_run_can_start_from_a_checkpoint(tmp_path: Path) -> None:
+    """With learning rates of nearly nothing the weights stay those of the checkpoint."""
+    first = recipe(steps=4).train(tmp_path / "first", compile_model=False)
+    export(first, tmp_path / "checkpoint", DEFAULTS, torch.float32)
+    still = OptimizerConfig(matrix_lr=1e-9, other_lr=1e-9, weight_decay=0.0)
+    job = replace(recipe(steps=2, seed=2), start_from=tmp_path / "checkpoint", optimizer=still)
+    second = weights(tmp_path / "second", job)
+    for name, value in first.state_dict().items():
+        torch.testing.assert_close(second[name], value, atol=1e-5, rtol=0, msg=name)
 
 
 def test_another_seed_is_another_run_and_cannot_continue_this_one(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -31,6 +32,10 @@ def train(
     seed: Annotated[int, typer.Option(min=0, help="Decides weights, data and noise.")] = 0,
     batch: Annotated[int, typer.Option(min=1, help="Canvases trained at once.")] = 32,
     pool: Annotated[int, typer.Option(min=1, help="Base puzzles of each kind; symmetries multiply them.")] = 150_000,
+    start_from: Annotated[
+        str | None, typer.Option(help="Checkpoint of this recipe to start from, e.g. sudoku; else fresh weights.")
+    ] = None,
+    learning_rate: Annotated[float, typer.Option(min=0.0, help="Learning rates, as a multiple of the recipe's.")] = 1.0,
     evaluate_every: Annotated[int, typer.Option(min=1, help="Steps between measurements of the solve rate.")] = 500,
     save_every: Annotated[int, typer.Option(min=1, help="Steps between saved states.")] = 50,
     compile_model: Annotated[
@@ -38,19 +43,28 @@ def train(
     ] = True,
     threads: options.Threads = None,
 ) -> None:
-    """Train a model from scratch. Kill it at any time; the same command continues it to the same result.
+    """Train a model. Kill it at any time; the same command continues it to the same result.
 
     Example: redraft train sudoku --out runs/sudoku --steps 5000
     """
     require_train_extra()
     import torch
 
+    from redraft.train.optimizer import OptimizerConfig
     from redraft.train.recipes.sudoku.export import DEFAULTS, export
     from redraft.train.recipes.sudoku.recipe import SudokuRecipe
 
     if threads is not None:
         torch.set_num_threads(threads)
-    job = SudokuRecipe(steps=steps, seed=seed, batch=batch, pool=pool)
+    rates = OptimizerConfig()
+    job = SudokuRecipe(
+        steps=steps,
+        seed=seed,
+        batch=batch,
+        pool=pool,
+        start_from=start_from,
+        optimizer=replace(rates, matrix_lr=learning_rate * rates.matrix_lr, other_lr=learning_rate * rates.other_lr),
+    )
     typer.echo(f"making {2 * job.pool:,} puzzles, then compiling the model: a minute or two before the first step")
     with _Progress(steps) as progress:
         model = job.train(

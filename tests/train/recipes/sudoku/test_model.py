@@ -1,12 +1,15 @@
 """The structured start does what it says before any training, and materialising changes nothing."""
 
 import numpy as np
+import pytest
 import torch
 
+from redraft import RedraftError
+from redraft.models.diffusion_gemma import DiffusionGemma
 from redraft.train.objective import PromptCache
 from redraft.train.optimizer import flatten_experts
 from redraft.train.recipes.sudoku import layout
-from redraft.train.recipes.sudoku.model import SudokuShape, build, materialise
+from redraft.train.recipes.sudoku.model import SudokuShape, adopt, build, materialise
 from redraft.train.recipes.sudoku.puzzles import generate
 
 PUZZLES = generate(3, (30, 35), seed=3)
@@ -48,6 +51,26 @@ def test_materialising_keeps_every_logit() -> None:
             subject.encode(layout.prompt_tokens(PUZZLES.boards), cache)
         one, other = (m.logits(m.denoise(canvas, c, None)) for m, c in zip((model, plain), caches, strict=True))
     assert torch.equal(one, other)
+
+
+def test_a_model_that_adopts_another_computes_the_same() -> None:
+    """Its cell factors are found again from the written-out table, although that table does not say which they were."""
+    trained = build(SudokuShape(layers=2), seed=0)
+    with torch.no_grad():
+        for parameter in trained.parameters():
+            parameter.add_(0.02 * torch.randn_like(parameter))
+    plain, fresh = materialise(trained), build(SudokuShape(layers=2), seed=1)
+    adopt(fresh, plain)
+    for name, value in materialise(fresh).state_dict().items():
+        torch.testing.assert_close(value, plain.state_dict()[name], atol=1e-5, rtol=0, msg=name)
+
+
+def test_weights_that_do_not_fit_the_recipe_are_refused() -> None:
+    model = build(SudokuShape(layers=2), seed=0)
+    with pytest.raises(RedraftError, match="another shape"):
+        adopt(model, materialise(build(SudokuShape(layers=3), seed=0)))
+    with pytest.raises(RedraftError, match="not sums of row, column, box and content"):
+        adopt(model, DiffusionGemma(model.config))
 
 
 def test_cells_and_answers_are_the_fixed_offset_apart() -> None:

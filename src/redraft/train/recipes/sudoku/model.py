@@ -8,11 +8,14 @@ and boxes. All of it is trained afterwards. Without the prior the same loss is r
 import math
 from dataclasses import dataclass
 from operator import attrgetter
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from redraft.errors import RedraftError
 from redraft.models.diffusion_gemma import Attention, AttentionSpec, DiffusionGemma, DiffusionGemmaConfig, Layer
 from redraft.train.recipes.sudoku import layout
 
@@ -79,6 +82,23 @@ class CellFactors(nn.Module):
         cells = places[:, None] + self.contents
         return torch.cat((base, cells.flatten(0, 1)))
 
+    @torch.no_grad()
+    def fit(self, cells: Tensor) -> float:
+        """Take the factors whose cell tokens come closest to ``cells`` [810, H] in squares.
+
+        Returns the largest difference that is left. The fit is not unique (what moves from all rows to all columns
+        changes no token); the smallest factors are taken.
+        """
+        shares = (self.rows, self.columns, self.boxes, self.contents)
+        owners = (self.row_of, self.column_of, self.box_of)
+        tokens = torch.arange(len(cells))
+        marks = [F.one_hot(owner[tokens // 10], len(part)) for owner, part in zip(owners, shares, strict=False)]
+        design = torch.cat((*marks, F.one_hot(tokens % 10, len(self.contents))), dim=1).double()
+        factors = torch.linalg.pinv(design) @ cells.double()
+        for part, values in zip(shares, factors.split([len(part) for part in shares]), strict=True):
+            part.copy_(values)
+        return (design @ factors - cells).abs().max().item()
+
 
 def build(shape: SudokuShape, seed: int, structured: bool = True, offset: int = layout.OFFSET) -> DiffusionGemma:
     """A fresh model with factorised cell embeddings and, unless told otherwise, the structured start.
@@ -120,6 +140,27 @@ def build(shape: SudokuShape, seed: int, structured: bool = True, offset: int = 
                 else:
                     _look_along_units(attention, shape)
     return model
+
+
+def adopt(model: DiffusionGemma, trained: DiffusionGemma) -> None:
+    """Give ``model``, made by ``build``, the weights of a plain model of the same shape.
+
+    Raises RedraftError where the shapes differ, or where cell embeddings are no sums of row, column, box and content.
+    """
+    if trained.config != model.config:
+        raise RedraftError("the checkpoint to start from has another shape than the model to be trained")
+    table: Any = model.embed_tokens.parametrizations
+    own = trained.embed_tokens.weight
+    error = table.weight[0].fit(own[layout.FIRST_CELL :])
+    # The bundled weights are rounded to bfloat16, so that the fit leaves the rounding over.
+    if error > 0.02 * own.abs().max():
+        raise RedraftError(
+            f"the checkpoint's cell embeddings are not sums of row, column, box and content (off by {error:.3g}); "
+            "only checkpoints of this recipe can be trained further"
+        )
+    table.weight.original.data.copy_(own[: layout.FIRST_CELL])
+    weights = {name: value for name, value in trained.state_dict().items() if not name.startswith("embed_tokens.")}
+    model.load_state_dict(weights, strict=False)
 
 
 def materialise(model: DiffusionGemma) -> DiffusionGemma:

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import numpy as np
 
+from redraft.models import checkpoint
 from redraft.models.diffusion_gemma import DiffusionGemma
 from redraft.train.data import Examples
 from redraft.train.objective import ObjectiveConfig, UniformStateObjective
 from redraft.train.optimizer import OptimizerConfig, flatten_experts
 from redraft.train.recipes.sudoku import layout
-from redraft.train.recipes.sudoku.model import SudokuShape, build, materialise
+from redraft.train.recipes.sudoku.model import SudokuShape, adopt, build, materialise
 from redraft.train.recipes.sudoku.puzzles import Puzzles, generate, shuffle
 from redraft.train.trainer import Trainer, TrainerConfig
 
@@ -25,7 +26,7 @@ class PuzzleSource:
 
     easy: Puzzles
     hard: Puzzles
-    hard_share: float = 0.7
+    hard_share: float = 0.8
     given_weight: float = 0.2
     """Loss weight of the given cells, newlines and end, which only have to be copied."""
 
@@ -56,6 +57,8 @@ class SudokuRecipe:
     """Base puzzles of each kind. Seeds of training pools are even, those of evaluation puzzles odd."""
     shape: SudokuShape = field(default_factory=SudokuShape)
     structured: bool = True
+    start_from: str | Path | None = None
+    """A checkpoint of the same shape whose weights the run starts with, instead of fresh ones."""
     objective: ObjectiveConfig = field(default_factory=lambda: ObjectiveConfig(layout.TARGET_VOCABULARY))
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
 
@@ -75,6 +78,8 @@ class SudokuRecipe:
             hard=generate(self.pool, HARD, seed=2 * self.seed + 2**32),
         )
         model = build(self.shape, self.seed, self.structured)
+        if self.start_from is not None:
+            adopt(model, checkpoint.read(checkpoint.find(self.start_from)).load("float32"))
         flatten_experts(model)
         objective = UniformStateObjective(model, source, self.objective, self.batch, compile_model)
         run = Trainer(
