@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 
+from redraft.kernels.library import status
 from redraft.models import checkpoint
 from redraft.models.summary import parameters
 from tests.random_checkpoint import random_checkpoint
@@ -20,6 +21,13 @@ def test_json_has_size_memory_and_defaults(redraft_here, model):
     assert sum(facts["memory of the weights as computed, bytes"].values()) == 4 * total
     assert facts["sampling defaults"]["denoising steps at most"] == 4
     assert facts["not supported"]["vision tensors, not loaded"] > 0
+
+
+def test_kernels_in_use_and_why(redraft_here, model):
+    kernels = json.loads(redraft_here("info", model, "--json").stdout)["kernels"]
+    now = status()
+    assert (kernels["in use"], kernels["because"]) == (now.tier, now.reason)
+    assert kernels["threads"] == (now.threads or "torch's")
 
 
 def test_text_says_the_same_as_json(redraft_here, model):

@@ -1,4 +1,4 @@
-"""``redraft info``: what a checkpoint is, without loading its weights."""
+"""``redraft info``: what a checkpoint is, without loading its weights, and what would compute it."""
 
 import json
 from typing import TYPE_CHECKING, Annotated
@@ -13,7 +13,7 @@ def info(
     model: Annotated[str, typer.Argument(help="A bundled name, a checkpoint folder, or a hub id.")] = "sudoku",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Show a checkpoint's size, memory by part, sampling defaults, and what of it is not supported.
+    """Show a checkpoint's size, memory by part, sampling defaults, what of it is not supported, and the kernels in use.
 
     Example: redraft info sudoku
     """
@@ -53,7 +53,7 @@ def describe(found: "Checkpoint") -> dict[str, dict[str, object]]:
             "canvas": config.canvas_length,
             "context": config.context_length,
             "stored as": str(next(iter(found.tensors.values())).dtype).removeprefix("torch."),
-            "computed as (auto)": str(found.model_dtype("auto")).removeprefix("torch."),
+            "computed as (auto)": found.format("auto"),
         },
         "memory of the weights as computed, bytes": dict(part_bytes(found)),
         "memory of the KV cache, bytes": {"sliding layers, about at most": fixed, "full layers, per token": per_token},
@@ -66,6 +66,19 @@ def describe(found: "Checkpoint") -> dict[str, dict[str, object]]:
             "end tokens": ", ".join(map(str, defaults.end_token_ids)),
         },
         "not supported": {"images": "refused; image tokens in a prompt are an error", **unsupported},
+        "kernels": _kernels(),
+    }
+
+
+def _kernels() -> dict[str, object]:
+    from redraft.kernels.library import status
+
+    now = status()
+    return {
+        "in use": now.tier,
+        "because": now.reason,
+        "best of this processor": now.best_tier or "not known without the library",
+        "threads": now.threads or "torch's",
     }
 
 

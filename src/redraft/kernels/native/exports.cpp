@@ -1,0 +1,32 @@
+// The C entries that run kernels. Python checks shapes and types before it calls (kernels/*.py).
+#include "abi.h"
+#include "dispatch.h"
+
+using namespace redraft;
+
+REDRAFT_EXPORT void redraft_linear(const Matrix* w, const float* x, int64_t count, int64_t ldx, const Norm* norm,
+                                   float* out, int64_t ldo) {
+    kernels().linear(*w, x, count, ldx, norm, out, ldo);
+}
+
+REDRAFT_EXPORT void redraft_experts(const Matrix* up, const Matrix* down, int64_t expert_count, const float* x,
+                                    int64_t count, int64_t ldx, const Norm* norm, const int64_t* chosen,
+                                    const float* weights, int64_t top_k, float* out, int64_t ldo) {
+    kernels().experts(*up, *down, expert_count, x, count, ldx, norm, chosen, weights, top_k, out, ldo);
+}
+
+REDRAFT_EXPORT void redraft_attention(const Attention* a) { kernels().attention(*a); }
+
+REDRAFT_EXPORT void redraft_readout(const Readout* a) { kernels().readout(*a); }
+
+REDRAFT_EXPORT void redraft_split_heads(const float* x, int64_t ldx, int64_t count, int64_t heads, int64_t dim,
+                                        const float* weight, float epsilon, const float* cosines, const float* sines,
+                                        int32_t format, void* out, int64_t head_stride) {
+    kernels().split_heads(x, ldx, count, heads, dim, weight, epsilon, cosines, sines, format, out, head_stride);
+}
+
+REDRAFT_EXPORT void redraft_add_normed(float* residual, const float* branch, const float* branch_weight,
+                                       const float* other, const float* other_weight, const float* weight,
+                                       float epsilon, float scalar, int64_t count, int64_t width) {
+    kernels().add_normed(residual, branch, branch_weight, other, other_weight, weight, epsilon, scalar, count, width);
+}

@@ -1,0 +1,28 @@
+// x86-64 with the AVX-512 of isa_avx512.cpp and AMX tiles for bfloat16 and int8.
+#define REDRAFT_TILES
+#include "kernels.h"
+#include "scratch.h"
+#include "threads.h"
+
+namespace {
+constexpr int kRowsF32 = 12;
+using redraft::kBlock;
+using redraft::kGroup;
+}  // namespace
+
+#include "isa_avx512.inc"
+#include "isa_amx.inc"
+#include "rows.inc"
+#include "vector.inc"
+#include "kernels.inc"
+
+namespace redraft {
+
+const Kernels* kernels_amx() {
+    static const Kernels kernels{
+        "amx", linear, experts, attention, readout, split_heads, add_normed,
+    };
+    return &kernels;
+}
+
+}  // namespace redraft

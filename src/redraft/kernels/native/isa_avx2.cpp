@@ -1,0 +1,25 @@
+// x86-64 with AVX2, FMA and F16C.
+#include "kernels.h"
+#include "scratch.h"
+#include "threads.h"
+
+namespace {
+constexpr int kRowsF32 = 6, kRowsBF16 = 4, kRowsInt = 4;
+using redraft::kGroup;
+}  // namespace
+
+#include "isa_avx2.inc"
+#include "rows.inc"
+#include "vector.inc"
+#include "kernels.inc"
+
+namespace redraft {
+
+const Kernels* kernels_avx2() {
+    static const Kernels kernels{
+        "avx2", linear, experts, attention, readout, split_heads, add_normed,
+    };
+    return &kernels;
+}
+
+}  // namespace redraft

@@ -1,0 +1,25 @@
+// x86-64 with AVX-512 F, BW, VL, DQ, BF16 and VNNI.
+#include "kernels.h"
+#include "scratch.h"
+#include "threads.h"
+
+namespace {
+constexpr int kRowsF32 = 12, kRowsBF16 = 12, kRowsInt = 6;
+using redraft::kGroup;
+}  // namespace
+
+#include "isa_avx512.inc"
+#include "rows.inc"
+#include "vector.inc"
+#include "kernels.inc"
+
+namespace redraft {
+
+const Kernels* kernels_avx512() {
+    static const Kernels kernels{
+        "avx512", linear, experts, attention, readout, split_heads, add_normed,
+    };
+    return &kernels;
+}
+
+}  // namespace redraft

@@ -1,0 +1,15 @@
+// Buffers that live as long as their thread, so that a step allocates nothing after the first.
+#pragma once
+
+#include <cstddef>
+
+namespace redraft {
+
+enum class Slot { rows, row_scales, row_sums, inner, gathered, outputs, scores, weights, values, running, partial, masses,
+                  plan, ranks, count };
+
+// At least `bytes`, aligned to 64; the content of an earlier call of the same slot on this thread is kept only where
+// the buffer need not grow.
+void* scratch(Slot slot, std::size_t bytes);
+
+}  // namespace redraft
