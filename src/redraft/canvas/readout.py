@@ -32,6 +32,12 @@ class Readout:
     """[C, k] int64: the k likeliest tokens, likeliest first; None unless asked for."""
     top_logprobs: Tensor | None = None
     """[C, k] float32: their natural log probabilities."""
+    class_mass: Tensor | None = None
+    """[C, n] float32: the probability of each token class; None, like the two below, unless asked for."""
+    class_plogp: Tensor | None = None
+    """[C, n] float32: the sum of p log p over each class's tokens."""
+    class_peak: Tensor | None = None
+    """[C, n] float32: the log probability of each class's likeliest token, -inf for a class of no tokens."""
 
 
 @dataclass(frozen=True)
@@ -51,26 +57,27 @@ class VocabularyHead:
         *,
         signal: bool = True,
         top_k: int = 0,
+        classes: Tensor | None = None,
         tile: int = TILE,
     ) -> Readout:
         """Read the distribution softmax(softcap(hidden @ table^T) / temperature) of each position.
 
         hidden [C, H]; ``uniforms`` [C] float64 in [0, 1) pick the samples by inverse CDF in token order, None takes
-        the argmax as the sample. NaN in ``hidden`` shows as a NaN entropy.
+        the argmax as the sample. ``classes`` [V] numbers each token's class from 0 on, for the class sums. NaN in
+        ``hidden`` shows as a NaN entropy.
         """
-        if not (temperature > 0 and self.softcap / temperature < torch.finfo(torch.float32).max):
-            raise ValueError(
-                f"temperature {temperature} must be above 0 and not so small that float32 cannot hold a logit divided "
-                "by it; pass uniforms=None for greedy choices"
-            )
+        check_temperature(temperature, self.softcap)
         if tile < 1:
             raise ValueError(f"tile {tile} must be at least one column")
         tiles = _Tiles(self, hidden, temperature, tile)
         accumulated = _Accumulator(len(hidden), hidden.device, top_k)
         mean = torch.zeros(hidden.shape, device=hidden.device) if signal else None
+        sums = None if classes is None else _ClassSums(classes.to(hidden.device), len(hidden))
         for start in range(0, len(self.table), tile):
             scores, peak, where = tiles.shifted(start)
             weights = scores.exp()
+            if sums is not None:
+                sums.add(start, scores, weights, peak)
             rescale_old, rescale_new = accumulated.add(start, scores, weights, peak, where)
             if mean is not None:
                 rows = self.table[start : start + tile]
@@ -79,9 +86,20 @@ class VocabularyHead:
         readout = accumulated.finish()
         if mean is not None:
             readout = replace(readout, signal=mean * (self.embedding_scale / accumulated.total[:, None]))
+        if sums is not None:
+            readout = replace(readout, **sums.finish(accumulated))
         if uniforms is not None:
             readout = replace(readout, sample=_draw(tiles, accumulated, uniforms.to(hidden.device), tile))
         return readout
+
+
+def check_temperature(temperature: float, softcap: float) -> None:
+    """Raise ValueError for a temperature by which no logit can be divided in float32."""
+    if not (temperature > 0 and softcap / temperature < torch.finfo(torch.float32).max):
+        raise ValueError(
+            f"temperature {temperature} must be above 0 and not so small that float32 cannot hold a logit divided "
+            "by it; pass uniforms=None for greedy choices"
+        )
 
 
 class _Tiles:
@@ -158,6 +176,40 @@ class _Accumulator:
         ids = torch.cat((self._top_ids, column + start), dim=-1)
         self._top_logits, order = logits.topk(min(self._top_k, logits.shape[1]), dim=-1)
         self._top_ids = ids.gather(1, order)
+
+
+class _ClassSums:
+    """Mass, sum of mass * logit and largest logit of every token class, on a running peak of their own."""
+
+    def __init__(self, classes: Tensor, length: int) -> None:
+        self._classes = classes.long()
+        shape = (length, int(classes.max()) + 1)
+        self._mass = torch.zeros(shape, device=classes.device)
+        self._weighted = torch.zeros(shape, device=classes.device)
+        self._largest = torch.full(shape, float("-inf"), device=classes.device)
+        self._peak = torch.full((length, 1), float("-inf"), device=classes.device)
+
+    def add(self, start: int, scores: Tensor, weights: Tensor, peak: Tensor) -> None:
+        """Take in a tile whose ``scores`` are relative to its own ``peak``."""
+        index = self._classes[start : start + scores.shape[1]].expand(scores.shape)
+        mass = torch.zeros_like(self._mass).scatter_add_(1, index, weights)
+        weighted = torch.zeros_like(self._mass).scatter_add_(1, index, weights * scores)
+        self._largest.scatter_reduce_(1, index, scores + peak[:, None], "amax")
+        new = torch.maximum(self._peak, peak[:, None])
+        shift = torch.where(self._mass > 0, self._peak - new, 0.0)
+        down, own = (self._peak - new).exp(), peak[:, None] - new
+        self._weighted = (self._weighted + shift * self._mass) * down + (weighted + own * mass) * own.exp()
+        self._mass = self._mass * down + mass * own.exp()
+        self._peak = new
+
+    def finish(self, accumulated: _Accumulator) -> dict[str, Tensor]:
+        """The three fields of a ``Readout``."""
+        total = accumulated.total[:, None]
+        return {
+            "class_mass": self._mass / total,
+            "class_plogp": (self._weighted - self._mass * total.log()) / total,
+            "class_peak": self._largest - self._peak - total.log(),
+        }
 
 
 def _draw(tiles: _Tiles, accumulated: _Accumulator, uniforms: Tensor, tile: int) -> Tensor:

@@ -1,0 +1,59 @@
+"""Attention of a canvas over a cached prefix and itself, as one tiled softmax over both where they lie."""
+
+import ctypes
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from redraft.kernels import bindings
+from redraft.models.layers.attention import Segment
+from redraft.models.layers.attention import attention as attention_twin
+
+
+def attention(queries: Tensor, segments: Sequence[Segment]) -> Tensor:
+    """softmax(q @ k^T) @ v over all segments together (``layers.attention``, which is the twin).
+
+    queries [1, heads, T, D] and keys and values [1, kv_heads, S, D], all float32 or all bfloat16; a segment's rows
+    must be contiguous, its heads may lie apart, as in a cache. Returns [1, T, heads * D] float32. In bfloat16 the
+    weights are rounded to bfloat16 before the second product. Queries that see nothing give NaN.
+    """
+    if bindings.kernels() is None or queries.dtype not in (torch.float32, torch.bfloat16):
+        return attention_twin(queries, segments).float()
+    if len(queries) != 1:
+        raise ValueError(f"{len(queries)} sequences at once; the kernel takes one")
+    _, heads, length, head_dim = queries.shape
+    queries = queries.contiguous()
+    parts = [(_rows(s.keys), _rows(s.values), None if s.mask is None else s.mask.contiguous()) for s in segments]
+    stretches = (bindings.CStretch * len(parts))(
+        *(
+            bindings.CStretch(
+                keys=keys.data_ptr(),
+                values=values.data_ptr(),
+                count=keys.shape[2],
+                key_stride=keys.stride(1),
+                value_stride=values.stride(1),
+                mask=bindings.pointer(mask),
+            )
+            for keys, values, mask in parts
+        )
+    )
+    out = bindings.floats(length, heads * head_dim)
+    call = bindings.CAttention(
+        format=bindings.format_number(str(queries.dtype).removeprefix("torch.")),
+        stretches=len(parts),
+        heads=heads,
+        kv_heads=parts[0][0].shape[1],
+        length=length,
+        head_dim=head_dim,
+        queries=queries.data_ptr(),
+        stretch=stretches,
+        out=out.data_ptr(),
+    )
+    bindings.entry("redraft_attention")(ctypes.byref(call))
+    return out[None]
+
+
+def _rows(x: Tensor) -> Tensor:
+    """``x`` with each head's rows one after the other."""
+    return x if x.stride(3) == 1 and x.stride(2) == x.shape[3] else x.contiguous()

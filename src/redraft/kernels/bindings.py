@@ -1,0 +1,151 @@
+"""The library's C entries as Python callables, with the structures of native/formats.h."""
+
+import ctypes
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from redraft.kernels.library import Library, native
+from redraft.kernels.packed import FORMATS, PackedMatrix
+
+_P, _I, _L, _F = ctypes.c_void_p, ctypes.c_int32, ctypes.c_int64, ctypes.c_float
+
+
+class CMatrix(ctypes.Structure):
+    """``Matrix`` of native/formats.h."""
+
+    _fields_ = (
+        ("format", _I),
+        ("gated", _I),
+        ("outputs", _L),
+        ("inputs", _L),
+        ("padded_outputs", _L),
+        ("padded_inputs", _L),
+        ("data", _P),
+        ("scales", _P),
+    )
+
+
+class CNorm(ctypes.Structure):
+    """``Norm`` of native/formats.h."""
+
+    _fields_ = (("weight", _P), ("epsilon", _F))
+
+
+class CStretch(ctypes.Structure):
+    """``Stretch`` of native/formats.h."""
+
+    _fields_ = (
+        ("keys", _P),
+        ("values", _P),
+        ("count", _L),
+        ("key_stride", _L),
+        ("value_stride", _L),
+        ("mask", _P),
+    )
+
+
+class CAttention(ctypes.Structure):
+    """``Attention`` of native/formats.h."""
+
+    _fields_ = (
+        ("format", _I),
+        ("stretches", _I),
+        ("heads", _L),
+        ("kv_heads", _L),
+        ("length", _L),
+        ("head_dim", _L),
+        ("queries", _P),
+        ("stretch", ctypes.POINTER(CStretch)),
+        ("out", _P),
+    )
+
+
+class CReadout(ctypes.Structure):
+    """``Readout`` of native/formats.h."""
+
+    _fields_ = (
+        ("rows", _L),
+        ("hidden", _P),
+        ("table", ctypes.POINTER(CMatrix)),
+        ("softcap", _F),
+        ("temperature", _F),
+        ("embedding_scale", _F),
+        ("top_k", _I),
+        ("uniforms", _P),
+        ("classes", _P),
+        ("class_count", _L),
+        ("argmax", _P),
+        ("sample", _P),
+        ("entropy", _P),
+        ("confidence", _P),
+        ("signal", _P),
+        ("top_ids", _P),
+        ("top_logprobs", _P),
+        ("class_mass", _P),
+        ("class_plogp", _P),
+        ("class_peak", _P),
+    )
+
+
+_MATRIX, _NORM = ctypes.POINTER(CMatrix), ctypes.POINTER(CNorm)
+_ENTRIES: dict[str, tuple[Any, ...]] = {
+    "redraft_linear": (_MATRIX, _P, _L, _L, _NORM, _P, _L),
+    "redraft_experts": (_MATRIX, _MATRIX, _L, _P, _L, _L, _NORM, _P, _P, _L, _P, _L),
+    "redraft_attention": (ctypes.POINTER(CAttention),),
+    "redraft_readout": (ctypes.POINTER(CReadout),),
+    "redraft_split_heads": (_P, _L, _L, _L, _L, _P, _F, _P, _P, _I, _P, _L),
+    "redraft_add_normed": (_P, _P, _P, _P, _P, _P, _F, _F, _L, _L),
+}
+
+
+def kernels() -> Library | None:
+    """The library where it has kernels for this processor, else None: the torch twins do the work."""
+    library = native()
+    return None if library is None or library.tier == "generic" else library
+
+
+@cache
+def entry(name: str) -> Callable[..., None]:
+    """The C entry ``name``; ``kernels()`` must not be None."""
+    library = native()
+    assert library is not None, "entries are only looked up where there is a library"
+    return library.function(name, None, *_ENTRIES[name])
+
+
+def format_number(name: str) -> int:
+    """A format's number in native/formats.h."""
+    return FORMATS.index(name)
+
+
+def pointer(tensor: Tensor | None) -> int | None:
+    """Where a tensor's first element lies; None stays a null pointer."""
+    return None if tensor is None else tensor.data_ptr()
+
+
+def matrix(packed: PackedMatrix) -> CMatrix:
+    """``packed`` for C; it must outlive what this returns."""
+    return CMatrix(
+        format=format_number(packed.format),
+        gated=packed.gated,
+        outputs=packed.outputs,
+        inputs=packed.inputs,
+        padded_outputs=packed.padded_outputs,
+        padded_inputs=packed.padded_inputs,
+        data=packed.data.data_ptr(),
+        scales=packed.scales.data_ptr(),
+    )
+
+
+def rows(x: Tensor) -> Tensor:
+    """``x`` [count, width] as float32 whose rows are contiguous, without a copy where it is so already."""
+    x = x.float()
+    return x if x.stride(-1) == 1 else x.contiguous()
+
+
+def floats(count: int, width: int) -> Tensor:
+    """Room for results."""
+    return torch.empty(count, width)

@@ -1,0 +1,44 @@
+"""The experts of a mixture as one grouped kernel: gather, gated product, second product, weighted scatter."""
+
+import ctypes
+
+import torch
+from torch import Tensor
+
+from redraft.kernels import bindings
+from redraft.kernels.linear import Norm, as_operand, gate, norm_for_c
+from redraft.kernels.packed import PackedMatrix
+
+
+def experts(
+    gate_up: PackedMatrix, down: PackedMatrix, x: Tensor, norm: Norm | None, weights: Tensor, chosen: Tensor
+) -> Tensor:
+    """Sum over each token's chosen experts of ``weight * down(gelu_tanh(gate(x)) * up(x))``, x normed first.
+
+    gate_up and down hold one matrix an expert; x [count, inputs] float32; weights float32 and chosen int64
+    [count, top_k]. Returns float32 [count, outputs of down]. A token's choices are summed in their order, so that the
+    result depends neither on the other tokens nor on threads.
+    """
+    if bindings.kernels() is None:
+        return experts_twin(gate_up, down, x, norm, weights, chosen)
+    x, weights, chosen = bindings.rows(x), weights.float().contiguous(), chosen.long().contiguous()
+    out = bindings.floats(len(x), down.outputs)
+    bindings.entry("redraft_experts")(
+        ctypes.byref(bindings.matrix(gate_up)), ctypes.byref(bindings.matrix(down)), gate_up.count,
+        x.data_ptr(), len(x), x.stride(0), norm_for_c(norm),
+        chosen.data_ptr(), weights.data_ptr(), chosen.shape[1], out.data_ptr(), down.outputs,
+    )  # fmt: skip
+    return out
+
+
+def experts_twin(
+    gate_up: PackedMatrix, down: PackedMatrix, x: Tensor, norm: Norm | None, weights: Tensor, chosen: Tensor
+) -> Tensor:
+    """``experts`` in plain torch, one expert after the other."""
+    rows = as_operand(x.float() if norm is None else norm(x.float()), gate_up.format)
+    out = torch.zeros(len(x), chosen.shape[1], down.outputs)
+    for expert in chosen.unique().tolist():
+        token, choice = (chosen == expert).nonzero(as_tuple=True)
+        inner = gate(rows[token] @ gate_up.weight[expert].T)
+        out[token, choice] = as_operand(inner, down.format) @ down.weight[expert].T
+    return (out * weights[..., None]).sum(dim=1)

@@ -1,0 +1,70 @@
+"""A product with a packed weight, its rows normed and cast on the way in, gated on the way out."""
+
+import ctypes
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from redraft.kernels import bindings
+from redraft.kernels.packed import Format, PackedMatrix
+
+
+@dataclass(frozen=True)
+class Norm:
+    """An RMSNorm applied to the rows before a product; ``weight`` [inputs] float32, None for ones."""
+
+    weight: Tensor | None
+    epsilon: float
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """The norm in the dtype of ``x``."""
+        normed = x * torch.rsqrt(x.square().mean(-1, keepdim=True) + self.epsilon)
+        return normed if self.weight is None else normed * self.weight
+
+
+def linear(packed: PackedMatrix, x: Tensor, norm: Norm | None = None) -> Tensor:
+    """``norm(x) @ weight.T`` for x [count, inputs] float32, or ``gelu_tanh(gate) * up`` of it for a gated matrix.
+
+    Returns float32 [count, outputs]. bfloat16 rounds the normed rows to bfloat16; int8 and int4 round them to int8
+    with one scale a row. Sums are taken in float32 or int32. A row's result depends on no other row.
+    """
+    if bindings.kernels() is None:
+        return linear_twin(packed, x, norm)
+    x = bindings.rows(x)
+    out = bindings.floats(len(x), packed.outputs)
+    bindings.entry("redraft_linear")(
+        ctypes.byref(bindings.matrix(packed)), x.data_ptr(), len(x), x.stride(0), norm_for_c(norm),
+        out.data_ptr(), packed.outputs,
+    )  # fmt: skip
+    return out
+
+
+def norm_for_c(norm: Norm | None) -> bindings.CNorm | None:
+    """``norm`` as the C entries take it."""
+    return None if norm is None else bindings.CNorm(bindings.pointer(norm.weight), norm.epsilon)
+
+
+def linear_twin(packed: PackedMatrix, x: Tensor, norm: Norm | None = None) -> Tensor:
+    """``linear`` in plain torch: what it means, and what it is where there is no compiled library."""
+    rows = x.float() if norm is None else norm(x.float())
+    product = as_operand(rows, packed.format) @ packed.weight[0].T
+    return gate(product) if packed.gated else product
+
+
+def gate(product: Tensor) -> Tensor:
+    """gelu_tanh of the first half of the columns, times the second."""
+    first, second = product.chunk(2, dim=-1)
+    return F.gelu(first, approximate="tanh") * second
+
+
+def as_operand(rows: Tensor, format: Format) -> Tensor:
+    """The values, float32, that a product in ``format`` takes for ``rows``."""
+    if format == "float32":
+        return rows
+    if format == "bfloat16":
+        return rows.bfloat16().float()
+    most = rows.abs().amax(-1, keepdim=True)
+    whole = (rows * torch.where(most > 0, 127 / most, 0.0)).round()
+    return whole * (most / 127)

@@ -1,0 +1,165 @@
+"""Weights as the kernels read them: quantised to a format, and laid out in blocks.
+
+A block is 32 outputs, two panels of 16. In a panel the weights of 1, 2, 4 or 8 consecutive inputs (float32, bfloat16,
+int8, int4) lie side by side for each of its 16 outputs: 64 bytes, one operand of a dot-product instruction and one row
+of an AMX tile. Both sizes are padded with zeros. Quantisation is symmetric and rounds to nearest: int8 has a scale an
+output, int4 one for every 128 inputs of an output (W8A8 and W4A8 with the activations of ``linear``).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Format = Literal["float32", "bfloat16", "int8", "int4"]
+FORMATS: tuple[Format, ...] = get_args(Format)
+
+PANEL, BLOCK, GROUP = 16, 32, 128
+# Inputs that lie side by side, and what the number of inputs is padded to.
+_SIDE_BY_SIDE = {"float32": 1, "bfloat16": 2, "int8": 4, "int4": 8}
+_PADDED_TO = {"float32": 32, "bfloat16": 32, "int8": 64, "int4": GROUP}
+# Shares of the largest weight that int4 tries as the end of its range: cutting the largest off a little rounds the
+# others better.
+_INT4_RANGES = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7)
+
+
+@dataclass(frozen=True)
+class PackedMatrix:
+    """One weight [outputs, inputs], or ``count`` of them of one shape, in a kernel's format.
+
+    gated: the weight is a gate and what it gates, [2 * outputs, inputs], in alternate panels.
+    """
+
+    format: Format
+    outputs: int
+    inputs: int
+    count: int
+    gated: bool
+    data: Tensor
+    """[count, blocks, 2, padded_inputs / s, 16, s] float32, bfloat16 or uint8; int4 has s / 2 bytes at the end."""
+    scales: Tensor
+    """float32: int8 [count, padded_outputs]; int4 [count, blocks, padded_inputs / 128, 32]; else empty."""
+
+    @property
+    def padded_inputs(self) -> int:
+        return self.data.shape[3] * _SIDE_BY_SIDE[self.format]
+
+    @property
+    def padded_outputs(self) -> int:
+        """Columns of all blocks; of a gated matrix, of gates and gated alike."""
+        return self.data.shape[1] * BLOCK
+
+    @property
+    def nbytes(self) -> int:
+        return self.data.nbytes + self.scales.nbytes
+
+    @cached_property
+    def weight(self) -> Tensor:
+        """The weights that the packed numbers stand for, float32 [count, outputs, inputs]; of a gated matrix
+        [count, 2 * outputs, inputs], gates first. Made when first asked for, and kept: the torch twins compute with
+        it."""
+        count, blocks = self.data.shape[:2]
+        if self.format == "int4":
+            nibbles = torch.stack((self.data & 15, self.data >> 4), dim=-2).flatten(-2)
+            whole = nibbles.float() - 8
+        elif self.format == "int8":
+            whole = self.data.float() - 128
+        else:
+            whole = self.data.float()
+        rows = whole.permute(0, 1, 2, 4, 3, 5).reshape(count, blocks * BLOCK, self.padded_inputs)
+        if self.format == "int8":
+            rows = rows * self.scales[:, :, None]
+        elif self.format == "int4":
+            scales = self.scales.transpose(2, 3).reshape(count, blocks * BLOCK, -1)
+            rows = rows * scales.repeat_interleave(GROUP, dim=-1)
+        if self.gated:
+            pairs = rows.view(count, blocks, 2, PANEL, -1)
+            rows = torch.cat(
+                [pairs[:, :, half].reshape(count, blocks * PANEL, -1)[:, : self.outputs] for half in (0, 1)], dim=1
+            )
+        else:
+            rows = rows[:, : self.outputs]
+        return rows[..., : self.inputs].contiguous()
+
+
+def pack(weight: Tensor, format: Format) -> PackedMatrix:
+    """Pack ``weight`` [outputs, inputs], or [count, outputs, inputs], of any floating dtype."""
+    return _pack(_stacked(weight), weight.shape[-2], format, gated=False, arrange=lambda rows: rows)
+
+
+def pack_gated(gate_up: Tensor, format: Format) -> PackedMatrix:
+    """Pack a gate and what it gates, stacked as [2 * outputs, inputs] or [count, 2 * outputs, inputs]."""
+    outputs = gate_up.shape[-2] // 2
+
+    def alternate(rows: Tensor) -> Tensor:
+        halves = rows.view(2, outputs, -1)
+        halves = F.pad(halves, (0, 0, 0, -outputs % PANEL))
+        return halves.unflatten(1, (-1, PANEL)).transpose(0, 1).reshape(-1, rows.shape[-1])
+
+    return _pack(_stacked(gate_up), outputs, format, gated=True, arrange=alternate)
+
+
+def _stacked(weight: Tensor) -> Tensor:
+    return weight if weight.ndim == 3 else weight[None]
+
+
+def _pack(
+    weights: Tensor, outputs: int, format: Format, gated: bool, arrange: Callable[[Tensor], Tensor]
+) -> PackedMatrix:
+    # One matrix at a time: the experts of a layer in float32 may not fit beside the model.
+    parts = [_pack_one(arrange(weight.float()), format) for weight in weights]
+    return PackedMatrix(
+        format=format,
+        outputs=outputs,
+        inputs=weights.shape[-1],
+        count=len(weights),
+        gated=gated,
+        data=torch.stack([data for data, _ in parts]),
+        scales=torch.stack([scales for _, scales in parts]),
+    )
+
+
+def _pack_one(weight: Tensor, format: Format) -> tuple[Tensor, Tensor]:
+    outputs, inputs = weight.shape
+    padded = F.pad(weight, (0, -inputs % _PADDED_TO[format], 0, -outputs % BLOCK))
+    no_scales = torch.empty(0)
+    if format == "float32":
+        return _panels(padded, 1), no_scales
+    if format == "bfloat16":
+        return _panels(padded.bfloat16(), 2), no_scales
+    if format == "int8":
+        scales = padded.abs().amax(-1) / 127
+        whole = (padded / scales.clamp(min=1e-30)[:, None]).round()
+        return _panels((whole + 128).to(torch.uint8), 4), scales
+    whole, group_scales = _round_to_int4(padded)
+    nibbles = _panels((whole + 8).to(torch.uint8), 8).unflatten(-1, (2, 4))
+    blocks = group_scales.view(-1, BLOCK, group_scales.shape[1]).transpose(1, 2)
+    return nibbles[..., 0, :] | nibbles[..., 1, :] << 4, blocks.contiguous()
+
+
+def _round_to_int4(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Whole numbers -8 .. 7 [outputs, inputs] and scales [outputs, groups], the range of each group chosen for the
+    least squared error."""
+    groups = weight.unflatten(-1, (-1, GROUP))
+    most = groups.abs().amax(-1, keepdim=True)
+    best_error = torch.full_like(most, float("inf"))
+    best_scale, best_whole = most, groups
+    for share in _INT4_RANGES:
+        scale = (most * share / 7).clamp(min=1e-30)
+        whole = (groups / scale).round().clamp(-8, 7)
+        error = (whole * scale - groups).square().sum(-1, keepdim=True)
+        better = error < best_error
+        best_error = torch.where(better, error, best_error)
+        best_scale, best_whole = torch.where(better, scale, best_scale), torch.where(better, whole, best_whole)
+    return best_whole.flatten(-2), best_scale[..., 0]
+
+
+def _panels(padded: Tensor, side_by_side: int) -> Tensor:
+    """[outputs, inputs] -> [blocks, 2, inputs / s, 16, s]."""
+    outputs, inputs = padded.shape
+    shaped = padded.view(outputs // BLOCK, 2, PANEL, inputs // side_by_side, side_by_side)
+    return shaped.transpose(2, 3).contiguous()
