@@ -37,8 +37,6 @@ CHAT_TEMPLATE = """\
 <|turn>model
 {% endif %}
 """
-# Plain random weights make attention so sharp that rounding alone changes what is attended to.
-_QUERY_SCALE = 0.1
 
 
 def random_checkpoint(
@@ -63,13 +61,15 @@ def random_checkpoint(
     generation: Mapping[str, Any] | None = None,
     shard_bytes: int | None = None,
     dtype: torch.dtype = torch.float32,
+    query_scale: float = 0.1,
     seed: int = 0,
 ) -> Path:
     """Write a checkpoint with tokenizer and chat template into ``folder`` and return it.
 
     dialect: how config.json tells what full layers differ in; "per_layer_config" is what ``transformers`` saves.
     generation: fields of generation_config.json in place of what ``transformers`` saves. shard_bytes: at most so many
-    bytes a weight file (a tensor is never split). The weights depend on ``seed`` and the shape alone.
+    bytes a weight file (a tensor is never split). query_scale: size of the query norms; with plain ones attention is
+    so sharp that rounding alone changes what is attended to. The weights depend on ``seed`` and the shape alone.
     """
     text = DiffusionGemmaTextConfig(
         vocab_size=vocab_size,
@@ -103,7 +103,7 @@ def random_checkpoint(
     )
     with torch.random.fork_rng(devices=[]):
         model = DiffusionGemmaForBlockDiffusion(config)
-    _randomize(model, seed)
+    _randomize(model, seed, query_scale)
     model.to(dtype).save_pretrained(folder, max_shard_size=shard_bytes or "5GB")
     if dialect == "global_head_dim":
         _use_global_head_dim(folder / "config.json", global_head_dim, num_global_key_value_heads)
@@ -138,7 +138,7 @@ def write_tokenizer(folder: Path, vocab_size: int) -> None:
 
 
 @torch.no_grad()
-def _randomize(model: DiffusionGemmaForBlockDiffusion, seed: int) -> None:
+def _randomize(model: DiffusionGemmaForBlockDiffusion, seed: int, query_scale: float) -> None:
     """Random values for every tensor, also for those that start as ones, so that none can stand for another."""
     generator = torch.Generator().manual_seed(seed)
     for name, weight in model.named_parameters():
@@ -150,7 +150,7 @@ def _randomize(model: DiffusionGemmaForBlockDiffusion, seed: int) -> None:
         else:
             weight.mul_(weight.shape[-1] ** -0.5)
         if name.endswith("q_norm.weight"):
-            weight.mul_(_QUERY_SCALE)
+            weight.mul_(query_scale)
     for name, buffer in model.named_buffers():
         if name.endswith("layer_scalar"):
             buffer.uniform_(0.6, 1.2, generator=generator)

@@ -1,14 +1,17 @@
 """What a request may rely on: its seed, its limits, its end, its cost, and errors before any work."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from redraft import ConfidenceThreshold, GenerationError, ReproducesCanvas, RequestError, StepEvent
 from redraft.engine.engine import Engine
 from redraft.engine.load import load
+from redraft.kernels.packed import FORMATS, Format
 from tests.random_checkpoint import END_TOKEN_IDS, random_checkpoint
 
 # Confident enough to accept and change, never converging: every canvas takes all its steps.
@@ -33,15 +36,20 @@ def endless(engine: Engine) -> Engine:
 
 
 def commit_counter(engine: Engine) -> list[int]:
-    """Lengths of all encoder forwards from now on."""
+    """How many tokens are encoded together from now on, alone or with a canvas's first step."""
     lengths: list[int] = []
-    encode = engine.model.encode
+    encode, commit_and_denoise = engine.model.encode, engine.model.commit_and_denoise
 
     def counted(tokens: torch.Tensor, cache: object) -> None:
         lengths.append(tokens.shape[1])
         encode(tokens, cache)
 
+    def counted_with_a_step(tokens: torch.Tensor, canvas: torch.Tensor, cache: object) -> torch.Tensor:
+        lengths.append(tokens.shape[1])
+        return commit_and_denoise(tokens, canvas, cache)
+
     engine.model.encode = counted  # type: ignore[method-assign]
+    engine.model.commit_and_denoise = counted_with_a_step  # type: ignore[method-assign]
     return lengths
 
 
@@ -211,9 +219,16 @@ def test_usage_says_what_the_answer_cost(engine: Engine) -> None:
 
 
 @pytest.mark.parametrize("damaged", ["embed_tokens.weight", "layers.1.experts.down_proj", "norm.weight"])
-def test_nan_is_an_error_that_names_canvas_and_step_never_text(folder: Path, damaged: str) -> None:
-    engine = load(folder)
-    dict(engine.model.named_parameters())[damaged].view(-1)[-1] = float("nan")
+@pytest.mark.parametrize("dtype", FORMATS)
+def test_nan_is_an_error_that_names_canvas_and_step_never_text(
+    folder: Path, tmp_path: Path, damaged: str, dtype: Format
+) -> None:
+    weights = load_file(folder / "model.safetensors")
+    (name,) = (name for name in weights if name.endswith(f"decoder.{damaged}"))
+    weights[name].view(-1)[-1] = float("nan")
+    copy = shutil.copytree(folder, tmp_path / "damaged")
+    save_file(weights, copy / "model.safetensors", metadata={"format": "pt"})
+    engine = load(copy, dtype=dtype)
     with pytest.raises(GenerationError, match=r"canvas 0, step \d"):
         engine.generate([63, *PROMPT], max_tokens=16, seed=1)
 

@@ -11,8 +11,8 @@ if TYPE_CHECKING:
 Model = Annotated[
     str, typer.Option("--model", "-m", help="A bundled name, a checkpoint folder, or a hub id.", show_default=True)
 ]
-DTypeOption = Annotated[str, typer.Option("--dtype", help="auto, float32 or bfloat16.")]
-Threads = Annotated[int | None, typer.Option("--threads", min=1, help="Processor threads; by default torch's choice.")]
+DTypeOption = Annotated[str, typer.Option("--dtype", help="auto, float32, bfloat16, int8 or int4.")]
+Threads = Annotated[int | None, typer.Option("--threads", min=1, help="Processor threads; by default one a core.")]
 
 
 def load_engine(model: str, dtype: str, threads: int | None) -> "Engine":
@@ -20,7 +20,9 @@ def load_engine(model: str, dtype: str, threads: int | None) -> "Engine":
     import torch
 
     import redraft
+    from redraft.kernels.library import set_threads as set_kernel_threads
 
     if threads is not None:
         torch.set_num_threads(threads)
+        set_kernel_threads(threads)
     return redraft.load(model, dtype=cast("DType", dtype))

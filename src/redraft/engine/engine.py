@@ -47,16 +47,18 @@ class Generation(Iterator[Chunk]):
         stream = TextStream(engine.tokenizer.decode, request.stop)
         first_token = 0.0
         steps, unconverged, finish, index = 0, [], None, 0
+        encoded, uncommitted = len(request.prompt), None
         while finish is None:
             # A canvas is never cut short for max_tokens: the model was trained on whole ones. Only the end of the
             # context leaves no room for one.
-            length = min(request.canvas_length, request.context_length - cache.length)
-            canvas = denoise_canvas(engine.model, cache, request, index, length, on_step)
+            length = min(request.canvas_length, request.context_length - encoded)
+            canvas = denoise_canvas(engine.model, cache, request, index, length, on_step, uncommitted)
             steps += canvas.denoising_steps
             if not canvas.converged:
                 unconverged.append(index)
             kept, finish = _cut(canvas.tokens.tolist(), request, len(stream.token_ids))
-            if finish is None and request.context_length - cache.length - length < 1:
+            encoded += length
+            if finish is None and encoded == request.context_length:
                 finish = "length"
             before = len(stream.token_ids)
             text = stream.add(kept, last=finish is not None)
@@ -65,9 +67,8 @@ class Generation(Iterator[Chunk]):
             first_token = first_token or time.perf_counter() - began
             yield Chunk(index, text, tuple(stream.token_ids[before:]), canvas.denoising_steps, canvas.converged)
             index += 1
-            if finish is None:
-                with torch.inference_mode():
-                    engine.model.encode(canvas.tokens.to(engine.model.device)[None], cache)
+            # Handed out before it is committed, which the next canvas's first step does; after the last one nothing.
+            uncommitted = canvas.tokens
         engine.prefixes.keep(cache, request.prompt)
         self._result = Result(
             text=stream.text,

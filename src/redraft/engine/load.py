@@ -2,10 +2,16 @@
 
 from pathlib import Path
 
+import torch
+
 from redraft.engine.engine import Engine
+from redraft.errors import CheckpointError
+from redraft.kernels import bindings
 from redraft.models import checkpoint
-from redraft.models.checkpoint import DType
+from redraft.models.base import BlockDiffusionModel
+from redraft.models.checkpoint import Checkpoint, DType
 from redraft.models.diffusion_gemma import WindowPolicy
+from redraft.models.packed_cache import load_packed
 from redraft.models.tokenizer import ChatTokenizer
 
 
@@ -19,8 +25,9 @@ def load(
 ) -> Engine:
     """Load a checkpoint: a bundled name ("sudoku"), a folder, or a hub id.
 
-    dtype: "float32", "bfloat16", or "auto", which is float32 for models below half a billion parameters and what the
-    checkpoint stores for larger ones. device: any torch device. prefill_chunk: prompt positions encoded in one
+    dtype: "float32", which is exact, "bfloat16", "int8" or "int4" (weights in so many bits, activations in 8: lossy),
+    or "auto", which is float32 for models below half a billion parameters and what the checkpoint stores for larger
+    ones. device: any torch device; on the CPU the compiled kernels are used where there are any. prefill_chunk: prompt positions encoded in one
     forward. window_policy: what sliding layers show a canvas of a context longer than their window, see
     ``DiffusionGemma``.
 
@@ -28,4 +35,14 @@ def load(
     """
     found = checkpoint.read(checkpoint.find(source))
     tokenizer = ChatTokenizer.from_folder(found.folder)
-    return Engine(found.load(dtype, window_policy).to(device), tokenizer, prefill_chunk)
+    return Engine(_load_model(found, dtype, device, window_policy), tokenizer, prefill_chunk)
+
+
+def _load_model(found: Checkpoint, dtype: DType, device: str, window_policy: WindowPolicy) -> BlockDiffusionModel:
+    format = found.format(dtype)
+    lossy = format in ("int8", "int4")
+    if lossy and torch.device(device).type != "cpu":
+        raise CheckpointError(f"dtype {format!r} runs on the CPU only; choose 'bfloat16' or 'float32' for {device!r}")
+    if torch.device(device).type == "cpu" and (lossy or bindings.kernels() is not None):
+        return load_packed(found, format, window_policy)
+    return found.load(format, window_policy).to(device)

@@ -37,9 +37,11 @@ def denoise_canvas(
     index: int,
     length: int,
     on_step: Callable[[StepEvent], None] | None,
+    finished_before: torch.Tensor | None = None,
 ) -> FinishedCanvas:
     """Run canvas ``index`` of a request, ``length`` positions that follow ``cache``.
 
+    ``finished_before`` [C] is a canvas that is still to be committed to the cache: it goes along with the first step.
     Raises GenerationError where the model yields NaN or infinities.
     """
     noise, device, steps = model.noise, model.device, request.max_denoising_steps
@@ -48,7 +50,10 @@ def denoise_canvas(
     earlier: list[torch.Tensor] = []
     for step in range(steps, 0, -1):
         draws = PositionRandom(request.seed, index, step, length)
-        hidden = model.denoise(canvas[None], cache, signal)[0]
+        if finished_before is not None and step == steps:
+            hidden = model.commit_and_denoise(finished_before.to(device)[None], canvas[None], cache)[0]
+        else:
+            hidden = model.denoise(canvas[None], cache, signal)[0]
         scale = request.temperature if request.temperature > 0 else 1.0
         temperature = scale * request.schedule.temperature(step, steps)
         readout = model.readout(hidden, temperature, draws.sample if request.temperature > 0 else None, signal=step > 1)

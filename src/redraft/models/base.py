@@ -75,7 +75,10 @@ class BlockDiffusionConfig(Protocol):
 
 
 class BlockDiffusionModel(Protocol):
-    """A family: causal ``encode`` that writes the cache, bidirectional ``denoise`` that reads it, and a ``readout``."""
+    """A family: causal ``encode`` that writes the cache, bidirectional ``denoise`` that reads it, and a ``readout``.
+
+    ``commit_and_denoise`` is both for a finished canvas and the next one's first step, where a family can share work.
+    """
 
     defaults: GenerationDefaults
 
@@ -88,4 +91,5 @@ class BlockDiffusionModel(Protocol):
     def cache_layout(self) -> list[tuple[int, int, int | None]]: ...
     def encode(self, tokens: Tensor, cache: Cache) -> None: ...
     def denoise(self, canvas: Tensor, cache: Cache, signal: Tensor | None) -> Tensor: ...
+    def commit_and_denoise(self, tokens: Tensor, canvas: Tensor, cache: Cache) -> Tensor: ...
     def readout(self, hidden: Tensor, temperature: float, uniforms: Tensor | None, **wanted: Any) -> Readout: ...

@@ -9,17 +9,18 @@ from dataclasses import dataclass
 from importlib import resources
 from math import prod
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from redraft.errors import CheckpointError
+from redraft.kernels.packed import FORMATS, Format
 from redraft.models.base import GenerationDefaults
 from redraft.models.diffusion_gemma import DiffusionGemma, DiffusionGemmaConfig, WindowPolicy
 
-DType = Literal["auto", "float32", "bfloat16"]
+DType = Literal["auto", "float32", "bfloat16", "int8", "int4"]
 # Below this many parameters "auto" computes in float32, which is exact and, for small shapes, no slower.
 AUTO_FLOAT32 = 500_000_000
 CONFIG_FILE, GENERATION_FILE = "config.json", "generation_config.json"
@@ -51,22 +52,27 @@ class Checkpoint:
     unused: Mapping[str, StoredTensor]
     """Tensors in the files that the text model has no use for: the vision tower, and copies of tied weights."""
 
-    def model_dtype(self, dtype: DType) -> torch.dtype:
+    def format(self, dtype: DType) -> Format:
         """What "auto" means for this checkpoint; other names are themselves. CheckpointError for unknown ones."""
         if dtype == "auto":
             parameters = sum(prod(t.shape) for t in self.tensors.values())
             stored = self.tensors["model.decoder.embed_tokens.weight"].dtype
-            return torch.float32 if parameters < AUTO_FLOAT32 else stored
-        if dtype not in ("float32", "bfloat16"):
-            raise CheckpointError(f"dtype {dtype!r} is not supported; choose 'auto', 'float32' or 'bfloat16'")
-        return torch.float32 if dtype == "float32" else torch.bfloat16
+            return "float32" if parameters < AUTO_FLOAT32 or stored == torch.float32 else "bfloat16"
+        if dtype not in FORMATS:
+            known = ", ".join(repr(name) for name in get_args(DType))
+            raise CheckpointError(f"dtype {dtype!r} is not supported; choose one of {known}")
+        return dtype
 
     def load(self, dtype: DType = "auto", window_policy: WindowPolicy = "shared") -> DiffusionGemma:
-        """Load the model on the CPU. Tensors already stored in the wanted dtype stay mapped from their files.
+        """Load the plain model on the CPU, in float32 or bfloat16. Tensors already stored so stay mapped from their
+        files.
 
         Raises CheckpointError naming the file that cannot be read.
         """
-        wanted = self.model_dtype(dtype)
+        format = self.format(dtype)
+        if format in ("int8", "int4"):
+            raise CheckpointError(f"dtype {format!r} has packed weights only; load it with redraft.load")
+        wanted = torch.float32 if format == "float32" else torch.bfloat16
         with torch.device("meta"):
             model = DiffusionGemma(self.config, window_policy)
         model.defaults = self.defaults

@@ -442,7 +442,7 @@ class DiffusionGemma(nn.Module):
             if index == last:
                 keys, values = layer.keys_values(x, rope[spec])
             else:
-                past = self._past(cache, index, start, length, slide=True)
+                past = visible_past(cache, index, spec, start, length, slide=True)
                 mask = causal_mask(length, spec.window, x.device)
                 x, keys, values = layer(x, rope[spec], past, mask, layer.encoder_layer_scalar)
             cache.write(index, keys, values)
@@ -458,9 +458,14 @@ class DiffusionGemma(nn.Module):
         rope = self.rope(start, length)
         x = self.self_conditioning(self.embed(canvas), signal)
         for index, (layer, spec) in enumerate(zip(self.layers, self.config.layers, strict=True)):
-            past = self._past(cache, index, start, length, slide=self.window_policy == "per_query")
+            past = visible_past(cache, index, spec, start, length, slide=self.window_policy == "per_query")
             x, _, _ = layer(x, rope[spec], past, None, layer.layer_scalar)
         return self.norm(x)
+
+    def commit_and_denoise(self, tokens: Tensor, canvas: Tensor, cache: Cache) -> Tensor:
+        """``encode(tokens)``, then the first step of the canvas after them, ``denoise(canvas, cache, None)``."""
+        self.encode(tokens, cache)
+        return self.denoise(canvas, cache, None)
 
     def rope(self, start: int, length: int) -> dict[AttentionSpec, tuple[Tensor, Tensor]]:
         """Cosines and sines [length, D/2] of positions start .. start+length-1, for each kind of layer."""
@@ -489,18 +494,20 @@ class DiffusionGemma(nn.Module):
         cap = self.config.final_logit_softcapping
         return cap * torch.tanh(F.linear(hidden.to(table.dtype), table).float() / cap)
 
-    def _past(self, cache: Cache, index: int, start: int, length: int, slide: bool) -> Segment | None:
-        """The cached segment layer ``index`` reads; ``slide`` limits each query to its own window."""
-        stored = cache.read(index)
-        if stored is None:
-            return None
-        keys, values = stored
-        window, kept = self.config.layers[index].window, keys.shape[2]
-        if not slide or window is None or kept + length <= window:
-            return Segment(keys, values)
-        queries = torch.arange(start, start + length, device=keys.device)
-        cached = torch.arange(start - kept, start, device=keys.device)
-        return Segment(keys, values, queries[:, None] - cached[None, :] < window)
+
+def visible_past(cache: Cache, index: int, spec: AttentionSpec, start: int, length: int, slide: bool) -> Segment | None:
+    """What of the cache layer ``index`` shows to ``length`` tokens from position ``start`` on; ``slide`` limits each
+    of them to a window of its own."""
+    stored = cache.read(index)
+    if stored is None:
+        return None
+    keys, values = stored
+    kept = keys.shape[2]
+    if not slide or spec.window is None or kept + length <= spec.window:
+        return Segment(keys, values)
+    queries = torch.arange(start, start + length, device=keys.device)
+    cached = torch.arange(start - kept, start, device=keys.device)
+    return Segment(keys, values, queries[:, None] - cached[None, :] < spec.window)
 
 
 def causal_mask(length: int, window: int | None, device: torch.device) -> Tensor:

@@ -5,6 +5,8 @@ from math import prod
 
 from redraft.models.checkpoint import Checkpoint
 
+# "auto" chooses one of these.
+_ITEM_BYTES = {"float32": 4, "bfloat16": 2}
 # Looked for in a tensor's hub name, in this order.
 _PARTS = (
     ("embed_tokens", "embedding and head"),
@@ -29,7 +31,7 @@ def parameters(found: Checkpoint) -> tuple[int, int]:
 
 def part_bytes(found: Checkpoint) -> dict[str, int]:
     """Bytes of each part in the dtype that "auto" computes in, largest first."""
-    itemsize = found.model_dtype("auto").itemsize
+    itemsize = _ITEM_BYTES[found.format("auto")]
     sizes: Counter[str] = Counter()
     for name, tensor in found.tensors.items():
         part = next((part for mark, part in _PARTS if mark in name), "norms and scalars")
@@ -42,7 +44,7 @@ def kv_bytes_per_token(found: Checkpoint) -> tuple[int, int]:
 
     A sliding layer's buffer holds twice its window, see ``engine.kv_cache``.
     """
-    itemsize = found.model_dtype("auto").itemsize
+    itemsize = _ITEM_BYTES[found.format("auto")]
     fixed = per_token = 0
     for spec in found.config.layers:
         token = 2 * spec.kv_heads * spec.head_dim * itemsize

@@ -1,0 +1,89 @@
+"""Packed weights on disk: packed once beside their checkpoint, mapped at every later load."""
+
+import hashlib
+import json
+import os
+import warnings
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from redraft.kernels.packed import Format, PackedMatrix
+from redraft.models.checkpoint import Checkpoint
+from redraft.models.diffusion_gemma import WindowPolicy
+from redraft.models.packed_gemma import PackedDiffusionGemma, pack_weights
+
+# Raise it whenever the layout, the quantisation or the names of packed matrices change.
+LAYOUT = 1
+FOLDER = ".redraft"
+# Smaller models are packed anew each time, in less time than a person notices.
+CACHED_FROM = 64 << 20
+
+
+def load_packed(
+    found: Checkpoint, format: Format, window_policy: WindowPolicy = "shared", cached_from: int = CACHED_FROM
+) -> PackedDiffusionGemma:
+    """Load ``found`` in ``format``; packed weights of ``cached_from`` bytes or more are kept for the next load.
+
+    They lie in ``.redraft`` in the checkpoint's folder, or, where that cannot be written, in the user's cache folder
+    ($XDG_CACHE_HOME/redraft, by default ~/.cache/redraft). A cache that belongs to other weight files is replaced; one
+    that cannot be written or read is a warning, not an error.
+    """
+    # In the dtype the files have, tensors stay mapped from them: packing reads each once.
+    stored = next(iter(found.tensors.values())).dtype
+    model = found.load("bfloat16" if stored == torch.bfloat16 else "float32", window_policy)
+    name, key = f"{format}-{LAYOUT}.pt", _fingerprint(found)
+    for folder in _folders(found):
+        matrices = _read(folder / name, key)
+        if matrices is not None:
+            return PackedDiffusionGemma(model, matrices, format)
+    matrices = dict(pack_weights(model, format))
+    if sum(matrix.nbytes for matrix in matrices.values()) >= cached_from:
+        _write(_folders(found), name, key, matrices)
+    return PackedDiffusionGemma(model, matrices, format)
+
+
+def _folders(found: Checkpoint) -> list[Path]:
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    own = hashlib.sha256(str(found.folder.resolve()).encode()).hexdigest()[:16]
+    return [found.folder / FOLDER, home / "redraft" / own]
+
+
+def _fingerprint(found: Checkpoint) -> str:
+    """What changes when the weight files do: their names, sizes and times."""
+    files = sorted({tensor.file for tensor in found.tensors.values()})
+    stats = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+    return json.dumps(stats)
+
+
+def _read(path: Path, key: str) -> dict[str, PackedMatrix] | None:
+    if not path.exists():
+        return None
+    try:
+        content = torch.load(path, mmap=True, weights_only=True)
+        if content["key"] != key:
+            return None
+        return {name: PackedMatrix(**fields) for name, fields in content["matrices"].items()}
+    except Exception as error:  # a damaged archive raises many kinds
+        warnings.warn(f"{path} cannot be read and is made again: {error}", stacklevel=3)
+        return None
+
+
+def _write(folders: list[Path], name: str, key: str, matrices: dict[str, PackedMatrix]) -> None:
+    content = {"key": key, "matrices": {name: asdict(matrix) for name, matrix in matrices.items()}}
+    failures = []
+    for folder in folders:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            # Written aside and renamed: another process never maps half a file.
+            aside = folder / f"{name}.{os.getpid()}"
+            try:
+                torch.save(content, aside)
+                aside.replace(folder / name)
+            finally:
+                aside.unlink(missing_ok=True)
+            return
+        except (OSError, RuntimeError) as error:
+            failures.append(f"{folder}: {error}")
+    warnings.warn(f"packed weights could not be kept, the next load packs again ({'; '.join(failures)})", stacklevel=3)

@@ -1,0 +1,251 @@
+"""DiffusionGemma on packed weights: the forward of ``diffusion_gemma``, through the kernels.
+
+One sequence at a time on the CPU. The residual stream is float32 in every format. Every kernel computes a row from
+that row alone, so that results do not depend on what else is computed with it: a commit and the first denoising step
+of the next canvas share a forward and give, bit for bit, what two would.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from redraft.canvas.noise import UniformNoise
+from redraft.canvas.readout import Readout
+from redraft.kernels.attention import attention
+from redraft.kernels.elementwise import add_normed, split_heads
+from redraft.kernels.experts import experts
+from redraft.kernels.linear import Norm, linear
+from redraft.kernels.packed import Format, PackedMatrix, pack, pack_gated
+from redraft.kernels.readout import PackedHead
+from redraft.models.base import Cache
+from redraft.models.diffusion_gemma import (
+    AttentionSpec,
+    DiffusionGemma,
+    Layer,
+    SelfConditioning,
+    causal_mask,
+    visible_past,
+)
+from redraft.models.layers.attention import Segment
+from redraft.models.layers.norm import rms_norm
+
+
+def pack_weights(model: DiffusionGemma, format: Format) -> Iterator[tuple[str, PackedMatrix]]:
+    """The matrices of ``model`` by name, one at a time. Routers stay float32, and in int4 the embedding is int8: it is
+    read as keys and values of the whole vocabulary, where four bits cost more than they save."""
+    yield "embed_tokens", pack(model.embed_tokens.weight, "int8" if format == "int4" else format)
+    conditioning = model.self_conditioning
+    gate_up = torch.cat((conditioning.gate_proj.weight, conditioning.up_proj.weight))
+    yield "self_conditioning.gate_up", pack_gated(gate_up, format)
+    yield "self_conditioning.down", pack(conditioning.down_proj.weight, format)
+    for index, layer in enumerate(model.layers):
+        attn, mlp, router, name = layer.self_attn, layer.mlp, layer.router, f"layers.{index}"
+        projections = [attn.q_proj, attn.k_proj, *([attn.v_proj] if attn.v_proj is not None else [])]
+        yield f"{name}.qkv", pack(torch.cat([p.weight for p in projections]), format)
+        yield f"{name}.o", pack(attn.o_proj.weight, format)
+        yield f"{name}.gate_up", pack_gated(torch.cat((mlp.gate_proj.weight, mlp.up_proj.weight)), format)
+        yield f"{name}.down", pack(mlp.down_proj.weight, format)
+        # The router's scale belongs to the rows, after their norm; multiplied into the columns it costs nothing.
+        scale = router.scale.float() * router.scale.shape[0] ** -0.5
+        yield f"{name}.router", pack(router.proj.weight.float() * scale, "float32")
+        yield f"{name}.experts.gate_up", pack_gated(layer.experts.gate_up_proj, format)
+        yield f"{name}.experts.down", pack(layer.experts.down_proj, format)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A stretch of a layer's rows with a context and a scalar of its own: what is committed, or a canvas."""
+
+    start: int
+    end: int
+    causal: bool
+    """Causal rows are written to the cache, and see the whole of it up to their window."""
+    slide: bool
+    """Whether each row's window is its own; else all see what the first one sees of the cache."""
+
+    @property
+    def count(self) -> int:
+        return self.end - self.start
+
+
+class PackedDiffusionGemma:
+    """A ``BlockDiffusionModel`` made of a ``DiffusionGemma``, which keeps the small weights, and packed matrices."""
+
+    def __init__(self, model: DiffusionGemma, matrices: Mapping[str, PackedMatrix], format: Format) -> None:
+        self.config, self.defaults, self.format = model.config, model.defaults, format
+        self.window_policy = model.window_policy
+        self.nbytes = sum(matrix.nbytes for matrix in matrices.values())
+        self._model = model
+        self._head = PackedHead(
+            matrices["embed_tokens"], model.config.final_logit_softcapping, model.config.hidden_size**0.5
+        )
+        self._conditioning = _SelfConditioning(model.self_conditioning, matrices)
+        self._layers = [_Layer(layer, matrices, f"layers.{i}", self.kv_dtype) for i, layer in enumerate(model.layers)]
+        self._norm = model.norm.weight.float()
+
+    @property
+    def kv_dtype(self) -> torch.dtype:
+        """What keys and values are kept in."""
+        return torch.float32 if self.format == "float32" else torch.bfloat16
+
+    @property
+    def noise(self) -> UniformNoise:
+        return self._model.noise
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device("cpu")
+
+    def cache_layout(self) -> list[tuple[int, int, int | None]]:
+        """(kv_heads, head_dim, positions kept) of every layer; None keeps the whole context."""
+        return self._model.cache_layout()
+
+    def encode(self, tokens: Tensor, cache: Cache) -> None:
+        """Causal forward over ``tokens`` [1, T] that follow the cache; appends their keys and values to it."""
+        (row,) = tokens
+        self._forward(self._embed(row), cache, [Rows(0, len(row), causal=True, slide=True)])
+        cache.advance(len(row))
+
+    def denoise(self, canvas: Tensor, cache: Cache, signal: Tensor | None) -> Tensor:
+        """Bidirectional forward over ``canvas`` [1, C] with ``signal`` [1, C, H] -> normed hidden states [1, C, H]."""
+        (row,) = canvas
+        x = self._conditioning(self._embed(row), None if signal is None else signal[0])
+        return self._forward(x, cache, [self._canvas_rows(0, len(row))])[None]
+
+    def commit_and_denoise(self, tokens: Tensor, canvas: Tensor, cache: Cache) -> Tensor:
+        """``encode(tokens)``, then ``denoise(canvas, cache, None)``, in one forward over the rows of both."""
+        (committed,), (row,) = tokens, canvas
+        count = len(committed)
+        x = torch.cat((self._embed(committed), self._conditioning(self._embed(row), None)))
+        rows = [Rows(0, count, causal=True, slide=True), self._canvas_rows(count, count + len(row))]
+        hidden = self._forward(x, cache, rows)
+        cache.advance(count)
+        return hidden[None]
+
+    def readout(self, hidden: Tensor, temperature: float, uniforms: Tensor | None, **wanted: Any) -> Readout:
+        """What a denoising step reads off ``hidden`` [C, H]; see ``VocabularyHead.read``."""
+        return self._head.read(hidden, temperature, uniforms, **wanted)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Soft-capped float32 logits [..., V] of ``hidden`` [..., H]: for tests and comparisons."""
+        cap = self.config.final_logit_softcapping
+        product = linear(self._head.table, hidden.flatten(0, -2))
+        return (cap * torch.tanh(product / cap)).view(*hidden.shape[:-1], -1)
+
+    def _canvas_rows(self, start: int, end: int) -> Rows:
+        return Rows(start, end, causal=False, slide=self.window_policy == "per_query")
+
+    def _embed(self, tokens: Tensor) -> Tensor:
+        return F.embedding(tokens, self._model.embed_tokens.weight).float() * self.config.hidden_size**0.5
+
+    def _forward(self, x: Tensor, cache: Cache, stretches: Sequence[Rows]) -> Tensor:
+        """All layers over ``x`` [T, H]. Returns the normed hidden states of the rows that are no commit."""
+        rope = self._model.rope(cache.length, len(x))
+        masks = {
+            (spec.window, rows.count): causal_mask(rows.count, spec.window, x.device)
+            for spec in set(self.config.layers)
+            for rows in stretches
+            if rows.causal
+        }
+        last = len(self._layers) - 1
+        for index, (layer, spec) in enumerate(zip(self._layers, self.config.layers, strict=True)):
+            queries, keys, values = layer.project(x, rope[spec])
+            context = []
+            for rows in stretches:
+                own, past_end = slice(rows.start, rows.end), cache.length + rows.start
+                past = visible_past(cache, index, spec, past_end, rows.count, rows.slide)
+                segment = Segment(
+                    keys[:, :, own], values[:, :, own], masks[spec.window, rows.count] if rows.causal else None
+                )
+                if rows.causal:
+                    cache.write(index, segment.keys, segment.values)
+                if index < last or not rows.causal:
+                    context.append(attention(queries[:, :, own], [segment] if past is None else [past, segment])[0])
+            if index == last:
+                # Of what is committed, the last layer has to leave keys and values only.
+                x = torch.cat([x[rows.start : rows.end] for rows in stretches if not rows.causal] or [x[:0]])
+                stretches = [Rows(0, len(x), causal=False, slide=False)]
+            if len(x):
+                layer.finish(x, torch.cat(context) if len(context) > 1 else context[0], stretches)
+        return rms_norm(x, self._norm, self.config.rms_norm_eps)
+
+
+class _SelfConditioning:
+    def __init__(self, module: SelfConditioning, matrices: Mapping[str, PackedMatrix]) -> None:
+        self._norm = Norm(module.pre_norm.weight.float(), module.eps)
+        self._gate_up, self._down = matrices["self_conditioning.gate_up"], matrices["self_conditioning.down"]
+
+    def __call__(self, embeddings: Tensor, signal: Tensor | None) -> Tensor:
+        if signal is not None:
+            embeddings = embeddings + linear(self._down, linear(self._gate_up, signal, self._norm))
+        return rms_norm(embeddings, None, self._norm.epsilon)
+
+
+class _Layer:
+    """One layer's packed matrices and small weights; see ``diffusion_gemma.Layer``."""
+
+    def __init__(self, layer: Layer, matrices: Mapping[str, PackedMatrix], name: str, kv_dtype: torch.dtype) -> None:
+        spec: AttentionSpec = layer.self_attn.spec
+        eps = layer.self_attn.eps
+        self._matrix = {key.removeprefix(f"{name}."): m for key, m in matrices.items() if key.startswith(f"{name}.")}
+        self._spec, self._eps, self._kv_dtype = spec, eps, kv_dtype
+        self._values_of_keys = layer.self_attn.v_proj is None
+        self._q_norm, self._k_norm = layer.self_attn.q_norm.weight.float(), layer.self_attn.k_norm.weight.float()
+        self._input_norm = Norm(layer.input_layernorm.weight.float(), eps)
+        self._dense_norm = Norm(layer.pre_feedforward_layernorm.weight.float(), eps)
+        self._router_norm = Norm(None, eps)
+        self._experts_norm = Norm(layer.pre_feedforward_layernorm_2.weight.float(), eps)
+        self._post_attention = layer.post_attention_layernorm.weight.float()
+        self._post_dense = layer.post_feedforward_layernorm_1.weight.float()
+        self._post_experts = layer.post_feedforward_layernorm_2.weight.float()
+        self._post_feedforward = layer.post_feedforward_layernorm.weight.float()
+        self._expert_scale = layer.router.per_expert_scale.float()
+        self._top_k = layer.router.top_k
+        self._scalar, self._encoder_scalar = layer.layer_scalar.item(), layer.encoder_layer_scalar.item()
+
+    def project(self, x: Tensor, rope: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """Residual [T, H] -> queries [1, heads, T, D], keys and values [1, kv_heads, T, D]."""
+        spec, eps, dtype = self._spec, self._eps, self._kv_dtype
+        projected = linear(self._matrix["qkv"], x, self._input_norm)
+        kv = spec.kv_heads * spec.head_dim
+        split = projected.shape[1] - (kv if self._values_of_keys else 2 * kv)
+        queries, keys = projected[:, :split], projected[:, split : split + kv]
+        values = keys if self._values_of_keys else projected[:, split + kv :]
+        return (
+            split_heads(queries, spec.head_dim, self._q_norm, eps, rope, dtype),
+            split_heads(keys, spec.head_dim, self._k_norm, eps, rope, dtype),
+            split_heads(values, spec.head_dim, None, eps, None, dtype),
+        )
+
+    def finish(self, x: Tensor, context: Tensor, stretches: Sequence[Rows]) -> None:
+        """From the attention's context [T, heads * D] on, in place on the residual ``x`` [T, H]."""
+        matrix, eps = self._matrix, self._eps
+        add_normed(x, linear(matrix["o"], context), self._post_attention, eps)
+        dense = linear(matrix["down"], linear(matrix["gate_up"], x, self._dense_norm))
+        weights, chosen = self._route(linear(matrix["router"], x, self._router_norm))
+        mixed = experts(matrix["experts.gate_up"], matrix["experts.down"], x, self._experts_norm, weights, chosen)
+        for rows in stretches:
+            own = slice(rows.start, rows.end)
+            add_normed(
+                x[own],
+                dense[own],
+                self._post_feedforward,
+                eps,
+                self._encoder_scalar if rows.causal else self._scalar,
+                other=mixed[own],
+                branch_weight=self._post_dense,
+                other_weight=self._post_experts,
+            )
+
+    def _route(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """Weights and experts [T, top_k] of each row."""
+        probabilities = logits.softmax(-1)
+        if self._top_k == probabilities.shape[-1]:
+            chosen = torch.arange(self._top_k).expand(probabilities.shape)
+            return probabilities * self._expert_scale, chosen
+        weights, chosen = probabilities.topk(self._top_k, dim=-1)
+        return weights / weights.sum(-1, keepdim=True) * self._expert_scale[chosen], chosen
