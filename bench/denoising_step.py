@@ -3,28 +3,28 @@
     python -m bench.denoising_step                # both vocabularies, both dtypes; needs about 6 GB and some minutes
     python -m bench.denoising_step --vocab 32768 --rounds 3 --json out.json
 
-Every round runs each contender once, one after the other, so that a change in the machine's speed meets all of them.
-Ratios are taken against the reference in the dtype in which it is faster, with its own default settings.
+Every round runs each contender once, one after the other in rotating order, so that a change in the machine's speed
+meets all of them. Ratios are medians of those within a round, against the reference in the dtype in which it is faster,
+with its fastest attention and experts. All run in this process; ``redraft bench`` measures any checkpoint, a process a
+contender.
 """
 
 import argparse
 import json
 import platform
-import statistics
 import tempfile
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
-from tests.random_checkpoint import random_checkpoint, reference_model
+from tests.random_checkpoint import random_checkpoint
 
 from redraft.engine.engine import Engine
 from redraft.engine.kv_cache import KVCache
 from redraft.engine.load import load
+from redraft.measure.benchmark import LATER_STEP, SECONDS, Measurement, measure
+from redraft.measure.reference import ReferenceDType, TransformersContender
+from redraft.measure.workload import Contender, RedraftContender, Workload
 
 SHAPE: dict[str, Any] = {
     "hidden_size": 512,
@@ -43,54 +43,14 @@ SHAPE: dict[str, Any] = {
     "context_length": 4096,
 }
 PROMPT_TOKENS = 256
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-
-
-@dataclass
-class Timings:
-    """Seconds of every denoising step after a canvas's first, and of every whole generate."""
-
-    steps: list[float]
-    wholes: list[float]
-
-
-def run_ours(engine: Engine, prompt: Sequence[int], steps: int, seed: int, into: Timings) -> None:
-    """One canvas through ``Engine.generate``."""
-    marks: list[float] = []
-    began = time.perf_counter()
-    engine.prefixes.forget()
-    engine.generate(
-        prompt,
-        max_tokens=256,
-        max_denoising_steps=steps,
-        seed=seed,
-        on_step=lambda _: marks.append(time.perf_counter()),
-    )
-    into.wholes.append(time.perf_counter() - began)
-    into.steps.extend(later - earlier for earlier, later in pairwise(marks))
-
-
-def run_reference(model: Any, prompt: Sequence[int], steps: int, seed: int, into: Timings) -> None:
-    """One canvas through ``DiffusionGemmaForBlockDiffusion.generate``."""
-    torch.manual_seed(seed)
-    own_step, seconds = model._denoising_step, []
-
-    def timed(*args: Any, **kwargs: Any) -> Any:
-        began = time.perf_counter()
-        result = own_step(*args, **kwargs)
-        seconds.append(time.perf_counter() - began)
-        return result
-
-    model._denoising_step = timed
-    began = time.perf_counter()
-    model.generate(torch.tensor([prompt]), max_new_tokens=256, max_denoising_steps=steps)
-    into.wholes.append(time.perf_counter() - began)
-    into.steps.extend(seconds[1:])
-    del model._denoising_step
+DTYPES: tuple[ReferenceDType, ...] = get_args(ReferenceDType)
+METRICS = {"step": LATER_STEP, "generate": SECONDS}
 
 
 @torch.no_grad()
-def agreement(engines: dict[str, Engine], references: dict[str, Any], prompt: list[int]) -> dict[str, dict[str, float]]:
+def agreement(
+    engines: dict[ReferenceDType, Engine], references: dict[ReferenceDType, Any], prompt: list[int]
+) -> dict[str, dict[str, float]]:
     """How one step of every contender compares with the float32 reference on one canvas: logits and argmax."""
     vocab = engines["float32"].model.config.vocab_size
     canvas = torch.randint(16, vocab, (1, 256), generator=torch.Generator().manual_seed(5))
@@ -114,48 +74,38 @@ def agreement(engines: dict[str, Engine], references: dict[str, Any], prompt: li
     }
 
 
-def measure(vocab: int, rounds: int, steps: int) -> dict[str, Any]:
+def measure_vocabulary(vocab: int, rounds: int, steps: int) -> dict[str, Any]:
     """All contenders on one vocabulary: medians, spread and ratios."""
     with tempfile.TemporaryDirectory() as folder:
         path = random_checkpoint(Path(folder), vocab_size=vocab, **SHAPE)
-        engines = {name: load(path, dtype=name) for name in DTYPES}  # type: ignore[arg-type]
-        references = {}
-        for name, dtype in DTYPES.items():
-            references[name] = reference_model(path, dtype)
-            references[name].set_attn_implementation("sdpa")
-            references[name].set_experts_implementation("grouped_mm")
-            references[name].generation_config.eos_token_id = None
-    for engine in engines.values():
-        engine.model.defaults = replace(engine.model.defaults, end_token_ids=())
+        engines = {dtype: load(path, dtype=dtype) for dtype in DTYPES}
+        references = {dtype: TransformersContender(path, dtype) for dtype in DTYPES}
     prompt = torch.randint(16, vocab, (PROMPT_TOKENS,), generator=torch.Generator().manual_seed(1)).tolist()
-    checks = agreement(engines, references, prompt)
-    contenders: dict[str, Callable[[int, Timings], None]] = {}
-    for name in DTYPES:
-        contenders[f"redraft {name}"] = lambda seed, into, n=name: run_ours(engines[n], prompt, steps, seed, into)  # type: ignore[misc]
-        contenders[f"transformers {name}"] = lambda seed, into, n=name: run_reference(  # type: ignore[misc]
-            references[n], prompt, steps, seed, into
-        )
-    timings = {name: Timings([], []) for name in contenders}
-    for round_number in range(rounds + 1):
-        for name, contender in contenders.items():
-            # The first round warms up and is not counted.
-            contender(round_number, Timings([], []) if round_number == 0 else timings[name])
-    return {"vocabulary": vocab, "agreement": checks, **_summary(timings)}
+    checks = agreement(engines, {dtype: reference.model for dtype, reference in references.items()}, prompt)
+    contenders: dict[str, Contender] = {}
+    for dtype in DTYPES:
+        contenders[f"redraft {dtype}"] = RedraftContender(engines[dtype])
+        contenders[f"transformers {dtype}"] = references[dtype]
+    workload = Workload(tuple(prompt), SHAPE["canvas_length"], steps)
+    theirs = [f"transformers {dtype}" for dtype in DTYPES]
+    [measurement] = measure(contenders, theirs, [workload], rounds, seed=0)
+    return {"vocabulary": vocab, "agreement": checks, **_summary(measurement)}
 
 
-def _summary(timings: dict[str, Timings]) -> dict[str, Any]:
-    rows = {}
-    for name, t in timings.items():
+def _summary(measurement: Measurement) -> dict[str, Any]:
+    rows: dict[str, dict[str, list[float]]] = {}
+    for name in measurement.runs:
+        spreads = {what: measurement.spread(name, metric) for what, metric in METRICS.items()}
         rows[name] = {
-            "step seconds": [min(t.steps), statistics.median(t.steps), max(t.steps)],
-            "generate seconds": [min(t.wholes), statistics.median(t.wholes), max(t.wholes)],
+            f"{what} seconds": [s.extremes[0], s.median, s.extremes[1]] for what, s in spreads.items() if s is not None
         }
     ratios: dict[str, float | str] = {}
-    for what in ("step seconds", "generate seconds"):
-        best = min((rows[f"transformers {d}"][what][1], d) for d in DTYPES)
-        for d in DTYPES:
-            ratios[f"redraft {d}, {what.split()[0]}"] = best[0] / rows[f"redraft {d}"][what][1]
-        ratios[f"against transformers, {what.split()[0]}"] = best[1]
+    for what, metric in METRICS.items():
+        found = measurement.ratios(metric)
+        if found is not None:
+            for dtype in DTYPES:
+                ratios[f"redraft {dtype}, {what}"] = found.by_contender[f"redraft {dtype}"].median
+            ratios[f"against transformers, {what}"] = found.reference.removeprefix("transformers ")
     return {"rows": rows, "ratios": ratios}
 
 
@@ -170,7 +120,7 @@ def main() -> None:
     print(f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}")
     results = []
     for vocab in arguments.vocab or (32_768, 262_144):
-        result = measure(vocab, arguments.rounds, arguments.steps)
+        result = measure_vocabulary(vocab, arguments.rounds, arguments.steps)
         results.append(result)
         print(f"\nvocabulary {vocab:,}; canvas 256, prompt {PROMPT_TOKENS}, {arguments.steps} steps, "
               f"{arguments.rounds} rounds; seconds as min / median / max")  # fmt: skip

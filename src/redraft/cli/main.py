@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from redraft.cli import evaluate, generate, info, train
+from redraft.cli import bench, evaluate, generate, info, train
 from redraft.errors import RedraftError
 
 app = typer.Typer(
@@ -19,6 +19,7 @@ app.command()(generate.generate)
 app.command()(info.info)
 app.command()(train.train)
 app.command()(evaluate.evaluate)
+app.command()(bench.bench)
 
 
 def main() -> None:

@@ -1,0 +1,197 @@
+"""``redraft bench``: how fast a checkpoint runs here, against ``transformers``, with a spread beside every median."""
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, cast, get_args
+
+import typer
+
+from redraft.cli import options
+from redraft.errors import RedraftError, RequestError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from redraft.measure.report import Report, Settings
+    from redraft.measure.worker import ContenderSpec
+    from redraft.measure.workload import Workload
+    from redraft.models.checkpoint import Checkpoint
+
+DEFAULT_PROMPT_TOKENS = 256
+REFERENCE_DTYPES = ("float32", "bfloat16")
+
+
+class MallocOption(StrEnum):
+    """Settings of glibc's malloc for all contenders."""
+
+    tuned = "tuned"
+    default = "default"
+
+
+def bench(
+    model: options.Model = "sudoku",
+    dtype: Annotated[
+        list[str] | None, typer.Option(help="A dtype to measure; may be repeated. By default auto.")
+    ] = None,
+    rounds: Annotated[int, typer.Option(help="Counted rounds, 3 or more; one more warms up.")] = 5,
+    prompt: Annotated[str | None, typer.Option(help="A user's chat message; by default random tokens.")] = None,
+    prompt_tokens: Annotated[
+        list[int] | None, typer.Option(min=1, help="Length of a random prompt; may be repeated. By default 256.")
+    ] = None,
+    max_tokens: Annotated[
+        list[int] | None,
+        typer.Option(min=1, help="Length of an answer; may be repeated. By default 20, 100 and a canvas."),
+    ] = None,
+    steps: Annotated[
+        int | None,
+        typer.Option(min=1, help="Steps of every canvas, for equal work; by default the checkpoint's own stopping."),
+    ] = None,
+    against_transformers: Annotated[
+        bool | None,
+        typer.Option(
+            "--against-transformers/--no-against-transformers",
+            help="Measure transformers too, in float32 and bfloat16; by default if it is installed.",
+        ),
+    ] = None,
+    malloc: Annotated[
+        MallocOption | None,
+        typer.Option(help="glibc's thresholds for all contenders; by default tuned, which helps the reference."),
+    ] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write all figures to this JSON file.")] = None,
+    plot_file: Annotated[Path | None, typer.Option("--plot", help="Draw seconds per answer: .png, .svg, .pdf.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Decides random prompts and noise.")] = 0,
+    threads: options.Threads = None,
+) -> None:
+    """Measure answers in alternation: medians with their spread, never a single best time.
+
+    Each contender runs in a process of its own. Give --steps to compare engines at equal work, leave it out to see
+    what the checkpoint's own stopping makes of it.
+
+    Example: redraft bench --model sudoku --dtype float32 --dtype bfloat16 --json bench.json
+    """
+    from redraft.measure import machine, timing
+    from redraft.measure.plot import check_plot, plot
+    from redraft.measure.report import Settings
+    from redraft.models import checkpoint
+
+    timing.check_rounds(rounds)
+    for path in (json_file, plot_file):
+        if path is not None and not path.parent.is_dir():
+            raise RequestError(f"the folder of {path} does not exist; make it first")
+    if plot_file is not None:
+        check_plot(plot_file)
+    allocation = machine.malloc(cast(machine.MallocChoice | None, malloc))
+    found = checkpoint.read(checkpoint.find(model))
+    workloads = _workloads(found, prompt, prompt_tokens, max_tokens, steps, seed)
+    specs, remarks = _contenders(found, dtype or ["auto"], against_transformers, threads)
+    described = "random tokens" if prompt is None else f"{prompt!r} as a chat message"
+    report = _run(specs, workloads, Settings(model, rounds, seed, described, allocation, remarks))
+    # Files first: a reader of the tables may go away.
+    if json_file is not None:
+        json_file.write_text(json.dumps(report.as_object(), indent=2) + "\n", encoding="utf-8")
+    if plot_file is not None:
+        plot(report, plot_file)
+    report.print(_console())
+
+
+def _workloads(
+    found: "Checkpoint",
+    prompt: str | None,
+    prompt_tokens: list[int] | None,
+    max_tokens: list[int] | None,
+    steps: int | None,
+    seed: int,
+) -> "list[Workload]":
+    """Every prompt with every answer length, short ones first, so that peaks of memory grow with the work."""
+    from redraft.measure.workload import Workload, answer_lengths, check_room, random_prompt
+    from redraft.models.tokenizer import ChatTokenizer
+
+    if prompt is not None:
+        if prompt_tokens:
+            raise RequestError("give --prompt or --prompt-tokens, not both: a prompt has the length it has")
+        message = {"role": "user", "content": prompt}
+        prompts = [tuple(ChatTokenizer.from_folder(found.folder).encode_chat([message]))]
+    else:
+        prompts = [random_prompt(found, n, seed) for n in sorted(set(prompt_tokens or [DEFAULT_PROMPT_TOKENS]))]
+    lengths = sorted(set(max_tokens or answer_lengths(found.config.canvas_length)))
+    return [check_room(found, Workload(tokens, length, steps)) for tokens in prompts for length in lengths]
+
+
+def _contenders(
+    found: "Checkpoint", dtypes: list[str], against_transformers: bool | None, threads: int | None
+) -> "tuple[dict[str, ContenderSpec], tuple[str, ...]]":
+    """What runs, by name, and what there is to say about what does not."""
+    from redraft.measure.machine import transformers_fault
+    from redraft.measure.worker import ContenderSpec
+    from redraft.models.checkpoint import DType
+
+    known, folder = get_args(DType), str(found.folder)
+    specs: dict[str, ContenderSpec] = {}
+    for dtype in dtypes:
+        if dtype not in known:
+            raise RequestError(f"dtype {dtype!r} is not supported; choose from {', '.join(known)}")
+        name = f"redraft {dtype}"
+        if dtype == "auto":
+            name += f" ({found.format('auto')})"
+        if name in specs:
+            raise RequestError(f"dtype {dtype!r} is given twice; each is one contender")
+        specs[name] = ContenderSpec("redraft", folder, dtype, threads)
+    if against_transformers is False:
+        return specs, ()
+    fault = transformers_fault()
+    if fault is not None:
+        if against_transformers:
+            raise RequestError(fault)
+        return specs, (f"not measured against transformers: {fault}",)
+    return specs | {
+        f"transformers {dtype}": ContenderSpec("transformers", folder, dtype, threads) for dtype in REFERENCE_DTYPES
+    }, ()
+
+
+def _run(specs: "dict[str, ContenderSpec]", workloads: "list[Workload]", settings: "Settings") -> "Report":
+    """Start every contender, one after the other, and measure."""
+    from redraft.measure import machine
+    from redraft.measure.benchmark import measure
+    from redraft.measure.process import ContenderError, ProcessContender
+    from redraft.measure.report import Report
+
+    # Described first: loading the contenders is load, too.
+    described = machine.describe()
+    theirs = [name for name, spec in specs.items() if spec.implementation == "transformers"]
+    runs = len(specs) * (1 + len(workloads) * (settings.rounds + 1))
+    try:
+        with ExitStack() as running, _progress(runs) as advance:
+            contenders = {}
+            for name, spec in specs.items():
+                contenders[name] = running.enter_context(ProcessContender(name, spec, settings.malloc.environment))
+                advance()
+            measurements = measure(
+                contenders, theirs or list(specs)[:1], workloads, settings.rounds, settings.seed, on_run=advance
+            )
+    except ContenderError as error:
+        if error.contender in theirs:
+            raise RedraftError(f"{error}; --no-against-transformers measures without it") from error
+        raise
+    return Report(described, settings, {name: c.loaded for name, c in contenders.items()}, measurements)
+
+
+@contextmanager
+def _progress(total: int) -> Iterator[Callable[[], None]]:
+    """A bar on standard error, in a terminal; hands out what advances it by one contender loaded or answer given."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    errors = Console(stderr=True)
+    with Progress(console=errors, transient=True, disable=not errors.is_terminal) as bar:
+        task = bar.add_task("loading and measuring", total=total)
+        yield lambda: bar.advance(task)
+
+
+def _console() -> "Console":
+    from rich.console import Console
+
+    console = Console()
+    return console if console.is_terminal else Console(width=140, soft_wrap=True)

@@ -1,0 +1,178 @@
+"""What a contender is asked to do, what it cost, and the contender that is Redraft itself."""
+
+import json
+import random
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Protocol
+
+from redraft.canvas.stopping import StableAndConfident
+from redraft.engine.engine import Engine
+from redraft.engine.load import load
+from redraft.errors import RequestError
+from redraft.models.checkpoint import Checkpoint, DType
+from redraft.models.tokenizer import TOKENIZER_FILE
+
+
+@dataclass(frozen=True)
+class Workload:
+    """One answer to generate."""
+
+    prompt: tuple[int, ...]
+    """Token ids."""
+    max_tokens: int
+    steps: int | None = None
+    """Denoising steps of every canvas, with end tokens ignored, so that all contenders do the same work; None leaves
+    both to the checkpoint."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One answer, and when its parts were there. Times are in seconds."""
+
+    seconds: float
+    first_token_seconds: float
+    """Until the first canvas was finished: no token of it is final before."""
+    first_step_seconds: float
+    """Until the end of the first denoising step, with encoding the prompt."""
+    later_step_seconds: tuple[float, ...]
+    """Of each further denoising step of a canvas."""
+    commit_step_seconds: tuple[float, ...]
+    """From the end of one canvas to the end of the next one's first step, with encoding the former."""
+    denoising_steps: int
+    canvases: int
+    token_ids: tuple[int, ...]
+    """The answer, without an end token."""
+    peak_bytes: int | None = None
+    """The greatest resident set of the contender's own process so far; None where it shares one with others."""
+
+    @property
+    def later_step(self) -> float | None:
+        """Median seconds of a further denoising step; None if every canvas took one."""
+        return statistics.median(self.later_step_seconds) if self.later_step_seconds else None
+
+    @property
+    def commit_step(self) -> float | None:
+        """Median seconds of a canvas's first step after another canvas; None for an answer of one canvas."""
+        return statistics.median(self.commit_step_seconds) if self.commit_step_seconds else None
+
+    @property
+    def steps_per_canvas(self) -> float:
+        return self.denoising_steps / self.canvases
+
+    @property
+    def tokens_per_step(self) -> float:
+        return len(self.token_ids) / self.denoising_steps
+
+    @property
+    def tokens_per_second(self) -> float:
+        return len(self.token_ids) / self.seconds
+
+
+class Contender(Protocol):
+    """Anything that can generate an answer and say when its parts were there."""
+
+    def answer(self, workload: Workload, seed: int) -> Run: ...
+
+
+class Stopwatch:
+    """Started when it is made; told of every denoising step and every finished canvas."""
+
+    def __init__(self) -> None:
+        self._began = time.perf_counter()
+        self._canvases: list[list[float]] = [[]]
+        self._first_canvas = 0.0
+
+    def step(self) -> None:
+        """A denoising step ended."""
+        self._canvases[-1].append(time.perf_counter())
+
+    def canvas(self) -> None:
+        """The canvas of the steps told so far is finished."""
+        self._first_canvas = self._first_canvas or time.perf_counter()
+        self._canvases.append([])
+
+    def stop(self, token_ids: Sequence[int]) -> Run:
+        """The answer is complete."""
+        ended = time.perf_counter()
+        canvases = [marks for marks in self._canvases if marks]
+        return Run(
+            seconds=ended - self._began,
+            first_token_seconds=self._first_canvas - self._began,
+            first_step_seconds=canvases[0][0] - self._began,
+            later_step_seconds=tuple(b - a for marks in canvases for a, b in pairwise(marks)),
+            commit_step_seconds=tuple(after[0] - before[-1] for before, after in pairwise(canvases)),
+            denoising_steps=sum(map(len, canvases)),
+            canvases=len(canvases),
+            token_ids=tuple(token_ids),
+        )
+
+
+class RedraftContender:
+    """This engine, with the prompt encoded anew for every answer."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._defaults = engine.model.defaults
+
+    @classmethod
+    def load(cls, folder: Path, dtype: DType) -> "RedraftContender":
+        return cls(load(folder, dtype=dtype))
+
+    def answer(self, workload: Workload, seed: int) -> Run:
+        defaults = self._defaults
+        stopping = None
+        if workload.steps is not None:
+            # Before step N + 1 no canvas can equal those of N earlier steps.
+            stopping = StableAndConfident(workload.steps, defaults.confidence_threshold)
+            defaults = replace(defaults, end_token_ids=())
+        self._engine.model.defaults = defaults
+        self._engine.prefixes.forget()
+        watch = Stopwatch()
+        generation = self._engine.stream(
+            workload.prompt,
+            max_tokens=workload.max_tokens,
+            seed=seed,
+            max_denoising_steps=workload.steps,
+            stopping=stopping,
+            on_step=lambda _: watch.step(),
+        )
+        for _ in generation:
+            watch.canvas()
+        return watch.stop(generation.result().token_ids)
+
+
+def answer_lengths(canvas_length: int) -> list[int]:
+    """Tokens of a short answer, a medium one, and one that fills a canvas."""
+    return sorted({20, 100, canvas_length})
+
+
+def random_prompt(found: Checkpoint, tokens: int, seed: int) -> tuple[int, ...]:
+    """Token ids drawn evenly from the vocabulary without markers and image tokens. A longer prompt of the same seed
+    begins with the shorter one."""
+    config = found.config
+    markers = {config.bos_token_id, config.pad_token_id, *config.end_token_ids, *config.image_token_ids}
+    path = found.folder / TOKENIZER_FILE
+    if path.exists():
+        markers |= {token["id"] for token in json.loads(path.read_text(encoding="utf-8")).get("added_tokens", [])}
+    ordinary = [token for token in range(config.vocab_size) if token not in markers]
+    return tuple(random.Random(seed).choices(ordinary, k=tokens))
+
+
+def check_room(found: Checkpoint, workload: Workload) -> Workload:
+    """``workload`` if the context holds the prompt and all canvases of the answer whole; else a RequestError that
+    says what would fit. Redraft shortens a last canvas that does not fit, ``transformers`` runs past the context."""
+    canvas, context = found.config.canvas_length, found.config.context_length
+    prompt, canvases = len(workload.prompt), -(-workload.max_tokens // canvas)
+    if prompt + canvases * canvas > context:
+        raise RequestError(
+            f"a prompt of {prompt} tokens and an answer of {workload.max_tokens} (canvases: {canvases} x {canvas}) "
+            f"do not fit the context of {context} tokens; with this prompt --max-tokens up to "
+            f"{(context - prompt) // canvas * canvas} fits, with this answer a prompt up to "
+            f"{max(0, context - canvases * canvas)}"
+        )
+    return workload

@@ -1,0 +1,107 @@
+"""A contender in a process of its own: the same answers, its memory, and its end in words."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from tests.random_checkpoint import random_checkpoint
+
+from redraft.kernels import library
+from redraft.measure.process import ContenderError, ProcessContender
+from redraft.measure.worker import ContenderSpec, serve
+from redraft.measure.workload import RedraftContender, Workload
+
+WORK = Workload((20, 21, 22), 20, 3)
+BAD = Workload((20, 21, 99), 20, 3)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return random_checkpoint(tmp_path_factory.mktemp("model"))
+
+
+def spec(folder: Path, dtype: str = "float32") -> ContenderSpec:
+    return ContenderSpec("redraft", str(folder), dtype, threads=1)
+
+
+def test_serve_speaks_json(folder):
+    """What the process does, in this one."""
+    import torch
+
+    before, kernels_before, messages = torch.get_num_threads(), library.status().threads, []
+    try:
+        serve(spec(folder), [json.dumps({"prompt": [20], "max_tokens": 4, "steps": 2, "seed": 1})], messages.append)
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(before)
+        library.set_threads(kernels_before or before)
+    loaded, answer = json.loads(json.dumps(messages))
+    assert loaded["loaded"]["threads"] == 1
+    assert (answer["run"]["denoising_steps"], len(answer["run"]["token_ids"])) == (2, 4)
+
+
+@pytest.mark.slow
+class TestProcess:
+    def test_the_same_answer_as_here_and_memory_that_grows(self, folder):
+        here = RedraftContender.load(folder, "float32").answer(WORK, 7)
+        with ProcessContender("ours", spec(folder), os.environ) as there:
+            first, second = there.answer(WORK, 7), there.answer(WORK, 8)
+        assert first.token_ids == here.token_ids != second.token_ids
+        assert (first.denoising_steps, first.canvases) == (here.denoising_steps, here.canvases)
+        assert len(first.later_step_seconds) == len(here.later_step_seconds)
+        assert there.loaded.threads == 1
+        if sys.platform in ("linux", "darwin"):
+            memory = (there.loaded.libraries_bytes, there.loaded.loaded_bytes, first.peak_bytes, second.peak_bytes)
+            assert None not in memory
+            assert sorted(memory) == list(memory)
+        assert there._process.poll() is not None, "the process is gone"
+
+    def test_errors_name_the_contender(self, folder, tmp_path):
+        with pytest.raises(ContenderError, match=r"^ours: .* has no config\.json"):
+            ProcessContender("ours", spec(tmp_path), os.environ).__enter__()
+        with ProcessContender("ours", spec(folder), os.environ) as there:
+            with pytest.raises(ContenderError, match=r"^ours: prompt token 2 is 99"):
+                there.answer(BAD, 0)
+            with pytest.raises(ContenderError, match=r"^ours: its process ended \(exit code 0\)"):
+                there.answer(WORK, 0)
+
+    def test_a_killed_process_is_told(self, folder):
+        with ProcessContender("ours", spec(folder), os.environ) as there:
+            there._process.kill()
+            there._process.wait()
+            with pytest.raises(ContenderError, match=r"^ours: .*killed by SIGKILL.*; the machine may be out of memory"):
+                there.answer(WORK, 0)
+
+    def test_unforeseen_errors_keep_their_name(self, folder):
+        unforeseen = ContenderSpec("transformers", str(folder), "no_such_dtype", 1)
+        with pytest.raises(ContenderError, match=r"^theirs: AttributeError: .*no_such_dtype"):
+            ProcessContender("theirs", unforeseen, os.environ).__enter__()
+
+    def test_it_ends_with_the_one_that_started_it(self, folder):
+        """No process is left behind to take time from the next measurement."""
+        code = f"""
+import os, signal, sys
+from redraft.kernels import library
+from redraft.measure.process import ContenderError, ProcessContender
+from redraft.measure.worker import ContenderSpec
+with ProcessContender("ours", ContenderSpec("redraft", {str(folder)!r}, "float32", 1), os.environ) as there:
+    print(there._process.pid, flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+        assert done.returncode == -signal.SIGKILL
+        for _ in range(200):
+            try:
+                os.kill(int(done.stdout), 0)
+            except ProcessLookupError:
+                return
+            stat = Path(f"/proc/{int(done.stdout)}/stat")
+            if stat.exists() and stat.read_text().rpartition(")")[2].split()[0] == "Z":
+                return
+            time.sleep(0.05)
+        pytest.fail("the process outlived its parent")
