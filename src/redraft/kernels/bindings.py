@@ -116,6 +116,13 @@ def entry(name: str) -> Callable[..., None]:
     return library.function(name, None, *_ENTRIES[name])
 
 
+def saturate(format: int, rounds: int) -> int:
+    """Keep every thread of the kernels busy with multiply-adds in a format, and return how many were done."""
+    library = native()
+    assert library is not None, "only called where there is a library"
+    return int(library.function("redraft_saturate", ctypes.c_int64, _I, _L)(format, rounds))
+
+
 def format_number(name: str) -> int:
     """A format's number in native/formats.h."""
     return FORMATS.index(name)

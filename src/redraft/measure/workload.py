@@ -14,7 +14,9 @@ from redraft.canvas.stopping import StableAndConfident
 from redraft.engine.engine import Engine
 from redraft.engine.load import load
 from redraft.errors import RequestError
+from redraft.measure.peak import seconds_at_peak, step_multiply_adds
 from redraft.models.checkpoint import Checkpoint, DType
+from redraft.models.packed_gemma import PackedDiffusionGemma
 from redraft.models.tokenizer import TOKENIZER_FILE
 
 
@@ -47,6 +49,9 @@ class Run:
     canvases: int
     token_ids: tuple[int, ...]
     """The answer, without an end token."""
+    later_step_at_peak: float | None = None
+    """Seconds that a further denoising step of the first canvas would take at the processor's peak, measured right
+    after the answer; None where the compiled kernels are not in use."""
     peak_bytes: int | None = None
     """The greatest resident set of the contender's own process so far; None where it shares one with others."""
 
@@ -54,6 +59,12 @@ class Run:
     def later_step(self) -> float | None:
         """Median seconds of a further denoising step; None if every canvas took one."""
         return statistics.median(self.later_step_seconds) if self.later_step_seconds else None
+
+    @property
+    def share_of_peak(self) -> float | None:
+        """Of what the arithmetic units could do, the part that further denoising steps reach."""
+        step, ideal = self.later_step, self.later_step_at_peak
+        return None if step is None or ideal is None else ideal / step
 
     @property
     def commit_step(self) -> float | None:
@@ -143,7 +154,13 @@ class RedraftContender:
         )
         for _ in generation:
             watch.canvas()
-        return watch.stop(generation.result().token_ids)
+        run = watch.stop(generation.result().token_ids)
+        model = self._engine.model
+        if not isinstance(model, PackedDiffusionGemma):
+            return run
+        length = min(model.config.canvas_length, model.config.context_length - len(workload.prompt))
+        work = step_multiply_adds(model.config, model.format, len(workload.prompt), length)
+        return replace(run, later_step_at_peak=seconds_at_peak(work))
 
 
 def answer_lengths(canvas_length: int) -> list[int]:

@@ -30,3 +30,5 @@ REDRAFT_EXPORT void redraft_add_normed(float* residual, const float* branch, con
                                        float epsilon, float scalar, int64_t count, int64_t width) {
     kernels().add_normed(residual, branch, branch_weight, other, other_weight, weight, epsilon, scalar, count, width);
 }
+
+REDRAFT_EXPORT int64_t redraft_saturate(int32_t format, int64_t rounds) { return kernels().saturate(format, rounds); }

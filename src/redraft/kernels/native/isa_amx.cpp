@@ -20,7 +20,7 @@ namespace redraft {
 
 const Kernels* kernels_amx() {
     static const Kernels kernels{
-        "amx", linear, experts, attention, readout, split_heads, add_normed,
+        "amx", linear, experts, attention, readout, split_heads, add_normed, saturate,
     };
     return &kernels;
 }

@@ -17,7 +17,7 @@ namespace redraft {
 
 const Kernels* kernels_avx2() {
     static const Kernels kernels{
-        "avx2", linear, experts, attention, readout, split_heads, add_normed,
+        "avx2", linear, experts, attention, readout, split_heads, add_normed, saturate,
     };
     return &kernels;
 }

@@ -17,7 +17,7 @@ namespace redraft {
 
 const Kernels* kernels_avx512() {
     static const Kernels kernels{
-        "avx512", linear, experts, attention, readout, split_heads, add_normed,
+        "avx512", linear, experts, attention, readout, split_heads, add_normed, saturate,
     };
     return &kernels;
 }

@@ -4,9 +4,8 @@
 namespace redraft {
 
 const Kernels* kernels_generic() {
-    static const Kernels kernels{
-        "generic",
-    };
+    // No kernels: Python computes in torch where this table is in use.
+    static const Kernels kernels{"generic", nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr};
     return &kernels;
 }
 

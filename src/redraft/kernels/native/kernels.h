@@ -24,6 +24,7 @@ struct Kernels {
     void (*add_normed)(float* residual, const float* branch, const float* branch_weight, const float* other,
                        const float* other_weight, const float* weight, float epsilon, float scalar, int64_t count,
                        int64_t width);
+    int64_t (*saturate)(int32_t format, int64_t rounds);
 };
 
 const Kernels* kernels_generic();
