@@ -77,17 +77,6 @@ def test_advancing_is_one_step_of_the_sampler() -> None:
     assert (trajectories.ages == 1).all()
 
 
-def test_the_temperature_falls_with_a_canvas_age_as_the_sampler_lets_it_fall() -> None:
-    config = replace(CONFIG, keep_belief=1.0, t_min=0.4, t_max=1.0, max_age=3)
-    subject = objective(config, batch=4)
-    trajectories = subject.start(np.random.default_rng(0))
-    trajectories.ages = torch.tensor([0, 1, 2, 5])
-    logits = torch.randn(4, layout.CANVAS_LENGTH, layout.TARGET_VOCABULARY)
-    subject._advance(trajectories, logits)
-    for row, temperature in enumerate([1.0, 0.8, 0.6, 0.6]):
-        torch.testing.assert_close(trajectories.beliefs[row], (logits[row] / temperature).softmax(-1))
-
-
 def done(right: list[bool], ages: list[int], config: ObjectiveConfig) -> list[bool]:
     subject = objective(config, batch=len(ages))
     trajectories = subject.start(np.random.default_rng(0))

@@ -12,6 +12,8 @@ from torch import Tensor
 
 # Columns of one tile: [256, 4096] float32 is 4 MB, which stays in a core's cache between the passes over it.
 TILE = 4096
+# Of processed logits so large, a whole vocabulary's sum still is a number in float32.
+LARGEST_LOGIT = 1e32
 
 
 @dataclass(frozen=True)
@@ -94,10 +96,10 @@ class VocabularyHead:
 
 
 def check_temperature(temperature: float, softcap: float) -> None:
-    """Raise ValueError for a temperature by which no logit can be divided in float32."""
-    if not (temperature > 0 and softcap / temperature < torch.finfo(torch.float32).max):
+    """Raise ValueError for a temperature by which logits cannot be divided in float32."""
+    if not (temperature > 0 and softcap / temperature < LARGEST_LOGIT):
         raise ValueError(
-            f"temperature {temperature} must be above 0 and not so small that float32 cannot hold a logit divided "
+            f"temperature {temperature} must be above 0 and not so small that float32 cannot add up logits divided "
             "by it; pass uniforms=None for greedy choices"
         )
 

@@ -27,9 +27,9 @@ def load(
 
     dtype: "float32", which is exact, "bfloat16", "int8" or "int4" (weights in so many bits, activations in 8: lossy),
     or "auto", which is float32 for models below half a billion parameters and what the checkpoint stores for larger
-    ones. device: any torch device; on the CPU the compiled kernels are used where there are any. prefill_chunk: prompt positions encoded in one
-    forward. window_policy: what sliding layers show a canvas of a context longer than their window, see
-    ``DiffusionGemma``.
+    ones. device: any torch device; on the CPU the compiled kernels are used where there are any. prefill_chunk: prompt
+    positions encoded in one forward. window_policy: what sliding layers show a canvas of a context longer than their
+    window, see ``DiffusionGemma``.
 
     Raises CheckpointError saying what is missing, damaged or not supported.
     """

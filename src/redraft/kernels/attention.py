@@ -22,6 +22,8 @@ def attention(queries: Tensor, segments: Sequence[Segment]) -> Tensor:
         return attention_twin(queries, segments).float()
     if len(queries) != 1:
         raise ValueError(f"{len(queries)} sequences at once; the kernel takes one")
+    for segment in segments:
+        _check(segment, queries, segments[0].keys.shape[1])
     _, heads, length, head_dim = queries.shape
     queries = queries.contiguous()
     parts = [(_rows(s.keys), _rows(s.values), None if s.mask is None else s.mask.contiguous()) for s in segments]
@@ -52,6 +54,19 @@ def attention(queries: Tensor, segments: Sequence[Segment]) -> Tensor:
     )
     bindings.entry("redraft_attention")(ctypes.byref(call))
     return out[None]
+
+
+def _check(segment: Segment, queries: Tensor, kv_heads: int) -> None:
+    keys, values, mask = segment
+    fits = (
+        keys.shape == values.shape == (1, kv_heads, keys.shape[2], queries.shape[3])
+        and queries.shape[1] % kv_heads == 0
+        and keys.dtype == values.dtype == queries.dtype
+        and (mask is None or (mask.dtype == torch.bool and mask.shape == (queries.shape[2], keys.shape[2])))
+    )
+    if not fits:
+        shown = ", ".join(f"{[*t.shape]} {t.dtype}" for t in segment if t is not None)
+        raise ValueError(f"a segment of {shown} does not fit queries {[*queries.shape]} {queries.dtype}")
 
 
 def _rows(x: Tensor) -> Tensor:

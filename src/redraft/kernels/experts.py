@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from redraft.kernels import bindings
-from redraft.kernels.linear import Norm, as_operand, gate, norm_for_c
+from redraft.kernels.linear import Norm, as_operand, check_width, gate, norm_for_c
 from redraft.kernels.packed import PackedMatrix
 
 
@@ -19,6 +19,13 @@ def experts(
     [count, top_k]. Returns float32 [count, outputs of down]. A token's choices are summed in their order, so that the
     result depends neither on the other tokens nor on threads.
     """
+    check_width(gate_up, x)
+    if not weights.shape == chosen.shape == (len(x), chosen.shape[-1]):
+        raise ValueError(f"weights {[*weights.shape]} and choices {[*chosen.shape]} for {len(x)} rows")
+    if chosen.numel():
+        lowest, highest = (int(expert) for expert in chosen.aminmax())
+        if lowest < 0 or highest >= gate_up.count:
+            raise ValueError(f"expert {lowest if lowest < 0 else highest} is none of {gate_up.count}")
     if bindings.kernels() is None:
         return experts_twin(gate_up, down, x, norm, weights, chosen)
     x, weights, chosen = bindings.rows(x), weights.float().contiguous(), chosen.long().contiguous()

@@ -30,6 +30,7 @@ def linear(packed: PackedMatrix, x: Tensor, norm: Norm | None = None) -> Tensor:
     Returns float32 [count, outputs]. bfloat16 rounds the normed rows to bfloat16; int8 and int4 round them to int8
     with one scale a row. Sums are taken in float32 or int32. A row's result depends on no other row.
     """
+    check_width(packed, x)
     if bindings.kernels() is None:
         return linear_twin(packed, x, norm)
     x = bindings.rows(x)
@@ -39,6 +40,12 @@ def linear(packed: PackedMatrix, x: Tensor, norm: Norm | None = None) -> Tensor:
         out.data_ptr(), packed.outputs,
     )  # fmt: skip
     return out
+
+
+def check_width(packed: PackedMatrix, x: Tensor) -> None:
+    """Raise ValueError for rows that a kernel would read past the end of."""
+    if x.shape[-1] != packed.inputs:
+        raise ValueError(f"rows of {x.shape[-1]} numbers for a matrix of {packed.inputs} inputs")
 
 
 def norm_for_c(norm: Norm | None) -> bindings.CNorm | None:
@@ -66,5 +73,6 @@ def as_operand(rows: Tensor, format: Format) -> Tensor:
     if format == "bfloat16":
         return rows.bfloat16().float()
     most = rows.abs().amax(-1, keepdim=True)
-    whole = (rows * torch.where(most > 0, 127 / most, 0.0)).round()
+    # Numbers so small that the inverse is infinite are zeros.
+    whole = (rows * torch.where(most < 1e-36, 0.0, 127 / most)).round()
     return whole * (most / 127)

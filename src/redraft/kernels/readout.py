@@ -1,7 +1,6 @@
 """The fused readout: attention of the hidden states over the vocabulary, without its logits ever standing in memory."""
 
 import ctypes
-import math
 from dataclasses import dataclass
 
 import torch
@@ -9,7 +8,7 @@ from torch import Tensor
 
 from redraft.canvas.readout import Readout, VocabularyHead, check_temperature
 from redraft.kernels import bindings
-from redraft.kernels.linear import as_operand
+from redraft.kernels.linear import as_operand, check_width
 from redraft.kernels.packed import PackedMatrix
 
 
@@ -24,6 +23,10 @@ class PackedHead:
     softcap: float
     embedding_scale: float
 
+    def __post_init__(self) -> None:
+        if self.table.format == "int4":
+            raise ValueError("a vocabulary in int4 cannot be read; pack the embedding in int8")
+
     @torch.no_grad()
     def read(
         self,
@@ -36,6 +39,11 @@ class PackedHead:
         classes: Tensor | None = None,
     ) -> Readout:
         """Read softmax(softcap(hidden @ table^T) / temperature) at each position; see ``VocabularyHead.read``."""
+        check_width(self.table, hidden)
+        _check_length("uniforms", uniforms, len(hidden))
+        _check_length("classes", classes, self.table.outputs)
+        if classes is not None and int(classes.min()) < 0:
+            raise ValueError(f"class {int(classes.min())} of a token; classes are numbered from 0 on")
         if bindings.kernels() is None:
             return self._twin().read(
                 self._as_operand(hidden), temperature, uniforms, signal=signal, top_k=top_k, classes=classes
@@ -83,5 +91,9 @@ class PackedHead:
         return VocabularyHead(self.table.weight[0], self.softcap, self.embedding_scale)
 
     def _as_operand(self, hidden: Tensor) -> Tensor:
-        scaled = as_operand(hidden.float() / self.softcap, self.table.format)
-        return scaled * self.softcap if math.isfinite(self.softcap) else scaled
+        return as_operand(hidden.float() / self.softcap, self.table.format) * self.softcap
+
+
+def _check_length(name: str, values: Tensor | None, length: int) -> None:
+    if values is not None and values.shape != (length,):
+        raise ValueError(f"{name} {[*values.shape]} must be [{length}]")

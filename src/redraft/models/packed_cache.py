@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import warnings
-from dataclasses import asdict
+from dataclasses import fields
 from pathlib import Path
 
 import torch
@@ -71,7 +71,14 @@ def _read(path: Path, key: str) -> dict[str, PackedMatrix] | None:
 
 
 def _write(folders: list[Path], name: str, key: str, matrices: dict[str, PackedMatrix]) -> None:
-    content = {"key": key, "matrices": {name: asdict(matrix) for name, matrix in matrices.items()}}
+    # Not by asdict, which copies every tensor.
+    content = {
+        "key": key,
+        "matrices": {
+            name: {field.name: getattr(matrix, field.name) for field in fields(matrix)}
+            for name, matrix in matrices.items()
+        },
+    }
     failures = []
     for folder in folders:
         try:

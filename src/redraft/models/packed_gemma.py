@@ -106,19 +106,19 @@ class PackedDiffusionGemma:
 
     def encode(self, tokens: Tensor, cache: Cache) -> None:
         """Causal forward over ``tokens`` [1, T] that follow the cache; appends their keys and values to it."""
-        (row,) = tokens
+        row = _only(tokens)
         self._forward(self._embed(row), cache, [Rows(0, len(row), causal=True, slide=True)])
         cache.advance(len(row))
 
     def denoise(self, canvas: Tensor, cache: Cache, signal: Tensor | None) -> Tensor:
         """Bidirectional forward over ``canvas`` [1, C] with ``signal`` [1, C, H] -> normed hidden states [1, C, H]."""
-        (row,) = canvas
+        row = _only(canvas)
         x = self._conditioning(self._embed(row), None if signal is None else signal[0])
         return self._forward(x, cache, [self._canvas_rows(0, len(row))])[None]
 
     def commit_and_denoise(self, tokens: Tensor, canvas: Tensor, cache: Cache) -> Tensor:
         """``encode(tokens)``, then ``denoise(canvas, cache, None)``, in one forward over the rows of both."""
-        (committed,), (row,) = tokens, canvas
+        committed, row = _only(tokens), _only(canvas)
         count = len(committed)
         x = torch.cat((self._embed(committed), self._conditioning(self._embed(row), None)))
         rows = [Rows(0, count, causal=True, slide=True), self._canvas_rows(count, count + len(row))]
@@ -172,6 +172,13 @@ class PackedDiffusionGemma:
             if len(x):
                 layer.finish(x, torch.cat(context) if len(context) > 1 else context[0], stretches)
         return rms_norm(x, self._norm, self.config.rms_norm_eps)
+
+
+def _only(sequences: Tensor) -> Tensor:
+    """The one sequence [T] of ``sequences`` [1, T]."""
+    if len(sequences) != 1:
+        raise ValueError(f"{len(sequences)} sequences at once; packed weights compute one sequence at a time")
+    return sequences[0]
 
 
 class _SelfConditioning:

@@ -16,7 +16,6 @@ from torch import Tensor
 
 from redraft.canvas.acceptance import EntropyBound
 from redraft.canvas.noise import UniformNoise
-from redraft.canvas.schedule import LinearTemperature
 from redraft.models.diffusion_gemma import DiffusionGemma
 from redraft.train.data import Examples, ExampleSource
 
@@ -33,15 +32,16 @@ class ObjectiveConfig:
     """Share of fresh canvases that start from noise alone; the others keep a uniform share of their target."""
     keep_belief: float = 0.9
     """Probability that a step is conditioned on the previous one's distribution; else the signal is zero."""
-    max_age: int = 18
-    """Denoising steps after which a canvas is replaced, solved or not; the temperature falls over as many."""
+    max_age: int = 16
+    """Denoising steps after which a canvas is replaced, solved or not."""
     refresh_solved: float = 0.8
     refresh_any: float = 0.05
     penalised_fraction: float = 1 / 16
     t_min: float = 0.4
-    t_max: float = 1.0
-    entropy_bound: float = 1.0
-    """Sampler settings of the trajectories: those the model is to be used with."""
+    t_max: float = 0.8
+    entropy_bound: float = 0.1
+    """Of the trajectories. A tight bound makes what is accepted mostly right, so that the model learns to build on it;
+    trained at a bound of one nat it learns to doubt its own guesses, and solves fewer puzzles at any bound."""
 
     def __post_init__(self) -> None:
         for name in ("fully_noised", "keep_belief", "refresh_solved", "refresh_any", "penalised_fraction"):
@@ -105,11 +105,6 @@ class UniformStateObjective:
         self._model, self._source, self._config, self._batch = model, source, config, batch
         self._noise = UniformNoise(model.config.vocab_size)
         self._acceptance = EntropyBound(config.entropy_bound)
-        schedule = LinearTemperature(config.t_max, config.t_min)
-        # By age: a fresh canvas has all its steps before it.
-        self._temperatures = torch.tensor(
-            [schedule.temperature(config.max_age - age, config.max_age) for age in range(config.max_age)]
-        )
         self._shortest_window = min(windows, default=None)
         self._encode: Callable[[Tensor], list[tuple[Tensor, Tensor]]] = self._encode_prompts
         self._score: Callable[..., tuple[Tensor, Tensor]] = self._score_canvases
@@ -184,7 +179,7 @@ class UniformStateObjective:
     def _advance(self, trajectories: Trajectories, logits: Tensor) -> None:
         """One step of the sampler: sample, accept, renoise, and carry the distribution on as the next belief."""
         config, (batch, length) = self._config, trajectories.canvases.shape
-        temperature = self._temperatures[trajectories.ages.clamp(max=config.max_age - 1)][:, None, None]
+        temperature = config.t_min + (config.t_max - config.t_min) * torch.rand(batch, 1, 1)
         logprobs = F.log_softmax(logits.float() / temperature, dim=-1)
         probabilities = logprobs.exp()
         entropy = -(probabilities * logprobs).sum(-1)

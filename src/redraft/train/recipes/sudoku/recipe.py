@@ -26,7 +26,7 @@ class PuzzleSource:
 
     easy: Puzzles
     hard: Puzzles
-    hard_share: float = 0.8
+    hard_share: float = 0.7
     given_weight: float = 0.2
     """Loss weight of the given cells, newlines and end, which only have to be copied."""
 

@@ -1,0 +1,168 @@
+"""Packed weights on disk: mapped at the next load, replaced when they are stale, and never in the way."""
+
+import os
+import shutil
+import sys
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+
+from redraft.engine.kv_cache import KVCache
+from redraft.kernels.packed import FORMATS, Format
+from redraft.models import checkpoint, packed_cache
+from redraft.models.packed_cache import FOLDER, load_packed
+from redraft.models.packed_gemma import PackedDiffusionGemma
+from tests.random_checkpoint import random_checkpoint
+
+
+@pytest.fixture
+def folder(plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of a checkpoint, and a user's cache folder of its own."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return shutil.copytree(plain, tmp_path / "model")
+
+
+@pytest.fixture(autouse=True)
+def no_warning():
+    """Except where a test expects one."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        yield
+
+
+def loaded(folder: Path, format: Format = "int8") -> PackedDiffusionGemma:
+    return load_packed(checkpoint.read(folder), format, cached_from=0)
+
+
+def logits(model: PackedDiffusionGemma) -> torch.Tensor:
+    return model.logits(model.denoise(torch.arange(20, 28)[None], KVCache(model.cache_layout()), None))
+
+
+def cached(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+@pytest.fixture
+def packings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The formats that weights are packed to from now on."""
+    packed: list[str] = []
+    pack_weights = packed_cache.pack_weights
+
+    def counted(model, format):
+        packed.append(format)
+        return pack_weights(model, format)
+
+    monkeypatch.setattr(packed_cache, "pack_weights", counted)
+    return packed
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_second_load_does_not_pack_and_gives_the_same_bits(folder: Path, format: Format, packings: list[str]):
+    first, second = loaded(folder, format), loaded(folder, format)
+    assert packings == [format]
+    assert torch.equal(logits(first), logits(second))
+    assert first.nbytes == second.nbytes
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/self/maps")
+def test_a_second_load_maps_the_file(folder: Path):
+    loaded(folder)
+    (path,) = cached(folder / FOLDER)
+    assert str(path) not in Path("/proc/self/maps").read_text()
+    model = loaded(folder)
+    assert str(path) in Path("/proc/self/maps").read_text()
+    assert logits(model).isfinite().all()
+
+
+def test_formats_lie_side_by_side(folder: Path, packings: list[str]):
+    for _ in range(2):
+        for format in FORMATS:
+            assert loaded(folder, format).format == format
+    assert packings == list(FORMATS)
+    assert len(cached(folder / FOLDER)) == len(FORMATS)
+
+
+def test_other_weight_files_are_packed_anew(folder: Path, packings: list[str], tmp_path: Path):
+    before = logits(loaded(folder))
+    weights = random_checkpoint(tmp_path / "other", seed=5) / "model.safetensors"
+    shutil.copy(weights, folder)
+    after = logits(loaded(folder))
+    assert not torch.equal(after, before)
+    assert torch.equal(after, logits(loaded(tmp_path / "other")))
+    assert packings == ["int8"] * 3
+    assert torch.equal(after, logits(loaded(folder)))
+    assert len(packings) == 3, "the new packing is kept"
+
+
+def test_a_file_of_the_same_size_and_another_time_is_packed_anew(folder: Path, packings: list[str]):
+    loaded(folder)
+    os.utime(folder / "model.safetensors", ns=(0, 0))
+    loaded(folder)
+    assert len(packings) == 2
+
+
+@pytest.mark.parametrize("damage", ["cut short", "empty", "something else"])
+def test_a_damaged_file_is_a_warning_and_made_again(folder: Path, damage: str, packings: list[str]):
+    expected = logits(loaded(folder))
+    (path,) = cached(folder / FOLDER)
+    content = path.read_bytes()
+    # In place: a file that is mapped must not shrink under the reader, so none is mapped here.
+    path.write_bytes({"cut short": content[: len(content) // 2], "empty": b"", "something else": b"hello"}[damage])
+    with pytest.warns(UserWarning, match="cannot be read and is made again"):
+        model = loaded(folder)
+    assert torch.equal(logits(model), expected)
+    assert torch.equal(logits(loaded(folder)), expected)
+    assert len(packings) == 2
+
+
+def test_a_file_without_some_of_the_matrices_is_a_warning_and_made_again(folder: Path, packings: list[str]):
+    expected = logits(loaded(folder))
+    (path,) = cached(folder / FOLDER)
+    content = torch.load(path, weights_only=True)
+    del content["matrices"]["layers.1.o"]
+    torch.save(content, path)
+    with pytest.warns(UserWarning, match="cannot be read and is made again"):
+        model = loaded(folder)
+    assert torch.equal(logits(model), expected)
+    assert len(packings) == 2
+
+
+def test_where_the_checkpoints_folder_cannot_be_written_the_users_cache_is(
+    folder: Path, tmp_path: Path, packings: list[str]
+):
+    (folder / FOLDER).write_text("in the way")
+    expected = logits(loaded(folder))
+    assert len(cached(tmp_path / "cache" / "redraft")) == 1
+    assert torch.equal(logits(loaded(folder)), expected)
+    assert len(packings) == 1
+
+
+def test_two_checkpoints_in_the_users_cache_do_not_meet(folder: Path, tmp_path: Path):
+    other = random_checkpoint(tmp_path / "other", seed=5)
+    results = []
+    for _ in range(2):
+        for one in (folder, other):
+            if not (one / FOLDER).exists():
+                (one / FOLDER).write_text("in the way")
+            results.append(logits(loaded(one)))
+    assert len(cached(tmp_path / "cache")) == 2
+    assert torch.equal(results[0], results[2])
+    assert torch.equal(results[1], results[3])
+    assert not torch.equal(results[0], results[1])
+
+
+def test_where_nothing_can_be_written_loading_works_with_a_warning(folder: Path, tmp_path: Path):
+    (folder / FOLDER).write_text("in the way")
+    (tmp_path / "cache").write_text("in the way too")
+    with pytest.warns(UserWarning, match="packed weights could not be kept, the next load packs again"):
+        model = loaded(folder)
+    assert logits(model).isfinite().all()
+
+
+def test_a_small_model_leaves_no_files(folder: Path, tmp_path: Path):
+    before = cached(folder)
+    load_packed(checkpoint.read(folder), "int8")
+    assert cached(folder) == before
+    assert not (tmp_path / "cache").exists()
