@@ -4,7 +4,6 @@ import re
 from pathlib import Path
 
 import pytest
-from tests.random_checkpoint import random_checkpoint
 
 import redraft
 from redraft.errors import CheckpointError
@@ -12,6 +11,7 @@ from redraft.kernels import bindings
 from redraft.models.checkpoint import DType
 from redraft.models.diffusion_gemma import DiffusionGemma
 from redraft.models.packed_gemma import PackedDiffusionGemma
+from tests.random_checkpoint import random_checkpoint
 
 PUZZLE = "53..7.... 6..195... .98....6. 8...6...3 4..8.3..1 7...2...6 .6....28. ...419..5 ....8..79"
 SOLUTION = "534678912672195348198342567859761423426853791713924856961537284287419635345286179"
@@ -78,9 +78,7 @@ def test_an_unknown_dtype_lists_the_choices(folder: Path):
 
 @pytest.mark.parametrize("policy", ["shared", "per_query"])
 @with_and_without
-def test_the_window_policy_reaches_the_model(
-    folder: Path, policy: str, without: bool, monkeypatch: pytest.MonkeyPatch
-):
+def test_the_window_policy_reaches_the_model(folder: Path, policy: str, without: bool, monkeypatch: pytest.MonkeyPatch):
     if without:
         torch_only(monkeypatch)
     assert redraft.load(folder, window_policy=policy).model.window_policy == policy  # type: ignore[arg-type]

@@ -43,7 +43,9 @@ def looped(gate_up: PackedMatrix, down: PackedMatrix, x: Tensor, norm: Norm | No
     return out
 
 
-def check(format: Format, x: Tensor, norm: Norm | None, weights: Tensor, chosen: Tensor, count: int, width: int) -> None:
+def check(
+    format: Format, x: Tensor, norm: Norm | None, weights: Tensor, chosen: Tensor, count: int, width: int
+) -> None:
     gate_up, down = mixture(count, x.shape[1], width, format)
     expected = looped(gate_up, down, x, norm, weights, chosen)
     result = experts(gate_up, down, x, norm, weights, chosen)

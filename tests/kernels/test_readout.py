@@ -54,7 +54,9 @@ def drawn(logp: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
     return token[:, 0], ((ends - target).abs() > 1e-5).all(-1)
 
 
-def check(head: PackedHead, hidden: Tensor, temperature: float, result: Readout, uniforms: Tensor | None = None) -> None:
+def check(
+    head: PackedHead, hidden: Tensor, temperature: float, result: Readout, uniforms: Tensor | None = None
+) -> None:
     """Every field that was asked for, but for rounding of logits, which a low temperature makes larger."""
     logp = log_probabilities(head, hidden, temperature)
     p, table = logp.exp(), head.table.weight[0].double()
@@ -64,7 +66,8 @@ def check(head: PackedHead, hidden: Tensor, temperature: float, result: Readout,
     best = logp.amax(-1)
     # Where rounding may decide, the argmax is one of the best.
     assert (logp.gather(1, result.argmax[:, None])[:, 0] >= best - 2 * error[:, 0]).all()
-    assert_within(result.entropy, -(p * logp).sum(-1), (error * (1 + logp.abs()) * p).sum(-1) * 2 + 2e-6 * logp.shape[1] ** 0.5)
+    entropy_error = 2 * (error * (1 + logp.abs()) * p).sum(-1) + 2e-6 * logp.shape[1] ** 0.5
+    assert_within(result.entropy, -(p * logp).sum(-1), entropy_error)
     assert_within(result.confidence, best.exp(), best.exp() * 2 * error[:, 0])
     if result.signal is not None:
         rounding = error if head.table.format == "float32" else error + 2.0**-8
@@ -338,7 +341,9 @@ def test_the_extremes_of_the_uniform_are_the_first_and_the_last_token(vocab: int
 @pytest.mark.parametrize("sampled", [False, True], ids=["greedy", "sampled"])
 @pytest.mark.parametrize("format", FORMATS)
 @pytest.mark.usefixtures("tier")
-def test_nan_in_one_position_shows_as_its_nan_entropy_and_touches_no_other(format: Format, sampled: bool, damage: float):
+def test_nan_in_one_position_shows_as_its_nan_entropy_and_touches_no_other(
+    format: Format, sampled: bool, damage: float
+):
     for vocab in (50, 700, 9000):
         table = random(vocab, 4)
         table[::2, 2] = 0  # an infinity meets zeros, which makes some of the logits NaN

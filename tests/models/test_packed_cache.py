@@ -117,18 +117,6 @@ def test_a_damaged_file_is_a_warning_and_made_again(folder: Path, damage: str, p
     assert len(packings) == 2
 
 
-def test_a_file_without_some_of_the_matrices_is_a_warning_and_made_again(folder: Path, packings: list[str]):
-    expected = logits(loaded(folder))
-    (path,) = cached(folder / FOLDER)
-    content = torch.load(path, weights_only=True)
-    del content["matrices"]["layers.1.o"]
-    torch.save(content, path)
-    with pytest.warns(UserWarning, match="cannot be read and is made again"):
-        model = loaded(folder)
-    assert torch.equal(logits(model), expected)
-    assert len(packings) == 2
-
-
 def test_where_the_checkpoints_folder_cannot_be_written_the_users_cache_is(
     folder: Path, tmp_path: Path, packings: list[str]
 ):

@@ -1,10 +1,13 @@
 """The numbers of ``redraft info`` against counting the reference model, and the cache's own buffers."""
 
+from math import prod
+
 import pytest
 import torch
 
 from redraft.engine.kv_cache import KVCache
 from redraft.models import checkpoint
+from redraft.models.packed_gemma import pack_weights
 from redraft.models.summary import kv_bytes_per_token, parameters, part_bytes
 from tests.random_checkpoint import random_checkpoint, reference_model
 
@@ -29,7 +32,19 @@ def test_parameters_are_those_of_the_reference(found):
 
 def test_parts_add_up_to_the_loaded_model(found):
     state = found.load("auto").state_dict()
-    assert sum(part_bytes(found).values()) == sum(value.nbytes for value in state.values())
+    assert sum(part_bytes(found, found.format("auto")).values()) == sum(value.nbytes for value in state.values())
+
+
+@pytest.mark.parametrize("format", ["int8", "int4"])
+def test_packed_formats_take_what_is_said_and_their_padding(tmp_path, format):
+    """Sizes that need no padding: the rest is the scales of int8, a float32 a row."""
+    sizes = {"hidden_size": 128, "intermediate_size": 128, "moe_intermediate_size": 128, "vocab_size": 256}
+    found = checkpoint.read(random_checkpoint(tmp_path, **sizes, head_dim=32, global_head_dim=32))
+    matrices = dict(pack_weights(found.load("float32"), format))
+    packed = sum(matrix.nbytes for name, matrix in matrices.items() if "router" not in name)
+    scales = sum(m.padded_outputs * m.count * 4 for m in matrices.values() if m.format == "int8")
+    kept = sum(4 * prod(t.shape) for name, t in found.tensors.items() if len(t.shape) < 2 or "router" in name)
+    assert sum(part_bytes(found, format).values()) == packed - scales + kept
 
 
 @torch.inference_mode()

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    from redraft.kernels.packed import Format
     from redraft.models.checkpoint import Checkpoint
 
 
@@ -28,6 +29,15 @@ def info(
         typer.echo(f"{title}")
         for name, value in rows.items():
             typer.echo(f"  {name:<28}{_shown(name, value)}")
+
+
+# Measured on the bundled model and on random checkpoints; docs/checkpoints.md has the table.
+LOSSES: "dict[Format, str]" = {
+    "float32": "exact",
+    "bfloat16": "rounded: LOSS16",
+    "int8": "lossy: LOSS8",
+    "int4": "lossy: LOSS4",
+}
 
 
 def describe(found: "Checkpoint") -> dict[str, dict[str, object]]:
@@ -55,7 +65,10 @@ def describe(found: "Checkpoint") -> dict[str, dict[str, object]]:
             "stored as": str(next(iter(found.tensors.values())).dtype).removeprefix("torch."),
             "computed as (auto)": found.format("auto"),
         },
-        "memory of the weights as computed, bytes": dict(part_bytes(found)),
+        "memory of the weights as computed, bytes": dict(part_bytes(found, found.format("auto"))),
+        "other dtypes, bytes": {
+            format: f"{sum(part_bytes(found, format).values()):,}, {loss}" for format, loss in LOSSES.items()
+        },
         "memory of the KV cache, bytes": {"sliding layers, about at most": fixed, "full layers, per token": per_token},
         "sampling defaults": {
             "denoising steps at most": defaults.max_denoising_steps,

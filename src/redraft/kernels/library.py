@@ -43,6 +43,8 @@ class Library:
         self._file = ctypes.CDLL(str(path))
         self.abi: str = self.function("redraft_abi", ctypes.c_char_p)().decode()
         self.reason = ""
+        # Asked before every kernel, so that the tier can be lowered at any time.
+        self._tier = self.function("redraft_tier", ctypes.c_int)
 
     def function(self, name: str, result: Any, *arguments: Any) -> Callable[..., Any]:
         """Look up an exported function by its C types. Keep what this returns: each call makes a new object."""
@@ -50,7 +52,7 @@ class Library:
 
     @property
     def tier(self) -> str:
-        return TIERS[self.function("redraft_tier", ctypes.c_int)()]
+        return TIERS[self._tier()]
 
     @property
     def best_tier(self) -> str:

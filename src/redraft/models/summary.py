@@ -3,10 +3,11 @@
 from collections import Counter
 from math import prod
 
-from redraft.models.checkpoint import Checkpoint
+from redraft.kernels.packed import GROUP, Format
+from redraft.models.checkpoint import Checkpoint, StoredTensor
 
-# "auto" chooses one of these.
-_ITEM_BYTES = {"float32": 4, "bfloat16": 2}
+# An int4 weight has a share of its group's float32 scale; the scales of int8, one a row, are too few to count.
+_ITEM_BYTES: dict[Format, float] = {"float32": 4, "bfloat16": 2, "int8": 1, "int4": 0.5 + 4 / GROUP}
 # Looked for in a tensor's hub name, in this order.
 _PARTS = (
     ("embed_tokens", "embedding and head"),
@@ -29,14 +30,20 @@ def parameters(found: Checkpoint) -> tuple[int, int]:
     return total, active
 
 
-def part_bytes(found: Checkpoint) -> dict[str, int]:
-    """Bytes of each part in the dtype that "auto" computes in, largest first."""
-    itemsize = _ITEM_BYTES[found.format("auto")]
+def part_bytes(found: Checkpoint, format: Format) -> dict[str, int]:
+    """Bytes of each part's weights in ``format``, largest first; padding and the scales of int8 are left out."""
     sizes: Counter[str] = Counter()
     for name, tensor in found.tensors.items():
         part = next((part for mark, part in _PARTS if mark in name), "norms and scalars")
-        sizes[part] += prod(tensor.shape) * itemsize
+        sizes[part] += round(prod(tensor.shape) * _ITEM_BYTES[_stored_as(part, tensor, format)])
     return dict(sizes.most_common())
+
+
+def _stored_as(part: str, tensor: StoredTensor, format: Format) -> Format:
+    """What ``models.packed_gemma`` keeps a tensor as where not all are packed alike."""
+    if format in ("int8", "int4") and (part == "routers" or len(tensor.shape) < 2):
+        return "float32"
+    return "int8" if format == "int4" and part == "embedding and head" else format
 
 
 def kv_bytes_per_token(found: Checkpoint) -> tuple[int, int]:
@@ -44,7 +51,7 @@ def kv_bytes_per_token(found: Checkpoint) -> tuple[int, int]:
 
     A sliding layer's buffer holds twice its window, see ``engine.kv_cache``.
     """
-    itemsize = _ITEM_BYTES[found.format("auto")]
+    itemsize = 4 if found.format("auto") == "float32" else 2
     fixed = per_token = 0
     for spec in found.config.layers:
         token = 2 * spec.kv_heads * spec.head_dim * itemsize
