@@ -55,7 +55,7 @@ def train(
     from redraft.train.recipes.sudoku.recipe import SudokuRecipe
 
     if threads is not None:
-        torch.set_num_threads(threads)
+        options.use_threads(threads)
     rates = OptimizerConfig()
     job = SudokuRecipe(
         steps=steps,
