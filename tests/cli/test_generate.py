@@ -130,7 +130,7 @@ MISTAKES = [
     pytest.param([PROMPT, "--seed", -1], "seed -1", id="seed"),
     pytest.param([PROMPT, "--canvas-length", 9], "canvas_length 9", id="canvas length"),
     pytest.param([PROMPT, "--stop", ""], "stop", id="empty stop"),
-    pytest.param([PROMPT, "--dtype", "int4"], "dtype 'int4' is not supported", id="dtype"),
+    pytest.param([PROMPT, "--dtype", "int3"], "dtype 'int3' is not supported", id="dtype"),
     pytest.param([PROMPT, "--file", "prompt.txt"], "not both", id="two prompts"),
     pytest.param(["--file", "no/such/prompt.txt"], "no/such/prompt.txt cannot be read", id="no such file"),
 ]
