@@ -28,6 +28,7 @@ def run(seconds: float, step: float | None) -> Run:
         denoising_steps=4,
         canvases=1,
         token_ids=tuple(range(12)),
+        later_step_at_peak=0.01,
         peak_bytes=2_500_000_000,
     )
 

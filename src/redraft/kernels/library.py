@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -43,12 +43,15 @@ class Library:
         self._file = ctypes.CDLL(str(path))
         self.abi: str = self.function("redraft_abi", ctypes.c_char_p)().decode()
         self.reason = ""
-        # Asked before every kernel, so that the tier can be lowered at any time.
-        self._tier = self.function("redraft_tier", ctypes.c_int)
 
     def function(self, name: str, result: Any, *arguments: Any) -> Callable[..., Any]:
         """Look up an exported function by its C types. Keep what this returns: each call makes a new object."""
         return ctypes.CFUNCTYPE(result, *arguments)((name, self._file))
+
+    @cached_property
+    def _tier(self) -> Callable[[], int]:
+        # Asked before every kernel, so that the tier can be lowered at any time.
+        return self.function("redraft_tier", ctypes.c_int)
 
     @property
     def tier(self) -> str:
