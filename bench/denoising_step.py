@@ -1,7 +1,8 @@
 """One denoising step and a whole ``generate`` against ``transformers``, on the same random checkpoint, in alternation.
 
-    python -m bench.denoising_step                # both vocabularies, both dtypes; needs about 6 GB and some minutes
+    python -m bench.denoising_step                # all checkpoints and dtypes; needs about 8 GB and some minutes
     python -m bench.denoising_step --vocab 32768 --rounds 3 --json out.json
+    python -m bench.denoising_step --deep --threads 1
 
 Every round runs each contender once, one after the other in rotating order, so that a change in the machine's speed
 meets all of them. Ratios are medians of those within a round, against the reference in the dtype in which it is faster,
@@ -22,7 +23,9 @@ from tests.random_checkpoint import random_checkpoint
 from redraft.engine.engine import Engine
 from redraft.engine.kv_cache import KVCache
 from redraft.engine.load import load
-from redraft.measure.benchmark import LATER_STEP, SECONDS, Measurement, measure
+from redraft.kernels import library
+from redraft.kernels.packed import FORMATS, Format
+from redraft.measure.benchmark import LATER_STEP, SECONDS, SHARE_OF_PEAK, Measurement, measure
 from redraft.measure.reference import ReferenceDType, TransformersContender
 from redraft.measure.workload import Contender, RedraftContender, Workload
 
@@ -42,14 +45,22 @@ SHAPE: dict[str, Any] = {
     "canvas_length": 256,
     "context_length": 4096,
 }
+DEEP_SHAPE = {
+    **SHAPE,
+    "hidden_size": 640,
+    "intermediate_size": 1280,
+    "layer_types": (["sliding_attention"] * 5 + ["full_attention"]) * 2,
+    "moe_intermediate_size": 320,
+}
+VOCABULARIES, DEEP_VOCABULARY = (32_768, 262_144), 16_384
 PROMPT_TOKENS = 256
-DTYPES: tuple[ReferenceDType, ...] = get_args(ReferenceDType)
+REFERENCE_DTYPES: tuple[ReferenceDType, ...] = get_args(ReferenceDType)
 METRICS = {"step": LATER_STEP, "generate": SECONDS}
 
 
 @torch.no_grad()
 def agreement(
-    engines: dict[ReferenceDType, Engine], references: dict[ReferenceDType, Any], prompt: list[int]
+    engines: dict[Format, Engine], references: dict[ReferenceDType, Any], prompt: list[int]
 ) -> dict[str, dict[str, float]]:
     """How one step of every contender compares with the float32 reference on one canvas: logits and argmax."""
     vocab = engines["float32"].model.config.vocab_size
@@ -74,22 +85,21 @@ def agreement(
     }
 
 
-def measure_vocabulary(vocab: int, rounds: int, steps: int) -> dict[str, Any]:
-    """All contenders on one vocabulary: medians, spread and ratios."""
+def measure_checkpoint(shape: dict[str, Any], vocab: int, rounds: int, steps: int) -> dict[str, Any]:
+    """All contenders on one random checkpoint: medians, spread and ratios."""
     with tempfile.TemporaryDirectory() as folder:
-        path = random_checkpoint(Path(folder), vocab_size=vocab, **SHAPE)
-        engines = {dtype: load(path, dtype=dtype) for dtype in DTYPES}
-        references = {dtype: TransformersContender(path, dtype) for dtype in DTYPES}
+        path = random_checkpoint(Path(folder), vocab_size=vocab, **shape)
+        engines = {dtype: load(path, dtype=dtype) for dtype in FORMATS}
+        references = {dtype: TransformersContender(path, dtype) for dtype in REFERENCE_DTYPES}
     prompt = torch.randint(16, vocab, (PROMPT_TOKENS,), generator=torch.Generator().manual_seed(1)).tolist()
     checks = agreement(engines, {dtype: reference.model for dtype, reference in references.items()}, prompt)
-    contenders: dict[str, Contender] = {}
-    for dtype in DTYPES:
-        contenders[f"redraft {dtype}"] = RedraftContender(engines[dtype])
-        contenders[f"transformers {dtype}"] = references[dtype]
-    workload = Workload(tuple(prompt), SHAPE["canvas_length"], steps)
-    theirs = [f"transformers {dtype}" for dtype in DTYPES]
+    contenders: dict[str, Contender] = {f"redraft {dtype}": RedraftContender(engines[dtype]) for dtype in FORMATS}
+    contenders |= {f"transformers {dtype}": references[dtype] for dtype in REFERENCE_DTYPES}
+    workload = Workload(tuple(prompt), shape["canvas_length"], steps)
+    theirs = [f"transformers {dtype}" for dtype in REFERENCE_DTYPES]
     [measurement] = measure(contenders, theirs, [workload], rounds, seed=0)
-    return {"vocabulary": vocab, "agreement": checks, **_summary(measurement)}
+    described = {"hidden": shape["hidden_size"], "layers": len(shape["layer_types"]), "vocabulary": vocab}
+    return {**described, "agreement": checks, **_summary(measurement)}
 
 
 def _summary(measurement: Measurement) -> dict[str, Any]:
@@ -103,32 +113,46 @@ def _summary(measurement: Measurement) -> dict[str, Any]:
     for what, metric in METRICS.items():
         found = measurement.ratios(metric)
         if found is not None:
-            for dtype in DTYPES:
+            for dtype in FORMATS:
                 ratios[f"redraft {dtype}, {what}"] = found.by_contender[f"redraft {dtype}"].median
             ratios[f"against transformers, {what}"] = found.reference.removeprefix("transformers ")
-    return {"rows": rows, "ratios": ratios}
+    shares = {f"redraft {dtype}": measurement.spread(f"redraft {dtype}", SHARE_OF_PEAK) for dtype in FORMATS}
+    return {
+        "rows": rows,
+        "ratios": ratios,
+        "share of peak arithmetic": {name: share.median for name, share in shares.items() if share is not None},
+    }
 
 
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--vocab", type=int, action="append", help="vocabulary size; may be repeated")
+    parser.add_argument("--vocab", type=int, action="append", help="vocabulary of hidden 512, 8 layers; repeatable")
+    parser.add_argument("--deep", action="store_true", help="hidden 640, 12 layers, vocabulary 16,384")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=6, help="denoising steps of one generate")
+    parser.add_argument("--threads", type=int)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
+    if arguments.threads is not None:
+        torch.set_num_threads(arguments.threads)
+        library.set_threads(arguments.threads)
     print(f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}")
+    print(f"kernels: {library.status().tier}, {library.status().threads} threads")
+    chosen = [(SHAPE, vocab) for vocab in arguments.vocab or ()] + [(DEEP_SHAPE, DEEP_VOCABULARY)] * arguments.deep
     results = []
-    for vocab in arguments.vocab or (32_768, 262_144):
-        result = measure_vocabulary(vocab, arguments.rounds, arguments.steps)
+    for shape, vocab in chosen or [*((SHAPE, vocab) for vocab in VOCABULARIES), (DEEP_SHAPE, DEEP_VOCABULARY)]:
+        result = measure_checkpoint(shape, vocab, arguments.rounds, arguments.steps)
         results.append(result)
-        print(f"\nvocabulary {vocab:,}; canvas 256, prompt {PROMPT_TOKENS}, {arguments.steps} steps, "
+        print(f"\nhidden {result['hidden']}, {result['layers']} layers, vocabulary {vocab:,}; canvas 256, prompt {PROMPT_TOKENS}, {arguments.steps} steps, "
               f"{arguments.rounds} rounds; seconds as min / median / max")  # fmt: skip
         for name, row in result["rows"].items():
             shown = "   ".join(f"{what.split()[0]} {a:.3f} / {b:.3f} / {c:.3f}" for what, (a, b, c) in row.items())
             print(f"  {name:<24}{shown}")
         for name, ratio in result["ratios"].items():
             print(f"  {name}: {ratio if isinstance(ratio, str) else f'{ratio:.2f} times as fast'}")
+        for name, share in result["share of peak arithmetic"].items():
+            print(f"  {name}: {share:.0%} of the peak in a step")
         for name, check in result["agreement"].items():
             shown = ", ".join(f"{what} {value:.3g}" for what, value in check.items())
             print(f"  {name}, logits against transformers float32: {shown}")

@@ -32,6 +32,9 @@ def train(
     seed: Annotated[int, typer.Option(min=0, help="Decides weights, data and noise.")] = 0,
     batch: Annotated[int, typer.Option(min=1, help="Canvases trained at once.")] = 32,
     pool: Annotated[int, typer.Option(min=1, help="Base puzzles of each kind; symmetries multiply them.")] = 150_000,
+    hard_share: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="Share of training puzzles with 24 to 30 givens; others have more.")
+    ] = 0.7,
     start_from: Annotated[
         str | None, typer.Option(help="Checkpoint of this recipe to start from, e.g. sudoku; else fresh weights.")
     ] = None,
@@ -62,6 +65,7 @@ def train(
         seed=seed,
         batch=batch,
         pool=pool,
+        hard_share=hard_share,
         start_from=start_from,
         optimizer=replace(rates, matrix_lr=learning_rate * rates.matrix_lr, other_lr=learning_rate * rates.other_lr),
     )

@@ -26,12 +26,15 @@ class Metric:
 
 SECONDS = Metric("seconds", "seconds per answer", lambda run: run.seconds, compared=True)
 LATER_STEP = Metric("later_step_seconds", "seconds per later step", lambda run: run.later_step, compared=True)
+SHARE_OF_PEAK = Metric(
+    "share_of_peak", "later steps, % of peak arithmetic", lambda run: run.share_of_peak, divisor=0.01
+)
 METRICS = (
     SECONDS,
     Metric("first_token_seconds", "seconds to the first token", lambda run: run.first_token_seconds),
     Metric("first_step_seconds", "seconds to the end of the first step", lambda run: run.first_step_seconds),
     LATER_STEP,
-    Metric("share_of_peak", "later steps, % of peak arithmetic", lambda run: run.share_of_peak, divisor=0.01),
+    SHARE_OF_PEAK,
     Metric("commit_step_seconds", "seconds per step that commits a canvas", lambda run: run.commit_step),
     Metric("tokens", "tokens per answer", lambda run: len(run.token_ids)),
     Metric("canvases", "canvases per answer", lambda run: run.canvases),

@@ -27,6 +27,7 @@ class PuzzleSource:
     easy: Puzzles
     hard: Puzzles
     hard_share: float = 0.7
+    """Share of the examples that are hard ones."""
     given_weight: float = 0.2
     """Loss weight of the given cells, newlines and end, which only have to be copied."""
 
@@ -55,6 +56,7 @@ class SudokuRecipe:
     batch: int = 32
     pool: int = 150_000
     """Base puzzles of each kind. Seeds of training pools are even, those of evaluation puzzles odd."""
+    hard_share: float = PuzzleSource.hard_share
     shape: SudokuShape = field(default_factory=SudokuShape)
     structured: bool = True
     start_from: str | Path | None = None
@@ -76,6 +78,7 @@ class SudokuRecipe:
         source = PuzzleSource(
             easy=generate(self.pool, EASY, seed=2 * self.seed),
             hard=generate(self.pool, HARD, seed=2 * self.seed + 2**32),
+            hard_share=self.hard_share,
         )
         model = build(self.shape, self.seed, self.structured)
         if self.start_from is not None:
