@@ -144,8 +144,9 @@ def main() -> None:
     for shape, vocab in chosen or [*((SHAPE, vocab) for vocab in VOCABULARIES), (DEEP_SHAPE, DEEP_VOCABULARY)]:
         result = measure_checkpoint(shape, vocab, arguments.rounds, arguments.steps)
         results.append(result)
-        print(f"\nhidden {result['hidden']}, {result['layers']} layers, vocabulary {vocab:,}; canvas 256, prompt {PROMPT_TOKENS}, {arguments.steps} steps, "
-              f"{arguments.rounds} rounds; seconds as min / median / max")  # fmt: skip
+        print(f"\nhidden {result['hidden']}, {result['layers']} layers, vocabulary {vocab:,}; canvas 256, "
+              f"prompt {PROMPT_TOKENS}, {arguments.steps} steps, {arguments.rounds} rounds; "
+              "seconds as min / median / max")  # fmt: skip
         for name, row in result["rows"].items():
             shown = "   ".join(f"{what.split()[0]} {a:.3f} / {b:.3f} / {c:.3f}" for what, (a, b, c) in row.items())
             print(f"  {name:<24}{shown}")

@@ -93,6 +93,7 @@ class TestLoad:
             {"layer_types": ["full_attention", "sliding_attention", "full_attention"], "num_global_key_value_heads": 4},
             {"sliding_window": 64, "head_dim": 16, "global_head_dim": 8},
             {"num_experts": 6, "top_k": 1},
+            {"layer_types": [*["sliding_attention"] * 5, "full_attention"] * 2},  # saved as layers "05" and "11"
         ],
         ids=str,
     )
@@ -322,6 +323,13 @@ DAMAGES = [
         set_text_config(per_layer_config={"0": {"sliding_window": 4}, "2": {"head_dim": 16, "num_key_value_heads": 1}}),
         [CONFIG, "per_layer_config", "sliding_window"],
         id="other field of a layer",
+    ),
+    *(
+        pytest.param(set_text_config(per_layer_config=value), [CONFIG, "per_layer_config['3']"], id=f"layers {value}")
+        for value in ({"3": {"head_dim": 16}}, {"2": {}, "3": None})
+    ),
+    pytest.param(
+        set_text_config(per_layer_config={"2": 16}), [CONFIG, "per_layer_config['2']", "object"], id="layer no object"
     ),
     *(
         pytest.param(

@@ -221,10 +221,30 @@ def _layers_from_json(text: Mapping[str, Any]) -> tuple[AttentionSpec, ...]:
     for name, value in (("per_layer_config", per_layer), ("rope_parameters", text.get("rope_parameters"))):
         if value is not None and not isinstance(value, Mapping):
             raise CheckpointError(f"config.json: {name} = {value!r} must be an object")
-    return tuple(_layer_from_json(text, kind, index, per_layer) for index, kind in enumerate(kinds))
+    own = None if per_layer is None else _fields_by_layer(per_layer, count)
+    return tuple(_layer_from_json(text, kind, index, own) for index, kind in enumerate(kinds))
 
 
-def _layer_from_json(text: Mapping[str, Any], kind: str, index: int, per_layer: Any) -> AttentionSpec:
+def _fields_by_layer(per_layer: Mapping[str, Any], count: int) -> dict[int, Mapping[str, Any]]:
+    # transformers pads the layers' numbers with zeros to one width, so that "5" may be "05".
+    found = {}
+    for name, own in per_layer.items():
+        if not (name.isdecimal() and int(name) < count):
+            raise CheckpointError(f"config.json: per_layer_config[{name!r}] names no layer from 0 to {count - 1}")
+        if not isinstance(own, Mapping):
+            raise CheckpointError(f"config.json: per_layer_config[{name!r}] = {own!r} must be an object")
+        if unknown := set(own) - {"head_dim", "num_key_value_heads"}:
+            raise CheckpointError(
+                f"config.json: per_layer_config[{name!r}] sets {sorted(unknown)[0]!r}, which is not supported; "
+                "supported are 'head_dim' and 'num_key_value_heads'"
+            )
+        found[int(name)] = own
+    return found
+
+
+def _layer_from_json(
+    text: Mapping[str, Any], kind: str, index: int, per_layer: Mapping[int, Mapping[str, Any]] | None
+) -> AttentionSpec:
     if kind not in ("sliding_attention", "full_attention"):
         raise CheckpointError(
             f"config.json: layer_types[{index}] = {kind!r} is not supported; "
@@ -232,12 +252,7 @@ def _layer_from_json(text: Mapping[str, Any], kind: str, index: int, per_layer: 
         )
     head_dim, kv_heads = text["head_dim"], text["num_key_value_heads"]
     if per_layer is not None:
-        own = per_layer.get(str(index), {})
-        if unknown := set(own) - {"head_dim", "num_key_value_heads"}:
-            raise CheckpointError(
-                f"config.json: per_layer_config[{index}] sets {sorted(unknown)[0]!r}, which is not supported; "
-                "supported are 'head_dim' and 'num_key_value_heads'"
-            )
+        own = per_layer.get(index, {})
         head_dim, kv_heads = own.get("head_dim", head_dim), own.get("num_key_value_heads", kv_heads)
     elif kind == "full_attention":
         head_dim = text.get("global_head_dim", 512)
