@@ -1,0 +1,143 @@
+"""Where a denoising step's time goes: each kernel's share of it, and how near each comes to the processor's peak.
+
+    python -m bench.step_parts                          # hidden 512, 8 layers, vocabulary 32,768, in every format
+    python -m bench.step_parts --vocab 262144 --dtype bfloat16 --threads 1
+    python -m bench.step_parts --deep                   # hidden 640, 12 layers, vocabulary 16,384
+
+Kernels are timed where Python calls them. "between them" is what torch and Python do: routing, embedding, the cache.
+"""
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from tests.random_checkpoint import random_checkpoint
+
+from bench.denoising_step import DEEP_SHAPE, DEEP_VOCABULARY, PROMPT_TOKENS, SHAPE
+from redraft.engine.kv_cache import KVCache
+from redraft.kernels import bindings, library
+from redraft.kernels.packed import FORMATS, Format
+from redraft.measure.peak import multiply_adds_per_second, step_multiply_adds
+from redraft.models import checkpoint
+from redraft.models.diffusion_gemma import DiffusionGemmaConfig
+from redraft.models.packed_cache import load_packed
+from redraft.models.packed_gemma import PackedDiffusionGemma
+
+TEMPERATURE = 0.6
+WARM_UP = 2
+
+
+def multiply_adds_by_kernel(config: DiffusionGemmaConfig, format: Format, canvas: int) -> dict[str, Counter[Format]]:
+    """The arithmetic of one step, by the kernel that does it and the format it is done in."""
+    whole = Counter(step_multiply_adds(config, format, PROMPT_TOKENS, canvas))
+    unpacked: Format = "float32" if format == "float32" else "bfloat16"
+    work = canvas * config.vocab_size * config.hidden_size
+    readout = Counter({unpacked: work})
+    readout["int8" if format == "int4" else format] += work
+    width = config.hidden_size * config.moe_intermediate_size
+    experts = Counter({format: len(config.layers) * canvas * config.top_k_experts * 3 * width})
+    attention = Counter[Format]()
+    for spec in config.layers:
+        seen = canvas + min(PROMPT_TOKENS, PROMPT_TOKENS if spec.window is None else spec.window - 1)
+        attention[unpacked] += 2 * canvas * config.num_attention_heads * spec.head_dim * seen
+    return {
+        "linear": whole - readout - experts - attention,
+        "experts": experts,
+        "attention": attention,
+        "readout": readout,
+    }
+
+
+class KernelClock:
+    """Adds up the seconds spent in each C entry while it stands in for ``bindings.entry``."""
+
+    def __init__(self) -> None:
+        self.seconds: defaultdict[str, float] = defaultdict(float)
+        self._entry = bindings.entry
+
+    def __enter__(self) -> "KernelClock":
+        bindings.entry = self._timed  # type: ignore[assignment]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        bindings.entry = self._entry
+
+    def _timed(self, name: str) -> Callable[..., None]:
+        entry = self._entry(name)
+
+        def call(*arguments: Any) -> None:
+            began = time.perf_counter()
+            entry(*arguments)
+            self.seconds[name.removeprefix("redraft_")] += time.perf_counter() - began
+
+        return call
+
+
+@torch.inference_mode()
+def measure(model: PackedDiffusionGemma, rounds: int) -> tuple[float, dict[str, float]]:
+    """Median seconds of a step with a signal, and those of each kernel in it."""
+    config, canvas = model.config, model.config.canvas_length
+    assert canvas is not None, "the random checkpoints have a canvas"
+    generator = torch.Generator().manual_seed(0)
+    prompt, tokens = torch.randint(16, config.vocab_size, (2, 1, canvas), generator=generator)
+    cache = KVCache(model.cache_layout())
+    model.encode(prompt[:, :PROMPT_TOKENS], cache)
+    uniforms = torch.rand(canvas, dtype=torch.float64, generator=generator)
+    signal, steps, kernels = None, [], []
+    for _ in range(WARM_UP + rounds):
+        with KernelClock() as clock:
+            began = time.perf_counter()
+            hidden = model.denoise(tokens, cache, signal)[0]
+            readout = model.readout(hidden, TEMPERATURE, uniforms, signal=True)
+            steps.append(time.perf_counter() - began)
+        assert readout.signal is not None, "it was asked for"
+        signal = readout.signal[None]
+        kernels.append(clock.seconds)
+    kernels = kernels[WARM_UP:]
+    return statistics.median(steps[WARM_UP:]), {
+        name: statistics.median(one[name] for one in kernels) for name in kernels[0]
+    }
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--vocab", type=int, default=32_768)
+    parser.add_argument("--deep", action="store_true")
+    parser.add_argument("--dtype", choices=FORMATS, action="append")
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--threads", type=int)
+    arguments = parser.parse_args()
+    if arguments.threads is not None:
+        torch.set_num_threads(arguments.threads)
+        library.set_threads(arguments.threads)
+    status = library.status()
+    if bindings.kernels() is None:
+        raise SystemExit(f"there are no kernels to time: {status.reason}")
+    shape, vocab = (DEEP_SHAPE, DEEP_VOCABULARY) if arguments.deep else (SHAPE, arguments.vocab)
+    print(f"kernels: {status.tier}, {status.threads} threads; vocabulary {vocab:,}, {arguments.rounds} rounds")
+    with tempfile.TemporaryDirectory() as folder:
+        found = checkpoint.read(random_checkpoint(Path(folder), vocab_size=vocab, **shape))
+        for format in arguments.dtype or FORMATS:
+            model = load_packed(found, format)
+            step, kernels = measure(model, arguments.rounds)
+            work = multiply_adds_by_kernel(model.config, format, shape["canvas_length"])
+            peaks = {f: multiply_adds_per_second(f) for f in FORMATS}
+            whole, shown = 0.0, []
+            for name, seconds in sorted(kernels.items(), key=lambda item: -item[1]):
+                ideal = sum(count / peaks[f] for f, count in work.get(name, Counter()).items())
+                whole += ideal
+                peak = f" at {ideal / seconds:.0%} of peak" if ideal else ""
+                shown.append(f"{name} {seconds / step:.0%}{peak}")
+            shown.append(f"between them {1 - sum(kernels.values()) / step:.0%}")
+            print(f"{format}: {whole / step:.0%} of peak; {', '.join(shown)}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
