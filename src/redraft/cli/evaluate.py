@@ -62,5 +62,5 @@ def evaluate(
     Console(width=None if errors.is_terminal else 140).print(table)
 
 
-def _share(value: float) -> str:
-    return "-" if value != value else f"{value:.1%}"
+def _share(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1%}"

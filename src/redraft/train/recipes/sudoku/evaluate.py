@@ -22,12 +22,12 @@ class Score:
     max_denoising_steps: int
     puzzles: int
     solved: float
-    solved_singles_suffice: float
-    """Of the puzzles that naked and hidden singles solve; NaN if there is none."""
-    solved_needing_more: float
+    solved_singles_suffice: float | None
+    """Of the puzzles that naked and hidden singles solve; None, as below, if there is none."""
+    solved_needing_more: float | None
     mean_steps: float
     converged: float
-    right_when_converged: float
+    right_when_converged: float | None
     """Of the puzzles that converged."""
     corrections_per_puzzle: float
     """Times a cell accepted with one token was later accepted, or committed, with another."""
@@ -35,7 +35,7 @@ class Score:
     """Times a cell accepted at one step was renoised at the next."""
     acceptances_per_puzzle: float
 
-    def row(self) -> dict[str, float | int | str]:
+    def row(self) -> dict[str, float | int | str | None]:
         return asdict(self)
 
 
@@ -76,11 +76,11 @@ def evaluate(
         kind=kind,
         max_denoising_steps=limit,
         puzzles=count,
-        solved=_share(solved),
+        solved=float(np.mean(solved)),
         solved_singles_suffice=_share(solved[easy]),
         solved_needing_more=_share(solved[~easy]),
         mean_steps=float(np.mean(steps)),
-        converged=_share(sure),
+        converged=float(np.mean(sure)),
         right_when_converged=_share(solved[sure]),
         corrections_per_puzzle=trace.corrections / count,
         withdrawals_per_puzzle=trace.withdrawals / count,
@@ -102,5 +102,5 @@ def from_text(text: str) -> np.ndarray:
     return np.array([int(mark) for mark in "".join(lines)], dtype=np.uint8)
 
 
-def _share(of: np.ndarray) -> float:
-    return float(of.mean()) if len(of) else float("nan")
+def _share(of: np.ndarray) -> float | None:
+    return float(of.mean()) if len(of) else None
