@@ -12,7 +12,7 @@ from redraft.models import checkpoint
 from redraft.models.checkpoint import Checkpoint
 from redraft.models.diffusion_gemma import WindowPolicy
 from redraft.models.packed_cache import load_packed
-from redraft.models.packed_gemma import PackedDiffusionGemma
+from redraft.models.packed_gemma import PackedDiffusionGemma, torch_on_one_thread
 from tests.random_checkpoint import random_checkpoint
 
 needs_kernels = pytest.mark.skipif(bindings.kernels() is None, reason="torch's products are not bit for bit by row")
@@ -201,3 +201,35 @@ def test_a_checkpoint_in_bfloat16_is_packed_from_what_it_stores(tmp_path: Path):
     hidden = model.denoise(CANVAS, KVCache(model.cache_layout()), None)
     expected = plain.denoise(CANVAS, KVCache(plain.cache_layout()), None)
     torch.testing.assert_close(model.logits(hidden), plain.logits(expected), atol=1e-4, rtol=0)
+
+
+class TestTorchsThreads:
+    """While kernels run torch has one thread; before and after it has what the user gave it."""
+
+    @pytest.fixture(autouse=True)
+    def three_threads(self):
+        before = torch.get_num_threads()
+        torch.set_num_threads(3)
+        yield
+        torch.set_num_threads(before)
+
+    @needs_kernels
+    def test_one_during_a_forward(self, found, monkeypatch):
+        model, seen = load_packed(found, "float32"), []
+        monkeypatch.setattr(
+            type(model), "_embed", lambda *_: seen.append(torch.get_num_threads()) or torch.zeros(8, 144)
+        )
+        model.denoise(CANVAS, KVCache(model.cache_layout()), None)
+        assert seen == [1]
+        assert torch.get_num_threads() == 3
+
+    def test_restored_after_an_error(self, found):
+        model = load_packed(found, "float32")
+        with pytest.raises(ValueError, match="one sequence"):
+            model.denoise(CANVAS.expand(2, -1), KVCache(model.cache_layout()), None)
+        assert torch.get_num_threads() == 3
+
+    def test_kept_where_torch_does_the_work(self, monkeypatch):
+        monkeypatch.setattr(bindings, "kernels", lambda: None)
+        with torch_on_one_thread():
+            assert torch.get_num_threads() == 3

@@ -6,6 +6,7 @@ of the next canvas share a forward and give, bit for bit, what two would.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from redraft.canvas.noise import UniformNoise
 from redraft.canvas.readout import Readout
+from redraft.kernels import bindings
 from redraft.kernels.attention import attention
 from redraft.kernels.elementwise import add_normed, split_heads
 from redraft.kernels.experts import experts
@@ -54,6 +56,24 @@ def pack_weights(model: DiffusionGemma, format: Format) -> Iterator[tuple[str, P
         yield f"{name}.router", pack(router.proj.weight.float() * scale, "float32")
         yield f"{name}.experts.gate_up", pack_gated(layer.experts.gate_up_proj, format)
         yield f"{name}.experts.down", pack(layer.experts.down_proj, format)
+
+
+@contextmanager
+def torch_on_one_thread() -> Iterator[None]:
+    """Give torch one thread while kernels run, and then what it had.
+
+    What torch does between two kernels is short, but its other threads spin for a while after it, on the processors
+    that the kernels' threads need by then. Where there are no kernels torch does the work, and keeps its threads.
+    """
+    threads = torch.get_num_threads()
+    if bindings.kernels() is None or threads == 1:
+        yield
+        return
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 @dataclass(frozen=True)
@@ -104,18 +124,21 @@ class PackedDiffusionGemma:
         """(kv_heads, head_dim, positions kept) of every layer; None keeps the whole context."""
         return self._model.cache_layout()
 
+    @torch_on_one_thread()
     def encode(self, tokens: Tensor, cache: Cache) -> None:
         """Causal forward over ``tokens`` [1, T] that follow the cache; appends their keys and values to it."""
         row = _only(tokens)
         self._forward(self._embed(row), cache, [Rows(0, len(row), causal=True, slide=True)])
         cache.advance(len(row))
 
+    @torch_on_one_thread()
     def denoise(self, canvas: Tensor, cache: Cache, signal: Tensor | None) -> Tensor:
         """Bidirectional forward over ``canvas`` [1, C] with ``signal`` [1, C, H] -> normed hidden states [1, C, H]."""
         row = _only(canvas)
         x = self._conditioning(self._embed(row), None if signal is None else signal[0])
         return self._forward(x, cache, [self._canvas_rows(0, len(row))])[None]
 
+    @torch_on_one_thread()
     def commit_and_denoise(self, tokens: Tensor, canvas: Tensor, cache: Cache) -> Tensor:
         """``encode(tokens)``, then ``denoise(canvas, cache, None)``, in one forward over the rows of both."""
         committed, row = _only(tokens), _only(canvas)
@@ -126,6 +149,7 @@ class PackedDiffusionGemma:
         cache.advance(count)
         return hidden[None]
 
+    @torch_on_one_thread()
     def readout(self, hidden: Tensor, temperature: float, uniforms: Tensor | None, **wanted: Any) -> Readout:
         """What a denoising step reads off ``hidden`` [C, H]; see ``VocabularyHead.read``."""
         return self._head.read(hidden, temperature, uniforms, **wanted)
