@@ -3,10 +3,11 @@
 import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NoReturn
 
-from jinja2 import TemplateError
+from jinja2 import Template, TemplateError
 from jinja2.ext import loopcontrols
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import Tokenizer
@@ -74,17 +75,19 @@ class ChatTokenizer:
             raise RequestError("this checkpoint has no chat template; pass the prompt as raw text")
         for index, message in enumerate(messages):
             _check_message(index, message)
+        try:
+            text = self._compiled.render(messages=list(messages), add_generation_prompt=True, **self._special)
+        except (TemplateError, TypeError, ValueError, KeyError) as error:
+            raise RequestError(f"the checkpoint's chat template does not take these messages: {error}") from error
+        return self._encode(text, add_special_tokens=False)
+
+    @cached_property
+    def _compiled(self) -> Template:
         environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
         environment.globals["raise_exception"] = _refuse
         environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
         environment.filters["tojson"] = _to_json
-        try:
-            text = environment.from_string(self.template).render(
-                messages=list(messages), add_generation_prompt=True, **self._special
-            )
-        except (TemplateError, TypeError, ValueError, KeyError) as error:
-            raise RequestError(f"the checkpoint's chat template does not take these messages: {error}") from error
-        return self._encode(text, add_special_tokens=False)
+        return environment.from_string(self.template or "")
 
     def decode(self, tokens: Sequence[int]) -> str:
         """Ids to text. Markers such as tool calls stay: they are part of what the model said."""
