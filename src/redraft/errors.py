@@ -13,5 +13,9 @@ class RequestError(RedraftError, ValueError):
     """A prompt or a parameter that cannot be honoured."""
 
 
+class ConstraintError(RequestError):
+    """A pattern, schema, template or choice that is not supported, contradicts itself, or is too large."""
+
+
 class GenerationError(RedraftError):
     """The model produced something that must not be handed out, such as NaN."""

@@ -1,0 +1,102 @@
+"""Regular expressions over text as a tree: what patterns, schemas, choices and templates are turned into.
+
+Parts are immutable and may be shared; one that is shared is one thing only to the reader, not to the automaton.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+# Code points that stand for no character; UTF-8 has no bytes for them.
+_SURROGATES = (0xD800, 0xDFFF)
+LAST_CODE_POINT = 0x10FFFF
+
+
+@dataclass(frozen=True)
+class Characters:
+    """Exactly one character out of ``ranges``: code points, both ends inclusive, sorted, disjoint, without surrogates."""
+
+    ranges: tuple[tuple[int, int], ...]
+
+    @classmethod
+    def of(cls, ranges: Iterable[tuple[int, int]]) -> "Characters":
+        """Bring any ranges into the form that ``ranges`` has."""
+        low, high = _SURROGATES
+        given = list(ranges)
+        cut = [(a, min(b, low - 1)) for a, b in given if a < low]
+        cut += [(max(a, high + 1), b) for a, b in given if b > high]
+        merged: list[tuple[int, int]] = []
+        for first, last in sorted((a, b) for a, b in cut if a <= b):
+            if merged and first <= merged[-1][1] + 1:
+                merged[-1] = (merged[-1][0], max(merged[-1][1], last))
+            else:
+                merged.append((first, last))
+        return cls(tuple(merged))
+
+    @classmethod
+    def among(cls, characters: str) -> "Characters":
+        """One of the characters of a string."""
+        return cls.of([(ord(c), ord(c)) for c in characters])
+
+    def complement(self) -> "Characters":
+        """Every other character."""
+        ends = [-1, *(b for _, b in self.ranges)]
+        starts = [*(a for a, _ in self.ranges), LAST_CODE_POINT + 1]
+        return Characters.of([(b + 1, a - 1) for b, a in zip(ends, starts, strict=True)])
+
+
+@dataclass(frozen=True)
+class Literal:
+    """Exactly this text."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Sequence:
+    """The parts one after the other; without parts, the empty text."""
+
+    parts: "tuple[Expression, ...]"
+
+
+@dataclass(frozen=True)
+class AnyOf:
+    """One of the options; without options, nothing matches."""
+
+    options: "tuple[Expression, ...]"
+
+
+@dataclass(frozen=True)
+class AllOf:
+    """A text that every one of the parts matches (at least one part)."""
+
+    parts: "tuple[Expression, ...]"
+
+
+@dataclass(frozen=True)
+class Repeat:
+    """``part`` at least ``least`` and at most ``most`` times; None is any number of times."""
+
+    part: "Expression"
+    least: int
+    most: int | None
+
+
+Expression = Characters | Literal | Sequence | AnyOf | AllOf | Repeat
+
+EMPTY = Sequence(())
+NOTHING = AnyOf(())
+
+
+def optional(part: Expression) -> Repeat:
+    """``part``, or the empty text."""
+    return Repeat(part, 0, 1)
+
+
+def joined(*parts: Expression | str) -> Sequence:
+    """The parts one after the other; a string is a literal."""
+    return Sequence(tuple(Literal(part) if isinstance(part, str) else part for part in parts))
+
+
+def any_of(*options: Expression | str) -> AnyOf:
+    """One of the options; a string is a literal."""
+    return AnyOf(tuple(Literal(option) if isinstance(option, str) else option for option in options))
