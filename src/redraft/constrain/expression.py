@@ -13,7 +13,7 @@ LAST_CODE_POINT = 0x10FFFF
 
 @dataclass(frozen=True)
 class Characters:
-    """Exactly one character out of ``ranges``: code points, both ends inclusive, sorted, disjoint, without surrogates."""
+    """Exactly one character out of ``ranges``: code points, ends included, sorted, disjoint, without surrogates."""
 
     ranges: tuple[tuple[int, int], ...]
 

@@ -91,6 +91,38 @@ class CReadout(ctypes.Structure):
     )
 
 
+class CChain(ctypes.Structure):
+    """``Chain`` of native/chain.h."""
+
+    _fields_ = (
+        ("length", _L),
+        ("states", _L),
+        ("classes", _L),
+        ("groups", _L),
+        ("edge_start", _P),
+        ("edge_target", _P),
+        ("edge_group", _P),
+        ("group_start", _P),
+        ("group_class", _P),
+        ("start", _L),
+        ("end", _P),
+        ("total", _P),
+        ("spread", _P),
+        ("peak", _P),
+        ("best_tail", _P),
+        ("uniforms", _P),
+        ("best_states", _P),
+        ("sampled_states", _P),
+        ("best_classes", _P),
+        ("sampled_classes", _P),
+        ("log_multiplier", _P),
+        ("tail", _P),
+        ("entropy", _P),
+        ("best_logprob", _P),
+        ("log_valid", _P),
+    )
+
+
 _MATRIX, _NORM = ctypes.POINTER(CMatrix), ctypes.POINTER(CNorm)
 _ENTRIES: dict[str, tuple[Any, ...]] = {
     "redraft_linear": (_MATRIX, _P, _L, _L, _NORM, _P, _L),
@@ -98,6 +130,7 @@ _ENTRIES: dict[str, tuple[Any, ...]] = {
     "redraft_attention": (ctypes.POINTER(CAttention),),
     "redraft_readout": (ctypes.POINTER(CReadout),),
     "redraft_split_heads": (_P, _L, _L, _L, _L, _P, _F, _P, _P, _I, _P, _L),
+    "redraft_infer": (ctypes.POINTER(CChain),),
     "redraft_add_normed": (_P, _P, _P, _P, _P, _P, _F, _F, _L, _L),
 }
 

@@ -1,5 +1,6 @@
 // The C entries that run kernels. Python checks shapes and types before it calls (kernels/*.py).
 #include "abi.h"
+#include "chain.h"
 #include "dispatch.h"
 
 using namespace redraft;
@@ -30,5 +31,7 @@ REDRAFT_EXPORT void redraft_add_normed(float* residual, const float* branch, con
                                        float epsilon, float scalar, int64_t count, int64_t width) {
     kernels().add_normed(residual, branch, branch_weight, other, other_weight, weight, epsilon, scalar, count, width);
 }
+
+REDRAFT_EXPORT void redraft_infer(const Chain* c) { infer(*c); }
 
 REDRAFT_EXPORT int64_t redraft_saturate(int32_t format, int64_t rounds) { return kernels().saturate(format, rounds); }

@@ -6,7 +6,7 @@
 namespace redraft {
 
 enum class Slot { rows, row_scales, row_sums, inner, gathered, outputs, scores, weights, values, running, partial, masses,
-                  plan, ranks, count };
+                  plan, ranks, choices, groups, messages, count };
 
 // At least `bytes`, aligned to 64; the content of an earlier call of the same slot on this thread is kept only where
 // the buffer need not grow.

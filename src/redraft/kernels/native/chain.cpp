@@ -1,0 +1,362 @@
+// Inference along a token automaton, on one thread: a canvas costs a few milliseconds, and requests are independent.
+//
+// Sums are of numbers with an exponent of their own, which neither underflow where a forced path lies e^-4000 below the
+// best nor need an exponential for each edge, as sums of logarithms do.
+#include "chain.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <utility>
+#include <vector>
+
+#include "scratch.h"
+
+namespace redraft {
+namespace {
+
+constexpr double kInfinity = std::numeric_limits<double>::infinity();
+constexpr double kLog2 = 0.693147180559945309417232121458;
+constexpr double kNever = 1e-290;                  // products of a probability below this could lose their accuracy
+constexpr int64_t kNothing = -(int64_t{1} << 60);  // the exponent of zero, below that of any other number
+
+// mantissa * 2^exponent, the mantissa from 1/2 up to 1.
+struct Wide {
+    double mantissa;
+    int64_t exponent;
+};
+
+constexpr Wide kZero{0, kNothing};
+
+// 2^n, or 0 where that is too small for a normal number; n is never much above 0.
+double power_of_two(int64_t n) {
+    const uint64_t bits = n < -1022 ? 0 : static_cast<uint64_t>(n + 1023) << 52;
+    double power;
+    std::memcpy(&power, &bits, sizeof power);
+    return power;
+}
+
+Wide wide(double value, int64_t exponent = 0) {
+    if (!(value > 0)) return kZero;
+    int own;
+    const double mantissa = std::frexp(value, &own);
+    return {mantissa, exponent + own};
+}
+
+Wide wide_exp(double log) {
+    if (log == -kInfinity) return kZero;
+    const double power = std::floor(log / kLog2);
+    return wide(std::exp(log - power * kLog2), static_cast<int64_t>(power));
+}
+
+double log_of(Wide x) {
+    return x.mantissa > 0 ? std::log(x.mantissa) + kLog2 * static_cast<double>(x.exponent) : -kInfinity;
+}
+
+// The mantissa of a product or a sum is not brought back to its range, which the terms of one sum do not need.
+Wide operator*(Wide a, Wide b) { return {a.mantissa * b.mantissa, a.exponent + b.exponent}; }
+
+Wide operator+(Wide a, Wide b) {
+    if (a.exponent < b.exponent) std::swap(a, b);
+    return {a.mantissa + b.mantissa * power_of_two(b.exponent - a.exponent), a.exponent};
+}
+
+// The index at `uniform` of the sum of weight(0), ..., weight(count - 1), never one that weighs nothing.
+template <class Weight>
+int64_t at(int64_t count, double uniform, const Weight& weight) {
+    double sum = 0;
+    for (int64_t k = 0; k < count; ++k) sum += weight(k);
+    const double target = uniform * sum;
+    double passed = 0;
+    int64_t last = 0;
+    for (int64_t k = 0; k < count; ++k) {
+        const double own = weight(k);
+        if (own > 0) last = k;
+        passed += own;
+        if (passed > target) break;
+    }
+    return last;
+}
+
+// The states that can stand before each position, whatever the tokens, ascending; END comes last.
+class Reach {
+public:
+    explicit Reach(const Chain& c) {
+        std::vector<uint8_t> seen(c.states + 1);
+        lists_.emplace_back(1, static_cast<int32_t>(c.start));
+        while (static_cast<int64_t>(lists_.size()) <= c.length) {
+            std::vector<int32_t> next = after(c, lists_.back(), seen);
+            // From here on nothing changes: all later positions share the last list.
+            if (next == lists_.back()) break;
+            lists_.push_back(std::move(next));
+        }
+    }
+
+    const std::vector<int32_t>& before(int64_t i) const {
+        return lists_[std::min(i, static_cast<int64_t>(lists_.size()) - 1)];
+    }
+
+private:
+    static std::vector<int32_t> after(const Chain& c, const std::vector<int32_t>& states, std::vector<uint8_t>& seen) {
+        std::fill(seen.begin(), seen.end(), uint8_t{0});
+        for (const int32_t s : states) {
+            if (s == c.states) {
+                seen[s] = 1;
+                continue;
+            }
+            for (int64_t e = c.edge_start[s]; e < c.edge_start[s + 1]; ++e) seen[c.edge_target[e]] = 1;
+        }
+        std::vector<int32_t> found;
+        for (int64_t s = 0; s <= c.states; ++s) {
+            if (seen[s]) found.push_back(static_cast<int32_t>(s));
+        }
+        return found;
+    }
+
+    std::vector<std::vector<int32_t>> lists_;
+};
+
+class Inference {
+public:
+    explicit Inference(const Chain& chain)
+        : c(chain),
+          width_(c.states + 1),
+          reach_(c),
+          choices_(room<int32_t>(Slot::choices, c.length * width_)),
+          groups_(room<Wide>(Slot::groups, c.length * c.groups)),
+          messages_(room<Wide>(Slot::messages, (c.length + 1) * width_)) {}
+
+    void run() {
+        find_best();
+        if (*c.best_logprob == -kInfinity) return;
+        weigh_groups();
+        sum_backward();
+        *c.log_valid = log_of(messages_[c.start]);
+        sample();
+        sum_forward();
+    }
+
+private:
+    template <class T>
+    static T* room(Slot slot, int64_t count) {
+        return static_cast<T*>(scratch(slot, static_cast<std::size_t>(count) * sizeof(T)));
+    }
+
+    const double* row(const double* table, int64_t i) const { return table + i * c.classes; }
+
+    // Viterbi. Of equals the first edge wins, then the first class.
+    void find_best() {
+        std::vector<double> scores(c.end, c.end + width_), before(width_), groups(c.groups);
+        for (int64_t i = c.length - 1; i >= 0; --i) {
+            const double* peak = row(c.peak, i);
+            for (int64_t g = 0; g < c.groups; ++g) {
+                double best = -kInfinity;
+                for (int64_t k = c.group_start[g]; k < c.group_start[g + 1]; ++k) {
+                    best = std::max(best, peak[c.group_class[k]]);
+                }
+                groups[g] = best;
+            }
+            for (const int32_t s : reach_.before(i)) {
+                if (s == c.states) {
+                    before[s] = scores[s] + c.best_tail[i];
+                    continue;
+                }
+                double best = -kInfinity;
+                int64_t first = c.edge_start[s];
+                for (int64_t e = first; e < c.edge_start[s + 1]; ++e) {
+                    const double score = groups[c.edge_group[e]] + scores[c.edge_target[e]];
+                    if (score > best) {
+                        best = score;
+                        first = e;
+                    }
+                }
+                before[s] = best;
+                choices_[i * width_ + s] = static_cast<int32_t>(first - c.edge_start[s]);
+            }
+            scores.swap(before);
+        }
+        *c.best_logprob = scores[c.start];
+        if (*c.best_logprob == -kInfinity) return;
+        walk(c.best_states, c.best_classes, [&](int64_t i, int64_t s) { return choices_[i * width_ + s]; },
+             [&](int64_t i, int64_t g) {
+                 const int32_t* first = c.group_class + c.group_start[g];
+                 const int32_t* last = c.group_class + c.group_start[g + 1];
+                 const double* peak = row(c.peak, i);
+                 return std::max_element(first, last, [&](int32_t a, int32_t b) { return peak[a] < peak[b]; }) - first;
+             });
+    }
+
+    // Follows edge(position, state) and notes class_of(position, group), both counted from the first there is.
+    template <class Edge, class Class>
+    void walk(int64_t* states, int64_t* classes, const Edge& edge, const Class& class_of) const {
+        int64_t s = c.start;
+        for (int64_t i = 0; i < c.length; ++i) {
+            states[i] = s;
+            classes[i] = -1;
+            if (s == c.states) continue;
+            const int64_t e = c.edge_start[s] + edge(i, s);
+            const int64_t g = c.edge_group[e];
+            classes[i] = c.group_class[c.group_start[g] + class_of(i, g)];
+            s = c.edge_target[e];
+        }
+        states[c.length] = s;
+    }
+
+    void weigh_groups() {
+        std::vector<double> linear(c.classes);
+        for (int64_t i = 0; i < c.length; ++i) {
+            const double* total = row(c.total, i);
+            for (int64_t n = 0; n < c.classes; ++n) linear[n] = std::exp(total[n]);
+            for (int64_t g = 0; g < c.groups; ++g) {
+                double sum = 0;
+                for (int64_t k = c.group_start[g]; k < c.group_start[g + 1]; ++k) sum += linear[c.group_class[k]];
+                // Far above where a term could have underflowed and be missed.
+                groups_[i * c.groups + g] = sum > 1e-250 ? wide(sum) : tiny_group(total, g);
+            }
+        }
+    }
+
+    Wide tiny_group(const double* total, int64_t g) const {
+        Wide sum = kZero;
+        for (int64_t k = c.group_start[g]; k < c.group_start[g + 1]; ++k) sum = sum + wide_exp(total[c.group_class[k]]);
+        return wide(sum.mantissa, sum.exponent);
+    }
+
+    // The weight of an edge at position i, times what can follow it.
+    Wide onward(int64_t i, int64_t e) const {
+        return groups_[i * c.groups + c.edge_group[e]] * messages_[(i + 1) * width_ + c.edge_target[e]];
+    }
+
+    void sum_backward() {
+        for (int64_t s = 0; s < width_; ++s) messages_[c.length * width_ + s] = wide_exp(c.end[s]);
+        for (int64_t i = c.length - 1; i >= 0; --i) {
+            for (const int32_t s : reach_.before(i)) {
+                messages_[i * width_ + s] = s == c.states ? messages_[(i + 1) * width_ + s] : sum_of_edges(i, s);
+            }
+        }
+    }
+
+    Wide sum_of_edges(int64_t i, int64_t s) const {
+        int64_t top = kNothing;
+        for (int64_t e = c.edge_start[s]; e < c.edge_start[s + 1]; ++e) top = std::max(top, onward(i, e).exponent);
+        double sum = 0;
+        for (int64_t e = c.edge_start[s]; e < c.edge_start[s + 1]; ++e) {
+            const Wide term = onward(i, e);
+            sum += term.mantissa * power_of_two(term.exponent - top);
+        }
+        return wide(sum, top);
+    }
+
+    // The probability of an edge, given its state before position i.
+    double transition(int64_t i, int64_t s, int64_t e) const {
+        const Wide whole = messages_[i * width_ + s], part = onward(i, e);
+        return part.mantissa / whole.mantissa * power_of_two(part.exponent - whole.exponent);
+    }
+
+    void sample() const {
+        walk(c.sampled_states, c.sampled_classes,
+             [&](int64_t i, int64_t s) {
+                 const int64_t first = c.edge_start[s];
+                 return at(c.edge_start[s + 1] - first, c.uniforms[2 * i],
+                           [&](int64_t k) { return transition(i, s, first + k); });
+             },
+             [&](int64_t i, int64_t g) {
+                 const int64_t first = c.group_start[g];
+                 const double* total = row(c.total, i);
+                 const double group = log_of(groups_[i * c.groups + g]);
+                 return at(c.group_start[g + 1] - first, c.uniforms[2 * i + 1],
+                           [&](int64_t k) { return std::exp(total[c.group_class[first + k]] - group); });
+             });
+    }
+
+    // Marginals: a transition divided by the messages is a probability, and plain numbers will do.
+    void sum_forward() const {
+        std::vector<double> states(width_), next(width_), taken(c.groups);
+        Multipliers multipliers(c.classes);
+        states[c.start] = 1;
+        for (int64_t i = 0; i < c.length; ++i) {
+            std::fill(next.begin(), next.end(), 0.0);
+            std::fill(taken.begin(), taken.end(), 0.0);
+            c.tail[i] = next[c.states] = states[c.states];
+            for (const int32_t s : reach_.before(i)) {
+                if (s == c.states || states[s] < kNever) continue;
+                for (int64_t e = c.edge_start[s]; e < c.edge_start[s + 1]; ++e) {
+                    const double moved = states[s] * transition(i, s, e);
+                    next[c.edge_target[e]] += moved;
+                    taken[c.edge_group[e]] += moved;
+                }
+            }
+            states.swap(next);
+            multipliers.clear();
+            for (int64_t g = 0; g < c.groups; ++g) {
+                if (taken[g] > 0) add(multipliers, g, taken[g], groups_[i * c.groups + g]);
+            }
+            finish(i, multipliers);
+        }
+    }
+
+    // By class: the probability of its groups over their weight, which a forced but unlikely group can make too large
+    // for a plain number.
+    struct Multipliers {
+        explicit Multipliers(int64_t classes) : plain(classes), huge(classes, kZero) {}
+
+        void clear() {
+            std::fill(plain.begin(), plain.end(), 0.0);
+            if (any_huge) std::fill(huge.begin(), huge.end(), kZero);
+            any_huge = false;
+        }
+
+        std::vector<double> plain;
+        std::vector<Wide> huge;
+        bool any_huge = false;
+    };
+
+    void add(Multipliers& to, int64_t g, double probability, Wide weight) const {
+        const double quotient = probability / weight.mantissa;
+        const int32_t* last = c.group_class + c.group_start[g + 1];
+        if (weight.exponent > -900) {
+            const double ratio = quotient * power_of_two(-weight.exponent);
+            for (const int32_t* n = c.group_class + c.group_start[g]; n < last; ++n) to.plain[*n] += ratio;
+        } else {
+            to.any_huge = true;
+            const Wide ratio = wide(quotient, -weight.exponent);
+            for (const int32_t* n = c.group_class + c.group_start[g]; n < last; ++n) to.huge[*n] = to.huge[*n] + ratio;
+        }
+    }
+
+    void finish(int64_t i, const Multipliers& multipliers) const {
+        const double *total = row(c.total, i), *spread = row(c.spread, i), tail = c.tail[i];
+        double* out = c.log_multiplier + i * c.classes;
+        double entropy = 0;
+        for (int64_t n = 0; n < c.classes; ++n) {
+            const double plain = multipliers.plain[n];
+            double log_ratio;
+            if (multipliers.any_huge) {
+                const Wide multiplier = wide(plain) + multipliers.huge[n];
+                out[n] = log_of(multiplier);
+                log_ratio = log_of(multiplier + wide(tail));
+            } else {
+                out[n] = plain > 0 ? std::log(plain) : -kInfinity;
+                log_ratio = tail > 0 ? std::log(plain + tail) : out[n];
+            }
+            if (log_ratio == -kInfinity) continue;
+            const double log_share = log_ratio + total[n], share = std::exp(log_share);
+            if (share > 0) entropy += share * (spread[n] - log_share);
+        }
+        c.entropy[i] = std::max(entropy, 0.0);
+    }
+
+    const Chain& c;
+    const int64_t width_;
+    const Reach reach_;
+    int32_t* const choices_;  // [length, states + 1]: the best edge, counted from the state's first
+    Wide* const groups_;      // [length, groups]: weights
+    Wide* const messages_;    // [length + 1, states + 1]: the sum over all ways to go on; only of states in reach
+};
+
+}  // namespace
+
+void infer(const Chain& chain) { Inference(chain).run(); }
+
+}  // namespace redraft
