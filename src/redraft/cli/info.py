@@ -28,7 +28,7 @@ def info(
     for title, rows in facts.items():
         typer.echo(f"{title}")
         for name, value in rows.items():
-            typer.echo(f"  {name:<28}{_shown(name, value)}")
+            typer.echo(f"  {name:<29} {_shown(name, value)}")
 
 
 # Measured on the bundled model and on random checkpoints; docs/checkpoints.md says how.
