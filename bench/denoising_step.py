@@ -135,8 +135,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     if arguments.threads is not None:
-        torch.set_num_threads(arguments.threads)
-        library.set_threads(arguments.threads)
+        library.use_threads(arguments.threads)
     print(f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}")
     print(f"kernels: {library.status().tier}, {library.status().threads} threads")
     chosen = [(SHAPE, vocab) for vocab in arguments.vocab or ()] + [(DEEP_SHAPE, DEEP_VOCABULARY)] * arguments.deep

@@ -184,8 +184,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     if arguments.threads is not None:
-        torch.set_num_threads(arguments.threads)
-        library.set_threads(arguments.threads)
+        library.use_threads(arguments.threads)
     status = library.status()
     print(f"kernels: {status.tier}, {status.threads} threads; torch {torch.__version__}, {arguments.rounds} rounds")
     results = {}

@@ -22,36 +22,14 @@ from tests.random_checkpoint import random_checkpoint
 from bench.denoising_step import DEEP_SHAPE, DEEP_VOCABULARY, PROMPT_TOKENS, SHAPE
 from redraft.engine.kv_cache import KVCache
 from redraft.kernels import bindings, library
-from redraft.kernels.packed import FORMATS, Format
-from redraft.measure.peak import multiply_adds_per_second, step_multiply_adds
+from redraft.kernels.packed import FORMATS
+from redraft.measure.peak import multiply_adds_by_kernel, multiply_adds_per_second
 from redraft.models import checkpoint
-from redraft.models.diffusion_gemma import DiffusionGemmaConfig
 from redraft.models.packed_cache import load_packed
 from redraft.models.packed_gemma import PackedDiffusionGemma
 
 TEMPERATURE = 0.6
 WARM_UP = 2
-
-
-def multiply_adds_by_kernel(config: DiffusionGemmaConfig, format: Format, canvas: int) -> dict[str, Counter[Format]]:
-    """The arithmetic of one step, by the kernel that does it and the format it is done in."""
-    whole = Counter(step_multiply_adds(config, format, PROMPT_TOKENS, canvas))
-    unpacked: Format = "float32" if format == "float32" else "bfloat16"
-    work = canvas * config.vocab_size * config.hidden_size
-    readout = Counter({unpacked: work})
-    readout["int8" if format == "int4" else format] += work
-    width = config.hidden_size * config.moe_intermediate_size
-    experts = Counter({format: len(config.layers) * canvas * config.top_k_experts * 3 * width})
-    attention = Counter[Format]()
-    for spec in config.layers:
-        seen = canvas + min(PROMPT_TOKENS, PROMPT_TOKENS if spec.window is None else spec.window - 1)
-        attention[unpacked] += 2 * canvas * config.num_attention_heads * spec.head_dim * seen
-    return {
-        "linear": whole - readout - experts - attention,
-        "experts": experts,
-        "attention": attention,
-        "readout": readout,
-    }
 
 
 class KernelClock:
@@ -115,8 +93,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int)
     arguments = parser.parse_args()
     if arguments.threads is not None:
-        torch.set_num_threads(arguments.threads)
-        library.set_threads(arguments.threads)
+        library.use_threads(arguments.threads)
     status = library.status()
     if bindings.kernels() is None:
         raise SystemExit(f"there are no kernels to time: {status.reason}")
@@ -127,7 +104,7 @@ def main() -> None:
         for format in arguments.dtype or FORMATS:
             model = load_packed(found, format)
             step, kernels = measure(model, arguments.rounds)
-            work = multiply_adds_by_kernel(model.config, format, shape["canvas_length"])
+            work = multiply_adds_by_kernel(model.config, format, PROMPT_TOKENS, shape["canvas_length"])
             peaks = {f: multiply_adds_per_second(f) for f in FORMATS}
             whole, shown = 0.0, []
             for name, seconds in sorted(kernels.items(), key=lambda item: -item[1]):

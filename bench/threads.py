@@ -30,8 +30,7 @@ def answer(engine: Engine, workload: Workload, threads: int) -> Callable[[int], 
     contender = RedraftContender(engine)
 
     def seconds(seed: int) -> float:
-        library.set_threads(threads)
-        torch.set_num_threads(threads)
+        library.use_threads(threads)
         return contender.answer(workload, seed).seconds
 
     return seconds

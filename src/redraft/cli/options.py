@@ -1,4 +1,4 @@
-"""Options that several verbs share, and what they do to a process."""
+"""Options that several verbs share."""
 
 from typing import TYPE_CHECKING, Annotated, cast
 
@@ -18,17 +18,8 @@ Threads = Annotated[int | None, typer.Option("--threads", min=1, help="Processor
 def load_engine(model: str, dtype: str, threads: int | None) -> "Engine":
     """Load a model for a verb, on the number of threads it was given."""
     import redraft
+    from redraft.kernels.library import use_threads
 
     if threads is not None:
         use_threads(threads)
     return redraft.load(model, dtype=cast("DType", dtype))
-
-
-def use_threads(count: int) -> None:
-    """Let torch and the kernels use so many threads each."""
-    import torch
-
-    from redraft.kernels import library
-
-    torch.set_num_threads(count)
-    library.set_threads(count)

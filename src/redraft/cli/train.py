@@ -53,12 +53,13 @@ def train(
     require_train_extra()
     import torch
 
+    from redraft.kernels.library import use_threads
     from redraft.train.optimizer import OptimizerConfig
     from redraft.train.recipes.sudoku.export import DEFAULTS, export
     from redraft.train.recipes.sudoku.recipe import SudokuRecipe
 
     if threads is not None:
-        options.use_threads(threads)
+        use_threads(threads)
     rates = OptimizerConfig()
     job = SudokuRecipe(
         steps=steps,

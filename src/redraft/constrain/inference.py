@@ -55,6 +55,11 @@ class Chain:
         return len(self.edge_start) - 1
 
     @cached_property
+    def edge_source(self) -> NDArray[np.int64]:
+        """[E]: the state that an edge leaves."""
+        return np.repeat(np.arange(self.states), np.diff(self.edge_start))
+
+    @cached_property
     def least_classes(self) -> int:
         """How many classes there must be for the groups to make sense."""
         return int(self.group_class.max(initial=-1)) + 1
@@ -230,11 +235,10 @@ def prepare(
 
 def contradiction(chain: Chain, start_state: int, weights: Weights) -> ConstraintError:
     """Say why no sequence of tokens leads from the start to an end."""
-    edge_source = np.repeat(np.arange(chain.states), np.diff(chain.edge_start))
     possible = _Stretches(chain.group_start).largest(weights.peak[:, chain.group_class]) > -np.inf
     reached = np.arange(chain.states + 1) == start_state
     for position, groups in enumerate(possible):
-        taken = reached[edge_source] & groups[chain.edge_group]
+        taken = reached[chain.edge_source] & groups[chain.edge_group]
         reached = (np.bincount(chain.edge_target[taken], minlength=chain.states + 1) > 0) | (
             reached & (np.arange(chain.states + 1) == chain.states)
         )
@@ -314,7 +318,6 @@ def _marginals(chain: Chain, start: int, groups: Floats, messages: Floats, class
 
     A transition divided by the messages is a probability, so that here nothing that counts underflows.
     """
-    edge_source = np.repeat(np.arange(chain.states), np.diff(chain.edge_start))
     entry_group = np.repeat(np.arange(len(chain.group_start) - 1), np.diff(chain.group_start))
     by_class = np.argsort(chain.group_class, kind="stable")
     class_group = entry_group[by_class]
@@ -325,7 +328,7 @@ def _marginals(chain: Chain, start: int, groups: Floats, messages: Floats, class
     for position, group in enumerate(groups):
         tail[position] = state[-1]
         onward = group[chain.edge_group] + messages[position + 1, chain.edge_target]
-        moved = state[edge_source] * np.exp(onward - _finite(messages[position, edge_source]))
+        moved = state[chain.edge_source] * np.exp(onward - _finite(messages[position, chain.edge_source]))
         state = np.bincount(chain.edge_target, moved, chain.states + 1)
         state[-1] += tail[position]
         taken = np.bincount(chain.edge_group, moved, len(group)).astype(np.float64)

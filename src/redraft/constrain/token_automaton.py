@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from redraft.constrain.byte_automaton import ByteAutomaton
+from redraft.constrain.inference import Chain
 from redraft.constrain.vocabulary import PrefixTree, Vocabulary
 from redraft.errors import ConstraintError
 
@@ -48,10 +49,11 @@ DEFAULT_LIMITS = TokenLimits()
 
 
 @dataclass(frozen=True, eq=False)
-class TokenAutomaton:
+class TokenAutomaton(Chain):
     """States 0 to S - 1, and END (number S), which the end tokens reach from the accepting states.
 
-    Every state can be reached by whole tokens, and can finish.
+    Every state can be reached by whole tokens, and can finish. The targets of a source's edges ascend; edges with equal
+    sets of classes share a group.
     """
 
     start: int
@@ -65,19 +67,6 @@ class TokenAutomaton:
     """[n + 1]: the tokens of class c are ``class_tokens[class_start[c] : class_start[c + 1]]``, ascending."""
     class_tokens: NDArray[np.int32]
     """[V]."""
-    edge_start: NDArray[np.int64]
-    """[S + 1]: the edges out of state s are those from ``edge_start[s]`` up to ``edge_start[s + 1]``."""
-    edge_target: NDArray[np.int32]
-    """[E]: ascending for each source."""
-    edge_group: NDArray[np.int32]
-    """[E]: the classes that take the source to the target; equal sets are one group."""
-    group_start: NDArray[np.int64]
-    """[G + 1]: the classes of group g are ``group_class[group_start[g] : group_start[g + 1]]``, ascending."""
-    group_class: NDArray[np.int32]
-
-    @property
-    def states(self) -> int:
-        return len(self.accepting)
 
     @property
     def end(self) -> int:
@@ -88,11 +77,6 @@ class TokenAutomaton:
     def classes(self) -> int:
         """n, with the class of tokens never allowed and that of the end tokens."""
         return len(self.class_start) - 1
-
-    @property
-    def edge_source(self) -> NDArray[np.int32]:
-        """[E]."""
-        return np.repeat(np.arange(self.states, dtype=np.int32), np.diff(self.edge_start))
 
     @property
     def nbytes(self) -> int:

@@ -96,6 +96,14 @@ def set_threads(count: int) -> None:
         library.set_threads(count)
 
 
+def use_threads(count: int) -> None:
+    """Let torch and the kernels use so many threads each."""
+    import torch  # here, so that asking for the status of the kernels does not wait for it
+
+    torch.set_num_threads(count)
+    set_threads(count)
+
+
 def physical_cores() -> int:
     """Count the cores this process may run on; two hardware threads of one core count once."""
     if not hasattr(os, "sched_getaffinity"):

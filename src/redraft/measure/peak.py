@@ -19,21 +19,28 @@ _SAMPLE_SECONDS = 0.01
 def step_multiply_adds(config: DiffusionGemmaConfig, format: Format, context: int, canvas: int) -> dict[Format, int]:
     """Multiply-adds of a denoising step with a signal over ``canvas`` positions after ``context`` tokens, by the
     format that they are done in."""
-    hidden, counted = config.hidden_size, Counter[Format]()
+    return dict(sum(multiply_adds_by_kernel(config, format, context, canvas).values(), Counter[Format]()))
+
+
+def multiply_adds_by_kernel(
+    config: DiffusionGemmaConfig, format: Format, context: int, canvas: int
+) -> dict[str, Counter[Format]]:
+    """What ``step_multiply_adds`` is the sum of, by the kernel that does it."""
+    hidden, linear, experts, attention = config.hidden_size, Counter[Format](), Counter[Format](), Counter[Format]()
     # Queries, keys and weights of attention are no weights of the model: they stay in bfloat16 or float32.
     unpacked: Format = "float32" if format == "float32" else "bfloat16"
-    counted[format] += canvas * 3 * hidden * config.intermediate_size
+    linear[format] += canvas * 3 * hidden * config.intermediate_size
     for spec in config.layers:
         queries, kv = config.num_attention_heads * spec.head_dim, spec.kv_heads * spec.head_dim
         projections = hidden * (2 * queries + (kv if spec.window is None else 2 * kv))
-        experts = config.top_k_experts * 3 * hidden * config.moe_intermediate_size
-        counted[format] += canvas * (projections + 3 * hidden * config.intermediate_size + experts)
-        counted["float32"] += canvas * hidden * config.num_experts
+        linear[format] += canvas * (projections + 3 * hidden * config.intermediate_size)
+        linear["float32"] += canvas * hidden * config.num_experts
+        experts[format] += canvas * config.top_k_experts * 3 * hidden * config.moe_intermediate_size
         seen = canvas + (context if spec.window is None else min(context, spec.window - 1))
-        counted[unpacked] += 2 * canvas * queries * seen
-    counted["int8" if format == "int4" else format] += canvas * config.vocab_size * hidden
-    counted[unpacked] += canvas * config.vocab_size * hidden
-    return dict(counted)
+        attention[unpacked] += 2 * canvas * queries * seen
+    readout = Counter({unpacked: canvas * config.vocab_size * hidden})
+    readout["int8" if format == "int4" else format] += canvas * config.vocab_size * hidden
+    return {"linear": linear, "experts": experts, "attention": attention, "readout": readout}
 
 
 def seconds_at_peak(work: dict[Format, int]) -> float | None:

@@ -52,8 +52,7 @@ def serve(spec: ContenderSpec, requests: Any, reply: Callable[[dict[str, Any]], 
     from redraft.kernels import library
 
     if spec.threads is not None:
-        torch.set_num_threads(spec.threads)
-        library.set_threads(spec.threads)
+        library.use_threads(spec.threads)
     load = _importer(spec.implementation)
     libraries = resident_bytes()
     contender = load(Path(spec.folder), spec.dtype)
