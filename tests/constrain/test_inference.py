@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from redraft.canvas.readout import VocabularyHead
+from redraft.canvas.token_classes import TokenClasses
 from redraft.constrain import inference
 from redraft.constrain.inference import Inference, end_potential, pin
 from redraft.errors import ConstraintError, GenerationError
@@ -304,12 +305,10 @@ def test_a_readout_of_a_hostile_model_gives_valid_text(infer):
         logits = rng.standard_normal((4, 5)) + 20 * (rng.random((4, 5)) < 0.4) - 10
         head = VocabularyHead(torch.eye(5), softcap=30.0, embedding_scale=1.0)
         temperature = float(rng.choice([0.02, 0.1, 2.0]))
-        readout = head.read(torch.tensor(logits), temperature, None, classes=torch.tensor(machine.token_class))
-        parts = (readout.class_mass, readout.class_plogp, readout.class_peak)
-        sums = [
-            np.pad(part.numpy(), ((0, 0), (0, machine.classes - part.shape[1])), constant_values=empty)
-            for part, empty in zip(parts, (0, 0, -np.inf), strict=True)
-        ]
+        classes = TokenClasses.of(machine.token_class, machine.classes)
+        readout = head.read(torch.tensor(logits), temperature, None, classes=classes).classes
+        assert readout is not None
+        sums = [part.numpy() for part in (readout.mass, readout.plogp, readout.peak)]
         end, logp = np.zeros(5), torch.tensor(30 * np.tanh(logits / 30) / temperature).log_softmax(-1).numpy()
         exact = Enumeration(machine, 0, end, logp)
         if not exact.possible:

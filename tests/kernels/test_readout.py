@@ -1,7 +1,6 @@
 """The fused readout held against a full softmax in float64 of the same quantised operands."""
 
 import math
-from dataclasses import fields
 
 import pytest
 import torch
@@ -11,9 +10,11 @@ from torch import Tensor
 
 from redraft.canvas.random import PositionRandom
 from redraft.canvas.readout import Readout, VocabularyHead
+from redraft.canvas.token_classes import TokenClasses
 from redraft.kernels.packed import Format, pack
 from redraft.kernels.readout import PackedHead
 from tests.kernels.quantised import assert_within, operand, random
+from tests.readouts import tensors_of
 
 FORMATS: list[Format] = ["float32", "bfloat16", "int8"]
 JUST_BELOW_ONE = 1 - 2**-53
@@ -52,6 +53,14 @@ def drawn(logp: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
     target = uniforms[:, None].contiguous() * ends[:, -1:]
     token = torch.searchsorted(ends, target, right=True).clamp(max=logp.shape[1] - 1)
     return token[:, 0], ((ends - target).abs() > 1e-5).all(-1)
+
+
+def uneven(vocab: int, seed: int = 0) -> Tensor:
+    """Classes [V] as constraints have them: three heavy ones, forty light ones, of which some may be empty."""
+    generator = torch.Generator().manual_seed(seed)
+    light = torch.randint(3, 43, (vocab,), generator=generator)
+    heavy = torch.randint(0, 3, (vocab,), generator=generator)
+    return torch.where(torch.rand(vocab, generator=generator) < 0.05, light, heavy)
 
 
 def check(
@@ -149,7 +158,7 @@ def rising(heights: list[float], each: int) -> PackedHead:
 @pytest.mark.usefixtures("tier_or_twin")
 def test_peaks_that_move_along_the_vocabulary_are_rescaled_rightly(heights: list[float], each: int):
     head, hidden = rising(heights, each), torch.ones(40, 1)
-    classes = torch.arange(5).repeat_interleave(each)
+    classes = TokenClasses.of(torch.arange(5).repeat_interleave(each))
     uniforms = (torch.arange(40).double() + 0.5) / 40
     for temperature in (0.05, 1.0, 10.0):
         readout = head.read(hidden, temperature, uniforms, top_k=3, classes=classes)
@@ -157,21 +166,30 @@ def test_peaks_that_move_along_the_vocabulary_are_rescaled_rightly(heights: list
         check_classes(head, hidden, temperature, readout, classes)
 
 
-def check_classes(head: PackedHead, hidden: Tensor, temperature: float, readout: Readout, classes: Tensor) -> None:
+def check_classes(
+    head: PackedHead, hidden: Tensor, temperature: float, readout: Readout, classes: TokenClasses
+) -> None:
     logp = log_probabilities(head, hidden, temperature)
     error = 8 * 2.0**-23 * head.softcap / temperature + 1e-5
-    assert readout.class_mass is not None
-    assert readout.class_mass.shape == (len(hidden), int(classes.max()) + 1)
-    for number in range(readout.class_mass.shape[1]):
-        own = logp[:, classes == number]
+    found = readout.classes
+    assert found is not None
+    assert found.mass.shape == found.plogp.shape == found.peak.shape == found.argmax.shape
+    assert found.mass.shape == (len(hidden), classes.count)
+    for number in range(classes.count):
+        tokens = classes.tokens_of(number).long()
+        own = logp[:, tokens]
         mass = own.exp().sum(-1)
-        assert_within(readout.class_mass[:, number], mass, 2 * error * mass + 1e-12)
+        assert_within(found.mass[:, number], mass, 2 * error * mass + 1e-12)
         size = (own.exp() * own.abs()).sum(-1)
-        assert_within(readout.class_plogp[:, number], (own.exp() * own).sum(-1), 4 * error * (mass + size) + 1e-12)
-        if own.shape[1]:
-            assert_within(readout.class_peak[:, number], own.amax(-1), 2 * error)
+        assert_within(found.plogp[:, number], (own.exp() * own).sum(-1), 4 * error * (mass + size) + 1e-12)
+        if len(tokens):
+            assert_within(found.peak[:, number], own.amax(-1), 2 * error)
+            assert torch.isin(found.argmax[:, number], tokens).all()
+            likeliest = logp.gather(1, found.argmax[:, number, None])[:, 0]
+            assert (likeliest >= own.amax(-1) - 2 * error).all()
         else:
-            assert torch.equal(readout.class_peak[:, number], torch.full((len(hidden),), -math.inf))
+            assert torch.equal(found.peak[:, number], torch.full((len(hidden),), -math.inf))
+            assert (found.argmax[:, number] == -1).all()
 
 
 @pytest.mark.parametrize("vocab", [5, 37, 257, 9000])
@@ -184,7 +202,8 @@ def test_class_sums_are_those_of_the_tokens_of_each_class(format: Format, vocab:
     classes = torch.randint(0, 4, (vocab,), generator=torch.Generator().manual_seed(0))
     classes[classes == 2] = 5
     classes[: vocab // 2] = 1
-    check_classes(head, hidden, 0.5, head.read(hidden, 0.5, None, classes=classes), classes)
+    token_classes = TokenClasses.of(classes)
+    check_classes(head, hidden, 0.5, head.read(hidden, 0.5, None, classes=token_classes), token_classes)
 
 
 @pytest.mark.parametrize("format", FORMATS)
@@ -204,7 +223,7 @@ def test_what_is_not_asked_for_is_not_made_and_a_greedy_sample_is_the_argmax():
     head = head_of(50, 4)
     readout = head.read(hidden_for(3, head), 1.0, None, signal=False)
     assert torch.equal(readout.sample, readout.argmax)
-    assert readout.signal is readout.top_ids is readout.top_logprobs is readout.class_mass is None
+    assert readout.signal is readout.top_ids is readout.top_logprobs is readout.classes is None
 
 
 @pytest.mark.parametrize("vocab", [21, 300, 9000])
@@ -244,14 +263,14 @@ def test_a_tiny_temperature_leaves_only_the_argmax(vocab: int, temperature: floa
     likeliest = log_probabilities(head, hidden, 1.0).argmax(-1)
     classes = torch.arange(vocab) % 3
     uniforms = uniform(0.0, 0.3, 0.6, 0.9, JUST_BELOW_ONE)
-    readout = head.read(hidden, temperature, uniforms, classes=classes)
+    readout = head.read(hidden, temperature, uniforms, classes=TokenClasses.of(classes))
     assert torch.equal(readout.argmax, likeliest)
     assert torch.equal(readout.sample, likeliest)
     assert torch.equal(readout.entropy, torch.zeros(5))
     assert torch.equal(readout.confidence, torch.ones(5))
     torch.testing.assert_close(readout.signal, 1.7 * head.table.weight[0][likeliest])
-    torch.testing.assert_close(readout.class_mass, (classes[likeliest][:, None] == torch.arange(3)).float())
-    assert torch.equal(readout.class_plogp, torch.zeros(5, 3))
+    torch.testing.assert_close(readout.classes.mass, (classes[likeliest][:, None] == torch.arange(3)).float())
+    assert torch.equal(readout.classes.plogp, torch.zeros(5, 3))
 
 
 @pytest.mark.usefixtures("tier_or_twin")
@@ -349,15 +368,15 @@ def test_nan_in_one_position_shows_as_its_nan_entropy_and_touches_no_other(
         table[::2, 2] = 0  # an infinity meets zeros, which makes some of the logits NaN
         head = PackedHead(pack(table, format), 30.0, 1.7)
         hidden, uniforms = hidden_for(3, head), uniform(0.2, 0.5, 0.8) if sampled else None
-        wanted = {"top_k": 2, "classes": torch.arange(vocab) % 3}
+        wanted = {"top_k": 2, "classes": TokenClasses.of(torch.arange(vocab) % 3)}
         expected = head.read(hidden, 0.5, uniforms, **wanted)
         hidden[1, 2] = damage
         readout = head.read(hidden, 0.5, uniforms, **wanted)
         assert readout.entropy.isnan().tolist() == [False, True, False]
         for ids in (readout.argmax, readout.sample, readout.top_ids):
             assert ((ids >= 0) & (ids < vocab)).all()
-        for field in fields(Readout):
-            assert torch.equal(getattr(readout, field.name)[::2], getattr(expected, field.name)[::2])
+        for ours, theirs in zip(tensors_of(readout), tensors_of(expected), strict=True):
+            assert torch.equal(ours[::2], theirs[::2])
 
 
 @pytest.mark.parametrize("format", FORMATS)
@@ -365,13 +384,13 @@ def test_nan_in_one_position_shows_as_its_nan_entropy_and_touches_no_other(
 def test_a_position_is_the_same_bits_whatever_other_positions_there_are(format: Format):
     head = head_of(5001, 70, format)
     hidden, uniforms = hidden_for(60, head, scale=0.1), PositionRandom(1, 0, 1, 60).sample
-    wanted = {"top_k": 3, "classes": torch.arange(5001) % 7}
+    wanted = {"top_k": 3, "classes": TokenClasses.of(uneven(5001))}
     whole = head.read(hidden, 0.7, uniforms, **wanted)
     for first, last in ((0, 1), (59, 60), (3, 20), (1, 34)):
         own = slice(first, last)
         part = head.read(hidden[own], 0.7, uniforms[own], **wanted)
-        for field in fields(Readout):
-            assert torch.equal(getattr(part, field.name), getattr(whole, field.name)[own])
+        for ours, theirs in zip(tensors_of(part), tensors_of(whole), strict=True):
+            assert torch.equal(ours, theirs[own])
 
 
 @pytest.mark.parametrize("format", FORMATS)
@@ -379,15 +398,15 @@ def test_a_position_is_the_same_bits_whatever_other_positions_there_are(format: 
 def test_the_same_bits_run_to_run_and_on_any_number_of_threads(format: Format, with_threads):
     head = head_of(20_000, 40, format)
     hidden, uniforms = hidden_for(40, head, scale=0.1), PositionRandom(1, 0, 1, 40).sample
-    wanted = {"top_k": 3, "classes": torch.arange(20_000) % 7}
+    wanted = {"top_k": 3, "classes": TokenClasses.of(uneven(20_000))}
     with_threads(1)
     expected = head.read(hidden, 0.7, uniforms, **wanted)
     for threads in (1, 2, 3, 5):
         with_threads(threads)
         for _ in range(2):
             readout = head.read(hidden, 0.7, uniforms, **wanted)
-            for field in fields(Readout):
-                assert torch.equal(getattr(readout, field.name), getattr(expected, field.name))
+            for ours, theirs in zip(tensors_of(readout), tensors_of(expected), strict=True):
+                assert torch.equal(ours, theirs)
 
 
 @pytest.mark.parametrize("format", FORMATS)
@@ -405,10 +424,8 @@ def test_shapes_that_do_not_fit_are_refused():
         head.read(torch.zeros(2, 7), 1.0, None)
     with pytest.raises(ValueError, match=r"uniforms \[3\] must be \[2\]"):
         head.read(torch.zeros(2, 8), 1.0, uniform(0, 0, 0))
-    with pytest.raises(ValueError, match=r"classes \[29\] must be \[30\]"):
-        head.read(torch.zeros(2, 8), 1.0, None, classes=torch.zeros(29, dtype=torch.int64))
-    with pytest.raises(ValueError, match="class -1 of a token"):
-        head.read(torch.zeros(2, 8), 1.0, None, classes=torch.arange(30) - 1)
+    with pytest.raises(ValueError, match="classes of 29 tokens for a vocabulary of 30"):
+        head.read(torch.zeros(2, 8), 1.0, None, classes=TokenClasses.of(torch.zeros(29, dtype=torch.int64)))
 
 
 def test_a_table_in_int4_is_refused():

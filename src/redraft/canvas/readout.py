@@ -10,6 +10,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from redraft.canvas.token_classes import ANY, ClassReadout, ClassSums, TokenClasses
+
 # Columns of one tile: [256, 4096] float32 is 4 MB, which stays in a core's cache between the passes over it.
 TILE = 4096
 # Of processed logits so large, a whole vocabulary's sum still is a number in float32.
@@ -34,12 +36,8 @@ class Readout:
     """[C, k] int64: the k likeliest tokens, likeliest first; None unless asked for."""
     top_logprobs: Tensor | None = None
     """[C, k] float32: their natural log probabilities."""
-    class_mass: Tensor | None = None
-    """[C, n] float32: the probability of each token class; None, like the two below, unless asked for."""
-    class_plogp: Tensor | None = None
-    """[C, n] float32: the sum of p log p over each class's tokens."""
-    class_peak: Tensor | None = None
-    """[C, n] float32: the log probability of each class's likeliest token, -inf for a class of no tokens."""
+    classes: ClassReadout | None = None
+    """The same by token class; None unless asked for."""
 
 
 @dataclass(frozen=True)
@@ -59,24 +57,25 @@ class VocabularyHead:
         *,
         signal: bool = True,
         top_k: int = 0,
-        classes: Tensor | None = None,
+        classes: TokenClasses | None = None,
         tile: int = TILE,
     ) -> Readout:
         """Read the distribution softmax(softcap(hidden @ table^T) / temperature) of each position.
 
         hidden [C, H]; ``uniforms`` [C] float64 in [0, 1) pick the samples by inverse CDF in token order, None takes
-        the argmax as the sample. ``classes`` [V] numbers each token's class from 0 on, for the class sums. NaN in
-        ``hidden`` shows as a NaN entropy.
+        the argmax as the sample. ``classes`` are those of the V tokens to read as well, and to draw from afterwards.
+        NaN in ``hidden`` shows as a NaN entropy.
         """
         check_temperature(temperature, self.softcap)
         if tile < 1:
             raise ValueError(f"tile {tile} must be at least one column")
+        check_classes(classes, len(self.table))
         tiles = _Tiles(self, hidden, temperature, tile)
         accumulated = _Accumulator(len(hidden), hidden.device, top_k)
         mean = torch.zeros(hidden.shape, device=hidden.device) if signal else None
-        sums = None if classes is None else _ClassSums(classes.to(hidden.device), len(hidden))
+        sums = None if classes is None else ClassSums(classes, len(hidden), hidden.device)
         for start in range(0, len(self.table), tile):
-            scores, peak, where = tiles.shifted(start)
+            scores, peak, where = tiles.shifted(tiles.columns(start // tile))
             weights = scores.exp()
             if sums is not None:
                 sums.add(start, scores, weights, peak)
@@ -88,10 +87,11 @@ class VocabularyHead:
         readout = accumulated.finish()
         if mean is not None:
             readout = replace(readout, signal=mean * (self.embedding_scale / accumulated.total[:, None]))
-        if sums is not None:
-            readout = replace(readout, **sums.finish(accumulated))
+        if sums is not None and classes is not None:
+            draw = _ClassDraw(tiles, accumulated, classes, sums.tile_masses)
+            readout = replace(readout, classes=sums.finish(accumulated.total, draw))
         if uniforms is not None:
-            readout = replace(readout, sample=_draw(tiles, accumulated, uniforms.to(hidden.device), tile))
+            readout = replace(readout, sample=_draw(tiles, accumulated, uniforms.to(hidden.device)))
         return readout
 
 
@@ -104,6 +104,12 @@ def check_temperature(temperature: float, softcap: float) -> None:
         )
 
 
+def check_classes(classes: TokenClasses | None, vocabulary: int) -> None:
+    """Raise ValueError for classes of another vocabulary."""
+    if classes is not None and len(classes.token_class) != vocabulary:
+        raise ValueError(f"classes of {len(classes.token_class)} tokens for a vocabulary of {vocabulary}")
+
+
 class _Tiles:
     """Computes tiles of processed logits, shifted by their own row maximum."""
 
@@ -113,11 +119,15 @@ class _Tiles:
         self._gain = head.softcap / temperature
         self._tile = tile
 
-    def shifted(self, start: int, rows: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        """Tile from token ``start``: (logits - peak [C, tile], peak [C], column of the peak [C]), all positions or
-        those of ``rows``."""
+    def columns(self, index: int) -> slice:
+        """The tokens of a tile."""
+        return slice(index * self._tile, (index + 1) * self._tile)
+
+    def shifted(self, tokens: slice | Tensor, rows: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Of a tile's ``tokens`` (logits - peak [C, tile], peak [C], column of the peak [C]), all positions or those
+        of ``rows``."""
         queries = self._scaled if rows is None else self._scaled[rows]
-        capped = (queries @ self._head.table[start : start + self._tile].T).float().tanh_()
+        capped = (queries @ self._head.table[tokens].T).float().tanh_()
         peak, where = capped.max(dim=-1)
         return capped.sub_(peak[:, None]).mul_(self._gain), peak * self._gain, where
 
@@ -180,57 +190,71 @@ class _Accumulator:
         self._top_ids = ids.gather(1, order)
 
 
-class _ClassSums:
-    """Mass, sum of mass * logit and largest logit of every token class, on a running peak of their own."""
-
-    def __init__(self, classes: Tensor, length: int) -> None:
-        self._classes = classes.long()
-        shape = (length, int(classes.max()) + 1)
-        self._mass = torch.zeros(shape, device=classes.device)
-        self._weighted = torch.zeros(shape, device=classes.device)
-        self._largest = torch.full(shape, float("-inf"), device=classes.device)
-        self._peak = torch.full((length, 1), float("-inf"), device=classes.device)
-
-    def add(self, start: int, scores: Tensor, weights: Tensor, peak: Tensor) -> None:
-        """Take in a tile whose ``scores`` are relative to its own ``peak``."""
-        index = self._classes[start : start + scores.shape[1]].expand(scores.shape)
-        mass = torch.zeros_like(self._mass).scatter_add_(1, index, weights)
-        weighted = torch.zeros_like(self._mass).scatter_add_(1, index, weights * scores)
-        self._largest.scatter_reduce_(1, index, scores + peak[:, None], "amax")
-        new = torch.maximum(self._peak, peak[:, None])
-        shift = torch.where(self._mass > 0, self._peak - new, 0.0)
-        down, own = (self._peak - new).exp(), peak[:, None] - new
-        self._weighted = (self._weighted + shift * self._mass) * down + (weighted + own * mass) * own.exp()
-        self._mass = self._mass * down + mass * own.exp()
-        self._peak = new
-
-    def finish(self, accumulated: _Accumulator) -> dict[str, Tensor]:
-        """The three fields of a ``Readout``."""
-        total = accumulated.total[:, None]
-        return {
-            "class_mass": self._mass / total,
-            "class_plogp": (self._weighted - self._mass * total.log()) / total,
-            "class_peak": self._largest - self._peak - total.log(),
-        }
-
-
-def _draw(tiles: _Tiles, accumulated: _Accumulator, uniforms: Tensor, tile: int) -> Tensor:
+def _draw(tiles: _Tiles, accumulated: _Accumulator, uniforms: Tensor) -> Tensor:
     """Inverse CDF in two levels: the tile by the tiles' masses, then the token within that tile."""
-    peaks = torch.stack(accumulated.tile_peaks, dim=-1)
-    masses = torch.stack(accumulated.tile_masses, dim=-1).double()
-    cumulative = (masses * (peaks - accumulated.peak[:, None]).double().exp()).cumsum(-1)
+    masses, peaks = torch.stack(accumulated.tile_masses, dim=-1), torch.stack(accumulated.tile_peaks, dim=-1)
+    chosen, fraction = _choose_tile(masses, peaks, uniforms)
+    if masses.shape[1] == 1:
+        return _within(accumulated.last_weights, fraction)
+    return _draw_in_tiles(tiles, torch.arange(len(chosen), device=chosen.device), chosen, fraction)
+
+
+class _ClassDraw:
+    """Draws from token classes: a heavy one like ``_draw``, the few tokens of a light one all together."""
+
+    def __init__(self, tiles: _Tiles, accumulated: _Accumulator, classes: TokenClasses, heavy_masses: Tensor) -> None:
+        self._tiles = tiles
+        self._classes = classes
+        self._token_class = classes.token_class.to(heavy_masses.device)
+        self._peaks = torch.stack(accumulated.tile_peaks, dim=-1)
+        self._masses = {number: heavy_masses[:, index] for index, number in enumerate(classes.heavy.tolist())}
+        self._masses[ANY] = torch.stack(accumulated.tile_masses, dim=-1)
+
+    def __call__(self, positions: Tensor, classes: Tensor, uniforms: Tensor) -> Tensor:
+        device = self._peaks.device
+        positions, classes, uniforms = positions.to(device), classes.to(device), uniforms.to(device)
+        drawn = torch.empty_like(classes)
+        for number in classes.unique().tolist():
+            own = classes == number
+            draw = self._draw_heavy if number in self._masses else self._draw_light
+            drawn[own] = draw(number, positions[own], uniforms[own])
+        return drawn
+
+    def _draw_heavy(self, number: int, positions: Tensor, uniforms: Tensor) -> Tensor:
+        chosen, fraction = _choose_tile(self._masses[number][positions], self._peaks[positions], uniforms)
+        members = None if number == ANY else self._token_class == number
+        return _draw_in_tiles(self._tiles, positions, chosen, fraction, members)
+
+    def _draw_light(self, number: int, positions: Tensor, uniforms: Tensor) -> Tensor:
+        tokens = self._classes.tokens_of(number).to(positions.device).long()
+        scores, _, _ = self._tiles.shifted(tokens, positions)
+        return tokens[_within(scores.exp_(), uniforms[:, None])]
+
+
+def _choose_tile(masses: Tensor, peaks: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
+    """The tile [R] at each of ``uniforms`` [R] of the masses [R, tiles], which are relative to the peaks of theirs, and
+    how far into it [R, 1] the uniform reaches."""
+    cumulative = (masses.double() * (peaks - peaks.amax(-1, keepdim=True)).double().exp()).cumsum(-1)
     target = uniforms[:, None] * cumulative[:, -1:]
     chosen = _first_above(cumulative, target)
     before = torch.where(chosen > 0, cumulative.gather(1, (chosen - 1).clamp(min=0)), 0.0)
-    fraction = (target - before) / (cumulative.gather(1, chosen) - before)
-    if cumulative.shape[1] == 1:
-        return _within(accumulated.last_weights, fraction)
-    sample = torch.empty_like(accumulated.argmax)
+    return chosen[:, 0], (target - before) / (cumulative.gather(1, chosen) - before)
+
+
+def _draw_in_tiles(
+    tiles: _Tiles, positions: Tensor, chosen: Tensor, fraction: Tensor, members: Tensor | None = None
+) -> Tensor:
+    """Tokens [R] of each position's tile, at ``fraction`` [R, 1] of its mass; of ``members`` [V] alone, where given."""
+    drawn = torch.empty_like(positions)
     for index in chosen.unique().tolist():
-        rows = (chosen[:, 0] == index).nonzero()[:, 0]
-        scores, _, _ = tiles.shifted(index * tile, rows)
-        sample[rows] = index * tile + _within(scores.exp_(), fraction[rows])
-    return sample
+        own, part = chosen == index, tiles.columns(index)
+        scores, _, _ = tiles.shifted(part, positions[own])
+        if members is not None:
+            scores.masked_fill_(~members[part], float("-inf"))
+            # Relative to the tile's peak all of them might have lost their weight.
+            scores -= scores.amax(-1, keepdim=True)
+        drawn[own] = part.start + _within(scores.exp_(), fraction[own])
+    return drawn
 
 
 def _within(weights: Tensor, fraction: Tensor) -> Tensor:

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from redraft.canvas.readout import Readout, VocabularyHead, check_temperature
+from redraft.canvas.readout import Readout, VocabularyHead, check_classes, check_temperature
+from redraft.canvas.token_classes import TokenClasses
 from redraft.kernels import bindings
 from redraft.kernels.linear import as_operand, check_width
 from redraft.kernels.packed import PackedMatrix
@@ -36,31 +37,27 @@ class PackedHead:
         *,
         signal: bool = True,
         top_k: int = 0,
-        classes: Tensor | None = None,
+        classes: TokenClasses | None = None,
     ) -> Readout:
         """Read softmax(softcap(hidden @ table^T) / temperature) at each position; see ``VocabularyHead.read``."""
         check_width(self.table, hidden)
-        _check_length("uniforms", uniforms, len(hidden))
-        _check_length("classes", classes, self.table.outputs)
-        if classes is not None and int(classes.min()) < 0:
-            raise ValueError(f"class {int(classes.min())} of a token; classes are numbered from 0 on")
-        if bindings.kernels() is None:
+        if uniforms is not None and uniforms.shape != (len(hidden),):
+            raise ValueError(f"uniforms {[*uniforms.shape]} must be [{len(hidden)}]")
+        check_classes(classes, self.table.outputs)
+        if bindings.kernels() is None or classes is not None:
             return self._twin().read(
                 self._as_operand(hidden), temperature, uniforms, signal=signal, top_k=top_k, classes=classes
             )
         check_temperature(temperature, self.softcap)
         count, vocabulary = len(hidden), self.table.outputs
         top_k = min(top_k, vocabulary)
-        class_count = 0 if classes is None else int(classes.max()) + 1
         hidden = hidden.float().contiguous()
         uniforms = None if uniforms is None else uniforms.double().contiguous()
-        classes = None if classes is None else classes.int().contiguous()
         argmax, sample = torch.empty(2, count, dtype=torch.int64)
         entropy, confidence = torch.empty(2, count)
         mean = torch.empty(hidden.shape) if signal else None
         top_ids = torch.empty(count, top_k, dtype=torch.int64) if top_k else None
         top_logprobs = torch.empty(count, top_k) if top_k else None
-        sums = [None] * 3 if classes is None else list(torch.empty(3, count, class_count))
         matrix = bindings.matrix(self.table)
         call = bindings.CReadout(
             rows=count,
@@ -71,8 +68,8 @@ class PackedHead:
             embedding_scale=self.embedding_scale,
             top_k=top_k,
             uniforms=bindings.pointer(uniforms),
-            classes=bindings.pointer(classes),
-            class_count=class_count,
+            classes=None,
+            class_count=0,
             argmax=argmax.data_ptr(),
             sample=sample.data_ptr(),
             entropy=entropy.data_ptr(),
@@ -80,20 +77,12 @@ class PackedHead:
             signal=bindings.pointer(mean),
             top_ids=bindings.pointer(top_ids),
             top_logprobs=bindings.pointer(top_logprobs),
-            class_mass=bindings.pointer(sums[0]),
-            class_plogp=bindings.pointer(sums[1]),
-            class_peak=bindings.pointer(sums[2]),
         )
         bindings.entry("redraft_readout")(ctypes.byref(call))
-        return Readout(argmax, sample, entropy, confidence, mean, top_ids, top_logprobs, *sums)
+        return Readout(argmax, sample, entropy, confidence, mean, top_ids, top_logprobs)
 
     def _twin(self) -> VocabularyHead:
         return VocabularyHead(self.table.weight[0], self.softcap, self.embedding_scale)
 
     def _as_operand(self, hidden: Tensor) -> Tensor:
         return as_operand(hidden.float() / self.softcap, self.table.format) * self.softcap
-
-
-def _check_length(name: str, values: Tensor | None, length: int) -> None:
-    if values is not None and values.shape != (length,):
-        raise ValueError(f"{name} {[*values.shape]} must be [{length}]")
