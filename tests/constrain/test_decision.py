@@ -8,7 +8,7 @@ from itertools import product
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
@@ -140,15 +140,15 @@ def test_options_are_as_probable_as_all_their_readings_together(frame, scale: fl
 
 @st.composite
 def _frames(draw: st.DrawFn) -> list[str | tuple[str, Sequence[str]]]:
-    text = st.text("ab :\n", max_size=4)
+    text = st.text("ab :\n", max_size=3)
     frame: list[str | tuple[str, Sequence[str]]] = [draw(text)]
     for name in draw(st.sampled_from(["q", "qr", "qrs"])):
-        options = draw(st.lists(st.text("ab :\n", min_size=1, max_size=3), min_size=2, max_size=3, unique=True))
+        options = draw(st.lists(st.text("ab :\n", min_size=1, max_size=2), min_size=2, max_size=3, unique=True))
         frame += [(name, options), draw(text)]
     return frame
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(_frames(), st.integers(0, 10**6), st.integers(0, 6))
 def test_any_frame_is_refused_as_ambiguous_or_decided_exactly(frame, seed: int, more: int):
     """It is refused exactly if two fillings make the same text."""
@@ -161,7 +161,6 @@ def test_any_frame_is_refused_as_ambiguous_or_decided_exactly(frame, seed: int, 
         return
     decisions = Decisions.compile(text, questions, vocabulary, [END])
     exact = BruteForce(frame, TOKENS, [END])
-    assume(len(exact.readings) < 20000)
     logp = distributions(np.random.default_rng(seed), decisions.fewest_tokens + more, len(TOKENS), 3.0)
     check(decisions.decide(*class_sums(decisions, logp)), *exact.decided(logp))
 
