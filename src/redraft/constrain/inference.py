@@ -22,8 +22,10 @@ LOWEST_LOGPROB = -1e9
 class Chain:
     """What inference needs of a token automaton: S states and, numbered S, END, after which every token is allowed.
 
-    It must be deterministic: from a state, the tokens of a class lead along one edge at most. Class 0 holds the tokens
-    that are allowed nowhere but after END, the last class the end tokens, which lead from accepting states to END.
+    It must be unambiguous: no sequence of tokens has two paths from where inference starts to where it may end. That
+    holds where it is deterministic, the tokens of a class leading from a state along one edge at most. Class 0 holds
+    the tokens that are allowed nowhere but after END, the last class the end tokens, which lead from accepting states
+    to END.
     """
 
     edge_start: NDArray[np.int64]
@@ -103,6 +105,21 @@ class Inference:
 
 
 @dataclass(frozen=True, eq=False)
+class EdgePosteriors:
+    """How often each edge is taken by a canvas whose text is valid."""
+
+    log_expected: Floats
+    """[E]: log of the expected number of times; -inf for an edge on no way to an end."""
+    log_valid: float
+    """The log probability that tokens drawn independently at each position make valid text."""
+
+    @property
+    def expected(self) -> Floats:
+        """[E]: the expected number of times, which for an edge taken once at most is the probability that it is."""
+        return np.exp(self.log_expected)
+
+
+@dataclass(frozen=True, eq=False)
 class Weights:
     """A canvas's distributions brought into the form that both implementations start from, float64 and contiguous."""
 
@@ -153,6 +170,28 @@ def infer(
         log_multiplier,
         tail,
         _entropy(weights, log_multiplier, tail),
+    )
+
+
+def edge_posteriors(
+    chain: Chain,
+    start_state: int,
+    end_potential: Floats,
+    mass: NDArray[np.floating],
+    plogp: NDArray[np.floating],
+    peak: NDArray[np.floating],
+) -> EdgePosteriors:
+    """The expected number of times that a canvas takes each edge, given that its text is valid: forward-backward.
+
+    The arguments and the errors are those of ``infer``.
+    """
+    weights = prepare(chain, start_state, end_potential, mass, plogp, peak, np.zeros((len(mass), 2)))
+    groups = _Stretches(chain.group_start).log_sum(weights.total[:, chain.group_class])
+    messages = _backward(chain, weights, groups)
+    if messages[0, start_state] == -np.inf:
+        raise contradiction(chain, start_state, weights)
+    return EdgePosteriors(
+        _log_taken(chain, start_state, groups, messages), log_valid(float(messages[0, start_state]), weights)
     )
 
 
@@ -334,6 +373,25 @@ def _marginals(chain: Chain, start: int, groups: Floats, messages: Floats, class
         taken = np.bincount(chain.edge_group, moved, len(group)).astype(np.float64)
         log_multiplier[position] = of_class.log_sum((_log(taken) - _finite(group))[class_group])
     return log_multiplier, tail
+
+
+def _log_taken(chain: Chain, start: int, groups: Floats, messages: Floats) -> Floats:
+    """[E]: log of the expected number of times that each edge is taken, from the start on.
+
+    In logs, so that what is very unlikely still tells from what cannot be, and from what is unlikelier.
+    """
+    by_target = np.argsort(chain.edge_target, kind="stable")
+    into = _Stretches(np.searchsorted(chain.edge_target[by_target], np.arange(chain.states + 2)))
+    taken = np.full(len(chain.edge_target), -np.inf)
+    state = np.where(np.arange(chain.states + 1) == start, 0.0, -np.inf)
+    for position, group in enumerate(groups):
+        onward = group[chain.edge_group] + messages[position + 1, chain.edge_target]
+        moved = state[chain.edge_source] + onward - _finite(messages[position, chain.edge_source])
+        taken = np.logaddexp(taken, moved)
+        ended = state[-1]
+        state = into.log_sum(moved[by_target])
+        state[-1] = np.logaddexp(state[-1], ended)
+    return taken
 
 
 def _entropy(weights: Weights, log_multiplier: Floats, tail: Floats) -> Floats:
