@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from tokenizers import AddedToken, Tokenizer
-from tokenizers.models import WordLevel
+from tokenizers import AddedToken, Tokenizer, decoders, normalizers
+from tokenizers.models import Unigram, WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
 from tokenizers.processors import TemplateProcessing
 from transformers import (
@@ -63,13 +63,16 @@ def random_checkpoint(
     dtype: torch.dtype = torch.float32,
     query_scale: float = 0.1,
     seed: int = 0,
+    letters: bool = False,
 ) -> Path:
     """Write a checkpoint with tokenizer and chat template into ``folder`` and return it.
 
     dialect: how config.json tells what full layers differ in; "per_layer_config" is what ``transformers`` saves.
     generation: fields of generation_config.json in place of what ``transformers`` saves. shard_bytes: at most so many
     bytes a weight file (a tensor is never split). query_scale: size of the query norms; with plain ones attention is
-    so sharp that rounding alone changes what is attended to. The weights depend on ``seed`` and the shape alone.
+    so sharp that rounding alone changes what is attended to. letters: tokens that spell any text, from single bytes to
+    whole words, in the place of words; there are LETTERS_SIZE of them at least. The weights depend on ``seed`` and the
+    shape alone.
     """
     text = DiffusionGemmaTextConfig(
         vocab_size=vocab_size,
@@ -110,7 +113,10 @@ def random_checkpoint(
     if generation is not None:
         path = folder / "generation_config.json"
         path.write_text(json.dumps({**json.loads(path.read_text()), **generation}))
-    write_tokenizer(folder, vocab_size)
+    if letters:
+        write_letters_tokenizer(folder, vocab_size)
+    else:
+        write_tokenizer(folder, vocab_size)
     return folder
 
 
@@ -130,6 +136,68 @@ def write_tokenizer(folder: Path, vocab_size: int) -> None:
     tokenizer = Tokenizer(WordLevel({word: i for i, word in words.items()}, unk_token="<unknown>"))
     tokenizer.pre_tokenizer = WhitespaceSplit()
     tokenizer.add_special_tokens([AddedToken(word, normalized=False) for word in MARKERS.values()])
+    tokenizer.post_processor = TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", 2)])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    settings = {"bos_token": "<bos>", "eos_token": "<eos>", "pad_token": "<pad>"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    (folder / "chat_template.jinja").write_text(CHAT_TEMPLATE)
+
+
+# Some pieces of what the tests write: JSON, digits, words.
+PIECES = [
+    "true",
+    "false",
+    "null",
+    "name",
+    "value",
+    "yes",
+    "no",
+    '":',
+    '","',
+    '{"',
+    '"}',
+    "10",
+    "20",
+    "2026",
+    "th",
+    "he",
+]
+PIECES += [
+    "the",
+    " the",
+    " a",
+    "an",
+    "and",
+    "er",
+    "in",
+    "on",
+    " is",
+    "ing",
+    "  ",
+    "\n\n",
+    "é",
+    "ü",
+    "日",
+    "\\u",
+    "\\n",
+    "[]",
+]
+THOUGHT = ("<|channel>", "<channel|>")
+LETTERS_SIZE = 16 + 256 + len(PIECES) + len(THOUGHT)
+
+
+def write_letters_tokenizer(folder: Path, vocab_size: int) -> None:
+    """A tokenizer with byte fallback like Gemma's: special tokens, 256 bytes, pieces, and above them unused ids."""
+    texts = {i: f"<unused{i}>" for i in range(vocab_size)} | MARKERS
+    texts |= {16 + value: f"<0x{value:02X}>" for value in range(256)}
+    texts |= dict(enumerate((piece.replace(" ", "\u2581") for piece in PIECES), 16 + 256))
+    texts |= dict(enumerate(THOUGHT, 16 + 256 + len(PIECES)))
+    ids = {text: i for i, text in texts.items()}
+    tokenizer = Tokenizer(Unigram([(texts[i], -1.0) for i in range(vocab_size)], unk_id=0, byte_fallback=True))
+    tokenizer.normalizer = normalizers.Replace(" ", "\u2581")
+    tokenizer.decoder = decoders.Sequence([decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse()])
+    special = [*MARKERS.values(), *THOUGHT, *(text for text in ids if text.startswith("<unused"))]
+    tokenizer.add_special_tokens([AddedToken(text, normalized=False) for text in special])
     tokenizer.post_processor = TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", 2)])
     tokenizer.save(str(folder / "tokenizer.json"))
     settings = {"bos_token": "<bos>", "eos_token": "<eos>", "pad_token": "<pad>"}

@@ -2,37 +2,54 @@
 
 from typing import TYPE_CHECKING, Any
 
-from redraft.errors import CheckpointError, GenerationError, RedraftError, RequestError
+from redraft.errors import CheckpointError, ConstraintError, GenerationError, RedraftError, RequestError
 
 if TYPE_CHECKING:
     from redraft.canvas.acceptance import ConfidenceThreshold, EntropyBound
     from redraft.canvas.stopping import ReproducesCanvas, StableAndConfident
+    from redraft.constrain.constraint import Choice, Hole, JSONSchema, Regex, Template
     from redraft.engine.engine import Engine
+    from redraft.engine.generation import Generation
     from redraft.engine.load import load
+    from redraft.engine.request import Draft
     from redraft.engine.result import Chunk, Result, StepEvent, Usage
+    from redraft.engine.verify import Candidate
 
 __all__ = [
+    "Candidate",
     "CheckpointError",
+    "Choice",
     "Chunk",
     "ConfidenceThreshold",
+    "ConstraintError",
+    "Draft",
     "Engine",
     "EntropyBound",
+    "Generation",
     "GenerationError",
+    "Hole",
+    "JSONSchema",
     "RedraftError",
+    "Regex",
     "ReproducesCanvas",
     "RequestError",
     "Result",
     "StableAndConfident",
     "StepEvent",
+    "Template",
     "Usage",
     "load",
 ]
 
 _LAZY = {
+    "Candidate": "redraft.engine.verify",
+    "Draft": "redraft.engine.request",
     "Engine": "redraft.engine.engine",
+    "Generation": "redraft.engine.generation",
     "load": "redraft.engine.load",
     **dict.fromkeys(("ConfidenceThreshold", "EntropyBound"), "redraft.canvas.acceptance"),
     **dict.fromkeys(("ReproducesCanvas", "StableAndConfident"), "redraft.canvas.stopping"),
+    **dict.fromkeys(("Choice", "Hole", "JSONSchema", "Regex", "Template"), "redraft.constrain.constraint"),
     **dict.fromkeys(("Chunk", "Result", "StepEvent", "Usage"), "redraft.engine.result"),
 }
 

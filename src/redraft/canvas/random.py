@@ -13,7 +13,7 @@ INITIAL = 0
 
 
 class PositionRandom:
-    """The draws of one denoising step: for each position a uniform that picks its sample and one for its noise.
+    """The draws of one denoising step: four uniforms for each position.
 
     A position's draws do not depend on how long the canvas is.
     """
@@ -42,3 +42,8 @@ class PositionRandom:
     def noise(self) -> Tensor:
         """Float64 [C] in [0, 1): picks the noise token at each position."""
         return self._uniforms[:, 1]
+
+    @property
+    def path(self) -> Tensor:
+        """Float64 [C, 2] in [0, 1): where a constraint holds, the edge and the class of each position's sample."""
+        return self._uniforms[:, 2:]

@@ -100,6 +100,16 @@ def expression(text: str, holes: Mapping[str, Hole]) -> Expression:
     return joined(*(part.content for part in _parts(text, holes)))
 
 
+def escaped(text: str) -> str:
+    """``text`` as a template without holes."""
+    return text.replace("{", "{{").replace("}", "}}")
+
+
+def names(text: str) -> list[str]:
+    """The names of the holes, in the order in which they stand."""
+    return [name for _, name in _pieces(text) if name is not None]
+
+
 def values(text: str, holes: Mapping[str, Hole], produced: str) -> dict[str, str]:
     """What stands in the holes of a produced text.
 

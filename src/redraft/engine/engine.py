@@ -1,8 +1,7 @@
 """``Engine``: one model, its tokenizer, and ``generate``."""
 
 import inspect
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -10,91 +9,23 @@ import torch
 from redraft.canvas.acceptance import AcceptanceRule, EntropyBound
 from redraft.canvas.schedule import LinearTemperature
 from redraft.canvas.stopping import StableAndConfident, StoppingRule
+from redraft.constrain.compiler import CompiledConstraint, Compiler, ThoughtMarkers
+from redraft.constrain.constraint import Constraint
+from redraft.constrain.vocabulary import Vocabulary
 from redraft.engine import request as checks
+from redraft.engine.decide import ChooseResult, choose
+from redraft.engine.extract import Extraction, extract
+from redraft.engine.generation import Generation
+from redraft.engine.infill import EditResult, FillResult, edit, fill
 from redraft.engine.prefix import PrefixCache
-from redraft.engine.request import Request
-from redraft.engine.result import Chunk, FinishReason, Result, StepEvent, Usage
-from redraft.engine.runner import denoise_canvas
-from redraft.engine.text import TextStream
+from redraft.engine.request import Draft, Request
+from redraft.engine.result import Result, StepEvent
+from redraft.engine.verify import Verifier
 from redraft.errors import RequestError
 from redraft.models.base import BlockDiffusionModel
 from redraft.models.tokenizer import ChatTokenizer
 
 Prompt = str | Sequence[int] | Sequence[Mapping[str, Any]]
-
-
-class Generation(Iterator[Chunk]):
-    """An answer under way: iterate for its chunks, one a canvas; ``result`` runs what is left and returns the whole."""
-
-    def __init__(self, engine: "Engine", request: Request, on_step: Callable[[StepEvent], None] | None) -> None:
-        self._result: Result | None = None
-        self._chunks = self._run(engine, request, on_step)
-
-    def __next__(self) -> Chunk:
-        return next(self._chunks)
-
-    def result(self) -> Result:
-        """Finish the answer and return it."""
-        for _ in self._chunks:
-            pass
-        if self._result is None:
-            raise RuntimeError("the generation ended with an error, which was raised where it was iterated")
-        return self._result
-
-    def _run(self, engine: "Engine", request: Request, on_step: Callable[[StepEvent], None] | None) -> Iterator[Chunk]:
-        began = time.perf_counter()
-        cache, cached = engine.prefixes.encode(request.prompt)
-        stream = TextStream(engine.tokenizer.decode, request.stop)
-        first_token = 0.0
-        steps, unconverged, finish, index = 0, [], None, 0
-        encoded, uncommitted = len(request.prompt), None
-        while finish is None:
-            # A canvas is never cut short for max_tokens: the model was trained on whole ones. Only the end of the
-            # context leaves no room for one.
-            length = min(request.canvas_length, request.context_length - encoded)
-            canvas = denoise_canvas(engine.model, cache, request, index, length, on_step, uncommitted)
-            steps += canvas.denoising_steps
-            if not canvas.converged:
-                unconverged.append(index)
-            kept, finish = _cut(canvas.tokens.tolist(), request, len(stream.token_ids))
-            encoded += length
-            if finish is None and encoded == request.context_length:
-                finish = "length"
-            before = len(stream.token_ids)
-            text = stream.add(kept, last=finish is not None)
-            if stream.stopped:
-                finish = "stop"
-            first_token = first_token or time.perf_counter() - began
-            yield Chunk(index, text, tuple(stream.token_ids[before:]), canvas.denoising_steps, canvas.converged)
-            index += 1
-            # Handed out before it is committed, which the next canvas's first step does; after the last one nothing.
-            uncommitted = canvas.tokens
-        engine.prefixes.keep(cache, request.prompt)
-        self._result = Result(
-            text=stream.text,
-            token_ids=tuple(stream.token_ids),
-            finish_reason=finish,
-            seed=request.seed,
-            unconverged_canvases=tuple(unconverged),
-            usage=Usage(
-                prompt_tokens=len(request.prompt),
-                cached_prompt_tokens=cached,
-                completion_tokens=len(stream.token_ids),
-                canvases=index,
-                denoising_steps=steps,
-                time_to_first_token=first_token,
-                seconds=time.perf_counter() - began,
-            ),
-        )
-
-
-def _cut(tokens: list[int], request: Request, so_far: int) -> tuple[list[int], FinishReason | None]:
-    """What of a finished canvas belongs to the answer, and whether the answer ends with it."""
-    end = next((i for i, token in enumerate(tokens) if token in request.end_token_ids), None)
-    room = request.max_tokens - so_far
-    if end is not None and end <= room:
-        return tokens[:end], "stop"
-    return tokens[:room], "length" if len(tokens) >= room else None
 
 
 class Engine:
@@ -106,12 +37,23 @@ class Engine:
         self.model = model
         self.tokenizer = tokenizer
         self.prefixes = PrefixCache(model, checks.check_whole("prefill_chunk", prefill_chunk, 1))
+        config = model.config
+        self.constraints = Compiler(
+            lambda: Vocabulary.of(tokenizer.tokenizer, config.vocab_size, config.image_token_ids)
+        )
 
     def generate(self, prompt: Prompt, **parameters: Any) -> Result:
         """Answer ``prompt`` and return the whole answer; parameters and errors as in ``stream``."""
         return self.stream(prompt, **parameters).result()
 
     def stream(
+        self, prompt: Prompt, *, on_step: Callable[[StepEvent], None] | None = None, **parameters: Any
+    ) -> Generation:
+        """Start answering ``prompt``; parameters and errors as in ``request``. on_step: called after every denoising
+        step."""
+        return Generation(self, self.request(prompt, **parameters), on_step)
+
+    def request(
         self,
         prompt: Prompt,
         *,
@@ -124,35 +66,52 @@ class Engine:
         canvas_length: int | None = None,
         acceptance: AcceptanceRule | None = None,
         stopping: StoppingRule | None = None,
-        on_step: Callable[[StepEvent], None] | None = None,
+        constraint: Constraint | None = None,
+        thinking: bool = False,
+        verifier: Verifier | None = None,
+        verify_rounds: int = 3,
+        best_of: int = 1,
+        draft: Draft | None = None,
         **unknown: object,
-    ) -> Generation:
-        """Start answering ``prompt``: a raw text, token ids, or chat messages (``{"role", "content"}``).
+    ) -> Request:
+        """What ``prompt`` asks for, checked: a raw text, token ids, or chat messages (``{"role", "content"}``).
 
         max_tokens: at most so many tokens, by default what the context has left. seed: 0 .. 2**64-1, by default a
         random one, which the result names. temperature: scales the checkpoint's schedule; 0 takes the argmax for a
         sample. max_denoising_steps, entropy_bound (nats a canvas): by default the checkpoint's. stop: strings at
         which the answer ends, not part of it. canvas_length: positions denoised at once, at most the model's own.
         acceptance: the rule itself in place of the entropy bound, such as ``ConfidenceThreshold``. stopping: the rule
-        in place of the checkpoint's stable-and-confident one, such as ``ReproducesCanvas``. on_step: called after
-        every denoising step.
+        in place of the checkpoint's stable-and-confident one, such as ``ReproducesCanvas``.
 
-        Raises RequestError, before any work, for a prompt or parameter that cannot be honoured, and GenerationError
-        while running if the model yields NaN.
+        constraint: ``JSONSchema``, ``Regex``, ``Choice`` or ``Template``, which the whole answer matches; stop strings
+        then do not occur in it. thinking: ask the model to think first; the thought is not part of the answer, nor
+        held to the constraint. verifier: called with a ``Candidate`` for every canvas, says which positions are wrong;
+        these alone are denoised again, at most verify_rounds times. best_of: so many candidates for every canvas, of
+        which the one with the fewest wrong positions stays, then the one that the model is surest of. draft: what the
+        canvases start from in the place of noise.
+
+        Raises RequestError, before any work, for a prompt or parameter that cannot be honoured (ConstraintError if it
+        is the constraint), and GenerationError while running if the model yields NaN.
         """
         if unknown:
-            known = ", ".join(name for name, p in _PARAMETERS.items() if p.kind is p.KEYWORD_ONLY)
+            known = ", ".join((*(name for name, p in _PARAMETERS.items() if p.kind is p.KEYWORD_ONLY), "on_step"))
             raise RequestError(f"unknown parameter {next(iter(unknown))!r}; known are {known}")
         if acceptance is not None and entropy_bound is not None:
             raise RequestError("entropy_bound and acceptance exclude each other; put the bound into EntropyBound(...)")
         config, defaults = self.model.config, self.model.defaults
-        tokens = checks.check_prompt(self._tokenize(prompt), config.vocab_size, config.image_token_ids)
+        tokens = checks.check_prompt(self.tokenize(prompt, thinking), config.vocab_size, config.image_token_ids)
         bound = defaults.entropy_bound if entropy_bound is None else entropy_bound
         steps = defaults.max_denoising_steps if max_denoising_steps is None else max_denoising_steps
         length = config.canvas_length if canvas_length is None else canvas_length
-        request = Request(
+        thought = self._thought_markers() if thinking else None
+        room = checks.check_length(max_tokens, len(tokens), config.context_length)
+        stop_strings = checks.check_stop(stop)
+        compiled = None if constraint is None else self._compiled(constraint, stop_strings, thought)
+        if compiled is not None:
+            checks.check_budget(compiled, max_tokens, room)
+        return Request(
             prompt=tokens,
-            max_tokens=checks.check_length(max_tokens, len(tokens), config.context_length),
+            max_tokens=room,
             canvas_length=checks.check_whole("canvas_length", length, 1, config.canvas_length),
             seed=checks.check_seed(seed),
             temperature=checks.check_temperature(temperature),
@@ -160,20 +119,75 @@ class Engine:
             schedule=LinearTemperature(defaults.t_max, defaults.t_min),
             acceptance=acceptance or EntropyBound(checks.check_number("entropy_bound", bound, 0)),
             stopping=stopping or StableAndConfident(defaults.stability_threshold, defaults.confidence_threshold),
-            stop=checks.check_stop(stop),
+            stop=stop_strings,
             end_token_ids=defaults.end_token_ids,
             context_length=config.context_length,
+            constraint=compiled,
+            thought=thought,
+            verifier=verifier,
+            verify_rounds=checks.check_whole("verify_rounds", verify_rounds, 0) if verifier is not None else 0,
+            best_of=checks.check_whole("best_of", best_of, 1),
+            draft=draft,
         )
-        return Generation(self, request, on_step)
 
-    def _tokenize(self, prompt: Prompt) -> Sequence[int]:
+    def fill(self, prefix: str, suffix: str, **parameters: Any) -> FillResult:
+        """Write what stands between ``prefix`` and ``suffix``; parameters and errors as in ``infill.fill``."""
+        return fill(self, prefix, suffix, **parameters)
+
+    def edit(self, text: str, spans: Sequence[tuple[int, int]] | None = None, **parameters: Any) -> EditResult:
+        """Rewrite parts of ``text``, or the whole by an instruction; parameters and errors as in ``infill.edit``."""
+        return edit(self, text, spans, **parameters)
+
+    def choose(
+        self, prompt: Prompt, options: Sequence[str] | Mapping[str, Sequence[str]], **parameters: Any
+    ) -> ChooseResult:
+        """The probability of each option, of one question or several; parameters and errors as in ``decide.choose``."""
+        return choose(self, prompt, options, **parameters)
+
+    def extract(self, text: str, schema: Mapping[str, Any] | str, **parameters: Any) -> Extraction:
+        """Read ``text`` into JSON under a schema; parameters and errors as in ``extract.extract``."""
+        return extract(self, text, schema, **parameters)
+
+    def tokenize(self, prompt: Prompt, thinking: bool = False) -> Sequence[int]:
+        """The token ids of a prompt; RequestError if it is empty, or no text that the tokenizer knows."""
         if isinstance(prompt, str):
             if not prompt:
                 raise RequestError("the prompt is empty; give some text")
             return self.tokenizer.encode(prompt)
         if len(prompt) and isinstance(prompt[0], Mapping):
-            return self.tokenizer.encode_chat(cast(Sequence[Mapping[str, Any]], prompt))
+            return self.tokenizer.encode_chat(cast(Sequence[Mapping[str, Any]], prompt), thinking)
         return prompt.tolist() if isinstance(prompt, torch.Tensor) else cast(Sequence[int], prompt)
 
+    def question(self, instruction: str, text: str) -> Prompt:
+        """An instruction about a text: a user's message, or raw text where the checkpoint has no chat template."""
+        content = f"{instruction}\n\n{text}"
+        return f"{content}\n\n" if self.tokenizer.template is None else [{"role": "user", "content": content}]
 
-_PARAMETERS = inspect.signature(Engine.stream).parameters
+    def fewest_tokens(self, constraint: Constraint) -> int:
+        """How many tokens the shortest text takes that a constraint allows."""
+        return self._compiled(constraint, (), None).fewest_tokens
+
+    def _compiled(
+        self, constraint: Constraint, stop: Sequence[str], thought: ThoughtMarkers | None
+    ) -> CompiledConstraint:
+        if not hasattr(constraint, "expression"):
+            raise RequestError(
+                f"constraint {constraint!r} must be a JSONSchema, Regex, Choice or Template, such as "
+                "redraft.JSONSchema({...})"
+            )
+        ends = self.model.defaults.end_token_ids
+        if not ends:
+            raise RequestError("the checkpoint names no end token, with which a constrained answer has to end")
+        return self.constraints.compile(constraint, ends, stop, thought)
+
+    def _thought_markers(self) -> ThoughtMarkers:
+        opening, closing = self.model.config.thought_markers
+        ids = self.tokenizer.token_id(opening), self.tokenizer.token_id(closing)
+        if ids[0] is None or ids[1] is None:
+            raise RequestError(
+                f"this checkpoint cannot think: its tokenizer has no {opening!r} and {closing!r}; leave thinking out"
+            )
+        return ThoughtMarkers(ids[0], ids[1])
+
+
+_PARAMETERS = inspect.signature(Engine.request).parameters

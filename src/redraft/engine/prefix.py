@@ -1,6 +1,6 @@
 """Encodes prompts in aligned chunks, and keeps the last prompt's cache for the next one that starts the same."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 
@@ -20,13 +20,28 @@ class PrefixCache:
         self._cache: KVCache | None = None
         self._prompt: tuple[int, ...] = ()
 
-    @torch.inference_mode()
+    def begin(self, prompt: tuple[int, ...]) -> tuple[KVCache, int]:
+        """A cache of the beginning of ``prompt`` that is known already, and how many tokens that is."""
+        cache, self._cache = self._cache, None
+        if cache is not None:
+            shared = _shared_length(prompt, self._prompt) // self._chunk * self._chunk
+            if shared and cache.cut(shared):
+                return cache, shared
+        return KVCache(self._model.cache_layout()), 0
+
+    def chunks(self, prompt: tuple[int, ...], cache: KVCache) -> Iterator[None]:
+        """Encode what ``cache`` lacks of ``prompt``, a chunk between two yields."""
+        tokens = torch.tensor(prompt, device=self._model.device)[None]
+        for start in range(cache.length, len(prompt), self._chunk):
+            with torch.inference_mode():
+                self._model.encode(tokens[:, start : start + self._chunk], cache)
+            yield
+
     def encode(self, prompt: tuple[int, ...]) -> tuple[KVCache, int]:
         """A cache of exactly ``prompt``, and how many of its tokens were there already."""
-        cache, reused = self._take(prompt)
-        tokens = torch.tensor(prompt, device=self._model.device)[None]
-        for start in range(reused, len(prompt), self._chunk):
-            self._model.encode(tokens[:, start : start + self._chunk], cache)
+        cache, reused = self.begin(prompt)
+        for _ in self.chunks(prompt, cache):
+            pass
         return cache, reused
 
     def keep(self, cache: KVCache, prompt: tuple[int, ...]) -> None:
@@ -36,14 +51,6 @@ class PrefixCache:
     def forget(self) -> None:
         """Drop the kept cache and its memory."""
         self._cache, self._prompt = None, ()
-
-    def _take(self, prompt: tuple[int, ...]) -> tuple[KVCache, int]:
-        cache, self._cache = self._cache, None
-        if cache is not None:
-            shared = _shared_length(prompt, self._prompt) // self._chunk * self._chunk
-            if shared and cache.cut(shared):
-                return cache, shared
-        return KVCache(self._model.cache_layout()), 0
 
 
 def _shared_length(one: Sequence[int], other: Sequence[int]) -> int:

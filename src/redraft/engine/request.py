@@ -6,9 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
 
+import torch
+from torch import Tensor
+
 from redraft.canvas.acceptance import AcceptanceRule
 from redraft.canvas.schedule import TemperatureSchedule
 from redraft.canvas.stopping import StoppingRule
+from redraft.constrain.compiler import CompiledConstraint, ThoughtMarkers
+from redraft.engine.verify import Verifier
 from redraft.errors import RequestError
 
 MAX_STOP_STRINGS = 16
@@ -17,7 +22,10 @@ LEAST_TEMPERATURE = 1e-4
 
 @dataclass(frozen=True)
 class Request:
-    """One prompt and how to answer it. ``temperature`` scales the schedule; 0 takes the argmax for a sample."""
+    """One prompt and how to answer it.
+
+    ``temperature`` scales the schedule; 0 takes the argmax for a sample.
+    """
 
     prompt: tuple[int, ...]
     max_tokens: int
@@ -31,6 +39,31 @@ class Request:
     stop: tuple[str, ...]
     end_token_ids: tuple[int, ...]
     context_length: int
+    constraint: CompiledConstraint | None = None
+    thought: ThoughtMarkers | None = None
+    verifier: Verifier | None = None
+    verify_rounds: int = 0
+    """Times a candidate's positions that the verifier marked are denoised again."""
+    best_of: int = 1
+    """Candidates of every canvas, all on one prefix."""
+    draft: "Draft | None" = None
+
+
+@dataclass(frozen=True, eq=False)
+class Draft:
+    """Text from which the canvases start, in the place of noise, as far as it survives (Meng et al. 2021, SDEdit)."""
+
+    tokens: Tensor
+    """[T] int64, from the first canvas's first position on."""
+    survival: Tensor
+    """[T] float64: the probability that a token stays."""
+
+    def laid_over(self, noise: Tensor, start: int, uniforms: Tensor) -> Tensor:
+        """``noise`` [C], the canvas from position ``start`` on, with the tokens that survive ``uniforms`` [C]."""
+        own = slice(start, start + len(noise))
+        count = len(self.tokens[own])
+        stays = uniforms[:count] < self.survival[own]
+        return torch.cat((torch.where(stays, self.tokens[own], noise[:count]), noise[count:]))
 
 
 def check_whole(name: str, value: object, least: int, most: int | None = None) -> int:
@@ -95,6 +128,21 @@ def check_prompt(tokens: Sequence[int], vocab_size: int, image_token_ids: Sequen
         if token in image_token_ids:
             raise RequestError(f"prompt token {index} ({token}) stands for an image; images are not supported yet")
     return tuple(tokens)
+
+
+def check_budget(constraint: CompiledConstraint, max_tokens: int | None, room: int) -> None:
+    """Refuse a constraint whose shortest text does not fit ``room`` tokens."""
+    fewest = constraint.fewest_tokens
+    if fewest <= room:
+        return
+    if max_tokens is None:
+        raise RequestError(
+            f"the shortest text that the constraint allows takes {fewest} tokens, and the context has {room} left "
+            "after the prompt; shorten the prompt"
+        )
+    raise RequestError(
+        f"max_tokens {max_tokens} is too small for the constraint: its shortest text takes {fewest} tokens"
+    )
 
 
 def check_length(max_tokens: int | None, prompt_length: int, context_length: int) -> int:

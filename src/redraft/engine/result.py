@@ -1,7 +1,7 @@
 """What a generation hands out: an event a denoising step, a chunk a canvas, and the result with its cost."""
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, fields
+from typing import Any, Literal
 
 from torch import Tensor
 
@@ -42,6 +42,8 @@ class Chunk:
     denoising_steps: int
     converged: bool
     """False if the canvas hit the step limit."""
+    thought: str = ""
+    """New text of the thought before the answer; empty unless thinking was asked for."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,7 @@ class Usage:
     """Without the end token."""
     canvases: int
     denoising_steps: int
+    """Of all canvases that were denoised, also those that were not picked."""
     time_to_first_token: float
     """Seconds from the call to the first finished canvas."""
     seconds: float
@@ -71,15 +74,29 @@ class Result:
 
     text: str
     token_ids: tuple[int, ...]
-    """The answer's tokens without the end token; with a stop string, up to the token that completed it."""
+    """The answer's tokens, those of a thought included, without the end token; with a stop string, up to the token that
+    completed it."""
     finish_reason: FinishReason
-    """"stop" at an end token or a stop string, "length" at max_tokens or the end of the context."""
+    """"stop" at an end token or a stop string, or where a constraint's text is whole and cannot go on; "length" at
+    max_tokens or the end of the context."""
     seed: int
     unconverged_canvases: tuple[int, ...]
     """Canvases that hit the step limit before they converged: what they hold may be unfinished."""
     usage: Usage
+    thought: str | None = None
+    """The thought before the answer, without its markers; None unless thinking was asked for."""
+    log_valid: tuple[float, ...] = ()
+    """With a constraint, a canvas each: the natural log of the probability that tokens drawn independently at its last
+    step would have made valid text. Far below 0, the model would rather say something else."""
+    verified: bool | None = None
+    """With a verifier: whether it found nothing wrong in any canvas."""
 
     @property
     def converged(self) -> bool:
         """Whether every canvas converged."""
         return not self.unconverged_canvases
+
+
+def fields_of(result: Result, **changed: Any) -> dict[str, Any]:
+    """The fields that every result has, for a result that has more."""
+    return {field.name: getattr(result, field.name) for field in fields(Result)} | changed

@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Sequence
 
+from redraft.constrain.compiler import ThoughtMarkers
+
 # What decoders put for bytes that do not yet make a character.
 _INCOMPLETE = "\ufffd"
 
@@ -49,3 +51,51 @@ class TextStream:
             longest = min(len(stop) - 1, len(text))
             held = max(held, next((n for n in range(longest, 0, -1) if stop.startswith(text[-n:])), 0))
         return len(text) - held
+
+
+class AnswerText:
+    """An answer's text, and apart from it the thought before it, where a model thinks between markers."""
+
+    def __init__(
+        self, decode: Callable[[Sequence[int]], str], stop: Sequence[str], markers: ThoughtMarkers | None
+    ) -> None:
+        self._answer = TextStream(decode, stop)
+        self._thoughts = None if markers is None else TextStream(decode, ())
+        self._markers = markers
+        self._marked: list[int] = []
+        self._thinking = False
+
+    @property
+    def text(self) -> str:
+        return self._answer.text
+
+    @property
+    def thought(self) -> str | None:
+        """None where markers are not looked for."""
+        return None if self._thoughts is None else self._thoughts.text
+
+    @property
+    def token_ids(self) -> list[int]:
+        """All tokens, those of the thought and its markers included."""
+        return [*self._marked, *self._answer.token_ids]
+
+    @property
+    def stopped(self) -> bool:
+        return self._answer.stopped
+
+    def add(self, tokens: Sequence[int], last: bool) -> tuple[str, str]:
+        """Append a canvas's tokens; returns new text of the thought and of the answer, as ``TextStream.add`` does."""
+        if self._thoughts is None or self._markers is None:
+            return "", self._answer.add(tokens, last)
+        rest = list(tokens)
+        if not self._marked and rest[:1] == [self._markers.opening]:
+            self._thinking = True
+            self._marked.append(rest.pop(0))
+        if not self._thinking:
+            return "", self._answer.add(rest, last)
+        closed = self._markers.closing in rest
+        thoughts = rest[: rest.index(self._markers.closing)] if closed else rest
+        self._marked += rest[: len(thoughts) + int(closed)]
+        self._thinking = not closed
+        thought = self._thoughts.add(thoughts, last or closed)
+        return thought, self._answer.add(rest[len(thoughts) + 1 :], last) if closed else ""

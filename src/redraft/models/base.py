@@ -1,5 +1,6 @@
 """What an engine asks of a model family, and nothing more."""
 
+import math
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -45,6 +46,8 @@ class GenerationDefaults:
     stability_threshold: int = 1
     confidence_threshold: float = 0.005
     end_token_ids: tuple[int, ...] = (1,)
+    choice_temperature: float | None = None
+    """Fitted to make the probabilities of ``choose`` true; None where nobody has."""
 
     def __post_init__(self) -> None:
         whole = isinstance(self.max_denoising_steps, int) and self.max_denoising_steps >= 1
@@ -57,6 +60,9 @@ class GenerationDefaults:
         EntropyBound(self.entropy_bound)
         LinearTemperature(self.t_max, self.t_min)
         StableAndConfident(self.stability_threshold, self.confidence_threshold)
+        fitted = 1.0 if self.choice_temperature is None else self.choice_temperature
+        if isinstance(fitted, bool) or not isinstance(fitted, int | float) or not 0 < fitted < math.inf:
+            raise ValueError(f"choice_temperature {fitted!r} must be a finite number above 0")
         if not all(isinstance(token, int) for token in self.end_token_ids):
             raise ValueError(f"end tokens {self.end_token_ids!r} must be token ids")
 
@@ -72,6 +78,8 @@ class BlockDiffusionConfig(Protocol):
     def canvas_length(self) -> int: ...
     @property
     def image_token_ids(self) -> tuple[int, ...]: ...
+    @property
+    def thought_markers(self) -> tuple[str, str]: ...
 
 
 class BlockDiffusionModel(Protocol):
@@ -92,4 +100,5 @@ class BlockDiffusionModel(Protocol):
     def encode(self, tokens: Tensor, cache: Cache) -> None: ...
     def denoise(self, canvas: Tensor, cache: Cache, signal: Tensor | None) -> Tensor: ...
     def commit_and_denoise(self, tokens: Tensor, canvas: Tensor, cache: Cache) -> Tensor: ...
+    def logits(self, hidden: Tensor) -> Tensor: ...
     def readout(self, hidden: Tensor, temperature: float, uniforms: Tensor | None, **wanted: Any) -> Readout: ...

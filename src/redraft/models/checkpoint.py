@@ -173,6 +173,8 @@ def save(model: DiffusionGemma, folder: Path, dtype: torch.dtype, extra_files: I
         "pad_token_id": model.config.pad_token_id,
         "bos_token_id": model.config.bos_token_id,
     }
+    if defaults.choice_temperature is not None:
+        generation["choice_temperature"] = defaults.choice_temperature
     (folder / GENERATION_FILE).write_text(json.dumps(generation, indent=2) + "\n")
     for path in extra_files:
         if path.resolve() != (folder / path.name).resolve():

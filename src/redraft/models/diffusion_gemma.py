@@ -77,6 +77,11 @@ class DiffusionGemmaConfig:
         """Ids that stand for images in a prompt."""
         return tuple(id for id in (self.boi_token_id, self.eoi_token_id, self.image_token_id) if id is not None)
 
+    @property
+    def thought_markers(self) -> tuple[str, str]:
+        """The tokens between which the model thinks before it answers."""
+        return "<|channel>", "<channel|>"
+
     @classmethod
     def from_json(cls, config: Mapping[str, Any]) -> "DiffusionGemmaConfig":
         """Read a hub ``config.json`` of either dialect (global_head_dim, or per_layer_config).

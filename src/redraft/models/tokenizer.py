@@ -59,6 +59,16 @@ class ChatTokenizer:
         return cls(tokenizer, special, template)
 
     @property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer itself, for what reads its vocabulary and decoder."""
+        return self._tokenizer
+
+    def token_id(self, text: str) -> int | None:
+        """The id of the token whose name is ``text``; None if there is none."""
+        found = self._tokenizer.token_to_id(text)
+        return None if found is None else int(found)
+
+    @property
     def vocab_size(self) -> int:
         return int(self._tokenizer.get_vocab_size(with_added_tokens=True))
 
@@ -66,8 +76,14 @@ class ChatTokenizer:
         """Raw text to ids, with the beginning-of-sequence token where the tokenizer adds one."""
         return self._encode(text, add_special_tokens=True)
 
-    def encode_chat(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
+    def encode_text(self, text: str) -> list[int]:
+        """Text that follows other text to ids, with nothing added."""
+        return self._encode(text, add_special_tokens=False)
+
+    def encode_chat(self, messages: Sequence[Mapping[str, Any]], thinking: bool = False) -> list[int]:
         """Chat messages to ids through the checkpoint's own template, ready for the model's turn.
+
+        ``thinking`` is what a template knows as ``enable_thinking``.
 
         Raises RequestError where there is no template, or the template refuses the messages.
         """
@@ -76,7 +92,9 @@ class ChatTokenizer:
         for index, message in enumerate(messages):
             _check_message(index, message)
         try:
-            text = self._compiled.render(messages=list(messages), add_generation_prompt=True, **self._special)
+            text = self._compiled.render(
+                messages=list(messages), add_generation_prompt=True, enable_thinking=thinking, **self._special
+            )
         except (TemplateError, TypeError, ValueError, KeyError) as error:
             raise RequestError(f"the checkpoint's chat template does not take these messages: {error}") from error
         return self._encode(text, add_special_tokens=False)

@@ -1,0 +1,118 @@
+"""From a constraint to what a canvas is held to, once for each constraint and vocabulary."""
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TypeVar, cast
+
+import numpy as np
+
+from redraft.canvas.token_classes import TokenClasses
+from redraft.constrain import byte_automaton, token_automaton
+from redraft.constrain.constraint import Constraint
+from redraft.constrain.decision import Decisions
+from redraft.constrain.preamble import after_thought
+from redraft.constrain.stop_strings import without
+from redraft.constrain.token_automaton import TokenAutomaton
+from redraft.constrain.vocabulary import Vocabulary
+
+_KEPT = 32
+_Compiled = TypeVar("_Compiled")
+
+
+@dataclass(frozen=True, eq=False)
+class CompiledConstraint:
+    """A token automaton, and its classes as the readout wants them."""
+
+    automaton: TokenAutomaton
+    classes: TokenClasses
+
+    @classmethod
+    def of(cls, automaton: TokenAutomaton) -> "CompiledConstraint":
+        return cls(automaton, TokenClasses.of(automaton.token_class, automaton.classes))
+
+    @property
+    def fewest_tokens(self) -> int:
+        """Of the shortest text, without an end token."""
+        return int(self.automaton.distance[self.automaton.start])
+
+    def complete(self, state: int) -> bool:
+        """Whether a text that led to ``state`` is whole and cannot go on."""
+        automaton = self.automaton
+        if state == automaton.end:
+            return True
+        targets = automaton.edge_target[automaton.edge_start[state] : automaton.edge_start[state + 1]]
+        return bool(automaton.accepting[state] and (targets == automaton.end).all())
+
+
+@dataclass(frozen=True)
+class ThoughtMarkers:
+    """The token ids between which a model thinks before it answers."""
+
+    opening: int
+    closing: int
+
+
+class Compiler:
+    """Compiles constraints for one vocabulary, and keeps the latest. Safe for use from several threads."""
+
+    def __init__(self, vocabulary: Callable[[], Vocabulary]) -> None:
+        """``vocabulary`` is called at the first constraint: reading a large tokenizer takes seconds."""
+        self._read = vocabulary
+        self._kept: OrderedDict[object, object] = OrderedDict()
+        self._lock = threading.Lock()
+
+    @cached_property
+    def vocabulary(self) -> Vocabulary:
+        """The bytes of every token; ConstraintError for a tokenizer that constraints cannot use."""
+        return self._read()
+
+    def compile(
+        self,
+        constraint: Constraint,
+        end_token_ids: Sequence[int],
+        stop: Sequence[str] = (),
+        thought: ThoughtMarkers | None = None,
+    ) -> CompiledConstraint:
+        """What holds a canvas to ``constraint``, free of ``stop`` strings, after a thought where there are markers.
+
+        Raises ConstraintError for what is not supported, contradicts itself, is too large, or cannot be spelled.
+        """
+        key = (type(constraint), constraint, tuple(end_token_ids), tuple(stop), thought)
+        return self._once(key, lambda: self._compiled(constraint, end_token_ids, stop, thought))
+
+    def decisions(
+        self, frame: str, questions: Mapping[str, Sequence[str]], end_token_ids: Sequence[int]
+    ) -> tuple[Decisions, TokenClasses]:
+        """The decisions on questions in a frame, and their classes as the readout wants them; ConstraintError as in
+        ``Decisions.compile``."""
+        key = (Decisions, frame, tuple((name, *options) for name, options in questions.items()), tuple(end_token_ids))
+
+        def compiled() -> tuple[Decisions, TokenClasses]:
+            decisions = Decisions.compile(frame, questions, self.vocabulary, end_token_ids)
+            return decisions, TokenClasses.of(decisions.token_class, decisions.classes)
+
+        return self._once(key, compiled)
+
+    def _once(self, key: object, compile: Callable[[], _Compiled]) -> _Compiled:
+        with self._lock:
+            if key in self._kept:
+                self._kept.move_to_end(key)
+            else:
+                self._kept[key] = compile()
+            while len(self._kept) > _KEPT:
+                self._kept.popitem(last=False)
+            return cast(_Compiled, self._kept[key])
+
+    def _compiled(
+        self, constraint: Constraint, ends: Sequence[int], stop: Sequence[str], thought: ThoughtMarkers | None
+    ) -> CompiledConstraint:
+        texts = without(byte_automaton.build(constraint.expression), stop)
+        automaton = token_automaton.build(texts, self.vocabulary, ends)
+        if thought is not None:
+            with_text = np.diff(self.vocabulary.offsets) > 0
+            with_text[list(ends)] = False
+            automaton = after_thought(automaton, thought.opening, thought.closing, with_text)
+        return CompiledConstraint.of(automaton)

@@ -1,0 +1,111 @@
+"""What a user may demand of a text: a JSON schema, a regular expression, one of several texts, a template."""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from redraft.constrain import json_schema, regex, template
+from redraft.constrain.expression import Expression, any_of
+from redraft.constrain.json_text import Whitespace
+from redraft.constrain.template import Hole
+from redraft.errors import ConstraintError
+
+__all__ = ["Choice", "Constraint", "Exactly", "Hole", "JSONSchema", "Regex", "Template"]
+
+
+class Constraint(Protocol):
+    """A demand on a whole text. Equal ones are compiled once, so it must be hashable."""
+
+    @property
+    def expression(self) -> Expression:
+        """The texts that are allowed. Raises ConstraintError naming what is not supported, and where."""
+        ...
+
+
+@dataclass(frozen=True, init=False)
+class JSONSchema:
+    """JSON that is valid under a schema (draft 2020-12); see ``json_schema`` for keywords and what is written."""
+
+    schema: str
+    """As JSON text: members come in the order in which the schema names them."""
+    whitespace: Whitespace
+    depth: int
+
+    def __init__(
+        self, schema: Mapping[str, Any] | bool | str, *, whitespace: Whitespace = "compact", depth: int = 4
+    ) -> None:
+        """``schema``: an object or JSON text. ``whitespace``: "compact", "one-space" or "free". ``depth``: how deep
+        recursion by '$ref', and nesting that the schema leaves open, may go."""
+        if not isinstance(schema, str):
+            try:
+                schema = json.dumps(schema)
+            except (TypeError, ValueError) as error:
+                raise ConstraintError(f"the schema is not JSON: {error}") from error
+        object.__setattr__(self, "schema", schema)
+        object.__setattr__(self, "whitespace", whitespace)
+        object.__setattr__(self, "depth", depth)
+
+    @property
+    def expression(self) -> Expression:
+        return json_schema.expression(self.schema, whitespace=self.whitespace, depth=self.depth)
+
+
+@dataclass(frozen=True)
+class Regex:
+    """A text that the whole of a regular expression matches; see ``regex`` for its syntax."""
+
+    pattern: str
+
+    @property
+    def expression(self) -> Expression:
+        return regex.parse(self.pattern)
+
+
+@dataclass(frozen=True, init=False)
+class Choice:
+    """Exactly one of several texts."""
+
+    options: tuple[str, ...]
+
+    def __init__(self, options: Iterable[str]) -> None:
+        # A string is a sequence of strings too, and surely not meant as one.
+        given = () if isinstance(options, str) else tuple(options)
+        if not given or not all(isinstance(option, str) for option in given):
+            raise ConstraintError(f"options {options!r} must be one text or more, such as ('yes', 'no')")
+        object.__setattr__(self, "options", given)
+
+    @property
+    def expression(self) -> Expression:
+        return any_of(*self.options)
+
+
+@dataclass(frozen=True)
+class Template:
+    """A fixed text with named holes, ``{name}``; ``{{`` and ``}}`` stand for braces. A hole that is not described may
+    hold any text."""
+
+    text: str
+    holes: Mapping[str, Hole] = field(default_factory=dict)
+
+    def __hash__(self) -> int:
+        return hash((self.text, tuple(self.holes)))
+
+    @property
+    def expression(self) -> Expression:
+        return template.expression(self.text, self._described)
+
+    def values(self, produced: str) -> dict[str, str]:
+        """What stands in the holes of a text that was produced under this template."""
+        return template.values(self.text, self._described, produced)
+
+    @property
+    def _described(self) -> dict[str, Hole]:
+        return {name: Hole() for name in template.names(self.text)} | dict(self.holes)
+
+
+@dataclass(frozen=True)
+class Exactly:
+    """The texts of an expression that is there already."""
+
+    expression: Expression

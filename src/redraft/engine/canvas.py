@@ -1,0 +1,150 @@
+"""One canvas while it is denoised: what a step needs from the step before, and what is made of its hidden states.
+
+noise --> canvas --> denoise --> readout --> accept --> next canvas
+            ^          ^           |           |            |
+            |          +-- signal -+           +-- renoise  |
+            +-----------------------------------------------+
+          until the argmax canvas is stable and sure, or the steps are used up
+
+A constraint stands between readout and accept. The forward itself is the caller's, who may have others to run.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from redraft.canvas.random import INITIAL, PositionRandom
+from redraft.canvas.readout import Readout
+from redraft.engine.constrained import CanvasConstraint, Locked, hold
+from redraft.engine.request import Request
+from redraft.engine.result import StepEvent
+from redraft.errors import GenerationError
+from redraft.models.base import BlockDiffusionModel
+
+# Attempts at one canvas draw from streams of their own, above the numbers that canvases have.
+_ATTEMPT = 1 << 32
+
+
+@dataclass(frozen=True, eq=False)
+class FinishedCanvas:
+    """The argmax canvas of the last step, and how it came about."""
+
+    tokens: Tensor
+    """[C] int64."""
+    confidence: Tensor
+    """[C] float32: the probability of the likeliest token at the last step."""
+    denoising_steps: int
+    converged: bool
+    log_valid: float | None = None
+    """At the last step, if there is a constraint: log probability that independent draws would have been valid."""
+    end_state: int | None = None
+    """Where the constraint stands after it."""
+
+
+class DenoisingCanvas:
+    """Canvas ``index`` of a request, at its ``attempt``-th try, from its starting tokens to its last step."""
+
+    def __init__(
+        self,
+        model: BlockDiffusionModel,
+        request: Request,
+        index: int,
+        length: int,
+        *,
+        attempt: int = 0,
+        constraint: CanvasConstraint | None = None,
+        locked: Locked | None = None,
+        on_step: Callable[[StepEvent], None] | None = None,
+    ) -> None:
+        """``length`` positions that follow the cache; ``locked`` ones keep their token."""
+        self._model, self._request, self._index, self._length = model, request, index, length
+        self._constraint, self._locked, self._on_step = constraint, locked, on_step
+        self._stream = index + attempt * _ATTEMPT
+        self._step = request.max_denoising_steps
+        self._earlier: list[Tensor] = []
+        self.tokens = self._starting_tokens().to(model.device)
+        """[C] int64: what the model is to see next."""
+        self.signal: Tensor | None = None
+        """[C, H]: the soft embedding of the step before, None at the first."""
+
+    def _draws(self, step: int) -> PositionRandom:
+        return PositionRandom(self._request.seed, self._stream, step, self._length)
+
+    def _starting_tokens(self) -> Tensor:
+        draws = self._draws(INITIAL)
+        tokens = self._model.noise.tokens(draws.noise)
+        draft = self._request.draft
+        if draft is not None:
+            tokens = draft.laid_over(tokens, self._index * self._request.canvas_length, draws.sample)
+        return tokens if self._locked is None else torch.where(self._locked.mask, self._locked.tokens, tokens)
+
+    @torch.inference_mode()
+    def advance(self, hidden: Tensor) -> FinishedCanvas | None:
+        """Take in the hidden states [C, H] of ``tokens``, and be ready for the next step; the canvas if it is the last.
+
+        Raises GenerationError where the model yields NaN or infinities.
+        """
+        request, step, steps = self._request, self._step, self._request.max_denoising_steps
+        draws, device = self._draws(step), self._model.device
+        scale = request.temperature if request.temperature > 0 else 1.0
+        temperature = scale * request.schedule.temperature(step, steps)
+        readout, log_valid, end_state = self._read(hidden, temperature, draws)
+        accepted = request.acceptance.accepted(readout.entropy, readout.confidence)
+        noise = self._model.noise.tokens(draws.noise).to(device)
+        following = torch.where(accepted, readout.sample, noise)
+        if self._locked is not None:
+            following = torch.where(self._locked.mask.to(device), readout.sample, following)
+        finished = request.stopping.finished(readout.argmax, readout.entropy, self.tokens, self._earlier)
+        if self._on_step is not None:
+            self._on_step(
+                StepEvent(
+                    canvas_index=self._index,
+                    step=step,
+                    temperature=temperature,
+                    tokens_in=self.tokens.cpu(),
+                    argmax=readout.argmax.cpu(),
+                    sample=readout.sample.cpu(),
+                    entropy=readout.entropy.cpu(),
+                    accepted=accepted.cpu(),
+                    tokens_out=following.cpu(),
+                    finished=finished,
+                )
+            )
+        if finished or step == 1:
+            return FinishedCanvas(
+                readout.argmax.cpu(), readout.confidence.cpu(), steps - step + 1, finished, log_valid, end_state
+            )
+        memory = request.stopping.memory
+        self._earlier = [*self._earlier, readout.argmax][-memory:] if memory else []
+        self.tokens, self.signal, self._step = following, readout.signal, step - 1
+        return None
+
+    def _read(
+        self, hidden: Tensor, temperature: float, draws: PositionRandom
+    ) -> tuple[Readout, float | None, int | None]:
+        """What the step reads off, under the constraint and with locked positions; its log P(valid) and end state."""
+        greedy, constraint = self._request.temperature == 0, self._constraint
+        readout = self._model.readout(
+            hidden,
+            temperature,
+            None if greedy else draws.sample,
+            signal=self._step > 1,
+            classes=None if constraint is None else constraint.compiled.classes,
+        )
+        self._check_numbers(readout.entropy)
+        log_valid = end_state = None
+        if constraint is not None:
+            constrained = constraint.apply(readout, draws, greedy, self._locked)
+            readout, log_valid, end_state = constrained.readout, constrained.log_valid, constrained.end_state
+        return readout if self._locked is None else hold(readout, self._locked), log_valid, end_state
+
+    def _check_numbers(self, entropy: Tensor) -> None:
+        broken = (~torch.isfinite(entropy)).nonzero()
+        if len(broken):
+            raise GenerationError(
+                f"the model's output is not a number at {len(broken)} of {self._length} positions of canvas "
+                f"{self._index}, step {self._step} (first at position {broken[0].item()}); the checkpoint's weights "
+                "are damaged, or too large for this dtype. Try dtype='float32', or load the checkpoint afresh"
+            )

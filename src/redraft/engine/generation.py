@@ -1,0 +1,210 @@
+"""An answer under way, one forward of the model at a time."""
+
+import time
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from redraft.engine.canvas import DenoisingCanvas, FinishedCanvas
+from redraft.engine.constrained import CanvasConstraint, Locked
+from redraft.engine.kv_cache import KVCache
+from redraft.engine.request import Request
+from redraft.engine.result import Chunk, FinishReason, Result, StepEvent, Usage
+from redraft.engine.text import AnswerText
+from redraft.engine.verify import Candidate, wrong_positions
+
+if TYPE_CHECKING:
+    from redraft.engine.engine import Engine
+
+
+@dataclass(frozen=True)
+class _Attempt:
+    """A denoised canvas, what of it belongs to the answer, and how good it is."""
+
+    canvas: FinishedCanvas
+    tokens: list[int]
+    finish: FinishReason | None
+    wrong: frozenset[int]
+    score: float
+    """Mean log probability of the canvas's likeliest tokens at its last step."""
+
+    @property
+    def rank(self) -> tuple[int, float]:
+        """Smaller is better."""
+        return len(self.wrong), -self.score
+
+
+class Generation(Iterator[Chunk]):
+    """Iterate for the answer's chunks, one a canvas; ``result`` runs what is left and returns the whole.
+
+    ``advance`` does no more than one forward, so that several generations can take turns.
+    """
+
+    def __init__(self, engine: "Engine", request: Request, on_step: Callable[[StepEvent], None] | None) -> None:
+        self._engine, self._request, self._on_step = engine, request, on_step
+        self._text = AnswerText(engine.tokenizer.decode, request.stop, request.thought)
+        self._state = None if request.constraint is None else request.constraint.automaton.start
+        self._encoded = len(request.prompt)
+        self._uncommitted: torch.Tensor | None = None
+        self._finish: FinishReason | None = None
+        self._canvases: list[_Attempt] = []
+        self._steps = 0
+        self._result: Result | None = None
+        self._work = self._run()
+
+    def advance(self) -> Chunk | None:
+        """One forward: a chunk of the prompt, or a denoising step; the chunk of the canvas that it finished, if any.
+
+        Raises StopIteration when the answer is whole.
+        """
+        return next(self._work)
+
+    @property
+    def canvases(self) -> list[FinishedCanvas]:
+        """The finished canvases, whole, also where the answer ends before them."""
+        return [attempt.canvas for attempt in self._canvases]
+
+    def __next__(self) -> Chunk:
+        while (chunk := self.advance()) is None:
+            pass
+        return chunk
+
+    def result(self) -> Result:
+        """Finish the answer and return it."""
+        for _ in self._work:
+            pass
+        if self._result is None:
+            raise RuntimeError("the generation ended with an error, which was raised where it was iterated")
+        return self._result
+
+    def _run(self) -> Generator[Chunk | None]:
+        began = time.perf_counter()
+        request, prefixes = self._request, self._engine.prefixes
+        cache, cached = prefixes.begin(request.prompt)
+        for _ in prefixes.chunks(request.prompt, cache):
+            yield None
+        first_token = 0.0
+        while self._finish is None:
+            # A canvas is never cut short for max_tokens: the model was trained on whole ones. Only the end of the
+            # context leaves no room for one.
+            length = min(request.canvas_length, request.context_length - self._encoded)
+            chunk = self._take((yield from self._best(cache, length)), length)
+            first_token = first_token or time.perf_counter() - began
+            yield chunk
+        prefixes.keep(cache, request.prompt)
+        canvases = self._canvases
+        self._result = Result(
+            text=self._text.text,
+            token_ids=tuple(self._text.token_ids),
+            finish_reason=self._finish,
+            seed=request.seed,
+            unconverged_canvases=tuple(i for i, one in enumerate(canvases) if not one.canvas.converged),
+            thought=self._text.thought,
+            log_valid=tuple(one.canvas.log_valid for one in canvases if one.canvas.log_valid is not None),
+            verified=None if request.verifier is None else not any(one.wrong for one in canvases),
+            usage=Usage(
+                prompt_tokens=len(request.prompt),
+                cached_prompt_tokens=cached,
+                completion_tokens=len(self._text.token_ids),
+                canvases=len(canvases),
+                denoising_steps=self._steps,
+                time_to_first_token=first_token,
+                seconds=time.perf_counter() - began,
+            ),
+        )
+
+    def _best(self, cache: KVCache, length: int) -> Generator[None, None, _Attempt]:
+        """The best of the candidates for the next canvas: first by what the verifier marks, then by the score."""
+        best, number = None, 0
+        for _ in range(self._request.best_of):
+            attempt = yield from self._denoise(cache, length, number, None)
+            number += 1
+            best = attempt if best is None else min(best, attempt, key=lambda one: one.rank)
+            for _ in range(self._request.verify_rounds):
+                if not attempt.wrong:
+                    break
+                attempt = yield from self._denoise(cache, length, number, _all_but(attempt))
+                number += 1
+                best = min(best, attempt, key=lambda one: one.rank)
+            if self._request.verifier is not None and not best.wrong:
+                break
+        assert best is not None, "a request has at least one candidate"
+        return best
+
+    def _denoise(
+        self, cache: KVCache, length: int, number: int, locked: Locked | None
+    ) -> Generator[None, None, _Attempt]:
+        """Denoise the next canvas, one forward between two yields."""
+        model, request = self._engine.model, self._request
+        index, room = len(self._canvases), request.max_tokens - len(self._text.token_ids)
+        constraint = None
+        if request.constraint is not None and self._state is not None:
+            constraint = CanvasConstraint.of(request.constraint, self._state, length, room)
+        canvas = DenoisingCanvas(
+            model, request, index, length, attempt=number, constraint=constraint, locked=locked, on_step=self._on_step
+        )
+        finished = None
+        while finished is None:
+            with torch.inference_mode():
+                if self._uncommitted is not None:
+                    # The canvas before is committed along with the first step of this one.
+                    before, self._uncommitted = self._uncommitted.to(model.device)[None], None
+                    hidden = model.commit_and_denoise(before, canvas.tokens[None], cache)[0]
+                else:
+                    signal = None if canvas.signal is None else canvas.signal[None]
+                    hidden = model.denoise(canvas.tokens[None], cache, signal)[0]
+            finished = canvas.advance(hidden)
+            self._steps += 1
+            if finished is None:
+                yield None
+        return self._judged(finished, length, room)
+
+    def _judged(self, canvas: FinishedCanvas, length: int, room: int) -> _Attempt:
+        request = self._request
+        tokens, finish = _cut(canvas.tokens.tolist(), request, room)
+        state = canvas.end_state
+        if request.constraint is not None and state is not None and request.constraint.complete(state):
+            finish = "stop"
+        if finish is None and self._encoded + length == request.context_length:
+            finish = "length"
+        wrong: frozenset[int] = frozenset()
+        if request.verifier is not None:
+            wrong = wrong_positions(request.verifier, self._candidate(tokens))
+        score = float(canvas.confidence[: len(tokens) + 1].double().log().mean())
+        return _Attempt(canvas, tokens, finish, wrong, score)
+
+    def _candidate(self, tokens: list[int]) -> Candidate:
+        before, decode = tuple(self._text.token_ids), self._engine.tokenizer.decode
+        return Candidate(len(self._canvases), decode([*before, *tokens]), tuple(tokens), before, decode)
+
+    def _take(self, attempt: _Attempt, length: int) -> Chunk:
+        """Make a canvas part of the answer."""
+        canvas, index = attempt.canvas, len(self._canvases)
+        self._finish, self._state = attempt.finish, canvas.end_state
+        self._encoded += length
+        self._canvases.append(attempt)
+        before = len(self._text.token_ids)
+        thought, text = self._text.add(attempt.tokens, last=self._finish is not None)
+        if self._text.stopped:
+            self._finish = "stop"
+        # Handed out before it is committed, which the next canvas's first step does; after the last one nothing.
+        self._uncommitted = canvas.tokens
+        tokens = tuple(self._text.token_ids[before:])
+        return Chunk(index, text, tokens, canvas.denoising_steps, canvas.converged, thought)
+
+
+def _all_but(attempt: _Attempt) -> Locked:
+    """Lock a canvas but for the positions that are wrong."""
+    mask = torch.ones(len(attempt.canvas.tokens), dtype=torch.bool)
+    mask[list(attempt.wrong)] = False
+    return Locked(mask, attempt.canvas.tokens)
+
+
+def _cut(tokens: list[int], request: Request, room: int) -> tuple[list[int], FinishReason | None]:
+    """What of a finished canvas belongs to the answer, and whether the answer ends with it."""
+    end = next((i for i, token in enumerate(tokens) if token in request.end_token_ids), None)
+    if end is not None and end <= room:
+        return tokens[:end], "stop"
+    return tokens[:room], "length" if len(tokens) >= room else None

@@ -1,0 +1,51 @@
+"""Candidates for a canvas, and what a caller's verifier says of them."""
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from redraft.errors import RequestError
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A canvas that was denoised, before it becomes part of the answer."""
+
+    canvas_index: int
+    text: str
+    """The whole answer so far, this canvas included."""
+    token_ids: tuple[int, ...]
+    """Of this canvas, as far as they belong to the answer; positions are counted in these."""
+    before: tuple[int, ...] = ()
+    """The answer's tokens before this canvas."""
+    decode: Callable[[list[int]], str] = field(default=lambda tokens: "", repr=False)
+
+    def positions(self, start: int, end: int) -> list[int]:
+        """Positions whose tokens have a share in the characters of ``text`` from ``start`` up to ``end``."""
+        return [
+            index
+            for index, (first, last) in enumerate(zip(self._ends, self._ends[1:], strict=False))
+            if first < end and last > start
+        ]
+
+    @cached_property
+    def _ends(self) -> list[int]:
+        """Where the text of the tokens ends, from that of those before on."""
+        tokens = [*self.before, *self.token_ids]
+        return [len(self.decode(tokens[:count])) for count in range(len(self.before), len(tokens) + 1)]
+
+
+Verifier = Callable[[Candidate], Collection[int]]
+"""Says which positions of a candidate are wrong; none, if it is good."""
+
+
+def wrong_positions(verifier: Verifier, candidate: Candidate) -> frozenset[int]:
+    """What the verifier marks; RequestError for positions that are not the candidate's."""
+    marked = frozenset(int(position) for position in verifier(candidate))
+    outside = [position for position in marked if not 0 <= position < len(candidate.token_ids)]
+    if outside:
+        raise RequestError(
+            f"the verifier marks position {outside[0]} of a candidate of {len(candidate.token_ids)} tokens; "
+            "positions count the candidate's token_ids from 0"
+        )
+    return marked
