@@ -107,7 +107,7 @@ def escaped(text: str) -> str:
 
 def names(text: str) -> list[str]:
     """The names of the holes, in the order in which they stand."""
-    return [name for _, name in _pieces(text) if name is not None]
+    return [name for _, name in pieces(text) if name is not None]
 
 
 def values(text: str, holes: Mapping[str, Hole], produced: str) -> dict[str, str]:
@@ -136,7 +136,7 @@ def values(text: str, holes: Mapping[str, Hole], produced: str) -> dict[str, str
 def _parts(text: str, holes: Mapping[str, Hole]) -> list[_Part]:
     parts: list[_Part] = []
     seen = set()
-    for piece, name in _pieces(text):
+    for piece, name in pieces(text):
         if name is None:
             parts.append(_Part(Literal(piece)))
             continue
@@ -159,7 +159,7 @@ def _content(name: str, hole: Hole) -> Expression:
         raise ConstraintError(f"template: the hole {{{name}}}: {error}") from None
 
 
-def _pieces(text: str) -> Iterator[tuple[str, str | None]]:
+def pieces(text: str) -> Iterator[tuple[str, str | None]]:
     """(text, None) and ("", name of a hole)."""
     position = 0
     while position < len(text):
