@@ -13,7 +13,7 @@ from redraft.constrain.decision import calibrated as tempered
 from redraft.constrain.template import Hole
 from redraft.engine.canvas import DenoisingCanvas
 from redraft.engine.constrained import CanvasConstraint, class_sums
-from redraft.engine.kv_cache import KVCache
+from redraft.engine.kv_pool import PooledCache
 from redraft.engine.request import LEAST_TEMPERATURE, Request, check_number
 from redraft.engine.result import Usage
 from redraft.errors import RequestError
@@ -105,9 +105,11 @@ def choose(
             f"the answers take {decisions.fewest_tokens} tokens or more, and the canvas has {length}; ask fewer "
             "questions at a time"
         )
-    cache, cached = engine.prefixes.encode(request.prompt)
-    hidden, steps = _denoised(engine, request, cache, length)
-    engine.prefixes.keep(cache, request.prompt)
+    cache, cached = engine.contexts.encoded(request.prompt)
+    try:
+        hidden, steps = _denoised(engine, request, cache, length)
+    finally:
+        engine.contexts.close(cache, request.prompt)
     with torch.inference_mode():
         sums = class_sums(engine.model.readout(hidden, scale, None, signal=False, classes=classes))
     decided = decisions.decide(*sums)
@@ -121,7 +123,7 @@ def choose(
     )
 
 
-def _denoised(engine: "Engine", request: Request, cache: KVCache, length: int) -> tuple[Tensor, int]:
+def _denoised(engine: "Engine", request: Request, cache: PooledCache, length: int) -> tuple[Tensor, int]:
     """The hidden states [C, H] of the last step of a canvas, and how many steps there were."""
     model, state = engine.model, None
     if request.constraint is not None:

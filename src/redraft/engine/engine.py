@@ -13,16 +13,17 @@ from redraft.constrain.compiler import CompiledConstraint, Compiler, ThoughtMark
 from redraft.constrain.constraint import Constraint
 from redraft.constrain.vocabulary import Vocabulary
 from redraft.engine import request as checks
+from redraft.engine.context import Contexts
 from redraft.engine.decide import ChooseResult, choose
 from redraft.engine.extract import Extraction, extract
 from redraft.engine.generation import Generation
 from redraft.engine.infill import EditResult, FillResult, edit, fill
-from redraft.engine.prefix import PrefixCache
+from redraft.engine.kv_pool import KVPool
 from redraft.engine.request import Draft, Request
 from redraft.engine.result import Result, StepEvent
 from redraft.engine.verify import Verifier
 from redraft.errors import RequestError
-from redraft.models.base import BlockDiffusionModel
+from redraft.models.base import KV_BLOCK, PREFILL_CHUNK, BlockDiffusionModel
 from redraft.models.tokenizer import ChatTokenizer
 
 Prompt = str | Sequence[int] | Sequence[Mapping[str, Any]]
@@ -31,12 +32,25 @@ Prompt = str | Sequence[int] | Sequence[Mapping[str, Any]]
 class Engine:
     """Generates with one model. Not safe for use from several threads at once."""
 
-    def __init__(self, model: BlockDiffusionModel, tokenizer: ChatTokenizer, prefill_chunk: int = 256) -> None:
-        """``prefill_chunk``: positions encoded in one forward. Results for one value are bit for bit reproducible;
-        between values they differ by the rounding of the dtype."""
+    def __init__(
+        self,
+        model: BlockDiffusionModel,
+        tokenizer: ChatTokenizer,
+        prefill_chunk: int = PREFILL_CHUNK,
+        kv_bytes: int | None = None,
+        kv_block: int = KV_BLOCK,
+    ) -> None:
+        """``prefill_chunk``: positions encoded in one forward. On the kernels it changes no bit of a result; in torch
+        results differ between values by the rounding of the dtype. ``kv_bytes``: what keys and values may take, those
+        that are kept for later prompts included. ``kv_block``: positions that are kept and shared together."""
         self.model = model
         self.tokenizer = tokenizer
-        self.prefixes = PrefixCache(model, checks.check_whole("prefill_chunk", prefill_chunk, 1))
+        checks.check_whole("prefill_chunk", prefill_chunk, 1)
+        checks.check_whole("kv_block", kv_block, 1)
+        if kv_bytes is not None:
+            checks.check_whole("kv_bytes", kv_bytes, 1)
+        self.pool = KVPool.of(model, kv_block, kv_bytes, prefill_chunk)
+        self.contexts = Contexts(model, self.pool, prefill_chunk)
         config = model.config
         self.constraints = Compiler(
             lambda: Vocabulary.of(tokenizer.tokenizer, config.vocab_size, config.image_token_ids)
@@ -103,8 +117,10 @@ class Engine:
         bound = defaults.entropy_bound if entropy_bound is None else entropy_bound
         steps = defaults.max_denoising_steps if max_denoising_steps is None else max_denoising_steps
         length = config.canvas_length if canvas_length is None else canvas_length
+        length = checks.check_whole("canvas_length", length, 1, config.canvas_length)
         thought = self._thought_markers() if thinking else None
         room = checks.check_length(max_tokens, len(tokens), config.context_length)
+        room = checks.check_memory(self.pool, len(tokens), room, length, max_tokens is not None)
         stop_strings = checks.check_stop(stop)
         compiled = None if constraint is None else self._compiled(constraint, stop_strings, thought)
         if compiled is not None:
@@ -112,7 +128,7 @@ class Engine:
         return Request(
             prompt=tokens,
             max_tokens=room,
-            canvas_length=checks.check_whole("canvas_length", length, 1, config.canvas_length),
+            canvas_length=length,
             seed=checks.check_seed(seed),
             temperature=checks.check_temperature(temperature),
             max_denoising_steps=checks.check_whole("max_denoising_steps", steps, 1),
