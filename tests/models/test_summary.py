@@ -7,6 +7,7 @@ import torch
 
 from redraft.engine.kv_pool import KVPool, PooledCache
 from redraft.models import checkpoint
+from redraft.models.base import KV_BLOCK
 from redraft.models.packed_gemma import pack_weights
 from redraft.models.summary import kv_bytes_per_token, parameters, part_bytes
 from tests.random_checkpoint import random_checkpoint, reference_model
@@ -69,4 +70,4 @@ def test_cache_bytes_are_what_the_layers_read(found):
 def test_a_sequence_takes_at_most_what_is_said(found):
     pool = KVPool.of(found.load())
     fixed, per_token = kv_bytes_per_token(found)
-    assert pool.bytes_for(64 * 1000) == fixed + 64 * 1000 * per_token
+    assert pool.bytes_for(KV_BLOCK * 1000) == fixed + KV_BLOCK * 1000 * per_token

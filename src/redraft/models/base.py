@@ -14,7 +14,7 @@ from redraft.canvas.schedule import LinearTemperature
 from redraft.canvas.stopping import StableAndConfident
 
 
-KV_BLOCK = 64
+KV_BLOCK = 128
 """Positions that keys and values are kept and shared by."""
 PREFILL_CHUNK = 256
 """Positions of a prompt that are encoded in one forward."""
