@@ -102,20 +102,24 @@ class Naive:
 
     def __init__(self, block: int, step: int, keeps: list[int | None]) -> None:
         self.block, self.step = block, step
-        self.known: dict[int | None, set[tuple[int, ...]]] = {keep: set() for keep in keeps}
+        self.known: dict[int | None, set[tuple[int, tuple[int, ...]]]] = {keep: set() for keep in keeps}
+
+    def beginning(self, tokens: list[int], index: int) -> tuple[int, tuple[int, ...]]:
+        """A block, and all tokens that its bits may depend on: those up to the end of the forwards that wrote it."""
+        return index, tuple(tokens[: (index // self.step + 1) * self.step * self.block])
 
     def learn(self, tokens: list[int], length: int, read_from: int) -> None:
         """Of the first ``length`` tokens; sliding layers hold what a sequence of ``read_from`` tokens reads."""
         for keep, known in self.known.items():
             first = 0 if keep is None else max(0, read_from - keep) // self.block
             for index in range(first, length // (self.block * self.step) * self.step):
-                known.add(tuple(tokens[: (index + 1) * self.block]))
+                known.add(self.beginning(tokens, index))
 
     def hit(self, tokens: list[int]) -> int:
         def there(count: int) -> bool:
             length = count * self.block
             return all(
-                tuple(tokens[: (index + 1) * self.block]) in known
+                self.beginning(tokens, index) in known
                 for keep, known in self.known.items()
                 for index in range(0 if keep is None else max(0, length - keep) // self.block, count)
             )
@@ -165,7 +169,11 @@ class PoolMachine(RuleBasedStateMachine):
         which = data.draw(st.integers(0, len(self.open) - 1))
         cache, tokens, prompt = self.open[which]
         if cache.length == len(tokens):
-            tokens = tokens + more[: self.write_at_once]
+            more = more[: self.write_at_once]
+            if self.pool._step == 1 and prompt == len(tokens) and len(more) % 2:
+                cache.follow(more)
+                prompt += len(more)
+            tokens = tokens + more
             self.open[which] = cache, tokens, prompt
         before, promised = cache.length, self.pool.promised
         count = min(len(tokens) - before, self.write_at_once)
@@ -200,7 +208,7 @@ class PoolMachine(RuleBasedStateMachine):
         for cache, tokens, _ in self.open:
             for keep, known in self.naive.known.items():
                 first = 0 if keep is None else max(0, cache.length - keep) // self.pool.block
-                known.update(tuple(tokens[: (i + 1) * self.pool.block]) for i in range(first, cache._linked))
+                known.update(self.naive.beginning(tokens, i) for i in range(first, cache._linked))
 
     @invariant()
     def reads_what_it_wrote(self):

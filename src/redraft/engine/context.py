@@ -65,11 +65,11 @@ class Contexts:
             raise
         return cache, known
 
-    def close(self, cache: PooledCache, prompt: Sequence[int], committed: Sequence[int] = ()) -> None:
-        """Give a cache back that holds a prompt, encoded in chunks, and canvases that were committed after it."""
-        # A canvas was encoded by itself, and not where chunks of a prompt with its tokens begin and end.
-        tokens = (*prompt, *committed) if self._model.chunk_independent else tuple(prompt)
-        cache.close(tokens[: cache.length])
+    def commits(self, cache: PooledCache, canvas: Sequence[int]) -> None:
+        """Say which canvas will be encoded next into a cache that holds, or was told of, all before it."""
+        # In torch a canvas gives other bits than the chunks of a prompt with its tokens would.
+        if self._model.chunk_independent:
+            cache.follow(canvas)
 
 
 def no_room(pool: KVPool) -> str:

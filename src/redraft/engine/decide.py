@@ -109,7 +109,7 @@ def choose(
     try:
         hidden, steps = _denoised(engine, request, cache, length)
     finally:
-        engine.contexts.close(cache, request.prompt)
+        cache.close()
     with torch.inference_mode():
         sums = class_sums(engine.model.readout(hidden, scale, None, signal=False, classes=classes))
     decided = decisions.decide(*sums)

@@ -86,7 +86,7 @@ def _confidence(engine: "Engine", request: Request, generation: Generation, resu
                     probability = _least_likely(engine, cache, canvas, torch.tensor(here), constraint, draws)
                     least[leaf.pointer] = min(least[leaf.pointer], probability)
         finally:
-            engine.contexts.close(cache, context)
+            cache.close()
         start, context = start + len(canvas), context + canvas.tolist()
         state = state if finished.end_state is None else finished.end_state
     return least

@@ -87,7 +87,9 @@ class Generation(Iterator[Chunk]):
         for _ in self:
             pass
         if self._result is None:
-            raise RuntimeError("the generation was closed, or ended with an error that was raised where it was iterated")
+            raise RuntimeError(
+                "the generation was closed, or ended with an error that was raised where it was iterated"
+            )
         return self._result
 
     def _run(self) -> Generator[Chunk | Waiting | None]:
@@ -106,11 +108,11 @@ class Generation(Iterator[Chunk]):
                 # context leaves no room for one.
                 length = min(request.canvas_length, request.context_length - self._encoded)
                 chunk = self._take((yield from self._best(cache, length)), length)
+                contexts.commits(cache, self._canvases[-1].canvas.tokens.tolist())
                 first_token = first_token or time.perf_counter() - began
                 yield chunk
         finally:
-            committed = [token for canvas in self.canvases for token in canvas.tokens.tolist()]
-            contexts.close(cache, request.prompt, committed)
+            cache.close()
         canvases = self._canvases
         self._result = Result(
             text=self._text.text,

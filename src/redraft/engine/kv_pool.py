@@ -48,6 +48,7 @@ class _Block:
     parent: "_Block | None" = None
     """The block before it; None as long as only one cache knows it."""
     tokens: tuple[int, ...] = ()
+    """Its key among the children of its parent."""
     children: "dict[tuple[int, ...], _Block]" = field(default_factory=dict)
     """By their tokens, which are compared: two contexts are never taken for one another."""
 
@@ -73,14 +74,15 @@ class KVPool:
         """layout: the model's ``cache_layout``: (kv_heads, head_dim, positions kept) of every layer. block: positions a
         block. budget: bytes, None for no limit. longest_write: positions that a sequence writes at once at most; what
         a sliding layer needs room for beside its window. multiple: contexts are shared in multiples of so many
-        positions alone, for a model whose rounding depends on where its forwards begin and end."""
+        positions alone, for a model whose rounding depends on what else is in a forward."""
         self.block, self.budget, self.longest_write = block, budget, longest_write
         self._dtype, self._device = dtype, device
         self._step = lcm(block, multiple) // block
         keeps = sorted({keep for _, _, keep in layout}, key=lambda keep: (keep is not None, keep or 0))
         shapes = [(1, heads, block, dim) for heads, dim, _ in layout]
         self._kinds = [
-            _kind(keep, [s for s, (*_, own) in zip(shapes, layout, strict=True) if own == keep], dtype) for keep in keeps
+            _kind(keep, [s for s, (*_, own) in zip(shapes, layout, strict=True) if own == keep], dtype)
+            for keep in keeps
         ]
         by_kind = [[i for i, (*_, own) in enumerate(layout) if own == keep] for keep in keeps]
         self._places = [
@@ -164,13 +166,19 @@ class KVPool:
 
     def _known(self, tokens: tuple[int, ...]) -> list[_Block]:
         chain, block = [], self._root
-        for start in range(0, len(tokens) - self.block + 1, self.block):
-            following = block.children.get(tokens[start : start + self.block])
+        for index in range(len(tokens) // self.block // self._step * self._step):
+            following = block.children.get(self._key(tokens, index))
             if following is None:
                 break
             chain.append(following)
             block = following
         return chain
+
+    def _key(self, tokens: tuple[int, ...], index: int) -> tuple[int, ...]:
+        """By what a block is known to the one before it: its tokens, and where a forward goes on after it those that
+        were in it too, on which in torch the rounding depends as well."""
+        blocks = 1 if index % self._step else self._step
+        return tokens[index * self.block : (index + blocks) * self.block]
 
     def _opens(self, chain: list[_Block]) -> bool:
         """Whether all that a sequence reads after ``chain`` is there, and fits what is not promised to others."""
@@ -349,6 +357,11 @@ class PooledCache:
             self._first[number] = max(self._first[number], first)
         self._pool._trim()
 
+    def follow(self, tokens: Sequence[int]) -> None:
+        """Say what is encoded after the tokens that are known: their blocks, too, are shared as soon as they are whole,
+        and what a sliding layer has of them stays for later when the window has left it."""
+        self._tokens += tuple(tokens)
+
     def close(self, tokens: Sequence[int] = ()) -> None:
         """Give the blocks back. Whole blocks of ``tokens``, the context that was encoded, stay for later prompts as long
         as the budget allows."""
@@ -422,7 +435,7 @@ class PooledCache:
         whole = min(len(tokens), self._length) // pool.block // pool._step * pool._step
         for index in range(self._linked, whole):
             parent = self._blocks[index - 1] if index else pool._root
-            block, own = self._blocks[index], tokens[index * pool.block : (index + 1) * pool.block]
+            block, own = self._blocks[index], pool._key(tokens, index)
             known = parent.children.get(own)
             if known is None:
                 block.parent, block.tokens = parent, own
