@@ -19,7 +19,7 @@ Layout = list[tuple[int, int, int | None]]
 
 
 class Contexts:
-    """Keys that tell apart what a position's content depends on: all tokens up to it, the layer, head and coordinate."""
+    """Keys that tell apart all that a position depends on: the tokens up to it, the layer, head and coordinate."""
 
     _stamps: ClassVar[dict[tuple[int, ...], int]] = {}
 
@@ -98,7 +98,7 @@ def assert_counted(pool: KVPool, caches: list[PooledCache]) -> None:
 
 
 class Naive:
-    """What is known of past contexts without a budget: the beginnings of which each kind of layer kept the last block."""
+    """What is known of past contexts without a budget: the beginnings whose last block each kind of layer kept."""
 
     def __init__(self, block: int, step: int, keeps: list[int | None]) -> None:
         self.block, self.step = block, step

@@ -266,8 +266,9 @@ class KVPool:
 
     def _prune(self, block: _Block) -> None:
         while block.parent is not None and not (block.users or block.children or any(block.parts)):
-            del block.parent.children[block.tokens]
-            block.parent, block = None, block.parent
+            parent = block.parent
+            del parent.children[block.tokens]
+            block.parent, block = None, parent
 
 
 class PooledCache:
@@ -363,8 +364,8 @@ class PooledCache:
         self._tokens += tuple(tokens)
 
     def close(self, tokens: Sequence[int] = ()) -> None:
-        """Give the blocks back. Whole blocks of ``tokens``, the context that was encoded, stay for later prompts as long
-        as the budget allows."""
+        """Give the blocks back. Whole blocks of ``tokens``, the context that was encoded, stay for later prompts as
+        long as the budget allows."""
         if self._closed:
             return
         pool = self._pool

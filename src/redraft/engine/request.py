@@ -13,8 +13,8 @@ from redraft.canvas.acceptance import AcceptanceRule
 from redraft.canvas.schedule import TemperatureSchedule
 from redraft.canvas.stopping import StoppingRule
 from redraft.constrain.compiler import CompiledConstraint, ThoughtMarkers
-from redraft.engine.verify import Verifier
 from redraft.engine.kv_pool import KVPool
+from redraft.engine.verify import Verifier
 from redraft.errors import RequestError
 
 MAX_STOP_STRINGS = 16

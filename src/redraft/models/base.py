@@ -13,7 +13,6 @@ from redraft.canvas.readout import Readout
 from redraft.canvas.schedule import LinearTemperature
 from redraft.canvas.stopping import StableAndConfident
 
-
 KV_BLOCK = 128
 """Positions that keys and values are kept and shared by."""
 PREFILL_CHUNK = 256
@@ -26,7 +25,7 @@ def most_blocks(positions: int, block: int) -> int:
 
 
 class Cache(Protocol):
-    """Keys and values of one sequence's encoded context, per layer, in blocks."""
+    """Keys and values of the encoded context, per layer, for B sequences of one length."""
 
     @property
     def length(self) -> int:
@@ -34,7 +33,7 @@ class Cache(Protocol):
         ...
 
     def read(self, layer: int, rows: int = 0) -> list[tuple[Tensor, Tensor]]:
-        """Keys and values [1, kv_heads, S, D] of the last tokens that were written, block by block, in order.
+        """Keys and values [B, kv_heads, S, D] of the last tokens that were written, block by block, in order.
 
         As many as the layer keeps; or, for causal rows that were written last, ``rows`` more than that, and on to the
         border of a block, so that where blocks begin and end depends on positions alone.
@@ -42,7 +41,7 @@ class Cache(Protocol):
         ...
 
     def write(self, layer: int, keys: Tensor, values: Tensor) -> None:
-        """Append keys and values [1, kv_heads, T, D]; visible to ``read`` at once."""
+        """Append keys and values [B, kv_heads, T, D]; visible to ``read`` at once."""
         ...
 
     def advance(self, count: int) -> None:
