@@ -154,6 +154,27 @@ def test_a_query_that_sees_nothing_gives_nan_and_only_there(dtype: torch.dtype):
     assert torch.equal(result[0, ~blind], expected[0, ~blind])
 
 
+@pytest.mark.parametrize("size", [8, 64, 128, 200])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.usefixtures("tier")
+def test_what_a_query_does_not_see_changes_no_bit_wherever_it_stands(dtype: torch.dtype, size: int):
+    """Whole stretches before, between and after, and the rest of the last one: a context gives the same however much
+    of it is encoded at a time."""
+    queries, segments = inputs((4, 2, 5, 24, [size, size, size - 3]), dtype)
+    expected = attention(queries, segments)
+    hidden = torch.zeros(5, size, dtype=torch.bool)
+    blind = [Segment(100 * s.keys, s.values, hidden) for s in inputs((4, 2, 5, 24, [size, size]), dtype)[1]]
+    more = inputs((4, 2, 5, 24, [size]), dtype)[1][0]
+    last = [torch.cat((part, rest[:, :, :3]), dim=2) for part, rest in zip(segments[2][:2], more[:2], strict=True)]
+    seen = (torch.arange(size) < size - 3).expand(5, size)
+    for given in (
+        [blind[0], *segments],
+        [segments[0], blind[1], *segments[1:], blind[0]],
+        [*segments[:2], Segment(*last, seen)],
+    ):
+        assert torch.equal(attention(queries, given), expected)
+
+
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.usefixtures("tier")
 def test_nan_in_a_query_stays_in_it(dtype: torch.dtype):
