@@ -21,6 +21,7 @@ from redraft.engine.prefix import PrefixCache
 from redraft.engine.request import Draft, Request
 from redraft.engine.result import Result, StepEvent
 from redraft.engine.verify import Verifier
+from redraft.engine.work import finish
 from redraft.errors import RequestError
 from redraft.models.base import BlockDiffusionModel
 from redraft.models.tokenizer import ChatTokenizer
@@ -132,21 +133,21 @@ class Engine:
 
     def fill(self, prefix: str, suffix: str, **parameters: Any) -> FillResult:
         """Write what stands between ``prefix`` and ``suffix``; parameters and errors as in ``infill.fill``."""
-        return fill(self, prefix, suffix, **parameters)
+        return finish(fill(self, prefix, suffix, **parameters))
 
     def edit(self, text: str, spans: Sequence[tuple[int, int]] | None = None, **parameters: Any) -> EditResult:
         """Rewrite parts of ``text``, or the whole by an instruction; parameters and errors as in ``infill.edit``."""
-        return edit(self, text, spans, **parameters)
+        return finish(edit(self, text, spans, **parameters))
 
     def choose(
         self, prompt: Prompt, options: Sequence[str] | Mapping[str, Sequence[str]], **parameters: Any
     ) -> ChooseResult:
         """The probability of each option, of one question or several; parameters and errors as in ``decide.choose``."""
-        return choose(self, prompt, options, **parameters)
+        return finish(choose(self, prompt, options, **parameters))
 
     def extract(self, text: str, schema: Mapping[str, Any] | str, **parameters: Any) -> Extraction:
         """Read ``text`` into JSON under a schema; parameters and errors as in ``extract.extract``."""
-        return extract(self, text, schema, **parameters)
+        return finish(extract(self, text, schema, **parameters))
 
     def tokenize(self, prompt: Prompt, thinking: bool = False) -> Sequence[int]:
         """The token ids of a prompt; RequestError if it is empty, or no text that the tokenizer knows."""

@@ -16,6 +16,7 @@ from redraft.engine.generation import Generation
 from redraft.engine.kv_cache import KVCache
 from redraft.engine.request import Request
 from redraft.engine.result import Result, fields_of
+from redraft.engine.work import Work
 from redraft.errors import RequestError
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def extract(
     instruction: str | None = None,
     confidence: bool = True,
     **parameters: Any,
-) -> Extraction:
+) -> Work[Extraction]:
     """Read ``text`` into JSON that is valid under ``schema``.
 
     instruction: what the model is told, in the place of a sentence that names the schema. confidence: one denoising
@@ -58,13 +59,17 @@ def extract(
     constraint = JSONSchema(schema)
     said = INSTRUCTION.format(schema=constraint.schema) if instruction is None else instruction
     request = engine.request(engine.question(said, text), constraint=constraint, **parameters)
+    return _extracted(engine, request, confidence)
+
+
+def _extracted(engine: "Engine", request: Request, confidence: bool) -> Work[Extraction]:
     generation = Generation(engine, request, None)
-    result = generation.result()
-    found = _confidence(engine, request, generation, result) if confidence else {}
+    result = yield from generation.work
+    found = (yield from _confidence(engine, request, generation, result)) if confidence else {}
     return Extraction(**fields_of(result), value=json.loads(result.text), confidence=found)
 
 
-def _confidence(engine: "Engine", request: Request, generation: Generation, result: Result) -> dict[str, float]:
+def _confidence(engine: "Engine", request: Request, generation: Generation, result: Result) -> Work[dict[str, float]]:
     """By JSON pointer; a canvas after the other, each on the context that it was denoised on."""
     if request.constraint is None:
         raise ValueError("confidence is that of a constrained answer")
@@ -77,13 +82,16 @@ def _confidence(engine: "Engine", request: Request, generation: Generation, resu
     for index, finished in enumerate(generation.canvases):
         canvas = finished.tokens
         constraint = CanvasConstraint.of(compiled, state, len(canvas), request.max_tokens - start)
-        cache, _ = engine.prefixes.encode(tuple(context))
+        cache, _ = engine.prefixes.begin(tuple(context))
+        for _ in engine.prefixes.chunks(tuple(context), cache):
+            yield None
         for number, (leaf, own) in enumerate(zip(found, positions, strict=True)):
             here = [position - start for position in own if start <= position < start + len(canvas)]
             if here:
                 draws = PositionRandom(request.seed, _CONFIDENCE + index, number + 1, len(canvas))
                 probability = _least_likely(engine, cache, canvas, torch.tensor(here), constraint, draws)
                 least[leaf.pointer] = min(least[leaf.pointer], probability)
+                yield None
         engine.prefixes.keep(cache, tuple(context))
         start, context = start + len(canvas), context + canvas.tolist()
         state = state if finished.end_state is None else finished.end_state

@@ -12,8 +12,10 @@ import torch
 
 from redraft.constrain.constraint import Template
 from redraft.constrain.template import Hole, escaped
+from redraft.engine.generation import Generation
 from redraft.engine.request import Draft, check_number
 from redraft.engine.result import Result, Usage, fields_of
+from redraft.engine.work import Work
 from redraft.errors import RequestError
 
 if TYPE_CHECKING:
@@ -59,7 +61,7 @@ def fill(
     hole: Hole | None = None,
     max_tokens: int | None = None,
     **parameters: Any,
-) -> FillResult:
+) -> Work[FillResult]:
     """Write what stands between ``prefix`` and ``suffix``, and return all three.
 
     prompt: what comes before the prefix, such as chat messages that say what is wanted. hole: what may stand there,
@@ -77,7 +79,13 @@ def fill(
         room = engine.model.config.canvas_length - 1
     else:
         room = max_tokens + engine.fewest_tokens(Template(escaped(shown)))
-    result = engine.generate(context, constraint=constraint, max_tokens=room, **parameters)
+    return _filled(
+        engine.stream(context, constraint=constraint, max_tokens=room, **parameters), prefix, suffix, constraint
+    )
+
+
+def _filled(generation: Generation, prefix: str, suffix: str, constraint: Template) -> Work[FillResult]:
+    result = yield from generation.work
     middle = constraint.values(result.text)["middle"]
     return FillResult(**fields_of(result, text=prefix + middle + suffix), middle=middle)
 
@@ -91,7 +99,7 @@ def edit(
     strength: float = 0.8,
     hole: Hole | Sequence[Hole] | None = None,
     **parameters: Any,
-) -> EditResult:
+) -> Work[EditResult]:
     """Rewrite the ``spans`` of ``text``, (start, end) in characters, or with an instruction alone all of it.
 
     Everything outside of the spans stays as it is, byte for byte. instruction: said to the model as a user's message,
@@ -109,16 +117,31 @@ def edit(
         if hole is not None:
             raise RequestError("hole says what may stand in spans, and there are none; use constraint for the whole")
         draft = _draft(engine, [(text, 1 - strength)])
-        result = engine.generate(engine.question(instruction, text), draft=draft, **parameters)
-        return EditResult(**fields_of(result))
+        return _rewritten(engine.stream(engine.question(instruction, text), draft=draft, **parameters))
     ordered = _check_spans(text, spans)
     holes = dict(zip(ordered, _holes(hole, len(ordered)), strict=True))
     prompt = None if instruction is None else engine.question(instruction, text)
+    return _edited(engine, prompt, text, ordered, holes, strength, parameters)
+
+
+def _rewritten(generation: Generation) -> Work[EditResult]:
+    return EditResult(**fields_of((yield from generation.work)))
+
+
+def _edited(
+    engine: "Engine",
+    prompt: "Prompt | None",
+    text: str,
+    ordered: Sequence[tuple[int, int]],
+    holes: Mapping[tuple[int, int], Hole],
+    strength: float,
+    parameters: Mapping[str, Any],
+) -> Work[EditResult]:
     done, position, results, replacements = "", 0, [], {}
     for group in _groups(engine, text, ordered):
         done += text[position : group.start]
         following = next((start for start, _ in ordered if start >= group.end and start > group.start), len(text))
-        result, values = _rewrite(engine, prompt, done, text, group, following, holes, strength, parameters)
+        result, values = yield from _rewrite(engine, prompt, done, text, group, following, holes, strength, parameters)
         for span, value in zip(group.spans, values, strict=True):
             replacements[span] = value
         done += _put_in(text, group, values)
@@ -142,7 +165,7 @@ def _rewrite(
     holes: Mapping[tuple[int, int], Hole],
     strength: float,
     parameters: Mapping[str, Any],
-) -> tuple[Result, list[str]]:
+) -> Work[tuple[Result, list[str]]]:
     """Denoise the canvas of one group of spans, after the text ``done``; what stands in each of them."""
     shown = _beginning(engine, text[group.end : following], engine.model.config.canvas_length // 4)
     frame, old, described, position = "", [], {}, group.start
@@ -154,9 +177,10 @@ def _rewrite(
     constraint = Template(frame + escaped(shown), described)
     old.append((shown, 1.0))
     settings = {"max_tokens": engine.model.config.canvas_length - 1, **parameters}
-    result = engine.generate(
+    generation = engine.stream(
         _context(engine, prompt, done), constraint=constraint, draft=_draft(engine, old), **settings
     )
+    result = yield from generation.work
     values = constraint.values(result.text)
     return result, [values[f"span{number}"] for number in range(len(group.spans))]
 
