@@ -3,7 +3,8 @@
 import copy
 import random
 
-FORMATS = ["date", "date-time", "time", "email", "uuid", "ipv4", "uri"]
+from tests.constrain.judges import FORMATS
+
 PATTERNS = ["^a+b?$", "^[0-9]{2,3}$", "x", "^(ab|cd)", "[a-c]{2}$", "^$|q", "\\d\\.\\d", '"', "^\\n", "a|^b|c$"]
 NAMES = ["a", "b", "ab", "name", 'q"t', "é/~"]
 
