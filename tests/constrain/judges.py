@@ -86,7 +86,9 @@ def _pattern(validator: Any, pattern: str, value: Any, schema: Any) -> Any:
 
 
 def _is_integer(checker: Any, value: Any) -> bool:
-    return not isinstance(value, bool) and isinstance(value, int | float | Decimal) and value % 1 == 0
+    if isinstance(value, Decimal):
+        return value == value.to_integral_value()
+    return isinstance(value, int | float) and not isinstance(value, bool) and value % 1 == 0
 
 
 _VALIDATOR = validators.extend(
