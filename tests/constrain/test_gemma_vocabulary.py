@@ -5,20 +5,17 @@ import random
 import re
 import time
 from collections.abc import Callable
-from functools import cache
 from statistics import median
 from typing import Any
 
 import numpy as np
 import pytest
-from tokenizers import Tokenizer
 
 from redraft.constrain import byte_automaton, json_schema, regex, token_automaton
 from redraft.constrain.expression import Expression
 from redraft.constrain.token_automaton import TokenAutomaton
-from redraft.constrain.vocabulary import Vocabulary
 from redraft.errors import ConstraintError
-from tests.constrain.gemma_tokenizer import gemma_tokenizer
+from tests.constrain.gemma_tokenizer import gemma_tokenizer, gemma_vocabulary
 from tests.constrain.judges import full_match, valid_json
 from tests.constrain.random_schemas import RandomSchemas
 from tests.constrain.random_tokens import RandomTokens, accepts
@@ -61,24 +58,12 @@ def with_lengths(schema: dict[str, Any], **lengths: int) -> dict[str, Any]:
     return copied
 
 
-@cache
-def tokenizer() -> Tokenizer:
-    return gemma_tokenizer()
-
-
-@cache
-def vocabulary() -> Vocabulary:
-    made = Vocabulary.of(tokenizer(), SIZE)
-    assert len(made.prefixes.parent) > SIZE
-    return made
-
-
 def over_tokens(expression: Expression, ends: tuple[int, ...] = (END_OF_SEQUENCE, END_OF_TURN)) -> TokenAutomaton:
-    return token_automaton.build(byte_automaton.build(expression), vocabulary(), ends)
+    return token_automaton.build(byte_automaton.build(expression), gemma_vocabulary(), ends)
 
 
 def encoded(text: str) -> list[int]:
-    return tokenizer().encode(text, add_special_tokens=False).ids
+    return gemma_tokenizer().encode(text, add_special_tokens=False).ids
 
 
 # The vocabulary
@@ -105,24 +90,24 @@ def test_the_tokens_of_random_texts_spell_them():
     ]
     for _ in range(2000):
         text = "".join(chance.choice([*pieces, chr(chance.randrange(1, 0xD800))]) for _ in range(chance.randrange(12)))
-        assert vocabulary().spell(encoded(text)) == text.replace("▁", " ").encode()
+        assert gemma_vocabulary().spell(encoded(text)) == text.replace("▁", " ").encode()
 
 
 def test_random_tokens_decode_to_their_bytes():
     chance = np.random.default_rng(0)
-    spoken = np.flatnonzero(np.diff(vocabulary().offsets))
+    spoken = np.flatnonzero(np.diff(gemma_vocabulary().offsets))
     for _ in range(2000):
         tokens = chance.choice(spoken, size=int(chance.integers(1, 20))).tolist()
-        text = vocabulary().spell(tokens)
+        text = gemma_vocabulary().spell(tokens)
         if b"\xef\xbf\xbd" not in text.decode(errors="replace").encode():
-            assert tokenizer().decode(tokens, skip_special_tokens=False).encode() == text
+            assert gemma_tokenizer().decode(tokens, skip_special_tokens=False).encode() == text
 
 
 def test_every_byte_is_a_token_and_only_tokens_without_text_are_none():
-    spelled = {vocabulary().spell([token]) for token in range(SIZE)}
+    spelled = {gemma_vocabulary().spell([token]) for token in range(SIZE)}
     assert {bytes([value]) for value in range(256)} <= spelled
-    silent = np.flatnonzero(np.diff(vocabulary().offsets) == 0).tolist()
-    pieces = [tokenizer().id_to_token(token) for token in silent]
+    silent = np.flatnonzero(np.diff(gemma_vocabulary().offsets) == 0).tolist()
+    pieces = [gemma_tokenizer().id_to_token(token) for token in silent]
     assert {"<pad>", "<eos>", "<bos>", "<unk>", "<mask>", "<start_of_turn>", "<end_of_turn>"} <= set(pieces)
     unused = [piece for piece in pieces if re.fullmatch(r"<unused\d+>", piece)]
     assert len(unused) == 6242
@@ -144,11 +129,11 @@ def seconds_to_compile(schema: dict[str, Any]) -> tuple[float, TokenAutomaton]:
 
 @pytest.mark.parametrize("lengths", [{}, {"name": 60, "street": 200, "city": 40}])
 def test_ten_properties_compile_in_half_a_second_and_a_few_megabytes(lengths: dict[str, int]):
-    vocabulary()
+    gemma_vocabulary()
     seconds, automaton = seconds_to_compile(with_lengths(TEN_PROPERTIES, **lengths))
     assert seconds < 0.5
     assert automaton.nbytes < 4e6
-    assert vocabulary().nbytes < 16e6
+    assert gemma_vocabulary().nbytes < 16e6
 
 
 @pytest.mark.parametrize(
@@ -168,7 +153,7 @@ def test_ten_properties_compile_in_half_a_second_and_a_few_megabytes(lengths: di
 )
 def test_no_pattern_takes_long_over_all_tokens(pattern: str):
     """Each is compiled or refused, in seconds; others take minutes over some of these, or do not finish."""
-    vocabulary()
+    gemma_vocabulary()
     began = time.perf_counter()
     try:
         automaton = over_tokens(regex.parse(pattern))
@@ -177,7 +162,7 @@ def test_no_pattern_takes_long_over_all_tokens(pattern: str):
             raise
     else:
         assert automaton.nbytes < 100e6
-        assert full_match(pattern, vocabulary().spell(RandomTokens(automaton).draw(np.random.default_rng(0))))
+        assert full_match(pattern, gemma_vocabulary().spell(RandomTokens(automaton).draw(np.random.default_rng(0))))
     assert time.perf_counter() - began < 15
 
 
@@ -199,7 +184,7 @@ PATTERNS = [
 def test_walks_match_their_pattern(pattern: str):
     walks, chance = RandomTokens(over_tokens(regex.parse(pattern))), np.random.default_rng(1)
     for _ in range(150):
-        text = vocabulary().spell(walks.draw(chance))
+        text = gemma_vocabulary().spell(walks.draw(chance))
         assert full_match(pattern, text), text
 
 
@@ -210,7 +195,7 @@ def test_encoded_texts_are_accepted_exactly_if_they_match(pattern: str):
     walks, chance = RandomTokens(automaton), np.random.default_rng(2)
     outcomes = {True: 0, False: 0}
     for _ in range(60):
-        text = vocabulary().spell(walks.draw(chance, 12)).decode()
+        text = gemma_vocabulary().spell(walks.draw(chance, 12)).decode()
         at = int(chance.integers(len(text) + 1))
         other = chance.choice(list('aZ0 -."\n'))
         for candidate in (text, text[:at] + text[at + 1 :], text[:at] + other + text[at:]):
@@ -226,7 +211,7 @@ def test_walks_through_ten_properties_are_valid(whitespace: json_schema.Whitespa
     automaton = over_tokens(json_schema.expression(TEN_PROPERTIES, whitespace=whitespace))
     walks, chance = RandomTokens(automaton), np.random.default_rng(3)
     for _ in range(100):
-        text = vocabulary().spell(walks.draw(chance, 120))
+        text = gemma_vocabulary().spell(walks.draw(chance, 120))
         assert valid_json(TEN_PROPERTIES, text), text
 
 
@@ -246,7 +231,7 @@ def test_documents_as_any_writer_lays_them_out_are_accepted_exactly_if_they_are_
     ]
     for change in changes:
         for indent in (None, 2):
-            document = json.loads(vocabulary().spell(walks.draw(chance)))
+            document = json.loads(gemma_vocabulary().spell(walks.draw(chance)))
             change(document)
             text = json.dumps(document, ensure_ascii=False, indent=indent)
             assert accepts(automaton, encoded(text)) == valid_json(TEN_PROPERTIES, text), text
@@ -265,7 +250,7 @@ def test_walks_through_random_schemas_are_valid():
             continue
         walks = RandomTokens(automaton)
         for _ in range(12):
-            text = vocabulary().spell(walks.draw(chance))
+            text = gemma_vocabulary().spell(walks.draw(chance))
             assert valid_json(schema, text), (schema, text)
             documents += 1
     assert documents > 2000
@@ -273,7 +258,7 @@ def test_walks_through_random_schemas_are_valid():
 
 def test_no_walk_takes_a_token_without_text_and_each_end_token_ends():
     automaton = over_tokens(json_schema.expression(True))
-    without_text = np.flatnonzero(np.diff(vocabulary().offsets) == 0)
+    without_text = np.flatnonzero(np.diff(gemma_vocabulary().offsets) == 0)
     ends = [END_OF_SEQUENCE, END_OF_TURN]
     assert (automaton.token_class[np.setdiff1d(without_text, ends)] == 0).all()
     assert automaton.tokens_of(automaton.classes - 1).tolist() == ends
@@ -288,4 +273,4 @@ def test_special_tokens_of_the_same_name_as_a_text_leave_other_ways_to_write_it(
     automaton = over_tokens(regex.parse("<unused7>|<eos>|<table>"))
     for text in ("<unused7>", "<eos>", "<table>"):
         assert accepts(automaton, [token for letter in text for token in encoded(letter)])
-        assert accepts(automaton, [tokenizer().token_to_id(text)]) == (text == "<table>")
+        assert accepts(automaton, [gemma_tokenizer().token_to_id(text)]) == (text == "<table>")
