@@ -17,7 +17,7 @@ from redraft.engine.kv_cache import KVCache
 from redraft.engine.request import Request
 from redraft.engine.result import Result, fields_of
 from redraft.engine.work import Work
-from redraft.errors import RequestError
+from redraft.errors import GenerationError, RequestError
 
 if TYPE_CHECKING:
     from redraft.engine.engine import Engine
@@ -66,7 +66,17 @@ def _extracted(engine: "Engine", request: Request, confidence: bool) -> Work[Ext
     generation = Generation(engine, request, None)
     result = yield from generation.work
     found = (yield from _confidence(engine, request, generation, result)) if confidence else {}
-    return Extraction(**fields_of(result), value=json.loads(result.text), confidence=found)
+    return Extraction(**fields_of(result), value=_value(result.text), confidence=found)
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        # Valid JSON all the same: Python reads no whole number of more than some thousand digits.
+        raise GenerationError(
+            f"the JSON is valid, but Python cannot read it: {error}; give integers a minimum and a maximum"
+        ) from error
 
 
 def _confidence(engine: "Engine", request: Request, generation: Generation, result: Result) -> Work[dict[str, float]]:
