@@ -64,7 +64,8 @@ Judge = Callable[[str], bool]
 def json_judge(schema: dict) -> Judge:
     # Python's $ overlooks a line feed at the end.
     strict = json.loads(re.sub(r'("pattern": "[^"]*)\$', r"\1\\\\Z", json.dumps(schema)), parse_float=Decimal)
-    validator = jsonschema.Draft202012Validator(strict, format_checker=jsonschema.FormatChecker())
+    checker = jsonschema.Draft202012Validator.FORMAT_CHECKER
+    validator = jsonschema.Draft202012Validator(strict, format_checker=checker)
 
     def judge(text: str) -> bool:
         return validator.is_valid(json.loads(text, parse_float=Decimal, parse_constant=lambda name: pytest.fail(name)))
@@ -330,9 +331,7 @@ def generations(kind: str, count: int, folder: Path, each: int = 12) -> Counter[
             max_tokens = least + chance.choice([0, 0, 1, chance.randrange(40)])
             max_tokens = max(least, min(max_tokens, max(least, 4 * canvas_length)))
             watch = Watch(engine, texts_of(constraint, known), stop, max_tokens)
-            result = engine.generate(
-                [2, 20], constraint=constraint, max_tokens=max_tokens, on_step=watch, **parameters
-            )
+            result = engine.generate([2, 20], constraint=constraint, max_tokens=max_tokens, on_step=watch, **parameters)
             assert judge(result.text), (seed, name, constraint, parameters, result.text)
             assert not any(text in result.text for text in stop)
             assert (result.thought is not None) == thinking
