@@ -87,7 +87,7 @@ def test_what_is_accepted_is_an_answer_or_a_thought_and_an_answer(constraint: Co
 def test_how_many_ways_inference_sums_over_is_what_enumeration_counts(constraint: Constraint) -> None:
     """With every token equally likely, exp(log_valid) * V^L is the number of canvases of L tokens whose text is valid
     and ends within them, or with the last of them."""
-    plain, automaton = compiled(constraint)
+    _, automaton = compiled(constraint)
     for length in range(5):
         counted = 0
         for tokens in product(range(len(TOKENS)), repeat=length):
