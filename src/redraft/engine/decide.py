@@ -16,7 +16,7 @@ from redraft.constrain.template import Hole
 from redraft.engine.canvas import DenoisingCanvas
 from redraft.engine.constrained import CanvasConstraint, class_sums
 from redraft.engine.kv_cache import KVCache
-from redraft.engine.request import LEAST_TEMPERATURE, Request, check_number
+from redraft.engine.request import LEAST_TEMPERATURE, Request, check_number, check_switch, check_text
 from redraft.engine.result import Usage
 from redraft.engine.work import Work
 from redraft.errors import RequestError
@@ -92,12 +92,11 @@ def choose(
     calibrated: apply the temperature that was fitted for this checkpoint instead. Other parameters (seed,
     entropy_bound and so on), and errors, as in ``Engine.request``.
     """
-    questions = {_ONLY: options} if not isinstance(options, Mapping) else dict(options)
-    if not questions:
-        raise RequestError("there is no question; give options, or a mapping of questions to their options")
+    questions = _questions(options)
     if frame is None:
         frame = "\n".join(f"{{{name}}}" for name in questions)
-    power = _calibration(engine, temperature) if calibrated else None
+    check_text("frame", frame)
+    power = _calibration(engine, temperature) if check_switch("calibrated", calibrated) else None
     scale = 1.0 if temperature is None else check_number("temperature", temperature, LEAST_TEMPERATURE)
     decisions, classes = engine.constraints.decisions(frame, questions, engine.model.defaults.end_token_ids)
     request = _request(engine, prompt, frame, questions, max_denoising_steps, parameters)
@@ -136,6 +135,20 @@ def _decided(
         request.seed,
         Usage(len(request.prompt), cached, 0, 1, steps, seconds, seconds),
     )
+
+
+def _questions(options: Sequence[str] | Mapping[str, Sequence[str]]) -> dict[str, tuple[str, ...]]:
+    """The options of each question, by its name."""
+    questions = dict(options) if isinstance(options, Mapping) else {_ONLY: options}
+    if not questions:
+        raise RequestError("there is no question; give options, or a mapping of questions to their options")
+    for name, own in questions.items():
+        check_text("a question's name", name)
+        if isinstance(own, str) or not isinstance(own, Sequence):
+            raise RequestError(f"question {{{name}}}: the options {own!r} must be several texts, as ('yes', 'no')")
+        for option in own:
+            check_text(f"question {{{name}}}: an option", option)
+    return {name: tuple(own) for name, own in questions.items()}
 
 
 def _denoised(engine: "Engine", request: Request, cache: KVCache, length: int) -> Work[tuple[Tensor, int]]:

@@ -104,9 +104,10 @@ class Engine:
         bound = defaults.entropy_bound if entropy_bound is None else entropy_bound
         steps = defaults.max_denoising_steps if max_denoising_steps is None else max_denoising_steps
         length = config.canvas_length if canvas_length is None else canvas_length
-        thought = self._thought_markers() if thinking else None
+        thought = self._thought_markers() if checks.check_switch("thinking", thinking) else None
         room = checks.check_length(max_tokens, len(tokens), config.context_length)
         stop_strings = checks.check_stop(stop)
+        rounds = checks.check_whole("verify_rounds", verify_rounds, 0)
         compiled = None if constraint is None else self._compiled(constraint, stop_strings, thought)
         if compiled is not None:
             checks.check_budget(compiled, max_tokens, room)
@@ -118,17 +119,19 @@ class Engine:
             temperature=checks.check_temperature(temperature),
             max_denoising_steps=checks.check_whole("max_denoising_steps", steps, 1),
             schedule=LinearTemperature(defaults.t_max, defaults.t_min),
-            acceptance=acceptance or EntropyBound(checks.check_number("entropy_bound", bound, 0)),
-            stopping=stopping or StableAndConfident(defaults.stability_threshold, defaults.confidence_threshold),
+            acceptance=checks.check_rule("acceptance", acceptance, ("accepted",), "ConfidenceThreshold(0.9)")
+            or EntropyBound(checks.check_number("entropy_bound", bound, 0)),
+            stopping=checks.check_rule("stopping", stopping, ("memory", "finished"), "ReproducesCanvas()")
+            or StableAndConfident(defaults.stability_threshold, defaults.confidence_threshold),
             stop=stop_strings,
             end_token_ids=defaults.end_token_ids,
             context_length=config.context_length,
             constraint=compiled,
             thought=thought,
-            verifier=verifier,
-            verify_rounds=checks.check_whole("verify_rounds", verify_rounds, 0) if verifier is not None else 0,
+            verifier=checks.check_verifier(verifier),
+            verify_rounds=rounds if verifier is not None else 0,
             best_of=checks.check_whole("best_of", best_of, 1),
-            draft=draft,
+            draft=checks.check_draft(draft, config.vocab_size),
         )
 
     def fill(self, prefix: str, suffix: str, **parameters: Any) -> FillResult:
@@ -171,7 +174,8 @@ class Engine:
     def _compiled(
         self, constraint: Constraint, stop: Sequence[str], thought: ThoughtMarkers | None
     ) -> CompiledConstraint:
-        if not hasattr(constraint, "expression"):
+        # Looked for, not made: what is compiled already need not be written out again.
+        if isinstance(constraint, type) or inspect.getattr_static(constraint, "expression", None) is None:
             raise RequestError(
                 f"constraint {constraint!r} must be a JSONSchema, Regex, Choice or Template, such as "
                 "redraft.JSONSchema({...})"

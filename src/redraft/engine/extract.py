@@ -14,7 +14,7 @@ from redraft.constrain.json_spans import Leaf, leaves, token_spans
 from redraft.engine.constrained import CanvasConstraint, Locked
 from redraft.engine.generation import Generation
 from redraft.engine.kv_cache import KVCache
-from redraft.engine.request import Request
+from redraft.engine.request import Request, check_switch, check_text
 from redraft.engine.result import Result, fields_of
 from redraft.engine.work import Work
 from redraft.errors import GenerationError, RequestError
@@ -56,8 +56,11 @@ def extract(
     for name in ("constraint", "stop", "draft", "thinking"):
         if name in parameters:
             raise RequestError(f"{name} cannot be given to extract; the schema says what is written")
+    check_text("text", text)
     constraint = JSONSchema(schema)
     said = INSTRUCTION.format(schema=constraint.schema) if instruction is None else instruction
+    check_text("instruction", said)
+    check_switch("confidence", confidence)
     request = engine.request(engine.question(said, text), constraint=constraint, **parameters)
     return _extracted(engine, request, confidence)
 
