@@ -39,8 +39,8 @@ def fill(
     Example: redraft fill --prefix "My name is " --suffix ", and I live in Rome." --max-length 30 --model MODEL
     """
     before, after = _sides(file, marker, _Side("prefix", prefix, prefix_file), _Side("suffix", suffix, suffix_file))
-    if before is None and prompt is None:
-        raise RequestError("nothing says what to fill; give --prefix or --prompt, or a file with a marker")
+    if before is None and after is None and prompt is None:
+        raise RequestError("nothing says what to fill; give --prefix, --suffix or both, or a file with a marker")
     hole = demand.hole()
     engine = loading.engine()
     result = engine.fill(
