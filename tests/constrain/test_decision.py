@@ -43,7 +43,7 @@ class BruteForce:
                 if isinstance(part, str):
                     text += part
                     continue
-                borders.add(len(text.rstrip(" ").encode()) if text.rstrip(" ") == text else self._before(text, borders))
+                borders.add(self._before(text, borders))
                 text += next(filling)
                 borders.add(len(text.encode()))
             answer = dict(zip((name for name, _ in holes), answers, strict=True))

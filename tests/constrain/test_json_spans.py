@@ -178,7 +178,7 @@ def test_a_damaged_text_is_refused_exactly_if_json_refuses_it(case: tuple[str, A
     try:
         expected = json.loads(damaged, parse_constant=refuse, object_pairs_hook=unique)
     except ValueError:
-        with pytest.raises(ValueError, match="^position "):
+        with pytest.raises(ValueError, match=r"^position "):
             leaves(damaged)
         return
     assert same(rebuilt(leaves(damaged)), expected)

@@ -1,0 +1,219 @@
+"""Whether probabilities mean what they say: of the answers given with 80%, are 80% right? (Guo et al. 2017)."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+Floats = NDArray[np.float64]
+# What probabilities may miss a sum of 1 by: the rounding of float16.
+_TOLERANCE = 1e-3
+# Quantile of the normal distribution for an interval of 95%.
+_NORMAL_95 = 1.959964
+
+
+@dataclass(frozen=True, eq=False)
+class ReliabilityTable:
+    """Answers by their confidence, in M bins of equal width; bin m holds those in (m / M, (m + 1) / M]."""
+
+    edges: Floats
+    """[M + 1]: from 0 to 1."""
+    counts: NDArray[np.int64]
+    """[M]: answers in a bin."""
+    confidence: Floats
+    """[M]: the mean probability of the answers given; NaN in an empty bin."""
+    accuracy: Floats
+    """[M]: the share of them that is right; NaN in an empty bin."""
+
+    @classmethod
+    def of(cls, confidence: Floats, right: NDArray[np.bool_], bins: int) -> "ReliabilityTable":
+        """The answers [N], each with its probability and whether it is right."""
+        edges = np.linspace(0.0, 1.0, bins + 1)
+        place = np.clip(np.searchsorted(edges, confidence, side="left") - 1, 0, bins - 1)
+        counts = np.bincount(place, minlength=bins)
+        with np.errstate(invalid="ignore"):
+            mean = np.bincount(place, confidence, bins) / counts
+            accuracy = np.bincount(place, right, bins) / counts
+        return cls(edges, counts, mean, accuracy)
+
+    @property
+    def gaps(self) -> Floats:
+        """[M]: how far confidence and accuracy are apart; 0 in an empty bin."""
+        return np.where(self.counts > 0, np.abs(self.confidence - self.accuracy), 0.0)
+
+    @property
+    def expected_error(self) -> float:
+        """Expected calibration error: the mean gap, over the answers."""
+        return float(self.gaps @ self.counts / self.counts.sum())
+
+    @property
+    def maximum_error(self) -> float:
+        """Maximum calibration error: the widest gap of any bin, however few answers it holds."""
+        return float(self.gaps.max())
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """How good N predicted distributions are, and how honest."""
+
+    accuracy: float
+    """The share of answers whose most probable option, of equals the first, is the truth."""
+    negative_log_likelihood: float
+    """Mean of -log p(truth), in nats; infinite where a truth was given no probability."""
+    brier_score: float
+    """Mean squared distance to the truth, summed over the options (Brier 1950): 0 is perfect, 2 the worst."""
+    table: ReliabilityTable
+
+    @property
+    def expected_calibration_error(self) -> float:
+        return self.table.expected_error
+
+    @property
+    def maximum_calibration_error(self) -> float:
+        return self.table.maximum_error
+
+
+def calibration(probabilities: NDArray[np.floating], truth: NDArray[np.integer], bins: int = 15) -> Calibration:
+    """Measure predicted distributions [N, K] against the index of the truth [N].
+
+    A row with fewer than K options is filled up with 0. The calibration errors depend on the number of bins: state it
+    with them. Raises ValueError where rows are not distributions, or a truth is none of the options.
+    """
+    if bins < 1:
+        raise ValueError(f"bins {bins} must be 1 or more")
+    p = np.asarray(probabilities, dtype=np.float64)
+    _check(p, truth)
+    if not ((p >= 0) & (p <= 1 + _TOLERANCE)).all() or (np.abs(p.sum(1) - 1) > _TOLERANCE).any():
+        raise ValueError("probabilities must be 0 to 1 and add up to 1 in every row")
+    rows = np.arange(len(p))
+    right = p.argmax(1) == truth
+    with np.errstate(divide="ignore"):
+        loss = -np.log(p[rows, truth])
+    target = np.zeros_like(p)
+    target[rows, truth] = 1.0
+    return Calibration(
+        accuracy=float(right.mean()),
+        negative_log_likelihood=float(loss.mean()),
+        brier_score=float(((p - target) ** 2).sum(1).mean()),
+        table=ReliabilityTable.of(p.max(1), right, bins),
+    )
+
+
+def fit_temperature(log_probabilities: NDArray[np.floating], truth: NDArray[np.integer]) -> float:
+    """The temperature T at which softmax(log_probabilities / T) [N, K] makes the truths [N] most probable.
+
+    Temperature scaling (Guo et al. 2017, section 4.2): the negative log likelihood is convex in 1 / T, so that halving
+    intervals finds where its slope is zero. A row with fewer than K options is filled up with -inf. Raises ValueError
+    where no temperature is the best: a truth that is impossible, truths that are all the most probable option (the
+    colder the better), or truths no more probable than the other options are (the hotter the better).
+    """
+    logs = np.asarray(log_probabilities, dtype=np.float64)
+    _check(logs, truth)
+    if np.isnan(logs).any() or (logs == np.inf).any():
+        raise ValueError("log probabilities must be numbers, or -inf for what is no option")
+    own = logs[np.arange(len(logs)), truth]
+    if (own == -np.inf).any():
+        raise ValueError(f"the truth of row {int(own.argmin())} has no probability, at any temperature")
+    possible = logs > -np.inf
+    # Relative to the truth, of which the slope of the negative log likelihood over 1 / T is the mean.
+    score = np.where(possible, logs - own[:, None], 0.0)
+    if not (score > 0).any():
+        raise ValueError("every truth is the most probable option: the lower the temperature the better it fits")
+    if _slope(score, possible, 0.0) >= 0:
+        raise ValueError(
+            "truths are no more probable than other options: the higher the temperature the better it fits"
+        )
+    low = high = 1.0
+    while _slope(score, possible, low) > 0:
+        low /= 2
+    while _slope(score, possible, high) < 0:
+        high *= 2
+    while high - low > 1e-12 * high:
+        middle = (low + high) / 2
+        low, high = (low, middle) if _slope(score, possible, middle) > 0 else (middle, high)
+    return 2 / (low + high)
+
+
+def reliability_plot(table: ReliabilityTable, path: Path) -> None:
+    """Draw accuracy over confidence, with intervals of 95% (Wilson), above how many answers each bin holds.
+
+    Raises RedraftError for a path that is no picture's, or without matplotlib.
+    """
+    # It knows the benchmark too, and with it torch, which numbers alone do not need.
+    from redraft.measure.plot import check_plot
+
+    check_plot(path)
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, (reliability, counts) = plt.subplots(
+        2, 1, figsize=(4.6, 5.6), height_ratios=(3, 1), sharex=True, layout="constrained"
+    )
+    _draw_reliability(reliability, table)
+    left, width = table.edges[:-1], np.diff(table.edges)
+    counts.bar(left, table.counts, width, align="edge", color="#8a8a8a", edgecolor="white")
+    counts.set_ylabel("answers")
+    counts.set_xlabel("confidence: the probability of the answer given")
+    counts.set_xlim(0, 1)
+    for axes in (reliability, counts):
+        axes.set_axisbelow(True)
+        axes.grid(axis="y", color="#dddddd", linewidth=0.8)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=200)
+    plt.close(figure)
+
+
+def _draw_reliability(axes: "Axes", table: ReliabilityTable) -> None:
+    filled = table.counts > 0
+    left, width = table.edges[:-1][filled], np.diff(table.edges)[filled]
+    accuracy, confidence = table.accuracy[filled], table.confidence[filled]
+    low, high = wilson_interval(accuracy, table.counts[filled])
+    axes.plot([0, 1], [0, 1], color="#222222", linewidth=1, linestyle="--", label="as sure as right")
+    axes.bar(left, accuracy, width, align="edge", color="#8dc0ea", edgecolor="white", label="share of right answers")
+    axes.errorbar(
+        confidence, accuracy, yerr=[accuracy - low, high - accuracy], fmt="o", color="#0e3558", markersize=3.5,
+        elinewidth=1, capsize=2.5, label="at their mean confidence, 95% interval",
+    )  # fmt: skip
+    axes.set_ylim(0, 1.02)
+    axes.set_ylabel("accuracy")
+    axes.legend(loc="upper left", frameon=False, fontsize=8)
+    axes.set_title(
+        f"{table.counts.sum():,} answers, expected calibration error {100 * table.expected_error:.1f}% "
+        f"({len(table.counts)} bins)",
+        loc="left",
+        fontsize=9,
+    )
+
+
+def wilson_interval(share: Floats, counts: NDArray[np.integer]) -> tuple[Floats, Floats]:
+    """The ends of the 95% interval of a share of so many (Wilson 1927), which is right for few answers too."""
+    z = _NORMAL_95
+    centre = (share + z**2 / (2 * counts)) / (1 + z**2 / counts)
+    half = z * np.sqrt(share * (1 - share) / counts + z**2 / (4 * counts**2)) / (1 + z**2 / counts)
+    # Rounding must not put the share itself outside.
+    return np.minimum(centre - half, share), np.maximum(centre + half, share)
+
+
+def _slope(score: Floats, possible: NDArray[np.bool_], inverse_temperature: float) -> float:
+    """Derivative of the mean negative log likelihood by 1 / T: the mean score under the distribution at T."""
+    scaled = np.where(possible, inverse_temperature * score, -np.inf)
+    weights = np.exp(scaled - scaled.max(1, keepdims=True))
+    return float(((weights * score).sum(1) / weights.sum(1)).mean())
+
+
+def _check(values: Floats, truth: NDArray[np.integer]) -> None:
+    if values.ndim != 2 or values.shape[0] < 1 or values.shape[1] < 2:
+        raise ValueError(
+            f"predictions {[*values.shape]} must be [answers, options], one answer and two options at least"
+        )
+    if truth.shape != values.shape[:1] or not np.issubdtype(truth.dtype, np.integer):
+        raise ValueError(f"truth {truth.dtype} {[*truth.shape]} must be an integer for each of {len(values)} answers")
+    if truth.min() < 0 or truth.max() >= values.shape[1]:
+        raise ValueError(f"truth has {truth.min()} to {truth.max()}; options are 0 to {values.shape[1] - 1}")
