@@ -13,7 +13,7 @@ from redraft.kernels.linear import as_operand, check_width
 from redraft.kernels.packed import PackedMatrix
 
 TILE, REGION = 256, 2048  # kTokens and kRegion of native/formats.h
-ROWS_ALIGNED = 16
+ALIGNED = 16  # numbers
 
 
 @dataclass(frozen=True)
@@ -96,14 +96,14 @@ class _ClassSums:
     """Room for what a readout finds out about token classes, and what it keeps to draw from them afterwards."""
 
     def __init__(self, head: PackedHead, hidden: Tensor, temperature: float, classes: TokenClasses) -> None:
-        rows, tiles = len(hidden), -(-head.table.outputs // TILE)
+        rows, tiles = len(hidden), _aligned(-(-head.table.outputs // TILE)) + ALIGNED
         self._head, self._hidden, self._temperature, self._classes = head, hidden, temperature, classes
         self._mass, self._plogp, self._peak = torch.empty(3, rows, classes.count)
         self._argmax = torch.empty(rows, classes.count, dtype=torch.int64)
         self._references = torch.empty(rows, tiles)
         self._tile_masses = torch.empty(rows, len(classes.heavy) + 1, tiles)
-        regions, padded = -(-head.table.outputs // REGION), -(-rows // ROWS_ALIGNED) * ROWS_ALIGNED
-        self._region_peaks, self._region_masses = torch.empty(2, regions, len(classes.middle), padded)
+        regions = -(-head.table.outputs // REGION)
+        self._region_peaks, self._region_masses = torch.empty(2, regions, len(classes.middle), _aligned(rows))
         self.call = bindings.CClasses(
             count=classes.count,
             heavy=len(classes.heavy),
@@ -152,3 +152,7 @@ class _ClassSums:
         )
         bindings.entry("redraft_draw_from_classes")(ctypes.byref(call))
         return tokens
+
+
+def _aligned(count: int) -> int:
+    return -(-count // ALIGNED) * ALIGNED

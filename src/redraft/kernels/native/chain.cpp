@@ -1,5 +1,5 @@
-// Inference along a token automaton: the best sequence beside the sums, then the sample beside the marginals, which take
-// about as long as each other.
+// Inference along a token automaton, on two threads: the best sequence beside the sums, then the sample beside the
+// marginals.
 //
 // Sums are of numbers with an exponent of their own, which neither underflow where a forced path lies e^-4000 below the
 // best nor need an exponential for each edge, as sums of logarithms do.

@@ -65,8 +65,8 @@ struct Classes {
     float* plogp;                 // [rows, n]: sum of p log p
     float* peak;                  // [rows, n]: largest log probability
     int64_t* argmax;              // [rows, n]: where it is
-    float* references;            // [rows, tiles]: the processed logit that a tile's masses are relative to
-    float* tile_masses;           // [rows, heavy + 1, tiles]: of heavy classes, and of all tokens last
+    float* references;            // [rows, tile_stride]: the processed logit that a tile's masses are relative to
+    float* tile_masses;           // [rows, heavy + 1, tile_stride]: of heavy classes, and of all tokens last
     float* region_peaks;          // [regions, middle, rows to the next multiple of 16]: largest processed logit
     float* region_masses;         // the same shape: of each larger light class, relative to its peak in the region
 };
