@@ -73,7 +73,7 @@ def agreement(
         cache = KVCache(engine.model.cache_layout())
         engine.model.encode(context, cache)
         hidden = engine.model.denoise(canvas, cache, None)[0]
-        logits[f"redraft {dtype}"] = engine.model.logits(hidden)  # type: ignore[attr-defined]
+        logits[f"redraft {dtype}"] = engine.model.logits(hidden)
     exact = logits.pop("transformers float32")
     return {
         name: {

@@ -137,8 +137,6 @@ def test_depth_has_no_limit():
         ('{"a":1,}', "position 7 .* has a key in double quotes here"),
         ("[1", r"position 2 \(at the end\): .* has ',' here"),
         ("1 2", "position 2 .* has the end of the text here"),
-        ('{"a":1,"a":2}', "position 7: the object has the key 'a' twice"),
-        ('{"a":1,"\\u0061":2}', "has the key 'a' twice"),
         ("NaN", "position 0"),
         ("[-Infinity]", "position 1"),
         ("01", "position 1"),
@@ -164,7 +162,7 @@ def test_what_is_not_json_is_refused_with_its_position(text: str, match: str):
 @settings(max_examples=300)
 @given(_texts(), st.data())
 def test_a_damaged_text_is_refused_exactly_if_json_refuses_it(case: tuple[str, Any], data: st.DataObject):
-    """One character left out, put in or replaced; Python's NaN and Infinity, and a key twice, are refused besides."""
+    """One character left out, put in or replaced; Python's NaN and Infinity are refused besides."""
     text, _ = case
     at = data.draw(st.integers(0, len(text)))
     damaged = text[:at] + data.draw(st.sampled_from(["", *'[]{},:"\\ 0-e.tn/'])) + text[at + data.draw(st.booleans()) :]
@@ -172,16 +170,18 @@ def test_a_damaged_text_is_refused_exactly_if_json_refuses_it(case: tuple[str, A
     def refuse(*_: Any) -> Any:
         raise ValueError("not JSON")
 
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        return dict(pairs) if len(dict(pairs)) == len(pairs) else refuse()
-
     try:
-        expected = json.loads(damaged, parse_constant=refuse, object_pairs_hook=unique)
+        expected = json.loads(damaged, parse_constant=refuse)
     except ValueError:
         with pytest.raises(ValueError, match=r"^position "):
             leaves(damaged)
         return
     assert same(rebuilt(leaves(damaged)), expected)
+
+
+@pytest.mark.parametrize("text", ['{"a":1,"a":2}', '{"a":{"b":1,"c":2},"\\u0061":[3],"d":4}', '[{"a":[1,2],"a":{}}]'])
+def test_of_a_key_that_stands_there_twice_the_last_value_counts(text: str):
+    assert rebuilt(leaves(text)) == json.loads(text)
 
 
 def _overlapping(start: int, end: int, pieces: list[bytes]) -> list[int]:

@@ -182,7 +182,7 @@ def _parts(frame: str, questions: Mapping[str, Sequence[str]]) -> list[list[_Str
         _check_options(name, options)
     parts: list[list[_Strand]] = []
     literal, seen = "", set[str]()
-    for text, hole in template._pieces(frame):
+    for text, hole in template.pieces(frame):
         if hole is None:
             literal += text
             continue

@@ -43,26 +43,23 @@ class Leaf:
 def leaves(text: str) -> list[Leaf]:
     """The leaves of a JSON text in their order, however deep.
 
-    Raises ValueError, with the position, for what is not one JSON value, and for an object that has a key twice, where
-    a path would not say which.
+    Of a key that an object has twice the last value counts, as for ``json.loads``. Raises ValueError, with the
+    position, for what is not one JSON value.
     """
-    found: list[Leaf] = []
-    # Of each array and object that is open: where in it we are, and an object's keys so far.
+    found: dict[tuple[Key, ...], Leaf] = {}
+    # Of each array and object that is open: where in it we are.
     path: list[Key] = []
-    keys: list[set[str]] = []
     at = _after_space(text, 0)
     while True:
         if (opening := text[at : at + 1]) in ("[", "{") and not _EMPTY.match(text, at):
             path.append(0)
-            keys.append(set())
-            at = _after_space(text, at + 1) if opening == "[" else _read_key(text, at + 1, path, keys)
+            at = _after_space(text, at + 1) if opening == "[" else _read_key(text, at + 1, path, found)
             continue
         leaf = _leaf(text, at, tuple(path))
-        found.append(leaf)
+        found[leaf.path] = leaf
         at = _after_space(text, leaf.end + isinstance(leaf.value, str))
         while path and text[at : at + 1] == _closing(path[-1]):
             path.pop()
-            keys.pop()
             at = _after_space(text, at + 1)
         if not path:
             break
@@ -70,10 +67,10 @@ def leaves(text: str) -> list[Leaf]:
         if isinstance(index := path[-1], int):
             path[-1], at = index + 1, _after_space(text, at + 1)
         else:
-            at = _read_key(text, at + 1, path, keys)
+            at = _read_key(text, at + 1, path, found)
     if at < len(text):
         raise _malformed(text, at, "the end of the text")
-    return found
+    return list(found.values())
 
 
 def token_spans(spans: Iterable[tuple[int, int]], pieces: Sequence[bytes]) -> list[range]:
@@ -107,17 +104,18 @@ def _leaf(text: str, at: int, path: tuple[Key, ...]) -> Leaf:
     return Leaf(path, json.loads(match[0]), at + quote, match.end() - quote)
 
 
-def _read_key(text: str, at: int, path: list[Key], keys: list[set[str]]) -> int:
-    """Read an object's next key and its colon into the last place of the path; return where the value starts."""
+def _read_key(text: str, at: int, path: list[Key], found: dict[tuple[Key, ...], Leaf]) -> int:
+    """Read an object's next key and its colon into the last place of the path; return where the value starts.
+
+    What was found under the same key before no longer counts.
+    """
     at = _after_space(text, at)
     match = _STRING.match(text, at)
     if match is None:
         raise _malformed(text, at, "a key in double quotes")
-    key = json.loads(match[0])
-    if key in keys[-1]:
-        raise ValueError(f"position {at}: the object has the key {key!r} twice")
-    keys[-1].add(key)
-    path[-1] = key
+    path[-1] = json.loads(match[0])
+    for replaced in [known for known in found if known[: len(path)] == tuple(path)]:
+        del found[replaced]
     at = _after_space(text, match.end())
     _expect(":", text, at)
     return _after_space(text, at + 1)

@@ -1,7 +1,7 @@
 """An answer under way, one forward of the model at a time."""
 
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,7 @@ from redraft.engine.request import Request
 from redraft.engine.result import Chunk, FinishReason, Result, StepEvent, Usage
 from redraft.engine.text import AnswerText
 from redraft.engine.verify import Candidate, wrong_positions
+from redraft.engine.work import Waiting, Work
 
 if TYPE_CHECKING:
     from redraft.engine.engine import Engine
@@ -39,7 +40,7 @@ class _Attempt:
 class Generation(Iterator[Chunk]):
     """Iterate for the answer's chunks, one a canvas; ``result`` runs what is left and returns the whole.
 
-    ``advance`` does no more than one forward, so that several generations can take turns.
+    ``work`` does one forward at a time, so that several generations can take turns.
     """
 
     def __init__(self, engine: "Engine", request: Request, on_step: Callable[[StepEvent], None] | None) -> None:
@@ -52,14 +53,8 @@ class Generation(Iterator[Chunk]):
         self._canvases: list[_Attempt] = []
         self._steps = 0
         self._result: Result | None = None
-        self._work = self._run()
-
-    def advance(self) -> Chunk | None:
-        """One forward: a chunk of the prompt, or a denoising step; the chunk of the canvas that it finished, if any.
-
-        Raises StopIteration when the answer is whole.
-        """
-        return next(self._work)
+        self.work: Work[Result] = self._run()
+        """What there is to do, one forward at a time."""
 
     @property
     def canvases(self) -> list[FinishedCanvas]:
@@ -67,19 +62,20 @@ class Generation(Iterator[Chunk]):
         return [attempt.canvas for attempt in self._canvases]
 
     def __next__(self) -> Chunk:
-        while (chunk := self.advance()) is None:
-            pass
+        while not isinstance(chunk := next(self.work), Chunk):
+            if chunk is Waiting.FOR_MEMORY:
+                raise RuntimeError("the answer waits for memory that nothing else holds")
         return chunk
 
     def result(self) -> Result:
         """Finish the answer and return it."""
-        for _ in self._work:
+        for _ in self:
             pass
         if self._result is None:
             raise RuntimeError("the generation ended with an error, which was raised where it was iterated")
         return self._result
 
-    def _run(self) -> Generator[Chunk | None]:
+    def _run(self) -> Work[Result]:
         began = time.perf_counter()
         request, prefixes = self._request, self._engine.prefixes
         cache, cached = prefixes.begin(request.prompt)
@@ -114,8 +110,9 @@ class Generation(Iterator[Chunk]):
                 seconds=time.perf_counter() - began,
             ),
         )
+        return self._result
 
-    def _best(self, cache: KVCache, length: int) -> Generator[None, None, _Attempt]:
+    def _best(self, cache: KVCache, length: int) -> Work[_Attempt]:
         """The best of the candidates for the next canvas: first by what the verifier marks, then by the score."""
         best, number = None, 0
         for _ in range(self._request.best_of):
@@ -133,9 +130,7 @@ class Generation(Iterator[Chunk]):
         assert best is not None, "a request has at least one candidate"
         return best
 
-    def _denoise(
-        self, cache: KVCache, length: int, number: int, locked: Locked | None
-    ) -> Generator[None, None, _Attempt]:
+    def _denoise(self, cache: KVCache, length: int, number: int, locked: Locked | None) -> Work[_Attempt]:
         """Denoise the next canvas, one forward between two yields."""
         model, request = self._engine.model, self._request
         index, room = len(self._canvases), request.max_tokens - len(self._text.token_ids)

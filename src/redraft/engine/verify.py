@@ -1,8 +1,10 @@
 """Candidates for a canvas, and what a caller's verifier says of them."""
 
-from collections.abc import Callable, Collection
+import operator
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import SupportsIndex
 
 from redraft.errors import RequestError
 
@@ -41,7 +43,10 @@ Verifier = Callable[[Candidate], Collection[int]]
 
 def wrong_positions(verifier: Verifier, candidate: Candidate) -> frozenset[int]:
     """What the verifier marks; RequestError for positions that are not the candidate's."""
-    marked = frozenset(int(position) for position in verifier(candidate))
+    said = verifier(candidate)
+    if not isinstance(said, Iterable) or not all(isinstance(position, SupportsIndex) for position in said):
+        raise RequestError(f"the verifier returned {said!r}; it must return positions, or an empty list for none")
+    marked = frozenset(operator.index(position) for position in said)
     outside = [position for position in marked if not 0 <= position < len(candidate.token_ids)]
     if outside:
         raise RequestError(
