@@ -58,10 +58,10 @@ class Hole:
             # A string is a sequence of strings too, and a list would make the hole unhashable.
             if isinstance(self.choices, str) or not isinstance(self.choices, Iterable):
                 raise ConstraintError(f"choices {self.choices!r} must be several texts, such as ('yes', 'no')")
-            given = tuple(self.choices)
-            if not all(isinstance(choice, str) for choice in given):
+            texts = tuple(self.choices)
+            if not all(isinstance(choice, str) for choice in texts):
                 raise ConstraintError(f"choices {self.choices!r} must be several texts, such as ('yes', 'no')")
-            object.__setattr__(self, "choices", given)
+            object.__setattr__(self, "choices", texts)
             if not self.choices:
                 raise ConstraintError("choices is empty; give at least one text")
         self._check_lengths()

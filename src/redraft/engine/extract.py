@@ -16,7 +16,7 @@ from redraft.engine.generation import Generation
 from redraft.engine.kv_cache import KVCache
 from redraft.engine.request import Request, check_switch, check_text
 from redraft.engine.result import Result, fields_of
-from redraft.errors import RequestError
+from redraft.errors import GenerationError, RequestError
 
 if TYPE_CHECKING:
     from redraft.engine.engine import Engine
@@ -50,7 +50,8 @@ def extract(
 
     instruction: what the model is told, in the place of a sentence that names the schema. confidence: one denoising
     step more for every field. Other parameters, and errors, as in ``Engine.request``; an answer that its step limit
-    left unfinished is flagged like any other.
+    left unfinished is flagged like any other. Raises GenerationError where an open object has a key twice, of which no
+    pointer could say which.
     """
     for name in ("constraint", "stop", "draft", "thinking"):
         if name in parameters:
@@ -72,7 +73,13 @@ def _confidence(engine: "Engine", request: Request, generation: Generation, resu
     if request.constraint is None:
         raise ValueError("confidence is that of a constrained answer")
     vocabulary, compiled = engine.constraints.vocabulary, request.constraint
-    found = leaves(result.text)
+    try:
+        found = leaves(result.text)
+    except ValueError as error:
+        raise GenerationError(
+            f"no confidence can be given: {error}; close the object with 'additionalProperties': false, or extract "
+            "with confidence=False"
+        ) from error
     pieces = [vocabulary.spell([token]) for token in result.token_ids]
     positions = token_spans([_shown_by(leaf, result.text) for leaf in found], pieces)
     least = {leaf.pointer: 1.0 for leaf in found}
