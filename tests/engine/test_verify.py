@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from redraft import Candidate, JSONSchema, Regex, RequestError, StepEvent
+from redraft import Candidate, Hole, JSONSchema, Regex, RequestError, StepEvent
 from redraft.engine.engine import Engine
 from redraft.engine.verify import wrong_positions
 from tests.engine.rigged import random_logits, rigged_engine
@@ -203,6 +203,23 @@ def test_positions_of_a_character_of_several_tokens_are_all_of_them(engine: Engi
     assert one.positions(3, 4) == [6, 7, 8]
     half = Candidate(0, decode(tokens[:3]), tuple(tokens[:3]), (), decode)
     assert half.positions(0, len(half.text)) == [0, 1, 2]
+
+
+def test_an_edit_of_several_canvases_is_verified_if_all_of_them_are(engine: Engine) -> None:
+    text = "a" + "the end of it " * 3 + "b"
+    spans = [(0, 1), (len(text) - 1, len(text))]
+    hole = Hole(choices=("yes", "no"))
+    for good, verified in (({"yes", "no"}, True), (set(), False)):
+        calls: list[str] = []
+
+        def verifier(candidate: Candidate, calls=calls, good=good) -> list[int]:
+            calls.append(candidate.text)
+            return [] if any(candidate.text.startswith(one) for one in good) or len(calls) == 1 else [0]
+
+        result = engine.edit(text, spans, hole=hole, verifier=verifier, verify_rounds=1, seed=1)
+        assert result.verified is verified
+        assert len(calls) == (2 if verified else 3), "the first canvas passes in any case"
+    assert engine.edit(text, spans, hole=hole, seed=1).verified is None
 
 
 # Best of several.
