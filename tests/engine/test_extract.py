@@ -70,7 +70,7 @@ def test_every_leaf_has_a_confidence_on_one_canvas_and_on_many(engine: Engine, c
 
 def test_random_schemas_are_extracted(engine: Engine) -> None:
     done = 0
-    for seed in range(60):
+    for seed in range(30):
         schema = RandomSchemas(seed).draw()
         engine.model.rigged = random_logits(seed)
         try:
@@ -83,7 +83,7 @@ def test_random_schemas_are_extracted(engine: Engine) -> None:
         assert jsonschema.Draft202012Validator(schema).is_valid(result.value)
         assert result.value == json.loads(result.text)
         assert set(result.confidence) == pointers(result.value)
-    assert done > 40
+    assert done > 20
 
 
 @pytest.mark.parametrize("schema", [{"enum": ["a", "b", "ab", ""]}, {"type": "integer", "minimum": 0, "maximum": 99}])
