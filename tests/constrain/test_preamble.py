@@ -1,5 +1,6 @@
 """A thought before the answer, held against the enumeration of all sequences of tokens of tiny vocabularies."""
 
+from functools import cache
 from itertools import pairwise, product
 
 import numpy as np
@@ -27,9 +28,12 @@ CONSTRAINTS: list[Constraint] = [
 ]
 
 
+texts_of = cache(lambda constraint: byte_automaton.build(constraint.expression))
+
+
 def compiled(constraint: Constraint, tokens: list[bytes] = TOKENS) -> tuple[TokenAutomaton, TokenAutomaton]:
     """Of the answer alone, and with room for a thought."""
-    texts = byte_automaton.build(constraint.expression)
+    texts = texts_of(constraint)
     vocabulary = Vocabulary.from_tokens(tokens)
     plain = token_automaton.build(texts, vocabulary, [END])
     return plain, after_thought(plain, OPENING, CLOSING, np.array([bool(token) for token in tokens]))
@@ -65,8 +69,7 @@ def wanted(constraint: Constraint, tokens: tuple[int, ...], spelled: list[bytes]
         tokens = tokens[at + 1 :]
     if any(not spelled[token] for token in tokens):
         return False
-    texts = byte_automaton.build(constraint.expression)
-    return texts.matches(b"".join(spelled[token] for token in tokens))
+    return texts_of(constraint).matches(b"".join(spelled[token] for token in tokens))
 
 
 @pytest.mark.parametrize("constraint", CONSTRAINTS, ids=str)

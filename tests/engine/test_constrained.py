@@ -38,9 +38,10 @@ from redraft.constrain import byte_automaton
 from redraft.constrain.byte_automaton import ByteAutomaton
 from redraft.constrain.constraint import Constraint
 from redraft.engine.engine import Engine
+from redraft.engine.load import load
 from tests.constrain.random_schemas import RandomSchemas
 from tests.engine.rigged import VOCAB_SIZE, random_logits, rigged_engine
-from tests.random_checkpoint import END_TOKEN_IDS, LETTERS_SIZE
+from tests.random_checkpoint import END_TOKEN_IDS, LETTERS_SIZE, random_checkpoint
 
 OPENING, CLOSING = LETTERS_SIZE - 2, LETTERS_SIZE - 1
 
@@ -351,6 +352,82 @@ def test_nothing_invalid_is_generated(kind: str, tmp_path: Path) -> None:
     done = generations(kind, 60, tmp_path)
     assert done["stop"]
     assert done["at the minimum"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_denoised_again_or_picked_from_several_is_valid_too(kind: str, tmp_path: Path) -> None:
+    """Verifiers that mark at random, with locked positions around, and several candidates a canvas."""
+    engine, done = rigged_engine(tmp_path, random_logits(0)), 0
+    for seed in range(1, 30):
+        chance = random.Random(seed)
+        constraint, judge = drawn_constraint(kind, seed)
+        try:
+            least = engine.fewest_tokens(constraint)
+        except ConstraintError:
+            continue
+        engine.model.rigged = chance.choice(list(MODELS.values()))(seed, engine, constraint)
+        result = engine.generate(
+            [2, 20],
+            constraint=constraint,
+            max_tokens=max(1, least + chance.choice([0, 1, 9])),
+            verifier=lambda candidate, chance=chance: [
+                at for at in range(len(candidate.token_ids)) if chance.random() < 0.4
+            ],
+            verify_rounds=chance.randrange(4),
+            best_of=chance.randrange(1, 4),
+            **settings(chance),
+        )
+        assert judge(result.text), (seed, constraint, result.text)
+        done += 1
+    assert done > 15
+
+
+@pytest.mark.parametrize("dtype", ["float32", "int8"])
+def test_a_true_model_writes_nothing_invalid_either(dtype: str, tmp_path: Path) -> None:
+    """From its own hidden states, through the readout that the model has."""
+    engine = load(random_checkpoint(tmp_path, letters=True, vocab_size=VOCAB_SIZE, canvas_length=24), dtype=dtype)
+    done = 0
+    for seed in range(1, 40):
+        chance = random.Random(seed)
+        constraint, judge = drawn_constraint(KINDS[seed % 4], seed)
+        try:
+            least = engine.fewest_tokens(constraint)
+        except ConstraintError:
+            continue
+        max_tokens = max(1, least + chance.choice([0, 1, 30]))
+        watch = Watch(engine, byte_automaton.build(constraint.expression), (), max_tokens)
+        parameters = settings(chance)
+        result = engine.generate([2, 20], constraint=constraint, max_tokens=max_tokens, on_step=watch, **parameters)
+        assert judge(result.text), (seed, constraint, result.text)
+        assert_true(result, watch, engine, max_tokens, parameters["canvas_length"])
+        done += 1
+    assert done > 25
+
+
+@pytest.mark.parametrize("name", ["rambling", "ending", "random"])
+def test_the_end_of_the_context_finds_the_text_whole(name: str, tmp_path: Path) -> None:
+    """Without a limit of its own an answer goes on to where the context ends, on a last canvas that is shorter."""
+    for context in range(10, 34):
+        engine = rigged_engine(tmp_path, random_logits(0), canvas_length=8, context_length=context)
+        constraint = Regex('"[a-z]*"|(?:ab|cde)+')
+        engine.model.rigged = MODELS[name](context, engine, constraint)
+        result = engine.generate([2, 20, 21], constraint=constraint, seed=context)
+        assert re.fullmatch(constraint.pattern, result.text)
+        assert len(result.token_ids) <= context - 3
+        with pytest.raises(RequestError, match="the context has 1 left after the prompt; shorten the prompt"):
+            engine.generate([2] * (context - 1), constraint=constraint)
+
+
+def test_greedy_samples_are_the_argmax_under_a_constraint_too(tmp_path: Path) -> None:
+    engine = rigged_engine(tmp_path, random_logits(0), canvas_length=8)
+    for temperature in (0, 1.0):
+        steps: list[StepEvent] = []
+        for seed in range(8):
+            engine.generate(
+                [2, 20], constraint=Regex("[a-z]{4,20}"), temperature=temperature, seed=seed, on_step=steps.append
+            )
+        same = [torch.equal(event.sample, event.argmax) for event in steps]
+        assert all(same) == (temperature == 0)
 
 
 @pytest.mark.slow

@@ -52,6 +52,8 @@ class Engine:
     ) -> Generation:
         """Start answering ``prompt``; parameters and errors as in ``request``. on_step: called after every denoising
         step."""
+        if on_step is not None and not callable(on_step):
+            raise RequestError(f"on_step {on_step!r} must be a function that takes a StepEvent")
         return Generation(self, self.request(prompt, **parameters), on_step)
 
     def request(

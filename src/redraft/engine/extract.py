@@ -51,7 +51,8 @@ def extract(
 
     instruction: what the model is told, in the place of a sentence that names the schema. confidence: one denoising
     step more for every field. Other parameters, and errors, as in ``Engine.request``; an answer that its step limit
-    left unfinished is flagged like any other.
+    left unfinished is flagged like any other. Raises GenerationError where an open object has a key twice, of which no
+    pointer could say which.
     """
     for name in ("constraint", "stop", "draft", "thinking"):
         if name in parameters:
@@ -87,7 +88,13 @@ def _confidence(engine: "Engine", request: Request, generation: Generation, resu
     if request.constraint is None:
         raise ValueError("confidence is that of a constrained answer")
     vocabulary, compiled = engine.constraints.vocabulary, request.constraint
-    found = leaves(result.text)
+    try:
+        found = leaves(result.text)
+    except ValueError as error:
+        raise GenerationError(
+            f"no confidence can be given: {error}; close the object with 'additionalProperties': false, or extract "
+            "with confidence=False"
+        ) from error
     pieces = [vocabulary.spell([token]) for token in result.token_ids]
     positions = token_spans([_shown_by(leaf, result.text) for leaf in found], pieces)
     least = {leaf.pointer: 1.0 for leaf in found}

@@ -73,9 +73,10 @@ def fill(
     """Write what stands between ``prefix`` and ``suffix``, and return all three.
 
     prompt: what comes before the prefix, such as chat messages that say what is wanted. hole: what may stand there,
-    any text by default. max_tokens: of the middle; by default what one canvas holds beside the suffix's beginning.
+    any text by default. max_tokens: of the middle; by default what one canvas holds beside the suffix's beginning,
+    or as many as the hole needs.
     A suffix that does not fit half a canvas is shown as far as it does. Other parameters, and errors, as in
-    ``Engine.request``; a prefix and a prompt that are both empty are a RequestError.
+    ``Engine.request``; without a prefix and a prompt, where no token begins a text, it is a RequestError.
     """
     _refuse(parameters, ("constraint", "thinking", "draft", "stop"))
     check_text("prefix", prefix)
@@ -84,9 +85,14 @@ def fill(
     shown = _beginning(engine, suffix, engine.model.config.canvas_length // 2)
     constraint = Template("{middle}" + escaped(shown), {"middle": _check_hole(hole)})
     if max_tokens is None:
-        room = _one_canvas(engine, context)
+        room = _one_canvas(engine, context, constraint)
     else:
-        room = check_whole("max_tokens", max_tokens, 1) + engine.fewest_tokens(Template(escaped(shown)))
+        beside = engine.fewest_tokens(Template(escaped(shown)))
+        room = check_whole("max_tokens", max_tokens, 1) + beside
+        if room < (fewest := engine.fewest_tokens(constraint)):
+            raise RequestError(
+                f"max_tokens {max_tokens} is too small for the hole: its shortest text takes {fewest - beside} tokens"
+            )
     return _filled(
         engine.stream(context, constraint=constraint, max_tokens=room, **parameters), prefix, suffix, constraint
     )
@@ -136,7 +142,11 @@ def edit(
     canvases = [_canvas(engine, text, *places, holes, strength) for places in zip(groups, borders, strict=True)]
     for canvas in canvases:
         # What cannot be written is to be refused before anything is.
-        engine.fewest_tokens(canvas.constraint)
+        fewest, given = engine.fewest_tokens(canvas.constraint), parameters.get("max_tokens")
+        if isinstance(given, int) and given < fewest:
+            raise RequestError(
+                f"max_tokens {given} is too small for a canvas whose shortest text takes {fewest} tokens"
+            )
     return _edited(engine, prompt, text, ordered, groups, canvases, parameters)
 
 
@@ -157,7 +167,7 @@ def _edited(
     for group, canvas in zip(groups, canvases, strict=True):
         done += text[position : group.start]
         context = _context(engine, prompt, done)
-        settings = {"max_tokens": _one_canvas(engine, context), **parameters}
+        settings = {"max_tokens": _one_canvas(engine, context, canvas.constraint), **parameters}
         generation = engine.stream(context, constraint=canvas.constraint, draft=canvas.draft, **settings)
         result = yield from generation.work
         named = canvas.constraint.values(result.text)
@@ -260,10 +270,12 @@ def _check_hole(hole: object) -> Hole:
     return hole or Hole()
 
 
-def _one_canvas(engine: "Engine", context: Sequence[int]) -> int:
-    """Tokens that one canvas holds beside an end token, or fewer where the context has no room for them."""
+def _one_canvas(engine: "Engine", context: Sequence[int], constraint: Template) -> int:
+    """Tokens that one canvas holds beside an end token, fewer where the context has no room for them, and in any case
+    as many as the constraint needs."""
     config = engine.model.config
-    return max(1, min(config.canvas_length - 1, config.context_length - len(context)))
+    held = min(config.canvas_length - 1, config.context_length - len(context))
+    return max(1, held, engine.fewest_tokens(constraint))
 
 
 def _check_spans(text: str, spans: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:

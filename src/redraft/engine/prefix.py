@@ -24,7 +24,7 @@ class PrefixCache:
         """A cache of the beginning of ``prompt`` that is known already, and how many tokens that is."""
         cache, self._cache = self._cache, None
         if cache is not None:
-            shared = _shared_length(prompt, self._prompt) // self._chunk * self._chunk
+            shared = shared_length(prompt, self._prompt) // self._chunk * self._chunk
             if shared and cache.cut(shared):
                 return cache, shared
         return KVCache(self._model.cache_layout()), 0
@@ -53,6 +53,7 @@ class PrefixCache:
         self._cache, self._prompt = None, ()
 
 
-def _shared_length(one: Sequence[int], other: Sequence[int]) -> int:
+def shared_length(one: Sequence[object], other: Sequence[object]) -> int:
+    """How long the beginning is that both have."""
     pairs = zip(one, other, strict=False)
     return next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(one), len(other)))

@@ -130,6 +130,8 @@ def check_draft(draft: Draft | None, vocab_size: int) -> Draft | None:
     if not isinstance(draft, Draft):
         raise RequestError(f"draft {draft!r} must be a redraft.Draft of tokens and the probability that each stays")
     tokens, survival = draft.tokens, draft.survival
+    if not isinstance(tokens, Tensor) or not isinstance(survival, Tensor):
+        raise RequestError("draft must have tokens [T] int64 and survival [T] as tensors")
     if tokens.dtype != torch.int64 or tokens.ndim != 1 or survival.shape != tokens.shape:
         shown = f"{tokens.dtype} {[*tokens.shape]} and {[*survival.shape]}"
         raise RequestError(f"draft must have tokens [T] int64 and survival [T], not {shown}")

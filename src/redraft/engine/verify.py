@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import SupportsIndex
 
+from redraft.engine.prefix import shared_length
 from redraft.errors import RequestError
 
 
@@ -24,17 +25,20 @@ class Candidate:
 
     def positions(self, start: int, end: int) -> list[int]:
         """Positions whose tokens have a share in the characters of ``text`` from ``start`` up to ``end``."""
-        return [
-            index
-            for index, (first, last) in enumerate(zip(self._ends, self._ends[1:], strict=False))
-            if first < end and last > start
-        ]
+        return [index for index, (first, last) in enumerate(self._spans) if first < end and last > start]
 
     @cached_property
-    def _ends(self) -> list[int]:
-        """Where the text of the tokens ends, from that of those before on."""
+    def _spans(self) -> list[tuple[int, int]]:
+        """The characters in which each token has a share; of one that several tokens spell, each of them has."""
         tokens = [*self.before, *self.token_ids]
-        return [len(self.decode(tokens[:count])) for count in range(len(self.before), len(tokens) + 1)]
+        text, spans, start = self.decode(tokens), [], 0
+        for count in range(len(self.before), len(tokens) + 1):
+            shown = self.decode(tokens[:count])
+            # What decoders put for half a character is not part of the text.
+            whole = max(start, shared_length(shown, text))
+            spans.append((start, whole + int(len(shown) > whole)))
+            start = whole
+        return spans[1:]
 
 
 Verifier = Callable[[Candidate], Collection[int]]
