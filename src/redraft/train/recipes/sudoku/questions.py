@@ -15,8 +15,8 @@ def questions(board: np.ndarray, solution: np.ndarray, cells: int | None, rng: n
     counted = blanks if cells is None else rng.choice(blanks, cells, replace=False)
     return ChoiceExample(
         prompt=[{"role": "user", "content": as_text(board)}],
-        options={cell_name(cell): DIGITS for cell in blanks},
-        truth={cell_name(cell): str(solution[cell]) for cell in counted},
+        options={cell_name(cell): DIGITS for cell in blanks.tolist()},
+        truth={cell_name(cell): str(solution[cell]) for cell in counted.tolist()},
         frame=grid(board).text,
     )
 

@@ -21,7 +21,7 @@ def grid(board: np.ndarray) -> Template:
     """Nine lines of nine digits in which the givens of ``board`` [81] stand in their places."""
     cells = [f"{{{cell_name(cell)}}}" if value == 0 else str(value) for cell, value in enumerate(board)]
     lines = "\n".join("".join(cells[row * 9 : row * 9 + 9]) for row in range(9))
-    return Template(lines, {cell_name(cell): _DIGIT for cell in np.flatnonzero(board == 0)})
+    return Template(lines, {cell_name(cell): _DIGIT for cell in np.flatnonzero(board == 0).tolist()})
 
 
 def rows(board: np.ndarray) -> Exactly:
