@@ -30,7 +30,7 @@ from redraft.constrain import byte_automaton, json_schema, token_automaton
 from redraft.constrain.inference import end_potential
 from redraft.constrain.token_automaton import TokenAutomaton
 from redraft.constrain.vocabulary import Vocabulary
-from redraft.engine.kv_cache import KVCache
+from redraft.engine.kv_pool import KVPool
 from redraft.kernels import bindings, library
 from redraft.kernels.chain import infer
 from redraft.kernels.packed import FORMATS, Format
@@ -146,7 +146,7 @@ class Steps:
         generator = torch.Generator().manual_seed(0)
         canvas = SHAPE["canvas_length"]
         prompt, self._tokens = torch.randint(16, model.config.vocab_size, (2, 1, canvas), generator=generator)
-        self._cache = KVCache(model.cache_layout())
+        self._cache = KVPool.of(model).open()[0]
         model.encode(prompt[:, :PROMPT_TOKENS], self._cache)
         self._uniforms = torch.rand(3, canvas, dtype=torch.float64, generator=generator)
         self._signal = torch.zeros(1, canvas, model.config.hidden_size)

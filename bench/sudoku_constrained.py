@@ -23,6 +23,7 @@ from redraft.constrain.constraint import Constraint, Regex
 from redraft.engine.canvas import DenoisingCanvas
 from redraft.engine.constrained import CanvasConstraint, Locked
 from redraft.engine.engine import Engine
+from redraft.engine.kv_pool import KVPool, PooledCache
 from redraft.engine.load import load
 from redraft.engine.verify import Candidate
 from redraft.kernels import library
@@ -116,7 +117,7 @@ def last_step_only(constraint: Callable[[np.ndarray], Constraint]) -> Variant:
         compiled = engine.constraints.compile(constraint(board), request.end_token_ids)
         length = request.canvas_length
         held = CanvasConstraint.of(compiled, compiled.automaton.start, length, request.max_tokens)
-        cache, _ = engine.prefixes.encode(request.prompt)
+        cache = _encoded(engine, request.prompt)
         canvas = DenoisingCanvas(engine.model, request, 0, length)
         finished = None
         while finished is None:
@@ -133,12 +134,19 @@ def last_step_only(constraint: Callable[[np.ndarray], Constraint]) -> Variant:
     return answer
 
 
+def _encoded(engine: Engine, prompt: tuple[int, ...]) -> PooledCache:
+    cache, _ = KVPool.of(engine.model).open()
+    with torch.inference_mode():
+        engine.model.encode(torch.tensor(prompt)[None], cache)
+    return cache
+
+
 def held_from_the_start(engine: Engine, board: np.ndarray, seed: int) -> Answer:
     """The givens stand on the canvas before the first step, in the place of noise, and stay."""
     request = engine.request(question(board), max_tokens=layout.CANVAS_LENGTH, seed=seed)
     given = layout.at_cells((board > 0)[None], 0)[0].bool()
     tokens = layout.answer_tokens(np.maximum(board, 1)[None])[0]
-    cache, _ = engine.prefixes.encode(request.prompt)
+    cache = _encoded(engine, request.prompt)
     canvas = DenoisingCanvas(engine.model, request, 0, request.canvas_length, locked=Locked(given, tokens))
     finished = None
     while finished is None:

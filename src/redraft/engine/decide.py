@@ -15,7 +15,7 @@ from redraft.constrain.decision import calibrated as tempered
 from redraft.constrain.template import Hole
 from redraft.engine.canvas import DenoisingCanvas
 from redraft.engine.constrained import CanvasConstraint, class_sums
-from redraft.engine.kv_cache import KVCache
+from redraft.engine.kv_pool import PooledCache
 from redraft.engine.request import LEAST_TEMPERATURE, Request, check_number, check_switch, check_text
 from redraft.engine.result import Usage
 from redraft.engine.work import Work
@@ -119,11 +119,13 @@ def _decided(
     classes: TokenClasses,
 ) -> Work[ChooseResult]:
     began = perf_counter()
-    cache, cached = engine.prefixes.begin(request.prompt)
-    for _ in engine.prefixes.chunks(request.prompt, cache):
-        yield None
-    hidden, steps = yield from _denoised(engine, request, cache, length)
-    engine.prefixes.keep(cache, request.prompt)
+    cache, cached = yield from engine.contexts.open(request.prompt)
+    try:
+        for _ in engine.contexts.chunks(request.prompt, cache):
+            yield None
+        hidden, steps = yield from _denoised(engine, request, cache, length)
+    finally:
+        engine.contexts.close(cache, request.prompt)
     with torch.inference_mode():
         sums = class_sums(engine.model.readout(hidden, scale, None, signal=False, classes=classes))
     decided = decisions.decide(*sums)
@@ -151,7 +153,7 @@ def _questions(options: Sequence[str] | Mapping[str, Sequence[str]]) -> dict[str
     return {name: tuple(own) for name, own in questions.items()}
 
 
-def _denoised(engine: "Engine", request: Request, cache: KVCache, length: int) -> Work[tuple[Tensor, int]]:
+def _denoised(engine: "Engine", request: Request, cache: PooledCache, length: int) -> Work[tuple[Tensor, int]]:
     """The hidden states [C, H] of the last step of a canvas, and how many steps there were."""
     model, state = engine.model, None
     if request.constraint is not None:

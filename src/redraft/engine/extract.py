@@ -13,7 +13,7 @@ from redraft.constrain.constraint import JSONSchema
 from redraft.constrain.json_spans import Leaf, leaves, token_spans
 from redraft.engine.constrained import CanvasConstraint, Locked
 from redraft.engine.generation import Generation
-from redraft.engine.kv_cache import KVCache
+from redraft.engine.kv_pool import PooledCache
 from redraft.engine.request import Request, check_switch, check_text
 from redraft.engine.result import Result, fields_of
 from redraft.engine.work import Work
@@ -102,17 +102,19 @@ def _confidence(engine: "Engine", request: Request, generation: Generation, resu
     for index, finished in enumerate(generation.canvases):
         canvas = finished.tokens
         constraint = CanvasConstraint.of(compiled, state, len(canvas), request.max_tokens - start)
-        cache, _ = engine.prefixes.begin(tuple(context))
-        for _ in engine.prefixes.chunks(tuple(context), cache):
-            yield None
-        for number, (leaf, own) in enumerate(zip(found, positions, strict=True)):
-            here = [position - start for position in own if start <= position < start + len(canvas)]
-            if here:
-                draws = PositionRandom(request.seed, _CONFIDENCE + index, number + 1, len(canvas))
-                probability = _least_likely(engine, cache, canvas, torch.tensor(here), constraint, draws)
-                least[leaf.pointer] = min(least[leaf.pointer], probability)
+        cache, _ = yield from engine.contexts.open(context)
+        try:
+            for _ in engine.contexts.chunks(context, cache):
                 yield None
-        engine.prefixes.keep(cache, tuple(context))
+            for number, (leaf, own) in enumerate(zip(found, positions, strict=True)):
+                here = [position - start for position in own if start <= position < start + len(canvas)]
+                if here:
+                    draws = PositionRandom(request.seed, _CONFIDENCE + index, number + 1, len(canvas))
+                    probability = _least_likely(engine, cache, canvas, torch.tensor(here), constraint, draws)
+                    least[leaf.pointer] = min(least[leaf.pointer], probability)
+                    yield None
+        finally:
+            engine.contexts.close(cache, context)
         start, context = start + len(canvas), context + canvas.tolist()
         state = state if finished.end_state is None else finished.end_state
     return least
@@ -126,7 +128,7 @@ def _shown_by(leaf: Leaf, text: str) -> tuple[int, int]:
 @torch.inference_mode()
 def _least_likely(
     engine: "Engine",
-    cache: KVCache,
+    cache: PooledCache,
     canvas: Tensor,
     positions: Tensor,
     constraint: CanvasConstraint,

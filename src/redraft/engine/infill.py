@@ -177,8 +177,8 @@ def _edited(
         done += _put_in(text, group, values)
         position = group.end
         results.append(result)
-        # What was drawn for one group is told to the next.
-        parameters = {**parameters, "seed": result.seed}
+        # The next group's noise is its own: the same noise would make similar spans say the same.
+        parameters = {**parameters, "seed": (result.seed + 1) % (1 << 64)}
     whole = done + text[position:]
     return EditResult(
         **fields_of(_together(results), text=whole), replacements=tuple(replacements[span] for span in ordered)

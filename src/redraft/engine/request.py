@@ -13,6 +13,7 @@ from redraft.canvas.acceptance import AcceptanceRule
 from redraft.canvas.schedule import TemperatureSchedule
 from redraft.canvas.stopping import StoppingRule
 from redraft.constrain.compiler import CompiledConstraint, ThoughtMarkers
+from redraft.engine.kv_pool import KVPool
 from redraft.engine.verify import Verifier
 from redraft.errors import RequestError
 
@@ -216,3 +217,30 @@ def check_length(max_tokens: int | None, prompt_length: int, context_length: int
             f"{prompt_length}; at most {room} would fit"
         )
     return max_tokens
+
+
+def check_memory(pool: KVPool, prompt_length: int, room: int, canvas_length: int, asked: bool) -> int:
+    """``room`` tokens to generate, or what of them the pool's budget allows; a RequestError if they were ``asked`` for
+    and do not fit, or if the prompt does not."""
+    if pool.budget is None:
+        return room
+    # The last canvas of an answer is not committed.
+    committed = (room - 1) // canvas_length * canvas_length
+    needed = pool.bytes_for(prompt_length + committed)
+    if needed <= pool.budget:
+        return room
+    fits = pool.positions_for(pool.budget, prompt_length + committed) - prompt_length
+    limit = f"kv_bytes {pool.budget:,} is too small"
+    if fits < 0:
+        raise RequestError(
+            f"{limit}: the keys and values of the prompt's {prompt_length} tokens take "
+            f"{pool.bytes_for(prompt_length):,}; shorten the prompt to {prompt_length + fits} tokens or fewer, or "
+            "load the model with that many"
+        )
+    room = (fits // canvas_length + 1) * canvas_length
+    if asked:
+        raise RequestError(
+            f"{limit}: the keys and values of the prompt and max_tokens take {needed:,}; max_tokens {room} would "
+            f"fit, or kv_bytes {needed:,}"
+        )
+    return room

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import SupportsIndex
 
-from redraft.engine.prefix import shared_length
 from redraft.errors import RequestError
 
 
@@ -35,7 +34,7 @@ class Candidate:
         for count in range(len(self.before), len(tokens) + 1):
             shown = self.decode(tokens[:count])
             # What decoders put for half a character is not part of the text.
-            whole = max(start, shared_length(shown, text))
+            whole = max(start, _shared_length(shown, text))
             spans.append((start, whole + int(len(shown) > whole)))
             start = whole
         return spans[1:]
@@ -58,3 +57,9 @@ def wrong_positions(verifier: Verifier, candidate: Candidate) -> frozenset[int]:
             "positions count the candidate's token_ids from 0"
         )
     return marked
+
+
+def _shared_length(one: str, other: str) -> int:
+    """How long the beginning is that both have."""
+    pairs = zip(one, other, strict=False)
+    return next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(one), len(other)))
