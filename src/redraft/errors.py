@@ -19,3 +19,15 @@ class ConstraintError(RequestError):
 
 class GenerationError(RedraftError):
     """The model produced something that must not be handed out, such as NaN, or other answers hold the memory."""
+
+
+class CancelledError(RedraftError):
+    """The request was cancelled before it was finished."""
+
+
+class BusyError(RedraftError):
+    """Too many requests wait already; later there may be room."""
+
+
+class ShuttingDownError(RedraftError):
+    """The service takes no more requests."""

@@ -1,7 +1,7 @@
 """An answer under way, one forward of the model at a time."""
 
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -9,18 +9,16 @@ import torch
 
 from redraft.engine.canvas import DenoisingCanvas, FinishedCanvas
 from redraft.engine.constrained import CanvasConstraint, Locked
-from redraft.engine.context import WAITING, Waiting, no_room
 from redraft.engine.kv_pool import PooledCache
 from redraft.engine.request import Request
 from redraft.engine.result import Chunk, FinishReason, Result, StepEvent, Usage
 from redraft.engine.text import AnswerText
 from redraft.engine.verify import Candidate, wrong_positions
+from redraft.engine.work import Waiting, Work, no_room
 from redraft.errors import GenerationError
 
 if TYPE_CHECKING:
     from redraft.engine.engine import Engine
-
-__all__ = ["WAITING", "Generation", "Waiting"]
 
 
 @dataclass(frozen=True)
@@ -43,7 +41,7 @@ class _Attempt:
 class Generation(Iterator[Chunk]):
     """Iterate for the answer's chunks, one a canvas; ``result`` runs what is left and returns the whole.
 
-    ``advance`` does no more than one forward, so that several generations can take turns.
+    ``work`` does one forward at a time, so that several generations can take turns.
     """
 
     def __init__(self, engine: "Engine", request: Request, on_step: Callable[[StepEvent], None] | None) -> None:
@@ -56,19 +54,20 @@ class Generation(Iterator[Chunk]):
         self._canvases: list[_Attempt] = []
         self._steps = 0
         self._result: Result | None = None
-        self._work = self._run()
+        self.work: Work[Result] = self._run()
+        """What there is to do, one forward at a time."""
 
     def advance(self) -> Chunk | Waiting | None:
         """One forward: a chunk of the prompt, or a denoising step; the chunk of the canvas that it finished, if any.
 
-        WAITING where no forward was done, since keys and values need memory that others hold now. Raises StopIteration
-        when the answer is whole.
+        Waiting.FOR_MEMORY where no forward was done, since keys and values need memory that others hold now. Raises
+        StopIteration when the answer is whole.
         """
-        return next(self._work)
+        return next(self.work)
 
     def close(self) -> None:
         """Stop here and give back all memory; of an answer that is not whole there will be no result."""
-        self._work.close()
+        self.work.close()
 
     @property
     def canvases(self) -> list[FinishedCanvas]:
@@ -77,7 +76,7 @@ class Generation(Iterator[Chunk]):
 
     def __next__(self) -> Chunk:
         while not isinstance(chunk := self.advance(), Chunk):
-            if chunk is WAITING:
+            if chunk is Waiting.FOR_MEMORY:
                 # Nobody else does anything until this returns.
                 raise GenerationError(no_room(self._engine.pool))
         return chunk
@@ -92,7 +91,7 @@ class Generation(Iterator[Chunk]):
             )
         return self._result
 
-    def _run(self) -> Generator[Chunk | Waiting | None]:
+    def _run(self) -> Work[Result]:
         began = time.perf_counter()
         request, contexts = self._request, self._engine.contexts
         cache, cached = yield from contexts.open(request.prompt)
@@ -103,7 +102,7 @@ class Generation(Iterator[Chunk]):
             while self._finish is None:
                 # The first step of a canvas commits the one before.
                 while not cache.reserve(self._encoded):
-                    yield WAITING
+                    yield Waiting.FOR_MEMORY
                 # A canvas is never cut short for max_tokens: the model was trained on whole ones. Only the end of the
                 # context leaves no room for one.
                 length = min(request.canvas_length, request.context_length - self._encoded)
@@ -133,8 +132,9 @@ class Generation(Iterator[Chunk]):
                 seconds=time.perf_counter() - began,
             ),
         )
+        return self._result
 
-    def _best(self, cache: PooledCache, length: int) -> Generator[None, None, _Attempt]:
+    def _best(self, cache: PooledCache, length: int) -> Work[_Attempt]:
         """The best of the candidates for the next canvas: first by what the verifier marks, then by the score."""
         best, number = None, 0
         for _ in range(self._request.best_of):
@@ -152,9 +152,7 @@ class Generation(Iterator[Chunk]):
         assert best is not None, "a request has at least one candidate"
         return best
 
-    def _denoise(
-        self, cache: PooledCache, length: int, number: int, locked: Locked | None
-    ) -> Generator[None, None, _Attempt]:
+    def _denoise(self, cache: PooledCache, length: int, number: int, locked: Locked | None) -> Work[_Attempt]:
         """Denoise the next canvas, one forward between two yields."""
         model, request = self._engine.model, self._request
         index, room = len(self._canvases), request.max_tokens - len(self._text.token_ids)

@@ -348,6 +348,8 @@ class PooledCache:
         self._stored[layer] = end
 
     def advance(self, count: int) -> None:
+        # A model without layers writes nothing, and its tokens count all the same.
+        self._grow(self._length + count)
         self._length += count
         self._link(self._tokens)
         for number, kind in enumerate(self._pool._kinds):
