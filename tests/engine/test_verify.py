@@ -10,7 +10,7 @@ import torch
 from redraft import Candidate, Hole, JSONSchema, Regex, RequestError, StepEvent
 from redraft.engine.engine import Engine
 from redraft.engine.verify import wrong_positions
-from tests.engine.rigged import random_logits, rigged_engine
+from tests.engine.rigged import VOCAB_SIZE, random_logits, rigged_engine
 from tests.random_checkpoint import END_TOKEN_IDS
 
 PROMPT = [2, 30, 31]
@@ -89,6 +89,33 @@ def test_only_marked_positions_change_in_the_next_round(engine: Engine, constrai
         assert result.verified == (not any(best))
     assert rounds > 10
     assert changed > 10
+
+
+def test_what_was_not_marked_is_not_cut_off_either(engine: Engine) -> None:
+    """A model that would rather end where it was marked: the text after it is kept, so it cannot."""
+    calls: list[Candidate] = []
+
+    def logits(canvas: torch.Tensor, context: int) -> torch.Tensor:
+        out = torch.zeros(len(canvas), VOCAB_SIZE)
+        letters = engine.tokenizer.encode_text("vwxyz")
+        for position in range(len(canvas)):
+            out[position, letters[position] if position < 5 else END_TOKEN_IDS[0]] = 40.0
+        if calls:
+            out[:, END_TOKEN_IDS[0]] += 80.0
+        return out
+
+    engine.model.rigged = logits
+    result = engine.generate(
+        PROMPT,
+        constraint=Regex("[a-z]*"),
+        verifier=lambda candidate: calls.append(candidate) or ([1] if len(calls) == 1 else []),
+        seed=1,
+        max_tokens=20,
+    )
+    assert [one.text for one in calls] == ["vwxyz", result.text]
+    assert len(result.text) >= 5
+    assert result.text[0] == "v"
+    assert result.text[-3:] == "xyz"
 
 
 def test_a_verifier_that_is_never_satisfied_gets_its_rounds_and_the_best_candidate_stays(engine: Engine) -> None:
