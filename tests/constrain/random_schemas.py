@@ -3,8 +3,13 @@
 import copy
 import random
 
-FORMATS = ["date", "date-time", "time", "email", "uuid", "ipv4", "uri"]
+from tests.constrain.judges import FORMATS
+
 PATTERNS = ["^a+b?$", "^[0-9]{2,3}$", "x", "^(ab|cd)", "[a-c]{2}$", "^$|q", "\\d\\.\\d", '"', "^\\n", "a|^b|c$"]
+# Dialects read these differently.
+PATTERNS += ["^\\w+$", "^\\S+\\s\\S+$", "\\D", "^.{1,3}$", "^[^\\d\\s]*$", "\\W"]
+ANNOTATIONS = {"title": "t", "description": "d", "$comment": "c", "default": 1, "examples": ["e"], "deprecated": True}
+ANNOTATIONS |= {"readOnly": False, "writeOnly": True}
 NAMES = ["a", "b", "ab", "name", 'q"t', "é/~"]
 
 
@@ -16,16 +21,23 @@ class RandomSchemas:
         self.chance = random.Random(seed)
         self.loose = loose
         self.definitions: dict[str, object] = {}
+        self.place = "$defs"
 
     def draw(self) -> dict:
         self.definitions = {}
+        self.place = self.chance.choice(["$defs", "$defs", "definitions"])
         schema = self.schema(3)
-        return {**schema, "$defs": self.definitions} if self.definitions else schema
+        if self.definitions:
+            schema[self.place] = self.definitions
+        about = {"$schema": "https://json-schema.org/draft/2020-12/schema", "$id": "https://example.org/schema"}
+        return {**about, **schema} if self.maybe(0.1) else schema
 
     def schema(self, depth: int) -> dict:
         kinds = [self.text, self.integer, self.number, self.scalar, self.options, self.fixed]
         containers = [self.members, self.items, self.any_of, self.one_of, self.all_of, self.reference]
         schema = self.chance.choice(kinds + containers * (depth > 0))(depth - 1)
+        if self.maybe(0.1):
+            schema |= {name: ANNOTATIONS[name] for name in self.chance.sample(sorted(ANNOTATIONS), 2)}
         return {key: value for key, value in schema.items() if not (self.loose and self.may_miss(key))}
 
     def may_miss(self, keyword: str) -> bool:
@@ -34,12 +46,17 @@ class RandomSchemas:
     def maybe(self, probability: float = 0.5) -> bool:
         return self.chance.random() < probability
 
+    def count(self, low: int, high: int) -> int | float:
+        """From low up to below high, once in a while with a point."""
+        number = self.chance.randrange(low, high)
+        return float(number) if self.maybe(0.1) else number
+
     def text(self, _: int) -> dict:
         schema: dict = {"type": "string"}
         if self.maybe(0.4):
-            schema["minLength"] = self.chance.randrange(3)
+            schema["minLength"] = self.count(0, 3)
         if self.maybe(0.4):
-            schema["maxLength"] = self.chance.randrange(3, 7)
+            schema["maxLength"] = self.count(3, 7)
         if self.maybe(0.3):
             schema["pattern"] = self.chance.choice(PATTERNS)
         elif self.maybe(0.3) and "maxLength" not in schema:
@@ -86,9 +103,11 @@ class RandomSchemas:
             schema["prefixItems"] = [self.schema(depth) for _ in range(self.chance.randrange(1, 4))]
         schema["items"] = self.chance.choice([True, False]) if self.maybe(0.2) else self.schema(depth)
         if self.maybe(0.4) and (schema["items"] or "prefixItems" in schema):
-            schema["minItems"] = self.chance.randrange(1 if schema["items"] is False else 3)
+            schema["minItems"] = self.count(0, 1 if schema["items"] is False else 3)
         if self.maybe(0.4):
-            schema["maxItems"] = self.chance.randrange(2, 5)
+            schema["maxItems"] = self.count(2, 5)
+        if self.maybe(0.1):
+            schema["uniqueItems"] = False
         return schema
 
     def any_of(self, depth: int) -> dict:
@@ -116,11 +135,13 @@ class RandomSchemas:
         return {"allOf": [self.members(depth), {"properties": {"a": {"type": ["integer", "string"]}}}]}
 
     def reference(self, depth: int) -> dict:
+        if self.maybe(0.1):
+            return {"$ref": "#"}
         name = self.chance.choice("uvw")
         if name not in self.definitions:
             self.definitions[name] = True
             self.definitions[name] = self.schema(depth)
-        return {"$ref": f"#/$defs/{name}"}
+        return {"$ref": f"#/{self.place}/{name}"}
 
     def near(self, value):
         """A value like another one, somewhere a little different."""

@@ -28,7 +28,8 @@ def _gemma_like() -> Tokenizer:
     tokenizer.normalizer = normalizers.Replace(" ", "▁")
     tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
     tokenizer.add_special_tokens(["<pad>", "<eos>"])
-    tokenizer.add_tokens([AddedToken("<table>", normalized=False), AddedToken("▁▁▁▁", normalized=False)])
+    written = ["<table>", "▁▁▁▁", "<unused0>", "<unused1>x"]
+    tokenizer.add_tokens([AddedToken(piece, normalized=False) for piece in written])
     return tokenizer
 
 
@@ -138,7 +139,11 @@ def test_cells_and_digits_of_the_bundled_sudoku_are_words() -> None:
 @pytest.mark.parametrize(
     ("make", "silent", "spoken"),
     [
-        (_gemma_like, ["<pad>", "<eos>", "<unk>"], {"<table>": b"<table>", "▁▁▁▁": b"    "}),
+        (
+            _gemma_like,
+            ["<pad>", "<eos>", "<unk>", "<unused0>"],
+            {"<table>": b"<table>", "▁▁▁▁": b"    ", "<unused1>x": b"<unused1>x"},
+        ),
         (_byte_level, ["<|end|>"], {"<|x|>": b"<|x|>", "日 é": "日 é".encode()}),
         (_words, ["<unk>"], {" two": b" two"}),
         (_sudoku, ["<pad>", "<eos>", "<bos>"], {}),

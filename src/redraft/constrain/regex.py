@@ -1,13 +1,15 @@
 """Regular expressions in the common syntax of Python, JavaScript (JSON schema) and RE2, as expressions over text.
 
-A pattern matches the whole text. As in JavaScript, ``\\d`` and ``\\w`` are ASCII and ``\\s`` is white space of any
-script; ``.`` is any character but the line feed. What the dialects write differently is refused, and so is what no
-automaton can do: lookaround, back-references.
+A pattern matches the whole text. Where dialects read the same syntax differently, a text is one that matches in all of
+them: ``\\d``, ``\\w`` and ``\\s`` are ASCII; ``\\D``, ``\\W`` and ``\\S`` are no digit, no part of a word and no white
+space of any script; ``.`` is no line end. What they write differently is refused, and so is what no automaton can do:
+lookaround, back-references.
 """
 
 import re
 from typing import NoReturn
 
+from redraft.constrain import character_classes
 from redraft.constrain.expression import (
     LAST_CODE_POINT,
     AnyOf,
@@ -22,21 +24,9 @@ from redraft.errors import ConstraintError
 _DEEPEST_GROUP = 100
 _LARGEST_COUNT = 1_000_000
 
-_DIGIT = Characters.of([(0x30, 0x39)])
-_WORD = Characters.of([(0x30, 0x39), (0x41, 0x5A), (0x5F, 0x5F), (0x61, 0x7A)])
-_SPACE = Characters.among(
-    " \t\n\r\f\v\u00a0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a"
-    "\u2028\u2029\u202f\u205f\u3000\ufeff"
-)
-_CLASSES = {
-    "d": _DIGIT,
-    "D": _DIGIT.complement(),
-    "w": _WORD,
-    "W": _WORD.complement(),
-    "s": _SPACE,
-    "S": _SPACE.complement(),
-}
-_NOT_LINE_FEED = Characters.among("\n").complement()
+# Python's dot leaves out the line feed only, JavaScript's all that ends a line.
+_LINE_FEED = Characters.among("\n")
+_LINE_ENDS = Characters.among("\n\r\u2028\u2029")
 _CONTROLS = {"n": "\n", "t": "\t", "r": "\r", "f": "\f", "v": "\v"}
 _REPEATS: dict[str, tuple[int, int | None]] = {"*": (0, None), "+": (1, None), "?": (0, 1)}
 _HEX_ESCAPE = re.compile(r"x([0-9A-Fa-f]{2})|u([0-9A-Fa-f]{4})|u\{([0-9A-Fa-f]{1,6})\}")
@@ -76,13 +66,13 @@ _REFUSED_ESCAPES = {
 }
 
 
-def parse(pattern: str) -> Expression:
-    """The expression of the texts that the whole of ``pattern`` matches.
+def parse(pattern: str, *, any_dialect: bool = False) -> Expression:
+    """The expression of the texts that the whole of ``pattern`` matches in every dialect, or in ``any_dialect``.
 
     ``^`` at the very start and ``$`` at the very end say nothing more and may stand there. Groups only group; a lazy
     repeat matches the same texts as a greedy one. Raise ConstraintError, with the position, for anything else.
     """
-    return _Parser(pattern).parse()
+    return _Parser(pattern, any_dialect).parse()
 
 
 class _Level:
@@ -116,8 +106,9 @@ def _sequence(parts: list[Expression]) -> Expression:
 class _Parser:
     """Reads a pattern from left to right; open groups wait on a stack of their own, not on Python's."""
 
-    def __init__(self, pattern: str) -> None:
+    def __init__(self, pattern: str, any_dialect: bool) -> None:
         self._pattern = pattern
+        self._any_dialect = any_dialect
         self._position = 0
         self._levels = [_Level(0)]
         self._names: set[str] = set()
@@ -157,7 +148,9 @@ class _Parser:
             escaped = self._read_escape()
             return Literal(escaped) if isinstance(escaped, str) else escaped
         self._position += 1
-        return _NOT_LINE_FEED if character == "." else Literal(self._checked(character, self._position - 1))
+        if character == ".":
+            return (_LINE_FEED if self._any_dialect else _LINE_ENDS).complement()
+        return Literal(self._checked(character, self._position - 1))
 
     def _read_anchor(self, character: str) -> None:
         if self._position != (0 if character == "^" else len(self._pattern) - 1):
@@ -248,9 +241,12 @@ class _Parser:
         self._position += negated
         if self._pattern.startswith("]", self._position):
             self._fail("a class begins with ], which dialects understand differently; write \\] for the character")
+        # What is in the class in some dialect is outside the negated class in that dialect.
+        self._any_dialect ^= negated
         ranges: list[tuple[int, int]] = []
         while not self._pattern.startswith("]", self._position):
             ranges += self._read_range(opened)
+        self._any_dialect ^= negated
         self._position += 1
         characters = Characters.of(ranges)
         return characters.complement() if negated else characters
@@ -294,8 +290,9 @@ class _Parser:
         if letter in "xu":
             return self._read_code_point()
         self._position += 2
-        if letter in _CLASSES:
-            return _CLASSES[letter]
+        if letter in character_classes.LETTERS:
+            in_dialects = character_classes.in_any_dialect if self._any_dialect else character_classes.in_all_dialects
+            return in_dialects(letter)
         if letter in _CONTROLS:
             return _CONTROLS[letter]
         if letter == "0" and not pattern[at + 2 : at + 3].isdigit():

@@ -5,7 +5,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Any
+from typing import Any, TypeGuard
 
 from redraft.constrain import decimal_range, formats
 from redraft.constrain.decimal_range import Bound
@@ -34,7 +34,6 @@ _INSTEAD = {
     "nullable": "write 'type': [..., 'null']",
     "patternProperties": "name the properties, or write 'additionalProperties' with a schema",
     "then": "write 'anyOf' with one option for each case",
-    "uniqueItems": "list what is possible with 'enum', or leave it out and check the result",
 }
 
 
@@ -131,9 +130,14 @@ def _check_keywords(schema: Mapping[str, Any], pointer: str) -> None:
 
 def _check_counts(schema: Mapping[str, Any], pointer: str) -> None:
     for least, most in (("minLength", "maxLength"), ("minItems", "maxItems")):
-        low, high = schema.get(least, 0), schema.get(most, math.inf)
-        if low > high:
+        low, high = count(schema, least) or 0, count(schema, most)
+        if high is not None and low > high:
             raise fail(pointer, f"{least!r} {low} is above {most!r} {high}; nothing is possible")
+
+
+def count(schema: Mapping[str, Any], keyword: str) -> int | None:
+    """What a keyword such as 'maxItems' says, if it is there; it may be written with a point."""
+    return int(schema[keyword]) if keyword in schema else None
 
 
 def _check_bounds(schema: Mapping[str, Any], pointer: str) -> None:
@@ -177,7 +181,8 @@ def _type(value: object) -> str | None:
 
 
 def _count(value: object) -> str | None:
-    whole = isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _LARGEST_COUNT
+    # 2.0 is an integer to JSON schema.
+    whole = _is_number(value) and value % 1 == 0 and 0 <= value <= _LARGEST_COUNT
     return None if whole else f"must be an integer from 0 to {_LARGEST_COUNT}"
 
 
@@ -189,7 +194,7 @@ def _bound(value: object) -> str | None:
     return None
 
 
-def _is_number(value: object) -> bool:
+def _is_number(value: object) -> TypeGuard[int | float]:
     if isinstance(value, float):
         return math.isfinite(value)
     return isinstance(value, int) and not isinstance(value, bool)
@@ -255,6 +260,14 @@ def _value(value: object) -> str | None:
     return None
 
 
+def _false(value: object) -> str | None:
+    if value is False:
+        return None
+    if value is True:
+        return "is supported only where it is false; list what is possible with 'enum', or check the result"
+    return "must be true or false"
+
+
 def _reference(value: object) -> str | None:
     if isinstance(value, str) and (value == "#" or value.startswith("#/")):
         return None
@@ -291,6 +304,7 @@ _CHECKS: dict[str, Callable[[object], str | None]] = {
     "properties": _named_schemas,
     "required": _names,
     "type": _type,
+    "uniqueItems": _false,
 }
 
 

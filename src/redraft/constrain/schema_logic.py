@@ -1,4 +1,8 @@
-"""What can be said of JSON schemas without writing a text: whether a value is valid, whether any is."""
+"""What can be said of JSON schemas without writing a text: whether a value is valid, whether any is.
+
+Readers of a schema differ about some strings: dialects of patterns about characters, and 'format' is tested strictly,
+loosely or not at all. A value is *certainly* valid if it is so to all readers, and *possibly* if it may be so to some.
+"""
 
 from collections.abc import Mapping
 from decimal import Decimal
@@ -8,7 +12,7 @@ from typing import Any
 from redraft.constrain import byte_automaton, decimal_range, formats, regex
 from redraft.constrain.byte_automaton import ByteAutomaton
 from redraft.constrain.decimal_range import Bound
-from redraft.constrain.expression import NOTHING, AllOf, Expression, Repeat, any_of, joined, optional
+from redraft.constrain.expression import NOTHING, AllOf, Expression, Literal, Repeat, any_of, joined, optional
 from redraft.constrain.json_text import ANY_CHARACTER
 from redraft.constrain.schema_keywords import ForbiddenError, Value, fail
 from redraft.constrain.schema_merge import KINDS, Document, Merged, Places
@@ -19,25 +23,33 @@ _LEVELS = 6
 _REMEMBERED = 256
 
 
-def accepts(document: Document, places: Places, value: Any) -> bool:
-    """Whether a value is valid where ``places`` hold."""
+def accepts(document: Document, places: Places, value: Any, *, possibly: bool = False) -> bool:
+    """Whether a value is certainly (or ``possibly``) valid where ``places`` hold."""
     try:
         merged = document.merge(places)
     except ForbiddenError:
         return False
     if merged.values is not None and Value.of(value) not in map(Value.of, merged.values):
         return False
-    return satisfies(document, merged, value)
+    return satisfies(document, merged, value, possibly=possibly)
 
 
-def satisfies(document: Document, merged: Merged, value: Any, chosen: frozenset[str] = frozenset()) -> bool:
-    """Whether a value, one of 'enum' if that is there, is valid under all that is merged, ``chosen`` choices aside."""
+def satisfies(
+    document: Document,
+    merged: Merged,
+    value: Any,
+    chosen: frozenset[str] = frozenset(),
+    *,
+    possibly: bool = False,
+) -> bool:
+    """Whether a value, one of 'enum' if that is there, is certainly (or ``possibly``) valid under all that is merged,
+    ``chosen`` choices aside."""
     kind = _kind(value)
     if merged.kinds is not None and kind not in merged.kinds:
         return False
     with document.nested(merged.pointer):
-        return _accepts_kind(document, merged, kind, value) and all(
-            _accepts_choice(document, choice.keyword, choice.options, value)
+        return _accepts_kind(document, merged, kind, value, possibly) and all(
+            _accepts_choice(document, choice.keyword, choice.options, value, possibly)
             for choice in merged.choices
             if choice.pointer not in chosen
         )
@@ -55,27 +67,30 @@ def _kind(value: Any) -> str:
     return "null" if value is None else "array"
 
 
-def _accepts_choice(document: Document, keyword: str, options: Places, value: Any) -> bool:
-    valid = [option for option in options if accepts(document, (option,), value)]
-    return len(valid) == 1 if keyword == "oneOf" else bool(valid)
+def _accepts_choice(document: Document, keyword: str, options: Places, value: Any, possibly: bool) -> bool:
+    valid = sum(accepts(document, (option,), value, possibly=possibly) for option in options)
+    if keyword == "anyOf" or not valid:
+        return bool(valid)
+    # No other option may hold as well: to any reader, if this is to be certain.
+    return sum(accepts(document, (option,), value, possibly=not possibly) for option in options) <= 1
 
 
-def _accepts_kind(document: Document, merged: Merged, kind: str, value: Any) -> bool:
+def _accepts_kind(document: Document, merged: Merged, kind: str, value: Any, possibly: bool) -> bool:
     match kind:
         case "integer" | "fraction":
             number = Decimal(str(value))
             return _on_side(number, merged.lower, 1) and _on_side(number, merged.upper, -1)
         case "string":
             return _within(len(value), merged.length) and all(
-                automaton.matches(value.encode()) for automaton in _automata(merged)
+                automaton.matches(value.encode()) for automaton in _automata(merged, possibly)
             )
         case "object":
             return all(name in value for name in merged.required) and all(
-                accepts(document, merged.member(name), member) for name, member in value.items()
+                accepts(document, merged.member(name), member, possibly=possibly) for name, member in value.items()
             )
         case "array":
             return _within(len(value), merged.items) and all(
-                accepts(document, merged.item(index), item) for index, item in enumerate(value)
+                accepts(document, merged.item(index), item, possibly=possibly) for index, item in enumerate(value)
             )
     return True
 
@@ -111,7 +126,7 @@ def impossible(
     with document.nested(merged.pointer):
         if merged.values is not None:
             values = [value for value in merged.values if _kind(value) in possible]
-            return not any(satisfies(document, merged, value, chosen) for value in values)
+            return not any(satisfies(document, merged, value, chosen, possibly=True) for value in values)
         kinds = possible if merged.kinds is None else possible & merged.kinds
         if all(_impossible_kind(document, merged, kind, levels) for kind in kinds):
             return True
@@ -145,7 +160,7 @@ def _any_string(merged: Merged) -> bool:
     least, most = merged.length
     if most is not None and most < least:
         return False
-    texts = languages(merged)
+    texts = languages(merged, possibly=True)
     return not texts or not is_empty(AllOf((*texts, Repeat(ANY_CHARACTER, least, most))))
 
 
@@ -155,26 +170,27 @@ def is_empty(expression: Expression) -> bool:
     return byte_automaton.build(optional(joined("-", expression))).states == 1
 
 
-def languages(merged: Merged) -> list[Expression]:
-    """What 'pattern' and 'format' say about a string's value."""
-    return [_searched(*pattern) for pattern in merged.patterns] + [formats.expression(name) for name in merged.formats]
+def languages(merged: Merged, *, possibly: bool = False) -> list[Expression]:
+    """What 'pattern' and 'format' say about a string's value that is certainly (or ``possibly``) valid."""
+    texts = [_searched(*pattern, possibly) for pattern in merged.patterns]
+    return texts if possibly else texts + [formats.expression(name) for name in merged.formats]
 
 
-def _searched(pattern: str, pointer: str) -> Expression:
+def _searched(pattern: str, pointer: str, possibly: bool) -> Expression:
     try:
-        return searched(pattern)
+        return searched(pattern, possibly=possibly)
     except ConstraintError as error:
         raise fail(pointer, f"'pattern': {error}") from None
 
 
-def _automata(merged: Merged) -> list[ByteAutomaton]:
-    searched = [_pattern_automaton(*pattern) for pattern in merged.patterns]
-    return searched + [_format_automaton(name) for name in merged.formats]
+def _automata(merged: Merged, possibly: bool) -> list[ByteAutomaton]:
+    searched = [_pattern_automaton(*pattern, possibly) for pattern in merged.patterns]
+    return searched if possibly else searched + [_format_automaton(name) for name in merged.formats]
 
 
 @lru_cache(_REMEMBERED)
-def _pattern_automaton(pattern: str, pointer: str) -> ByteAutomaton:
-    return byte_automaton.build(_searched(pattern, pointer))
+def _pattern_automaton(pattern: str, pointer: str, possibly: bool) -> ByteAutomaton:
+    return byte_automaton.build(_searched(pattern, pointer, possibly))
 
 
 @lru_cache(_REMEMBERED)
@@ -182,16 +198,22 @@ def _format_automaton(name: str) -> ByteAutomaton:
     return byte_automaton.build(formats.expression(name))
 
 
-def searched(pattern: str) -> Expression:
-    """Texts in which ``pattern`` is found somewhere; ^ and $ fix it to the ends, each of its options for itself."""
+def searched(pattern: str, *, possibly: bool = False) -> Expression:
+    """Texts in which ``pattern`` is found somewhere, certainly or ``possibly``.
+
+    ^ and $ fix it to the ends, each of its options for itself.
+    """
     around = Repeat(ANY_CHARACTER, 0, None)
     found = []
     for option in _options(pattern):
-        parts = [regex.parse(option)]
+        parts = [regex.parse(option, any_dialect=possibly)]
         if not option.startswith("^"):
             parts.insert(0, around)
         if not _ends_anchored(option):
             parts.append(around)
+        elif possibly:
+            # Python's $ overlooks a line feed at the end.
+            parts.append(optional(Literal("\n")))
         found.append(joined(*parts))
     return any_of(*found)
 

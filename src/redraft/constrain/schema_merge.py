@@ -15,6 +15,7 @@ from redraft.constrain.schema_keywords import (
     Value,
     bounds,
     check,
+    count,
     fail,
     joined_pointer,
 )
@@ -191,10 +192,10 @@ def _both(left: Places | None, right: Places | None) -> Places | None:
 
 
 def _narrowed(
-    count: tuple[int, int | None], schema: Mapping[str, Any], least: str, most: str
+    counts: tuple[int, int | None], schema: Mapping[str, Any], least: str, most: str
 ) -> tuple[int, int | None]:
-    upper = [bound for bound in (count[1], schema.get(most)) if bound is not None]
-    return max(count[0], schema.get(least, 0)), min(upper, default=None)
+    upper = [bound for bound in (counts[1], count(schema, most)) if bound is not None]
+    return max(counts[0], count(schema, least) or 0), min(upper, default=None)
 
 
 class Document:

@@ -19,6 +19,8 @@ _Spelling = str | bytes
 _Step = Callable[[_Spelling], _Spelling]
 
 _BYTE_TOKEN = re.compile("<0x([0-9A-Fa-f]{2})>")
+# Gemma's and BERT's names of tokens that nothing was trained with, which their tokenizers do not call special.
+_UNUSED_TOKEN = re.compile(r"<unused\d+>|\[unused\d+\]")
 _CHECKED_TOGETHER = 32
 _SHOWN = 20
 
@@ -51,14 +53,16 @@ class Vocabulary:
 
     @classmethod
     def of(cls, tokenizer: Tokenizer, vocab_size: int, without_text: Collection[int] = ()) -> "Vocabulary":
-        """The vocabulary of a model with ``vocab_size`` logits; special tokens and ``without_text`` have no bytes.
+        """The vocabulary of a model with ``vocab_size`` logits.
 
+        Special tokens, those that are named unused, ids that the tokenizer lacks and ``without_text`` have no bytes.
         Raises ConstraintError for a tokenizer whose text is not its tokens' bytes one after the other.
         """
         spell = _spelling_rule(tokenizer)
         silent = _silent_tokens(tokenizer).union(without_text)
         pieces = (None if token in silent else tokenizer.id_to_token(token) for token in range(vocab_size))
-        vocabulary = cls.from_tokens([b"" if piece is None else spell(piece) for piece in pieces])
+        spoken = (None if piece is None or _UNUSED_TOKEN.fullmatch(piece) else piece for piece in pieces)
+        vocabulary = cls.from_tokens([b"" if piece is None else spell(piece) for piece in spoken])
         _check_against_decoder(tokenizer, vocabulary)
         return vocabulary
 

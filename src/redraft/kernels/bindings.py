@@ -64,6 +64,28 @@ class CAttention(ctypes.Structure):
     )
 
 
+class CClasses(ctypes.Structure):
+    """``Classes`` of native/formats.h."""
+
+    _fields_ = (
+        ("count", _L),
+        ("heavy", _L),
+        ("light", _L),
+        ("token_class", _P),
+        ("start", _P),
+        ("tokens", _P),
+        ("heavy_class", _P),
+        ("light_token", _P),
+        ("first", _P),
+        ("mass", _P),
+        ("plogp", _P),
+        ("peak", _P),
+        ("argmax", _P),
+        ("references", _P),
+        ("tile_masses", _P),
+    )
+
+
 class CReadout(ctypes.Structure):
     """``Readout`` of native/formats.h."""
 
@@ -76,8 +98,7 @@ class CReadout(ctypes.Structure):
         ("embedding_scale", _F),
         ("top_k", _I),
         ("uniforms", _P),
-        ("classes", _P),
-        ("class_count", _L),
+        ("classes", ctypes.POINTER(CClasses)),
         ("argmax", _P),
         ("sample", _P),
         ("entropy", _P),
@@ -85,9 +106,23 @@ class CReadout(ctypes.Structure):
         ("signal", _P),
         ("top_ids", _P),
         ("top_logprobs", _P),
-        ("class_mass", _P),
-        ("class_plogp", _P),
-        ("class_peak", _P),
+    )
+
+
+class CClassDraw(ctypes.Structure):
+    """``ClassDraw`` of native/formats.h."""
+
+    _fields_ = (
+        ("count", _L),
+        ("hidden", _P),
+        ("table", ctypes.POINTER(CMatrix)),
+        ("softcap", _F),
+        ("temperature", _F),
+        ("classes", ctypes.POINTER(CClasses)),
+        ("position", _P),
+        ("number", _P),
+        ("uniforms", _P),
+        ("tokens", _P),
     )
 
 
@@ -129,6 +164,7 @@ _ENTRIES: dict[str, tuple[Any, ...]] = {
     "redraft_experts": (_MATRIX, _MATRIX, _L, _P, _L, _L, _NORM, _P, _P, _L, _P, _L),
     "redraft_attention": (ctypes.POINTER(CAttention),),
     "redraft_readout": (ctypes.POINTER(CReadout),),
+    "redraft_draw_from_classes": (ctypes.POINTER(CClassDraw),),
     "redraft_split_heads": (_P, _L, _L, _L, _L, _P, _F, _P, _P, _I, _P, _L),
     "redraft_infer": (ctypes.POINTER(CChain),),
     "redraft_add_normed": (_P, _P, _P, _P, _P, _P, _F, _F, _L, _L),

@@ -7,10 +7,12 @@ import torch
 from torch import Tensor
 
 from redraft.canvas.readout import Readout, VocabularyHead, check_classes, check_temperature
-from redraft.canvas.token_classes import TokenClasses
+from redraft.canvas.token_classes import ClassReadout, TokenClasses
 from redraft.kernels import bindings
 from redraft.kernels.linear import as_operand, check_width
 from redraft.kernels.packed import PackedMatrix
+
+TILE = 256  # kTokens of native/formats.h
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ class PackedHead:
         if uniforms is not None and uniforms.shape != (len(hidden),):
             raise ValueError(f"uniforms {[*uniforms.shape]} must be [{len(hidden)}]")
         check_classes(classes, self.table.outputs)
-        if bindings.kernels() is None or classes is not None:
+        if bindings.kernels() is None:
             return self._twin().read(
                 self._as_operand(hidden), temperature, uniforms, signal=signal, top_k=top_k, classes=classes
             )
@@ -58,6 +60,7 @@ class PackedHead:
         mean = torch.empty(hidden.shape) if signal else None
         top_ids = torch.empty(count, top_k, dtype=torch.int64) if top_k else None
         top_logprobs = torch.empty(count, top_k) if top_k else None
+        sums = None if classes is None else _ClassSums(self, hidden, temperature, classes)
         matrix = bindings.matrix(self.table)
         call = bindings.CReadout(
             rows=count,
@@ -68,8 +71,7 @@ class PackedHead:
             embedding_scale=self.embedding_scale,
             top_k=top_k,
             uniforms=bindings.pointer(uniforms),
-            classes=None,
-            class_count=0,
+            classes=None if sums is None else ctypes.pointer(sums.call),
             argmax=argmax.data_ptr(),
             sample=sample.data_ptr(),
             entropy=entropy.data_ptr(),
@@ -79,10 +81,66 @@ class PackedHead:
             top_logprobs=bindings.pointer(top_logprobs),
         )
         bindings.entry("redraft_readout")(ctypes.byref(call))
-        return Readout(argmax, sample, entropy, confidence, mean, top_ids, top_logprobs)
+        by_class = None if sums is None else sums.readout()
+        return Readout(argmax, sample, entropy, confidence, mean, top_ids, top_logprobs, by_class)
 
     def _twin(self) -> VocabularyHead:
         return VocabularyHead(self.table.weight[0], self.softcap, self.embedding_scale)
 
     def _as_operand(self, hidden: Tensor) -> Tensor:
         return as_operand(hidden.float() / self.softcap, self.table.format) * self.softcap
+
+
+class _ClassSums:
+    """Room for what a readout finds out about token classes, and what it keeps to draw from them afterwards."""
+
+    def __init__(self, head: PackedHead, hidden: Tensor, temperature: float, classes: TokenClasses) -> None:
+        rows, tiles = len(hidden), -(-head.table.outputs // TILE)
+        self._head, self._hidden, self._temperature, self._classes = head, hidden, temperature, classes
+        self._mass, self._plogp, self._peak = torch.empty(3, rows, classes.count)
+        self._argmax = torch.empty(rows, classes.count, dtype=torch.int64)
+        self._references = torch.empty(rows, tiles)
+        self._tile_masses = torch.empty(rows, len(classes.heavy) + 1, tiles)
+        self.call = bindings.CClasses(
+            count=classes.count,
+            heavy=len(classes.heavy),
+            light=len(classes.light_tokens),
+            token_class=classes.token_class.data_ptr(),
+            start=classes.start.data_ptr(),
+            tokens=classes.tokens.data_ptr(),
+            heavy_class=classes.heavy.data_ptr(),
+            light_token=classes.light_tokens.data_ptr(),
+            first=classes.first.data_ptr(),
+            mass=self._mass.data_ptr(),
+            plogp=self._plogp.data_ptr(),
+            peak=self._peak.data_ptr(),
+            argmax=self._argmax.data_ptr(),
+            references=self._references.data_ptr(),
+            tile_masses=self._tile_masses.data_ptr(),
+        )
+
+    def readout(self) -> ClassReadout:
+        return ClassReadout(self._mass, self._plogp, self._peak, self._argmax, self._draw)
+
+    def _draw(self, positions: Tensor, classes: Tensor, uniforms: Tensor) -> Tensor:
+        positions, classes, uniforms = (
+            positions.contiguous(),
+            classes.long().contiguous(),
+            uniforms.double().contiguous(),
+        )
+        tokens = torch.empty(len(positions), dtype=torch.int64)
+        matrix = bindings.matrix(self._head.table)
+        call = bindings.CClassDraw(
+            count=len(positions),
+            hidden=self._hidden.data_ptr(),
+            table=ctypes.pointer(matrix),
+            softcap=self._head.softcap,
+            temperature=self._temperature,
+            classes=ctypes.pointer(self.call),
+            position=positions.data_ptr(),
+            number=classes.data_ptr(),
+            uniforms=uniforms.data_ptr(),
+            tokens=tokens.data_ptr(),
+        )
+        bindings.entry("redraft_draw_from_classes")(ctypes.byref(call))
+        return tokens

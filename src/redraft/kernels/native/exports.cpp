@@ -20,6 +20,8 @@ REDRAFT_EXPORT void redraft_attention(const Attention* a) { kernels().attention(
 
 REDRAFT_EXPORT void redraft_readout(const Readout* a) { kernels().readout(*a); }
 
+REDRAFT_EXPORT void redraft_draw_from_classes(const ClassDraw* d) { kernels().draw_from_classes(*d); }
+
 REDRAFT_EXPORT void redraft_split_heads(const float* x, int64_t ldx, int64_t count, int64_t heads, int64_t dim,
                                         const float* weight, float epsilon, const float* cosines, const float* sines,
                                         int32_t format, void* out, int64_t head_stride) {

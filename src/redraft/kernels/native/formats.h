@@ -9,6 +9,7 @@ enum Format : int32_t { kFloat32 = 0, kBFloat16 = 1, kInt8 = 2, kInt4 = 3 };
 
 constexpr int64_t kBlock = 32;   // columns computed together: two panels of 16
 constexpr int64_t kGroup = 128;  // inputs that share a scale in kInt4
+constexpr int64_t kTokens = 256; // of a readout's tile, which stays in the cache; also in kernels/readout.py
 
 // A weight [outputs, inputs] in blocks of 32 outputs, each two panels of 16 outputs. A panel holds, for every 1, 2, 4 or
 // 8 inputs (by format), those of its 16 outputs side by side: a 64-byte row, which is an operand of the dot-product
@@ -49,6 +50,23 @@ struct Attention {
     float* out;  // [length, heads * head_dim]
 };
 
+// Token classes as canvas/token_classes.py sorts them, and what a readout finds out about them; n = count.
+struct Classes {
+    int64_t count, heavy, light;  // classes, heavy classes, tokens of light classes
+    const int32_t* token_class;   // [outputs of the table]
+    const int64_t* start;         // [n + 1]: where a class's tokens start
+    const int32_t* tokens;        // [outputs of the table]: by class, ascending
+    const int32_t* heavy_class;   // [heavy]
+    const int32_t* light_token;   // [light], ascending
+    const int32_t* first;         // [n]: each class's first token, -1 for none
+    float* mass;                  // [rows, n]: probability
+    float* plogp;                 // [rows, n]: sum of p log p
+    float* peak;                  // [rows, n]: largest log probability
+    int64_t* argmax;              // [rows, n]: where it is
+    float* references;            // [rows, tiles]: the processed logit that a tile's masses are relative to
+    float* tile_masses;           // [rows, heavy + 1, tiles]: of heavy classes, and of all tokens last
+};
+
 struct Readout {
     int64_t rows;
     const float* hidden;   // [rows, inputs of the table]
@@ -56,8 +74,7 @@ struct Readout {
     float softcap, temperature, embedding_scale;
     int32_t top_k;
     const double* uniforms;  // [rows] or null: the argmax is the sample
-    const int32_t* classes;  // [outputs of the table] or null
-    int64_t class_count;
+    const Classes* classes;  // or null
     int64_t* argmax;
     int64_t* sample;
     float* entropy;
@@ -65,9 +82,19 @@ struct Readout {
     float* signal;        // [rows, inputs] or null
     int64_t* top_ids;     // [rows, top_k]
     float* top_logprobs;  // [rows, top_k]
-    float* class_mass;    // [rows, class_count]: probability
-    float* class_plogp;   // [rows, class_count]: sum of p log p
-    float* class_peak;    // [rows, class_count]: largest log probability
+};
+
+// Tokens drawn within classes after a readout, at `count` of its positions.
+struct ClassDraw {
+    int64_t count;
+    const float* hidden;  // [rows, inputs of the table], as the other four were those of the readout
+    const Matrix* table;
+    float softcap, temperature;
+    const Classes* classes;
+    const int64_t* position;  // [count]
+    const int64_t* number;    // [count]: the class, -1 for any token
+    const double* uniforms;   // [count]
+    int64_t* tokens;          // [count]
 };
 
 }  // namespace redraft

@@ -15,12 +15,15 @@ using redraft::kGroup;
 #include "rows.inc"
 #include "vector.inc"
 #include "kernels.inc"
+#include "token_classes.inc"
+#include "readout.inc"
+#include "class_draw.inc"
 
 namespace redraft {
 
 const Kernels* kernels_amx() {
     static const Kernels kernels{
-        "amx", linear, experts, attention, readout, split_heads, add_normed, saturate,
+        "amx", linear, experts, attention, readout, draw_from_classes, split_heads, add_normed, saturate,
     };
     return &kernels;
 }

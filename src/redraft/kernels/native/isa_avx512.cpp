@@ -12,12 +12,15 @@ using redraft::kGroup;
 #include "rows.inc"
 #include "vector.inc"
 #include "kernels.inc"
+#include "token_classes.inc"
+#include "readout.inc"
+#include "class_draw.inc"
 
 namespace redraft {
 
 const Kernels* kernels_avx512() {
     static const Kernels kernels{
-        "avx512", linear, experts, attention, readout, split_heads, add_normed, saturate,
+        "avx512", linear, experts, attention, readout, draw_from_classes, split_heads, add_normed, saturate,
     };
     return &kernels;
 }

@@ -18,6 +18,7 @@ struct Kernels {
                     int64_t ldo);
     void (*attention)(const Attention&);
     void (*readout)(const Readout&);
+    void (*draw_from_classes)(const ClassDraw&);
     void (*split_heads)(const float* x, int64_t ldx, int64_t count, int64_t heads, int64_t dim, const float* weight,
                         float epsilon, const float* cosines, const float* sines, int32_t format, void* out,
                         int64_t head_stride);
