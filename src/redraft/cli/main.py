@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from redraft.cli import bench, evaluate, generate, info, train
+from redraft.cli import bench, evaluate, generate, info, serve, train
 from redraft.errors import RedraftError
 
 app = typer.Typer(
@@ -16,6 +16,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.command()(generate.generate)
+app.command()(serve.serve)
 app.command()(info.info)
 app.command()(train.train)
 app.command()(evaluate.evaluate)

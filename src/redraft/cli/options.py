@@ -1,6 +1,6 @@
 """Options that several verbs share."""
 
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -15,11 +15,11 @@ DTypeOption = Annotated[str, typer.Option("--dtype", help="auto, float32, bfloat
 Threads = Annotated[int | None, typer.Option("--threads", min=1, help="Processor threads; by default one a core.")]
 
 
-def load_engine(model: str, dtype: str, threads: int | None) -> "Engine":
-    """Load a model for a verb, on the number of threads it was given."""
+def load_engine(model: str, dtype: str, threads: int | None, **more: Any) -> "Engine":
+    """Load a model for a verb, on the number of threads it was given; ``more`` as in ``redraft.load``."""
     import redraft
     from redraft.kernels.library import use_threads
 
     if threads is not None:
         use_threads(threads)
-    return redraft.load(model, dtype=cast("DType", dtype))
+    return redraft.load(model, dtype=cast("DType", dtype), **more)
