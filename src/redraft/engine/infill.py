@@ -72,7 +72,7 @@ def fill(
     _refuse(parameters, ("constraint", "thinking", "draft", "stop"))
     _check_text("prefix", prefix)
     _check_text("suffix", suffix)
-    context = _context(engine, prompt, prefix)
+    context = context_before(engine, prompt, prefix)
     shown = _beginning(engine, suffix, engine.model.config.canvas_length // 2)
     constraint = Template("{middle}" + escaped(shown), {"middle": hole or Hole()})
     if max_tokens is None:
@@ -178,7 +178,7 @@ def _rewrite(
     old.append((shown, 1.0))
     settings = {"max_tokens": engine.model.config.canvas_length - 1, **parameters}
     generation = engine.stream(
-        _context(engine, prompt, done), constraint=constraint, draft=_draft(engine, old), **settings
+        context_before(engine, prompt, done), constraint=constraint, draft=_draft(engine, old), **settings
     )
     result = yield from generation.work
     values = constraint.values(result.text)
@@ -219,8 +219,8 @@ def _draft(engine: "Engine", pieces: Sequence[tuple[str, float]]) -> Draft:
     )
 
 
-def _context(engine: "Engine", prompt: "Prompt | None", before: str) -> list[int]:
-    """The tokens of a prompt, and of the text before a canvas."""
+def context_before(engine: "Engine", prompt: "Prompt | None", before: str) -> list[int]:
+    """The tokens of a prompt, and of the text before a canvas; RequestError where there are none."""
     if prompt is not None:
         return [*engine.tokenize(prompt), *engine.tokenizer.encode_text(before)]
     tokens = engine.tokenizer.encode(before)

@@ -115,7 +115,10 @@ def _call(tool: Tool) -> Expression:
 class GemmaTools:
     """The family's ``tools.ToolSyntax``."""
 
-    markers = MARKERS
+    @property
+    def markers(self) -> tuple[str, ...]:
+        """See ``tools.ToolSyntax``."""
+        return MARKERS
 
     def constraint(
         self, tools: Sequence[Tool], *, least: int, most: int | None, content: Constraint | None

@@ -127,6 +127,21 @@ class ChatTokenizer:
         """Ids to text. Markers such as tool calls stay: they are part of what the model said."""
         return str(self._tokenizer.decode(list(tokens), skip_special_tokens=False))
 
+    def settled(self, tokens: Sequence[int]) -> int:
+        """How many of the first tokens have a text that none which follow can change.
+
+        Decoders take neighbouring byte tokens together: if they are not UTF-8 as a whole, none of them is a character.
+        """
+        count = len(tokens)
+        while count and tokens[count - 1] in self._byte_tokens:
+            count -= 1
+        return count
+
+    @cached_property
+    def _byte_tokens(self) -> frozenset[int]:
+        found = (self._tokenizer.token_to_id(f"<0x{value:02X}>") for value in range(256))
+        return frozenset(token for token in found if token is not None)
+
     def piece(self, token: int) -> str:
         """The text of one token on its own, for drawing; a tokenizer's mark for a space is shown as a space."""
         return (self._tokenizer.id_to_token(token) or f"<{token}>").replace("\u2581", " ")

@@ -44,8 +44,10 @@ class CallReader(Protocol):
 class ToolSyntax(Protocol):
     """How a family writes tool calls."""
 
-    markers: tuple[str, ...]
-    """The special tokens of a call, in the order in which ``constraint`` numbers them."""
+    @property
+    def markers(self) -> tuple[str, ...]:
+        """The special tokens of a call, in the order in which ``constraint`` numbers them."""
+        ...
 
     def constraint(
         self, tools: Sequence[Tool], *, least: int, most: int | None, content: Constraint | None

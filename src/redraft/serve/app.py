@@ -16,15 +16,22 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from redraft.engine.engine import Engine
 from redraft.engine.service import Service
-from redraft.serve import openai_chat
-from redraft.serve.errors import ApiError, Json, of_validation
+from redraft.serve import anthropic_messages, mercury, native, openai_chat, openai_completions, systemone
+from redraft.serve.errors import ApiError, of_validation
 from redraft.serve.limits import BodyLimit
 from redraft.serve.metrics import Metrics
 from redraft.serve.security import ApiKeys, BrowserHeaders
 from redraft.serve.serving import Serving, Settings, serving
 
 PAGE = Path(__file__).parent / "page" / "dist"
-_FORMATS = (openai_chat.router,)
+_FORMATS = (
+    openai_chat.router,
+    openai_completions.router,
+    anthropic_messages.router,
+    mercury.router,
+    systemone.router,
+    native.router,
+)
 _ALLOWED_HEADERS = ("authorization", "content-type", "x-api-key", "anthropic-version")
 _STARTED = int(time.time())
 
@@ -61,7 +68,10 @@ def create_app(engine: Engine, service: Service, settings: Settings) -> ASGIApp:
 @own.get("/v1/models")
 async def models(http: HttpRequest) -> dict[str, Any]:
     """The one model."""
-    return {"object": "list", "data": [_model(serving(http))]}
+    here = serving(http)
+    # OpenAI's clients read "data", System One's "models".
+    described = {"name": here.settings.model, "description": "A block-diffusion language model.", "release_date": ""}
+    return {"object": "list", "data": [_model(here)], "models": [described]}
 
 
 @own.get("/v1/models/{name:path}")

@@ -87,7 +87,7 @@ def _tokens(serving: Serving, ask: Ask) -> Sequence[int]:
     if not isinstance(prompt, str) and len(prompt) and isinstance(prompt[0], Mapping):
         shown = None if ask.tools is None else ask.tools.shown
         return serving.tokenizer.encode_chat(prompt, thinking, shown)  # type: ignore[arg-type]
-    return serving.engine.tokenize(prompt, thinking)  # type: ignore[arg-type]
+    return serving.engine.tokenize(prompt, thinking)
 
 
 def _calling(serving: Serving, use: ToolUse, content: Constraint | None) -> Constraint:
@@ -137,7 +137,7 @@ class Pieces:
         self._reader: Any = None
         if asked.ask.tools is not None:
             self._reader = engine.model.config.tool_syntax.reader(engine.tool_markers, engine.tokenizer.decode)
-            self._text = AnswerText(engine.tokenizer.decode, (), request.thought)
+            self._text = AnswerText(engine.tokenizer.decode, (), request.thought, engine.tokenizer.settled)
         compiled = request.constraint
         self._given = "" if compiled is None or self._reader is not None else compiled.beginning
 

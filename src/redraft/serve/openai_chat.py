@@ -1,5 +1,6 @@
 """OpenAI's ``/v1/chat/completions``: every field honoured, or refused by name."""
 
+import asyncio
 import json
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -474,9 +475,7 @@ class _Reply:
             match event:
                 case StepEvent():
                     argmax = event.argmax.tolist()
-                    text = await self._here.prepare(
-                        lambda argmax=argmax: asking.whole_text(self._here, self._asked, before, argmax), {}
-                    )
+                    text = await asyncio.to_thread(asking.whole_text, self._here, self._asked, before, argmax)
                     answers.text_is_ready()
                     yield self._chunk(0, {"content": text})
                 case Chunk():

@@ -15,7 +15,6 @@ from starlette.types import Receive, Scope, Send
 
 from redraft.engine.decide import ChooseResult
 from redraft.engine.engine import Engine
-from redraft.engine.request import Request
 from redraft.engine.result import Chunk, Result, StepEvent
 from redraft.engine.service import Service, Ticket
 from redraft.engine.work import Work
