@@ -159,11 +159,18 @@ def test_a_tools_answer_goes_back_to_the_model(client: OpenAI, served: Served) -
     assert with_tool.usage.prompt_tokens > chat(client, seed=1, tools=[TOOL]).usage.prompt_tokens
 
 
-def test_logprobs_are_those_of_each_token(client: OpenAI) -> None:
+def test_logprobs_are_those_of_each_token(client: OpenAI, alone: Engine) -> None:
     answer = chat(client, seed=6, logprobs=True, top_logprobs=3)
     content = answer.choices[0].logprobs.content
-    assert len(content) == answer.usage.completion_tokens
-    assert b"".join(bytes(one.bytes) for one in content).decode(errors="replace") == answer.choices[0].message.content
+    expected = alone.generate(MESSAGES, seed=6, max_tokens=60).token_ids
+    assert [one.token for one in content if not one.bytes] == [
+        alone.tokenizer.piece(token) for token in expected if not alone.constraints.vocabulary.has_text[token]
+    ]
+    assert [bytes(one.bytes) for one in content if one.bytes] == [
+        alone.constraints.vocabulary.spell([token])
+        for token in expected
+        if alone.constraints.vocabulary.has_text[token]
+    ]
     for one in content:
         assert one.logprob <= 0
         assert len(one.top_logprobs) == 3

@@ -45,9 +45,7 @@ class Generation(Iterator[Chunk]):
 
     def __init__(self, engine: "Engine", request: Request, on_step: Callable[[StepEvent], None] | None) -> None:
         self._engine, self._request, self._on_step = engine, request, on_step
-        self._text = AnswerText(
-            engine.tokenizer.decode, request.stop, request.thought, engine.tokenizer.settled
-        )
+        self._text = AnswerText(engine.tokenizer.decode, request.stop, request.thought, engine.tokenizer.settled)
         self._state = None if request.constraint is None else request.constraint.automaton.start
         self._encoded = len(request.prompt)
         self._uncommitted: torch.Tensor | None = None

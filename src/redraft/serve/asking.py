@@ -76,10 +76,14 @@ async def check(serving: Serving, ask: Ask) -> Asked:
         if ask.tools is not None:
             parameters["constraint"] = _calling(serving, ask.tools, parameters.get("constraint"))
         request = engine.request(tokens, **parameters)
-        vocabulary = engine.constraints.vocabulary if request.top_logprobs is not None else None
-        return Asked(request, ask, None if vocabulary is None else lambda token: vocabulary.spell([token]))
+        return Asked(request, ask, None if request.top_logprobs is None else _speller(serving))
 
     return await serving.prepare(checked, ask.names, ask.constrained_by)
+
+
+def _speller(serving: Serving) -> Callable[[int], bytes]:
+    vocabulary = serving.engine.constraints.vocabulary
+    return lambda token: vocabulary.spell([token]) if vocabulary.has_text[token] else b""
 
 
 def _tokens(serving: Serving, ask: Ask) -> Sequence[int]:

@@ -54,7 +54,12 @@ class BodyLimit:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        said = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
+        headers = dict(scope["headers"])
+        if headers.get(b"content-encoding", b"identity") != b"identity":
+            error = ApiError(415, "packed bodies are not supported; send the body without a content-encoding")
+            await error.response(scope["path"])(scope, receive, send)
+            return
+        said = headers.get(b"content-length", b"0")
         if said.isdigit() and int(said) > self._most:
             await self._refuse(scope, receive, send)
             return
