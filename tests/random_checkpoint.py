@@ -200,7 +200,9 @@ LETTERS_TEMPLATE = """\
         {{- raise_exception("unknown role " + message.role) }}
     {%- endif %}
 <|turn>{{ role }}
-{% for call in message.tool_calls or [] %}<|tool_call>call:{{ call.function.name }}{{ call.function.arguments | tojson }}<tool_call|>{% endfor %}
+{% for call in message.tool_calls or [] -%}
+<|tool_call>call:{{ call.function.name }}{{ call.function.arguments | tojson }}<tool_call|>
+{%- endfor %}
 {{ message.content }}<turn|>
 {% endfor %}
 {%- if add_generation_prompt %}

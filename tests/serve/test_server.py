@@ -16,6 +16,7 @@ from redraft.serve.serving import Settings
 from tests.serve.conftest import NAME, Served, serving, wait_until
 
 CHAT: dict[str, Any] = {"model": NAME, "messages": [{"role": "user", "content": "hi"}], "max_tokens": 20}
+JSON = {"content-type": "application/json"}
 LONG = {**CHAT, "max_tokens": 900}
 
 
@@ -59,7 +60,7 @@ def test_what_is_too_large_is_refused(engine: Engine) -> None:
         assert refused.status_code == 413
         assert "5000 bytes" in refused.json()["error"]["message"]
         pieces = (json.dumps(large)[start : start + 1000].encode() for start in range(0, 7000, 1000))
-        assert httpx.post(f"{up.url}/v1/chat/completions", content=pieces).status_code == 413
+        assert httpx.post(f"{up.url}/v1/chat/completions", content=pieces, headers=JSON).status_code == 413
         prompt = {**CHAT, "messages": [{"role": "user", "content": "x" * 200}]}
         assert up.post("/v1/chat/completions", prompt).status_code == 413
         schema = {"type": "object", "properties": {"x" * 400: {"type": "string"}}}
@@ -84,8 +85,9 @@ def test_a_closed_connection_ends_the_work(served: Served, stream: bool) -> None
     before = served.server.service.load.cancelled
     with socket.create_connection(("127.0.0.1", served.server.port)) as connection:
         data = json.dumps(body).encode()
-        head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: {len(data)}\r\n\r\n"
-        connection.sendall(head.encode() + data)
+        head = ("POST /v1/chat/completions HTTP/1.1", "host: x", "content-type: application/json",
+                f"content-length: {len(data)}", "", "")  # fmt: skip
+        connection.sendall("\r\n".join(head).encode() + data)
         wait_until(lambda: served.server.service.load.running > 0)
     wait_until(lambda: served.idle)
     assert served.server.service.load.cancelled > before
@@ -123,12 +125,12 @@ def test_a_server_that_is_told_to_stop_finishes_what_runs_and_takes_no_more(engi
 
 
 def test_what_does_not_finish_in_time_is_told_so(engine: Engine) -> None:
-    with serving(engine, grace=0.0) as up:
-        with httpx.stream("POST", f"{up.url}/v1/chat/completions", json={**LONG, "n": 16, "stream": True}) as answer:
-            lines = answer.iter_lines()
-            next(lines)
-            up.server.close_service()
-            text = "\n".join(lines)
+    body = {**LONG, "n": 16, "stream": True}
+    with serving(engine) as up, httpx.stream("POST", f"{up.url}/v1/chat/completions", json=body) as answer:
+        lines = answer.iter_lines()
+        next(lines)
+        up.server.close_service()
+        text = "\n".join(lines)
     assert '"code":"shutting_down"' in text
     assert "[DONE]" not in text
 

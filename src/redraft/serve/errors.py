@@ -19,7 +19,6 @@ from redraft.errors import (
 
 # Seconds after which a client that was turned away may come again.
 RETRY_AFTER = 1
-_FIRST_WORD = re.compile(r"[a-z_]+")
 
 _ANTHROPIC_TYPES = {
     400: "invalid_request_error",
@@ -117,8 +116,6 @@ def of_validation(error: RequestValidationError) -> ApiError:
 
 
 def _param(error: BaseException, names: Mapping[str, str]) -> str | None:
-    """The field that an error of the engine is about: its messages begin with the parameter's name."""
-    found = _FIRST_WORD.match(str(error))
-    if found and found[0] in names:
-        return names[found[0]]
-    return names.get("prompt")
+    """The field that an error of the engine is about: its messages begin with a name."""
+    said = [name for name in names if re.match(rf"{name}\b", str(error))]
+    return names.get(max(said, key=len, default="prompt"))

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from redraft.serve.errors import ApiError, to_json
@@ -63,34 +64,25 @@ class BodyLimit:
         if said.isdigit() and int(said) > self._most:
             await self._refuse(scope, receive, send)
             return
-        received, started = 0, False
+        received = 0
 
         async def counted() -> Message:
             nonlocal received
             message = await receive()
             received += len(message.get("body", b""))
             if received > self._most:
-                raise _TooLargeError
+                # Of what reading a body may raise, this is what the framework hands on.
+                raise HTTPException(413, self._message)
             return message
 
-        async def noted(message: Message) -> None:
-            nonlocal started
-            started = True
-            await send(message)
+        await self._app(scope, counted, send)
 
-        try:
-            await self._app(scope, counted, noted)
-        except _TooLargeError:
-            if not started:
-                await self._refuse(scope, receive, send)
+    @property
+    def _message(self) -> str:
+        return f"the body is larger than the {self._most} bytes that this server takes"
 
     async def _refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
-        error = ApiError(413, f"the body is larger than the {self._most} bytes that this server takes")
-        response = error.response(scope["path"])
+        response = ApiError(413, self._message).response(scope["path"])
         # What is left of the body is not read.
         response.headers["connection"] = "close"
         await response(scope, receive, send)
-
-
-class _TooLargeError(Exception):
-    pass

@@ -310,7 +310,7 @@ async def decide(body: ChooseRequest, http: HttpRequest) -> Response:
     prompt: Any = body.prompt if body.messages is None else _messages(body.messages)
     here.note_prompt(http, prompt)
     source = "prompt" if body.messages is None else "messages"
-    names = {**_NAMES, "prompt": source, "the": "questions", "there": "questions", "template": "frame"}
+    names = {**_NAMES, "prompt": source, "the answers": "questions", "template": "frame"}
     given = {
         "frame": body.frame,
         "max_denoising_steps": body.max_denoising_steps,

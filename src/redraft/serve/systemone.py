@@ -22,7 +22,7 @@ from redraft.serve.fields import Body
 from redraft.serve.serving import Answers, Post, Serving, client_of, serving
 
 router = APIRouter()
-_NAMES = {"prompt": "state", "the": "questions", "there": "questions"}
+_NAMES = {"prompt": "state", "the answers": "questions"}
 # The same request gets the same answer.
 _SEED = 0
 _INSTRUCTION = "Read what is given, and answer the questions about it, each on a line of its own."
