@@ -151,7 +151,8 @@ async def checked_alone(url: str, tally: Tally) -> int:
 
 async def run(url: str, pid: int, model: str, clients: int, seconds: float) -> dict[str, Any]:
     """The whole load, and what came of it."""
-    tally, seen = Tally(), []
+    tally = Tally()
+    seen: list[float] = []
     end = time.monotonic() + seconds
     await asyncio.gather(
         watched(pid, end, seen), *(client(number, url, model, end, tally) for number in range(clients))

@@ -104,13 +104,13 @@ def reference(model: str, asked: list[str]) -> dict[str, float]:
 
     folder = checkpoint.find(model)
     tokenizer = ChatTokenizer.from_folder(folder)
-    net = DiffusionGemmaForBlockDiffusion.from_pretrained(folder, dtype=torch.float32).eval()
+    net = DiffusionGemmaForBlockDiffusion.from_pretrained(folder, dtype=torch.float32)
     lock = Lock()
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             content = json.loads(self.rfile.read(int(self.headers["content-length"])))
-            ids = torch.tensor([tokenizer.encode_chat(content["messages"])])
+            ids = torch.LongTensor([tokenizer.encode_chat(content["messages"])])
             with lock, torch.inference_mode():
                 out = net.generate(ids, max_new_tokens=net.config.canvas_length)
             sequences = getattr(out, "sequences", out)

@@ -54,9 +54,7 @@ async def completions(body: CompletionRequest, http: HttpRequest) -> Response:
     here.check_model(body.model)
     here.note_prompt(http, body.prompt)
     _check_together(here, body)
-    prompt: str | list[int] = body.prompt[0] if isinstance(body.prompt[0], str) else body.prompt  # type: ignore[assignment]
-    if isinstance(body.prompt, str):
-        prompt = body.prompt
+    prompt = _prompt(body)
     if body.suffix:
         if not isinstance(prompt, str):
             raise bad_request("suffix needs a prompt that is a text", "suffix")
@@ -80,6 +78,14 @@ async def completions(body: CompletionRequest, http: HttpRequest) -> Response:
     except Exception as error:
         raise of_engine(error, _NAMES) from error
     return Json(reply.whole(results))
+
+
+def _prompt(body: CompletionRequest) -> str | list[int]:
+    """The one prompt, which may stand in a list."""
+    if isinstance(body.prompt, str):
+        return body.prompt
+    texts = [part for part in body.prompt if isinstance(part, str)]
+    return texts[0] if texts else [part for part in body.prompt if isinstance(part, int)]
 
 
 def _check_together(here: Serving, body: CompletionRequest) -> None:
