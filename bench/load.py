@@ -140,16 +140,17 @@ async def watched(pid: int, end: float, seen: list[float]) -> None:
         await asyncio.sleep(1)
 
 
-async def checked_alone(url: str, tally: Tally) -> int:
-    """Ask once more, one after the other, for what was answered before."""
+async def checked_alone(url: str, tally: Tally, most: int) -> int:
+    """Ask once more, one after the other, for some of what was answered before."""
+    keys = random.Random(0).sample(sorted(tally.answers), min(most, len(tally.answers)))
     async with httpx.AsyncClient(base_url=url, timeout=_PATIENCE) as http:
-        for key in list(tally.answers):
+        for key in keys:
             answer = await http.post("/v1/chat/completions", json=json.loads(key))
             tally.answered(json.loads(key), answer.json()["choices"][0]["message"]["content"])
-    return len(tally.answers)
+    return len(keys)
 
 
-async def run(url: str, pid: int, model: str, clients: int, seconds: float) -> dict[str, Any]:
+async def run(url: str, pid: int, model: str, clients: int, seconds: float, most: int) -> dict[str, Any]:
     """The whole load, and what came of it."""
     tally = Tally()
     seen: list[float] = []
@@ -157,7 +158,7 @@ async def run(url: str, pid: int, model: str, clients: int, seconds: float) -> d
     await asyncio.gather(
         watched(pid, end, seen), *(client(number, url, model, end, tally) for number in range(clients))
     )
-    compared = await checked_alone(url, tally)
+    compared = await checked_alone(url, tally, most)
     left = httpx.get(f"{url}/health").json()
     third = max(1, len(seen) // 3)
     return {
@@ -206,6 +207,7 @@ def main() -> None:
     parser.add_argument("--model", help="by default a small random checkpoint, which is written to a temporary folder")
     parser.add_argument("--clients", type=int, default=64)
     parser.add_argument("--seconds", type=float, default=300)
+    parser.add_argument("--compared", type=int, default=200, help="answers that are asked for once more, alone")
     parser.add_argument("--port", type=int, default=8765)
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -213,7 +215,7 @@ def main() -> None:
         server = start(model, given.port)
         try:
             url = f"http://127.0.0.1:{given.port}"
-            report = asyncio.run(run(url, server.pid, Path(model).name, given.clients, given.seconds))
+            report = asyncio.run(run(url, server.pid, Path(model).name, given.clients, given.seconds, given.compared))
         finally:
             server.terminate()
             server.wait(60)
