@@ -181,6 +181,8 @@ PIECES += [
     "\\u",
     "\\n",
     "[]",
+    # Without it a space would be spelled by the bytes of the mark that stands for it, and come back as the mark.
+    " ",
 ]
 THOUGHT = ("<|channel>", "<channel|>")
 TOOLS = ("<|tool_call>", "<tool_call|>", '<|"|>', "<|tool_response>")

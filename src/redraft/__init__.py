@@ -14,11 +14,14 @@ if TYPE_CHECKING:
     from redraft.engine.request import Draft
     from redraft.engine.result import Chunk, Result, StepEvent, TokenLogprob, Usage
     from redraft.engine.verify import Candidate
+    from redraft.measure.choice import ChoiceExample, fit_choice_temperature
+    from redraft.models.checkpoint import save_choice_temperature
 
 __all__ = [
     "Candidate",
     "CheckpointError",
     "Choice",
+    "ChoiceExample",
     "Chunk",
     "ConfidenceThreshold",
     "ConstraintError",
@@ -39,7 +42,9 @@ __all__ = [
     "Template",
     "TokenLogprob",
     "Usage",
+    "fit_choice_temperature",
     "load",
+    "save_choice_temperature",
 ]
 
 _LAZY = {
@@ -48,6 +53,8 @@ _LAZY = {
     "Engine": "redraft.engine.engine",
     "Generation": "redraft.engine.generation",
     "load": "redraft.engine.load",
+    "save_choice_temperature": "redraft.models.checkpoint",
+    **dict.fromkeys(("ChoiceExample", "fit_choice_temperature"), "redraft.measure.choice"),
     **dict.fromkeys(("ConfidenceThreshold", "EntropyBound"), "redraft.canvas.acceptance"),
     **dict.fromkeys(("ReproducesCanvas", "StableAndConfident"), "redraft.canvas.stopping"),
     **dict.fromkeys(("Choice", "Hole", "JSONSchema", "Regex", "Template"), "redraft.constrain.constraint"),

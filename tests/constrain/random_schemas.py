@@ -59,7 +59,7 @@ class RandomSchemas:
             schema["maxLength"] = self.count(3, 7)
         if self.maybe(0.3):
             schema["pattern"] = self.chance.choice(PATTERNS)
-        elif self.maybe(0.3) and "maxLength" not in schema:
+        elif self.maybe(0.6) and "maxLength" not in schema:
             schema["format"] = self.chance.choice(FORMATS)
         return schema
 

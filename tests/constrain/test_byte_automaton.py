@@ -266,9 +266,9 @@ def test_scattered_characters_are_accepted_and_no_others(seed: int):
     "pattern", ["(a|aa)*b", "(a*)*", "(a?){50}a{50}", "((a|b)*|(ab)*)*", "(a|b)*a(a|b){10}", "(x+x+)+y"]
 )
 def test_patterns_that_make_other_matchers_hang_are_quick(pattern: str):
-    began = time.monotonic()
+    began = time.process_time()
     automaton = build(parse(pattern))
-    assert time.monotonic() - began < 2
+    assert time.process_time() - began < 2
     for text in ("", "a" * 50, "a" * 101, "aab", "ab" * 8, "xxy", "b" * 40 + "a" * 11):
         assert len(text) > 20 or automaton.matches(text.encode()) == bool(re.fullmatch(pattern, text))
     assert automaton.matches(automaton.shortest())
@@ -329,10 +329,10 @@ def test_deep_trees_do_not_overflow_the_stack():
     ],
 )
 def test_a_limit_that_is_passed_is_named_with_what_would_help(expression: Expression, limits: Limits, named: str):
-    began = time.monotonic()
+    began = time.process_time()
     with pytest.raises(ConstraintError, match=named):
         build(expression, limits)
-    assert time.monotonic() - began < 5
+    assert time.process_time() - began < 5
 
 
 @pytest.mark.parametrize("field", ["states", "nfa_states", "seconds"])

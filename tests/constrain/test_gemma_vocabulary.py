@@ -118,12 +118,12 @@ def test_every_byte_is_a_token_and_only_tokens_without_text_are_none():
 
 
 def seconds_to_compile(schema: dict[str, Any]) -> tuple[float, TokenAutomaton]:
-    """The median of three, from the schema to the token automaton."""
+    """The median of three, from the schema to the token automaton, on one core and whatever else the machine does."""
     spent = []
     for _ in range(3):
-        began = time.perf_counter()
+        began = time.process_time()
         automaton = over_tokens(json_schema.expression(schema))
-        spent.append(time.perf_counter() - began)
+        spent.append(time.process_time() - began)
     return median(spent), automaton
 
 
@@ -154,7 +154,7 @@ def test_ten_properties_compile_in_half_a_second_and_a_few_megabytes(lengths: di
 def test_no_pattern_takes_long_over_all_tokens(pattern: str):
     """Each is compiled or refused, in seconds; others take minutes over some of these, or do not finish."""
     gemma_vocabulary()
-    began = time.perf_counter()
+    began = time.process_time()
     try:
         automaton = over_tokens(regex.parse(pattern))
     except ConstraintError as error:
@@ -163,7 +163,7 @@ def test_no_pattern_takes_long_over_all_tokens(pattern: str):
     else:
         assert automaton.nbytes < 100e6
         assert full_match(pattern, gemma_vocabulary().spell(RandomTokens(automaton).draw(np.random.default_rng(0))))
-    assert time.perf_counter() - began < 15
+    assert time.process_time() - began < 15
 
 
 # Walks

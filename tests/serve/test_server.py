@@ -160,6 +160,8 @@ def test_metrics_count_what_was_done(served: Served) -> None:
         "redraft_running",
         "redraft_waiting",
         "redraft_forwards_total",
+        'redraft_kv_bytes{kind="used"}',
+        "redraft_prompt_tokens_reused_total",
         "redraft_time_to_first_text_seconds_count",
         "redraft_steps_per_canvas_count",
         "redraft_tokens_per_step_count",

@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from redraft.cli import bench, evaluate, generate, info, serve, train
+from redraft.cli import bench, choose, edit, evaluate, extract, fill, generate, info, serve, train
 from redraft.errors import RedraftError
 
 app = typer.Typer(
@@ -16,6 +16,8 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.command()(generate.generate)
+for answers in (fill.fill, edit.edit, choose.choose, extract.extract):
+    app.command()(answers)
 app.command()(serve.serve)
 app.command()(info.info)
 app.command()(train.train)

@@ -10,6 +10,9 @@ Every text that matches is valid. Not every valid text matches:
   decimal places; other numbers with an exponent of at most two digits.
 - A string with 'pattern', 'format' or a length, and a further key beside declared ones, has only the escapes that JSON
   demands, so each value has one spelling.
+- A 'pattern' matches in every dialect of regular expressions. A 'format' is always tested, and leaves out what is rare:
+  leap seconds, more than six decimals of a second, quoted or bracketed parts of addresses.
+- Options of 'oneOf' must exclude each other to readers with any dialect, and to those that do not test formats.
 - Recursion, and nesting in free values, ends at a stated depth.
 """
 

@@ -12,7 +12,7 @@ _TRANSITIONS_A_STATE = 4
 # NFA states, 8 bytes each, in all the sets of them that are deterministic states: bounds the memory.
 _MEMBERS = 5_000_000
 
-_SIMPLER = "make the counts (as in {0,1000} or maxLength) smaller, leave out alternatives,"
+_SIMPLER = "make the counts (as in {0,1000} or maxLength) or the depth smaller, leave out alternatives,"
 
 
 @dataclass(frozen=True)

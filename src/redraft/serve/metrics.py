@@ -78,7 +78,17 @@ class _ServiceCollector(Collector):
             ("waiting", load.waiting, "Requests in the queue."),
         ):
             yield GaugeMetricFamily(f"redraft_{name}", text, value=value)
+        pool = self._service.engine.pool
+        memory = GaugeMetricFamily(
+            "redraft_kv_bytes", "Keys and values: in use, kept for later, allowed.", labels=["kind"]
+        )
+        for kind, amount in (("used", pool.used), ("cached", pool.cached), ("budget", pool.budget)):
+            if amount is not None:
+                memory.add_metric([kind], amount)
+        yield memory
         for name, value, text in (
+            ("prompt_tokens", pool.lookups, "Tokens of all prompts that were begun."),
+            ("prompt_tokens_reused", pool.hits, "Those of them that were not encoded again."),
             ("forwards", load.forwards, "Forwards of the model."),
             ("preempted", load.preempted, "Times a request gave back its memory and began again."),
             ("finished", load.finished, "Requests that the engine finished."),
