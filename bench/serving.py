@@ -10,6 +10,8 @@ it is said, which share the same requests. The minimal server around ``transform
 import argparse
 import asyncio
 import json
+import shutil
+import tempfile
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -104,7 +106,13 @@ def reference(model: str, asked: list[str]) -> dict[str, float]:
 
     folder = checkpoint.find(model)
     tokenizer = ChatTokenizer.from_folder(folder)
-    net = DiffusionGemmaForBlockDiffusion.from_pretrained(folder, dtype=torch.float32)
+    with tempfile.TemporaryDirectory() as plain:
+        # transformers refuses a generation setting that it does not know.
+        shutil.copytree(folder, plain, dirs_exist_ok=True)
+        config = Path(plain) / "generation_config.json"
+        known = {name: value for name, value in json.loads(config.read_text()).items() if name != "choice_temperature"}
+        config.write_text(json.dumps(known))
+        net = DiffusionGemmaForBlockDiffusion.from_pretrained(plain, dtype=torch.float32)
     lock = Lock()
 
     class Handler(BaseHTTPRequestHandler):
