@@ -185,7 +185,32 @@ PIECES += [
     " ",
 ]
 THOUGHT = ("<|channel>", "<channel|>")
-LETTERS_SIZE = 16 + 256 + len(PIECES) + len(THOUGHT)
+TOOLS = ("<|tool_call>", "<tool_call|>", '<|"|>', "<|tool_response>")
+LETTERS_SIZE = 16 + 256 + len(PIECES) + len(THOUGHT) + len(TOOLS)
+# What Gemma's own template says of tools and thinking, in short.
+LETTERS_TEMPLATE = """\
+{{ bos_token }}
+{%- if tools or enable_thinking %}
+<|turn>system
+{% if enable_thinking %}think{% endif %}
+{% for tool in tools or [] %}declaration:{{ tool.function.name }}{{ tool.function.parameters | tojson }}{% endfor %}
+<turn|>
+{% endif %}
+{%- for message in messages %}
+    {%- set role = "model" if message.role == "assistant" else message.role %}
+    {%- if role not in ("system", "user", "model", "tool") %}
+        {{- raise_exception("unknown role " + message.role) }}
+    {%- endif %}
+<|turn>{{ role }}
+{% for call in message.tool_calls or [] -%}
+<|tool_call>call:{{ call.function.name }}{{ call.function.arguments | tojson }}<tool_call|>
+{%- endfor %}
+{{ message.content }}<turn|>
+{% endfor %}
+{%- if add_generation_prompt %}
+<|turn>model
+{% endif %}
+"""
 
 
 def write_letters_tokenizer(folder: Path, vocab_size: int) -> None:
@@ -193,18 +218,18 @@ def write_letters_tokenizer(folder: Path, vocab_size: int) -> None:
     texts = {i: f"<unused{i}>" for i in range(vocab_size)} | MARKERS
     texts |= {16 + value: f"<0x{value:02X}>" for value in range(256)}
     texts |= dict(enumerate((piece.replace(" ", "\u2581") for piece in PIECES), 16 + 256))
-    texts |= dict(enumerate(THOUGHT, 16 + 256 + len(PIECES)))
+    texts |= dict(enumerate((*THOUGHT, *TOOLS), 16 + 256 + len(PIECES)))
     ids = {text: i for i, text in texts.items()}
     tokenizer = Tokenizer(Unigram([(texts[i], -1.0) for i in range(vocab_size)], unk_id=0, byte_fallback=True))
     tokenizer.normalizer = normalizers.Replace(" ", "\u2581")
     tokenizer.decoder = decoders.Sequence([decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse()])
-    special = [*MARKERS.values(), *THOUGHT, *(text for text in ids if text.startswith("<unused"))]
+    special = [*MARKERS.values(), *THOUGHT, *TOOLS, *(text for text in ids if text.startswith("<unused"))]
     tokenizer.add_special_tokens([AddedToken(text, normalized=False) for text in special])
     tokenizer.post_processor = TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", 2)])
     tokenizer.save(str(folder / "tokenizer.json"))
     settings = {"bos_token": "<bos>", "eos_token": "<eos>", "pad_token": "<pad>"}
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
-    (folder / "chat_template.jinja").write_text(CHAT_TEMPLATE)
+    (folder / "chat_template.jinja").write_text(LETTERS_TEMPLATE)
 
 
 @torch.no_grad()

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from redraft.engine.generation import Generation
     from redraft.engine.load import load
     from redraft.engine.request import Draft
-    from redraft.engine.result import Chunk, Result, StepEvent, Usage
+    from redraft.engine.result import Chunk, Result, StepEvent, TokenLogprob, Usage
     from redraft.engine.verify import Candidate
     from redraft.measure.choice import ChoiceExample, fit_choice_temperature
     from redraft.models.checkpoint import save_choice_temperature
@@ -40,6 +40,7 @@ __all__ = [
     "StableAndConfident",
     "StepEvent",
     "Template",
+    "TokenLogprob",
     "Usage",
     "fit_choice_temperature",
     "load",
@@ -57,7 +58,7 @@ _LAZY = {
     **dict.fromkeys(("ConfidenceThreshold", "EntropyBound"), "redraft.canvas.acceptance"),
     **dict.fromkeys(("ReproducesCanvas", "StableAndConfident"), "redraft.canvas.stopping"),
     **dict.fromkeys(("Choice", "Hole", "JSONSchema", "Regex", "Template"), "redraft.constrain.constraint"),
-    **dict.fromkeys(("Chunk", "Result", "StepEvent", "Usage"), "redraft.engine.result"),
+    **dict.fromkeys(("Chunk", "Result", "StepEvent", "TokenLogprob", "Usage"), "redraft.engine.result"),
 }
 
 

@@ -20,6 +20,7 @@ from redraft.constrain.expression import (
     Characters,
     Expression,
     Literal,
+    Marker,
     Repeat,
     Sequence,
     any_of,
@@ -394,3 +395,18 @@ def test_all_of_nothing_and_half_a_surrogate_pair_are_refused():
         build(AllOf(()))
     with pytest.raises(ConstraintError, match=r"'\\ud83d' at position 2"):
         build(Literal("ab\ud83d"))
+
+
+@pytest.mark.parametrize(
+    ("expression", "beginning"),
+    [
+        (any_of("yes", "yelp"), b"ye"),
+        (any_of("yes", "no"), b""),
+        (any_of("a", "ab"), b"a"),
+        (joined("x", Repeat(Literal("y"), 0, None), "z"), b"x"),
+        (any_of("é", "è"), b"\xc3"),
+        (joined("a", Marker(3), "b"), b"a\xfbb"),
+    ],
+)
+def test_the_beginning_is_what_all_texts_share(expression: Expression, beginning: bytes) -> None:
+    assert build(expression).beginning() == beginning

@@ -214,3 +214,12 @@ def test_the_prefix_tree_holds_each_prefix_once_and_leads_to_every_token(tokens:
     assert [spelled[node] for node in tree.token_node] == tokens
     levels = np.repeat(np.arange(len(tree.level_start) - 1), np.diff(tree.level_start))
     assert [len(prefix) for prefix in spelled] == levels.tolist()
+
+
+def test_markers_have_a_byte_that_no_text_has() -> None:
+    tokens = [b"", b"a", b"", bytes([0xF9]), "é".encode(), b""]
+    marked = Vocabulary.from_tokens(tokens).with_markers([5, 2])
+    assert [marked.spell([token]) for token in range(6)] == [b"", b"a", b"\xf9", b"", "é".encode(), b"\xf8"]
+    assert marked.has_text.tolist() == [False, True, False, False, True, False]
+    with pytest.raises(ValueError, match="room for 8"):
+        marked.with_markers(range(9))

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from redraft import ConfidenceThreshold, GenerationError, ReproducesCanvas, RequestError, StepEvent
+from redraft import ConfidenceThreshold, GenerationError, Regex, ReproducesCanvas, RequestError, StepEvent
 from redraft.engine.engine import Engine
 from redraft.engine.load import load
 from redraft.kernels.packed import FORMATS, Format
@@ -315,3 +315,26 @@ def test_the_other_rules_of_acceptance_and_stopping_can_be_chosen(engine: Engine
         assert not event.accepted[event.entropy > 3.0].any() or event.accepted.sum() == 1
     with pytest.raises(RequestError, match="exclude each other"):
         engine.generate(PROMPT, entropy_bound=0.1, acceptance=ConfidenceThreshold())
+
+
+def test_log_probabilities_are_those_of_the_committed_tokens_at_their_last_step(engine: Engine) -> None:
+    plain = engine.generate(PROMPT, max_tokens=20, seed=3)
+    assert plain.logprobs == ()
+    generation = engine.stream(PROMPT, max_tokens=20, seed=3, top_logprobs=2)
+    chunks = list(generation)
+    result = generation.result()
+    assert result.token_ids == plain.token_ids, "looking changes nothing"
+    assert [one.token for one in result.logprobs] == list(result.token_ids)
+    assert result.logprobs == tuple(one for chunk in chunks for one in chunk.logprobs)
+    for one in result.logprobs:
+        assert one.top[0][1] == pytest.approx(one.logprob, abs=1e-5)
+        assert len(one.top) == 2
+        assert 0 >= one.top[0][1] >= one.top[1][1]
+    assert all(one.top == () for one in engine.generate(PROMPT, max_tokens=5, seed=3, top_logprobs=0).logprobs)
+
+
+def test_log_probabilities_that_cannot_be_given_are_refused(engine: Engine) -> None:
+    with pytest.raises(RequestError, match="top_logprobs 21"):
+        engine.generate(PROMPT, top_logprobs=21)
+    with pytest.raises(RequestError, match="top_logprobs and constraint"):
+        engine.generate(PROMPT, constraint=Regex("w1"), top_logprobs=1)

@@ -117,3 +117,18 @@ def test_bytes_that_are_no_text_do_not_hold_back_what_follows():
     broken = TOKENIZER.encode("€").ids[:2]
     assert stream.add(broken, last=False) == ""
     assert stream.add(TOKENIZER.encode("a").ids, last=False) == "\ufffda"
+
+
+def test_text_that_a_byte_to_come_may_change_is_held_back() -> None:
+    """Decoders make of neighbouring byte tokens either characters or none, so an A may yet become no A."""
+
+    def decode(tokens: Sequence[int]) -> str:
+        data = bytes(tokens)
+        try:
+            return data.decode()
+        except UnicodeDecodeError:
+            return "\ufffd" * len(data)
+
+    stream = TextStream(decode, (), settled=lambda tokens: 0)
+    assert stream.add([65, 66], last=False) == ""
+    assert stream.add([0xFF], last=True) == "\ufffd" * 3

@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from redraft.cli import bench, choose, edit, evaluate, extract, fill, generate, info, train
+from redraft.cli import bench, choose, edit, evaluate, extract, fill, generate, info, serve, train
 from redraft.errors import RedraftError
 
 app = typer.Typer(
@@ -18,6 +18,7 @@ app = typer.Typer(
 app.command()(generate.generate)
 for answers in (fill.fill, edit.edit, choose.choose, extract.extract):
     app.command()(answers)
+app.command()(serve.serve)
 app.command()(info.info)
 app.command()(train.train)
 app.command()(evaluate.evaluate)

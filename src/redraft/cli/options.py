@@ -26,14 +26,14 @@ Threads = Annotated[int | None, typer.Option("--threads", min=1, help="Processor
 AsJson = Annotated[bool, typer.Option("--json", help="Print the answer and its cost as JSON.")]
 
 
-def load_engine(model: str, dtype: str, threads: int | None) -> "Engine":
-    """Load a model for a verb, on the number of threads it was given."""
+def load_engine(model: str, dtype: str, threads: int | None, **more: Any) -> "Engine":
+    """Load a model for a verb, on the number of threads it was given; ``more`` as in ``redraft.load``."""
     import redraft
     from redraft.kernels.library import use_threads
 
     if threads is not None:
         use_threads(threads)
-    return redraft.load(model, dtype=cast("DType", dtype))
+    return redraft.load(model, dtype=cast("DType", dtype), **more)
 
 
 class Stopping(StrEnum):

@@ -40,6 +40,17 @@ class ByteAutomaton:
             state = self.transitions[state, byte]
         return bool(self.accepting[state])
 
+    def beginning(self) -> bytes:
+        """The longest text that all accepted texts begin with."""
+        found, state = bytearray(), self.start
+        while not self.accepting[state]:
+            following = np.flatnonzero(self.transitions[state] != self.states)
+            if len(following) != 1:
+                break
+            found.append(following[0])
+            state = int(self.transitions[state, following[0]])
+        return bytes(found)
+
     def shortest(self) -> bytes:
         """The shortest accepted text; of several, the first in byte order."""
         before: dict[int, tuple[int, int]] = {}

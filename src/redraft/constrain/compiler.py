@@ -6,8 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar, cast
 
-import numpy as np
-
 from redraft.canvas.token_classes import TokenClasses
 from redraft.constrain import byte_automaton, token_automaton
 from redraft.constrain.constraint import Constraint
@@ -27,10 +25,12 @@ class CompiledConstraint:
 
     automaton: TokenAutomaton
     classes: TokenClasses
+    beginning: str = ""
+    """What every answer begins with, whatever the model says; it can be handed out before any work."""
 
     @classmethod
-    def of(cls, automaton: TokenAutomaton) -> "CompiledConstraint":
-        return cls(automaton, TokenClasses.of(automaton.token_class, automaton.classes))
+    def of(cls, automaton: TokenAutomaton, beginning: str = "") -> "CompiledConstraint":
+        return cls(automaton, TokenClasses.of(automaton.token_class, automaton.classes), beginning)
 
     @property
     def fewest_tokens(self) -> int:
@@ -126,7 +126,17 @@ class Compiler:
         texts = without(byte_automaton.build(constraint.expression), stop)
         automaton = token_automaton.build(texts, self.vocabulary, ends)
         if thought is not None:
-            with_text = np.diff(self.vocabulary.offsets) > 0
+            with_text = self.vocabulary.has_text.copy()
             with_text[list(ends)] = False
             automaton = after_thought(automaton, thought.opening, thought.closing, with_text)
-        return CompiledConstraint.of(automaton)
+            # What comes first may be a thought; that of the answer is not known to be the beginning.
+            return CompiledConstraint.of(automaton)
+        return CompiledConstraint.of(automaton, _whole_characters(texts.beginning()))
+
+
+def _whole_characters(text: bytes) -> str:
+    """As much of ``text`` as is UTF-8: no character at the end that lacks bytes, and nothing from a marker on."""
+    try:
+        return text.decode()
+    except UnicodeDecodeError as error:
+        return text[: error.start].decode()

@@ -81,7 +81,28 @@ class Repeat:
     most: int | None
 
 
-Expression = Characters | Literal | Sequence | AnyOf | AllOf | Repeat
+# UTF-8 has no use for the bytes from 0xF8 on: each of them stands for a special token, which has no text of its own.
+FIRST_MARKER = 0xF8
+MOST_MARKERS = 0x100 - FIRST_MARKER
+
+
+@dataclass(frozen=True)
+class Marker:
+    """Exactly one special token: the ``number``-th of the vocabulary's markers. No text matches it."""
+
+    number: int
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.number < MOST_MARKERS:
+            raise ValueError(f"marker {self.number} must be from 0 to {MOST_MARKERS - 1}")
+
+    @property
+    def byte(self) -> int:
+        """What stands for it in an automaton over bytes."""
+        return FIRST_MARKER + self.number
+
+
+Expression = Characters | Literal | Sequence | AnyOf | AllOf | Repeat | Marker
 
 EMPTY = Sequence(())
 NOTHING = AnyOf(())

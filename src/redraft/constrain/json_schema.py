@@ -42,18 +42,51 @@ def expression(
     """
     if isinstance(depth, bool) or not isinstance(depth, int) or not 1 <= depth <= _DEEPEST:
         raise ConstraintError(f"depth {depth!r} must be an integer from 1 to {_DEEPEST}")
-    document = Document(read(schema))
-    return _Writer(document, Layout.of(whitespace), depth).write(document.root)
+    return SchemaWriter.write_whole(schema, Layout.of(whitespace), depth)
 
 
-class _Writer:
-    """Writes the expression of one document, place by place."""
+class SchemaWriter:
+    """Writes the expression of one document, place by place. How strings and keys are spelled can be overridden."""
 
     def __init__(self, document: Document, layout: Layout, depth: int) -> None:
         self._document = document
         self._layout = layout
         self._depth = depth
         self._exclusive: set[tuple[str, ...]] = set()
+
+    @classmethod
+    def write_whole(cls, schema: Mapping[str, Any] | bool | str, layout: Layout, depth: int) -> Expression:
+        """The values that are valid under a schema, as this writer spells them."""
+        document = Document(read(schema))
+        return cls(document, layout, depth).write(document.root)
+
+    def any_value(self, depth: int) -> Expression:
+        """Any value nested at most ``depth`` deep."""
+        return json_text.any_value(self._layout, depth)
+
+    def fixed_value(self, value: object) -> Expression:
+        """Exactly this value."""
+        return json_text.fixed(value, self._layout)
+
+    def string(self, least: int, most: int | None) -> Expression:
+        """A string of so many characters."""
+        return json_text.string(least, most)
+
+    def string_of(self, value: Expression) -> Expression:
+        """A string whose value matches ``value``."""
+        return json_text.string_of(value)
+
+    def key(self, name: str) -> Expression:
+        """The key of a declared member."""
+        return json_text.fixed_key(name)
+
+    def other_key(self, names: Iterable[str]) -> Expression:
+        """A key that is none of ``names``."""
+        return json_text.other_key(names)
+
+    def ordered(self, names: Iterable[str]) -> list[str]:
+        """The order in which declared members are written."""
+        return list(dict.fromkeys(names))
 
     def write(self, places: Places, chosen: frozenset[str] = frozenset()) -> Expression:
         """What is valid where all ``places`` hold; of the choices in ``chosen``, an option is among them."""
@@ -70,12 +103,12 @@ class _Writer:
 
     @cached_property
     def _any_value(self) -> Expression:
-        return json_text.any_value(self._layout, self._depth)
+        return self.any_value(self._depth)
 
     @cached_property
     def _any_part(self) -> Expression:
         """Any value in a free array or object."""
-        return json_text.any_value(self._layout, self._depth - 1)
+        return self.any_value(self._depth - 1)
 
     def _fixed(self, merged: Merged) -> Expression:
         values = [value for value in merged.values or () if schema_logic.satisfies(self._document, merged, value)]
@@ -83,7 +116,7 @@ class _Writer:
             raise fail(
                 merged.pointer, "no value of 'enum' or 'const' satisfies the other keywords here", ImpossibleError
             )
-        return any_of(*(json_text.fixed(value, self._layout) for value in values))
+        return any_of(*(self.fixed_value(value) for value in values))
 
     def _choice(self, choice: Choice, places: Places, chosen: frozenset[str]) -> Expression:
         chosen |= {choice.pointer}
@@ -152,7 +185,7 @@ class _Writer:
             raise fail(merged.pointer, f"'minLength' {least} is above 'maxLength' {most}", ImpossibleError)
         texts = schema_logic.languages(merged)
         if not texts:
-            return json_text.string(least, most)
+            return self.string(least, most)
         if (least, most) != (0, None):
             texts.append(Repeat(ANY_CHARACTER, least, most))
         value = texts[0] if len(texts) == 1 else AllOf(tuple(texts))
@@ -160,10 +193,10 @@ class _Writer:
             raise fail(
                 merged.pointer, "no string satisfies 'pattern', 'format' and the lengths together", ImpossibleError
             )
-        return json_text.string_of(value)
+        return self.string_of(value)
 
     def _object(self, merged: Merged) -> Expression:
-        names = list(dict.fromkeys([*(merged.properties or ()), *merged.required]))
+        names = self.ordered([*(merged.properties or ()), *merged.required])
         members = []
         for name in names:
             required = name in merged.required
@@ -172,12 +205,12 @@ class _Writer:
                 if required:
                     raise _needed(value, merged, f"the required property {name!r} is not possible")
                 continue
-            text = json_text.member(self._layout, json_text.fixed_key(name), value)
+            text = json_text.member(self._layout, self.key(name), value)
             members.append(Member(text, required))
         further = self._further_value(merged)
         if further is None:
             return json_text.object_text(self._layout, members, None)
-        pair = json_text.member(self._layout, json_text.other_key(names), further)
+        pair = json_text.member(self._layout, self.other_key(names), further)
         return json_text.object_text(self._layout, members, pair)
 
     def _further_value(self, merged: Merged) -> Expression | None:

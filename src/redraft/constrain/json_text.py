@@ -17,6 +17,7 @@ from redraft.constrain.expression import (
     Characters,
     Expression,
     Literal,
+    Marker,
     Repeat,
     Sequence,
     any_of,
@@ -90,6 +91,8 @@ def _spelled(value: Expression) -> Expression:
             return AllOf(tuple(_spelled(part) for part in parts))
         case Repeat(part, least, most):
             return Repeat(_spelled(part), least, most)
+        case Marker():
+            raise ValueError("a marker is no text, and cannot stand in a JSON string")
 
 
 @lru_cache(1024)
@@ -130,10 +133,13 @@ def fixed_key(key: str) -> Expression:
 def other_key(keys: Iterable[str]) -> Expression:
     """A string that is none of ``keys``, so that it cannot overwrite a member that stands before it."""
     excluded = set(keys)
-    if not excluded:
-        return STRING
+    return string_of(other_text(excluded)) if excluded else STRING
+
+
+def other_text(excluded: set[str]) -> Expression:
+    """Any text that is none of ``excluded``."""
     leaving, within = _other_texts(excluded, _KEY_PREFIX)
-    return string_of(any_of(joined(leaving, Repeat(ANY_CHARACTER, 0, None)), within))
+    return any_of(joined(leaving, Repeat(ANY_CHARACTER, 0, None)), within)
 
 
 def _other_texts(excluded: set[str], depth: int) -> tuple[Expression, Expression]:

@@ -4,7 +4,17 @@ from collections.abc import Callable
 from itertools import pairwise
 
 from redraft.constrain.dfa import Dfa
-from redraft.constrain.expression import EMPTY, AllOf, AnyOf, Characters, Expression, Literal, Repeat, Sequence
+from redraft.constrain.expression import (
+    EMPTY,
+    AllOf,
+    AnyOf,
+    Characters,
+    Expression,
+    Literal,
+    Marker,
+    Repeat,
+    Sequence,
+)
 from redraft.constrain.limits import Work
 from redraft.errors import ConstraintError
 
@@ -73,6 +83,8 @@ class Nfa:
                 self._wire_bytes(_encoded(text), entry, leave)
             case Characters(ranges):
                 self._wire_characters(ranges, entry, leave)
+            case Marker():
+                self._add_edge(entry, 1 << part.byte, leave)
             case Sequence(parts):
                 self._wire_sequence(parts, entry, leave)
             case AnyOf(options):

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
+from redraft.constrain.expression import FIRST_MARKER, MOST_MARKERS
 from redraft.errors import ConstraintError
 
 # What a decoder's steps make of one token: its text, or its bytes where these need not be whole characters.
@@ -72,6 +73,27 @@ class Vocabulary:
         offsets = np.zeros(len(tokens) + 1, dtype=np.int64)
         np.cumsum([len(token) for token in tokens], out=offsets[1:])
         return cls(np.frombuffer(b"".join(tokens), dtype=np.uint8), offsets)
+
+    def with_markers(self, markers: Sequence[int]) -> "Vocabulary":
+        """The vocabulary in which the n-th of these special tokens is what ``expression.Marker(n)`` stands for.
+
+        It has a byte that no UTF-8 text has; tokens that had such a byte, and could be part of no text, lose theirs.
+        """
+        if len(markers) > MOST_MARKERS:
+            raise ValueError(f"{len(markers)} markers; there is room for {MOST_MARKERS}")
+        data = self.flat.tobytes()
+        pieces = [data[start:end] for start, end in pairwise(self.offsets.tolist())]
+        pieces = [b"" if piece and max(piece) >= FIRST_MARKER else piece for piece in pieces]
+        for number, token in enumerate(markers):
+            pieces[token] = bytes([FIRST_MARKER + number])
+        return Vocabulary.from_tokens(pieces)
+
+    @cached_property
+    def has_text(self) -> NDArray[np.bool_]:
+        """[V]: whether a token stands for text, and is no marker."""
+        found = np.diff(self.offsets) > 0
+        found[found] = self.flat[self.offsets[:-1][found]] < FIRST_MARKER
+        return found
 
     @property
     def size(self) -> int:

@@ -41,6 +41,10 @@ class FinishedCanvas:
     """At the last step, if there is a constraint: log probability that independent draws would have been valid."""
     end_state: int | None = None
     """Where the constraint stands after it."""
+    top_ids: Tensor | None = None
+    """[C, k] int64: the likeliest tokens at the last step, by the model alone; None unless asked for."""
+    top_logprobs: Tensor | None = None
+    """[C, k] float32: their natural log probabilities, of the processed logits."""
 
 
 class DenoisingCanvas:
@@ -114,7 +118,14 @@ class DenoisingCanvas:
             )
         if finished or step == 1:
             return FinishedCanvas(
-                readout.argmax.cpu(), readout.confidence.cpu(), steps - step + 1, finished, log_valid, end_state
+                readout.argmax.cpu(),
+                readout.confidence.cpu(),
+                steps - step + 1,
+                finished,
+                log_valid,
+                end_state,
+                None if readout.top_ids is None else readout.top_ids.cpu(),
+                None if readout.top_logprobs is None else readout.top_logprobs.cpu(),
             )
         memory = request.stopping.memory
         self._earlier = [*self._earlier, readout.argmax][-memory:] if memory else []
@@ -131,6 +142,8 @@ class DenoisingCanvas:
             temperature,
             None if greedy else draws.sample,
             signal=self._step > 1,
+            # The likeliest token's is that of the token which is committed; it is always among them.
+            top_k=0 if self._request.top_logprobs is None else max(1, self._request.top_logprobs),
             classes=None if constraint is None else constraint.compiled.classes,
         )
         self._check_numbers(readout.entropy)

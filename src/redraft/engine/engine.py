@@ -53,8 +53,13 @@ class Engine:
         self.pool = KVPool.of(model, kv_block, kv_bytes, prefill_chunk)
         self.contexts = Contexts(model, self.pool, prefill_chunk)
         config = model.config
+        found = [tokenizer.token_id(marker) for marker in config.tool_syntax.markers]
+        self.tool_markers = [token for token in found if token is not None] if None not in found else []
+        """The ids of the tokens that mark tool calls; empty where the checkpoint does not have all of them."""
         self.constraints = Compiler(
-            lambda: Vocabulary.of(tokenizer.tokenizer, config.vocab_size, config.image_token_ids)
+            lambda: Vocabulary.of(tokenizer.tokenizer, config.vocab_size, config.image_token_ids).with_markers(
+                self.tool_markers
+            )
         )
 
     def generate(self, prompt: Prompt, **parameters: Any) -> Result:
@@ -89,6 +94,7 @@ class Engine:
         verify_rounds: int = 3,
         best_of: int = 1,
         draft: Draft | None = None,
+        top_logprobs: int | None = None,
         **unknown: object,
     ) -> Request:
         """What ``prompt`` asks for, checked: a raw text, token ids, or chat messages (``{"role", "content"}``).
@@ -105,7 +111,8 @@ class Engine:
         held to the constraint. verifier: called with a ``Candidate`` for every canvas, says which positions are wrong;
         these alone are denoised again, at most verify_rounds times. best_of: so many candidates for every canvas, of
         which the one with the fewest wrong positions stays, then the one that the model is surest of. draft: what the
-        canvases start from in the place of noise.
+        canvases start from in the place of noise. top_logprobs: keep so many of the likeliest tokens of every position
+        with their log probabilities, 0 to 20; without a constraint.
 
         Raises RequestError, before any work, for a prompt or parameter that cannot be honoured (ConstraintError if it
         is the constraint), and GenerationError while running if the model yields NaN.
@@ -113,6 +120,8 @@ class Engine:
         if unknown:
             known = ", ".join((*(name for name, p in _PARAMETERS.items() if p.kind is p.KEYWORD_ONLY), "on_step"))
             raise RequestError(f"unknown parameter {next(iter(unknown))!r}; known are {known}")
+        if top_logprobs is not None and constraint is not None:
+            raise RequestError("top_logprobs and constraint exclude each other; what a constraint leaves is no token's")
         if acceptance is not None and entropy_bound is not None:
             raise RequestError("entropy_bound and acceptance exclude each other; put the bound into EntropyBound(...)")
         config, defaults = self.model.config, self.model.defaults
@@ -150,6 +159,7 @@ class Engine:
             verify_rounds=rounds if verifier is not None else 0,
             best_of=checks.check_whole("best_of", best_of, 1),
             draft=checks.check_draft(draft, config.vocab_size),
+            top_logprobs=None if top_logprobs is None else checks.check_whole("top_logprobs", top_logprobs, 0, 20),
         )
 
     def fill(self, prefix: str, suffix: str, **parameters: Any) -> FillResult:

@@ -1,7 +1,7 @@
 """An answer under way, one forward of the model at a time."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -11,7 +11,7 @@ from redraft.engine.canvas import DenoisingCanvas, FinishedCanvas
 from redraft.engine.constrained import CanvasConstraint, Locked
 from redraft.engine.kv_pool import PooledCache
 from redraft.engine.request import Request
-from redraft.engine.result import Chunk, FinishReason, Result, StepEvent, Usage
+from redraft.engine.result import Chunk, FinishReason, Result, StepEvent, TokenLogprob, Usage
 from redraft.engine.text import AnswerText
 from redraft.engine.verify import Candidate, wrong_positions
 from redraft.engine.work import Waiting, Work, no_room
@@ -46,12 +46,13 @@ class Generation(Iterator[Chunk]):
 
     def __init__(self, engine: "Engine", request: Request, on_step: Callable[[StepEvent], None] | None) -> None:
         self._engine, self._request, self._on_step = engine, request, on_step
-        self._text = AnswerText(engine.tokenizer.decode, request.stop, request.thought)
+        self._text = AnswerText(engine.tokenizer.decode, request.stop, request.thought, engine.tokenizer.settled)
         self._state = None if request.constraint is None else request.constraint.automaton.start
         self._encoded = len(request.prompt)
         self._uncommitted: torch.Tensor | None = None
         self._finish: FinishReason | None = None
         self._canvases: list[_Attempt] = []
+        self._logprobs: list[TokenLogprob] = []
         self._steps = 0
         self._result: Result | None = None
         self.work: Work[Result] = self._run()
@@ -121,6 +122,7 @@ class Generation(Iterator[Chunk]):
             unconverged_canvases=tuple(i for i, one in enumerate(canvases) if not one.canvas.converged),
             thought=self._text.thought,
             log_valid=tuple(one.canvas.log_valid for one in canvases if one.canvas.log_valid is not None),
+            logprobs=tuple(self._logprobs),
             verified=None if request.verifier is None else not any(one.wrong for one in canvases),
             usage=Usage(
                 prompt_tokens=len(request.prompt),
@@ -209,7 +211,9 @@ class Generation(Iterator[Chunk]):
         # Handed out before it is committed, which the next canvas's first step does; after the last one nothing.
         self._uncommitted = canvas.tokens
         tokens = tuple(self._text.token_ids[before:])
-        return Chunk(index, text, tokens, canvas.denoising_steps, canvas.converged, thought)
+        logprobs = _logprobs(canvas, tokens, self._request)
+        self._logprobs += logprobs
+        return Chunk(index, text, tokens, canvas.denoising_steps, canvas.converged, thought, logprobs)
 
 
 def _all_but(attempt: _Attempt) -> Locked:
@@ -217,6 +221,18 @@ def _all_but(attempt: _Attempt) -> Locked:
     mask = torch.ones(len(attempt.canvas.tokens), dtype=torch.bool)
     mask[list(attempt.wrong)] = False
     return Locked(mask, attempt.canvas.tokens)
+
+
+def _logprobs(canvas: FinishedCanvas, tokens: Sequence[int], request: Request) -> tuple[TokenLogprob, ...]:
+    """Of the canvas's first tokens, which are those that belong to the answer."""
+    if request.top_logprobs is None or canvas.top_ids is None or canvas.top_logprobs is None:
+        return ()
+    own = canvas.confidence[: len(tokens)].log().tolist()
+    ids, logprobs = canvas.top_ids.tolist(), canvas.top_logprobs.tolist()
+    return tuple(
+        TokenLogprob(token, logprob, tuple(zip(top, values, strict=True))[: request.top_logprobs])
+        for token, logprob, top, values in zip(tokens, own, ids, logprobs, strict=False)
+    )
 
 
 def _cut(tokens: list[int], request: Request, room: int) -> tuple[list[int], FinishReason | None]:

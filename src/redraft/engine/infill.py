@@ -81,7 +81,7 @@ def fill(
     _refuse(parameters, ("constraint", "thinking", "draft", "stop"))
     check_text("prefix", prefix)
     check_text("suffix", suffix)
-    context = _context(engine, prompt, prefix)
+    context = context_before(engine, prompt, prefix)
     shown = _beginning(engine, suffix, engine.model.config.canvas_length // 2)
     constraint = Template("{middle}" + escaped(shown), {"middle": _check_hole(hole)})
     if max_tokens is None:
@@ -166,7 +166,7 @@ def _edited(
     done, position, results, replacements = "", 0, [], {}
     for group, canvas in zip(groups, canvases, strict=True):
         done += text[position : group.start]
-        context = _context(engine, prompt, done)
+        context = context_before(engine, prompt, done)
         settings = {"max_tokens": _one_canvas(engine, context, canvas.constraint), **parameters}
         generation = engine.stream(context, constraint=canvas.constraint, draft=canvas.draft, **settings)
         result = yield from generation.work
@@ -233,8 +233,8 @@ def _draft(engine: "Engine", pieces: Sequence[tuple[str, float]]) -> Draft:
     )
 
 
-def _context(engine: "Engine", prompt: "Prompt | None", before: str) -> list[int]:
-    """The tokens of a prompt, and of the text before a canvas."""
+def context_before(engine: "Engine", prompt: "Prompt | None", before: str) -> list[int]:
+    """The tokens of a prompt, and of the text before a canvas; RequestError where there are none."""
     if prompt is not None:
         return [*engine.tokenize(prompt), *engine.tokenizer.encode_text(before)]
     tokens = engine.tokenizer.encode(before)

@@ -50,6 +50,8 @@ class Request:
     best_of: int = 1
     """Candidates of every canvas, all on one prefix."""
     draft: "Draft | None" = None
+    top_logprobs: int | None = None
+    """Log probabilities are kept, and those of so many of the likeliest tokens of every position."""
 
 
 @dataclass(frozen=True, eq=False)

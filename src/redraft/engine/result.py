@@ -32,6 +32,19 @@ class StepEvent:
 
 
 @dataclass(frozen=True)
+class TokenLogprob:
+    """How likely a token of the answer was at its canvas's last step, given the rest of the canvas as it was then.
+
+    Natural logs of the processed logits: soft-capped, divided by the step's temperature.
+    """
+
+    token: int
+    logprob: float
+    top: tuple[tuple[int, float], ...]
+    """The likeliest tokens at the position with theirs, likeliest first."""
+
+
+@dataclass(frozen=True)
 class Chunk:
     """What one finished canvas adds to the answer, handed out before the canvas is committed."""
 
@@ -44,6 +57,8 @@ class Chunk:
     """False if the canvas hit the step limit."""
     thought: str = ""
     """New text of the thought before the answer; empty unless thinking was asked for."""
+    logprobs: tuple[TokenLogprob, ...] = ()
+    """Of each token; empty unless asked for."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +105,8 @@ class Result:
     step would have made valid text. Far below 0, the model would rather say something else."""
     verified: bool | None = None
     """With a verifier: whether it found nothing wrong in any canvas."""
+    logprobs: tuple[TokenLogprob, ...] = ()
+    """Of each of ``token_ids``; empty unless asked for."""
 
     @property
     def converged(self) -> bool:

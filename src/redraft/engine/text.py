@@ -11,8 +11,14 @@ _INCOMPLETE = "\ufffd"
 class TextStream:
     """Decodes a growing answer; holds back unfinished characters and whatever may yet become a stop string."""
 
-    def __init__(self, decode: Callable[[Sequence[int]], str], stop: Sequence[str]) -> None:
-        self._decode, self._stop = decode, stop
+    def __init__(
+        self,
+        decode: Callable[[Sequence[int]], str],
+        stop: Sequence[str],
+        settled: Callable[[Sequence[int]], int] = len,
+    ) -> None:
+        """``settled``: how many of the first tokens have a text that none which follow can change."""
+        self._decode, self._stop, self._settled = decode, stop, settled
         self._given = 0
         self.token_ids: list[int] = []
         self.text = ""
@@ -45,7 +51,9 @@ class TextStream:
         return low
 
     def _safe_length(self) -> int:
-        text = self.text.rstrip(_INCOMPLETE)
+        settled = self._settled(self.token_ids)
+        text = self.text if settled == len(self.token_ids) else self._decode(self.token_ids[:settled])
+        text = text.rstrip(_INCOMPLETE)
         held = 0
         for stop in self._stop:
             longest = min(len(stop) - 1, len(text))
@@ -57,10 +65,14 @@ class AnswerText:
     """An answer's text, and apart from it the thought before it, where a model thinks between markers."""
 
     def __init__(
-        self, decode: Callable[[Sequence[int]], str], stop: Sequence[str], markers: ThoughtMarkers | None
+        self,
+        decode: Callable[[Sequence[int]], str],
+        stop: Sequence[str],
+        markers: ThoughtMarkers | None,
+        settled: Callable[[Sequence[int]], int] = len,
     ) -> None:
-        self._answer = TextStream(decode, stop)
-        self._thoughts = None if markers is None else TextStream(decode, ())
+        self._answer = TextStream(decode, stop, settled)
+        self._thoughts = None if markers is None else TextStream(decode, (), settled)
         self._markers = markers
         self._marked: list[int] = []
         self._thinking = False

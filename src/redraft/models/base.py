@@ -12,6 +12,7 @@ from redraft.canvas.noise import Noise
 from redraft.canvas.readout import Readout
 from redraft.canvas.schedule import LinearTemperature
 from redraft.canvas.stopping import StableAndConfident
+from redraft.models.tools import ToolSyntax
 
 KV_BLOCK = 128
 """Positions that keys and values are kept and shared by."""
@@ -94,6 +95,8 @@ class BlockDiffusionConfig(Protocol):
     def image_token_ids(self) -> tuple[int, ...]: ...
     @property
     def thought_markers(self) -> tuple[str, str]: ...
+    @property
+    def tool_syntax(self) -> ToolSyntax: ...
 
 
 class BlockDiffusionModel(Protocol):

@@ -16,6 +16,7 @@ from redraft.canvas.noise import UniformNoise
 from redraft.canvas.readout import Readout, VocabularyHead
 from redraft.errors import CheckpointError
 from redraft.models.base import Cache, GenerationDefaults
+from redraft.models.gemma_tools import GemmaTools
 from redraft.models.layers.attention import Segment, attention
 from redraft.models.layers.experts import Experts, Router
 from redraft.models.layers.linear import Linear
@@ -81,6 +82,11 @@ class DiffusionGemmaConfig:
     def thought_markers(self) -> tuple[str, str]:
         """The tokens between which the model thinks before it answers."""
         return "<|channel>", "<channel|>"
+
+    @property
+    def tool_syntax(self) -> GemmaTools:
+        """How tool calls are written."""
+        return GemmaTools()
 
     @classmethod
     def from_json(cls, config: Mapping[str, Any]) -> "DiffusionGemmaConfig":

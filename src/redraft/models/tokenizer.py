@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NoReturn
 
-from jinja2 import Template, TemplateError
+from jinja2 import Template, TemplateError, meta
 from jinja2.ext import loopcontrols
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import Tokenizer
@@ -80,24 +80,40 @@ class ChatTokenizer:
         """Text that follows other text to ids, with nothing added."""
         return self._encode(text, add_special_tokens=False)
 
-    def encode_chat(self, messages: Sequence[Mapping[str, Any]], thinking: bool = False) -> list[int]:
+    def encode_chat(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        thinking: bool = False,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+    ) -> list[int]:
         """Chat messages to ids through the checkpoint's own template, ready for the model's turn.
 
-        ``thinking`` is what a template knows as ``enable_thinking``.
+        ``thinking`` is what a template knows as ``enable_thinking``, ``tools`` what it knows by that name.
 
-        Raises RequestError where there is no template, or the template refuses the messages.
+        Raises RequestError where there is no template, or the template refuses the messages or has no use for tools.
         """
         if self.template is None:
             raise RequestError("this checkpoint has no chat template; pass the prompt as raw text")
         for index, message in enumerate(messages):
             _check_message(index, message)
+        if tools and not self.knows_tools:
+            raise RequestError("this checkpoint's chat template does not show tools to the model; leave them out")
         try:
             text = self._compiled.render(
-                messages=list(messages), add_generation_prompt=True, enable_thinking=thinking, **self._special
+                messages=list(messages),
+                tools=list(tools) if tools else None,
+                add_generation_prompt=True,
+                enable_thinking=thinking,
+                **self._special,
             )
         except (TemplateError, TypeError, ValueError, KeyError) as error:
             raise RequestError(f"the checkpoint's chat template does not take these messages: {error}") from error
         return self._encode(text, add_special_tokens=False)
+
+    @cached_property
+    def knows_tools(self) -> bool:
+        """Whether the chat template reads ``tools``."""
+        return "tools" in meta.find_undeclared_variables(self._compiled.environment.parse(self.template or ""))
 
     @cached_property
     def _compiled(self) -> Template:
@@ -110,6 +126,21 @@ class ChatTokenizer:
     def decode(self, tokens: Sequence[int]) -> str:
         """Ids to text. Markers such as tool calls stay: they are part of what the model said."""
         return str(self._tokenizer.decode(list(tokens), skip_special_tokens=False))
+
+    def settled(self, tokens: Sequence[int]) -> int:
+        """How many of the first tokens have a text that none which follow can change.
+
+        Decoders take neighbouring byte tokens together: if they are not UTF-8 as a whole, none of them is a character.
+        """
+        count = len(tokens)
+        while count and tokens[count - 1] in self._byte_tokens:
+            count -= 1
+        return count
+
+    @cached_property
+    def _byte_tokens(self) -> frozenset[int]:
+        found = (self._tokenizer.token_to_id(f"<0x{value:02X}>") for value in range(256))
+        return frozenset(token for token in found if token is not None)
 
     def piece(self, token: int) -> str:
         """The text of one token on its own, for drawing; a tokenizer's mark for a space is shown as a space."""

@@ -1,0 +1,73 @@
+"""``redraft serve``: one model behind the wire formats that existing clients speak."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from redraft.cli import options
+from redraft.errors import RequestError
+
+
+def serve(
+    model: options.Model = "sudoku",
+    host: Annotated[str, typer.Option(help="Address to listen at; the default is this machine alone.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen at; 0 picks a free one.")] = 8000,
+    name: Annotated[str | None, typer.Option(help="What clients call the model; by default its own name.")] = None,
+    api_key: Annotated[
+        list[str] | None, typer.Option(envvar="REDRAFT_API_KEY", help="Key that clients must send; may be repeated.")
+    ] = None,
+    max_concurrency: Annotated[int, typer.Option(min=1, help="Requests that take turns on the model.")] = 8,
+    max_waiting: Annotated[int, typer.Option(min=0, help="Requests that may wait; more are refused with 429.")] = 256,
+    kv_bytes: Annotated[int | None, typer.Option(min=1, help="Memory for keys and values of all requests.")] = None,
+    max_tokens: Annotated[
+        int | None,
+        typer.Option(
+            "--max-tokens-default",
+            min=1,
+            help="Tokens of an answer where the client does not say; by default what fits.",
+        ),
+    ] = None,
+    max_prompt_tokens: Annotated[int | None, typer.Option(min=1, help="Longer prompts are refused with 413.")] = None,
+    max_body_bytes: Annotated[int, typer.Option(min=1, help="Larger bodies are refused with 413.")] = 4 << 20,
+    cors: Annotated[
+        list[str] | None, typer.Option(help="Origin whose pages may ask; may be repeated. Off by default.")
+    ] = None,
+    grace: Annotated[
+        float, typer.Option(min=0, help="Seconds that running requests have to finish when the server is stopped.")
+    ] = 30.0,
+    log_prompts: Annotated[bool, typer.Option("--log-prompts", help="Write prompts to the log.")] = False,
+    dtype: options.DTypeOption = "auto",
+    threads: options.Threads = None,
+) -> None:
+    """Serve a model over HTTP: OpenAI, Anthropic, Mercury, Codestral and System One clients.
+
+    Example: redraft serve --model sudoku --port 8000
+    """
+    try:
+        from redraft.serve import server
+    except ModuleNotFoundError as missing:
+        raise RequestError(
+            f"the server needs {missing.name}; install it with: pip install 'redraft[serve]'"
+        ) from missing
+    from redraft.serve.limits import Limits
+    from redraft.serve.serving import Settings
+
+    engine = options.load_engine(model, dtype, threads, **({} if kv_bytes is None else {"kv_bytes": kv_bytes}))
+    settings = Settings(
+        model=name or Path(model).name,
+        api_keys=api_key or (),
+        cors=cors or (),
+        limits=Limits(body_bytes=max_body_bytes, prompt_tokens=max_prompt_tokens),
+        max_tokens=max_tokens,
+        log_prompts=log_prompts,
+    )
+    server.run(
+        engine,
+        settings,
+        host=host,
+        port=port,
+        max_concurrency=max_concurrency,
+        max_waiting=max_waiting,
+        grace=grace,
+    )

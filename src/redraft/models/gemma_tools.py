@@ -1,0 +1,171 @@
+"""Gemma's tool calls: ``<|tool_call>call:NAME{key:value,...}<tool_call|>``, keys bare, strings between ``<|"|>``.
+
+The marks are special tokens. What stands between two ``<|"|>`` is the string as it is: nothing is escaped.
+"""
+
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from redraft.constrain import json_text
+from redraft.constrain.constraint import Constraint
+from redraft.constrain.expression import AllOf, Characters, Expression, Literal, Marker, Repeat, any_of, joined
+from redraft.constrain.json_schema import SchemaWriter
+from redraft.constrain.json_text import ANY_CHARACTER, Layout, Member
+from redraft.errors import ConstraintError
+from redraft.models.tools import Tool, ToolCall
+
+MARKERS = ("<|tool_call>", "<tool_call|>", '<|"|>')
+_OPENING, _CLOSING, _QUOTE = map(Marker, range(len(MARKERS)))
+_DEPTH = 3
+_ANY_TEXT = Repeat(ANY_CHARACTER, 0, None)
+_BARE = re.compile(r"[A-Za-z0-9_$.-]+")
+_BARE_KEY = Repeat(
+    Characters.of([(ord(a), ord(b)) for a, b in ("az", "AZ", "09", "__", "$$", "..", "--")]),
+    1,
+    None,
+)
+_KEY_IN_CALL = re.compile(r"([{,])([^{}\[\],:]+):")
+
+
+class _ArgumentsWriter(SchemaWriter):
+    """Values under a JSON schema, in the syntax of a call's arguments."""
+
+    def string(self, least: int, most: int | None) -> Expression:
+        return self.string_of(Repeat(ANY_CHARACTER, least, most))
+
+    def string_of(self, value: Expression) -> Expression:
+        return joined(_QUOTE, value, _QUOTE)
+
+    def key(self, name: str) -> Expression:
+        if not _BARE.fullmatch(name):
+            raise ConstraintError(
+                f"the argument {name!r} cannot be written in this model's tool calls, where keys stand bare; use "
+                "letters, digits, '_', '-', '.' and '$'"
+            )
+        return Literal(name)
+
+    def other_key(self, names: Iterable[str]) -> Expression:
+        excluded = set(names)
+        return AllOf((_BARE_KEY, json_text.other_text(excluded))) if excluded else _BARE_KEY
+
+    def ordered(self, names: Iterable[str]) -> list[str]:
+        # As the chat template sorts the arguments of earlier calls.
+        return sorted(set(names), key=lambda name: (name.lower(), name))
+
+    def fixed_value(self, value: object) -> Expression:
+        if isinstance(value, str):
+            return self.string_of(Literal(value))
+        if isinstance(value, Mapping):
+            pairs = [(name, value[name]) for name in self.ordered(value)]
+            members = [
+                Member(json_text.member(self._layout, self.key(name), self.fixed_value(item)), True)
+                for name, item in pairs
+            ]
+            return json_text.object_text(self._layout, members, None)
+        if isinstance(value, list | tuple):
+            items = [self.fixed_value(item) for item in value]
+            return json_text.array_text(self._layout, items, None, len(items), len(items))
+        return json_text.fixed(value, self._layout)
+
+    def any_value(self, depth: int) -> Expression:
+        scalars = any_of(self.string(0, None), json_text.NUMBER, "true", "false", "null")
+        value: Expression = scalars
+        for _ in range(depth):
+            pair = json_text.member(self._layout, _BARE_KEY, value)
+            value = any_of(
+                scalars,
+                json_text.array_text(self._layout, [], value, 0, None),
+                json_text.object_text(self._layout, [], pair),
+            )
+        return value
+
+
+@dataclass(frozen=True)
+class ToolCalls:
+    """A constraint: answers with calls of these tools; see ``tools.ToolSyntax``."""
+
+    tools: tuple[Tool, ...]
+    least: int
+    most: int | None
+    content: Constraint | None
+
+    @property
+    def expression(self) -> Expression:
+        calls = any_of(*map(_call, self.tools))
+        if self.least:
+            return Repeat(calls, self.least, self.most)
+        if self.content is not None:
+            return any_of(self.content.expression, Repeat(calls, 1, self.most))
+        return joined(_ANY_TEXT, Repeat(calls, 0, self.most))
+
+
+def _call(tool: Tool) -> Expression:
+    try:
+        schema = json.loads(tool.schema)
+        if not isinstance(schema, Mapping) or schema.get("type", "object") != "object":
+            raise ConstraintError("the schema of a tool's arguments must be an object's, with 'type': 'object'")
+        arguments = _ArgumentsWriter.write_whole({**schema, "type": "object"}, Layout.of("compact"), _DEPTH)
+    except ConstraintError as error:
+        raise ConstraintError(f"tool {tool.name}: {error}") from None
+    return joined(_OPENING, f"call:{tool.name}", arguments, _CLOSING)
+
+
+class GemmaTools:
+    """The family's ``tools.ToolSyntax``."""
+
+    @property
+    def markers(self) -> tuple[str, ...]:
+        """See ``tools.ToolSyntax``."""
+        return MARKERS
+
+    def constraint(
+        self, tools: Sequence[Tool], *, least: int, most: int | None, content: Constraint | None
+    ) -> ToolCalls:
+        """See ``tools.ToolSyntax``."""
+        return ToolCalls(tuple(tools), least, most, content)
+
+    def reader(self, markers: Sequence[int], decode: Callable[[Sequence[int]], str]) -> "GemmaCallReader":
+        """See ``tools.ToolSyntax``."""
+        return GemmaCallReader(markers, decode)
+
+
+class GemmaCallReader:
+    """Takes an answer apart by its tokens: text that spells a marker's name is text."""
+
+    def __init__(self, markers: Sequence[int], decode: Callable[[Sequence[int]], str]) -> None:
+        self._opening, self._closing, self._quote = markers
+        self._decode = decode
+        self._call: list[int] | None = None
+
+    def add(self, tokens: Sequence[int]) -> tuple[list[int], list[ToolCall]]:
+        """See ``tools.CallReader``."""
+        said, calls = [], []
+        for token in tokens:
+            if token == self._opening and self._call is None:
+                self._call = []
+            elif token == self._closing and self._call is not None:
+                calls.append(self._read(self._call))
+                self._call = None
+            elif self._call is not None:
+                self._call.append(token)
+            else:
+                said.append(token)
+        return said, calls
+
+    def _read(self, tokens: Sequence[int]) -> ToolCall:
+        pieces: list[list[int]] = [[]]
+        for token in tokens:
+            if token == self._quote:
+                pieces.append([])
+            else:
+                pieces[-1].append(token)
+        texts = [self._decode(piece) for piece in pieces]
+        # Of the pieces every other one is a string.
+        name, brace, first = texts[0].removeprefix("call:").partition("{")
+        bare = [brace + first, *texts[2::2]]
+        spelled = [_KEY_IN_CALL.sub(lambda key: f"{key[1]}{json.dumps(key[2])}:", text) for text in bare]
+        strings = [json.dumps(text, ensure_ascii=False) for text in texts[1::2]]
+        arguments = spelled[0] + "".join(a + b for a, b in zip(strings, spelled[1:], strict=True))
+        return ToolCall(name, arguments)

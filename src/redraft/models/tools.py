@@ -1,0 +1,63 @@
+"""Tools that a model may call, apart from how a family writes a call."""
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from redraft.constrain.constraint import Constraint
+from redraft.errors import RequestError
+
+_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+
+
+@dataclass(frozen=True)
+class Tool:
+    """A function that the model may call."""
+
+    name: str
+    schema: str
+    """JSON schema of its arguments, as JSON text; an object."""
+
+    def __post_init__(self) -> None:
+        if not _NAME.fullmatch(self.name):
+            raise RequestError(f"tool name {self.name!r} must be 1 to 64 letters, digits, '_', '-' or '.'")
+
+
+@dataclass(frozen=True)
+class ToolCall:
+    """A call that the model makes."""
+
+    name: str
+    arguments: str
+    """As JSON text; an object."""
+
+
+class CallReader(Protocol):
+    """Takes an answer's tokens apart into what is said and what is called, canvas by canvas."""
+
+    def add(self, tokens: Sequence[int]) -> tuple[list[int], list[ToolCall]]:
+        """Those of the tokens that are not part of a call, and the calls that are complete with them."""
+        ...
+
+
+class ToolSyntax(Protocol):
+    """How a family writes tool calls."""
+
+    @property
+    def markers(self) -> tuple[str, ...]:
+        """The special tokens of a call, in the order in which ``constraint`` numbers them."""
+        ...
+
+    def constraint(
+        self, tools: Sequence[Tool], *, least: int, most: int | None, content: Constraint | None
+    ) -> Constraint:
+        """Answers that make ``least`` calls or more (0 or 1) and at most ``most``; each call is valid.
+
+        With ``least`` 0, text may stand before the calls, or in their place a text under ``content``, where given.
+        """
+        ...
+
+    def reader(self, markers: Sequence[int], decode: Callable[[Sequence[int]], str]) -> CallReader:
+        """Reads calls back from an answer; ``markers`` are the markers' token ids."""
+        ...

@@ -1,0 +1,121 @@
+"""What a client is told when something goes wrong, in the envelope that its format has for it."""
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from fastapi.exceptions import RequestValidationError
+from starlette.responses import Response
+
+from redraft.errors import (
+    BusyError,
+    CancelledError,
+    ConstraintError,
+    GenerationError,
+    RequestError,
+    ShuttingDownError,
+)
+
+# Seconds after which a client that was turned away may come again.
+RETRY_AFTER = 1
+
+_ANTHROPIC_TYPES = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    422: "invalid_request_error",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+}
+
+
+class ApiError(Exception):
+    """An error with everything that any of the envelopes says about it."""
+
+    def __init__(
+        self, status: int, message: str, *, param: str | None = None, type: str | None = None, code: str | None = None
+    ) -> None:
+        super().__init__(message)
+        self.status, self.message, self.param, self.code = status, message, param, code
+        self.type = type or ("invalid_request_error" if status < 500 else "server_error")
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """The headers that belong to the status."""
+        if self.status in (429, 503):
+            return {"retry-after": str(RETRY_AFTER)}
+        return {"www-authenticate": "Bearer"} if self.status == 401 else {}
+
+    def envelope(self, path: str) -> dict[str, Any]:
+        """The body, as clients of the route ``path`` read it."""
+        if path.startswith("/v1/messages"):
+            kind = _ANTHROPIC_TYPES.get(self.status, "api_error")
+            return {"type": "error", "error": {"type": kind, "message": self.message}}
+        error = {"message": self.message, "type": self.type, "param": self.param, "code": self.code}
+        return {"error": error}
+
+    def response(self, path: str) -> Response:
+        """The whole answer to a request that ended with this error."""
+        return Json(self.envelope(path), self.status, self.headers)
+
+
+class Json(Response):
+    """A JSON body. Half a surrogate pair, which a client may have sent and a message repeats, is escaped."""
+
+    media_type = "application/json"
+
+    def __init__(self, content: Any, status_code: int = 200, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(to_json(content).encode(errors="backslashreplace"), status_code, headers)
+
+
+def to_json(content: Any) -> str:
+    """Compact JSON text."""
+    return json.dumps(content, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+
+
+def bad_request(message: str, param: str | None) -> ApiError:
+    """A field that cannot be honoured."""
+    return ApiError(400, message, param=param)
+
+
+def of_engine(error: BaseException, names: Mapping[str, str], constraint: str | None = None) -> ApiError:
+    """What an error of the engine is to a client.
+
+    ``names``: by the engine's parameters, the fields that they came from. ``constraint``: the field that the
+    constraint came from.
+    """
+    match error:
+        case ApiError():
+            return error
+        case ConstraintError():
+            return bad_request(str(error), constraint or _param(error, names))
+        case RequestError():
+            return bad_request(str(error), _param(error, names))
+        case BusyError():
+            return ApiError(429, str(error), type="rate_limit_error", code="busy")
+        case ShuttingDownError() | CancelledError():
+            return ApiError(503, str(error), code="shutting_down")
+        case GenerationError():
+            return ApiError(500, str(error), code="generation_failed")
+    return ApiError(500, f"the request failed inside the server: {type(error).__name__}", code="internal_error")
+
+
+def of_validation(error: RequestValidationError) -> ApiError:
+    """The first fault that was found in a body, named by its field."""
+    fault = error.errors()[0]
+    where = [str(part) for part in fault["loc"] if part not in ("body", "query")]
+    if fault["type"] == "json_invalid":
+        return bad_request(f"the body is not valid JSON: {fault.get('ctx', {}).get('error', fault['msg'])}", None)
+    param = ".".join(where) or None
+    if fault["type"] == "extra_forbidden":
+        return bad_request(f"{param}: this field is unknown, or not supported by this server; leave it out", param)
+    message = fault["msg"].removeprefix("Value error, ")
+    return bad_request(f"{param}: {message}" if param else message, param)
+
+
+def _param(error: BaseException, names: Mapping[str, str]) -> str | None:
+    """The field that an error of the engine is about: its messages begin with a name."""
+    said = [name for name in names if re.match(rf"{name}\b", str(error))]
+    return names.get(max(said, key=len, default="prompt"))

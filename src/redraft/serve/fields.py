@@ -1,0 +1,49 @@
+"""Kinds of fields that several wire formats have."""
+
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+
+from redraft.constrain.constraint import JSONSchema
+
+
+class Body(BaseModel):
+    """A body, or a part of one: every field is known, and of its own type."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, hide_input_in_errors=True, allow_inf_nan=False)
+
+
+def only(*values: Any, instead: str = "leave it out") -> BeforeValidator:
+    """A field that is accepted where it asks for nothing, and refused otherwise."""
+
+    def check(value: Any) -> Any:
+        if value is None or any(value == one and isinstance(value, bool) == isinstance(one, bool) for one in values):
+            return value
+        shown = " or ".join(map(repr, values)) if values else "null"
+        raise ValueError(f"only {shown} is supported by this server; {instead}")
+
+    return BeforeValidator(check)
+
+
+def checked(check: Callable[[Any], None]) -> AfterValidator:
+    """A field with a check of its own, which raises ValueError."""
+
+    def run(value: Any) -> Any:
+        check(value)
+        return value
+
+    return AfterValidator(run)
+
+
+Temperature = Annotated[float, Field(ge=0, le=2)]
+Seed = Annotated[int, Field(ge=0, lt=1 << 64)]
+Whole = Annotated[int, Field(ge=1)]
+Stop = str | Annotated[list[str], Field(max_length=16)]
+# What a sampler of an autoregressive model would do with these, a diffusion sampler does not.
+NoPenalty = Annotated[Literal[0] | float | None, only(0, instead="penalties have no meaning for a canvas")]
+WholeNucleus = Annotated[float | None, only(1, instead="use temperature, which scales the checkpoint's schedule")]
+NoBias = Annotated[dict[str, float] | None, only({})]
+
+JSON_OBJECT = JSONSchema({"type": "object"})
+"""Any JSON object."""
