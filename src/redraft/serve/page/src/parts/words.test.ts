@@ -8,10 +8,10 @@ describe("words", () => {
   it("has no negative zero", () => expect(fixed(-1e-9, 2)).toBe("0.00"));
   it("calls nothing certain or impossible that is not", () =>
     expect([0, 1e-6, 0.1234, 0.99999, 1].map(percent)).toEqual([
-      "0.0 %",
-      "under 0.1 %",
-      "12.3 %",
-      "over 99.9 %",
-      "100.0 %",
+      "0.0\u00A0%",
+      "under 0.1\u00A0%",
+      "12.3\u00A0%",
+      "over 99.9\u00A0%",
+      "100.0\u00A0%",
     ]));
 });

@@ -11,7 +11,7 @@ export const fixed = (value: number, digits: number): string => value.toFixed(di
 /** A probability in per cent; never 0 or 100 where it is not. */
 export function percent(probability: number): string {
   const value = 100 * probability;
-  if (probability > 0 && value < 0.1) return "under 0.1 %";
-  if (probability < 1 && value > 99.9) return "over 99.9 %";
-  return `${value.toFixed(1)} %`;
+  if (probability > 0 && value < 0.1) return "under 0.1\u00A0%";
+  if (probability < 1 && value > 99.9) return "over 99.9\u00A0%";
+  return `${value.toFixed(1)}\u00A0%`;
 }
