@@ -68,6 +68,8 @@ export class Run {
         this.status = "failed";
       }
     }
+    // Nothing more arrives: what plays ends at the last step.
+    this.#schedule();
   }
 
   stop(): void {
