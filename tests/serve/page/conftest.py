@@ -68,7 +68,8 @@ def opened(browser: Browser) -> Iterator[Opener]:
         contexts.append((context, url))
         context.on("request", note)
         page = context.new_page()
-        page.set_default_timeout(10_000)
+        # A first constraint on a busy machine takes its time.
+        page.set_default_timeout(30_000)
         page.on("console", listen)
         page.on("pageerror", lambda error: complaints.append(str(error)))
         page.goto(f"{url}/#{tab}" if tab else f"{url}/")

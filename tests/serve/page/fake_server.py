@@ -103,7 +103,7 @@ class Handler(BaseHTTPRequestHandler):
         try:
             self._event(first)
             for event in events:
-                time.sleep(0.3 if "slow" in asked(body) else 0.01)
+                time.sleep(0.8 if "slow" in asked(body) else 0.01)
                 if event[0] == "cut":
                     return
                 self._event(event)

@@ -126,7 +126,7 @@ def test_a_position_is_inspected_by_keyboard_and_by_pointer(page):
     inspector = page.get_by_role("region", name="Position 11")
     expect(inspector).to_contain_text("id 10")
     expect(inspector).to_contain_text(re.compile(r"0\.\d{3} nats"))
-    expect(inspector).to_contain_text(re.compile("since step|committed"))
+    expect(inspector).to_contain_text(re.compile("since step|with the whole canvas"))
     inspector.get_by_role("button", name="Step 1:").click()
     expect(page.get_by_role("slider")).to_have_value("0")
     expect(inspector).to_contain_text("noise")

@@ -28,7 +28,7 @@ export async function modelName(): Promise<string> {
 }
 
 export async function version(): Promise<string> {
-  return (await json<{ version: string }>(await request("health"))).version;
+  return (await json<{ version?: string }>(await request("health"))).version ?? "";
 }
 
 /** The events of one answer; an error event is thrown. Aborting closes the connection, which cancels the work. */
