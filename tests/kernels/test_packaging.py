@@ -82,6 +82,9 @@ def test_a_wheel_built_with_a_compiler(tmp_path):
     names = run(sys.executable, "-m", "zipfile", "-l", wheel, cwd=tmp_path)
     assert "redraft/kernels/_native." in names
     assert ".cpp" not in names
+    assert "redraft/serve/page/dist/index.html" in names
+    assert "redraft/serve/page/package.json" not in names
+    assert not re.search(r"\.(ts|svelte) ", names)
     kernels = smoke_test(installed(tmp_path / "environment", wheel), tmp_path)
     assert kernels["in use"] == kernels["best of this processor"] != "torch"
 

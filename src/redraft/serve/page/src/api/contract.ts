@@ -1,0 +1,118 @@
+/** What the server takes and answers: the page's half of the contract of /v1/redraft. */
+
+export interface Message {
+  role: "user" | "assistant" | "system";
+  content: string;
+}
+
+export type Constraint =
+  { type: "json_schema"; schema: unknown } | { type: "regex"; pattern: string } | { type: "choice"; options: string[] };
+
+export interface Parameters {
+  max_tokens?: number;
+  seed?: number;
+  temperature?: number;
+  max_denoising_steps?: number;
+  entropy_bound?: number;
+  thinking?: boolean;
+}
+
+export type Prompt = { prompt: string } | { messages: Message[] };
+
+export type GenerateBody = Parameters & { constraint?: Constraint } & (
+    Prompt | { fill: { prefix: string; suffix: string }; messages?: Message[] }
+  );
+
+export type ChooseBody = Prompt & {
+  questions: Record<string, string[]>;
+  frame?: string;
+  max_denoising_steps?: number;
+  seed?: number;
+  calibrated?: boolean;
+};
+
+export interface Start {
+  id: string;
+  model: string;
+  seed: number;
+  prompt_tokens: number;
+  canvas_length: number;
+  /** Tokens that end the answer: what stands after the first of them is not part of it. */
+  end_token_ids?: number[];
+}
+
+export interface Step {
+  canvas: number;
+  /** Counted down from `of` to 1. */
+  step: number;
+  of: number;
+  temperature: number;
+  /** The canvas that the model saw. */
+  tokens: number[];
+  argmax: number[];
+  /** Nats. */
+  entropy: number[];
+  accepted: number[];
+  finished: boolean;
+  /** Positions whose argmax differs from the step before. */
+  changed: number[];
+  /** Texts of tokens that this stream had not named before. */
+  pieces: Record<string, string>;
+}
+
+export interface Chunk {
+  canvas: number;
+  text: string;
+  thought: string;
+  denoising_steps: number;
+  converged: boolean;
+}
+
+export interface Usage {
+  prompt_tokens: number;
+  cached_prompt_tokens: number;
+  completion_tokens: number;
+  canvases: number;
+  denoising_steps: number;
+  time_to_first_token: number;
+  seconds: number;
+  tokens_per_step: number | null;
+}
+
+export interface Result {
+  text: string;
+  finish_reason: "stop" | "length";
+  seed: number;
+  thought: string | null;
+  log_valid: number[];
+  unconverged_canvases: number[];
+  usage: Usage;
+  middle?: string;
+}
+
+export interface Decision {
+  choice: string;
+  confidence: number;
+  probabilities: Record<string, number>;
+}
+
+export interface ChooseResult {
+  answers: Record<string, Decision>;
+  log_valid: number;
+  seed: number;
+  usage: Usage;
+}
+
+export interface ServerError {
+  message: string;
+  type?: string;
+  param?: string | null;
+  code?: string | number | null;
+}
+
+export type StreamEvent =
+  | { event: "start"; data: Start }
+  | { event: "step"; data: Step }
+  | { event: "chunk"; data: Chunk }
+  | { event: "result"; data: Result }
+  | { event: "error"; data: ServerError };

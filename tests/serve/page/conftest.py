@@ -1,0 +1,108 @@
+"""A browser, a server, and a page that may talk to that server only."""
+
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from urllib.parse import urlsplit
+
+import pytest
+from playwright.sync_api import Browser, ConsoleMessage, Page, Request, sync_playwright
+
+from tests.serve.page.fake_server import FakeServer
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+# Nothing that a browser does of its own accord, and no name resolves but this machine's.
+ARGUMENTS = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1, EXCLUDE localhost",
+)
+Opener = Callable[..., Page]
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    executable = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if executable is None:
+        reason = f"needs a browser on the path: {', '.join(BROWSERS)}"
+        pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=executable, args=ARGUMENTS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def fake() -> Iterator[FakeServer]:
+    with FakeServer() as server:
+        yield server
+
+
+@pytest.fixture
+def base_url(request: pytest.FixtureRequest) -> str:
+    """A server with the Sudoku model: one that runs already, named by REDRAFT_PAGE_URL, or the fake one."""
+    return os.environ.get("REDRAFT_PAGE_URL", "").rstrip("/") or request.getfixturevalue("fake").url
+
+
+@pytest.fixture
+def opened(browser: Browser) -> Iterator[Opener]:
+    """Opens a page at a tab. At the end, no request has gone elsewhere, and the browser has had nothing to complain."""
+    contexts, requests, complaints = [], [], []
+
+    def listen(message: ConsoleMessage) -> None:
+        # An answer that is not 200 is logged by the browser itself; the page says it in words.
+        if message.type in ("error", "warning") and not message.text.startswith("Failed to load resource"):
+            complaints.append(message.text)
+
+    def note(request: Request) -> None:
+        requests.append(request.url)
+
+    def open_page(url: str, tab: str = "", width: int = 1280, **options: object) -> Page:
+        context = browser.new_context(viewport={"width": width, "height": 900}, base_url=url, **options)
+        contexts.append((context, url))
+        context.on("request", note)
+        page = context.new_page()
+        # A first constraint on a busy machine takes its time.
+        page.set_default_timeout(30_000)
+        page.on("console", listen)
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.goto(f"{url}/#{tab}" if tab else f"{url}/")
+        page.get_by_role("tab", selected=True).wait_for()
+        return page
+
+    yield open_page
+    hosts = {urlsplit(url).netloc for _, url in contexts}
+    for context, _ in contexts:
+        context.close()
+    assert complaints == []
+    assert requests
+    assert {urlsplit(url).netloc for url in requests} <= hosts, requests
+
+
+@pytest.fixture
+def page(opened: Opener, base_url: str) -> Page:
+    """The page as it opens."""
+    return opened(base_url)
+
+
+def canvas_text(page: Page) -> str:
+    """What the cells of the visible canvas show, "↵" for line ends."""
+    return "".join(page.get_by_role("gridcell").all_inner_texts())
+
+
+def settle(page: Page) -> None:
+    """Wait until an answer has arrived and its last step is shown."""
+    page.get_by_role("group", name="What the answer cost").wait_for()
+    page.get_by_role("button", name="Play", exact=True).wait_for()
+
+
+def steps_in(text: str) -> int:
+    found = re.search(r"(\d+) steps?", text)
+    assert found, text
+    return int(found[1])
