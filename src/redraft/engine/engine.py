@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import torch
 
@@ -17,6 +17,7 @@ from redraft.engine.decide import ChooseResult, choose
 from redraft.engine.extract import Extraction, extract
 from redraft.engine.generation import Generation
 from redraft.engine.infill import EditResult, FillResult, edit, fill
+from redraft.engine.origin import Origin
 from redraft.engine.prefix import PrefixCache
 from redraft.engine.request import Draft, Request
 from redraft.engine.result import Result, StepEvent
@@ -29,6 +30,14 @@ from redraft.models.tokenizer import ChatTokenizer
 Prompt = str | Sequence[int] | Sequence[Mapping[str, Any]]
 
 
+class Recorders(Protocol):
+    """Makes generations that are recorded."""
+
+    def generation(
+        self, engine: "Engine", request: Request, on_step: Callable[[StepEvent], None] | None
+    ) -> Generation: ...
+
+
 class Engine:
     """Generates with one model. Not safe for use from several threads at once."""
 
@@ -37,6 +46,8 @@ class Engine:
         between values they differ by the rounding of the dtype."""
         self.model = model
         self.tokenizer = tokenizer
+        self.origin: Origin | None = None
+        """Set where the engine was loaded from a checkpoint."""
         self.prefixes = PrefixCache(model, checks.check_whole("prefill_chunk", prefill_chunk, 1))
         config = model.config
         self.constraints = Compiler(
@@ -48,11 +59,17 @@ class Engine:
         return self.stream(prompt, **parameters).result()
 
     def stream(
-        self, prompt: Prompt, *, on_step: Callable[[StepEvent], None] | None = None, **parameters: Any
+        self,
+        prompt: Prompt,
+        *,
+        on_step: Callable[[StepEvent], None] | None = None,
+        record: Recorders | None = None,
+        **parameters: Any,
     ) -> Generation:
         """Start answering ``prompt``; parameters and errors as in ``request``. on_step: called after every denoising
-        step."""
-        return Generation(self, self.request(prompt, **parameters), on_step)
+        step. record: a ``RecordingFolder``, which keeps what happens."""
+        request = self.request(prompt, **parameters)
+        return Generation(self, request, on_step) if record is None else record.generation(self, request, on_step)
 
     def request(
         self,
@@ -95,7 +112,9 @@ class Engine:
         is the constraint), and GenerationError while running if the model yields NaN.
         """
         if unknown:
-            known = ", ".join((*(name for name, p in _PARAMETERS.items() if p.kind is p.KEYWORD_ONLY), "on_step"))
+            known = ", ".join(
+                (*(name for name, p in _PARAMETERS.items() if p.kind is p.KEYWORD_ONLY), "on_step", "record")
+            )
             raise RequestError(f"unknown parameter {next(iter(unknown))!r}; known are {known}")
         if acceptance is not None and entropy_bound is not None:
             raise RequestError("entropy_bound and acceptance exclude each other; put the bound into EntropyBound(...)")
@@ -124,6 +143,7 @@ class Engine:
             end_token_ids=defaults.end_token_ids,
             context_length=config.context_length,
             constraint=compiled,
+            demand=constraint,
             thought=thought,
             verifier=verifier,
             verify_rounds=checks.check_whole("verify_rounds", verify_rounds, 0) if verifier is not None else 0,
