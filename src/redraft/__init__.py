@@ -2,7 +2,14 @@
 
 from typing import TYPE_CHECKING, Any
 
-from redraft.errors import CheckpointError, ConstraintError, GenerationError, RedraftError, RequestError
+from redraft.errors import (
+    CheckpointError,
+    ConstraintError,
+    GenerationError,
+    RecordingError,
+    RedraftError,
+    RequestError,
+)
 
 if TYPE_CHECKING:
     from redraft.canvas.acceptance import ConfidenceThreshold, EntropyBound
@@ -14,6 +21,9 @@ if TYPE_CHECKING:
     from redraft.engine.request import Draft
     from redraft.engine.result import Chunk, Result, StepEvent, Usage
     from redraft.engine.verify import Candidate
+    from redraft.record.recorder import RecordingFolder
+    from redraft.record.recording import Recording
+    from redraft.record.replay import replay
 
 __all__ = [
     "Candidate",
@@ -29,6 +39,9 @@ __all__ = [
     "GenerationError",
     "Hole",
     "JSONSchema",
+    "Recording",
+    "RecordingError",
+    "RecordingFolder",
     "RedraftError",
     "Regex",
     "ReproducesCanvas",
@@ -39,6 +52,7 @@ __all__ = [
     "Template",
     "Usage",
     "load",
+    "replay",
 ]
 
 _LAZY = {
@@ -47,6 +61,9 @@ _LAZY = {
     "Engine": "redraft.engine.engine",
     "Generation": "redraft.engine.generation",
     "load": "redraft.engine.load",
+    "Recording": "redraft.record.recording",
+    "RecordingFolder": "redraft.record.recorder",
+    "replay": "redraft.record.replay",
     **dict.fromkeys(("ConfidenceThreshold", "EntropyBound"), "redraft.canvas.acceptance"),
     **dict.fromkeys(("ReproducesCanvas", "StableAndConfident"), "redraft.canvas.stopping"),
     **dict.fromkeys(("Choice", "Hole", "JSONSchema", "Regex", "Template"), "redraft.constrain.constraint"),

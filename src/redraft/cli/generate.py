@@ -46,6 +46,8 @@ def generate(
     as_json: Annotated[bool, typer.Option("--json", help="Print the answer and its cost as JSON.")] = False,
     dtype: options.DTypeOption = "auto",
     threads: options.Threads = None,
+    record: options.Record = None,
+    record_prompt: options.RecordPrompt = True,
 ) -> None:
     """Answer a prompt.
 
@@ -55,6 +57,7 @@ def generate(
     text = _prompt(prompt, file)
     if not text.strip():
         raise RequestError("the prompt is empty; give some text")
+    recordings = options.recordings(record, record_prompt)
     engine = options.load_engine(model, dtype, threads)
     parameters: dict[str, Any] = {
         **_rules(engine, confidence_threshold, stopping),
@@ -65,6 +68,7 @@ def generate(
         "entropy_bound": entropy_bound,
         "canvas_length": canvas_length,
         "stop": stop,
+        "record": recordings,
     }
     question = text if raw else [{"role": "user", "content": text}]
     if watch and not as_json and sys.stdout.isatty():

@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from redraft.cli import bench, evaluate, generate, info, train
+from redraft.cli import bench, diff, evaluate, generate, info, replay, train
 from redraft.errors import RedraftError
 
 app = typer.Typer(
@@ -20,6 +20,8 @@ app.command()(info.info)
 app.command()(train.train)
 app.command()(evaluate.evaluate)
 app.command()(bench.bench)
+app.command()(replay.replay)
+app.command()(diff.diff)
 
 
 def main() -> None:

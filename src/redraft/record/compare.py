@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from redraft.engine.result import StepEvent
+from redraft.record.described import prompt_digest
 from redraft.record.recording import Recording
 from redraft.record.steps import Place, places
 
@@ -77,7 +78,9 @@ def parameters(a: Recording, b: Recording) -> dict[str, tuple[Any, Any]]:
 
 
 def _flat(recording: Recording) -> dict[str, Any]:
-    found = dict(recording.request)
+    prompt = recording.request["prompt"]
+    # Of a prompt that was not kept, there is what is kept of any other as well.
+    found = {**recording.request, "prompt": prompt_digest(prompt) if isinstance(prompt, list) else prompt}
     for part, values in {"model": recording.model, "version": recording.versions}.items():
         found |= {f"{part}.{name}": value for name, value in values.items()}
     return found | dict(recording.computed)

@@ -1,9 +1,11 @@
 """A request as plain JSON, and back: everything that decides what a seed gives, but for code."""
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from redraft.canvas.acceptance import ConfidenceThreshold, EntropyBound
@@ -52,6 +54,12 @@ def requested(engine: "Engine", description: Mapping[str, Any], **changed: Any) 
         compiled = engine.constraints.compile(request.demand, ends, request.stop, request.thought)
         request = replace(request, constraint=compiled)
     return replace(request, schedule=_restored("schedule", description["schedule"]), end_token_ids=ends)
+
+
+def prompt_digest(tokens: Sequence[int]) -> dict[str, Any]:
+    """What is kept of a prompt that is not kept."""
+    digest = hashlib.sha256(np.asarray(tokens, "<i4").tobytes()).hexdigest()
+    return {"tokens": len(tokens), "sha256": digest}
 
 
 def plain(value: Any) -> Any:

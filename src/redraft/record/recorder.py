@@ -1,17 +1,15 @@
 """Keeps what happens in a generation: a recorder listens to its steps, a folder keeps a file a request."""
 
-import hashlib
 import re
 import secrets
 import tempfile
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 
 from redraft.engine.generation import Generation
@@ -19,7 +17,7 @@ from redraft.engine.request import Request
 from redraft.engine.result import Result, StepEvent
 from redraft.engine.work import Work
 from redraft.errors import RecordingError
-from redraft.record.described import described, plain
+from redraft.record.described import described, plain, prompt_digest
 from redraft.record.recording import Recording, draws_of, result_object
 from redraft.record.steps import Steps
 
@@ -182,9 +180,3 @@ class RecordedGeneration(Generation):
             raise
         self.recorder.finish(result)
         return result
-
-
-def prompt_digest(tokens: Sequence[int]) -> dict[str, Any]:
-    """What is kept of a prompt that is not kept."""
-    digest = hashlib.sha256(np.asarray(tokens, "<i4").tobytes()).hexdigest()
-    return {"tokens": len(tokens), "sha256": digest}

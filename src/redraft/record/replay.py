@@ -10,8 +10,8 @@ from redraft.engine.result import Chunk, StepEvent
 from redraft.engine.work import Waiting
 from redraft.errors import GenerationError, RecordingError
 from redraft.record.compare import Comparison, compare, compare_beginning
-from redraft.record.described import requested
-from redraft.record.recorder import Recorder, prompt_digest
+from redraft.record.described import prompt_digest, requested
+from redraft.record.recorder import Recorder
 from redraft.record.recording import Recording
 
 
