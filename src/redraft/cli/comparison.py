@@ -143,9 +143,9 @@ def _parameters(differing: Mapping[str, tuple[Any, Any]], names: Names) -> Table
 def _value(value: Any) -> str:
     if isinstance(value, dict) and "sha256" in value:
         return f"{value['tokens']} tokens, SHA-256 {value['sha256'][:12]}..."
-    if isinstance(value, dict) and isinstance(value.get("type"), str):
-        inner = ", ".join(f"{name}={one!r}" for name, one in value.items() if name != "type")
-        shown = f"{value['type']}({inner})"
+    if isinstance(value, dict) and isinstance(value.get("is"), str):
+        inner = ", ".join(f"{name}={one!r}" for name, one in value.items() if name != "is")
+        shown = f"{value['is']}({inner})"
     elif isinstance(value, dict) and "code" in value:
         shown = str(value["code"])
     else:

@@ -67,10 +67,10 @@ def plain(value: Any) -> Any:
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, Draft):
-        return {"type": "Draft", "tokens": value.tokens.tolist(), "survival": value.survival.tolist()}
+        return {"is": "Draft", "tokens": value.tokens.tolist(), "survival": value.survival.tolist()}
     if _KNOWN.get(type(value).__name__) is type(value) and is_dataclass(value):
         own = {field.name: plain(getattr(value, field.name)) for field in fields(value)}
-        return {"type": type(value).__name__, **own}
+        return {"is": type(value).__name__, **own}
     if isinstance(value, Mapping):
         return {str(name): plain(one) for name, one in value.items()}
     if isinstance(value, Sequence):
@@ -85,10 +85,10 @@ def restored(value: Any) -> Any:
         return tuple(restored(one) for one in value)
     if not isinstance(value, Mapping):
         return value
-    kind, code = value.get("type"), value.get("code")
+    kind, code = value.get("is"), value.get("code")
     if isinstance(code, str):
         raise KeyError(code)
-    own = {name: restored(one) for name, one in value.items() if not (name == "type" and isinstance(kind, str))}
+    own = {name: restored(one) for name, one in value.items() if not (name == "is" and isinstance(kind, str))}
     if not isinstance(kind, str):
         return own
     if kind == "Draft":

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import secrets
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -72,13 +73,13 @@ class Recording:
         Raises RecordingError where that fails.
         """
         content = self._packed()
-        aside = folder / f".{self.name}.{os.getpid()}.part"
+        aside = folder / f".{self.name}.{secrets.token_hex(4)}.part"
         try:
-            with aside.open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
             try:
+                with aside.open("xb") as file:
+                    file.write(content)
+                    file.flush()
+                    os.fsync(file.fileno())
                 return _put(aside, folder, self.name)
             finally:
                 aside.unlink(missing_ok=True)
@@ -137,7 +138,7 @@ _BROKEN = (
 
 def draws_of(request: Mapping[str, Any], noise: Mapping[str, Any]) -> Draws | None:
     """What a described request's seed puts on a canvas; None where its noise is not one that is known."""
-    if noise.get("type") != UniformNoise.__name__:
+    if noise.get("is") != UniformNoise.__name__:
         return None
     draft = restored(request["draft"])
     if not isinstance(draft, Draft | None):
