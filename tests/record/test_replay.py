@@ -108,6 +108,31 @@ def test_a_checkpoint_whose_defaults_changed_replays_by_the_recorded_ones(folder
     assert replay(recording, engine).identical
 
 
+class TestOtherVerbs:
+    def test_a_fill_replays(self, engine: Engine, tmp_path: Path) -> None:
+        runs = RecordingFolder(tmp_path)
+        filled = engine.fill("in the ", " and on", seed=3, record=runs)
+        recording = Recording.load(only_file(runs))
+        assert recording.result is not None
+        assert recording.result["text"] == filled.text.removeprefix("in the ")
+        assert replay(recording, engine).identical
+
+    def test_an_edit_leaves_a_file_for_each_canvas_and_each_replays(self, engine: Engine, tmp_path: Path) -> None:
+        text = "the one " + "and the other " * 4 + "in the end"
+        engine.edit(text, [(4, 7), (len(text) - 3, len(text))], seed=3, record=RecordingFolder(tmp_path))
+        recordings = [Recording.load(path) for path in sorted(tmp_path.iterdir())]
+        assert len(recordings) == 2
+        assert all(recording.request["draft"] is not None for recording in recordings)
+        assert all(replay(recording, engine).identical for recording in recordings)
+
+    def test_verbs_that_do_not_record_say_so(self, engine: Engine, tmp_path: Path) -> None:
+        runs = RecordingFolder(tmp_path)
+        with pytest.raises(redraft.RequestError, match="record cannot be given here; generate"):
+            engine.choose("is it?", ["yes", "no"], record=runs)
+        with pytest.raises(redraft.RequestError, match="record cannot be given here; generate"):
+            engine.extract("some", {"type": "integer"}, record=runs)
+
+
 class TestWhatDiffers:
     def test_a_seed(self, engine: Engine, tmp_path: Path) -> None:
         recording = recorded(engine, tmp_path)
@@ -213,8 +238,9 @@ class TestAnotherModel:
 class TestDigest:
     def test_every_shard_and_the_configuration_count(self, tmp_path: Path) -> None:
         folder = random_checkpoint(tmp_path, shard_bytes=20_000)
-        digests = {digest.weights_digest(checkpoint.read(folder))}
-        paths = [folder / "config.json", *sorted(folder.glob("model-*.safetensors"))]
+        found = checkpoint.read(folder)
+        digests = {digest.weights_digest(found)}
+        paths = [folder / "config.json", *sorted({tensor.file for tensor in found.tensors.values()})]
         assert len(paths) > 3
         for path in paths:
             content = path.read_bytes()

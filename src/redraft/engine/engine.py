@@ -112,10 +112,11 @@ class Engine:
         is the constraint), and GenerationError while running if the model yields NaN.
         """
         if unknown:
-            known = ", ".join(
-                (*(name for name, p in _PARAMETERS.items() if p.kind is p.KEYWORD_ONLY), "on_step", "record")
-            )
-            raise RequestError(f"unknown parameter {next(iter(unknown))!r}; known are {known}")
+            name = next(iter(unknown))
+            if name in ("on_step", "record"):
+                raise RequestError(f"{name} cannot be given here; generate, stream, fill and edit take it")
+            known = ", ".join(own for own, p in _PARAMETERS.items() if p.kind is p.KEYWORD_ONLY)
+            raise RequestError(f"unknown parameter {name!r}; known are {known}, on_step, record")
         if acceptance is not None and entropy_bound is not None:
             raise RequestError("entropy_bound and acceptance exclude each other; put the bound into EntropyBound(...)")
         config, defaults = self.model.config, self.model.defaults

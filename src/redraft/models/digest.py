@@ -16,7 +16,7 @@ KEPT_FROM = 64 << 20
 
 
 def weights_digest(found: Checkpoint, kept_from: int = KEPT_FROM) -> str:
-    """Of ``config.json`` and of every weight file, whole and with its name.
+    """Of ``config.json`` and of every weight file that the text model has a part in, whole and with its name.
 
     The digest of a file of ``kept_from`` bytes or more is kept beside packed weights, and good for as long as the
     file's size and time of change are the same.
