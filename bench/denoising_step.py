@@ -21,7 +21,7 @@ import torch
 from tests.random_checkpoint import random_checkpoint
 
 from redraft.engine.engine import Engine
-from redraft.engine.kv_cache import KVCache
+from redraft.engine.kv_pool import KVPool
 from redraft.engine.load import load
 from redraft.kernels import library
 from redraft.kernels.packed import FORMATS, Format
@@ -70,7 +70,7 @@ def agreement(
         f"transformers {d}": m(input_ids=context, decoder_input_ids=canvas).logits[0] for d, m in references.items()
     }
     for dtype, engine in engines.items():
-        cache = KVCache(engine.model.cache_layout())
+        cache = KVPool.of(engine.model).open()[0]
         engine.model.encode(context, cache)
         hidden = engine.model.denoise(canvas, cache, None)[0]
         logits[f"redraft {dtype}"] = engine.model.logits(hidden)

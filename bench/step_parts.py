@@ -20,7 +20,7 @@ import torch
 from tests.random_checkpoint import random_checkpoint
 
 from bench.denoising_step import DEEP_SHAPE, DEEP_VOCABULARY, PROMPT_TOKENS, SHAPE
-from redraft.engine.kv_cache import KVCache
+from redraft.engine.kv_pool import KVPool
 from redraft.kernels import bindings, library
 from redraft.kernels.packed import FORMATS
 from redraft.measure.peak import multiply_adds_by_kernel, multiply_adds_per_second
@@ -64,7 +64,7 @@ def measure(model: PackedDiffusionGemma, rounds: int) -> tuple[float, dict[str, 
     assert canvas is not None, "the random checkpoints have a canvas"
     generator = torch.Generator().manual_seed(0)
     prompt, tokens = torch.randint(16, config.vocab_size, (2, 1, canvas), generator=generator)
-    cache = KVCache(model.cache_layout())
+    cache = KVPool.of(model).open()[0]
     model.encode(prompt[:, :PROMPT_TOKENS], cache)
     uniforms = torch.rand(canvas, dtype=torch.float64, generator=generator)
     signal, steps, kernels = None, [], []

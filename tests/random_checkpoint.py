@@ -181,6 +181,8 @@ PIECES += [
     "\\u",
     "\\n",
     "[]",
+    # Without it a space would be spelled by the bytes of the mark that stands for it, and come back as the mark.
+    " ",
 ]
 THOUGHT = ("<|channel>", "<channel|>")
 LETTERS_SIZE = 16 + 256 + len(PIECES) + len(THOUGHT)

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from redraft.engine.request import Draft
     from redraft.engine.result import Chunk, Result, StepEvent, Usage
     from redraft.engine.verify import Candidate
+    from redraft.measure.choice import ChoiceExample, fit_choice_temperature
+    from redraft.models.checkpoint import save_choice_temperature
     from redraft.record.recorder import RecordingFolder
     from redraft.record.recording import Recording
     from redraft.record.replay import replay
@@ -29,6 +31,7 @@ __all__ = [
     "Candidate",
     "CheckpointError",
     "Choice",
+    "ChoiceExample",
     "Chunk",
     "ConfidenceThreshold",
     "ConstraintError",
@@ -51,8 +54,10 @@ __all__ = [
     "StepEvent",
     "Template",
     "Usage",
+    "fit_choice_temperature",
     "load",
     "replay",
+    "save_choice_temperature",
 ]
 
 _LAZY = {
@@ -61,6 +66,8 @@ _LAZY = {
     "Engine": "redraft.engine.engine",
     "Generation": "redraft.engine.generation",
     "load": "redraft.engine.load",
+    "save_choice_temperature": "redraft.models.checkpoint",
+    **dict.fromkeys(("ChoiceExample", "fit_choice_temperature"), "redraft.measure.choice"),
     "Recording": "redraft.record.recording",
     "RecordingFolder": "redraft.record.recorder",
     "replay": "redraft.record.replay",

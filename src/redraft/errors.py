@@ -18,7 +18,7 @@ class ConstraintError(RequestError):
 
 
 class GenerationError(RedraftError):
-    """The model produced something that must not be handed out, such as NaN."""
+    """The model produced something that must not be handed out, such as NaN, or other answers hold the memory."""
 
 
 class RecordingError(RedraftError):

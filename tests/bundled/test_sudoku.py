@@ -11,10 +11,13 @@ from tests.random_checkpoint import reference_model
 
 import redraft
 from redraft.engine.engine import Engine
+from redraft.measure.calibration import calibration
+from redraft.measure.choice import predict
 from redraft.models import checkpoint
 from redraft.train.recipes.sudoku import layout
 from redraft.train.recipes.sudoku.evaluate import KINDS, as_text, evaluate, fresh_puzzles
 from redraft.train.recipes.sudoku.puzzles import Puzzles
+from redraft.train.recipes.sudoku.questions import questions
 
 ROOT = Path(__file__).parents[2]
 
@@ -129,3 +132,42 @@ def test_the_example_judges_by_the_rules(puzzles: dict[str, Puzzles]) -> None:
     assert example.faults(puzzle, as_text(np.zeros(81, dtype=np.uint8)))
     relabelled = solution % 9 + 1
     assert any("given cell" in fault for fault in example.faults(puzzle, as_text(relabelled)))
+
+
+class TestItsFittedTemperature:
+    """On cells whose probabilities it makes truer, though hardly: they are nearly true as they are."""
+
+    def test_it_is_read_and_applied(self, engine: Engine, puzzles: dict[str, Puzzles]) -> None:
+        fitted = engine.model.defaults.choice_temperature
+        assert fitted is not None
+        assert fitted == pytest.approx(1, abs=0.15)
+        hard = puzzles["24 to 30 givens"]
+        asked = questions(hard.boards[0], hard.solutions[0], None, np.random.default_rng(0))
+        plain, calibrated = (
+            engine.choose(asked.prompt, asked.options, frame=asked.frame, seed=3, calibrated=on).answers
+            for on in (False, True)
+        )
+        for name, decision in plain.items():
+            powers = np.array(list(decision.probabilities.values())) ** (1 / fitted)
+            found = np.array(list(calibrated[name].probabilities.values()))
+            np.testing.assert_allclose(found, powers / powers.sum(), rtol=1e-9)
+
+    def test_the_probabilities_are_true_within_what_chance_makes_of_so_few(
+        self, engine: Engine, puzzles: dict[str, Puzzles]
+    ) -> None:
+        rng = np.random.default_rng(0)
+        asked = [
+            questions(board, solution, 8, rng)
+            for own in puzzles.values()
+            for board, solution in zip(own.boards, own.solutions, strict=True)
+        ]
+        found = predict(engine, asked, seed=0, calibrated=True)
+        measured = calibration(found.probabilities, found.truth)
+        assert measured.accuracy > 0.65
+        assert measured.expected_calibration_error < 0.08
+
+    def test_saving_the_model_keeps_it(self, tmp_path: Path) -> None:
+        model = checkpoint.read(checkpoint.find("sudoku")).load()
+        checkpoint.save(model, tmp_path, torch.float32)
+        assert checkpoint.read(tmp_path).defaults == model.defaults
+        assert model.defaults.choice_temperature is not None

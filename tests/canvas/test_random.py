@@ -119,3 +119,19 @@ def test_pairs_are_independent(many: Tensor, pair: str):
     one, other = PAIRS[pair](many)
     cells = ((one * 16).long() * 16 + (other * 16).long()).flatten()
     assert 1e-4 < chance(cells.bincount(minlength=256)) < 1 - 1e-4
+
+
+@pytest.mark.parametrize(("seed", "canvas", "step"), KEYS)
+def test_a_constraints_path_gets_the_other_two_words_of_the_block(seed: int, canvas: int, step: int):
+    blocks = [philox([seed, canvas], [position + 1, step, 0, 0]) for position in range(9)]
+    expected = torch.tensor([[(block[word] >> 11) / 2**53 for word in (2, 3)] for block in blocks], dtype=torch.float64)
+    assert torch.equal(PositionRandom(seed, canvas, step, 9).path, expected)
+
+
+def test_a_constraints_path_says_nothing_of_the_other_draws():
+    """Each pair of a position's four uniforms falls equally often into every cell of a grid of 8 by 8."""
+    parts = [PositionRandom(seed, 0, 1, 256) for seed in range(64)]
+    uniforms = torch.cat([torch.column_stack((part.sample, part.noise, part.path)) for part in parts])
+    for one, other in [(0, 2), (0, 3), (1, 2), (1, 3), (2, 3)]:
+        cells = (uniforms[:, one] * 8).long() * 8 + (uniforms[:, other] * 8).long()
+        assert chance(cells.bincount(minlength=64).double()) > 1e-4

@@ -1,3 +1,4 @@
+import io
 import os
 import subprocess
 import sys
@@ -7,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from redraft.cli.main import main
-from tests.random_checkpoint import random_checkpoint
+from tests.random_checkpoint import LETTERS_SIZE, random_checkpoint
 
 COMMAND = [sys.executable, "-c", "from redraft.cli.main import main; main()"]
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -18,6 +19,19 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint whose answers are noise, soon given up."""
     generation = {"max_denoising_steps": 4, "sampler_config": {"entropy_bound": 3.0}, "eos_token_id": []}
     return random_checkpoint(tmp_path_factory.mktemp("model"), generation=generation)
+
+
+@pytest.fixture(scope="session")
+def letters(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint that can spell any text, and says nothing of sense."""
+    generation = {"max_denoising_steps": 3, "sampler_config": {"entropy_bound": 3.0}}
+    return random_checkpoint(
+        tmp_path_factory.mktemp("letters"),
+        letters=True,
+        vocab_size=LETTERS_SIZE + 8,
+        canvas_length=48,
+        generation=generation,
+    )
 
 
 @pytest.fixture(scope="session")
@@ -36,7 +50,9 @@ def redraft() -> Run:
 def redraft_here(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
     """The command in this process, which has torch already. What a user would see as a traceback is raised here."""
 
-    def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+    def run(*arguments: object, stdin: bytes | None = None) -> subprocess.CompletedProcess[str]:
+        if stdin is not None:
+            monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin), encoding="utf-8"))
         monkeypatch.setattr(sys, "argv", ["redraft", *map(str, arguments)])
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
         capfd.readouterr()
@@ -47,3 +63,11 @@ def redraft_here(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[s
         return subprocess.CompletedProcess(sys.argv, code or 0, *capfd.readouterr())
 
     return run
+
+
+def assert_one_line(failed: subprocess.CompletedProcess[str], words: str) -> None:
+    """A mistake of the user's: one line on standard error that says it, nothing on standard output, exit code 1."""
+    assert (failed.returncode, failed.stdout) == (1, "")
+    assert failed.stderr.startswith("redraft: ")
+    assert failed.stderr.count("\n") == 1
+    assert words in failed.stderr

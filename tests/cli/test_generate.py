@@ -2,20 +2,34 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
+from typing import get_args
 
+import jsonschema
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tests.cli.conftest import COMMAND
+from redraft.cli.demands import HoleTypeOption, WhitespaceOption
+from redraft.constrain.json_text import Whitespace
+from redraft.constrain.template import HoleType
+from tests.cli.conftest import COMMAND, assert_one_line
 from tests.cli.terminal import run_in_terminal, screen
 from tests.random_checkpoint import random_checkpoint
 
 PROMPT = "w20 w21 w22"
 ROOM = 512
+SCHEMA = {
+    "type": "object",
+    "properties": {
+        "name": {"type": "string", "maxLength": 6},
+        "age": {"type": "integer", "minimum": 0, "maximum": 150},
+    },
+    "required": ["name", "age"],
+}
 
 
 @pytest.fixture(scope="module")
@@ -113,6 +127,127 @@ class TestPrompt:
         assert result["text"].split() == words[: words.index(words[2])]
 
 
+@pytest.fixture(scope="module")
+def schema(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("schema") / "person.json"
+    path.write_text(json.dumps(SCHEMA))
+    return path
+
+
+def constrained(redraft_here, letters, *arguments):
+    done = redraft_here("generate", "who?", "-m", letters, "--max-tokens", 60, "--seed", 7, *arguments)
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+class TestConstraint:
+    def test_schema(self, redraft_here, letters, schema):
+        done = constrained(redraft_here, letters, "--schema", schema)
+        jsonschema.validate(json.loads(done.stdout), SCHEMA)
+        assert ", log P(valid) -" in done.stderr
+        assert done.stderr.splitlines()[0].endswith("finish: stop")
+
+    def test_white_space_of_json(self, redraft_here, letters, schema):
+        done = constrained(redraft_here, letters, "--schema", schema, "--whitespace", "one-space", "--depth", 2)
+        assert done.stdout == json.dumps(json.loads(done.stdout), ensure_ascii=False) + "\n"
+        assert '": ' in done.stdout
+
+    def test_regex(self, redraft_here, letters):
+        done = constrained(redraft_here, letters, "--regex", r"[a-f]{3}-\d+")
+        assert re.fullmatch(r"[a-f]{3}-[0-9]+\n", done.stdout)
+
+    def test_choice(self, redraft_here, letters):
+        done = constrained(redraft_here, letters, "--choice", "the one", "--choice", "-2")
+        assert done.stdout in ("the one\n", "-2\n")
+
+    def test_json_says_how_likely_a_valid_answer_was(self, redraft_here, letters):
+        shown = json.loads(constrained(redraft_here, letters, "--choice", "yes", "--choice", "no", "--json").stdout)
+        assert shown["text"] in ("yes", "no")
+        assert len(shown["log_valid"]) == 1
+        assert shown["log_valid"][0] < 0
+        assert not {"thought", "verified"} & set(shown), "what was not asked for is not there"
+
+    def test_json_without_a_constraint_has_nothing_to_say_of_validity(self, answer):
+        assert "log_valid" not in json.loads(answer.stdout)
+        assert "P(valid)" not in answer.stderr
+
+    def test_candidates_cost_their_steps(self, redraft_here, letters):
+        counts = [
+            json.loads(
+                constrained(
+                    redraft_here,
+                    letters,
+                    "--regex",
+                    "[a-z]{9}",
+                    "--best-of",
+                    best,
+                    "--max-denoising-steps",
+                    1,
+                    "--json",
+                ).stdout
+            )["usage"]["denoising_steps"]
+            for best in (1, 3)
+        ]
+        assert counts == [1, 3]
+
+    def test_a_thought_is_not_part_of_the_answer(self, redraft_here, letters):
+        # With this seed the random model begins with a thought.
+        asked = ["generate", "who?", "-m", letters, "--seed", 1, "--max-tokens", 60, "--thinking"]
+        asked += ["--choice", "yes", "--choice", "no"]
+        done, shown = redraft_here(*asked), json.loads(redraft_here(*asked, "--json").stdout)
+        assert done.stdout == shown["text"] + "\n"
+        assert shown["text"] in ("yes", "no")
+        assert shown["thought"]
+        thought, cost = done.stderr[: len(shown["thought"])], done.stderr[len(shown["thought"]) :]
+        assert thought == shown["thought"]
+        assert re.match(r"\n\d+ tokens in", cost)
+
+    @pytest.mark.slow
+    def test_watching_works_too(self, letters):
+        environment = {**os.environ, "CI": "1", "TERM": "xterm-256color", "COLUMNS": "200", "LINES": "50"}
+        command = [*COMMAND, "generate", "who?", "-m", str(letters), "--seed", "7", "--watch", "--best-of", "2"]
+        code, written = run_in_terminal([*command, "--choice", "yes", "--choice", "no"], environment)
+        assert code == 0, written
+        assert {"yes", "no"} & set(screen(written))
+
+
+CONSTRAINT_MISTAKES = [
+    (["--regex", "a", "--choice", "b"], "--regex and --choice exclude each other"),
+    (["--schema", "SCHEMA", "--regex", "a", "--choice", "b"], "--schema and --regex and --choice exclude each other"),
+    (["--schema", "no/such.json"], "the file of --schema no/such.json cannot be read"),
+    (["--schema", "-"], "the file of --schema - cannot be read"),
+    (["--whitespace", "free"], "--whitespace says how JSON is written"),
+    (["--depth", 3, "--regex", "a"], "--depth says how JSON is written"),
+    (["--schema", "SCHEMA", "--depth", 99], "depth 99 must be"),
+    (["--regex", "(a"], "regular expression, position 0"),
+    (["--regex", "a{9}", "--max-tokens", 8], "max_tokens 8 is too small for the constraint"),
+    (["--best-of", 0], "best_of 0"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "words"), CONSTRAINT_MISTAKES)
+def test_mistake_in_a_constraint_is_named_in_one_line(redraft_here, letters, schema, arguments, words):
+    arguments = [schema if argument == "SCHEMA" else argument for argument in arguments]
+    assert_one_line(redraft_here("generate", "who?", "-m", letters, *arguments), words)
+
+
+@pytest.mark.parametrize(
+    ("written", "words"), [("{", "schema: not JSON at line 1"), ('{"if": true}', "'if' is not supported")]
+)
+def test_mistake_in_a_schema(redraft_here, letters, tmp_path, written, words):
+    (tmp_path / "schema.json").write_text(written)
+    assert_one_line(redraft_here("generate", "who?", "-m", letters, "--schema", tmp_path / "schema.json"), words)
+
+
+def test_a_model_that_has_no_markers_cannot_think(redraft_here, model):
+    assert_one_line(redraft_here("generate", PROMPT, "-m", model, "--thinking"), "cannot think")
+
+
+def test_hole_types_are_those_that_there_are():
+    assert [kind.value for kind in HoleTypeOption] == list(get_args(HoleType))
+    assert [kind.value for kind in WhitespaceOption] == list(get_args(Whitespace))
+
+
 MISTAKES = [
     pytest.param([PROMPT, "--max-tokens", 0], "max_tokens 0", id="no tokens"),
     pytest.param([PROMPT, "--max-tokens", 10**9], f"at most {ROOM - 9} would fit", id="huge max_tokens"),
@@ -134,13 +269,6 @@ MISTAKES = [
     pytest.param([PROMPT, "--file", "prompt.txt"], "not both", id="two prompts"),
     pytest.param(["--file", "no/such/prompt.txt"], "no/such/prompt.txt cannot be read", id="no such file"),
 ]
-
-
-def assert_one_line(failed: subprocess.CompletedProcess[str], words: str) -> None:
-    assert (failed.returncode, failed.stdout) == (1, "")
-    assert failed.stderr.startswith("redraft: ")
-    assert failed.stderr.count("\n") == 1
-    assert words in failed.stderr
 
 
 @pytest.mark.parametrize(("arguments", "words"), MISTAKES)

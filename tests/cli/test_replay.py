@@ -38,6 +38,17 @@ def test_a_replay_is_identical(redraft_here, record, arguments):
     )
 
 
+def test_fill_and_edit_are_recorded_too(redraft_here, letters, tmp_path):
+    text, runs = tmp_path / "text.txt", tmp_path / "runs"
+    text.write_text("the cat is here")
+    abc = ["--hole-regex", "[abc]{3}", "-m", letters, "--record", runs]
+    assert redraft_here("edit", text, "--span", "4:7", *abc).returncode == 0
+    assert redraft_here("fill", "--prefix", "the ", "--suffix", " is here", *abc).returncode == 0
+    files = list(runs.iterdir())
+    assert len(files) == 2
+    assert [redraft_here("replay", file).returncode for file in files] == [0, 0]
+
+
 def test_another_format_is_named_and_where_it_parts(redraft_here, record):
     done = redraft_here("replay", record("--seed", 7), "--dtype", "int4")
     assert done.returncode == 1

@@ -35,6 +35,12 @@ def endless(engine: Engine) -> Engine:
     return engine
 
 
+def small_blocks(folder: Path, block: int) -> Engine:
+    """With chunks of as many tokens, so that torch shares the same as the kernels."""
+    plain = load(folder)
+    return endless(Engine(plain.model, plain.tokenizer, prefill_chunk=block, kv_block=block))
+
+
 def commit_counter(engine: Engine) -> list[int]:
     """How many tokens are encoded together from now on, alone or with a canvas's first step."""
     lengths: list[int] = []
@@ -54,35 +60,34 @@ def commit_counter(engine: Engine) -> list[int]:
 
 
 def test_a_seed_gives_the_same_tokens_alone_after_others_and_with_its_prompt_cached(folder: Path) -> None:
-    alone = endless(load(folder, prefill_chunk=8)).generate(PROMPT, max_tokens=30, seed=7)
-    busy = endless(load(folder, prefill_chunk=8))
+    alone = small_blocks(folder, 8).generate(PROMPT, max_tokens=30, seed=7)
+    busy = small_blocks(folder, 8)
     busy.generate([16, 17, 18], max_tokens=50, seed=1)
     after_others = busy.generate(PROMPT, max_tokens=30, seed=7)
     busy.generate(PROMPT, max_tokens=8, seed=2)
     cached = busy.generate(PROMPT, max_tokens=30, seed=7)
     assert alone.token_ids == after_others.token_ids == cached.token_ids
     assert after_others.usage.cached_prompt_tokens == 0
-    assert cached.usage.cached_prompt_tokens == 24, "three whole chunks of 8 of the 30 prompt tokens"
+    assert cached.usage.cached_prompt_tokens == 24, "three whole blocks of 8 of the 30 prompt tokens"
 
 
-def test_a_prompt_that_shares_a_beginning_reuses_whole_chunks_of_it_bit_for_bit(tmp_path: Path) -> None:
-    folder = random_checkpoint(tmp_path, generation=RESTLESS, sliding_window=64)
+def test_a_prompt_that_shares_a_beginning_reuses_whole_blocks_of_it_bit_for_bit(folder: Path) -> None:
     other = [*PROMPT[:17], 60, 61, 62]
     fresh, warm = [], []
-    endless(load(folder, prefill_chunk=4)).generate(other, max_tokens=20, seed=3, on_step=fresh.append)
-    engine = endless(load(folder, prefill_chunk=4))
+    small_blocks(folder, 4).generate(other, max_tokens=20, seed=3, on_step=fresh.append)
+    engine = small_blocks(folder, 4)
     engine.generate(PROMPT, max_tokens=8, seed=9)
     result = engine.generate(other, max_tokens=20, seed=3, on_step=warm.append)
     assert result.usage.cached_prompt_tokens == 16
     assert all(torch.equal(a.entropy, b.entropy) for a, b in zip(fresh, warm, strict=True))
 
 
-def test_a_prompt_whose_window_was_left_behind_is_encoded_again(folder: Path) -> None:
-    """Sliding layers drop what they no longer read: after a long answer the prompt's tail is gone, and not guessed."""
-    engine = endless(load(folder, prefill_chunk=8))
+def test_a_prompt_whose_window_was_left_behind_is_found_again(folder: Path) -> None:
+    """Sliding layers no longer read it after a long answer, and the pool keeps it all the same."""
+    engine = small_blocks(folder, 8)
     expected = engine.generate(PROMPT, max_tokens=100, seed=7).token_ids
     again = engine.generate(PROMPT, max_tokens=100, seed=7)
-    assert again.usage.cached_prompt_tokens == 0
+    assert again.usage.cached_prompt_tokens == 24
     assert again.token_ids == expected
 
 

@@ -7,7 +7,7 @@ import torch
 from tests.random_checkpoint import random_checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
-from redraft.engine.kv_cache import KVCache
+from redraft.engine.kv_pool import KVPool
 from redraft.kernels import bindings
 from redraft.kernels.linear import linear
 from redraft.kernels.packed import FORMATS, Format, pack
@@ -22,7 +22,7 @@ def test_a_step_has_the_multiply_adds_that_torch_counts_in_the_plain_model(tmp_p
     """Every expert is active, so that the plain model's products are all there is; the window is 8."""
     found = checkpoint.read(random_checkpoint(tmp_path_factory.mktemp("model"), num_experts=3, top_k=3))
     model, config = found.load("float32"), found.config
-    cache = KVCache(model.cache_layout())
+    cache = KVPool.of(model).open()[0]
     model.encode(torch.arange(20, 20 + prompt)[None], cache)
     canvas = torch.arange(16, 16 + config.canvas_length)[None]
     signal = torch.zeros(1, config.canvas_length, config.hidden_size)

@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import DiffusionGemmaForBlockDiffusion
 
 import redraft
-from redraft.engine.kv_cache import KVCache
+from redraft.engine.kv_pool import KVPool
 from redraft.errors import CheckpointError
 from redraft.models import checkpoint
 from redraft.models.base import GenerationDefaults
@@ -35,7 +35,7 @@ CANVASES = torch.randint(0, 64, (2, 1, 8), generator=torch.Generator().manual_se
 @torch.inference_mode()
 def two_steps(model: DiffusionGemma) -> list[Tensor]:
     """Logits of two denoising steps after a prompt, the second one conditioned on the first."""
-    cache = KVCache(model.cache_layout())
+    cache = KVPool.of(model).open()[0]
     model.encode(PROMPT, cache)
     hidden = model.denoise(CANVASES[0], cache, None)
     signal = model.readout(hidden[0], TEMPERATURE, None).signal

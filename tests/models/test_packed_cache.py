@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from redraft.engine.kv_cache import KVCache
+from redraft.engine.kv_pool import KVPool
 from redraft.kernels.packed import FORMATS, Format
 from redraft.models import checkpoint, packed_cache
 from redraft.models.packed_cache import FOLDER, load_packed
@@ -37,7 +37,7 @@ def loaded(folder: Path, format: Format = "int8") -> PackedDiffusionGemma:
 
 
 def logits(model: PackedDiffusionGemma) -> torch.Tensor:
-    return model.logits(model.denoise(torch.arange(20, 28)[None], KVCache(model.cache_layout()), None))
+    return model.logits(model.denoise(torch.arange(20, 28)[None], KVPool.of(model).open()[0], None))
 
 
 def cached(folder: Path) -> list[Path]:

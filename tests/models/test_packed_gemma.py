@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from redraft.engine.kv_cache import KVCache
+from redraft.engine.kv_pool import KVPool, PooledCache
 from redraft.kernels import bindings
 from redraft.kernels.packed import FORMATS, Format
 from redraft.models import checkpoint
@@ -56,15 +56,15 @@ def prompt(length: int) -> torch.Tensor:
     return torch.randint(16, 300, (1, length), generator=torch.Generator().manual_seed(length))
 
 
-def encoded(model: PackedDiffusionGemma, tokens: torch.Tensor, chunk: int = 256) -> KVCache:
-    cache = KVCache(model.cache_layout())
+def encoded(model: PackedDiffusionGemma, tokens: torch.Tensor, chunk: int = 256) -> PooledCache:
+    cache = KVPool.of(model).open()[0]
     for start in range(0, tokens.shape[1], chunk):
         model.encode(tokens[:, start : start + chunk], cache)
     return cache
 
 
-def kept(cache: KVCache, layers: int) -> list[torch.Tensor]:
-    return [part for layer in range(layers) for part in cache.read(layer) or ()]
+def kept(cache: PooledCache, layers: int) -> list[torch.Tensor]:
+    return [part for layer in range(layers) for blocks in cache.read(layer) for part in blocks]
 
 
 @needs_kernels
@@ -124,7 +124,7 @@ def test_prefill_in_other_chunks_differs_by_rounding_only(unrouted: Checkpoint, 
 def test_float32_gives_the_logits_of_the_plain_model(found: Checkpoint, window_policy: WindowPolicy):
     model, plain = load_packed(found, "float32", window_policy), found.load("float32", window_policy)
     tokens, signal = prompt(40), None
-    ours, theirs = encoded(model, tokens), KVCache(plain.cache_layout())
+    ours, theirs = encoded(model, tokens), KVPool.of(plain).open()[0]
     plain.encode(tokens, theirs)
     for _ in range(3):
         hidden, expected = model.denoise(CANVAS, ours, signal), plain.denoise(CANVAS, theirs, signal)
@@ -141,7 +141,7 @@ def test_the_other_formats_stay_within_their_logit_error(
     for work in (bindings.kernels, lambda: None):
         monkeypatch.setattr(bindings, "kernels", work)
         model, signal = load_packed(unrouted, format), None
-        ours, theirs = encoded(model, prompt(40)), KVCache(plain.cache_layout())
+        ours, theirs = encoded(model, prompt(40)), KVPool.of(plain).open()[0]
         plain.encode(prompt(40), theirs)
         for _ in range(2):
             expected = plain.denoise(CANVAS, theirs, signal)
@@ -182,7 +182,7 @@ def test_a_smaller_format_takes_less_memory(found: Checkpoint):
 @pytest.mark.parametrize("tokens_of", [1, 2])
 def test_several_sequences_are_refused(found: Checkpoint, tokens_of: int):
     model = load_packed(found, "float32")
-    two, cache = prompt(5).repeat(2, 1), KVCache(model.cache_layout())
+    two, cache = prompt(5).repeat(2, 1), KVPool.of(model).open()[0]
     refused = pytest.raises(ValueError, match="2 sequences at once; packed weights compute one sequence at a time")
     with refused:
         model.encode(two, cache)
@@ -198,8 +198,8 @@ def test_a_checkpoint_in_bfloat16_is_packed_from_what_it_stores(tmp_path: Path):
     """Also in float32, which then is as exact as the file."""
     found = checkpoint.read(random_checkpoint(tmp_path, dtype=torch.bfloat16))
     model, plain = load_packed(found, "float32"), found.load("float32")
-    hidden = model.denoise(CANVAS, KVCache(model.cache_layout()), None)
-    expected = plain.denoise(CANVAS, KVCache(plain.cache_layout()), None)
+    hidden = model.denoise(CANVAS, KVPool.of(model).open()[0], None)
+    expected = plain.denoise(CANVAS, KVPool.of(plain).open()[0], None)
     torch.testing.assert_close(model.logits(hidden), plain.logits(expected), atol=1e-4, rtol=0)
 
 
@@ -219,14 +219,14 @@ class TestTorchsThreads:
         monkeypatch.setattr(
             type(model), "_embed", lambda *_: seen.append(torch.get_num_threads()) or torch.zeros(8, 144)
         )
-        model.denoise(CANVAS, KVCache(model.cache_layout()), None)
+        model.denoise(CANVAS, KVPool.of(model).open()[0], None)
         assert seen == [1]
         assert torch.get_num_threads() == 3
 
     def test_restored_after_an_error(self, found):
         model = load_packed(found, "float32")
         with pytest.raises(ValueError, match="one sequence"):
-            model.denoise(CANVAS.expand(2, -1), KVCache(model.cache_layout()), None)
+            model.denoise(CANVAS.expand(2, -1), KVPool.of(model).open()[0], None)
         assert torch.get_num_threads() == 3
 
     def test_kept_where_torch_does_the_work(self, monkeypatch):

@@ -5,8 +5,9 @@ from math import prod
 import pytest
 import torch
 
-from redraft.engine.kv_cache import KVCache
+from redraft.engine.kv_pool import KVPool, PooledCache
 from redraft.models import checkpoint
+from redraft.models.base import KV_BLOCK
 from redraft.models.packed_gemma import pack_weights
 from redraft.models.summary import kv_bytes_per_token, parameters, part_bytes
 from tests.random_checkpoint import random_checkpoint, reference_model
@@ -48,9 +49,9 @@ def test_packed_formats_take_what_is_said_and_their_padding(tmp_path, format):
 
 
 @torch.inference_mode()
-def filled_cache(found: checkpoint.Checkpoint, length: int) -> KVCache:
+def filled_cache(found: checkpoint.Checkpoint, length: int) -> PooledCache:
     model = found.load("auto")
-    cache = KVCache(model.cache_layout())
+    cache = KVPool.of(model).open()[0]
     for _ in range(length):
         model.encode(torch.zeros(1, 1, dtype=torch.long), cache)
     return cache
@@ -59,18 +60,14 @@ def filled_cache(found: checkpoint.Checkpoint, length: int) -> KVCache:
 def test_cache_bytes_are_what_the_layers_read(found):
     length = 40
     cache = filled_cache(found, length)
-    read = sum(part.nbytes for index in range(len(found.config.layers)) for part in cache.read(index) or ())
+    read = 0
+    for index, spec in enumerate(found.config.layers):
+        own = sum(part.nbytes for blocks in cache.read(index) for part in blocks)
+        read += own if spec.window is None else 0
+    assert read == length * kv_bytes_per_token(found)[1]
+
+
+def test_a_sequence_takes_at_most_what_is_said(found):
+    pool = KVPool.of(found.load())
     fixed, per_token = kv_bytes_per_token(found)
-    assert read == fixed // 2 + length * per_token, "a sliding layer's buffer holds twice what it reads"
-
-
-def test_sliding_layers_take_at_most_what_is_said(plain):
-    found = checkpoint.read(plain)
-    sliding = [layer for layer in found.load().cache_layout() if layer[2] is not None]
-    cache = KVCache(sliding)
-    for _ in range(40):
-        for index, (heads, dim, _) in enumerate(sliding):
-            cache.write(index, torch.zeros(1, heads, 1, dim), torch.zeros(1, heads, 1, dim))
-        cache.advance(1)
-    one_write = sum(2 * heads * dim * 4 for heads, dim, _ in sliding)
-    assert cache.nbytes <= kv_bytes_per_token(found)[0] + one_write
+    assert pool.bytes_for(KV_BLOCK * 1000) == fixed + KV_BLOCK * 1000 * per_token

@@ -116,9 +116,9 @@ def test_what_follows_from_the_seed_is_not_kept(engine: Engine, runs: RecordingF
 def test_locked_positions_are_kept_where_a_try_begins(engine: Engine, runs: RecordingFolder) -> None:
     engine.generate("some", max_tokens=20, seed=7, record=runs, verifier=odd_positions, verify_rounds=2)
     recording = Recording.load(only_file(runs))
-    starts = [place.attempt for place in places(recording.events) if place.number == 1]
-    assert starts == [0, 1, 2]
-    assert len(recording.arrays["tokens_in_at"]) == 2
+    starts = [index for index, place in enumerate(places(recording.events)) if place.number == 1]
+    assert len(starts) > 1
+    assert recording.arrays["tokens_in_at"].tolist() == starts[1:]
 
 
 def test_a_step_of_a_big_canvas_takes_two_kilobytes(tmp_path: Path) -> None:

@@ -15,6 +15,9 @@ from torch import Tensor
 # A class with more than this share of the vocabulary is heavy. Summing one costs about as much as picking out so many.
 HEAVY_SHARE = 1 / 32
 MOST_HEAVY = 8
+# A light class of more tokens than this is one whose every token should not be scored again for a draw.
+LEAST_MIDDLE = 256
+MOST_MIDDLE = 16
 ANY = -1  # in place of a class: any token
 
 Draw = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -35,8 +38,10 @@ class TokenClasses:
     """[V] int32."""
     heavy: Tensor
     """[h] int32: the classes with a large share of the vocabulary, at most MOST_HEAVY."""
+    middle: Tensor
+    """[m] int32: the largest of the other, light classes, at most MOST_MIDDLE."""
     light_tokens: Tensor
-    """[L] int32, ascending: the tokens of all other classes."""
+    """[L] int32, ascending: the tokens of all light classes."""
     first: Tensor
     """[n] int32: the first token of each class, -1 for one without tokens."""
 
@@ -59,12 +64,13 @@ class TokenClasses:
         sizes = numbers.bincount(minlength=n)
         start = torch.cat((torch.zeros(1, dtype=torch.int64), sizes.cumsum(0)))
         tokens = numbers.argsort(stable=True).int()
-        heavy = _heavy(sizes, len(numbers))
+        heavy = _largest(sizes, MOST_HEAVY, HEAVY_SHARE * len(numbers))
         light = torch.ones(n, dtype=torch.bool)
         light[heavy.long()] = False
+        middle = _largest(sizes * light, MOST_MIDDLE, LEAST_MIDDLE)
         first = torch.full((n,), -1, dtype=torch.int32)
         first[sizes > 0] = tokens[start[:-1][sizes > 0]]
-        return cls(numbers, n, start, tokens, heavy, light[numbers].nonzero()[:, 0].int(), first)
+        return cls(numbers, n, start, tokens, heavy, middle, light[numbers].nonzero()[:, 0].int(), first)
 
     @property
     def nbytes(self) -> int:
@@ -76,10 +82,10 @@ class TokenClasses:
         return self.tokens[self.start[token_class] : self.start[token_class + 1]]
 
 
-def _heavy(sizes: Tensor, vocabulary: int) -> Tensor:
-    """[h] int32, ascending: the classes whose ``sizes`` [n] are a large share, the largest if there are too many."""
+def _largest(sizes: Tensor, count: int, above: float) -> Tensor:
+    """[.] int32, ascending: the ``count`` largest of the classes whose ``sizes`` [n] are above this."""
     largest, which = sizes.sort(descending=True, stable=True)
-    return which[:MOST_HEAVY][largest[:MOST_HEAVY] > HEAVY_SHARE * vocabulary].sort().values.int()
+    return which[:count][largest[:count] > above].sort().values.int()
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from redraft.cli import bench, diff, evaluate, generate, info, replay, train
+from redraft.cli import bench, choose, diff, edit, evaluate, extract, fill, generate, info, replay, train
 from redraft.errors import RedraftError
 
 app = typer.Typer(
@@ -16,6 +16,8 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.command()(generate.generate)
+for answers in (fill.fill, edit.edit, choose.choose, extract.extract):
+    app.command()(answers)
 app.command()(info.info)
 app.command()(train.train)
 app.command()(evaluate.evaluate)

@@ -1,9 +1,19 @@
-"""Options that several verbs share."""
+"""Options that several verbs share, alone and in groups.
 
+A group is a dataclass whose fields are options. A verb takes it as one parameter; ``grouped`` shows typer its fields.
+"""
+
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, fields, is_dataclass
+from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast, get_type_hints
 
 import typer
+
+from redraft.errors import RequestError
 
 if TYPE_CHECKING:
     from redraft.engine.engine import Engine
@@ -15,20 +25,7 @@ Model = Annotated[
 ]
 DTypeOption = Annotated[str, typer.Option("--dtype", help="auto, float32, bfloat16, int8 or int4.")]
 Threads = Annotated[int | None, typer.Option("--threads", min=1, help="Processor threads; by default one a core.")]
-
-Record = Annotated[
-    Path | None, typer.Option("--record", metavar="DIR", help="Keep what happens, a file a request, in this folder.")
-]
-RecordPrompt = Annotated[bool, typer.Option("--record-prompt/--no-record-prompt", help="Keep the prompt as well.")]
-
-
-def recordings(folder: Path | None, keep_prompts: bool) -> "RecordingFolder | None":
-    """The folder for recordings, which must be writable, if one is wanted."""
-    if folder is None:
-        return None
-    from redraft.record.recorder import RecordingFolder
-
-    return RecordingFolder(folder, keep_prompts=keep_prompts)
+AsJson = Annotated[bool, typer.Option("--json", help="Print the answer and its cost as JSON.")]
 
 
 def load_engine(model: str, dtype: str, threads: int | None) -> "Engine":
@@ -39,3 +36,109 @@ def load_engine(model: str, dtype: str, threads: int | None) -> "Engine":
     if threads is not None:
         use_threads(threads)
     return redraft.load(model, dtype=cast("DType", dtype))
+
+
+class Stopping(StrEnum):
+    """The two rules of when a canvas is finished."""
+
+    stable = "stable"
+    reproduces = "reproduces"
+
+
+@dataclass(frozen=True)
+class Loading:
+    """Which model, and how it is computed."""
+
+    model: Model = "sudoku"
+    dtype: DTypeOption = "auto"
+    threads: Threads = None
+
+    def engine(self) -> "Engine":
+        return load_engine(self.model, self.dtype, self.threads)
+
+
+@dataclass(frozen=True)
+class Recordings:
+    """Whether what happens is kept, and where."""
+
+    record: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Keep what happens, a file a request, for replay and diff.")
+    ] = None
+    record_prompt: Annotated[
+        bool, typer.Option("--record-prompt/--no-record-prompt", help="Keep the prompt as well.")
+    ] = True
+
+    def folder(self) -> "RecordingFolder | None":
+        """The folder, which must be writable, if one is wanted."""
+        if self.record is None:
+            return None
+        from redraft.record.recorder import RecordingFolder
+
+        return RecordingFolder(self.record, keep_prompts=self.record_prompt)
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How canvases are denoised."""
+
+    seed: Annotated[int | None, typer.Option(help="Same seed, same answer; by default a random one.")] = None
+    temperature: Annotated[float, typer.Option(help="Scales the checkpoint's schedule; 0 is greedy.")] = 1.0
+    max_denoising_steps: Annotated[int | None, typer.Option(help="Steps a canvas may take.")] = None
+    entropy_bound: Annotated[float | None, typer.Option(help="Nats a step may accept; lower is more careful.")] = None
+    confidence_threshold: Annotated[
+        float | None, typer.Option(help="Accept positions at least this probable, in place of the entropy bound.")
+    ] = None
+    stopping: Annotated[
+        Stopping, typer.Option(help="A canvas ends when its argmax is stable and sure, or reproduces what was seen.")
+    ] = Stopping.stable
+    canvas_length: Annotated[int | None, typer.Option(help="Positions denoised at once.")] = None
+    best_of: Annotated[int, typer.Option(help="Candidates for every canvas, of which the surest stays.")] = 1
+
+    def parameters(self, engine: "Engine") -> dict[str, Any]:
+        """What the engine calls them."""
+        from redraft.canvas.acceptance import ConfidenceThreshold
+        from redraft.canvas.stopping import ReproducesCanvas
+
+        parameters: dict[str, Any] = {
+            "seed": self.seed,
+            "temperature": self.temperature,
+            "max_denoising_steps": self.max_denoising_steps,
+            "entropy_bound": self.entropy_bound,
+            "canvas_length": self.canvas_length,
+            "best_of": self.best_of,
+        }
+        if self.confidence_threshold is not None:
+            try:
+                parameters["acceptance"] = ConfidenceThreshold(self.confidence_threshold)
+            except ValueError as error:
+                raise RequestError(str(error)) from error
+        if self.stopping is Stopping.reproduces:
+            parameters["stopping"] = ReproducesCanvas(engine.model.defaults.confidence_threshold)
+        return parameters
+
+
+def grouped(verb: Callable[..., None]) -> Callable[..., None]:
+    """A verb of which typer sees the fields of each group, in the group's place."""
+    annotations = get_type_hints(verb, include_extras=True)
+    groups: dict[str, Any] = {name: group for name, group in annotations.items() if is_dataclass(group)}
+    shown: list[inspect.Parameter] = []
+    for parameter in inspect.signature(verb).parameters.values():
+        if parameter.name not in groups:
+            shown.append(parameter.replace(kind=parameter.KEYWORD_ONLY, annotation=annotations[parameter.name]))
+            continue
+        group = groups[parameter.name]
+        of_fields = get_type_hints(group, include_extras=True)
+        shown += [
+            inspect.Parameter(f.name, parameter.KEYWORD_ONLY, default=f.default, annotation=of_fields[f.name])
+            for f in fields(group)
+        ]
+
+    @functools.wraps(verb)
+    def with_fields(**given: Any) -> None:
+        for name, group in groups.items():
+            given[name] = group(**{f.name: given.pop(f.name) for f in fields(group)})
+        verb(**given)
+
+    with_fields.__signature__ = inspect.Signature(shown)  # type: ignore[attr-defined]
+    with_fields.__annotations__ = {parameter.name: parameter.annotation for parameter in shown}
+    return with_fields

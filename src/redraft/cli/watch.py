@@ -62,8 +62,10 @@ def watch_generation(engine: Engine, prompt: Prompt, parameters: Mapping[str, An
         watcher = Watcher(engine, live)
         generation = engine.stream(prompt, on_step=watcher, **parameters)
         for chunk in generation:
-            watcher.settled += chunk.text
+            watcher.settled += chunk.thought + chunk.text
     # Printed only now: what stands on the line of a live drawing is erased with it.
     result = generation.result()
+    if result.thought:
+        console.print(Text(result.thought, style=UNSETTLED))
     console.print(Text(result.text))
     return result, watcher.trace

@@ -3,8 +3,7 @@
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 from typing import TypeVar, cast
 
 import numpy as np
@@ -38,6 +37,11 @@ class CompiledConstraint:
         """Of the shortest text, without an end token."""
         return int(self.automaton.distance[self.automaton.start])
 
+    @property
+    def nbytes(self) -> int:
+        """Memory of all arrays."""
+        return self.automaton.nbytes + self.classes.nbytes
+
     def complete(self, state: int) -> bool:
         """Whether a text that led to ``state`` is whole and cannot go on."""
         automaton = self.automaton
@@ -55,19 +59,27 @@ class ThoughtMarkers:
     closing: int
 
 
+@dataclass
+class _Place:
+    """Of one key: what was compiled, and the lock of whoever is at it."""
+
+    compiled: object = None
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+
 class Compiler:
     """Compiles constraints for one vocabulary, and keeps the latest. Safe for use from several threads."""
 
     def __init__(self, vocabulary: Callable[[], Vocabulary]) -> None:
         """``vocabulary`` is called at the first constraint: reading a large tokenizer takes seconds."""
         self._read = vocabulary
-        self._kept: OrderedDict[object, object] = OrderedDict()
+        self._kept: OrderedDict[object, _Place] = OrderedDict()
         self._lock = threading.Lock()
 
-    @cached_property
+    @property
     def vocabulary(self) -> Vocabulary:
         """The bytes of every token; ConstraintError for a tokenizer that constraints cannot use."""
-        return self._read()
+        return self._once(Vocabulary, self._read)
 
     def compile(
         self,
@@ -97,14 +109,16 @@ class Compiler:
         return self._once(key, compiled)
 
     def _once(self, key: object, compile: Callable[[], _Compiled]) -> _Compiled:
+        """What ``compile`` makes, once for each key; others need not wait while it does."""
         with self._lock:
-            if key in self._kept:
-                self._kept.move_to_end(key)
-            else:
-                self._kept[key] = compile()
+            place = self._kept.setdefault(key, _Place())
+            self._kept.move_to_end(key)
             while len(self._kept) > _KEPT:
                 self._kept.popitem(last=False)
-            return cast(_Compiled, self._kept[key])
+        with place.lock:
+            if place.compiled is None:
+                place.compiled = compile()
+        return cast(_Compiled, place.compiled)
 
     def _compiled(
         self, constraint: Constraint, ends: Sequence[int], stop: Sequence[str], thought: ThoughtMarkers | None

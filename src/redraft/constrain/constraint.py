@@ -42,6 +42,8 @@ class JSONSchema:
                 schema = json.dumps(schema)
             except (TypeError, ValueError) as error:
                 raise ConstraintError(f"the schema is not JSON: {error}") from error
+        if not isinstance(whitespace, str):
+            raise ConstraintError(f"whitespace {whitespace!r} must be 'compact', 'one-space' or 'free'")
         object.__setattr__(self, "schema", schema)
         object.__setattr__(self, "whitespace", whitespace)
         object.__setattr__(self, "depth", depth)
@@ -57,6 +59,10 @@ class Regex:
 
     pattern: str
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.pattern, str):
+            raise ConstraintError(f"the pattern {self.pattern!r} must be a text")
+
     @property
     def expression(self) -> Expression:
         return regex.parse(self.pattern)
@@ -70,7 +76,7 @@ class Choice:
 
     def __init__(self, options: Iterable[str]) -> None:
         # A string is a sequence of strings too, and surely not meant as one.
-        given = () if isinstance(options, str) else tuple(options)
+        given = () if isinstance(options, str) or not isinstance(options, Iterable) else tuple(options)
         if not given or not all(isinstance(option, str) for option in given):
             raise ConstraintError(f"options {options!r} must be one text or more, such as ('yes', 'no')")
         object.__setattr__(self, "options", given)
@@ -87,6 +93,17 @@ class Template:
 
     text: str
     holes: Mapping[str, Hole] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.text, str):
+            raise ConstraintError(f"the template {self.text!r} must be a text, with holes such as {{name}}")
+        if not isinstance(self.holes, Mapping):
+            raise ConstraintError(f"holes {self.holes!r} must be a mapping of names to Hole(...)")
+        for name, hole in self.holes.items():
+            if not isinstance(hole, Hole):
+                raise ConstraintError(f"the hole {{{name}}} is {hole!r}; it must be a Hole(...)")
+        # What was compiled once must not change afterwards.
+        object.__setattr__(self, "holes", dict(self.holes))
 
     def __hash__(self) -> int:
         return hash((self.text, tuple(self.holes)))

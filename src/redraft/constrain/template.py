@@ -2,7 +2,7 @@
 
 import re
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -50,13 +50,18 @@ class Hole:
         given = [name for name in ("regex", "choices", "type") if getattr(self, name) is not None]
         if len(given) > 1:
             raise ConstraintError(f"a hole has {' and '.join(given)}; give one of them")
-        if self.type is not None and self.type not in _TYPES:
+        if self.regex is not None and not isinstance(self.regex, str):
+            raise ConstraintError(f"the hole's regex {self.regex!r} must be a text")
+        if self.type is not None and (not isinstance(self.type, str) or self.type not in _TYPES):
             raise ConstraintError(f"hole type {self.type!r} is unknown; use one of {', '.join(_TYPES)}")
         if self.choices is not None:
             # A string is a sequence of strings too, and a list would make the hole unhashable.
-            if isinstance(self.choices, str) or not all(isinstance(choice, str) for choice in self.choices):
+            if isinstance(self.choices, str) or not isinstance(self.choices, Iterable):
                 raise ConstraintError(f"choices {self.choices!r} must be several texts, such as ('yes', 'no')")
-            object.__setattr__(self, "choices", tuple(self.choices))
+            choices = tuple(self.choices)
+            if not all(isinstance(choice, str) for choice in choices):
+                raise ConstraintError(f"choices {self.choices!r} must be several texts, such as ('yes', 'no')")
+            object.__setattr__(self, "choices", choices)
             if not self.choices:
                 raise ConstraintError("choices is empty; give at least one text")
         self._check_lengths()

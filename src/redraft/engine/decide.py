@@ -15,8 +15,8 @@ from redraft.constrain.decision import calibrated as tempered
 from redraft.constrain.template import Hole
 from redraft.engine.canvas import DenoisingCanvas
 from redraft.engine.constrained import CanvasConstraint, class_sums
-from redraft.engine.kv_cache import KVCache
-from redraft.engine.request import LEAST_TEMPERATURE, Request, check_number
+from redraft.engine.kv_pool import PooledCache
+from redraft.engine.request import LEAST_TEMPERATURE, Request, check_number, check_switch, check_text
 from redraft.engine.result import Usage
 from redraft.engine.work import Work
 from redraft.errors import RequestError
@@ -92,12 +92,11 @@ def choose(
     calibrated: apply the temperature that was fitted for this checkpoint instead. Other parameters (seed,
     entropy_bound and so on), and errors, as in ``Engine.request``.
     """
-    questions = {_ONLY: options} if not isinstance(options, Mapping) else dict(options)
-    if not questions:
-        raise RequestError("there is no question; give options, or a mapping of questions to their options")
+    questions = _questions(options)
     if frame is None:
         frame = "\n".join(f"{{{name}}}" for name in questions)
-    power = _calibration(engine, temperature) if calibrated else None
+    check_text("frame", frame)
+    power = _calibration(engine, temperature) if check_switch("calibrated", calibrated) else None
     scale = 1.0 if temperature is None else check_number("temperature", temperature, LEAST_TEMPERATURE)
     decisions, classes = engine.constraints.decisions(frame, questions, engine.model.defaults.end_token_ids)
     request = _request(engine, prompt, frame, questions, max_denoising_steps, parameters)
@@ -120,11 +119,13 @@ def _decided(
     classes: TokenClasses,
 ) -> Work[ChooseResult]:
     began = perf_counter()
-    cache, cached = engine.prefixes.begin(request.prompt)
-    for _ in engine.prefixes.chunks(request.prompt, cache):
-        yield None
-    hidden, steps = yield from _denoised(engine, request, cache, length)
-    engine.prefixes.keep(cache, request.prompt)
+    cache, cached = yield from engine.contexts.open(request.prompt)
+    try:
+        for _ in engine.contexts.chunks(request.prompt, cache):
+            yield None
+        hidden, steps = yield from _denoised(engine, request, cache, length)
+    finally:
+        engine.contexts.close(cache, request.prompt)
     with torch.inference_mode():
         sums = class_sums(engine.model.readout(hidden, scale, None, signal=False, classes=classes))
     decided = decisions.decide(*sums)
@@ -138,7 +139,21 @@ def _decided(
     )
 
 
-def _denoised(engine: "Engine", request: Request, cache: KVCache, length: int) -> Work[tuple[Tensor, int]]:
+def _questions(options: Sequence[str] | Mapping[str, Sequence[str]]) -> dict[str, tuple[str, ...]]:
+    """The options of each question, by its name."""
+    questions = dict(options) if isinstance(options, Mapping) else {_ONLY: options}
+    if not questions:
+        raise RequestError("there is no question; give options, or a mapping of questions to their options")
+    for name, own in questions.items():
+        check_text("a question's name", name)
+        if isinstance(own, str) or not isinstance(own, Sequence):
+            raise RequestError(f"question {{{name}}}: the options {own!r} must be several texts, as ('yes', 'no')")
+        for option in own:
+            check_text(f"question {{{name}}}: an option", option)
+    return {name: tuple(own) for name, own in questions.items()}
+
+
+def _denoised(engine: "Engine", request: Request, cache: PooledCache, length: int) -> Work[tuple[Tensor, int]]:
     """The hidden states [C, H] of the last step of a canvas, and how many steps there were."""
     model, state = engine.model, None
     if request.constraint is not None:
@@ -179,6 +194,6 @@ def _calibration(engine: "Engine", temperature: float | None) -> float:
     if fitted is None:
         raise RequestError(
             "this checkpoint has no fitted choice_temperature in its generation_config.json; leave calibrated out, or "
-            "fit one with redraft.fit_choice_temperature"
+            "fit one with redraft.fit_choice_temperature and write it there with redraft.save_choice_temperature"
         )
     return fitted

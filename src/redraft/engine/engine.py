@@ -13,18 +13,19 @@ from redraft.constrain.compiler import CompiledConstraint, Compiler, ThoughtMark
 from redraft.constrain.constraint import Constraint
 from redraft.constrain.vocabulary import Vocabulary
 from redraft.engine import request as checks
+from redraft.engine.context import Contexts
 from redraft.engine.decide import ChooseResult, choose
 from redraft.engine.extract import Extraction, extract
 from redraft.engine.generation import Generation
 from redraft.engine.infill import EditResult, FillResult, edit, fill
+from redraft.engine.kv_pool import KVPool
 from redraft.engine.origin import Origin
-from redraft.engine.prefix import PrefixCache
 from redraft.engine.request import Draft, Request
 from redraft.engine.result import Result, StepEvent
 from redraft.engine.verify import Verifier
 from redraft.engine.work import finish
 from redraft.errors import RequestError
-from redraft.models.base import BlockDiffusionModel
+from redraft.models.base import KV_BLOCK, PREFILL_CHUNK, BlockDiffusionModel
 from redraft.models.tokenizer import ChatTokenizer
 
 Prompt = str | Sequence[int] | Sequence[Mapping[str, Any]]
@@ -41,14 +42,27 @@ class Recorders(Protocol):
 class Engine:
     """Generates with one model. Not safe for use from several threads at once."""
 
-    def __init__(self, model: BlockDiffusionModel, tokenizer: ChatTokenizer, prefill_chunk: int = 256) -> None:
-        """``prefill_chunk``: positions encoded in one forward. Results for one value are bit for bit reproducible;
-        between values they differ by the rounding of the dtype."""
+    def __init__(
+        self,
+        model: BlockDiffusionModel,
+        tokenizer: ChatTokenizer,
+        prefill_chunk: int = PREFILL_CHUNK,
+        kv_bytes: int | None = None,
+        kv_block: int = KV_BLOCK,
+    ) -> None:
+        """``prefill_chunk``: positions encoded in one forward. On the kernels it changes no bit of a result; in torch
+        results differ between values by the rounding of the dtype. ``kv_bytes``: what keys and values may take, those
+        that are kept for later prompts included. ``kv_block``: positions that are kept and shared together."""
         self.model = model
         self.tokenizer = tokenizer
         self.origin: Origin | None = None
         """Set where the engine was loaded from a checkpoint."""
-        self.prefixes = PrefixCache(model, checks.check_whole("prefill_chunk", prefill_chunk, 1))
+        checks.check_whole("prefill_chunk", prefill_chunk, 1)
+        checks.check_whole("kv_block", kv_block, 1)
+        if kv_bytes is not None:
+            checks.check_whole("kv_bytes", kv_bytes, 1)
+        self.pool = KVPool.of(model, kv_block, kv_bytes, prefill_chunk)
+        self.contexts = Contexts(model, self.pool, prefill_chunk)
         config = model.config
         self.constraints = Compiler(
             lambda: Vocabulary.of(tokenizer.tokenizer, config.vocab_size, config.image_token_ids)
@@ -68,6 +82,10 @@ class Engine:
     ) -> Generation:
         """Start answering ``prompt``; parameters and errors as in ``request``. on_step: called after every denoising
         step. record: a ``RecordingFolder``, which keeps what happens."""
+        if on_step is not None and not callable(on_step):
+            raise RequestError(f"on_step {on_step!r} must be a function that takes a StepEvent")
+        if record is not None and not hasattr(record, "generation"):
+            raise RequestError(f"record {record!r} must be a RecordingFolder, such as redraft.RecordingFolder('runs')")
         request = self.request(prompt, **parameters)
         return Generation(self, request, on_step) if record is None else record.generation(self, request, on_step)
 
@@ -124,51 +142,56 @@ class Engine:
         bound = defaults.entropy_bound if entropy_bound is None else entropy_bound
         steps = defaults.max_denoising_steps if max_denoising_steps is None else max_denoising_steps
         length = config.canvas_length if canvas_length is None else canvas_length
-        thought = self._thought_markers() if thinking else None
+        length = checks.check_whole("canvas_length", length, 1, config.canvas_length)
+        thought = self._thought_markers() if checks.check_switch("thinking", thinking) else None
         room = checks.check_length(max_tokens, len(tokens), config.context_length)
+        room = checks.check_memory(self.pool, len(tokens), room, length, max_tokens is not None)
         stop_strings = checks.check_stop(stop)
+        rounds = checks.check_whole("verify_rounds", verify_rounds, 0)
         compiled = None if constraint is None else self._compiled(constraint, stop_strings, thought)
         if compiled is not None:
             checks.check_budget(compiled, max_tokens, room)
         return Request(
             prompt=tokens,
             max_tokens=room,
-            canvas_length=checks.check_whole("canvas_length", length, 1, config.canvas_length),
+            canvas_length=length,
             seed=checks.check_seed(seed),
             temperature=checks.check_temperature(temperature),
             max_denoising_steps=checks.check_whole("max_denoising_steps", steps, 1),
             schedule=LinearTemperature(defaults.t_max, defaults.t_min),
-            acceptance=acceptance or EntropyBound(checks.check_number("entropy_bound", bound, 0)),
-            stopping=stopping or StableAndConfident(defaults.stability_threshold, defaults.confidence_threshold),
+            acceptance=checks.check_rule("acceptance", acceptance, ("accepted",), "ConfidenceThreshold(0.9)")
+            or EntropyBound(checks.check_number("entropy_bound", bound, 0)),
+            stopping=checks.check_rule("stopping", stopping, ("memory", "finished"), "ReproducesCanvas()")
+            or StableAndConfident(defaults.stability_threshold, defaults.confidence_threshold),
             stop=stop_strings,
             end_token_ids=defaults.end_token_ids,
             context_length=config.context_length,
             constraint=compiled,
             demand=constraint,
             thought=thought,
-            verifier=verifier,
-            verify_rounds=checks.check_whole("verify_rounds", verify_rounds, 0) if verifier is not None else 0,
+            verifier=checks.check_verifier(verifier),
+            verify_rounds=rounds if verifier is not None else 0,
             best_of=checks.check_whole("best_of", best_of, 1),
-            draft=draft,
+            draft=checks.check_draft(draft, config.vocab_size),
         )
 
     def fill(self, prefix: str, suffix: str, **parameters: Any) -> FillResult:
         """Write what stands between ``prefix`` and ``suffix``; parameters and errors as in ``infill.fill``."""
-        return finish(fill(self, prefix, suffix, **parameters))
+        return finish(fill(self, prefix, suffix, **parameters), self.pool)
 
     def edit(self, text: str, spans: Sequence[tuple[int, int]] | None = None, **parameters: Any) -> EditResult:
         """Rewrite parts of ``text``, or the whole by an instruction; parameters and errors as in ``infill.edit``."""
-        return finish(edit(self, text, spans, **parameters))
+        return finish(edit(self, text, spans, **parameters), self.pool)
 
     def choose(
         self, prompt: Prompt, options: Sequence[str] | Mapping[str, Sequence[str]], **parameters: Any
     ) -> ChooseResult:
         """The probability of each option, of one question or several; parameters and errors as in ``decide.choose``."""
-        return finish(choose(self, prompt, options, **parameters))
+        return finish(choose(self, prompt, options, **parameters), self.pool)
 
     def extract(self, text: str, schema: Mapping[str, Any] | str, **parameters: Any) -> Extraction:
         """Read ``text`` into JSON under a schema; parameters and errors as in ``extract.extract``."""
-        return finish(extract(self, text, schema, **parameters))
+        return finish(extract(self, text, schema, **parameters), self.pool)
 
     def tokenize(self, prompt: Prompt, thinking: bool = False) -> Sequence[int]:
         """The token ids of a prompt; RequestError if it is empty, or no text that the tokenizer knows."""
@@ -192,7 +215,8 @@ class Engine:
     def _compiled(
         self, constraint: Constraint, stop: Sequence[str], thought: ThoughtMarkers | None
     ) -> CompiledConstraint:
-        if not hasattr(constraint, "expression"):
+        # Looked for, not made: what is compiled already need not be written out again.
+        if isinstance(constraint, type) or inspect.getattr_static(constraint, "expression", None) is None:
             raise RequestError(
                 f"constraint {constraint!r} must be a JSONSchema, Regex, Choice or Template, such as "
                 "redraft.JSONSchema({...})"

@@ -13,11 +13,11 @@ from redraft.constrain.constraint import JSONSchema
 from redraft.constrain.json_spans import Leaf, leaves, token_spans
 from redraft.engine.constrained import CanvasConstraint, Locked
 from redraft.engine.generation import Generation
-from redraft.engine.kv_cache import KVCache
-from redraft.engine.request import Request
+from redraft.engine.kv_pool import PooledCache
+from redraft.engine.request import Request, check_switch, check_text
 from redraft.engine.result import Result, fields_of
 from redraft.engine.work import Work
-from redraft.errors import RequestError
+from redraft.errors import GenerationError, RequestError
 
 if TYPE_CHECKING:
     from redraft.engine.engine import Engine
@@ -51,13 +51,17 @@ def extract(
 
     instruction: what the model is told, in the place of a sentence that names the schema. confidence: one denoising
     step more for every field. Other parameters, and errors, as in ``Engine.request``; an answer that its step limit
-    left unfinished is flagged like any other.
+    left unfinished is flagged like any other. Raises GenerationError where an open object has a key twice, of which no
+    pointer could say which.
     """
     for name in ("constraint", "stop", "draft", "thinking"):
         if name in parameters:
             raise RequestError(f"{name} cannot be given to extract; the schema says what is written")
+    check_text("text", text)
     constraint = JSONSchema(schema)
     said = INSTRUCTION.format(schema=constraint.schema) if instruction is None else instruction
+    check_text("instruction", said)
+    check_switch("confidence", confidence)
     request = engine.request(engine.question(said, text), constraint=constraint, **parameters)
     return _extracted(engine, request, confidence)
 
@@ -66,7 +70,17 @@ def _extracted(engine: "Engine", request: Request, confidence: bool) -> Work[Ext
     generation = Generation(engine, request, None)
     result = yield from generation.work
     found = (yield from _confidence(engine, request, generation, result)) if confidence else {}
-    return Extraction(**fields_of(result), value=json.loads(result.text), confidence=found)
+    return Extraction(**fields_of(result), value=_value(result.text), confidence=found)
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        # Valid JSON all the same: Python reads no whole number of more than some thousand digits.
+        raise GenerationError(
+            f"the JSON is valid, but Python cannot read it: {error}; give integers a minimum and a maximum"
+        ) from error
 
 
 def _confidence(engine: "Engine", request: Request, generation: Generation, result: Result) -> Work[dict[str, float]]:
@@ -74,7 +88,13 @@ def _confidence(engine: "Engine", request: Request, generation: Generation, resu
     if request.constraint is None:
         raise ValueError("confidence is that of a constrained answer")
     vocabulary, compiled = engine.constraints.vocabulary, request.constraint
-    found = leaves(result.text)
+    try:
+        found = leaves(result.text)
+    except ValueError as error:
+        raise GenerationError(
+            f"no confidence can be given: {error}; close the object with 'additionalProperties': false, or extract "
+            "with confidence=False"
+        ) from error
     pieces = [vocabulary.spell([token]) for token in result.token_ids]
     positions = token_spans([_shown_by(leaf, result.text) for leaf in found], pieces)
     least = {leaf.pointer: 1.0 for leaf in found}
@@ -82,17 +102,19 @@ def _confidence(engine: "Engine", request: Request, generation: Generation, resu
     for index, finished in enumerate(generation.canvases):
         canvas = finished.tokens
         constraint = CanvasConstraint.of(compiled, state, len(canvas), request.max_tokens - start)
-        cache, _ = engine.prefixes.begin(tuple(context))
-        for _ in engine.prefixes.chunks(tuple(context), cache):
-            yield None
-        for number, (leaf, own) in enumerate(zip(found, positions, strict=True)):
-            here = [position - start for position in own if start <= position < start + len(canvas)]
-            if here:
-                draws = PositionRandom(request.seed, _CONFIDENCE + index, number + 1, len(canvas))
-                probability = _least_likely(engine, cache, canvas, torch.tensor(here), constraint, draws)
-                least[leaf.pointer] = min(least[leaf.pointer], probability)
+        cache, _ = yield from engine.contexts.open(context)
+        try:
+            for _ in engine.contexts.chunks(context, cache):
                 yield None
-        engine.prefixes.keep(cache, tuple(context))
+            for number, (leaf, own) in enumerate(zip(found, positions, strict=True)):
+                here = [position - start for position in own if start <= position < start + len(canvas)]
+                if here:
+                    draws = PositionRandom(request.seed, _CONFIDENCE + index, number + 1, len(canvas))
+                    probability = _least_likely(engine, cache, canvas, torch.tensor(here), constraint, draws)
+                    least[leaf.pointer] = min(least[leaf.pointer], probability)
+                    yield None
+        finally:
+            engine.contexts.close(cache, context)
         start, context = start + len(canvas), context + canvas.tolist()
         state = state if finished.end_state is None else finished.end_state
     return least
@@ -106,7 +128,7 @@ def _shown_by(leaf: Leaf, text: str) -> tuple[int, int]:
 @torch.inference_mode()
 def _least_likely(
     engine: "Engine",
-    cache: KVCache,
+    cache: PooledCache,
     canvas: Tensor,
     positions: Tensor,
     constraint: CanvasConstraint,

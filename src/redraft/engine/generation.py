@@ -9,12 +9,13 @@ import torch
 
 from redraft.engine.canvas import DenoisingCanvas, FinishedCanvas
 from redraft.engine.constrained import CanvasConstraint, Locked
-from redraft.engine.kv_cache import KVCache
+from redraft.engine.kv_pool import PooledCache
 from redraft.engine.request import Request
 from redraft.engine.result import Chunk, FinishReason, Result, StepEvent, Usage
 from redraft.engine.text import AnswerText
 from redraft.engine.verify import Candidate, wrong_positions
-from redraft.engine.work import Waiting, Work
+from redraft.engine.work import Waiting, Work, no_room
+from redraft.errors import GenerationError
 
 if TYPE_CHECKING:
     from redraft.engine.engine import Engine
@@ -56,15 +57,28 @@ class Generation(Iterator[Chunk]):
         self.work: Work[Result] = self._run()
         """What there is to do, one forward at a time."""
 
+    def advance(self) -> Chunk | Waiting | None:
+        """One forward: a chunk of the prompt, or a denoising step; the chunk of the canvas that it finished, if any.
+
+        Waiting.FOR_MEMORY where no forward was done, since keys and values need memory that others hold now. Raises
+        StopIteration when the answer is whole.
+        """
+        return next(self.work)
+
+    def close(self) -> None:
+        """Stop here and give back all memory; of an answer that is not whole there will be no result."""
+        self.work.close()
+
     @property
     def canvases(self) -> list[FinishedCanvas]:
         """The finished canvases, whole, also where the answer ends before them."""
         return [attempt.canvas for attempt in self._canvases]
 
     def __next__(self) -> Chunk:
-        while not isinstance(chunk := next(self.work), Chunk):
+        while not isinstance(chunk := self.advance(), Chunk):
             if chunk is Waiting.FOR_MEMORY:
-                raise RuntimeError("the answer waits for memory that nothing else holds")
+                # Nobody else does anything until this returns.
+                raise GenerationError(no_room(self._engine.pool))
         return chunk
 
     def result(self) -> Result:
@@ -72,24 +86,32 @@ class Generation(Iterator[Chunk]):
         for _ in self:
             pass
         if self._result is None:
-            raise RuntimeError("the generation ended with an error, which was raised where it was iterated")
+            raise RuntimeError(
+                "the generation was closed, or ended with an error that was raised where it was iterated"
+            )
         return self._result
 
     def _run(self) -> Work[Result]:
         began = time.perf_counter()
-        request, prefixes = self._request, self._engine.prefixes
-        cache, cached = prefixes.begin(request.prompt)
-        for _ in prefixes.chunks(request.prompt, cache):
-            yield None
-        first_token = 0.0
-        while self._finish is None:
-            # A canvas is never cut short for max_tokens: the model was trained on whole ones. Only the end of the
-            # context leaves no room for one.
-            length = min(request.canvas_length, request.context_length - self._encoded)
-            chunk = self._take((yield from self._best(cache, length)), length)
-            first_token = first_token or time.perf_counter() - began
-            yield chunk
-        prefixes.keep(cache, request.prompt)
+        request, contexts = self._request, self._engine.contexts
+        cache, cached = yield from contexts.open(request.prompt)
+        try:
+            for _ in contexts.chunks(request.prompt, cache):
+                yield None
+            first_token = 0.0
+            while self._finish is None:
+                # The first step of a canvas commits the one before.
+                while not cache.reserve(self._encoded):
+                    yield Waiting.FOR_MEMORY
+                # A canvas is never cut short for max_tokens: the model was trained on whole ones. Only the end of the
+                # context leaves no room for one.
+                length = min(request.canvas_length, request.context_length - self._encoded)
+                chunk = self._take((yield from self._best(cache, length)), length)
+                first_token = first_token or time.perf_counter() - began
+                yield chunk
+        finally:
+            committed = [token for canvas in self.canvases for token in canvas.tokens.tolist()]
+            contexts.close(cache, request.prompt, committed)
         canvases = self._canvases
         self._result = Result(
             text=self._text.text,
@@ -112,7 +134,7 @@ class Generation(Iterator[Chunk]):
         )
         return self._result
 
-    def _best(self, cache: KVCache, length: int) -> Work[_Attempt]:
+    def _best(self, cache: PooledCache, length: int) -> Work[_Attempt]:
         """The best of the candidates for the next canvas: first by what the verifier marks, then by the score."""
         best, number = None, 0
         for _ in range(self._request.best_of):
@@ -130,7 +152,7 @@ class Generation(Iterator[Chunk]):
         assert best is not None, "a request has at least one candidate"
         return best
 
-    def _denoise(self, cache: KVCache, length: int, number: int, locked: Locked | None) -> Work[_Attempt]:
+    def _denoise(self, cache: PooledCache, length: int, number: int, locked: Locked | None) -> Work[_Attempt]:
         """Denoise the next canvas, one forward between two yields."""
         model, request = self._engine.model, self._request
         index, room = len(self._canvases), request.max_tokens - len(self._text.token_ids)

@@ -13,7 +13,7 @@ import torch
 from redraft.constrain.constraint import Template
 from redraft.constrain.template import Hole, escaped
 from redraft.engine.generation import Generation
-from redraft.engine.request import Draft, check_number
+from redraft.engine.request import Draft, check_number, check_text, check_whole
 from redraft.engine.result import Result, Usage, fields_of
 from redraft.engine.work import Work
 from redraft.errors import RequestError
@@ -52,6 +52,14 @@ class _Group:
         return self.spans[-1][1]
 
 
+@dataclass(frozen=True)
+class _Canvas:
+    """What a group of spans is written under, and what it starts from."""
+
+    constraint: Template
+    draft: Draft
+
+
 def fill(
     engine: "Engine",
     prefix: str,
@@ -65,20 +73,26 @@ def fill(
     """Write what stands between ``prefix`` and ``suffix``, and return all three.
 
     prompt: what comes before the prefix, such as chat messages that say what is wanted. hole: what may stand there,
-    any text by default. max_tokens: of the middle; by default what one canvas holds beside the suffix's beginning.
+    any text by default. max_tokens: of the middle; by default what one canvas holds beside the suffix's beginning,
+    or as many as the hole needs.
     A suffix that does not fit half a canvas is shown as far as it does. Other parameters, and errors, as in
-    ``Engine.request``; a prefix and a prompt that are both empty are a RequestError.
+    ``Engine.request``; without a prefix and a prompt, where no token begins a text, it is a RequestError.
     """
     _refuse(parameters, ("constraint", "thinking", "draft", "stop"))
-    _check_text("prefix", prefix)
-    _check_text("suffix", suffix)
+    check_text("prefix", prefix)
+    check_text("suffix", suffix)
     context = _context(engine, prompt, prefix)
     shown = _beginning(engine, suffix, engine.model.config.canvas_length // 2)
-    constraint = Template("{middle}" + escaped(shown), {"middle": hole or Hole()})
+    constraint = Template("{middle}" + escaped(shown), {"middle": _check_hole(hole)})
     if max_tokens is None:
-        room = engine.model.config.canvas_length - 1
+        room = _one_canvas(engine, context, constraint)
     else:
-        room = max_tokens + engine.fewest_tokens(Template(escaped(shown)))
+        beside = engine.fewest_tokens(Template(escaped(shown)))
+        room = check_whole("max_tokens", max_tokens, 1) + beside
+        if room < (fewest := engine.fewest_tokens(constraint)):
+            raise RequestError(
+                f"max_tokens {max_tokens} is too small for the hole: its shortest text takes {fewest - beside} tokens"
+            )
     return _filled(
         engine.stream(context, constraint=constraint, max_tokens=room, **parameters), prefix, suffix, constraint
     )
@@ -108,7 +122,9 @@ def edit(
     parameters, and errors, as in ``Engine.request``.
     """
     _refuse(parameters, ("thinking", "draft", "stop", *(("constraint",) if spans is not None else ())))
-    _check_text("text", text)
+    check_text("text", text)
+    if instruction is not None:
+        check_text("instruction", instruction)
     if check_number("strength", strength, 0) > 1:
         raise RequestError(f"strength {strength} must be from 0 (start from the old text) to 1 (start from noise)")
     if spans is None:
@@ -121,7 +137,17 @@ def edit(
     ordered = _check_spans(text, spans)
     holes = dict(zip(ordered, _holes(hole, len(ordered)), strict=True))
     prompt = None if instruction is None else engine.question(instruction, text)
-    return _edited(engine, prompt, text, ordered, holes, strength, parameters)
+    groups = _groups(engine, text, ordered)
+    borders = [*(group.start for group in groups[1:]), len(text)]
+    canvases = [_canvas(engine, text, *places, holes, strength) for places in zip(groups, borders, strict=True)]
+    for canvas in canvases:
+        # What cannot be written is to be refused before anything is.
+        fewest, given = engine.fewest_tokens(canvas.constraint), parameters.get("max_tokens")
+        if isinstance(given, int) and given < fewest:
+            raise RequestError(
+                f"max_tokens {given} is too small for a canvas whose shortest text takes {fewest} tokens"
+            )
+    return _edited(engine, prompt, text, ordered, groups, canvases, parameters)
 
 
 def _rewritten(generation: Generation) -> Work[EditResult]:
@@ -133,40 +159,36 @@ def _edited(
     prompt: "Prompt | None",
     text: str,
     ordered: Sequence[tuple[int, int]],
-    holes: Mapping[tuple[int, int], Hole],
-    strength: float,
+    groups: Sequence[_Group],
+    canvases: Sequence[_Canvas],
     parameters: Mapping[str, Any],
 ) -> Work[EditResult]:
     done, position, results, replacements = "", 0, [], {}
-    for group in _groups(engine, text, ordered):
+    for group, canvas in zip(groups, canvases, strict=True):
         done += text[position : group.start]
-        following = next((start for start, _ in ordered if start >= group.end and start > group.start), len(text))
-        result, values = yield from _rewrite(engine, prompt, done, text, group, following, holes, strength, parameters)
+        context = _context(engine, prompt, done)
+        settings = {"max_tokens": _one_canvas(engine, context, canvas.constraint), **parameters}
+        generation = engine.stream(context, constraint=canvas.constraint, draft=canvas.draft, **settings)
+        result = yield from generation.work
+        named = canvas.constraint.values(result.text)
+        values = [named[f"span{number}"] for number in range(len(group.spans))]
         for span, value in zip(group.spans, values, strict=True):
             replacements[span] = value
         done += _put_in(text, group, values)
         position = group.end
         results.append(result)
-        # What was drawn for one group is told to the next.
-        parameters = {**parameters, "seed": result.seed}
+        # The next group's noise is its own: the same noise would make similar spans say the same.
+        parameters = {**parameters, "seed": (result.seed + 1) % (1 << 64)}
     whole = done + text[position:]
     return EditResult(
         **fields_of(_together(results), text=whole), replacements=tuple(replacements[span] for span in ordered)
     )
 
 
-def _rewrite(
-    engine: "Engine",
-    prompt: "Prompt | None",
-    done: str,
-    text: str,
-    group: _Group,
-    following: int,
-    holes: Mapping[tuple[int, int], Hole],
-    strength: float,
-    parameters: Mapping[str, Any],
-) -> Work[tuple[Result, list[str]]]:
-    """Denoise the canvas of one group of spans, after the text ``done``; what stands in each of them."""
+def _canvas(
+    engine: "Engine", text: str, group: _Group, following: int, holes: Mapping[tuple[int, int], Hole], strength: float
+) -> _Canvas:
+    """What is asked of the canvas of one group of spans, which shows some of the text up to the ``following`` one."""
     shown = _beginning(engine, text[group.end : following], engine.model.config.canvas_length // 4)
     frame, old, described, position = "", [], {}, group.start
     for number, (start, end) in enumerate(group.spans):
@@ -174,15 +196,7 @@ def _rewrite(
         old += [(text[position:start], 1.0), (text[start:end], 1 - strength)]
         described[f"span{number}"] = holes[start, end]
         position = end
-    constraint = Template(frame + escaped(shown), described)
-    old.append((shown, 1.0))
-    settings = {"max_tokens": engine.model.config.canvas_length - 1, **parameters}
-    generation = engine.stream(
-        _context(engine, prompt, done), constraint=constraint, draft=_draft(engine, old), **settings
-    )
-    result = yield from generation.work
-    values = constraint.values(result.text)
-    return result, [values[f"span{number}"] for number in range(len(group.spans))]
+    return _Canvas(Template(frame + escaped(shown), described), _draft(engine, [*old, (shown, 1.0)]))
 
 
 def _put_in(text: str, group: _Group, values: Sequence[str]) -> str:
@@ -238,20 +252,36 @@ def _beginning(engine: "Engine", text: str, tokens: int) -> str:
         shown = engine.tokenizer.decode(encoded[:count])
         if text.startswith(shown):
             return shown
-    # The tokenizer changes the text, and does not say where a token ends.
-    return text[:tokens]
+    # Not even the first character fits; or the tokenizer changes the text, and does not say where a token ends.
+    return "" if engine.tokenizer.decode(encoded) == text else text[:tokens]
 
 
 def _holes(hole: Hole | Sequence[Hole] | None, count: int) -> list[Hole]:
-    if hole is None or isinstance(hole, Hole):
-        return [hole or Hole()] * count
+    if not isinstance(hole, list | tuple):
+        return [_check_hole(hole)] * count
     if len(hole) != count:
         raise RequestError(f"hole has {len(hole)} descriptions for {count} spans; give one for each, or one for all")
-    return list(hole)
+    return [_check_hole(one) for one in hole]
+
+
+def _check_hole(hole: object) -> Hole:
+    if hole is not None and not isinstance(hole, Hole):
+        raise RequestError(f"hole {hole!r} must be a redraft.Hole(...)")
+    return hole or Hole()
+
+
+def _one_canvas(engine: "Engine", context: Sequence[int], constraint: Template) -> int:
+    """Tokens that one canvas holds beside an end token, fewer where the context has no room for them, and in any case
+    as many as the constraint needs."""
+    config = engine.model.config
+    held = min(config.canvas_length - 1, config.context_length - len(context))
+    return max(1, held, engine.fewest_tokens(constraint))
 
 
 def _check_spans(text: str, spans: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
     """The spans, which must be in order."""
+    if not isinstance(spans, Sequence) or isinstance(spans, str):
+        raise RequestError(f"spans {spans!r} must be a list of (start, end) in characters")
     checked = []
     last = 0
     for index, span in enumerate(spans):
@@ -270,15 +300,6 @@ def _check_spans(text: str, spans: Sequence[tuple[int, int]]) -> list[tuple[int,
     if not checked or len(set(checked)) < len(checked):
         raise RequestError("spans must be one span or more, each once")
     return checked
-
-
-def _check_text(name: str, text: object) -> None:
-    if not isinstance(text, str):
-        raise RequestError(f"{name} {text!r} must be a text")
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise RequestError(f"{name} has half a character at {error.start}: {error.reason}") from None
 
 
 def _refuse(parameters: Mapping[str, Any], names: Sequence[str]) -> None:
@@ -301,6 +322,7 @@ def _together(results: Sequence[Result]) -> Result:
         token_ids=tuple(token for result in results for token in result.token_ids),
         finish_reason="length" if any(result.finish_reason == "length" for result in results) else "stop",
         unconverged_canvases=tuple(unconverged),
+        verified=None if first.verified is None else all(result.verified for result in results),
         log_valid=tuple(value for result in results for value in result.log_valid),
         usage=Usage(**{**usage, "time_to_first_token": first.usage.time_to_first_token}),
     )

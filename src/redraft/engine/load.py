@@ -9,7 +9,7 @@ from redraft.engine.origin import Origin
 from redraft.errors import CheckpointError
 from redraft.kernels import bindings
 from redraft.models import checkpoint
-from redraft.models.base import BlockDiffusionModel
+from redraft.models.base import PREFILL_CHUNK, BlockDiffusionModel
 from redraft.models.checkpoint import Checkpoint, DType
 from redraft.models.diffusion_gemma import WindowPolicy
 from redraft.models.packed_cache import load_packed
@@ -21,8 +21,9 @@ def load(
     *,
     dtype: DType = "auto",
     device: str = "cpu",
-    prefill_chunk: int = 256,
+    prefill_chunk: int = PREFILL_CHUNK,
     window_policy: WindowPolicy = "shared",
+    kv_bytes: int | None = None,
 ) -> Engine:
     """Load a checkpoint: a bundled name ("sudoku"), a folder, or a hub id.
 
@@ -30,13 +31,14 @@ def load(
     or "auto", which is float32 for models below half a billion parameters and what the checkpoint stores for larger
     ones. device: any torch device; on the CPU the compiled kernels are used where there are any. prefill_chunk: prompt
     positions encoded in one forward. window_policy: what sliding layers show a canvas of a context longer than their
-    window, see ``DiffusionGemma``.
+    window, see ``DiffusionGemma``. kv_bytes: what the keys and values of all requests together may take, with those
+    that are kept for later prompts; without a limit, about as much is kept as was ever in use at a time.
 
     Raises CheckpointError saying what is missing, damaged or not supported.
     """
     found = checkpoint.read(checkpoint.find(source))
     tokenizer = ChatTokenizer.from_folder(found.folder)
-    engine = Engine(_load_model(found, dtype, device, window_policy), tokenizer, prefill_chunk)
+    engine = Engine(_load_model(found, dtype, device, window_policy), tokenizer, prefill_chunk, kv_bytes)
     engine.origin = Origin(str(source), found, found.format(dtype), device, prefill_chunk, window_policy)
     return engine
 

@@ -4,7 +4,7 @@ import math
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -14,11 +14,14 @@ from redraft.canvas.schedule import TemperatureSchedule
 from redraft.canvas.stopping import StoppingRule
 from redraft.constrain.compiler import CompiledConstraint, ThoughtMarkers
 from redraft.constrain.constraint import Constraint
+from redraft.engine.kv_pool import KVPool
 from redraft.engine.verify import Verifier
 from redraft.errors import RequestError
 
 MAX_STOP_STRINGS = 16
 LEAST_TEMPERATURE = 1e-4
+
+_Rule = TypeVar("_Rule")
 
 
 @dataclass(frozen=True)
@@ -92,6 +95,57 @@ def check_number(name: str, value: object, least: float) -> float:
     return float(cast(float, value))
 
 
+def check_text(name: str, value: object) -> str:
+    """``value`` if it is a text that UTF-8 can write; else a RequestError that names it."""
+    if not isinstance(value, str):
+        raise RequestError(f"{name} {value!r} must be a text")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise RequestError(f"{name} has half a character at {error.start}: {error.reason}") from None
+    return value
+
+
+def check_switch(name: str, value: object) -> bool:
+    """``value`` if it is True or False; else a RequestError that names it."""
+    if not isinstance(value, bool):
+        raise RequestError(f"{name} {value!r} must be True or False")
+    return value
+
+
+def check_rule(name: str, rule: _Rule | None, members: Sequence[str], example: str) -> _Rule | None:
+    """``rule`` if it has the ``members`` of its protocol, or None; else a RequestError that names it."""
+    if rule is not None and (isinstance(rule, type) or not all(hasattr(rule, member) for member in members)):
+        raise RequestError(f"{name} {rule!r} must be a rule, such as redraft.{example}")
+    return rule
+
+
+def check_verifier(verifier: Verifier | None) -> Verifier | None:
+    """``verifier`` if it can be called, or None; else a RequestError."""
+    if verifier is not None and not callable(verifier):
+        raise RequestError(f"verifier {verifier!r} must be a function that takes a Candidate and returns positions")
+    return verifier
+
+
+def check_draft(draft: Draft | None, vocab_size: int) -> Draft | None:
+    """``draft`` if its tokens are the vocabulary's and each has a probability, or None; else a RequestError."""
+    if draft is None:
+        return None
+    if not isinstance(draft, Draft):
+        raise RequestError(f"draft {draft!r} must be a redraft.Draft of tokens and the probability that each stays")
+    tokens, survival = draft.tokens, draft.survival
+    if not isinstance(tokens, Tensor) or not isinstance(survival, Tensor):
+        raise RequestError("draft must have tokens [T] int64 and survival [T] as tensors")
+    if tokens.dtype != torch.int64 or tokens.ndim != 1 or survival.shape != tokens.shape:
+        shown = f"{tokens.dtype} {[*tokens.shape]} and {[*survival.shape]}"
+        raise RequestError(f"draft must have tokens [T] int64 and survival [T], not {shown}")
+    if len(tokens) and not 0 <= int(tokens.min()) <= int(tokens.max()) < vocab_size:
+        raise RequestError(f"draft has a token outside of the vocabulary; ids go from 0 to {vocab_size - 1}")
+    if not bool(((survival >= 0) & (survival <= 1)).all()):
+        raise RequestError("draft must have a survival from 0 to 1 for every token")
+    return draft
+
+
 def check_temperature(value: object) -> float:
     """0, or a temperature that float32 logits can be divided by; else a RequestError."""
     temperature = check_number("temperature", value, 0)
@@ -109,6 +163,8 @@ def check_stop(stop: str | Sequence[str] | None) -> tuple[str, ...]:
     strings = () if stop is None else (stop,) if isinstance(stop, str) else tuple(stop)
     if not all(isinstance(s, str) and s for s in strings):
         raise RequestError(f"stop {stop!r} must be strings of at least one character")
+    for text in strings:
+        check_text("stop", text)
     if len(strings) > MAX_STOP_STRINGS:
         raise RequestError(f"stop has {len(strings)} strings; at most {MAX_STOP_STRINGS} are supported")
     return strings
@@ -164,3 +220,30 @@ def check_length(max_tokens: int | None, prompt_length: int, context_length: int
             f"{prompt_length}; at most {room} would fit"
         )
     return max_tokens
+
+
+def check_memory(pool: KVPool, prompt_length: int, room: int, canvas_length: int, asked: bool) -> int:
+    """``room`` tokens to generate, or what of them the pool's budget allows; a RequestError if they were ``asked`` for
+    and do not fit, or if the prompt does not."""
+    if pool.budget is None:
+        return room
+    # The last canvas of an answer is not committed.
+    committed = (room - 1) // canvas_length * canvas_length
+    needed = pool.bytes_for(prompt_length + committed)
+    if needed <= pool.budget:
+        return room
+    fits = pool.positions_for(pool.budget, prompt_length + committed) - prompt_length
+    limit = f"kv_bytes {pool.budget:,} is too small"
+    if fits < 0:
+        raise RequestError(
+            f"{limit}: the keys and values of the prompt's {prompt_length} tokens take "
+            f"{pool.bytes_for(prompt_length):,}; shorten the prompt to {prompt_length + fits} tokens or fewer, or "
+            "load the model with that many"
+        )
+    room = (fits // canvas_length + 1) * canvas_length
+    if asked:
+        raise RequestError(
+            f"{limit}: the keys and values of the prompt and max_tokens take {needed:,}; max_tokens {room} would "
+            f"fit, or kv_bytes {needed:,}"
+        )
+    return room

@@ -88,7 +88,7 @@ class AnswerText:
         if self._thoughts is None or self._markers is None:
             return "", self._answer.add(tokens, last)
         rest = list(tokens)
-        if not self._marked and rest[:1] == [self._markers.opening]:
+        if not self.token_ids and rest[:1] == [self._markers.opening]:
             self._thinking = True
             self._marked.append(rest.pop(0))
         if not self._thinking:

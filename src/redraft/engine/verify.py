@@ -1,8 +1,10 @@
 """Candidates for a canvas, and what a caller's verifier says of them."""
 
-from collections.abc import Callable, Collection
+import operator
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import SupportsIndex
 
 from redraft.errors import RequestError
 
@@ -22,17 +24,20 @@ class Candidate:
 
     def positions(self, start: int, end: int) -> list[int]:
         """Positions whose tokens have a share in the characters of ``text`` from ``start`` up to ``end``."""
-        return [
-            index
-            for index, (first, last) in enumerate(zip(self._ends, self._ends[1:], strict=False))
-            if first < end and last > start
-        ]
+        return [index for index, (first, last) in enumerate(self._spans) if first < end and last > start]
 
     @cached_property
-    def _ends(self) -> list[int]:
-        """Where the text of the tokens ends, from that of those before on."""
+    def _spans(self) -> list[tuple[int, int]]:
+        """The characters in which each token has a share; of one that several tokens spell, each of them has."""
         tokens = [*self.before, *self.token_ids]
-        return [len(self.decode(tokens[:count])) for count in range(len(self.before), len(tokens) + 1)]
+        text, spans, start = self.decode(tokens), [], 0
+        for count in range(len(self.before), len(tokens) + 1):
+            shown = self.decode(tokens[:count])
+            # What decoders put for half a character is not part of the text.
+            whole = max(start, _shared_length(shown, text))
+            spans.append((start, whole + int(len(shown) > whole)))
+            start = whole
+        return spans[1:]
 
 
 Verifier = Callable[[Candidate], Collection[int]]
@@ -41,7 +46,10 @@ Verifier = Callable[[Candidate], Collection[int]]
 
 def wrong_positions(verifier: Verifier, candidate: Candidate) -> frozenset[int]:
     """What the verifier marks; RequestError for positions that are not the candidate's."""
-    marked = frozenset(int(position) for position in verifier(candidate))
+    said = verifier(candidate)
+    if not isinstance(said, Iterable) or not all(isinstance(position, SupportsIndex) for position in said):
+        raise RequestError(f"the verifier returned {said!r}; it must return positions, or an empty list for none")
+    marked = frozenset(operator.index(position) for position in said)
     outside = [position for position in marked if not 0 <= position < len(candidate.token_ids)]
     if outside:
         raise RequestError(
@@ -49,3 +57,9 @@ def wrong_positions(verifier: Verifier, candidate: Candidate) -> frozenset[int]:
             "positions count the candidate's token_ids from 0"
         )
     return marked
+
+
+def _shared_length(one: str, other: str) -> int:
+    """How long the beginning is that both have."""
+    pairs = zip(one, other, strict=False)
+    return next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(one), len(other)))

@@ -70,11 +70,13 @@ class CClasses(ctypes.Structure):
     _fields_ = (
         ("count", _L),
         ("heavy", _L),
+        ("middle", _L),
         ("light", _L),
         ("token_class", _P),
         ("start", _P),
         ("tokens", _P),
         ("heavy_class", _P),
+        ("middle_class", _P),
         ("light_token", _P),
         ("first", _P),
         ("mass", _P),
@@ -83,6 +85,8 @@ class CClasses(ctypes.Structure):
         ("argmax", _P),
         ("references", _P),
         ("tile_masses", _P),
+        ("region_peaks", _P),
+        ("region_masses", _P),
     )
 
 
@@ -114,6 +118,7 @@ class CClassDraw(ctypes.Structure):
 
     _fields_ = (
         ("count", _L),
+        ("rows", _L),
         ("hidden", _P),
         ("table", ctypes.POINTER(CMatrix)),
         ("softcap", _F),

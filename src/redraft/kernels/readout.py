@@ -12,7 +12,8 @@ from redraft.kernels import bindings
 from redraft.kernels.linear import as_operand, check_width
 from redraft.kernels.packed import PackedMatrix
 
-TILE = 256  # kTokens of native/formats.h
+TILE, REGION = 256, 2048  # kTokens and kRegion of native/formats.h
+ALIGNED = 16  # numbers
 
 
 @dataclass(frozen=True)
@@ -95,20 +96,24 @@ class _ClassSums:
     """Room for what a readout finds out about token classes, and what it keeps to draw from them afterwards."""
 
     def __init__(self, head: PackedHead, hidden: Tensor, temperature: float, classes: TokenClasses) -> None:
-        rows, tiles = len(hidden), -(-head.table.outputs // TILE)
+        rows, tiles = len(hidden), _aligned(-(-head.table.outputs // TILE)) + ALIGNED
         self._head, self._hidden, self._temperature, self._classes = head, hidden, temperature, classes
         self._mass, self._plogp, self._peak = torch.empty(3, rows, classes.count)
         self._argmax = torch.empty(rows, classes.count, dtype=torch.int64)
         self._references = torch.empty(rows, tiles)
         self._tile_masses = torch.empty(rows, len(classes.heavy) + 1, tiles)
+        regions = -(-head.table.outputs // REGION)
+        self._region_peaks, self._region_masses = torch.empty(2, regions, len(classes.middle), _aligned(rows))
         self.call = bindings.CClasses(
             count=classes.count,
             heavy=len(classes.heavy),
+            middle=len(classes.middle),
             light=len(classes.light_tokens),
             token_class=classes.token_class.data_ptr(),
             start=classes.start.data_ptr(),
             tokens=classes.tokens.data_ptr(),
             heavy_class=classes.heavy.data_ptr(),
+            middle_class=classes.middle.data_ptr(),
             light_token=classes.light_tokens.data_ptr(),
             first=classes.first.data_ptr(),
             mass=self._mass.data_ptr(),
@@ -117,6 +122,8 @@ class _ClassSums:
             argmax=self._argmax.data_ptr(),
             references=self._references.data_ptr(),
             tile_masses=self._tile_masses.data_ptr(),
+            region_peaks=self._region_peaks.data_ptr(),
+            region_masses=self._region_masses.data_ptr(),
         )
 
     def readout(self) -> ClassReadout:
@@ -132,6 +139,7 @@ class _ClassSums:
         matrix = bindings.matrix(self._head.table)
         call = bindings.CClassDraw(
             count=len(positions),
+            rows=len(self._hidden),
             hidden=self._hidden.data_ptr(),
             table=ctypes.pointer(matrix),
             softcap=self._head.softcap,
@@ -144,3 +152,7 @@ class _ClassSums:
         )
         bindings.entry("redraft_draw_from_classes")(ctypes.byref(call))
         return tokens
+
+
+def _aligned(count: int) -> int:
+    return -(-count // ALIGNED) * ALIGNED

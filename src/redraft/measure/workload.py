@@ -142,7 +142,7 @@ class RedraftContender:
             stopping = StableAndConfident(workload.steps, defaults.confidence_threshold)
             defaults = replace(defaults, end_token_ids=())
         self._engine.model.defaults = defaults
-        self._engine.prefixes.forget()
+        self._engine.pool.forget()
         watch = Stopwatch()
         generation = self._engine.stream(
             workload.prompt,

@@ -13,21 +13,35 @@ from redraft.canvas.readout import Readout
 from redraft.canvas.schedule import LinearTemperature
 from redraft.canvas.stopping import StableAndConfident
 
+KV_BLOCK = 128
+"""Positions that keys and values are kept and shared by."""
+PREFILL_CHUNK = 256
+"""Positions of a prompt that are encoded in one forward."""
+
+
+def most_blocks(positions: int, block: int) -> int:
+    """In how many blocks so many positions, one after the other, lie at most."""
+    return -(-(positions - 1) // block) + 1
+
 
 class Cache(Protocol):
-    """Keys and values of the encoded context, per layer, for B sequences of one length."""
+    """Keys and values of one sequence's encoded context, per layer, in blocks."""
 
     @property
     def length(self) -> int:
         """Tokens encoded so far; the next token's position."""
         ...
 
-    def read(self, layer: int) -> tuple[Tensor, Tensor] | None:
-        """Keys and values [B, kv_heads, S, D] of the last S encoded tokens that the layer keeps; None when empty."""
+    def read(self, layer: int, rows: int = 0) -> list[tuple[Tensor, Tensor]]:
+        """Keys and values [1, kv_heads, S, D] of the last tokens that were written, block by block, in order.
+
+        As many as the layer keeps; or, for causal rows that were written last, ``rows`` more than that, and on to the
+        border of a block, so that where blocks begin and end depends on positions alone.
+        """
         ...
 
     def write(self, layer: int, keys: Tensor, values: Tensor) -> None:
-        """Append keys and values [B, kv_heads, T, D]; visible to ``read`` at once."""
+        """Append keys and values [1, kv_heads, T, D]; visible to ``read`` at once."""
         ...
 
     def advance(self, count: int) -> None:
@@ -96,6 +110,13 @@ class BlockDiffusionModel(Protocol):
     def noise(self) -> Noise: ...
     @property
     def device(self) -> torch.device: ...
+    @property
+    def kv_dtype(self) -> torch.dtype: ...
+    @property
+    def chunk_independent(self) -> bool:
+        """Whether a context gives the same bits however many of its tokens are encoded in one forward."""
+        ...
+
     def cache_layout(self) -> list[tuple[int, int, int | None]]: ...
     def encode(self, tokens: Tensor, cache: Cache) -> None: ...
     def denoise(self, canvas: Tensor, cache: Cache, signal: Tensor | None) -> Tensor: ...

@@ -194,6 +194,22 @@ def save(model: DiffusionGemma, folder: Path, dtype: torch.dtype, extra_files: I
             shutil.copy(path, folder / path.name)
 
 
+def save_choice_temperature(folder: str | Path, temperature: float) -> None:
+    """Write a fitted ``choice_temperature`` into a checkpoint folder's own defaults, and leave the rest as it is.
+
+    Raises CheckpointError for a folder that is no checkpoint, and for a temperature that is not above 0 and finite.
+    """
+    folder = Path(folder)
+    config = DiffusionGemmaConfig.from_json(_read_json(folder / CONFIG_FILE))
+    path = folder / GENERATION_FILE
+    generation = {**(_read_json(path) if path.exists() else {}), "choice_temperature": temperature}
+    _generation_defaults(generation, config)
+    # Replaced whole: where the hub's cache keeps a link to a file that others share, the link goes and the file stays.
+    written = path.with_name(f".{path.name}.new")
+    written.write_text(json.dumps(generation, indent=2) + "\n")
+    written.replace(path)
+
+
 def _hub_names(model: DiffusionGemma) -> dict[str, str]:
     return {name: DiffusionGemma.hub_name(name) for name in model.state_dict()}
 

@@ -355,14 +355,13 @@ class Layer(nn.Module):
         return self.self_attn.keys_values(self.input_layernorm(x), rope)
 
     def forward(
-        self, x: Tensor, rope: tuple[Tensor, Tensor], past: Segment | None, mask: Tensor | None, scalar: Tensor
+        self, x: Tensor, rope: tuple[Tensor, Tensor], past: Sequence[Segment], mask: Tensor | None, scalar: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Residual [B, T, H] -> (residual, keys, values); ``mask`` [T, T] limits what the tokens see of each other."""
         normed = self.input_layernorm(x)
         queries = self.self_attn.queries(normed, rope)
         keys, values = self.self_attn.keys_values(normed, rope)
-        own = Segment(keys, values, mask)
-        context = attention(queries, [own] if past is None else [past, own])
+        context = attention(queries, [*past, Segment(keys, values, mask)])
         x = x + self.post_attention_layernorm(self.self_attn.o_proj(context))
         x = (x + self._feed_forward(x)) * scalar
         return x, keys, values
@@ -448,6 +447,16 @@ class DiffusionGemma(nn.Module):
     def device(self) -> torch.device:
         return self.norm.weight.device
 
+    @property
+    def kv_dtype(self) -> torch.dtype:
+        """What keys and values are kept in."""
+        return self.embed_tokens.weight.dtype
+
+    @property
+    def chunk_independent(self) -> bool:
+        """torch's products round a row by how many rows there are."""
+        return False
+
     def cache_layout(self) -> list[tuple[int, int, int | None]]:
         """(kv_heads, head_dim, positions kept) of every layer; None keeps the whole context."""
         return [(s.kv_heads, s.head_dim, None if s.window is None else s.window - 1) for s in self.config.layers]
@@ -462,7 +471,7 @@ class DiffusionGemma(nn.Module):
             if index == last:
                 keys, values = layer.keys_values(x, rope[spec])
             else:
-                past = visible_past(cache, index, spec, start, length, slide=True)
+                past = visible(cache.read(index), start, start, length, spec.window)
                 mask = causal_mask(length, spec.window, x.device)
                 x, keys, values = layer(x, rope[spec], past, mask, layer.encoder_layer_scalar)
             cache.write(index, keys, values)
@@ -475,10 +484,10 @@ class DiffusionGemma(nn.Module):
         normed hidden states [B, C, H], from which ``readout`` or ``logits`` reads.
         """
         start, length = cache.length, canvas.shape[1]
-        rope = self.rope(start, length)
+        rope, slide = self.rope(start, length), self.window_policy == "per_query"
         x = self.self_conditioning(self.embed(canvas), signal)
         for index, (layer, spec) in enumerate(zip(self.layers, self.config.layers, strict=True)):
-            past = visible_past(cache, index, spec, start, length, slide=self.window_policy == "per_query")
+            past = visible(cache.read(index), start, start, length, spec.window if slide else None)
             x, _, _ = layer(x, rope[spec], past, None, layer.layer_scalar)
         return self.norm(x)
 
@@ -515,19 +524,36 @@ class DiffusionGemma(nn.Module):
         return cap * torch.tanh(F.linear(hidden.to(table.dtype), table).float() / cap)
 
 
-def visible_past(cache: Cache, index: int, spec: AttentionSpec, start: int, length: int, slide: bool) -> Segment | None:
-    """What of the cache layer ``index`` shows to ``length`` tokens from position ``start`` on; ``slide`` limits each
-    of them to a window of its own."""
-    stored = cache.read(index)
-    if stored is None:
+def visible(
+    stored: Sequence[tuple[Tensor, Tensor]],
+    end: int,
+    start: int,
+    length: int,
+    window: int | None,
+    masks: dict[tuple[int, int], Tensor | None] | None = None,
+) -> list[Segment]:
+    """What of ``stored``, blocks of the positions up to ``end``, each of ``length`` tokens from position ``start`` on
+    sees: none that come after it, and with a ``window`` none that are older. ``masks`` keeps what was made for one
+    layer for others of the same window."""
+    made = {} if masks is None else masks
+    segments = []
+    first = end - sum(keys.shape[2] for keys, _ in stored)
+    for keys, values in stored:
+        own = first, first + keys.shape[2]
+        if own not in made:
+            made[own] = _mask(own, start, length, window, keys.device)
+        segments.append(Segment(keys, values, made[own]))
+        first = own[1]
+    return segments
+
+
+def _mask(keys: tuple[int, int], start: int, length: int, window: int | None, device: torch.device) -> Tensor | None:
+    """[T, S] bool for the tokens and a stretch of positions; None where all of it is seen by all."""
+    youngest, oldest = start - (keys[1] - 1), start + length - 1 - keys[0]
+    if youngest >= 0 and (window is None or oldest < window):
         return None
-    keys, values = stored
-    kept = keys.shape[2]
-    if not slide or spec.window is None or kept + length <= spec.window:
-        return Segment(keys, values)
-    queries = torch.arange(start, start + length, device=keys.device)
-    cached = torch.arange(start - kept, start, device=keys.device)
-    return Segment(keys, values, queries[:, None] - cached[None, :] < spec.window)
+    age = torch.arange(start, start + length, device=device)[:, None] - torch.arange(*keys, device=device)
+    return age >= 0 if window is None else (age >= 0) & (age < window)
 
 
 def causal_mask(length: int, window: int | None, device: torch.device) -> Tensor:

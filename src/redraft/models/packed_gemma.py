@@ -1,10 +1,12 @@
 """DiffusionGemma on packed weights: the forward of ``diffusion_gemma``, through the kernels.
 
 One sequence at a time on the CPU. The residual stream is float32 in every format. Every kernel computes a row from
-that row alone, so that results do not depend on what else is computed with it: a commit and the first denoising step
-of the next canvas share a forward and give, bit for bit, what two would.
+that row alone, and attention goes through the context in blocks whose borders depend on positions alone, so that
+results do not depend on what else is computed with a row: a prompt may be encoded in chunks of any size, and a commit
+and the first denoising step of the next canvas share a forward and give, bit for bit, what two would.
 """
 
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,8 +31,7 @@ from redraft.models.diffusion_gemma import (
     DiffusionGemma,
     Layer,
     SelfConditioning,
-    causal_mask,
-    visible_past,
+    visible,
 )
 from redraft.models.layers.attention import Segment
 from redraft.models.layers.norm import rms_norm
@@ -113,6 +114,11 @@ class PackedDiffusionGemma:
         return torch.float32 if self.format == "float32" else torch.bfloat16
 
     @property
+    def chunk_independent(self) -> bool:
+        """True of the kernels; without them torch does the work, and rounds a row by how many rows there are."""
+        return bindings.kernels() is not None
+
+    @property
     def noise(self) -> UniformNoise:
         return self._model.noise
 
@@ -169,26 +175,25 @@ class PackedDiffusionGemma:
     def _forward(self, x: Tensor, cache: Cache, stretches: Sequence[Rows]) -> Tensor:
         """All layers over ``x`` [T, H]. Returns the normed hidden states of the rows that are no commit."""
         rope = self._model.rope(cache.length, len(x))
-        masks = {
-            (spec.window, rows.count): causal_mask(rows.count, spec.window, x.device)
-            for spec in set(self.config.layers)
-            for rows in stretches
-            if rows.causal
-        }
+        masks: defaultdict[tuple[int, int | None], dict[tuple[int, int], Tensor | None]] = defaultdict(dict)
         last = len(self._layers) - 1
         for index, (layer, spec) in enumerate(zip(self._layers, self.config.layers, strict=True)):
             queries, keys, values = layer.project(x, rope[spec])
             context = []
             for rows in stretches:
-                own, past_end = slice(rows.start, rows.end), cache.length + rows.start
-                past = visible_past(cache, index, spec, past_end, rows.count, rows.slide)
-                segment = Segment(
-                    keys[:, :, own], values[:, :, own], masks[spec.window, rows.count] if rows.causal else None
-                )
+                own, start = slice(rows.start, rows.end), cache.length + rows.start
+                window = spec.window if rows.slide else None
+                known = masks[rows.start, window]
                 if rows.causal:
-                    cache.write(index, segment.keys, segment.values)
-                if index < last or not rows.causal:
-                    context.append(attention(queries[:, :, own], [segment] if past is None else [past, segment])[0])
+                    cache.write(index, keys[:, :, own], values[:, :, own])
+                    if index == last:
+                        continue
+                    stored, mine = cache.read(index, rows.count), []
+                    seen = visible(stored, start + rows.count, start, rows.count, window, known)
+                else:
+                    seen = visible(cache.read(index), start, start, rows.count, window, known)
+                    mine = [Segment(keys[:, :, own], values[:, :, own])]
+                context.append(attention(queries[:, :, own], [*seen, *mine])[0])
             if index == last:
                 # Of what is committed, the last layer has to leave keys and values only.
                 x = torch.cat([x[rows.start : rows.end] for rows in stretches if not rows.causal] or [x[:0]])

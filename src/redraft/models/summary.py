@@ -4,6 +4,7 @@ from collections import Counter
 from math import prod
 
 from redraft.kernels.packed import GROUP, Format
+from redraft.models.base import KV_BLOCK, PREFILL_CHUNK, most_blocks
 from redraft.models.checkpoint import Checkpoint, StoredTensor
 
 # An int4 weight has a share of its group's float32 scale; the scales of int8, one a row, are too few to count.
@@ -47,9 +48,9 @@ def _stored_as(part: str, tensor: StoredTensor, format: Format) -> Format:
 
 
 def kv_bytes_per_token(found: Checkpoint) -> tuple[int, int]:
-    """(bytes of all sliding layers once their windows are full, bytes a token of all full layers).
+    """(bytes that the sliding layers of one sequence take at most, bytes a token of all full layers).
 
-    A sliding layer's buffer holds twice its window, see ``engine.kv_cache``.
+    A sliding layer needs blocks for its window and for what is written at a time, see ``engine.kv_pool``.
     """
     itemsize = 4 if found.format("auto") == "float32" else 2
     fixed = per_token = 0
@@ -58,5 +59,6 @@ def kv_bytes_per_token(found: Checkpoint) -> tuple[int, int]:
         if spec.window is None:
             per_token += token
         else:
-            fixed += token * 2 * (spec.window - 1)
+            written = max(PREFILL_CHUNK, found.config.canvas_length)
+            fixed += token * KV_BLOCK * most_blocks(spec.window - 1 + written, KV_BLOCK)
     return fixed, per_token

@@ -7,7 +7,7 @@ from typing import Any
 from redraft.engine.engine import Engine
 from redraft.engine.generation import Generation
 from redraft.engine.result import Chunk, StepEvent
-from redraft.engine.work import Waiting
+from redraft.engine.work import Waiting, no_room
 from redraft.errors import GenerationError, RecordingError
 from redraft.record.compare import Comparison, compare, compare_beginning
 from redraft.record.described import prompt_digest, requested
@@ -64,7 +64,7 @@ def replay(
     try:
         for moved in generation.work:
             if moved is Waiting.FOR_MEMORY:
-                raise RecordingError("the engine has no memory left to replay in; others hold it")
+                raise RecordingError(no_room(engine.pool))
             if isinstance(moved, Chunk) and on_chunk is not None:
                 on_chunk(moved)
             if limit is not None and len(recorder) >= limit:
@@ -75,6 +75,8 @@ def replay(
     except GenerationError as error:
         again = recorder.fail(error)
         return Replay(again, compare(recording, again))
+    finally:
+        generation.close()
     again = recorder.fail(RecordingError("stopped where the recorded request had ended"))
     return Replay(again, compare(recording, again) if failed_by_model else compare_beginning(recording, again))
 

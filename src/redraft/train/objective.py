@@ -63,8 +63,8 @@ class PromptCache:
     def length(self) -> int:
         return self._length
 
-    def read(self, layer: int) -> tuple[Tensor, Tensor] | None:
-        return self.segments[layer] if self._length else None
+    def read(self, layer: int, rows: int = 0) -> list[tuple[Tensor, Tensor]]:
+        return [self.segments[layer]] if self._length else []
 
     def write(self, layer: int, keys: Tensor, values: Tensor) -> None:
         self.segments.append((keys, values))

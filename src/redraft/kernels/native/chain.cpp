@@ -1,4 +1,5 @@
-// Inference along a token automaton, on one thread: a canvas costs a few milliseconds, and requests are independent.
+// Inference along a token automaton, on two threads: the best sequence beside the sums, then the sample beside the
+// marginals.
 //
 // Sums are of numbers with an exponent of their own, which neither underflow where a forced path lies e^-4000 below the
 // best nor need an exponential for each edge, as sums of logarithms do.
@@ -12,6 +13,7 @@
 #include <vector>
 
 #include "scratch.h"
+#include "threads.h"
 
 namespace redraft {
 namespace {
@@ -125,16 +127,21 @@ public:
           reach_(c),
           choices_(room<int32_t>(Slot::choices, c.length * width_)),
           groups_(room<Wide>(Slot::groups, c.length * c.groups)),
-          messages_(room<Wide>(Slot::messages, (c.length + 1) * width_)) {}
+          messages_(room<Wide>(Slot::messages, (c.length + 1) * width_)),
+          scores_(c.end, c.end + width_),
+          before_(width_),
+          group_peaks_(c.groups),
+          linear_(c.classes),
+          states_(width_),
+          next_(width_),
+          taken_(c.groups),
+          multipliers_(c.classes) {}
 
     void run() {
-        find_best();
+        parallel_for(2, [&](int part) { part == 0 ? find_best() : sum_backward(); });
         if (*c.best_logprob == -kInfinity) return;
-        weigh_groups();
-        sum_backward();
         *c.log_valid = log_of(messages_[c.start]);
-        sample();
-        sum_forward();
+        parallel_for(2, [&](int part) { part == 0 ? sample() : sum_forward(); });
     }
 
 private:
@@ -147,7 +154,7 @@ private:
 
     // Viterbi. Of equals the first edge wins, then the first class.
     void find_best() {
-        std::vector<double> scores(c.end, c.end + width_), before(width_), groups(c.groups);
+        std::vector<double>&scores = scores_, &before = before_, &groups = group_peaks_;
         for (int64_t i = c.length - 1; i >= 0; --i) {
             const double* peak = row(c.peak, i);
             for (int64_t g = 0; g < c.groups; ++g) {
@@ -204,7 +211,7 @@ private:
     }
 
     void weigh_groups() {
-        std::vector<double> linear(c.classes);
+        std::vector<double>& linear = linear_;
         for (int64_t i = 0; i < c.length; ++i) {
             const double* total = row(c.total, i);
             for (int64_t n = 0; n < c.classes; ++n) linear[n] = std::exp(total[n]);
@@ -229,6 +236,7 @@ private:
     }
 
     void sum_backward() {
+        weigh_groups();
         for (int64_t s = 0; s < width_; ++s) messages_[c.length * width_ + s] = wide_exp(c.end[s]);
         for (int64_t i = c.length - 1; i >= 0; --i) {
             for (const int32_t s : reach_.before(i)) {
@@ -271,9 +279,9 @@ private:
     }
 
     // Marginals: a transition divided by the messages is a probability, and plain numbers will do.
-    void sum_forward() const {
-        std::vector<double> states(width_), next(width_), taken(c.groups);
-        Multipliers multipliers(c.classes);
+    void sum_forward() {
+        std::vector<double>&states = states_, &next = next_, &taken = taken_;
+        Multipliers& multipliers = multipliers_;
         states[c.start] = 1;
         for (int64_t i = 0; i < c.length; ++i) {
             std::fill(next.begin(), next.end(), 0.0);
@@ -353,6 +361,11 @@ private:
     int32_t* const choices_;  // [length, states + 1]: the best edge, counted from the state's first
     Wide* const groups_;      // [length, groups]: weights
     Wide* const messages_;    // [length + 1, states + 1]: the sum over all ways to go on; only of states in reach
+    // Made beforehand: what runs on several threads must not throw for want of memory.
+    std::vector<double> scores_, before_, group_peaks_;  // of find_best
+    std::vector<double> linear_;                         // of weigh_groups
+    std::vector<double> states_, next_, taken_;          // of sum_forward
+    Multipliers multipliers_;
 };
 
 }  // namespace

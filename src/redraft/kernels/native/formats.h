@@ -9,7 +9,8 @@ enum Format : int32_t { kFloat32 = 0, kBFloat16 = 1, kInt8 = 2, kInt4 = 3 };
 
 constexpr int64_t kBlock = 32;   // columns computed together: two panels of 16
 constexpr int64_t kGroup = 128;  // inputs that share a scale in kInt4
-constexpr int64_t kTokens = 256; // of a readout's tile, which stays in the cache; also in kernels/readout.py
+constexpr int64_t kTokens = 256;  // of a readout's tile, which stays in the cache; also in kernels/readout.py
+constexpr int64_t kRegion = 2048; // tokens, the least that masses of larger light classes are kept for; there as well
 
 // A weight [outputs, inputs] in blocks of 32 outputs, each two panels of 16 outputs. A panel holds, for every 1, 2, 4 or
 // 8 inputs (by format), those of its 16 outputs side by side: a 64-byte row, which is an operand of the dot-product
@@ -52,19 +53,22 @@ struct Attention {
 
 // Token classes as canvas/token_classes.py sorts them, and what a readout finds out about them; n = count.
 struct Classes {
-    int64_t count, heavy, light;  // classes, heavy classes, tokens of light classes
+    int64_t count, heavy, middle, light;  // classes, heavy ones, larger light ones; tokens of light classes
     const int32_t* token_class;   // [outputs of the table]
     const int64_t* start;         // [n + 1]: where a class's tokens start
     const int32_t* tokens;        // [outputs of the table]: by class, ascending
     const int32_t* heavy_class;   // [heavy]
+    const int32_t* middle_class;  // [middle]
     const int32_t* light_token;   // [light], ascending
     const int32_t* first;         // [n]: each class's first token, -1 for none
     float* mass;                  // [rows, n]: probability
     float* plogp;                 // [rows, n]: sum of p log p
     float* peak;                  // [rows, n]: largest log probability
     int64_t* argmax;              // [rows, n]: where it is
-    float* references;            // [rows, tiles]: the processed logit that a tile's masses are relative to
-    float* tile_masses;           // [rows, heavy + 1, tiles]: of heavy classes, and of all tokens last
+    float* references;            // [rows, tile_stride]: the processed logit that a tile's masses are relative to
+    float* tile_masses;           // [rows, heavy + 1, tile_stride]: of heavy classes, and of all tokens last
+    float* region_peaks;          // [regions, middle, rows to the next multiple of 16]: largest processed logit
+    float* region_masses;         // the same shape: of each larger light class, relative to its peak in the region
 };
 
 struct Readout {
@@ -86,7 +90,7 @@ struct Readout {
 
 // Tokens drawn within classes after a readout, at `count` of its positions.
 struct ClassDraw {
-    int64_t count;
+    int64_t count, rows;
     const float* hidden;  // [rows, inputs of the table], as the other four were those of the readout
     const Matrix* table;
     float softcap, temperature;

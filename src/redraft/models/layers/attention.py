@@ -25,6 +25,8 @@ def attention(queries: Tensor, segments: Sequence[Segment]) -> Tensor:
     queries [B, heads, T, D]; returns [B, T, heads * D]. The softmax is computed in float32.
     """
     batch, heads, length, head_dim = queries.shape
+    # A product for each of many blocks costs more than copying them.
+    segments = [_joined(segments, length)] if len(segments) > 2 else segments
     kv_heads = segments[0].keys.shape[1]
     visible = sum(segment.keys.shape[2] for segment in segments)
     # A KV head serves heads/kv_heads query heads: their queries are stacked, so that no key is repeated.
@@ -44,6 +46,18 @@ def attention(queries: Tensor, segments: Sequence[Segment]) -> Tensor:
     else:
         context = _attend(grouped, segments, length)
     return context.reshape(batch, heads, length, head_dim).transpose(1, 2).reshape(batch, length, heads * head_dim)
+
+
+def _joined(segments: Sequence[Segment], length: int) -> Segment:
+    keys = torch.cat([segment.keys for segment in segments], dim=2)
+    values = torch.cat([segment.values for segment in segments], dim=2)
+    if all(segment.mask is None for segment in segments):
+        return Segment(keys, values)
+    masks = [
+        s.mask if s.mask is not None else torch.ones(length, s.keys.shape[2], dtype=torch.bool, device=s.keys.device)
+        for s in segments
+    ]
+    return Segment(keys, values, torch.cat(masks, dim=1))
 
 
 def _attend(grouped: Tensor, segments: Sequence[Segment], length: int) -> Tensor:

@@ -19,7 +19,8 @@ _CELLS = np.arange(81)
 _UNIT_OF_CELL = np.stack([_CELLS // 9, 9 + _CELLS % 9, 18 + _CELLS // 27 * 3 + _CELLS % 9 // 3])  # [3, 81]
 _UNITS = np.argsort(_UNIT_OF_CELL, axis=1, kind="stable").reshape(27, 9)
 _SHARES_UNIT = (_UNIT_OF_CELL[:, :, None] == _UNIT_OF_CELL[:, None, :]).any(axis=0)  # [81, 81]
-_PEERS = np.stack([np.nonzero(_SHARES_UNIT[cell] & (cell != _CELLS))[0] for cell in _CELLS])  # [81, 20]
+PEERS = np.stack([np.nonzero(_SHARES_UNIT[cell] & (cell != _CELLS))[0] for cell in _CELLS])
+"""[81, 20]: the other cells of each cell's row, column and box."""
 _MASK_OF_DIGIT = np.array([_ANY] + [1 << digit for digit in range(9)], dtype=np.int16)
 _DIGIT_OF_MASK = np.zeros(_ANY + 1, dtype=np.uint8)
 _DIGIT_OF_MASK[_MASK_OF_DIGIT[1:]] = np.arange(1, 10)
@@ -233,7 +234,7 @@ def _settle_naked_singles(board: NDArray[np.int16]) -> bool:
                 continue
             changed = True
             board[cell] = bit | _SETTLED
-            for peer in _PEERS[cell]:
+            for peer in PEERS[cell]:
                 board[peer] &= ~bit
                 if not board[peer] & _ANY:
                     return False

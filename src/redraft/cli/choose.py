@@ -1,0 +1,113 @@
+"""``redraft choose``: the probability of every option of one question, or of several at once."""
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from redraft.cli import options, printing, reading
+from redraft.errors import RequestError
+
+if TYPE_CHECKING:
+    from redraft.engine.decide import ChooseResult
+
+_BAR = 30
+
+
+@options.grouped
+def choose(
+    *,
+    prompt: reading.Prompt = None,
+    file: reading.PromptFile = None,
+    raw: reading.Raw = False,
+    option: Annotated[
+        list[str] | None, typer.Option(help="An option of the only question; two or more are needed.")
+    ] = None,
+    questions: Annotated[
+        Path | None, typer.Option(help='JSON file with several questions: {"name": ["option", "option"]}.')
+    ] = None,
+    frame: Annotated[
+        str | None,
+        typer.Option(help="How the answers stand in a text: {name} for each question, {answer} for --option."),
+    ] = None,
+    steps: Annotated[int, typer.Option(help="Denoising steps; with 1 all is read off the first.")] = 1,
+    temperature: Annotated[float | None, typer.Option(help="Of what is read; 1 by default.")] = None,
+    calibrated: Annotated[
+        bool, typer.Option("--calibrated", help="Apply the checkpoint's fitted temperature.")
+    ] = False,
+    seed: Annotated[int | None, typer.Option(help="Same seed, same answer; by default a random one.")] = None,
+    as_json: options.AsJson = False,
+    loading: options.Loading,
+) -> None:
+    """Say how probable each option is. All questions are decided on one canvas, whatever their number.
+
+    Example: redraft choose "Is a whale a fish?" --option yes --option no --model MODEL
+    """
+    asked = _questions(option, questions)
+    question = reading.prompt(prompt, file, raw)
+    engine = loading.engine()
+    result = engine.choose(
+        question, asked, frame=frame, max_denoising_steps=steps, temperature=temperature, calibrated=calibrated,
+        seed=seed,
+    )  # fmt: skip
+    if as_json:
+        printing.print_json(_as_object(result))
+    else:
+        _print_table(result)
+    usage = result.usage
+    typer.echo(
+        f"{usage.denoising_steps} denoising step{'s' if usage.denoising_steps > 1 else ''}, {usage.seconds:.2f} s, "
+        f"log P(valid) {result.log_valid:.3g}, seed {result.seed}",
+        err=True,
+    )
+
+
+def _questions(option: list[str] | None, file: Path | None) -> Any:
+    """The options of one question, or of several by their name."""
+    if option and file is not None:
+        raise RequestError("--option and --questions exclude each other; give one of them")
+    if option:
+        return option
+    if file is None:
+        raise RequestError("there is nothing to choose from; give --option twice or more, or --questions")
+    asked = reading.json_file(file, "the file of --questions")
+    if not isinstance(asked, Mapping) or not all(isinstance(options, list) for options in asked.values()):
+        raise RequestError(f'the file of --questions {file} must hold an object, such as {{"name": ["yes", "no"]}}')
+    return asked
+
+
+def _as_object(result: "ChooseResult") -> dict[str, object]:
+    return {
+        "answers": {
+            name: {"choice": one.choice, "confidence": one.confidence, "probabilities": one.probabilities}
+            for name, one in result.answers.items()
+        },
+        "log_valid": result.log_valid,
+        "seed": result.seed,
+        "usage": printing.usage_object(result.usage),
+    }
+
+
+def _print_table(result: "ChooseResult") -> None:
+    """Every option with its probability and a bar, the likeliest of each question marked."""
+    from rich.bar import Bar
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, show_header=False, pad_edge=False)
+    several = len(result.answers) > 1
+    for name, decision in result.answers.items():
+        for number, (option, probability) in enumerate(decision.probabilities.items()):
+            chosen = option == decision.choice
+            cells: list[Text | Bar] = [
+                Text(option if option.isprintable() else repr(option), style="bold green" if chosen else ""),
+                Text(f"{math.floor(1000 * probability + 0.5) / 10:.1f} %", justify="right"),
+                Bar(1.0, 0.0, probability, width=_BAR, color="green" if chosen else "default"),
+            ]
+            question = Text(name if several and number == 0 else "", style="bold")
+            table.add_row(question, Text(">" if chosen else " "), *cells)
+    console = Console(highlight=False)
+    (console if console.is_terminal else Console(width=140, highlight=False)).print(table)

@@ -1,0 +1,115 @@
+"""``redraft edit``: rewrite parts of a text and keep the rest to the byte."""
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from redraft.cli import options, printing, reading
+from redraft.cli.demands import HoleDemand
+from redraft.errors import RequestError
+
+if TYPE_CHECKING:
+    from redraft.engine.infill import EditResult
+
+_SPAN = re.compile(r"(\d+):(\d+)")
+Span = tuple[int, int]
+
+
+@options.grouped
+def edit(
+    *,
+    file: Annotated[Path, typer.Argument(help="The text; - is standard input.")],
+    span: Annotated[
+        list[str] | None, typer.Option(help="START:END, in characters from 0, is rewritten; may be repeated.")
+    ] = None,
+    find: Annotated[
+        list[str] | None, typer.Option(help="This part of the text, which it has once, is rewritten; may be repeated.")
+    ] = None,
+    instruction: Annotated[
+        str | None, typer.Option(help="Tell the model what to do; without --span and --find the whole is rewritten.")
+    ] = None,
+    strength: Annotated[
+        float, typer.Option(help="Share of the old text that is noise at the start, 0 to 1; less stays closer to it.")
+    ] = 0.8,
+    demand: HoleDemand,
+    max_tokens: Annotated[
+        int | None, typer.Option(help="Where the whole is rewritten: at most so many tokens.")
+    ] = None,
+    sampling: options.Sampling,
+    in_place: Annotated[bool, typer.Option("--in-place", help="Write the file instead of standard output.")] = False,
+    as_json: options.AsJson = False,
+    loading: options.Loading,
+    recordings: options.Recordings,
+) -> None:
+    """Rewrite parts of a text. All that is not named by --span or --find stays as it is, byte for byte.
+
+    Example: redraft edit letter.txt --find "next Tuesday" --max-length 20 --model MODEL
+    """
+    if in_place and str(file) == "-":
+        raise RequestError("--in-place needs a file to write; standard input is none")
+    text = reading.piped_or_file_text(file)
+    spans = sorted([_span(one) for one in span or ()] + [_found(text, one) for one in find or ()])
+    hole = demand.hole()
+    if not spans and hole is not None:
+        raise RequestError("what is written in a part is described, but no part is named; give --span or --find")
+    if spans and max_tokens is not None:
+        raise RequestError("--max-tokens is for rewriting the whole; give --max-length for the parts")
+    if not spans and instruction is None:
+        raise RequestError("there is nothing to do; give --span or --find, an --instruction, or both")
+    record = recordings.folder()
+    engine = loading.engine()
+    limit = {} if max_tokens is None else {"max_tokens": max_tokens}
+    result = engine.edit(
+        text, spans or None, instruction=instruction, strength=strength, hole=hole, **limit,
+        record=record,
+        **sampling.parameters(engine),
+    )  # fmt: skip
+    if in_place:
+        _write(file, result.text)
+    if as_json:
+        printing.print_json({**printing.as_object(result), "spans": spans})
+    else:
+        if not in_place:
+            printing.print_exactly(result.text)
+        _print_changes(text, spans, result)
+    printing.print_cost(result)
+
+
+def _span(given: str) -> Span:
+    match = _SPAN.fullmatch(given)
+    if match is None:
+        raise RequestError(f"--span {given!r} is no START:END, such as 10:25, in characters from 0")
+    return int(match[1]), int(match[2])
+
+
+def _found(text: str, part: str) -> Span:
+    """Where ``part`` stands, which must be once."""
+    if not part:
+        raise RequestError("--find is empty; give some text, or --span START:START for a place between characters")
+    places = [at for at in range(len(text)) if text.startswith(part, at)]
+    if not places:
+        raise RequestError(f"--find {part!r}: the text does not have it")
+    if len(places) > 1:
+        listed = ", ".join(f"{at}:{at + len(part)}" for at in places[:5]) + (", ..." if len(places) > 5 else "")
+        raise RequestError(f"--find {part!r}: the text has it {len(places)} times; name one with --span, of {listed}")
+    return places[0], places[0] + len(part)
+
+
+def _write(file: Path, text: str) -> None:
+    try:
+        file.write_bytes(text.encode())
+    except OSError as error:
+        raise RequestError(f"the file {file} cannot be written: {error}") from error
+
+
+def _print_changes(text: str, spans: Sequence[Span], result: "EditResult") -> None:
+    for (start, end), new in zip(spans, result.replacements, strict=True):
+        typer.echo(f"{start}:{end} {_quoted(text[start:end])} -> {_quoted(new)}", err=True)
+
+
+def _quoted(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)

@@ -1,0 +1,56 @@
+"""``redraft extract``: read a text into JSON under a schema, with a confidence for every field."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from redraft.cli import options, printing, reading
+from redraft.cli.demands import SchemaFile
+from redraft.errors import RequestError
+
+
+@options.grouped
+def extract(
+    *,
+    file: Annotated[Path, typer.Argument(help="The text; - is standard input.")],
+    schema: SchemaFile,
+    instruction: Annotated[
+        str | None, typer.Option(help="What the model is told before the text, in place of a sentence with the schema.")
+    ] = None,
+    confidence: Annotated[
+        bool, typer.Option("--confidence/--no-confidence", help="One denoising step more a field, to say how sure.")
+    ] = True,
+    max_tokens: Annotated[int | None, typer.Option(help="Of the JSON, at most; by default what fits.")] = None,
+    sampling: options.Sampling,
+    as_json: options.AsJson = False,
+    loading: options.Loading,
+) -> None:
+    """Read a text into JSON that is valid under a schema. JSON goes to standard output, confidence to standard error.
+
+    Example: redraft extract letter.txt --schema person.json --model MODEL
+    """
+    text = reading.piped_or_file_text(file)
+    if not text.strip():
+        raise RequestError("the text is empty; there is nothing to extract")
+    wanted = reading.file_text(schema, "the file of --schema")
+    engine = loading.engine()
+    found = engine.extract(
+        text, wanted, instruction=instruction, confidence=confidence, max_tokens=max_tokens,
+        **sampling.parameters(engine),
+    )  # fmt: skip
+    if as_json:
+        shown = printing.as_object(found)
+        if not confidence:
+            del shown["confidence"]
+        printing.print_json(shown)
+    else:
+        typer.echo(found.text)
+        _print_confidence(found.confidence)
+    printing.print_cost(found)
+
+
+def _print_confidence(confidence: Mapping[str, float]) -> None:
+    for pointer, probability in confidence.items():
+        typer.echo(f"{probability:7.2%}  {pointer or '(the whole)'}", err=True)

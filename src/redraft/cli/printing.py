@@ -1,0 +1,60 @@
+"""What verbs print: an answer to the byte on standard output, what it cost and what is doubtful on standard error."""
+
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+import typer
+
+if TYPE_CHECKING:
+    from redraft.engine.result import Result, Usage
+
+
+def print_exactly(text: str) -> None:
+    """The bytes of ``text`` and none besides, so that a pipe gets what was meant; a terminal's line is ended."""
+    typer.echo(text.encode(), nl=sys.stdout.isatty() and not text.endswith("\n"))
+
+
+def print_json(value: Mapping[str, object]) -> None:
+    """A JSON object for people and programs."""
+    typer.echo(json.dumps(value, ensure_ascii=False, indent=2))
+
+
+def print_cost(result: "Result") -> None:
+    """What an answer cost, and a warning where it may be unfinished."""
+    typer.echo(cost_line(result), err=True)
+    if not result.converged:
+        canvases = ", ".join(str(index) for index in result.unconverged_canvases)
+        typer.echo(
+            f"warning: canvas {canvases} hit the step limit before it converged; the answer may be unfinished. "
+            "A higher --max-denoising-steps may help.",
+            err=True,
+        )
+
+
+def as_object(result: "Result") -> dict[str, object]:
+    """A result as what ``--json`` prints; what was not asked for is left out."""
+    shown = {**asdict(result), "converged": result.converged, "usage": usage_object(result.usage)}
+    absent = [name for name in ("thought", "verified") if shown[name] is None]
+    if not result.log_valid:
+        absent.append("log_valid")
+    return {name: value for name, value in shown.items() if name not in absent}
+
+
+def usage_object(usage: "Usage") -> dict[str, object]:
+    """A cost as what ``--json`` prints."""
+    return {**asdict(usage), "tokens_per_step": usage.tokens_per_step}
+
+
+def cost_line(result: "Result") -> str:
+    """What an answer cost, in one line."""
+    usage = result.usage
+    valid = f"log P(valid) {', '.join(f'{value:.3g}' for value in result.log_valid)}, " if result.log_valid else ""
+    return (
+        f"{usage.completion_tokens} tokens in {usage.denoising_steps} denoising steps over {usage.canvases} "
+        f"canvas{'es' if usage.canvases != 1 else ''} ({usage.tokens_per_step:.1f} tokens a step), "
+        f"{usage.seconds:.2f} s, first text after {usage.time_to_first_token:.2f} s, {valid}seed {result.seed}, "
+        f"finish: {result.finish_reason}"
+    )

@@ -1,0 +1,44 @@
+"""Encodes what comes before a canvas, in chunks, into a cache of the pool."""
+
+from collections.abc import Generator, Iterator, Sequence
+
+import torch
+
+from redraft.engine.kv_pool import KVPool, PooledCache
+from redraft.engine.work import Waiting
+from redraft.models.base import BlockDiffusionModel
+
+
+class Contexts:
+    """Caches of one model that hold encoded tokens, in forwards of ``chunk`` positions at most.
+
+    Where the model's rounding depends on where a forward begins and ends, chunks are aligned to the context's start
+    and only whole ones are used again: the tensors a request sees are bit for bit those of encoding it alone.
+    """
+
+    def __init__(self, model: BlockDiffusionModel, pool: KVPool, chunk: int) -> None:
+        self._model, self._pool, self._chunk = model, pool, chunk
+
+    def open(self, tokens: Sequence[int]) -> Generator[Waiting, None, tuple[PooledCache, int]]:
+        """A cache with room for ``tokens``, and how many of them it holds already; waits until there is room."""
+        while True:
+            cache, known = self._pool.open(tokens)
+            if cache.reserve(len(tokens)):
+                return cache, known
+            # Whoever waits holds nothing, so that those who wait cannot stop each other.
+            cache.close()
+            yield Waiting.FOR_MEMORY
+
+    def chunks(self, tokens: Sequence[int], cache: PooledCache) -> Iterator[None]:
+        """Encode what ``cache`` lacks of ``tokens``, a chunk between two yields."""
+        row = torch.tensor(tokens, device=self._model.device)[None]
+        while cache.length < len(tokens):
+            with torch.inference_mode():
+                self._model.encode(row[:, cache.length : cache.length + self._chunk], cache)
+            yield
+
+    def close(self, cache: PooledCache, prompt: Sequence[int], committed: Sequence[int] = ()) -> None:
+        """Give a cache back that holds a prompt, encoded in chunks, and canvases that were committed after it."""
+        # A canvas was encoded by itself, and not where chunks of a prompt with its tokens begin and end.
+        tokens = (*prompt, *committed) if self._model.chunk_independent else tuple(prompt)
+        cache.close(tokens[: cache.length])

@@ -1,0 +1,93 @@
+"""``redraft extract``: JSON on standard output and nothing besides; how sure and what it cost on standard error."""
+
+import json
+import re
+
+import jsonschema
+import pytest
+
+from tests.cli.conftest import assert_one_line
+
+SCHEMA = {
+    "type": "object",
+    "properties": {"name": {"type": "string", "maxLength": 5}, "tall": {"type": "boolean"}},
+    "required": ["name", "tall"],
+}
+
+
+@pytest.fixture
+def schema(tmp_path):
+    path = tmp_path / "schema.json"
+    path.write_text(json.dumps(SCHEMA))
+    return path
+
+
+@pytest.fixture
+def letter(tmp_path):
+    path = tmp_path / "letter.txt"
+    path.write_text("Ada is tall.")
+    return path
+
+
+def test_json_and_how_sure_of_each_field(redraft_here, letters, letter, schema):
+    done = redraft_here("extract", letter, "--schema", schema, "--seed", 7, "-m", letters)
+    assert done.returncode == 0, done.stderr
+    jsonschema.validate(json.loads(done.stdout), SCHEMA)
+    name, tall, cost, *_ = done.stderr.splitlines()
+    assert re.fullmatch(r" *\d+\.\d\d%  /name", name)
+    assert re.fullmatch(r" *\d+\.\d\d%  /tall", tall)
+    assert "tokens in" in cost
+
+
+def test_from_a_pipe_and_without_confidence(redraft_here, letters, letter, schema):
+    asked = ["--schema", schema, "--seed", 7, "-m", letters, "--no-confidence"]
+    done, piped = (
+        redraft_here("extract", letter, *asked), redraft_here("extract", "-", *asked, stdin=letter.read_bytes())
+    )  # fmt: skip
+    assert piped.stdout == done.stdout
+    assert "/name" not in done.stderr
+
+
+def test_as_json(redraft_here, letters, letter, schema):
+    asked = ["extract", letter, "--schema", schema, "--seed", 7, "-m", letters, "--json"]
+    shown = json.loads(redraft_here(*asked).stdout)
+    assert shown["value"] == json.loads(shown["text"])
+    assert list(shown["confidence"]) == ["/name", "/tall"]
+    assert all(0 <= probability <= 1 for probability in shown["confidence"].values())
+    assert shown["usage"]["completion_tokens"] == len(shown["token_ids"])
+    without = json.loads(redraft_here(*asked, "--no-confidence").stdout)
+    assert "confidence" not in without
+    assert without["value"] == shown["value"]
+
+
+def test_the_instruction_may_be_ones_own(redraft_here, letters, letter, schema):
+    asked = ["extract", letter, "--schema", schema, "-m", letters, "--json", "--no-confidence"]
+    usual, own = (
+        json.loads(redraft_here(*asked, *more).stdout)["usage"]["prompt_tokens"]
+        for more in ([], ["--instruction", "?"])
+    )
+    assert own < usual
+
+
+MISTAKES = [
+    pytest.param(["LETTER", "--schema", "no/such.json"], "the file of --schema no/such.json cannot be read", id="file"),
+    pytest.param(["no/such.txt", "--schema", "SCHEMA"], "no/such.txt cannot be read", id="text"),
+    pytest.param(["LETTER", "--schema", "LETTER"], "schema: not JSON", id="schema"),
+    pytest.param(["LETTER", "--schema", "SCHEMA", "--max-tokens", 5], "max_tokens 5 is too small", id="room"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "words"), MISTAKES)
+def test_mistake_is_named_in_one_line(redraft_here, letters, letter, schema, arguments, words):
+    files = {"LETTER": letter, "SCHEMA": schema}
+    assert_one_line(redraft_here("extract", *(files.get(one, one) for one in arguments), "-m", letters), words)
+
+
+def test_an_empty_text(redraft_here, letters, schema):
+    assert_one_line(redraft_here("extract", "-", "--schema", schema, "-m", letters, stdin=b" \n"), "text is empty")
+
+
+def test_a_schema_is_needed(redraft_here, letter):
+    failed = redraft_here("extract", letter)
+    assert (failed.returncode, failed.stdout) == (2, "")
+    assert "--schema" in failed.stderr

@@ -1,0 +1,126 @@
+"""Compiled constraints: made once, told apart by all that matters, and as short as brute force finds."""
+
+from itertools import product
+from pathlib import Path
+
+import pytest
+
+from redraft import Choice, ConstraintError, JSONSchema, Regex, RequestError
+from redraft.constrain.compiler import CompiledConstraint, Compiler, ThoughtMarkers
+from redraft.constrain.vocabulary import Vocabulary
+from tests.engine.rigged import random_logits, rigged_engine
+
+TOKENS = [b"a", b"b", b"ab", b"ba", b"aab", b"c", b"\xc3", b"\xa9", b"", b"", b""]
+OPENING, CLOSING, END = 8, 9, 10
+
+
+def compiler() -> Compiler:
+    return Compiler(lambda: Vocabulary.from_tokens(TOKENS))
+
+
+def fewest(text: bytes) -> int | None:
+    """The fewest tokens that spell a text, by dynamic programming."""
+    least: list[int | None] = [0]
+    for end in range(1, len(text) + 1):
+        before = [
+            least[end - len(t)]
+            for t in TOKENS
+            if t and end >= len(t) and text[:end].endswith(t) and least[end - len(t)] is not None
+        ]
+        least.append(min(before) + 1 if before else None)
+    return least[-1]
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_the_fewest_tokens_are_those_of_the_shortest_spelling_of_any_text(seed: int) -> None:
+    words = ["".join(letters) for count in range(1, 7) for letters in product("abcé", repeat=count)]
+    options = words[seed * 97 :: 1013 + seed][:5]
+    expected = min(fewest(option.encode()) for option in options)
+    assert compiler().compile(Choice(options), [END]).fewest_tokens == expected
+
+
+def test_a_constraint_is_compiled_once_for_all_that_it_depends_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    one = compiler()
+    made: list[CompiledConstraint] = []
+    original = CompiledConstraint.of
+    monkeypatch.setattr(CompiledConstraint, "of", lambda automaton: made.append(original(automaton)) or made[-1])
+    markers = ThoughtMarkers(OPENING, CLOSING)
+    asked = [
+        (Regex("a+"), [END], (), None),
+        (Regex("a+b?"), [END], (), None),
+        (Regex("a+"), [END, 5], (), None),
+        (Regex("a+"), [END], ("aaa",), None),
+        (Regex("a+"), [END], (), markers),
+        (Choice(["a"]), [END], (), None),
+    ]
+    first = [one.compile(*arguments) for arguments in asked]
+    assert len(made) == len(asked)
+    assert [one.compile(*arguments) for arguments in asked] == first
+    assert one.compile(Regex("a+"), [END]) is first[0]
+    assert len(made) == len(asked)
+
+
+def test_only_the_latest_are_kept() -> None:
+    one = compiler()
+    first = one.compile(Regex("a{1}"), [END])
+    for count in range(2, 33):
+        one.compile(Regex(f"a{{{count}}}"), [END])
+    assert one.compile(Regex("a{1}"), [END]) is first
+    for count in range(40, 80):
+        one.compile(Regex(f"a{{{count}}}"), [END])
+    assert one.compile(Regex("a{1}"), [END]) is not first
+
+
+@pytest.mark.parametrize(
+    ("constraint", "texts"),
+    [
+        (Choice(["a", "ab", "abb"]), {b"a": False, b"ab": False, b"abb": True}),
+        (Choice(["a", "b"]), {b"a": True, b"b": True}),
+        (Choice(["", "a"]), {b"": False, b"a": True}),
+        (Regex("a*b?"), {b"": False, b"aa": False, b"aab": True}),
+    ],
+)
+def test_a_text_is_complete_where_it_is_whole_and_cannot_go_on(constraint, texts: dict[bytes, bool]) -> None:
+    found = compiler().compile(constraint, [END])
+    automaton = found.automaton
+    for text, complete in texts.items():
+        state = automaton.start
+        for byte in text:
+            token_class = automaton.token_class[TOKENS.index(bytes([byte]))]
+            edges = range(*automaton.edge_start[state : state + 2])
+            (state,) = (
+                int(automaton.edge_target[edge])
+                for edge in edges
+                if token_class in automaton.group_class[slice(*automaton.group_start[automaton.edge_group[edge] :][:2])]
+            )
+        assert found.complete(state) == complete
+    assert found.complete(automaton.end)
+
+
+def test_what_cannot_be_spelled_or_has_no_end_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConstraintError, match="cannot spell any text"):
+        compiler().compile(Choice(["xyz"]), [END])
+    engine = rigged_engine(tmp_path, random_logits(0), ends=())
+    with pytest.raises(RequestError, match="names no end token"):
+        engine.generate("a", constraint=Regex("a"))
+    with pytest.raises(ConstraintError, match="need an end token"):
+        engine.choose("a", ["x", "y"])
+
+
+def test_a_constraint_that_is_compiled_is_not_written_out_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Reading a schema takes longer than a denoising step; a request for a known one does not."""
+    engine = rigged_engine(tmp_path, random_logits(0), canvas_length=4)
+    schema = JSONSchema({"type": "boolean"})
+    engine.generate("a", constraint=schema, max_tokens=3)
+    monkeypatch.setattr(JSONSchema, "expression", property(lambda self: pytest.fail("written out again")))
+    engine.generate("a", constraint=JSONSchema({"type": "boolean"}), max_tokens=3)
+
+
+@pytest.mark.parametrize("constraint", [5, "a", {"type": "string"}, JSONSchema, object(), [Regex("a")]])
+def test_what_is_no_constraint_is_refused(tmp_path: Path, constraint: object) -> None:
+    engine = rigged_engine(tmp_path, random_logits(0))
+    with pytest.raises(RequestError, match=r"constraint .* must be a JSONSchema, Regex, Choice or Template"):
+        engine.generate("a", constraint=constraint)
+    assert engine.model.encoded == []
