@@ -2,7 +2,14 @@
 
 from typing import TYPE_CHECKING, Any
 
-from redraft.errors import CheckpointError, ConstraintError, GenerationError, RedraftError, RequestError
+from redraft.errors import (
+    CheckpointError,
+    ConstraintError,
+    GenerationError,
+    RecordingError,
+    RedraftError,
+    RequestError,
+)
 
 if TYPE_CHECKING:
     from redraft.canvas.acceptance import ConfidenceThreshold, EntropyBound
@@ -16,6 +23,9 @@ if TYPE_CHECKING:
     from redraft.engine.verify import Candidate
     from redraft.measure.choice import ChoiceExample, fit_choice_temperature
     from redraft.models.checkpoint import save_choice_temperature
+    from redraft.record.recorder import RecordingFolder
+    from redraft.record.recording import Recording
+    from redraft.record.replay import replay
 
 __all__ = [
     "Candidate",
@@ -32,6 +42,9 @@ __all__ = [
     "GenerationError",
     "Hole",
     "JSONSchema",
+    "Recording",
+    "RecordingError",
+    "RecordingFolder",
     "RedraftError",
     "Regex",
     "ReproducesCanvas",
@@ -44,6 +57,7 @@ __all__ = [
     "Usage",
     "fit_choice_temperature",
     "load",
+    "replay",
     "save_choice_temperature",
 ]
 
@@ -55,6 +69,9 @@ _LAZY = {
     "load": "redraft.engine.load",
     "save_choice_temperature": "redraft.models.checkpoint",
     **dict.fromkeys(("ChoiceExample", "fit_choice_temperature"), "redraft.measure.choice"),
+    "Recording": "redraft.record.recording",
+    "RecordingFolder": "redraft.record.recorder",
+    "replay": "redraft.record.replay",
     **dict.fromkeys(("ConfidenceThreshold", "EntropyBound"), "redraft.canvas.acceptance"),
     **dict.fromkeys(("ReproducesCanvas", "StableAndConfident"), "redraft.canvas.stopping"),
     **dict.fromkeys(("Choice", "Hole", "JSONSchema", "Regex", "Template"), "redraft.constrain.constraint"),

@@ -21,6 +21,10 @@ class GenerationError(RedraftError):
     """The model produced something that must not be handed out, such as NaN, or other answers hold the memory."""
 
 
+class RecordingError(RedraftError):
+    """A recording, or the folder for recordings, that cannot be read, written or replayed."""
+
+
 class CancelledError(RedraftError):
     """The request was cancelled before it was finished."""
 

@@ -43,6 +43,7 @@ def edit(
     in_place: Annotated[bool, typer.Option("--in-place", help="Write the file instead of standard output.")] = False,
     as_json: options.AsJson = False,
     loading: options.Loading,
+    recordings: options.Recordings,
 ) -> None:
     """Rewrite parts of a text. All that is not named by --span or --find stays as it is, byte for byte.
 
@@ -59,10 +60,12 @@ def edit(
         raise RequestError("--max-tokens is for rewriting the whole; give --max-length for the parts")
     if not spans and instruction is None:
         raise RequestError("there is nothing to do; give --span or --find, an --instruction, or both")
+    record = recordings.folder()
     engine = loading.engine()
     limit = {} if max_tokens is None else {"max_tokens": max_tokens}
     result = engine.edit(
         text, spans or None, instruction=instruction, strength=strength, hole=hole, **limit,
+        record=record,
         **sampling.parameters(engine),
     )  # fmt: skip
     if in_place:

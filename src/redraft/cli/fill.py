@@ -33,6 +33,7 @@ def fill(
     only_middle: Annotated[bool, typer.Option("--only-middle", help="Print only what was written.")] = False,
     as_json: options.AsJson = False,
     loading: options.Loading,
+    recordings: options.Recordings,
 ) -> None:
     """Fill a gap in a text. What stood before and after it is printed as it was, byte for byte.
 
@@ -42,6 +43,7 @@ def fill(
     if before is None and after is None and prompt is None:
         raise RequestError("nothing says what to fill; give --prefix, --suffix or both, or a file with a marker")
     hole = demand.hole()
+    record = recordings.folder()
     engine = loading.engine()
     result = engine.fill(
         before or "",
@@ -49,6 +51,7 @@ def fill(
         prompt=None if prompt is None else [reading.message(prompt)],
         hole=hole,
         max_tokens=max_tokens,
+        record=record,
         **sampling.parameters(engine),
     )
     if as_json:

@@ -26,6 +26,7 @@ def generate(
     watch: Annotated[bool, typer.Option("--watch", help="Draw the canvas as it resolves (in a terminal).")] = False,
     as_json: options.AsJson = False,
     loading: options.Loading,
+    recordings: options.Recordings,
 ) -> None:
     """Answer a prompt, freely or under a constraint that the answer is certain to keep.
 
@@ -34,6 +35,7 @@ def generate(
     """
     question = reading.prompt(prompt, file, raw)
     constraint = demand.constraint()
+    record = recordings.folder()
     engine = loading.engine()
     parameters = {
         **sampling.parameters(engine),
@@ -41,6 +43,7 @@ def generate(
         "stop": stop,
         "thinking": thinking,
         "constraint": constraint,
+        "record": record,
     }
     if watch and not as_json and sys.stdout.isatty():
         from redraft.cli.watch import watch_generation

@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from redraft.cli import bench, choose, edit, evaluate, extract, fill, generate, info, serve, train
+from redraft.cli import bench, choose, diff, edit, evaluate, extract, fill, generate, info, replay, serve, train
 from redraft.errors import RedraftError
 
 app = typer.Typer(
@@ -23,6 +23,8 @@ app.command()(info.info)
 app.command()(train.train)
 app.command()(evaluate.evaluate)
 app.command()(bench.bench)
+app.command()(replay.replay)
+app.command()(diff.diff)
 
 
 def main() -> None:

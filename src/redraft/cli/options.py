@@ -8,6 +8,7 @@ import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, fields, is_dataclass
 from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast, get_type_hints
 
 import typer
@@ -17,6 +18,7 @@ from redraft.errors import RequestError
 if TYPE_CHECKING:
     from redraft.engine.engine import Engine
     from redraft.models.checkpoint import DType
+    from redraft.record.recorder import RecordingFolder
 
 Model = Annotated[
     str, typer.Option("--model", "-m", help="A bundled name, a checkpoint folder, or a hub id.", show_default=True)
@@ -53,6 +55,26 @@ class Loading:
 
     def engine(self) -> "Engine":
         return load_engine(self.model, self.dtype, self.threads)
+
+
+@dataclass(frozen=True)
+class Recordings:
+    """Whether what happens is kept, and where."""
+
+    record: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Keep what happens, a file a request, for replay and diff.")
+    ] = None
+    record_prompt: Annotated[
+        bool, typer.Option("--record-prompt/--no-record-prompt", help="Keep the prompt as well.")
+    ] = True
+
+    def folder(self) -> "RecordingFolder | None":
+        """The folder, which must be writable, if one is wanted."""
+        if self.record is None:
+            return None
+        from redraft.record.recorder import RecordingFolder
+
+        return RecordingFolder(self.record, keep_prompts=self.record_prompt)
 
 
 @dataclass(frozen=True)

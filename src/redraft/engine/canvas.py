@@ -24,7 +24,7 @@ from redraft.errors import GenerationError
 from redraft.models.base import BlockDiffusionModel
 
 # Attempts at one canvas draw from streams of their own, above the numbers that canvases have.
-_ATTEMPT = 1 << 32
+ATTEMPT = 1 << 32
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +65,7 @@ class DenoisingCanvas:
         """``length`` positions that follow the cache; ``locked`` ones keep their token."""
         self._model, self._request, self._index, self._length = model, request, index, length
         self._constraint, self._locked, self._on_step = constraint, locked, on_step
-        self._stream = index + attempt * _ATTEMPT
+        self._stream = index + attempt * ATTEMPT
         self._step = request.max_denoising_steps
         self._earlier: list[Tensor] = []
         self.tokens = self._starting_tokens().to(model.device)

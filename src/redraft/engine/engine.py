@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import torch
 
@@ -19,6 +19,7 @@ from redraft.engine.extract import Extraction, extract
 from redraft.engine.generation import Generation
 from redraft.engine.infill import EditResult, FillResult, edit, fill
 from redraft.engine.kv_pool import KVPool
+from redraft.engine.origin import Origin
 from redraft.engine.request import Draft, Request
 from redraft.engine.result import Result, StepEvent
 from redraft.engine.verify import Verifier
@@ -28,6 +29,14 @@ from redraft.models.base import KV_BLOCK, PREFILL_CHUNK, BlockDiffusionModel
 from redraft.models.tokenizer import ChatTokenizer
 
 Prompt = str | Sequence[int] | Sequence[Mapping[str, Any]]
+
+
+class Recorders(Protocol):
+    """Makes generations that are recorded."""
+
+    def generation(
+        self, engine: "Engine", request: Request, on_step: Callable[[StepEvent], None] | None
+    ) -> Generation: ...
 
 
 class Engine:
@@ -46,6 +55,8 @@ class Engine:
         that are kept for later prompts included. ``kv_block``: positions that are kept and shared together."""
         self.model = model
         self.tokenizer = tokenizer
+        self.origin: Origin | None = None
+        """Set where the engine was loaded from a checkpoint."""
         checks.check_whole("prefill_chunk", prefill_chunk, 1)
         checks.check_whole("kv_block", kv_block, 1)
         if kv_bytes is not None:
@@ -67,13 +78,21 @@ class Engine:
         return self.stream(prompt, **parameters).result()
 
     def stream(
-        self, prompt: Prompt, *, on_step: Callable[[StepEvent], None] | None = None, **parameters: Any
+        self,
+        prompt: Prompt,
+        *,
+        on_step: Callable[[StepEvent], None] | None = None,
+        record: Recorders | None = None,
+        **parameters: Any,
     ) -> Generation:
         """Start answering ``prompt``; parameters and errors as in ``request``. on_step: called after every denoising
-        step."""
+        step. record: a ``RecordingFolder``, which keeps what happens."""
         if on_step is not None and not callable(on_step):
             raise RequestError(f"on_step {on_step!r} must be a function that takes a StepEvent")
-        return Generation(self, self.request(prompt, **parameters), on_step)
+        if record is not None and not hasattr(record, "generation"):
+            raise RequestError(f"record {record!r} must be a RecordingFolder, such as redraft.RecordingFolder('runs')")
+        request = self.request(prompt, **parameters)
+        return Generation(self, request, on_step) if record is None else record.generation(self, request, on_step)
 
     def request(
         self,
@@ -118,8 +137,11 @@ class Engine:
         is the constraint), and GenerationError while running if the model yields NaN.
         """
         if unknown:
-            known = ", ".join((*(name for name, p in _PARAMETERS.items() if p.kind is p.KEYWORD_ONLY), "on_step"))
-            raise RequestError(f"unknown parameter {next(iter(unknown))!r}; known are {known}")
+            name = next(iter(unknown))
+            if name in ("on_step", "record"):
+                raise RequestError(f"{name} cannot be given here; generate, stream, fill and edit take it")
+            known = ", ".join(own for own, p in _PARAMETERS.items() if p.kind is p.KEYWORD_ONLY)
+            raise RequestError(f"unknown parameter {name!r}; known are {known}, on_step, record")
         if top_logprobs is not None and constraint is not None:
             raise RequestError("top_logprobs and constraint exclude each other; what a constraint leaves is no token's")
         if acceptance is not None and entropy_bound is not None:
@@ -154,6 +176,7 @@ class Engine:
             end_token_ids=defaults.end_token_ids,
             context_length=config.context_length,
             constraint=compiled,
+            demand=constraint,
             thought=thought,
             verifier=checks.check_verifier(verifier),
             verify_rounds=rounds if verifier is not None else 0,

@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 
 from redraft.engine.engine import Engine
+from redraft.engine.origin import Origin
 from redraft.errors import CheckpointError
 from redraft.kernels import bindings
 from redraft.models import checkpoint
@@ -37,7 +38,9 @@ def load(
     """
     found = checkpoint.read(checkpoint.find(source))
     tokenizer = ChatTokenizer.from_folder(found.folder)
-    return Engine(_load_model(found, dtype, device, window_policy), tokenizer, prefill_chunk, kv_bytes)
+    engine = Engine(_load_model(found, dtype, device, window_policy), tokenizer, prefill_chunk, kv_bytes)
+    engine.origin = Origin(str(source), found, found.format(dtype), device, prefill_chunk, window_policy)
+    return engine
 
 
 def _load_model(found: Checkpoint, dtype: DType, device: str, window_policy: WindowPolicy) -> BlockDiffusionModel:

@@ -13,6 +13,7 @@ from redraft.canvas.acceptance import AcceptanceRule
 from redraft.canvas.schedule import TemperatureSchedule
 from redraft.canvas.stopping import StoppingRule
 from redraft.constrain.compiler import CompiledConstraint, ThoughtMarkers
+from redraft.constrain.constraint import Constraint
 from redraft.engine.kv_pool import KVPool
 from redraft.engine.verify import Verifier
 from redraft.errors import RequestError
@@ -43,6 +44,8 @@ class Request:
     end_token_ids: tuple[int, ...]
     context_length: int
     constraint: CompiledConstraint | None = None
+    demand: Constraint | None = None
+    """What ``constraint`` was compiled from."""
     thought: ThoughtMarkers | None = None
     verifier: Verifier | None = None
     verify_rounds: int = 0

@@ -110,6 +110,19 @@ def find(source: str | Path) -> Path:
     )
 
 
+def find_here(source: str | Path) -> Path | None:
+    """The folder that ``find`` would give, if nothing has to be fetched for it."""
+    try:
+        if _HUB_ID.fullmatch(str(source)) and not Path(source).is_dir():
+            from huggingface_hub import try_to_load_from_cache
+
+            cached = try_to_load_from_cache(str(source), CONFIG_FILE)
+            return Path(cached).parent if isinstance(cached, str) else None
+        return find(source)
+    except (CheckpointError, ValueError, OSError):
+        return None
+
+
 def _local_path(name: str) -> Path | None:
     """``name`` as a path, or None where no path can be called that."""
     try:

@@ -34,20 +34,21 @@ def load_packed(
     stored = next(iter(found.tensors.values())).dtype
     model = found.load("bfloat16" if stored == torch.bfloat16 else "float32", window_policy)
     name, key = f"{format}-{LAYOUT}.pt", _fingerprint(found)
-    for folder in _folders(found):
+    for folder in cache_folders(found.folder):
         matrices = _read(folder / name, key)
         if matrices is not None:
             return PackedDiffusionGemma(model, matrices, format)
     matrices = dict(pack_weights(model, format))
     if sum(matrix.nbytes for matrix in matrices.values()) >= cached_from:
-        _write(_folders(found), name, key, matrices)
+        _write(cache_folders(found.folder), name, key, matrices)
     return PackedDiffusionGemma(model, matrices, format)
 
 
-def _folders(found: Checkpoint) -> list[Path]:
+def cache_folders(folder: Path) -> list[Path]:
+    """Where what was computed from a checkpoint's folder may be kept, the best place first."""
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    own = hashlib.sha256(str(found.folder.resolve()).encode()).hexdigest()[:16]
-    return [found.folder / FOLDER, home / "redraft" / own]
+    own = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]
+    return [folder / FOLDER, home / "redraft" / own]
 
 
 def _fingerprint(found: Checkpoint) -> str:

@@ -1,0 +1,120 @@
+"""``redraft replay``: run a recorded request again, and say whether the same comes of it."""
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, cast
+
+import typer
+
+from redraft.cli import options
+from redraft.errors import RequestError
+
+if TYPE_CHECKING:
+    from redraft.engine.engine import Engine
+    from redraft.engine.result import Chunk
+    from redraft.models.checkpoint import DType
+    from redraft.record.recording import Recording
+    from redraft.record.replay import Replay
+
+NAMES = ("recorded", "replayed")
+
+
+def replay(
+    file: Annotated[Path, typer.Argument(help="A recording, as --record keeps them.")],
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", help="The checkpoint, by default by the name in the recording.")
+    ] = None,
+    any_model: Annotated[
+        bool, typer.Option("--any-model", help="Replay although the weights are not the recorded ones.")
+    ] = False,
+    prompt: Annotated[
+        str | None, typer.Option("--prompt", "-p", help="The prompt, if the recording was made without it.")
+    ] = None,
+    raw: Annotated[bool, typer.Option("--raw", help="That prompt is raw text, not a user's chat message.")] = False,
+    dtype: Annotated[str | None, typer.Option("--dtype", help="In another format than the recorded one.")] = None,
+    threads: options.Threads = None,
+    watch: Annotated[bool, typer.Option("--watch", help="Draw the canvas as it resolves (in a terminal).")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the outcome as JSON.")] = False,
+) -> None:
+    """Run a recorded request again and compare every step, token for token and entropy for entropy. The exit code is 0
+    if all is identical.
+
+    Example: redraft replay runs/20261124T101500.123456Z-4f1c09d2.npz
+    """
+    from rich.console import Console
+
+    from redraft.cli import comparison
+    from redraft.record.compare import parameters
+    from redraft.record.recording import Recording
+
+    recording = Recording.load(file)
+    engine = _engine(recording, model, dtype, threads)
+    changed: dict[str, Any] = {}
+    if prompt is not None:
+        changed["prompt"] = prompt if raw else [{"role": "user", "content": prompt}]
+    outcome = _run(recording, engine, any_model, watch and not as_json and sys.stdout.isatty(), changed)
+    differing = parameters(recording, outcome.recording)
+    if recording.model["weights"] == outcome.recording.model["weights"]:
+        # The same checkpoint, wherever it lies.
+        differing.pop("model.name", None)
+    pieces = (engine.tokenizer.piece, engine.tokenizer.piece)
+    if as_json:
+        typer.echo(json.dumps(comparison.as_object(outcome.comparison, differing, pieces), indent=2))
+    else:
+        console = Console(highlight=False)
+        comparison.draw(console, outcome.comparison, (recording, outcome.recording), differing, NAMES, pieces)
+    if not outcome.identical:
+        raise typer.Exit(1)
+
+
+def _engine(recording: "Recording", model: str | None, dtype: str | None, threads: int | None) -> "Engine":
+    """The recorded model, as it was loaded."""
+    import redraft
+    from redraft.errors import CheckpointError, RecordingError
+    from redraft.kernels.library import use_threads
+
+    if threads is not None:
+        use_threads(threads)
+    computed = recording.computed
+    try:
+        return redraft.load(
+            recording.model["name"] if model is None else model,
+            dtype=cast("DType", dtype or computed["dtype"]),
+            device=computed["device"],
+            prefill_chunk=computed["prefill_chunk"],
+            window_policy=computed["window_policy"],
+        )
+    except CheckpointError as error:
+        if model is not None:
+            raise
+        raise RecordingError(f"{error}; the recording names it so, and --model tells where it is now") from error
+
+
+def _run(recording: "Recording", engine: "Engine", any_model: bool, watch: bool, changed: dict[str, Any]) -> "Replay":
+    from redraft.errors import RecordingError
+    from redraft.record.replay import check_model
+    from redraft.record.replay import replay as run
+
+    try:
+        if not any_model:
+            check_model(recording, engine)
+    except RecordingError as error:
+        raise RecordingError(f"{error}: --model names one, --any-model replays with this one") from None
+    if not isinstance(recording.request["prompt"], list) and "prompt" not in changed:
+        raise RequestError("the recording was made without its prompt; give it with --prompt")
+    if not watch:
+        return run(recording, engine, any_model=True, **changed)
+
+    from rich.console import Console
+    from rich.live import Live
+
+    from redraft.cli.watch import Watcher
+
+    with Live(console=Console(highlight=False), auto_refresh=False, transient=True) as live:
+        watcher = Watcher(engine, live)
+
+        def settle(chunk: "Chunk") -> None:
+            watcher.settled += chunk.text
+
+        return run(recording, engine, any_model=True, on_step=watcher, on_chunk=settle, **changed)

@@ -1,0 +1,182 @@
+"""Keeps what happens in a generation: a recorder listens to its steps, a folder keeps a file a request."""
+
+import re
+import secrets
+import tempfile
+import threading
+from collections.abc import Callable
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from redraft.engine.generation import Generation
+from redraft.engine.request import Request
+from redraft.engine.result import Result, StepEvent
+from redraft.engine.work import Work
+from redraft.errors import RecordingError
+from redraft.record.described import described, plain, prompt_digest
+from redraft.record.recording import Recording, draws_of, result_object
+from redraft.record.steps import Steps
+
+if TYPE_CHECKING:
+    from redraft.engine.engine import Engine
+
+_NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9_-]+")
+_LONGEST_ID = 80
+
+
+class Recorder:
+    """An ``on_step`` callback that keeps the steps, until ``finish`` or ``fail`` makes a recording of them.
+
+    One thread at a time may call it; which, does not matter.
+    """
+
+    def __init__(self, request: Request, engine: "Engine", id: str | None = None, *, keep_prompt: bool = True) -> None:
+        """``id``: part of the file's name, by default a random one. ``keep_prompt``: without, only how many tokens the
+        prompt has, and their SHA-256; what was generated is kept all the same, and so are a constraint and a draft.
+
+        Raises RecordingError for an engine that ``redraft.load`` did not make, whose weights cannot be told.
+        """
+        origin = engine.origin
+        if origin is None:
+            raise RecordingError(
+                "only an engine that redraft.load has made can be recorded: others' weights are unknown"
+            )
+        self.id = _NOT_IN_A_NAME.sub("-", id or secrets.token_hex(4))[:_LONGEST_ID]
+        self.began = datetime.now(UTC).isoformat(timespec="microseconds")
+        self.noise = plain(engine.model.noise)
+        self.request = described(request)
+        if not keep_prompt:
+            self.request["prompt"] = prompt_digest(request.prompt)
+        self.model = {"name": origin.source, "weights": origin.digest, "tokenizer": origin.tokenizer}
+        self.computed = {
+            "dtype": origin.dtype,
+            "device": origin.device,
+            "kernels": origin.kernels,
+            "prefill_chunk": origin.prefill_chunk,
+            "window_policy": origin.window_policy,
+        }
+        self._recorded = False
+        self.begin()
+
+    def begin(self) -> "Recorder":
+        """Forget the steps so far: the request begins again from its start."""
+        self._steps = Steps(draws_of(self.request, self.noise))
+        return self
+
+    def __call__(self, event: StepEvent) -> None:
+        """Take in one step."""
+        self._steps.add(event)
+
+    def __len__(self) -> int:
+        """How many steps there were."""
+        return len(self._steps)
+
+    def finish(self, result: Result) -> Recording:
+        """The recording of a request that was answered; ``result`` is the ``Generation``'s."""
+        return self._done(result_object(result), None)
+
+    def fail(self, error: BaseException) -> Recording:
+        """The recording of a request that ended with an error, as far as it came."""
+        return self._done(None, {"type": type(error).__name__, "message": str(error)})
+
+    def _done(self, result: dict[str, Any] | None, error: dict[str, str] | None) -> Recording:
+        if self._recorded:
+            raise RuntimeError("this request is recorded already")
+        self._recorded = True
+        return Recording(
+            id=self.id,
+            began=self.began,
+            versions={"redraft": version("redraft"), "torch": torch.__version__},
+            model=self.model,
+            computed=self.computed,
+            noise=self.noise,
+            request=self.request,
+            result=result,
+            error=error,
+            arrays=self._steps.arrays(),
+        )
+
+
+class FileRecorder(Recorder):
+    """A recorder whose recording becomes a file."""
+
+    def __init__(self, folder: Path, request: Request, engine: "Engine", id: str | None, keep_prompt: bool) -> None:
+        super().__init__(request, engine, id, keep_prompt=keep_prompt)
+        self._folder = folder
+        self.path: Path | None = None
+        """The file, once there is one."""
+
+    def _done(self, result: dict[str, Any] | None, error: dict[str, str] | None) -> Recording:
+        recording = super()._done(result, error)
+        self.path = recording.save(self._folder)
+        return recording
+
+
+class RecordingFolder:
+    """A folder with a file for every request that was recorded. Safe for use from several threads."""
+
+    def __init__(self, path: str | Path, *, keep_prompts: bool = True) -> None:
+        """Make the folder if it is not there. ``keep_prompts`` as in ``Recorder``.
+
+        Raises RecordingError if it cannot be made, or nothing can be written to it.
+        """
+        self.path, self._keep_prompts = Path(path), keep_prompts
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.path):
+                pass
+        except OSError as error:
+            raise RecordingError(f"recordings cannot be written to {self.path}: {error}") from error
+        self._lock = threading.Lock()
+
+    def recorder(self, request: Request, engine: "Engine", id: str | None = None) -> FileRecorder:
+        """A recorder for one request; its ``finish`` or ``fail`` writes the file. The first one for an engine may have
+        to read the model's weight files through."""
+        with self._lock:
+            return FileRecorder(self.path, request, engine, id, self._keep_prompts)
+
+    def generation(
+        self,
+        engine: "Engine",
+        request: Request,
+        on_step: Callable[[StepEvent], None] | None = None,
+        id: str | None = None,
+    ) -> "RecordedGeneration":
+        """A generation that is recorded by itself, also where it ends with an error."""
+        return RecordedGeneration(engine, request, on_step, self.recorder(request, engine, id))
+
+
+class RecordedGeneration(Generation):
+    """A generation whose file is written when it ends. One that is given up before its end leaves none."""
+
+    def __init__(
+        self,
+        engine: "Engine",
+        request: Request,
+        on_step: Callable[[StepEvent], None] | None,
+        recorder: FileRecorder,
+    ) -> None:
+        def listen(event: StepEvent) -> None:
+            recorder(event)
+            if on_step is not None:
+                on_step(event)
+
+        super().__init__(engine, request, listen)
+        self.recorder = recorder
+        self.work = self._recorded(self.work)
+
+    def _recorded(self, work: Work[Result]) -> Work[Result]:
+        try:
+            result = yield from work
+        except Exception as error:
+            try:
+                self.recorder.fail(error)
+            except RecordingError as unwritten:
+                error.add_note(str(unwritten))
+            raise
+        self.recorder.finish(result)
+        return result

@@ -1,0 +1,202 @@
+"""One recorded request, and its file: a zip of ``header.json`` and numpy arrays, as ``numpy.load`` opens it."""
+
+import io
+import json
+import os
+import secrets
+import zipfile
+import zlib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from redraft.canvas.noise import UniformNoise
+from redraft.engine.request import Draft
+from redraft.engine.result import Result, StepEvent
+from redraft.errors import RecordingError
+from redraft.record.described import restored
+from redraft.record.steps import NAMES, Draws, read
+
+FORMAT, VERSION, SUFFIX = "redraft recording", 1, ".npz"
+_HEADER = "header.json"
+# Files of the same contents are the same bytes.
+_NO_TIME = (1980, 1, 1, 0, 0, 0)
+
+
+@dataclass(frozen=True, eq=False)
+class Recording:
+    """What was asked, of which model, what computed it, every denoising step, and what came of it."""
+
+    id: str
+    began: str
+    """ISO 8601, UTC."""
+    versions: Mapping[str, str]
+    """Of redraft and torch."""
+    model: Mapping[str, Any]
+    """``name``, ``weights`` and ``tokenizer``: SHA-256, see ``models.digest``."""
+    computed: Mapping[str, Any]
+    """``dtype``, ``device``, ``kernels``, ``prefill_chunk``, ``window_policy``: what rounding depends on."""
+    noise: Mapping[str, Any]
+    request: Mapping[str, Any]
+    """By the names of ``Engine.request``, with the prompt as token ids, or their number and SHA-256."""
+    result: Mapping[str, Any] | None
+    """The fields of ``Result``; None where the request failed."""
+    error: Mapping[str, str] | None
+    """``type`` and ``message`` of what ended it."""
+    arrays: Mapping[str, NDArray[Any]]
+    """The steps, see ``record.steps``."""
+
+    @cached_property
+    def events(self) -> list[StepEvent]:
+        """The steps as they were handed out, bit for bit."""
+        return read(self.arrays, draws_of(self.request, self.noise))
+
+    @property
+    def header(self) -> dict[str, Any]:
+        """All but the steps, as the file has it."""
+        own = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "arrays"}
+        return {"format": FORMAT, "version": VERSION, **own}
+
+    @property
+    def name(self) -> str:
+        """Of its file, without the suffix; names sort by time."""
+        return f"{self.began.replace('-', '').replace(':', '').replace('+0000', 'Z')}-{self.id}"
+
+    def save(self, folder: Path) -> Path:
+        """Write a file into ``folder`` and return it. There is the whole file or none; nothing is overwritten.
+
+        Raises RecordingError where that fails.
+        """
+        content = self._packed()
+        aside = folder / f".{self.name}.{secrets.token_hex(4)}.part"
+        try:
+            try:
+                with aside.open("xb") as file:
+                    file.write(content)
+                    file.flush()
+                    os.fsync(file.fileno())
+                return _put(aside, folder, self.name)
+            finally:
+                aside.unlink(missing_ok=True)
+        except OSError as error:
+            raise RecordingError(f"the recording cannot be written to {folder}: {error}") from error
+
+    def _packed(self) -> bytes:
+        buffer = io.BytesIO()
+        with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+            header = json.dumps(self.header, ensure_ascii=True, separators=(",", ":"))
+            archive.writestr(_entry(_HEADER), header)
+            for name in NAMES:
+                array = io.BytesIO()
+                np.lib.format.write_array(array, np.ascontiguousarray(self.arrays[name]), allow_pickle=False)
+                archive.writestr(_entry(f"{name}.npy"), array.getvalue())
+        return buffer.getvalue()
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Recording":
+        """Read a recording; RecordingError for a file that is none, is damaged, or was made by a newer redraft."""
+        try:
+            with zipfile.ZipFile(path) as archive:
+                header = _header(path, archive)
+                recording = cls(
+                    **{field.name: header[field.name] for field in fields(cls) if field.name != "arrays"},
+                    arrays={name: _array(archive, name) for name in NAMES},
+                )
+            # What cannot be read is to be told now, not when somebody draws it.
+            recording._check()
+        except FileNotFoundError:
+            raise RecordingError(f"there is no recording {path}") from None
+        except _BROKEN as error:
+            raise RecordingError(f"{path} is no recording, or is damaged: {error or type(error).__name__}") from error
+        return recording
+
+    def _check(self) -> None:
+        for name in ("versions", "model", "computed", "noise", "request"):
+            if not isinstance(getattr(self, name), dict):
+                raise ValueError(f"its {name} is not an object")
+        for name in ("result", "error"):
+            if not isinstance(getattr(self, name), dict | None):
+                raise ValueError(f"its {name} is not an object")
+        if self.result is None and self.error is None:
+            raise ValueError("it has neither a result nor an error")
+        for name, value in {"id": self.id, "began": self.began, "model": self.model["name"]}.items():
+            if not isinstance(value, str):
+                raise ValueError(f"its {name} is not a text")
+        len(self.events)
+
+
+_BROKEN = (
+    *(zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError),
+    *(KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError, RecursionError),
+)
+
+
+def draws_of(request: Mapping[str, Any], noise: Mapping[str, Any]) -> Draws | None:
+    """What a described request's seed puts on a canvas; None where its noise is not one that is known."""
+    if noise.get("is") != UniformNoise.__name__:
+        return None
+    draft = restored(request["draft"])
+    if not isinstance(draft, Draft | None):
+        raise ValueError("its draft is not a draft")
+    return Draws(request["seed"], restored(noise), draft, request["canvas_length"])
+
+
+def result_object(result: Result) -> dict[str, Any]:
+    """A result as JSON has it; of results with more fields, those that every result has."""
+    own = {field.name: getattr(result, field.name) for field in fields(Result)}
+    return json.loads(json.dumps({**own, "usage": asdict(result.usage)}))
+
+
+def _entry(name: str) -> zipfile.ZipInfo:
+    entry = zipfile.ZipInfo(name, _NO_TIME)
+    entry.compress_type = zipfile.ZIP_DEFLATED
+    return entry
+
+
+def _put(aside: Path, folder: Path, name: str) -> Path:
+    """Give a file that is whole its name, or with a number behind it the next one that is free."""
+    number = 1
+    while True:
+        path = folder / f"{name}{'' if number == 1 else f'-{number}'}{SUFFIX}"
+        try:
+            # Unlike a rename, a link never replaces what is there.
+            os.link(aside, path)
+            return path
+        except FileExistsError:
+            number += 1
+        except OSError:
+            if path.exists():
+                number += 1
+                continue
+            # Not every file system has links.
+            aside.rename(path)
+            return path
+
+
+def _header(path: str | Path, archive: zipfile.ZipFile) -> dict[str, Any]:
+    if _HEADER not in archive.namelist():
+        raise ValueError(f"it has no {_HEADER}")
+    header = json.loads(archive.read(_HEADER))
+    if not isinstance(header, dict) or header.get("format") != FORMAT:
+        raise ValueError(f"its {_HEADER} is not that of a recording")
+    version = header.get("version")
+    if isinstance(version, int) and version > VERSION:
+        raise RecordingError(
+            f"{path} was recorded by a newer redraft (format {version}; this one reads up to {VERSION}); update redraft"
+        )
+    if version != VERSION:
+        raise ValueError(f"its version {version!r} is unknown")
+    return header
+
+
+def _array(archive: zipfile.ZipFile, name: str) -> NDArray[Any]:
+    content = io.BytesIO(archive.read(f"{name}.npy"))
+    array: NDArray[Any] = np.lib.format.read_array(content, allow_pickle=False)
+    if content.read(1):
+        raise ValueError(f"{name} is followed by something else")
+    return array

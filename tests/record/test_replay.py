@@ -1,0 +1,338 @@
+"""A recorded request gives the same again, in every format, and what is not the same is found and named."""
+
+import dataclasses
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import redraft
+from redraft import Generation, GenerationError, Recording, RecordingError, RecordingFolder, StepEvent, replay
+from redraft.engine.engine import Engine
+from redraft.engine.load import load
+from redraft.kernels.packed import FORMATS, Format
+from redraft.models import checkpoint, digest
+from redraft.record.compare import compare, parameters
+from redraft.record.recorder import Recorder
+from tests.random_checkpoint import LETTERS_SIZE, random_checkpoint
+from tests.record.test_recording import REQUESTS, RESTLESS, odd_positions, only_file
+
+PROMPT = "some text"
+# Run in a process of its own: whether there are kernels is decided once in each.
+WITHOUT_KERNELS = """
+import sys, redraft
+from redraft.kernels.library import status
+folder, source, dtype = sys.argv[1:]
+assert status().tier == "torch"
+engine, runs = redraft.load(source, dtype=dtype), redraft.RecordingFolder(folder)
+schema = redraft.JSONSchema({"type": "array", "items": {"type": "integer"}})
+for parameters in ({}, {"constraint": schema, "thinking": True, "best_of": 2}):
+    generation = engine.stream("some text", max_tokens=30, seed=7, record=runs, **parameters)
+    generation.result()
+    again = redraft.replay(redraft.Recording.load(generation.recorder.path), engine)
+    assert again.identical, again.comparison
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("model")
+    return random_checkpoint(folder, letters=True, vocab_size=LETTERS_SIZE, canvas_length=24, generation=RESTLESS)
+
+
+@pytest.fixture(scope="module")
+def engine(folder: Path) -> Engine:
+    return load(folder)
+
+
+def recorded(engine: Engine, path: Path, prompt: Any = PROMPT, **parameters: Any) -> Recording:
+    generation = engine.stream(prompt, **{"max_tokens": 60, "seed": 7} | parameters, record=RecordingFolder(path))
+    generation.result()
+    return Recording.load(generation.recorder.path)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("dtype", FORMATS)
+@pytest.mark.parametrize("name", [name for name in REQUESTS if name != "verified"])
+def test_a_replay_by_another_engine_is_identical(folder: Path, tmp_path: Path, dtype: Format, name: str) -> None:
+    recording = recorded(load(folder, dtype=dtype), tmp_path, **REQUESTS[name])
+    again = replay(recording, load(folder, dtype=dtype))
+    assert again.identical
+    assert again.comparison.entropy_difference == 0.0
+    assert parameters(recording, again.recording) == {}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", FORMATS)
+def test_a_replay_without_kernels_is_identical_and_told_from_one_with(
+    folder: Path, engine: Engine, tmp_path: Path, dtype: Format
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_KERNELS, tmp_path, folder, dtype],
+        env={**os.environ, "REDRAFT_KERNELS": "none"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    for path in tmp_path.iterdir():
+        recording = Recording.load(path)
+        assert recording.computed["kernels"] == "torch"
+        again = replay(recording, load(folder, dtype=dtype))
+        differing = parameters(recording, again.recording)
+        assert set(differing) <= {"kernels"}
+        if differing:
+            assert not again.identical, "rounding shows in an entropy"
+
+
+def test_a_replay_after_others_with_a_cached_prompt_is_identical(folder: Path, tmp_path: Path) -> None:
+    engine = load(folder, prefill_chunk=4)
+    recording = recorded(engine, tmp_path, prompt=list(range(20, 50)))
+    for seed in range(3):
+        engine.generate(list(range(20, 45)), max_tokens=30, seed=seed)
+    assert replay(recording, engine).identical
+
+
+def test_a_checkpoint_whose_defaults_changed_replays_by_the_recorded_ones(folder: Path, tmp_path: Path) -> None:
+    engine = load(folder)
+    schema = redraft.JSONSchema({"type": "array", "items": {"type": "integer"}})
+    recording = recorded(engine, tmp_path, constraint=schema, max_tokens=30)
+    engine.model.defaults = dataclasses.replace(
+        engine.model.defaults, max_denoising_steps=9, t_max=0.9, entropy_bound=3.0, end_token_ids=(5,)
+    )
+    assert replay(recording, engine).identical
+
+
+class TestOtherVerbs:
+    def test_a_fill_replays(self, engine: Engine, tmp_path: Path) -> None:
+        runs = RecordingFolder(tmp_path)
+        filled = engine.fill("in the ", " and on", seed=3, record=runs)
+        recording = Recording.load(only_file(runs))
+        assert recording.result is not None
+        assert recording.result["text"] == filled.text.removeprefix("in the ")
+        assert replay(recording, engine).identical
+
+    def test_an_edit_leaves_a_file_for_each_canvas_and_each_replays(self, engine: Engine, tmp_path: Path) -> None:
+        text = "the one " + "and the other " * 4 + "in the end"
+        engine.edit(text, [(4, 7), (len(text) - 3, len(text))], seed=3, record=RecordingFolder(tmp_path))
+        recordings = [Recording.load(path) for path in sorted(tmp_path.iterdir())]
+        assert len(recordings) == 2
+        assert all(recording.request["draft"] is not None for recording in recordings)
+        assert all(replay(recording, engine).identical for recording in recordings)
+
+    def test_verbs_that_do_not_record_say_so(self, engine: Engine, tmp_path: Path) -> None:
+        runs = RecordingFolder(tmp_path)
+        with pytest.raises(redraft.RequestError, match="record cannot be given here; generate"):
+            engine.choose("is it?", ["yes", "no"], record=runs)
+        with pytest.raises(redraft.RequestError, match="record cannot be given here; generate"):
+            engine.extract("some", {"type": "integer"}, record=runs)
+
+
+class TestWhatDiffers:
+    def test_a_seed(self, engine: Engine, tmp_path: Path) -> None:
+        recording = recorded(engine, tmp_path)
+        again = replay(recording, engine, seed=8)
+        assert parameters(recording, again.recording) == {"seed": (7, 8)}
+        first = again.comparison.first
+        assert first is not None
+        assert first is again.comparison.in_tokens
+        assert (first.index, first.place.canvas, first.place.number) == (0, 0, 1)
+        assert "tokens_in" in first.fields
+        assert not again.identical
+
+    def test_a_prompt(self, engine: Engine, tmp_path: Path) -> None:
+        a, b = recorded(engine, tmp_path), recorded(engine, tmp_path, prompt="other text")
+        assert list(parameters(a, b)) == ["prompt"]
+        first = compare(a, b).first
+        assert first is not None
+        assert first.index == 0
+        assert "tokens_in" not in first.fields
+        assert "entropy" in first.fields
+
+    def test_a_format(self, folder: Path, engine: Engine, tmp_path: Path) -> None:
+        recording = recorded(engine, tmp_path)
+        again = replay(recording, load(folder, dtype="bfloat16"))
+        assert parameters(recording, again.recording) == {"dtype": ("float32", "bfloat16")}
+        assert not again.identical
+        assert again.comparison.entropy_difference > 0
+
+    @pytest.mark.parametrize("changed", [{"max_tokens": 24}, {"max_denoising_steps": 3}, {"canvas_length": 12}])
+    def test_a_parameter(self, engine: Engine, tmp_path: Path, changed: dict[str, int]) -> None:
+        recording = recorded(engine, tmp_path)
+        again = replay(recording, engine, **changed)
+        (name,) = parameters(recording, again.recording)
+        assert name == next(iter(changed))
+        assert not again.identical
+
+    def test_a_run_that_ends_earlier(self, engine: Engine, tmp_path: Path) -> None:
+        recording = recorded(engine, tmp_path)
+        comparison = replay(recording, engine, max_tokens=24).comparison
+        assert comparison.first is comparison.in_tokens is not None
+        assert (comparison.in_tokens.place.canvas, comparison.in_tokens.b) == (1, None)
+        assert "text" in comparison.answer
+
+    def test_the_last_bit_of_one_entropy(self, engine: Engine, tmp_path: Path) -> None:
+        recording = recorded(engine, tmp_path)
+        arrays = {name: values.copy() for name, values in recording.arrays.items()}
+        at = 24 * 5 + 3  # the sixth step, which is the second of the second canvas
+        arrays["entropy"].view("int32")[at] ^= 1
+        comparison = compare(recording, dataclasses.replace(recording, arrays=arrays))
+        first = comparison.first
+        assert first is not None
+        assert (first.index, first.place.canvas, first.place.number) == (5, 1, 2)
+        assert first.positions == (3,)
+        assert first.only_entropy
+        assert comparison.in_tokens is None
+        assert 0 < comparison.entropy_difference < 1e-6
+
+    @pytest.mark.parametrize("name", ["argmax", "sample"])
+    def test_one_token(self, engine: Engine, tmp_path: Path, name: str) -> None:
+        recording = recorded(engine, tmp_path)
+        arrays = {key: values.copy() for key, values in recording.arrays.items()}
+        arrays[name][24 * 2 + 7] += 1
+        comparison = compare(recording, dataclasses.replace(recording, arrays=arrays))
+        parting = comparison.in_tokens
+        assert parting is comparison.first is not None
+        assert (parting.index, parting.positions) == (2, (7,))
+        assert name in parting.fields
+
+
+class TestAnotherModel:
+    @pytest.fixture(scope="class")
+    @staticmethod
+    def other(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        """The same but for one bit of one weight."""
+        other = Path(shutil.copytree(folder, tmp_path_factory.mktemp("other") / "model"))
+        weights = load_file(other / "model.safetensors")
+        weights["model.decoder.norm.weight"].view(torch.int32)[0] ^= 1 << 20
+        save_file(weights, other / "model.safetensors", metadata={"format": "pt"})
+        return other
+
+    def test_other_weights_are_refused_unless_asked_for(self, engine: Engine, other: Path, tmp_path: Path) -> None:
+        recording = recorded(engine, tmp_path)
+        with pytest.raises(RecordingError, match="is not the model of the recording: its weights"):
+            replay(recording, load(other))
+        again = replay(recording, load(other), any_model=True)
+        assert not again.identical
+        assert "model.weights" in parameters(recording, again.recording)
+
+    def test_another_tokenizer_is_refused(self, engine: Engine, folder: Path, tmp_path: Path) -> None:
+        recording = recorded(engine, tmp_path / "runs")
+        other = Path(shutil.copytree(folder, tmp_path / "model"))
+        with (other / "tokenizer.json").open("a") as file:
+            file.write("\n")
+        with pytest.raises(RecordingError, match="its tokenizer"):
+            replay(recording, load(other))
+
+    def test_the_same_files_elsewhere_are_the_same_model(self, engine: Engine, folder: Path, tmp_path: Path) -> None:
+        recording = recorded(engine, tmp_path / "runs")
+        copy = Path(shutil.copytree(folder, tmp_path / "copy"))
+        assert replay(recording, load(copy)).identical
+
+
+class TestDigest:
+    def test_every_shard_and_the_configuration_count(self, tmp_path: Path) -> None:
+        folder = random_checkpoint(tmp_path, shard_bytes=20_000)
+        found = checkpoint.read(folder)
+        digests = {digest.weights_digest(found)}
+        paths = [folder / "config.json", *sorted({tensor.file for tensor in found.tensors.values()})]
+        assert len(paths) > 3
+        for path in paths:
+            content = path.read_bytes()
+            path.write_bytes(content + b" " if path.suffix == ".json" else content[:-1] + b"x")
+            digests.add(digest.weights_digest(checkpoint.read(folder)))
+            path.write_bytes(content)
+        assert len(digests) == len(paths) + 1
+
+    def test_large_files_are_read_once_until_they_change(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        found = checkpoint.read(random_checkpoint(tmp_path))
+        read: list[str] = []
+        original = digest._digest
+
+        def counted(path: Path) -> str:
+            read.append(path.name)
+            return original(path)
+
+        monkeypatch.setattr(digest, "_digest", counted)
+        weights = tmp_path / "model.safetensors"
+        first = digest.weights_digest(found, kept_from=10_000)
+        assert digest.weights_digest(found, kept_from=10_000) == first
+        assert read.count(weights.name) == 1
+        content = bytearray(weights.read_bytes())
+        content[-1] ^= 1
+        weights.write_bytes(content)
+        os.utime(weights, ns=(1, 1))
+        assert digest.weights_digest(found, kept_from=10_000) != first
+        assert digest.weights_digest(found) != first
+
+    def test_a_damaged_or_missing_store_is_made_again(self, tmp_path: Path) -> None:
+        found = checkpoint.read(random_checkpoint(tmp_path))
+        first = digest.weights_digest(found, kept_from=0)
+        (tmp_path / ".redraft" / "digests.json").write_text('{"model.safetensors": [1]}')
+        assert digest.weights_digest(found, kept_from=0) == first
+        (tmp_path / ".redraft" / "digests.json").write_text("{")
+        assert digest.weights_digest(found, kept_from=0) == first
+
+
+class TestWhatIsNotKept:
+    def test_a_verifier_is_named_and_taken(self, engine: Engine, tmp_path: Path) -> None:
+        recording = recorded(engine, tmp_path, verifier=odd_positions, verify_rounds=1)
+        with pytest.raises(RecordingError, match=r"its verifier is .*odd_positions, which is code.*verifier=\.\.\."):
+            replay(recording, engine)
+        assert replay(recording, engine, verifier=odd_positions).identical
+
+    def test_a_rule_of_ones_own_is_named_and_taken(self, engine: Engine, tmp_path: Path) -> None:
+        class Everything:
+            def accepted(self, entropy: torch.Tensor, confidence: torch.Tensor) -> torch.Tensor:
+                return torch.ones_like(entropy, dtype=torch.bool)
+
+        recording = recorded(engine, tmp_path, acceptance=Everything())
+        with pytest.raises(RecordingError, match=r"its acceptance is .*Everything"):
+            replay(recording, engine)
+        assert replay(recording, engine, acceptance=Everything()).identical
+
+    def test_a_prompt_that_was_not_kept_has_to_be_given(self, engine: Engine, tmp_path: Path) -> None:
+        runs = RecordingFolder(tmp_path, keep_prompts=False)
+        engine.generate(PROMPT, max_tokens=8, seed=7, record=runs)
+        recording = Recording.load(only_file(runs))
+        with pytest.raises(RecordingError, match="without its prompt of"):
+            replay(recording, engine)
+        with pytest.raises(RecordingError, match="the prompt is not the recorded one"):
+            replay(recording, engine, prompt="other text")
+        again = replay(recording, engine, prompt=PROMPT)
+        assert again.identical
+        assert parameters(recording, again.recording) == {}
+
+
+class TestFailures:
+    def test_a_request_that_was_cancelled_is_repeated_as_far_as_it_came(self, engine: Engine) -> None:
+        request = engine.request(PROMPT, max_tokens=60, seed=7)
+        recorder = Recorder(request, engine)
+        generation = Generation(engine, request, recorder)
+        for _ in zip(range(7), generation.work, strict=False):
+            pass
+        recording = recorder.fail(redraft.RedraftError("gone"))
+        seen: list[StepEvent] = []
+        again = replay(recording, engine, on_step=seen.append)
+        assert again.identical
+        assert len(seen) == len(recording.events) > 0
+
+    def test_a_model_that_fails_fails_again(self, folder: Path, tmp_path: Path) -> None:
+        copy = Path(shutil.copytree(folder, tmp_path / "model"))
+        weights = load_file(copy / "model.safetensors")
+        weights["model.decoder.norm.weight"][-1] = torch.nan
+        save_file(weights, copy / "model.safetensors", metadata={"format": "pt"})
+        engine, runs = load(copy), RecordingFolder(tmp_path / "runs")
+        with pytest.raises(GenerationError):
+            engine.generate(PROMPT, max_tokens=8, seed=7, record=runs)
+        recording = Recording.load(only_file(runs))
+        again = replay(recording, engine)
+        assert again.identical
+        assert again.recording.error == recording.error
+        well = replay(recording, load(folder), any_model=True)
+        assert not well.identical
