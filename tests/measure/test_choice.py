@@ -4,13 +4,15 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from tests.random_checkpoint import LETTERS_SIZE, random_checkpoint
+import torch
+from tests.random_checkpoint import LETTERS_SIZE, random_checkpoint, reference_model
 
 import redraft
 from redraft.engine.engine import Engine
 from redraft.errors import CheckpointError, RequestError
 from redraft.measure.calibration import calibration
 from redraft.measure.choice import Predictions, predict
+from redraft.models import checkpoint
 
 WORDS = ("a", "b", "yes")
 
@@ -107,11 +109,10 @@ class TestFitChoiceTemperature:
 class TestSaveChoiceTemperature:
     @pytest.mark.parametrize("bad", [0, -1.0, float("inf"), float("nan"), True, "hot"])
     def test_what_is_no_temperature_is_refused_and_nothing_written(self, engine, tmp_path, bad):
-        path = tmp_path / "checkpoint" / "generation_config.json"
-        before = path.read_bytes() if path.exists() else None
-        with pytest.raises(CheckpointError, match="choice_temperature"):
+        before = sorted((tmp_path / "checkpoint").iterdir())
+        with pytest.raises(CheckpointError, match=r"redraft\.json: choice_temperature"):
             redraft.save_choice_temperature(tmp_path / "checkpoint", bad)
-        assert (path.read_bytes() if path.exists() else None) == before
+        assert sorted((tmp_path / "checkpoint").iterdir()) == before
 
     def test_a_folder_that_is_no_checkpoint_is_refused(self, tmp_path):
         with pytest.raises(CheckpointError, match=r"has no config\.json"):
@@ -119,12 +120,29 @@ class TestSaveChoiceTemperature:
         assert not list(tmp_path.iterdir())
 
     def test_a_file_that_others_share_by_a_link_stays_as_it_is(self, engine, tmp_path):
-        path = tmp_path / "checkpoint" / "generation_config.json"
         shared = tmp_path / "shared.json"
-        shared.write_text('{"max_denoising_steps": 3}')
-        path.unlink(missing_ok=True)
-        path.symlink_to(shared)
+        shared.write_text('{"choice_temperature": 3}')
+        (tmp_path / "checkpoint" / "redraft.json").symlink_to(shared)
+        assert checkpoint.read(tmp_path / "checkpoint").defaults.choice_temperature == 3
         redraft.save_choice_temperature(tmp_path / "checkpoint", 1.5)
-        assert shared.read_text() == '{"max_denoising_steps": 3}'
-        defaults = redraft.load(tmp_path / "checkpoint").model.defaults
-        assert (defaults.max_denoising_steps, defaults.choice_temperature) == (3, 1.5)
+        assert shared.read_text() == '{"choice_temperature": 3}'
+        assert checkpoint.read(tmp_path / "checkpoint").defaults.choice_temperature == 1.5
+
+    def test_transformers_still_loads_the_folder(self, engine, tmp_path):
+        redraft.save_choice_temperature(tmp_path / "checkpoint", 1.5)
+        assert reference_model(tmp_path / "checkpoint").generation_config is not None
+
+    def test_what_else_stands_in_the_file_is_refused_by_name(self, engine, tmp_path):
+        (tmp_path / "checkpoint" / "redraft.json").write_text('{"choice_temprature": 3}')
+        with pytest.raises(
+            CheckpointError, match=r"redraft\.json: 'choice_temprature' is unknown; known is choice_temp"
+        ):
+            redraft.load(tmp_path / "checkpoint")
+
+    def test_a_model_saved_without_one_leaves_none_behind(self, engine, tmp_path):
+        folder = tmp_path / "checkpoint"
+        model = checkpoint.read(folder).load()
+        for stated in (1.5, None):
+            model.defaults = replace(model.defaults, choice_temperature=stated)
+            checkpoint.save(model, folder, torch.float32)
+            assert checkpoint.read(folder).defaults == model.defaults

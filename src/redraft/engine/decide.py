@@ -193,7 +193,7 @@ def _calibration(engine: "Engine", temperature: float | None) -> float:
     fitted = engine.model.defaults.choice_temperature
     if fitted is None:
         raise RequestError(
-            "this checkpoint has no fitted choice_temperature in its generation_config.json; leave calibrated out, or "
+            "this checkpoint has no fitted choice_temperature in a redraft.json; leave calibrated out, or "
             "fit one with redraft.fit_choice_temperature and write it there with redraft.save_choice_temperature"
         )
     return fitted

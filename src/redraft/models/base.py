@@ -62,7 +62,8 @@ class GenerationDefaults:
     confidence_threshold: float = 0.005
     end_token_ids: tuple[int, ...] = (1,)
     choice_temperature: float | None = None
-    """Fitted to make the probabilities of ``choose`` true; None where nobody has."""
+    """Fitted to make the probabilities of ``choose`` true; None where nobody has. In a file of its own, for the
+    reference refuses what it does not know (``checkpoint.OWN_FILE``)."""
 
     def __post_init__(self) -> None:
         whole = isinstance(self.max_denoising_steps, int) and self.max_denoising_steps >= 1

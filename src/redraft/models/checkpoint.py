@@ -24,8 +24,11 @@ DType = Literal["auto", "float32", "bfloat16", "int8", "int4"]
 # Below this many parameters "auto" computes in float32, which is exact and, for small shapes, no slower.
 AUTO_FLOAT32 = 500_000_000
 CONFIG_FILE, GENERATION_FILE = "config.json", "generation_config.json"
+OWN_FILE = "redraft.json"
 INDEX_FILE, WEIGHTS_FILE = "model.safetensors.index.json", "model.safetensors"
 _DOWNLOADED = ["*.json", "*.safetensors", "*.jinja"]
+# What ``transformers`` refuses to find in its own file.
+_OWN = ("choice_temperature",)
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _TORCH_DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 
@@ -152,12 +155,14 @@ def read(folder: Path) -> Checkpoint:
         model = DiffusionGemma(config)
     expected = {DiffusionGemma.hub_name(name): tensor for name, tensor in model.state_dict().items()}
     _check_tensors(folder, expected, stored)
-    generation = _read_json(folder / GENERATION_FILE) if (folder / GENERATION_FILE).exists() else {}
+    generation, own = (
+        _read_json(folder / name) if (folder / name).exists() else {} for name in (GENERATION_FILE, OWN_FILE)
+    )
     return Checkpoint(
         folder=folder,
         architecture=architecture,
         config=config,
-        defaults=_generation_defaults(generation, config),
+        defaults=_generation_defaults(generation, own, config),
         tensors={name: stored[name] for name in expected},
         unused={name: tensor for name, tensor in stored.items() if name not in expected},
     )
@@ -186,28 +191,30 @@ def save(model: DiffusionGemma, folder: Path, dtype: torch.dtype, extra_files: I
         "pad_token_id": model.config.pad_token_id,
         "bos_token_id": model.config.bos_token_id,
     }
-    if defaults.choice_temperature is not None:
-        generation["choice_temperature"] = defaults.choice_temperature
     (folder / GENERATION_FILE).write_text(json.dumps(generation, indent=2) + "\n")
+    own = {name: getattr(defaults, name) for name in _OWN if getattr(defaults, name) is not None}
+    if own:
+        (folder / OWN_FILE).write_text(json.dumps(own, indent=2) + "\n")
+    else:
+        (folder / OWN_FILE).unlink(missing_ok=True)
     for path in extra_files:
         if path.resolve() != (folder / path.name).resolve():
             shutil.copy(path, folder / path.name)
 
 
 def save_choice_temperature(folder: str | Path, temperature: float) -> None:
-    """Write a fitted ``choice_temperature`` into a checkpoint folder's own defaults, and leave the rest as it is.
+    """Write a fitted ``choice_temperature`` into a checkpoint folder, in a file that only Redraft reads.
 
     Raises CheckpointError for a folder that is no checkpoint, and for a temperature that is not above 0 and finite.
     """
     folder = Path(folder)
     config = DiffusionGemmaConfig.from_json(_read_json(folder / CONFIG_FILE))
-    path = folder / GENERATION_FILE
-    generation = {**(_read_json(path) if path.exists() else {}), "choice_temperature": temperature}
-    _generation_defaults(generation, config)
-    # Replaced whole: where the hub's cache keeps a link to a file that others share, the link goes and the file stays.
-    written = path.with_name(f".{path.name}.new")
-    written.write_text(json.dumps(generation, indent=2) + "\n")
-    written.replace(path)
+    own = {"choice_temperature": temperature}
+    _generation_defaults({}, own, config)
+    # Replaced, not written over: in the hub's cache it may be a link to a file that others share.
+    written = folder / f".{OWN_FILE}.new"
+    written.write_text(json.dumps(own, indent=2) + "\n")
+    written.replace(folder / OWN_FILE)
 
 
 def _hub_names(model: DiffusionGemma) -> dict[str, str]:
@@ -301,7 +308,9 @@ def _and_more(names: list[str]) -> str:
     return f" (and {len(names) - 1} more)" if len(names) > 1 else ""
 
 
-def _generation_defaults(generation: Mapping[str, Any], config: DiffusionGemmaConfig) -> GenerationDefaults:
+def _generation_defaults(
+    generation: Mapping[str, Any], own: Mapping[str, Any], config: DiffusionGemmaConfig
+) -> GenerationDefaults:
     """Absent and null fields take the reference's values. ``max_new_tokens`` is not read: a released checkpoint says
     256, which would cut every longer answer."""
     sampler = generation.get("sampler_config") or {}
@@ -309,13 +318,16 @@ def _generation_defaults(generation: Mapping[str, Any], config: DiffusionGemmaCo
         raise CheckpointError(f"{GENERATION_FILE}: sampler_config must be an object, not {sampler!r}")
     if sampler.get("_cls_name", "EntropyBoundSamplerConfig") != "EntropyBoundSamplerConfig":
         raise CheckpointError(f"{GENERATION_FILE}: sampler {sampler['_cls_name']!r} is not supported")
+    if unknown := own.keys() - _OWN:
+        raise CheckpointError(f"{OWN_FILE}: {min(unknown)!r} is unknown; known is {', '.join(_OWN)}")
     end = generation.get("eos_token_id")
     values: dict[str, Any] = {
-        **{name: generation.get(name) for name in GenerationDefaults.__dataclass_fields__},
+        **{name: (own if name in _OWN else generation).get(name) for name in GenerationDefaults.__dataclass_fields__},
         "entropy_bound": sampler.get("entropy_bound"),
         "end_token_ids": config.end_token_ids if end is None else tuple(end) if isinstance(end, list) else (end,),
     }
     try:
         return GenerationDefaults(**{name: value for name, value in values.items() if value is not None})
     except (TypeError, ValueError) as error:
-        raise CheckpointError(f"{GENERATION_FILE}: {error}") from error
+        file = OWN_FILE if any(name in str(error) for name in _OWN) else GENERATION_FILE
+        raise CheckpointError(f"{file}: {error}") from error
