@@ -22,7 +22,7 @@ from redraft.canvas.random import INITIAL, PositionRandom
 from redraft.canvas.readout import Readout
 from redraft.constrain.constraint import Constraint, Regex
 from redraft.engine.canvas import DenoisingCanvas, FinishedCanvas
-from redraft.engine.constrained import CanvasConstraint, ConstrainedStep, Locked, class_sums
+from redraft.engine.constrained import CanvasConstraint, ConstrainedStep, Locked
 from redraft.engine.engine import Engine
 from redraft.engine.kv_pool import KVPool
 from redraft.engine.load import load
@@ -118,31 +118,25 @@ def last_step_only(constraint: Callable[[np.ndarray], Constraint]) -> Variant:
     return answer
 
 
-class LocalEntropies(CanvasConstraint):
-    """As the engine's, but what is accepted, and when it stops, goes by the model's distribution at each position over
-    the tokens that can stand there at all, not by how the positions inform each other through the constraint."""
+class MarginalEntropies(CanvasConstraint):
+    """As the engine's, but what is accepted, and when it stops, goes by the marginals given that the text is valid."""
 
     def apply(self, readout: Readout, draws: PositionRandom, greedy: bool, locked: Locked | None) -> ConstrainedStep:
         """The constrained step with these entropies."""
         step = super().apply(readout, draws, greedy, locked)
-        mass, plogp, _ = (values[: self.positions].astype(np.float64) for values in class_sums(readout))
-        possible = np.isfinite(step.inference.log_multiplier)
-        total = np.maximum(np.where(possible, mass, 0.0).sum(1), np.finfo(np.float64).tiny)
-        own = np.maximum(np.log(total) - np.where(possible, plogp, 0.0).sum(1) / total, 0.0)
-        ended = step.inference.tail > 0
         entropy = step.readout.entropy.clone()
-        entropy[: self.positions] = torch.from_numpy(np.where(ended, step.inference.entropy, own))
+        entropy[: self.positions] = torch.from_numpy(step.inference.entropy)
         return replace(step, readout=replace(step.readout, entropy=entropy))
 
 
-def by_local_entropies(constraint: Callable[[np.ndarray], Constraint]) -> Variant:
-    """Every step constrained, with ``LocalEntropies``."""
+def by_marginal_entropies(constraint: Callable[[np.ndarray], Constraint]) -> Variant:
+    """Every step constrained, with ``MarginalEntropies``."""
 
     def answer(engine: Engine, board: np.ndarray, seed: int) -> Answer:
         request = engine.request(question(board), max_tokens=layout.CANVAS_LENGTH, seed=seed)
         compiled = engine.constraints.compile(constraint(board), request.end_token_ids)
         length = request.canvas_length
-        held = LocalEntropies.of(compiled, compiled.automaton.start, length, request.max_tokens)
+        held = MarginalEntropies.of(compiled, compiled.automaton.start, length, request.max_tokens)
         finished, _ = _denoised(engine, request, DenoisingCanvas(engine.model, request, 0, length, constraint=held))
         return Answer(_text(engine, finished.tokens.tolist()), finished.denoising_steps, finished.converged)
 
@@ -186,7 +180,7 @@ VARIANTS: dict[str, Variant] = {
     "givens, last step only": last_step_only(grid),
     "givens on the canvas from the start": held_from_the_start,
     "rows, every step": generated(rows),
-    "rows, every step, local entropies": by_local_entropies(rows),
+    "rows, every step, entropies of the marginals": by_marginal_entropies(rows),
     "rows, last step only": last_step_only(rows),
     "givens, rules, 1 round": generated(grid, Rules, verify_rounds=1),
     **{f"givens, rules, {n} rounds": generated(grid, Rules, verify_rounds=n) for n in (3, 10)},

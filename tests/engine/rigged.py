@@ -12,7 +12,9 @@ from redraft.canvas.noise import UniformNoise
 from redraft.canvas.readout import Readout, VocabularyHead
 from redraft.engine.engine import Engine
 from redraft.models.base import GenerationDefaults
+from redraft.models.gemma_tools import GemmaTools
 from redraft.models.tokenizer import ChatTokenizer
+from redraft.models.tools import ToolSyntax
 from tests.random_checkpoint import END_TOKEN_IDS, LETTERS_SIZE, write_letters_tokenizer
 
 VOCAB_SIZE = LETTERS_SIZE + 4
@@ -30,6 +32,7 @@ class RiggedConfig:
     canvas_length: int = 64
     image_token_ids: tuple[int, ...] = ()
     thought_markers: tuple[str, str] = ("<|channel>", "<channel|>")
+    tool_syntax: ToolSyntax = field(default_factory=GemmaTools)
 
 
 @dataclass

@@ -67,6 +67,7 @@ class DenoisingCanvas:
         self._constraint, self._locked, self._on_step = constraint, locked, on_step
         self._stream = index + attempt * ATTEMPT
         self._step = request.max_denoising_steps
+        self._open = torch.ones(length, dtype=torch.bool) if locked is None else ~locked.mask
         self._earlier: list[Tensor] = []
         self.tokens = self._starting_tokens().to(model.device)
         """[C] int64: what the model is to see next."""
@@ -100,7 +101,11 @@ class DenoisingCanvas:
         following = torch.where(accepted, readout.sample, noise)
         if self._locked is not None:
             following = torch.where(self._locked.mask.to(device), readout.sample, following)
-        finished = request.stopping.finished(readout.argmax, readout.entropy, self.tokens, self._earlier)
+        # Locked positions are certain, which says nothing of the others.
+        settling = readout.argmax[self._open]
+        finished = request.stopping.finished(
+            settling, readout.entropy[self._open], self.tokens[self._open], self._earlier
+        )
         if self._on_step is not None:
             self._on_step(
                 StepEvent(
@@ -128,7 +133,7 @@ class DenoisingCanvas:
                 None if readout.top_logprobs is None else readout.top_logprobs.cpu(),
             )
         memory = request.stopping.memory
-        self._earlier = [*self._earlier, readout.argmax][-memory:] if memory else []
+        self._earlier = [*self._earlier, settling][-memory:] if memory else []
         self.tokens, self.signal, self._step = following, readout.signal, step - 1
         return None
 

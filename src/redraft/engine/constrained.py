@@ -30,8 +30,9 @@ class ConstrainedStep:
     """A readout in which the constraint holds, and what inference found on the way."""
 
     readout: Readout
-    """``argmax`` is the likeliest valid canvas, ``sample`` one drawn given validity; entropy and confidence are those
-    of the marginals given validity. The signal is the model's own."""
+    """``argmax`` is the likeliest valid canvas, ``sample`` one drawn given validity. Entropy and confidence are those
+    of the model's distribution at each position over the tokens that can stand there in a valid text. The signal is
+    the model's own."""
     inference: Inference
     """Over the positions that belong to the answer."""
 
@@ -86,8 +87,7 @@ class CanvasConstraint:
         if not greedy:
             sample = classes.draw(_padded(found.sampled_classes, length, -1), draws.sample)
         entropy, confidence = readout.entropy.clone(), readout.confidence.clone()
-        entropy[:positions] = torch.from_numpy(found.entropy)
-        confidence[:positions] = torch.from_numpy(_confidence(found, peak))
+        entropy[:positions], confidence[:positions] = map(torch.from_numpy, _certainty(found, mass, plogp, peak))
         constrained = replace(readout, argmax=argmax, sample=sample, entropy=entropy, confidence=confidence)
         return ConstrainedStep(constrained, found)
 
@@ -129,15 +129,26 @@ def hold(readout: Readout, locked: Locked) -> Readout:
     )
 
 
-def _confidence(found: Inference, peak: NDArray[np.floating]) -> Floats:
-    """[L]: the probability of the likeliest token, by the marginals given validity."""
-    log_ratio = found.log_multiplier
+def _certainty(
+    found: Inference, mass: NDArray[np.floating], plogp: NDArray[np.floating], peak: NDArray[np.floating]
+) -> tuple[Floats, Floats]:
+    """[L] each: entropy, and the probability of the likeliest token, over the tokens that can stand at a position.
+
+    Not those of the marginals given validity: in them a rule counts that the model follows by itself already, and the
+    canvas would settle on what the model is not sure of (docs/sudoku.md has the measurement). Where the text may have
+    ended before a position, any token can stand there, and the marginal's entropy tells how sure that is.
+    """
+    possible = np.isfinite(found.log_multiplier)
+    allowed = np.where(possible, mass, 0.0).sum(1, dtype=np.float64)
+    total = np.maximum(allowed, np.finfo(np.float64).tiny)
+    entropy = np.maximum(np.log(total) - np.where(possible, plogp, 0.0).sum(1, dtype=np.float64) / total, 0.0)
+    likeliest = np.where(possible, peak, -np.inf).max(1).astype(np.float64)
+    # What underflowed in all of its tokens is as sure as its one likeliest token.
+    confidence = np.where(allowed > 0, np.exp(np.minimum(likeliest - np.log(total), 0.0)), 1.0)
     ended = found.tail > 0
-    if ended.any():
-        log_ratio = log_ratio.copy()
-        log_ratio[ended] = np.logaddexp(log_ratio[ended], np.log(found.tail[ended])[:, None])
-    # Rounding can leave a certain token a hair above one.
-    return np.exp(np.minimum((log_ratio + peak).max(1), 0.0))
+    log_ratio = np.logaddexp(found.log_multiplier[ended], np.log(found.tail[ended])[:, None])
+    confidence[ended] = np.exp(np.minimum((log_ratio + peak[ended]).max(1), 0.0))
+    return np.where(ended, found.entropy, entropy), confidence
 
 
 def _padded(values: NDArray[np.int64], length: int, value: int) -> Tensor:
