@@ -186,6 +186,7 @@ PIECES += [
 ]
 THOUGHT = ("<|channel>", "<channel|>")
 TOOLS = ("<|tool_call>", "<tool_call|>", '<|"|>', "<|tool_response>")
+THOUGHT_IDS = (16 + 256 + len(PIECES), 16 + 256 + len(PIECES) + 1)
 LETTERS_SIZE = 16 + 256 + len(PIECES) + len(THOUGHT) + len(TOOLS)
 # What Gemma's own template says of tools and thinking, in short.
 LETTERS_TEMPLATE = """\

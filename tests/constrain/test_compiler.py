@@ -43,7 +43,7 @@ def test_a_constraint_is_compiled_once_for_all_that_it_depends_on(monkeypatch: p
     one = compiler()
     made: list[CompiledConstraint] = []
     original = CompiledConstraint.of
-    monkeypatch.setattr(CompiledConstraint, "of", lambda automaton: made.append(original(automaton)) or made[-1])
+    monkeypatch.setattr(CompiledConstraint, "of", lambda *made_of: made.append(original(*made_of)) or made[-1])
     markers = ThoughtMarkers(OPENING, CLOSING)
     asked = [
         (Regex("a+"), [END], (), None),

@@ -41,9 +41,9 @@ from redraft.engine.engine import Engine
 from redraft.engine.load import load
 from tests.constrain.random_schemas import RandomSchemas
 from tests.engine.rigged import VOCAB_SIZE, random_logits, rigged_engine
-from tests.random_checkpoint import END_TOKEN_IDS, LETTERS_SIZE, random_checkpoint
+from tests.random_checkpoint import END_TOKEN_IDS, THOUGHT_IDS, random_checkpoint
 
-OPENING, CLOSING = LETTERS_SIZE - 2, LETTERS_SIZE - 1
+OPENING, CLOSING = THOUGHT_IDS
 
 
 @pytest.fixture(autouse=True)

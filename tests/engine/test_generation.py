@@ -13,10 +13,10 @@ from redraft.engine.generation import Generation
 from redraft.engine.load import load
 from redraft.kernels import chain
 from tests.engine.rigged import VOCAB_SIZE, random_logits, rigged_engine
-from tests.random_checkpoint import END_TOKEN_IDS, LETTERS_SIZE, random_checkpoint
+from tests.random_checkpoint import END_TOKEN_IDS, LETTERS_SIZE, THOUGHT_IDS, random_checkpoint
 
 PROMPT = list(range(20, 50))
-OPENING, CLOSING = LETTERS_SIZE - 2, LETTERS_SIZE - 1
+OPENING, CLOSING = THOUGHT_IDS
 CONSTRAINTS = [
     JSONSchema({"type": "object", "properties": {"a": {"type": "integer"}, "b": {"type": "string", "maxLength": 9}}}),
     Regex("[a-z ]{30,}"),

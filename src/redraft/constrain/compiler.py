@@ -72,14 +72,14 @@ class Compiler:
 
     def __init__(self, vocabulary: Callable[[], Vocabulary]) -> None:
         """``vocabulary`` is called at the first constraint: reading a large tokenizer takes seconds."""
-        self._read = vocabulary
+        self._read, self._vocabulary = vocabulary, _Place()
         self._kept: OrderedDict[object, _Place] = OrderedDict()
         self._lock = threading.Lock()
 
     @property
     def vocabulary(self) -> Vocabulary:
         """The bytes of every token; ConstraintError for a tokenizer that constraints cannot use."""
-        return self._once(Vocabulary, self._read)
+        return self._compiled_in(self._vocabulary, self._read)
 
     def compile(
         self,
@@ -115,6 +115,9 @@ class Compiler:
             self._kept.move_to_end(key)
             while len(self._kept) > _KEPT:
                 self._kept.popitem(last=False)
+        return self._compiled_in(place, compile)
+
+    def _compiled_in(self, place: _Place, compile: Callable[[], _Compiled]) -> _Compiled:
         with place.lock:
             if place.compiled is None:
                 place.compiled = compile()

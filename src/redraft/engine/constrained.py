@@ -14,6 +14,9 @@ from redraft.constrain.compiler import CompiledConstraint
 from redraft.constrain.inference import Floats, Inference, end_potential, pin
 from redraft.kernels.chain import infer
 
+# Below it sums of float32 probabilities have lost too much for an entropy.
+_FAINT = 1e-25
+
 
 @dataclass(frozen=True, eq=False)
 class Locked:
@@ -140,15 +143,21 @@ def _certainty(
     """
     possible = np.isfinite(found.log_multiplier)
     allowed = np.where(possible, mass, 0.0).sum(1, dtype=np.float64)
-    total = np.maximum(allowed, np.finfo(np.float64).tiny)
-    entropy = np.maximum(np.log(total) - np.where(possible, plogp, 0.0).sum(1, dtype=np.float64) / total, 0.0)
-    likeliest = np.where(possible, peak, -np.inf).max(1).astype(np.float64)
-    # What underflowed in all of its tokens is as sure as its one likeliest token.
-    confidence = np.where(allowed > 0, np.exp(np.minimum(likeliest - np.log(total), 0.0)), 1.0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        entropy = np.log(allowed) - np.where(possible, plogp, 0.0).sum(1, dtype=np.float64) / allowed
+        confidence = np.exp(np.where(possible, peak, -np.inf).max(1).astype(np.float64) - np.log(allowed))
     ended = found.tail > 0
+    # Of so little mass float32 has lost the digits; the classes' likeliest tokens, in logarithms, stand for all.
+    faint = ~ended & (allowed < _FAINT)
+    logs = np.where(possible[faint], peak[faint], -np.inf).astype(np.float64)
+    shares = np.exp(logs - logs.max(1, initial=-np.inf, keepdims=True))
+    shares /= shares.sum(1, keepdims=True)
+    entropy[faint] = -(shares * np.log(shares, where=shares > 0, out=np.zeros_like(shares))).sum(1)
+    confidence[faint] = shares.max(1, initial=0.0)
     log_ratio = np.logaddexp(found.log_multiplier[ended], np.log(found.tail[ended])[:, None])
-    confidence[ended] = np.exp(np.minimum((log_ratio + peak[ended]).max(1), 0.0))
-    return np.where(ended, found.entropy, entropy), confidence
+    confidence[ended] = np.exp((log_ratio + peak[ended]).max(1))
+    # Rounding can leave a certain position a hair outside.
+    return np.maximum(np.where(ended, found.entropy, entropy), 0.0), np.minimum(confidence, 1.0)
 
 
 def _padded(values: NDArray[np.int64], length: int, value: int) -> Tensor:

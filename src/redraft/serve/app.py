@@ -10,7 +10,7 @@ from fastapi import Request as HttpRequest
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
-from starlette.responses import PlainTextResponse, Response
+from starlette.responses import FileResponse, PlainTextResponse, Response
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -39,6 +39,10 @@ log = logging.getLogger("redraft.serve")
 own = APIRouter()
 
 
+def _add_file(app: FastAPI, route: str, path: Path) -> None:
+    app.add_api_route(route, lambda: FileResponse(path), methods=["GET", "HEAD"], include_in_schema=False)
+
+
 def create_app(engine: Engine, service: Service, settings: Settings) -> ASGIApp:
     """Everything that is served, for one engine that ``service`` runs."""
     here = Serving(engine, service, Metrics(service), settings)
@@ -51,7 +55,12 @@ def create_app(engine: Engine, service: Service, settings: Settings) -> ASGIApp:
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(Exception, _fault)
     if PAGE.is_dir():
-        app.mount("/", StaticFiles(directory=PAGE, html=True), name="page")
+        # Each by itself: mounted on the root, the folder would answer 404 for a route's wrong method.
+        for path in PAGE.iterdir():
+            if path.is_dir():
+                app.mount(f"/{path.name}", StaticFiles(directory=path), name=path.name)
+            else:
+                _add_file(app, "/" if path.name == "index.html" else f"/{path.name}", path)
     else:
         app.add_api_route("/", _no_page, include_in_schema=False)
     guarded: ASGIApp = ApiKeys(BodyLimit(app, settings.limits.body_bytes), settings.api_keys)
