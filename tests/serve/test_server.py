@@ -1,6 +1,7 @@
 """The server around the formats: who may ask, what is too much, and how it ends."""
 
 import json
+import re
 import socket
 import threading
 import time
@@ -194,3 +195,16 @@ def test_the_page_may_load_nothing_from_elsewhere(served: Served) -> None:
     assert "default-src 'self'" in policy
     assert "http" not in policy
     assert answer.headers["x-content-type-options"] == "nosniff"
+
+
+def test_the_page_is_served_to_anybody_and_asks_nobody_else(served: Served) -> None:
+    page = httpx.get(f"{served.url}/")
+    assert page.status_code == 200
+    assert page.headers["content-type"].startswith("text/html")
+    assert page.headers["cache-control"] == "no-cache"
+    assert "default-src 'self'" in page.headers["content-security-policy"]
+    linked = re.findall(r'(?:src|href)="([^"]+)"', page.text)
+    assert linked
+    for link in linked:
+        assert httpx.get(httpx.URL(f"{served.url}/").join(link)).status_code == 200, link
+    assert httpx.get(f"{served.url}/assets/../app.py").status_code == 404

@@ -2,6 +2,7 @@
 
 import logging
 import time
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,6 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import FileResponse, PlainTextResponse, Response
-from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from redraft.engine.engine import Engine
@@ -40,7 +40,11 @@ own = APIRouter()
 
 
 def _add_file(app: FastAPI, route: str, path: Path) -> None:
-    app.add_api_route(route, lambda: FileResponse(path), methods=["GET", "HEAD"], include_in_schema=False)
+    # Their names stay the same from version to version, so that a browser has to ask.
+    headers = {"cache-control": "no-cache"}
+    app.add_api_route(
+        route, lambda: FileResponse(path, headers=headers), methods=["GET", "HEAD"], include_in_schema=False
+    )
 
 
 def create_app(engine: Engine, service: Service, settings: Settings) -> ASGIApp:
@@ -56,11 +60,9 @@ def create_app(engine: Engine, service: Service, settings: Settings) -> ASGIApp:
     app.add_exception_handler(Exception, _fault)
     if PAGE.is_dir():
         # Each by itself: mounted on the root, the folder would answer 404 for a route's wrong method.
-        for path in PAGE.iterdir():
-            if path.is_dir():
-                app.mount(f"/{path.name}", StaticFiles(directory=path), name=path.name)
-            else:
-                _add_file(app, "/" if path.name == "index.html" else f"/{path.name}", path)
+        for path in filter(Path.is_file, PAGE.rglob("*")):
+            name = path.relative_to(PAGE).as_posix()
+            _add_file(app, "/" if name == "index.html" else f"/{name}", path)
     else:
         app.add_api_route("/", _no_page, include_in_schema=False)
     guarded: ASGIApp = ApiKeys(BodyLimit(app, settings.limits.body_bytes), settings.api_keys)
@@ -106,8 +108,15 @@ def _model(here: Serving) -> dict[str, Any]:
 @own.get("/health")
 async def health(http: HttpRequest) -> dict[str, Any]:
     """Whether the server lives, and what it is doing."""
-    load = serving(http).service.load
-    return {"status": "ok", "running": load.running, "waiting": load.waiting}
+    here = serving(http)
+    load = here.service.load
+    return {
+        "status": "ok",
+        "model": here.settings.model,
+        "version": version("redraft"),
+        "running": load.running,
+        "waiting": load.waiting,
+    }
 
 
 @own.get("/metrics")

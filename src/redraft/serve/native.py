@@ -188,6 +188,7 @@ def _prepare(
         "model": here.settings.model,
         "seed": parameters["seed"],
         "canvas_length": engine.model.config.canvas_length,
+        "end_token_ids": list(engine.model.defaults.end_token_ids),
     }
     prompt = None if body.messages is None else _messages(body.messages)
     if body.fill is not None:
