@@ -121,7 +121,8 @@ class TestFitTemperature:
             total = sum(math.log(sum(map(math.exp, row))) - row[k] for row, k in zip(rows, truth, strict=True))
             return float(total)
 
-        if loss(1e4) < loss(1e3):
+        # At a very high temperature the loss falls with 1 / T if the truths lie above the mean of their rows.
+        if logits[np.arange(30), truth].sum() <= logits.mean(1).sum():
             with pytest.raises(ValueError, match="the higher the temperature"):
                 fit_temperature(logits, truth)
             return
