@@ -37,6 +37,12 @@ def serve(
         float, typer.Option(min=0, help="Seconds that running requests have to finish when the server is stopped.")
     ] = 30.0,
     log_prompts: Annotated[bool, typer.Option("--log-prompts", help="Write prompts to the log.")] = False,
+    record: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Keep what happens, a file an answer, for replay and diff.")
+    ] = None,
+    record_prompt: Annotated[
+        bool, typer.Option("--record-prompt/--no-record-prompt", help="Keep the prompts as well.")
+    ] = True,
     dtype: options.DTypeOption = "auto",
     threads: options.Threads = None,
 ) -> None:
@@ -54,6 +60,10 @@ def serve(
     from redraft.serve.serving import Settings
 
     engine = options.load_engine(model, dtype, threads, **({} if kv_bytes is None else {"kv_bytes": kv_bytes}))
+    recordings = options.Recordings(record, record_prompt).folder()
+    if recordings is not None and engine.origin is not None:
+        # Large weights are read through for it, which the first request need not wait for.
+        typer.echo(f"recording to {record}, weights {engine.origin.digest[:12]}", err=True)
     settings = Settings(
         model=name or Path(model).name,
         api_keys=api_key or (),
@@ -61,6 +71,7 @@ def serve(
         limits=Limits(body_bytes=max_body_bytes, prompt_tokens=max_prompt_tokens),
         max_tokens=max_tokens,
         log_prompts=log_prompts,
+        record=recordings,
     )
     server.run(
         engine,

@@ -5,7 +5,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from redraft.constrain.constraint import Constraint
-from redraft.engine.generation import Generation
 from redraft.engine.request import Request
 from redraft.engine.result import Chunk, Result
 from redraft.engine.text import AnswerText, TextStream
@@ -111,7 +110,7 @@ def start(serving: Serving, http: Any, asked: Asked, client: str) -> Answers[Res
             on_step = Steps(post) if asked.ask.steps else None
 
             def make() -> Work[Result]:
-                return Generation(serving.engine, replace(asked.request, seed=seed), on_step).work
+                return serving.generation(replace(asked.request, seed=seed), on_step).work
 
             return make
 

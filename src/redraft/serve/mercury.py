@@ -165,7 +165,7 @@ async def _edited(
     await here.prepare(lambda: work(here.engine, parameters), _EDIT_NAMES)
 
     def make(post: Post) -> Callable[[], Work[EditResult]]:
-        return lambda: work(here.engine, parameters)
+        return lambda: work(here.engine, {**here.kept, **parameters})
 
     answers = Answers(http, [make], client_of(http, body.user))
     return await _reply(here, http, answers, said, _EDIT_NAMES, body.stream, body.stream_options)

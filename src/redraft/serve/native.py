@@ -14,7 +14,6 @@ from starlette.responses import Response
 from redraft.constrain.constraint import Choice, Constraint, JSONSchema, Regex, Template
 from redraft.constrain.template import Hole, HoleType
 from redraft.engine.decide import ChooseResult, choose
-from redraft.engine.generation import Generation
 from redraft.engine.infill import FillResult, context_before, fill
 from redraft.engine.result import Chunk, Result, StepEvent, Usage
 from redraft.engine.work import Work
@@ -200,7 +199,7 @@ def _prepare(
 
         def make_fill(post: Post) -> Callable[[], Work[Result]]:
             on_step = Steps(post)
-            return lambda: fill(engine, prefix, suffix, prompt=prompt, on_step=on_step, **parameters)
+            return lambda: fill(engine, prefix, suffix, prompt=prompt, on_step=on_step, **here.kept, **parameters)
 
         return {**start, "prompt_tokens": tokens, "beginning": ""}, make_fill
     request = engine.request(body.prompt if prompt is None else prompt, constraint=constraint, **parameters)  # type: ignore[arg-type]
@@ -208,7 +207,7 @@ def _prepare(
 
     def make(post: Post) -> Callable[[], Work[Result]]:
         on_step = Steps(post)
-        return lambda: Generation(engine, request, on_step).work
+        return lambda: here.generation(request, on_step).work
 
     beginning = "" if request.constraint is None else request.constraint.beginning
     return {**start, "prompt_tokens": len(request.prompt), "beginning": beginning}, make

@@ -165,7 +165,7 @@ class Filling:
         return Answers(http, [make], client)
 
     def _work(self) -> Work[FillResult]:
-        return fill(self._here.engine, self._prefix, self._suffix, **self._parameters)
+        return fill(self._here.engine, self._prefix, self._suffix, **self._here.kept, **self._parameters)
 
     async def result(self, answers: Answers[FillResult], http: HttpRequest, names: dict[str, str]) -> FillResult:
         """The only answer."""

@@ -14,7 +14,9 @@ from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from redraft.engine.decide import ChooseResult
-from redraft.engine.engine import Engine
+from redraft.engine.engine import Engine, Recorders
+from redraft.engine.generation import Generation
+from redraft.engine.request import Request
 from redraft.engine.result import Chunk, Result, StepEvent
 from redraft.engine.service import Service, Ticket
 from redraft.engine.work import Work
@@ -42,6 +44,8 @@ class Settings:
     max_tokens: int | None = None
     """Of an answer, where the client does not say; by default what the context has left."""
     log_prompts: bool = False
+    record: Recorders | None = None
+    """Keeps what happens in every answer that is generated."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,20 @@ class Serving:
     @property
     def tokenizer(self) -> ChatTokenizer:
         return self.engine.tokenizer
+
+    @property
+    def kept(self) -> dict[str, Any]:
+        """The parameter of ``fill`` and ``edit`` that keeps what happens in them, if that is wanted."""
+        return {} if self.settings.record is None else {"record": self.settings.record}
+
+    def generation(self, request: Request, on_step: Callable[[StepEvent], None] | None) -> Generation:
+        """An answer that is kept, if that is wanted."""
+        record = self.settings.record
+        return (
+            Generation(self.engine, request, on_step)
+            if record is None
+            else record.generation(self.engine, request, on_step)
+        )
 
     def check_model(self, name: str) -> None:
         """Refuse a request for another model."""
