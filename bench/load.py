@@ -4,7 +4,9 @@
     python -m bench.load --clients 16 --seconds 30
 
 Answers of mixed length, schemas, streams, connections closed in the middle, and bad requests. At the end: no error that
-its client did not earn, answers equal to the same request served alone, nothing left running, and how memory grew.
+its client did not earn, answers equal to the same request served alone, nothing left running, and how memory grew. Then
+the same load once more, in the midst of which the server is killed without warning: a new one at the same port and with
+the same folder of recordings has to start, to give the same answers, and to find no recording that is not whole.
 """
 
 import argparse
@@ -21,6 +23,9 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+
+from redraft.errors import RecordingError
+from redraft.record.recording import SUFFIX, Recording
 
 SCHEMA = {"type": "array", "items": {"type": "integer", "maximum": 999, "minimum": 0}, "maxItems": 4}
 BAD = (
@@ -150,7 +155,7 @@ async def checked_alone(url: str, tally: Tally, most: int) -> int:
     return len(keys)
 
 
-async def run(url: str, pid: int, model: str, clients: int, seconds: float, most: int) -> dict[str, Any]:
+async def run(url: str, pid: int, model: str, clients: int, seconds: float, most: int) -> tuple[Tally, dict[str, Any]]:
     """The whole load, and what came of it."""
     tally = Tally()
     seen: list[float] = []
@@ -161,7 +166,7 @@ async def run(url: str, pid: int, model: str, clients: int, seconds: float, most
     compared = await checked_alone(url, tally, most)
     left = httpx.get(f"{url}/health").json()
     third = max(1, len(seen) // 3)
-    return {
+    return tally, {
         "clients": clients,
         "seconds": seconds,
         "counts": dict(tally.counts),
@@ -173,6 +178,35 @@ async def run(url: str, pid: int, model: str, clients: int, seconds: float, most
         "faults": tally.faults[:20],
         "fault count": len(tally.faults),
     }
+
+
+async def killed(server: subprocess.Popen[bytes], url: str, model: str, clients: int, seconds: float) -> int:
+    """Load the server, kill it in the midst of that, and return how many requests were open then."""
+    tally, open_then = Tally(), 0
+
+    async def kill() -> None:
+        nonlocal open_then
+        await asyncio.sleep(seconds / 2)
+        load = httpx.get(f"{url}/health").json()
+        open_then = load["running"] + load["waiting"]
+        server.kill()
+        server.wait()
+
+    # What the clients are told after it has gone is no fault of anybody's.
+    end = time.monotonic() + seconds / 2
+    await asyncio.gather(kill(), *(client(number, url, model, end, tally) for number in range(clients)))
+    return open_then
+
+
+def unreadable(folder: Path) -> list[str]:
+    """Recordings that are not whole."""
+    bad = []
+    for path in folder.glob(f"*{SUFFIX}"):
+        try:
+            Recording.load(path)
+        except RecordingError as error:
+            bad.append(str(error))
+    return bad
 
 
 def start(model: str, port: int, *options: str) -> subprocess.Popen[bytes]:
@@ -210,17 +244,36 @@ def main() -> None:
     parser.add_argument("--compared", type=int, default=200, help="answers that are asked for once more, alone")
     parser.add_argument("--port", type=int, default=8765)
     given = parser.parse_args()
+    url = f"http://127.0.0.1:{given.port}"
     with tempfile.TemporaryDirectory() as folder:
-        model = given.model or small_model(Path(folder) / "small")
+        model, recordings = given.model or small_model(Path(folder) / "small"), Path(folder) / "recordings"
+        name = Path(model).name
         server = start(model, given.port)
         try:
-            url = f"http://127.0.0.1:{given.port}"
-            report = asyncio.run(run(url, server.pid, Path(model).name, given.clients, given.seconds, given.compared))
+            tally, report = asyncio.run(run(url, server.pid, name, given.clients, given.seconds, given.compared))
         finally:
             server.terminate()
             server.wait(60)
+        server = start(model, given.port, "--record", str(recordings))
+        open_then = asyncio.run(killed(server, url, name, given.clients, min(given.seconds, 20.0)))
+        written = len(list(recordings.glob(f"*{SUFFIX}")))
+        server = start(model, given.port, "--record", str(recordings))
+        try:
+            again = Tally(answers=tally.answers)
+            compared = asyncio.run(checked_alone(url, again, given.compared))
+        finally:
+            server.terminate()
+            server.wait(60)
+        bad = unreadable(recordings)
+    report["killed"] = {
+        "requests open then": open_then,
+        "recordings until then": written,
+        "recordings that are not whole": bad,
+        "answers compared after it": compared,
+        "faults after it": again.faults[:20],
+    }
     print(json.dumps(report, indent=2))
-    sys.exit(bool(report["fault count"] or report["left running"]))
+    sys.exit(bool(report["fault count"] or report["left running"] or bad or again.faults))
 
 
 if __name__ == "__main__":
