@@ -5,12 +5,41 @@ import re
 import signal
 import subprocess
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
 
+from redraft.record.recording import Recording
 from tests.cli.conftest import COMMAND, Run
 from tests.random_checkpoint import LETTERS_SIZE, random_checkpoint
+
+
+@contextmanager
+def serving(folder: Path, *options: str, **environment: str) -> Iterator[tuple["subprocess.Popen[str]", str]]:
+    """A server, and where it listens."""
+    command = [*COMMAND, "serve", "--model", str(folder), *options]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ | environment) as server:
+        assert server.stderr is not None
+        found = None
+        while found is None:
+            line = server.stderr.readline()
+            assert line, "it ended before it listened"
+            found = re.search(r"serving on (http://127\.0\.0\.1:\d+)", line)
+        try:
+            yield server, found[1]
+        finally:
+            server.terminate()
+            server.communicate(timeout=60)
+
+
+def ask_for_long(url: str, outcome: list[object]) -> None:
+    body = {"model": "mine", "prompt": "long", "max_tokens": 400}
+    try:
+        outcome.append(httpx.post(f"{url}/v1/completions", json=body, timeout=60))
+    except httpx.TransportError as error:
+        outcome.append(error)
 
 
 def test_it_listens_says_where_and_finishes_what_runs_when_it_is_stopped(tmp_path: Path) -> None:
@@ -18,16 +47,9 @@ def test_it_listens_says_where_and_finishes_what_runs_when_it_is_stopped(tmp_pat
     folder = random_checkpoint(
         tmp_path / "small", letters=True, vocab_size=LETTERS_SIZE, canvas_length=48, generation=settings
     )
-    command = [*COMMAND, "serve", "--model", str(folder), "--port", "0", "--name", "mine", "--grace", "30"]
-    environment = {**os.environ, "REDRAFT_API_KEY": "from-the-environment"}
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as server:
-        assert server.stderr is not None
-        found = None
-        while found is None:
-            line = server.stderr.readline()
-            assert line, "it ended before it listened"
-            found = re.search(r"serving on (http://127\.0\.0\.1:\d+)", line)
-        url, headers = found[1], {"authorization": "Bearer from-the-environment"}
+    options = ("--port", "0", "--name", "mine", "--grace", "30")
+    headers = {"authorization": "Bearer from-the-environment"}
+    with serving(folder, *options, REDRAFT_API_KEY="from-the-environment") as (server, url):
         assert httpx.get(f"{url}/v1/models").status_code == 401
         assert httpx.get(f"{url}/v1/models", headers=headers).json()["data"][0]["id"] == "mine"
         answers: list[httpx.Response] = []
@@ -42,7 +64,29 @@ def test_it_listens_says_where_and_finishes_what_runs_when_it_is_stopped(tmp_pat
         asking.join(60)
         assert answers[0].status_code == 200
         assert answers[0].json()["usage"]["completion_tokens"] > 0
-        server.communicate(timeout=30)
+
+
+def test_a_server_that_is_killed_in_the_middle_leaves_nothing_that_a_new_one_stumbles_over(tmp_path: Path) -> None:
+    folder = random_checkpoint(tmp_path / "small", letters=True, vocab_size=LETTERS_SIZE, canvas_length=48)
+    options = ["--name", "mine", "--record", str(tmp_path / "kept")]
+    short = {"model": "mine", "prompt": "a short one", "max_tokens": 20, "seed": 1}
+    with serving(folder, "--port", "0", *options) as (server, url):
+        before = httpx.post(f"{url}/v1/completions", json=short, timeout=60).json()["choices"]
+        outcome: list[object] = []
+        asking = threading.Thread(target=ask_for_long, args=(url, outcome))
+        asking.start()
+        while httpx.get(f"{url}/health").json()["running"] == 0:
+            pass
+        server.kill()
+        asking.join(30)
+        assert isinstance(outcome[0], httpx.TransportError)
+    with serving(folder, "--port", url.rpartition(":")[2], *options) as (_, url):
+        load = httpx.get(f"{url}/health").json()
+        assert (load["running"], load["waiting"]) == (0, 0)
+        assert httpx.post(f"{url}/v1/completions", json=short, timeout=60).json()["choices"] == before
+    recordings = [Recording.load(path) for path in (tmp_path / "kept").glob("*.npz")]
+    assert len(recordings) == 2
+    assert len({str(recording.result and recording.result["text"]) for recording in recordings}) == 1
 
 
 def test_what_cannot_be_served_is_said_in_one_line(redraft: Run, model: Path) -> None:

@@ -121,6 +121,40 @@ def test_a_fault_ends_its_own_request_only(service: Service, error: Exception) -
     assert service.submit(lambda: turns(log, "after", 1)).result(10) == "after"
 
 
+def test_a_fault_in_how_a_request_ends_is_its_own_too(service: Service) -> None:
+    begun = threading.Event()
+
+    def faulty() -> Work[None]:
+        try:
+            while True:
+                begun.set()
+                yield None
+        finally:
+            raise ValueError("while it was closed")
+
+    ticket = service.submit(faulty)
+    assert begun.wait(10)
+    ticket.cancel()
+    with pytest.raises(ValueError, match="while it was closed"):
+        ticket.result(10)
+    assert service.submit(lambda: turns([], "after", 1)).result(10) == "after"
+
+
+def test_a_service_that_fails_leaves_nobody_waiting(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(self: Service) -> None:
+        raise SystemError("the service's own fault")
+
+    monkeypatch.setattr(threading, "excepthook", lambda _: None)
+    monkeypatch.setattr(Service, "_admit", fail)
+    service = Service(engine)
+    ticket = service.submit(lambda: turns([], "never", 1))
+    with pytest.raises(CancelledError, match="the service ended"):
+        ticket.result(10)
+    with pytest.raises(ShuttingDownError):
+        service.submit(lambda: turns([], "never", 1))
+    service.close()
+
+
 def test_a_receiver_that_fails_ends_its_own_request_only(engine: Engine, service: Service) -> None:
     def fail(chunk: Chunk) -> None:
         raise RuntimeError("the receiver's own")
@@ -211,5 +245,5 @@ def test_what_is_left_after_the_grace_time_is_cancelled(engine: Engine) -> None:
 
     ticket = service.submit(endless)
     service.close(grace=0.05)
-    with pytest.raises(CancelledError, match="shut down"):
+    with pytest.raises(CancelledError, match="the service ended"):
         ticket.result(10)

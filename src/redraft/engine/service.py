@@ -110,18 +110,28 @@ class Service:
         self._thread.join()
 
     def _run(self) -> None:
+        try:
+            self._take_turns()
+        finally:
+            # Also where the service itself fails: nobody shall wait for an answer that cannot come.
+            with self._changed:
+                self._closing = self._closed = True
+                left = [*self._running, *(ticket for queue in self._waiting.values() for ticket in queue)]
+                self._waiting.clear()
+            for ticket in left:
+                self._end(ticket, CancelledError("the service ended before the request was finished"))
+
+    def _take_turns(self) -> None:
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._closed or self._running or self._waiting)
                 if self._closed:
-                    break
+                    return
                 self._admit()
                 running = list(self._running)
             moved = [self._advance(ticket) for ticket in running]
             if running and not any(moved):
                 self._put_back(running[-1])
-        for ticket in [*self._running, *(ticket for queue in self._waiting.values() for ticket in queue)]:
-            self._end(ticket, CancelledError("the server was shut down before the request was finished"))
 
     def _admit(self) -> None:
         """Let waiting requests join, one of each client in turn."""
@@ -167,9 +177,11 @@ class Service:
 
     def _put_back(self, ticket: Ticket[Any]) -> None:
         """Take from a request all that it holds; it begins again, with the same result, when there is room."""
-        if ticket._work is not None:
-            ticket._work.close()
-        ticket._work, ticket._repeated = None, 0
+        fault = self._give_back(ticket)
+        if fault is not None:
+            self._end(ticket, fault)
+            return
+        ticket._repeated = 0
         with self._changed:
             self._running.remove(ticket)
             queue = self._waiting.setdefault(ticket.client, deque())
@@ -178,8 +190,7 @@ class Service:
             self._load = replace(self._load, preempted=self._load.preempted + 1)
 
     def _end(self, ticket: Ticket[Any], error: Exception | None, value: Any = None) -> None:
-        if ticket._work is not None:
-            ticket._work.close()
+        error = self._give_back(ticket) or error
         with self._changed:
             if ticket in self._running:
                 self._running.remove(ticket)
@@ -190,3 +201,13 @@ class Service:
             ticket.future.set_result(value)
         else:
             ticket.future.set_exception(error)
+
+    def _give_back(self, ticket: Ticket[Any]) -> Exception | None:
+        """Take from a request all that it holds; the fault, if there is one in how it ends."""
+        work, ticket._work = ticket._work, None
+        try:
+            if work is not None:
+                work.close()
+        except Exception as error:
+            return error
+        return None
