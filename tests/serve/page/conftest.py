@@ -1,4 +1,4 @@
-"""A browser, a server, and a page that may talk to that server only."""
+"""A browser, a real server of the bundled model, and a page that may talk to that server only."""
 
 import os
 import re
@@ -9,7 +9,10 @@ from urllib.parse import urlsplit
 import pytest
 from playwright.sync_api import Browser, ConsoleMessage, Page, Request, sync_playwright
 
-from tests.serve.page.fake_server import FakeServer
+from redraft.engine.engine import Engine
+from redraft.engine.load import load
+from redraft.serve.serving import Settings
+from tests.serve.conftest import serving
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 # Nothing that a browser does of its own accord, and no name resolves but this machine's.
@@ -38,16 +41,16 @@ def browser() -> Iterator[Browser]:
         browser.close()
 
 
-@pytest.fixture
-def fake() -> Iterator[FakeServer]:
-    with FakeServer() as server:
-        yield server
+@pytest.fixture(scope="session")
+def sudoku() -> Engine:
+    return load("sudoku")
 
 
-@pytest.fixture
-def base_url(request: pytest.FixtureRequest) -> str:
-    """A server with the Sudoku model: one that runs already, named by REDRAFT_PAGE_URL, or the fake one."""
-    return os.environ.get("REDRAFT_PAGE_URL", "").rstrip("/") or request.getfixturevalue("fake").url
+@pytest.fixture(scope="session")
+def base_url(sudoku: Engine) -> Iterator[str]:
+    """A server of the Sudoku model."""
+    with serving(sudoku, Settings("sudoku")) as up:
+        yield up.url
 
 
 @pytest.fixture

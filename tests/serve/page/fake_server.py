@@ -1,19 +1,16 @@
-"""A server for the page's tests: the contract of /v1/redraft, with scripted runs in place of a model.
-
-Run as a module, it serves the built page for a look: python -m tests.serve.page.fake_server [sudoku|writer] [port]
-"""
+"""A server that does on demand what a real one does not: it is slow, fails or falls silent in the midst of an answer,
+and writes text of several canvases, which the bundled model cannot. Its runs are scripted."""
 
 import json
 import re
-import sys
 import threading
 import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from tests.serve.page.scripted import EOS, Event, Vocabulary, denoised, log_valid, solved
+from tests.serve.page.scripted import EOS, Event, Vocabulary, denoised, log_valid
 
 DIST = Path(__file__).parents[3] / "src/redraft/serve/page/dist"
 TYPES = {".html": "text/html; charset=utf-8", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
@@ -29,20 +26,13 @@ LETTER = (
 )
 
 
-class RefusalError(Exception):
-    """An answer that is not 200."""
-
-    def __init__(self, status: int, message: str, param: str | None = None) -> None:
-        super().__init__(message)
-        self.status, self.param = status, param
-
-
 class FakeServer(ThreadingHTTPServer):
     daemon_threads = True
 
-    def __init__(self, model: str = "sudoku", port: int = 0, key: str | None = None) -> None:
-        super().__init__(("127.0.0.1", port), Handler)
-        self.model, self.key = model, key
+    model: ClassVar[str] = "writer"
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
         self.bodies: list[dict[str, Any]] = []
         """What was asked, in order."""
         self.cancelled = threading.Event()
@@ -71,30 +61,13 @@ class Handler(BaseHTTPRequestHandler):
         if self.path == "/health":
             self._json(200, {"status": "ok", "model": self.server.model, "version": "0.1.0"})
         elif self.path == "/v1/models":
-            self._guarded(lambda: self._json(200, {"object": "list", "data": [{"id": self.server.model}]}))
+            self._json(200, {"object": "list", "data": [{"id": self.server.model}]})
         else:
             self._file(self.path.split("?")[0].removeprefix("/") or "index.html")
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        self._guarded(lambda: self._answer(body))
-
-    def _guarded(self, answer: Any) -> None:
-        try:
-            if self.server.key and self.headers["Authorization"] != f"Bearer {self.server.key}":
-                raise RefusalError(401, "this server wants an API key")
-            answer()
-        except RefusalError as refusal:
-            error = {"message": str(refusal), "type": "invalid_request_error", "param": refusal.param, "code": None}
-            self._json(refusal.status, {"error": error})
-
-    def _answer(self, body: dict[str, Any]) -> None:
         self.server.bodies.append(body)
-        if self.path == "/v1/redraft/choose":
-            self._json(200, chosen(body))
-            return
-        if body.get("entropy_bound") == 0:
-            raise RefusalError(422, "entropy_bound must be above 0", "entropy_bound")
         events = answered(self.server.model, body)
         first = next(events)
         self.send_response(200)
@@ -138,37 +111,20 @@ def asked(body: dict[str, Any]) -> str:
     return body["messages"][-1]["content"] if body.get("messages") else body.get("prompt", "")
 
 
-def rows_of(puzzle: str) -> str:
-    """The solution of a puzzle as the Sudoku model writes it."""
-    marks = re.sub(r"[\s|+-]", "", puzzle)
-    if strange := re.search(r"[^0-9.]", marks):
-        words = "a Sudoku is written with 1 to 9, and . or 0 for blanks"
-        raise RefusalError(400, f"{words}; found '{strange[0]}'", "messages")
-    if len(marks) != 81:
-        raise RefusalError(400, f"a Sudoku has 81 cells; this text has {len(marks)}", "messages")
-    solution = solved(marks.replace("0", ".")) or "1" * 81
-    return "\n".join(solution[row * 9 : row * 9 + 9] for row in range(9))
-
-
-def text_for(model: str, body: dict[str, Any]) -> str:
+def text_for(body: dict[str, Any]) -> str:
     """What is written on the canvas."""
-    if body.get("constraint", {}).get("type") == "json_schema":
-        if body["constraint"]["schema"].get("type") == "integer":
-            return rows_of(asked(body)).split("\n")[0]
+    if "constraint" in body:
         return '{"name":"Ada Lovelace","born":1815,"share":1.0,"fields":["mathematics","computing"]}'
-    if model == "sudoku":
-        rows = rows_of(asked(body))
-        return rows[len(body["fill"]["prefix"]) :] if "fill" in body else rows
-    return "total = sum(values)" + body["fill"]["suffix"] if "fill" in body else LETTER
+    return LETTER
 
 
 def answered(model: str, body: dict[str, Any]) -> Iterator[Event]:
     """All events of one answer."""
     vocabulary = Vocabulary()
-    tokens = vocabulary.encode(re.findall(r"\n|[0-9]|[^\S\n]?[\w-]+|[^\w\s]|\s", text_for(model, body)))
-    length = 90 if model == "sudoku" else 64
+    tokens = vocabulary.encode(re.findall(r"\n|[0-9]|[^\S\n]?[\w-]+|[^\w\s]|\s", text_for(body)))
+    length = 64
     canvases = [tokens[at : at + length] for at in range(0, len(tokens), length)]
-    if "constraint" not in body and len(canvases[-1]) < length:
+    if "constraint" not in body:
         canvases[-1] = canvases[-1] + [EOS] * (length - len(canvases[-1]))
     seed, limit = body.get("seed", 7), body.get("max_denoising_steps", 18)
     steps = min(limit, 6)
@@ -209,36 +165,4 @@ def answered(model: str, body: dict[str, Any]) -> Iterator[Event]:
             "tokens_per_step": written / (steps * len(canvases)),
         },
     }
-    if "fill" in body:
-        prefix, suffix = body["fill"]["prefix"], body["fill"]["suffix"]
-        result |= {"middle": text.removesuffix(suffix), "text": prefix + text}
     yield "result", result
-
-
-def chosen(body: dict[str, Any]) -> dict[str, Any]:
-    """Each option half as likely as the one after it."""
-    answers = {}
-    for name, options in body["questions"].items():
-        if f"{{{name}}}" not in body.get("frame", f"{{{name}}}"):
-            raise RefusalError(400, f"the frame has no place for {{{name}}}", "frame")
-        weights = {option: 2.0**index for index, option in enumerate(options)}
-        probabilities = {option: weight / sum(weights.values()) for option, weight in weights.items()}
-        choice = max(probabilities, key=probabilities.__getitem__)
-        answers[name] = {"choice": choice, "confidence": probabilities[choice], "probabilities": probabilities}
-    usage = {
-        "prompt_tokens": 91,
-        "cached_prompt_tokens": 90,
-        "completion_tokens": 0,
-        "canvases": 1,
-        "denoising_steps": 1,
-        "time_to_first_token": 0.03,
-        "seconds": 0.03,
-        "tokens_per_step": 0.0,
-    }
-    return {"answers": answers, "log_valid": -1.2, "seed": 7, "usage": usage}
-
-
-if __name__ == "__main__":
-    with FakeServer(*sys.argv[1:2], port=int((sys.argv[2:3] or ["8009"])[0])) as server:
-        print(server.url)
-        threading.Event().wait()

@@ -10,10 +10,10 @@ Event = tuple[str, dict[str, Any]]
 
 
 class Vocabulary:
-    """Ids as the Sudoku model has them where it has them, and new ones for all other texts."""
+    """Ids for texts, as they come."""
 
     def __init__(self) -> None:
-        self.ids = {"<eos>": EOS, "\n": 3} | {str(digit): digit + 3 for digit in range(1, 10)}
+        self.ids = {"<eos>": EOS}
         self.texts = {id_: text for text, id_ in self.ids.items()}
 
     def encode(self, pieces: Sequence[str]) -> list[int]:
@@ -22,32 +22,6 @@ class Vocabulary:
                 self.ids[piece] = 100 + len(self.ids)
                 self.texts[self.ids[piece]] = piece
         return [self.ids[piece] for piece in pieces]
-
-
-def solved(puzzle: str) -> str | None:
-    """The first solution of 81 cells, "." for blanks, by trying."""
-    cells = list(puzzle)
-
-    def options(cell: int) -> list[str]:
-        row, column = divmod(cell, 9)
-        top, left = row // 3 * 3, column // 3 * 3
-        seen = {cells[row * 9 + i] for i in range(9)} | {cells[i * 9 + column] for i in range(9)}
-        seen |= {cells[(top + i // 3) * 9 + left + i % 3] for i in range(9)}
-        return [digit for digit in "123456789" if digit not in seen]
-
-    def search() -> bool:
-        blanks = [(options(cell), cell) for cell in range(81) if cells[cell] == "."]
-        if not blanks:
-            return True
-        own, cell = min(blanks, key=lambda blank: len(blank[0]))
-        for digit in own:
-            cells[cell] = digit
-            if search():
-                return True
-        cells[cell] = "."
-        return False
-
-    return "".join(cells) if search() else None
 
 
 def denoised(

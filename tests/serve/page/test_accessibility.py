@@ -4,6 +4,9 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect
 
+from redraft.engine.engine import Engine
+from redraft.serve.serving import Settings
+from tests.serve.conftest import serving
 from tests.serve.page.conftest import Opener, settle
 from tests.serve.page.fake_server import FakeServer
 
@@ -19,8 +22,8 @@ def check(page: Page) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("width", [1280, 360])
 @pytest.mark.parametrize("theme", ["light", "dark"])
-def test_every_tab(opened: Opener, fake: FakeServer, theme: str, width: int):
-    page = opened(fake.url, "chat", width=width, color_scheme=theme, reduced_motion="reduce")
+def test_every_tab(opened: Opener, base_url: str, theme: str, width: int):
+    page = opened(base_url, "chat", width=width, color_scheme=theme, reduced_motion="reduce")
     for tab, button in ASK.items():
         page.locator(f"#tab-{tab}").click()
         check(page)
@@ -45,7 +48,7 @@ def test_every_tab(opened: Opener, fake: FakeServer, theme: str, width: int):
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_text_of_a_large_model_on_a_phone(opened: Opener, theme: str):
-    with FakeServer("writer") as writer:
+    with FakeServer() as writer:
         page = opened(writer.url, "chat", width=360, color_scheme=theme, reduced_motion="reduce")
         page.get_by_role("textbox", name="Message").fill("What is a canvas? please break")
         page.get_by_role("button", name="Send").click()
@@ -57,8 +60,8 @@ def test_text_of_a_large_model_on_a_phone(opened: Opener, theme: str):
         check(page)
 
 
-def test_the_dialog_for_the_key(opened: Opener):
-    with FakeServer(key="opensesame") as server:
-        page = opened(server.url)
+def test_the_dialog_for_the_key(opened: Opener, sudoku: Engine):
+    with serving(sudoku, Settings("sudoku", api_keys=["opensesame"])) as up:
+        page = opened(up.url)
         expect(page.get_by_role("dialog")).to_be_visible()
         check(page)

@@ -1,4 +1,4 @@
-"""What only a server made for it does: be slow, fail midway, want a key, write several canvases."""
+"""What goes wrong, and what is slow: said in words. A scripted server does what a real one does not on demand."""
 
 import re
 from collections.abc import Iterator
@@ -6,14 +6,17 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.serve.page.conftest import Opener, settle
+from redraft.engine.engine import Engine
+from redraft.serve.serving import Settings
+from tests.serve.conftest import serving
+from tests.serve.page.conftest import Opener, settle, steps_in
 from tests.serve.page.fake_server import LETTER, FakeServer
 
 
 @pytest.fixture
 def writer() -> Iterator[FakeServer]:
     """A server of a model that writes text."""
-    with FakeServer("writer") as server:
+    with FakeServer() as server:
         yield server
 
 
@@ -81,33 +84,32 @@ def test_a_fault_midway_is_said_and_the_steps_stay(opened: Opener, writer: FakeS
     expect(page.get_by_role("slider")).to_have_attribute("max", "2")
 
 
-def test_a_refused_parameter_is_named(opened: Opener, fake: FakeServer):
-    page = opened(fake.url, "sudoku")
+def test_a_refused_parameter_is_named(opened: Opener, base_url: str):
+    page = opened(base_url, "sudoku")
     page.get_by_text("Options", exact=True).locator("visible=true").click()
-    page.get_by_role("spinbutton", name="Entropy bound").fill("0")
+    page.get_by_role("spinbutton", name="Steps at most").fill("1001")
     page.get_by_role("button", name="Solve").click()
-    expect(page.get_by_role("alert").filter(has_text="Entropy_bound must be above 0")).to_be_visible()
+    expect(page.get_by_role("alert").filter(has_text="Max_denoising_steps: ")).to_be_visible()
 
 
-def test_a_server_that_is_gone_is_said(opened: Opener, fake: FakeServer):
-    page = opened(fake.url, "sudoku")
-    fake.shutdown()
-    fake.server_close()
+def test_a_server_that_is_gone_is_said(opened: Opener, sudoku: Engine):
+    with serving(sudoku, Settings("sudoku")) as up:
+        page = opened(up.url, "sudoku")
     page.get_by_role("button", name="Solve").click()
     expect(page.get_by_role("alert").filter(has_text="Is redraft serve still running?")).to_be_visible()
 
 
-def test_a_canvas_that_did_not_settle_is_flagged(opened: Opener, fake: FakeServer):
-    page = opened(fake.url, "sudoku")
+def test_a_canvas_that_did_not_settle_is_flagged(opened: Opener, base_url: str):
+    page = opened(base_url, "sudoku")
     page.get_by_text("Options", exact=True).locator("visible=true").click()
-    page.get_by_role("spinbutton", name="Steps at most").fill("4")
+    page.get_by_role("spinbutton", name="Steps at most").fill("1")
     page.get_by_role("button", name="Solve").click()
     expect(page.get_by_text("Canvas 1 had not settled at the last step allowed")).to_be_visible()
 
 
-def test_a_key_is_asked_for_and_kept_for_the_session(opened: Opener):
-    with FakeServer(key="opensesame") as server:
-        page = opened(server.url)
+def test_a_key_is_asked_for_and_kept_for_the_session(opened: Opener, sudoku: Engine):
+    with serving(sudoku, Settings("sudoku", api_keys=["opensesame"])) as up:
+        page = opened(up.url)
         dialog = page.get_by_role("dialog", name="API key")
         dialog.get_by_role("button", name="Cancel").click()
         expect(page.get_by_role("alert").filter(has_text="none was given")).to_be_visible()
@@ -130,11 +132,12 @@ def test_a_key_is_asked_for_and_kept_for_the_session(opened: Opener):
         settle(page)
 
 
-def test_whoever_wants_no_motion_sees_the_newest_step(opened: Opener, fake: FakeServer):
-    page = opened(fake.url, "sudoku", reduced_motion="reduce")
+def test_whoever_wants_no_motion_sees_the_newest_step(opened: Opener, base_url: str):
+    page = opened(base_url, "sudoku", reduced_motion="reduce")
     page.get_by_role("button", name="Solve").click()
-    page.get_by_role("group", name="What the answer cost").wait_for()
-    expect(page.get_by_role("slider")).to_have_value("5", timeout=100)
+    cost = page.get_by_role("group", name="What the answer cost")
+    cost.wait_for()
+    expect(page.get_by_role("slider")).to_have_value(str(steps_in(cost.inner_text()) - 1), timeout=100)
     animated = "cells => cells.some(cell => getComputedStyle(cell).animationName !== 'none')"
     assert not page.get_by_role("gridcell").evaluate_all(animated)
 

@@ -1,4 +1,4 @@
-"""The page with a server of the Sudoku model, real or fake."""
+"""The page as a person uses it, with a real server of the Sudoku model."""
 
 import json
 import re
