@@ -16,7 +16,15 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from redraft.engine.engine import Engine
 from redraft.engine.service import Service
-from redraft.serve import anthropic_messages, mercury, native, openai_chat, openai_completions, systemone
+from redraft.serve import (
+    anthropic_messages,
+    mercury,
+    native,
+    openai_chat,
+    openai_completions,
+    openai_responses,
+    systemone,
+)
 from redraft.serve.errors import ApiError, of_validation
 from redraft.serve.limits import BodyLimit
 from redraft.serve.metrics import Metrics
@@ -27,6 +35,7 @@ PAGE = Path(__file__).parent / "page" / "dist"
 _FORMATS = (
     openai_chat.router,
     openai_completions.router,
+    openai_responses.router,
     anthropic_messages.router,
     mercury.router,
     systemone.router,
@@ -143,8 +152,6 @@ async def _http_error(http: HttpRequest, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     path = http.url.path
     message = f"there is no route {http.method} {path}" if error.status_code in (404, 405) else str(error.detail)
-    if path.startswith("/v1/responses"):
-        message += "; the Responses API is not supported yet, use /v1/chat/completions"
     response = ApiError(error.status_code, message).response(path)
     response.headers.update(error.headers or {})
     return response

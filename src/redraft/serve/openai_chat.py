@@ -1,9 +1,8 @@
 """OpenAI's ``/v1/chat/completions``: every field honoured, or refused by name."""
 
 import asyncio
-import json
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Annotated, Any, Literal
 from uuid import uuid4
 
@@ -12,9 +11,9 @@ from fastapi import Request as HttpRequest
 from pydantic import Discriminator, Field
 from starlette.responses import Response
 
-from redraft.constrain.constraint import Constraint, JSONSchema
+from redraft.constrain.constraint import Constraint
 from redraft.engine.result import Chunk, Result, StepEvent, TokenLogprob
-from redraft.models.tools import Tool, ToolCall
+from redraft.models.tools import ToolCall
 from redraft.serve import asking
 from redraft.serve.asking import Ask, Asked, Piece, Pieces, ToolUse
 from redraft.serve.errors import Json, bad_request, of_engine
@@ -33,12 +32,18 @@ from redraft.serve.fields import (
 from redraft.serve.openai_wire import (
     DONE,
     FINGERPRINT,
+    NAMES_OF_TOOLS,
+    Function,
+    FunctionName,
     StreamOptions,
     TopLogprobs,
+    call_for_template,
     frame,
+    json_constraint,
     names_of,
     thought_tokens,
     token_logprob,
+    tool_use,
     usage,
 )
 from redraft.serve.serving import Answers, Done, EventStream, Serving, client_of, serving
@@ -141,26 +146,11 @@ class AsSchema(Body):
 ResponseFormat = Annotated[AsText | AsJsonObject | AsSchema, Discriminator("type")]
 
 
-class Function(Body):
-    """A function that the model may call. Its arguments are always valid, whatever ``strict`` says."""
-
-    name: str
-    description: str | None = None
-    parameters: dict[str, Any] | None = None
-    strict: bool | None = None
-
-
 class FunctionTool(Body):
     """A tool; functions are the only kind."""
 
     type: Literal["function"]
     function: Function
-
-
-class FunctionName(Body):
-    """The name of a function."""
-
-    name: str
 
 
 class NamedTool(Body):
@@ -233,7 +223,7 @@ def _ask(here: Serving, body: ChatRequest) -> Ask:
     _check_together(here, body)
     thinking = body.reasoning_effort == "high"
     messages = [_for_template(message) for message in body.messages]
-    constraint, source = _format(here, body.response_format)
+    constraint = _format(here, body.response_format)
     tools = _tools(here, body)
     given = {
         "max_tokens": body.max_completion_tokens if body.max_tokens is None else body.max_tokens,
@@ -248,12 +238,12 @@ def _ask(here: Serving, body: ChatRequest) -> Ask:
     if body.max_tokens is None:
         names["max_tokens"] = "max_completion_tokens"
     if tools is not None:
-        names |= {"tools": "tools", "tool": "tools", "this": "tools"}
+        names |= NAMES_OF_TOOLS
     return Ask(
         messages,
         {name: value for name, value in given.items() if value is not None},
         names,
-        "tools" if tools is not None else source,
+        "response_format" if tools is None else "tools",
         tools,
         body.n or 1,
         bool(body.diffusing),
@@ -304,7 +294,10 @@ def _for_template(message: Instruction | FromUser | FromModel | FromTool) -> dic
             shown["role"] = "system"
         case FromModel():
             if message.tool_calls:
-                shown["tool_calls"] = [_call_for_template(call) for call in message.tool_calls]
+                shown["tool_calls"] = [
+                    call_for_template(call.id, call.function.name, call.function.arguments, "messages")
+                    for call in message.tool_calls
+                ]
             if message.reasoning_content:
                 shown["reasoning_content"] = message.reasoning_content
         case FromTool():
@@ -314,52 +307,20 @@ def _for_template(message: Instruction | FromUser | FromModel | FromTool) -> dic
     return shown
 
 
-def _call_for_template(call: EarlierCall) -> dict[str, Any]:
-    try:
-        arguments = json.loads(call.function.arguments or "{}")
-    except ValueError:
-        arguments = None
-    if not isinstance(arguments, Mapping):
-        raise bad_request(f"the arguments of the call {call.id} are not a JSON object", "messages")
-    return {"id": call.id, "type": "function", "function": {"name": call.function.name, "arguments": arguments}}
-
-
-def _format(here: Serving, wanted: AsText | AsJsonObject | AsSchema | None) -> tuple[Constraint | None, str]:
+def _format(here: Serving, wanted: AsText | AsJsonObject | AsSchema | None) -> Constraint | None:
     match wanted:
         case AsJsonObject():
-            return JSON_OBJECT, "response_format"
+            return JSON_OBJECT
         case AsSchema(json_schema=named):
-            if named.schema_ is None:
-                return JSON_OBJECT, "response_format"
-            here.limits.check_schema(named.schema_, "response_format")
-            return JSONSchema(named.schema_), "response_format"
-    return None, "response_format"
+            return json_constraint(here, named.schema_, "response_format")
+    return None
 
 
 def _tools(here: Serving, body: ChatRequest) -> ToolUse | None:
     if not body.tools:
         return None
-    tools = []
-    for tool in body.tools:
-        schema = {"type": "object", "properties": {}} if tool.function.parameters is None else tool.function.parameters
-        here.limits.check_schema(schema, "tools")
-        tools.append(Tool(tool.function.name, json.dumps(schema)))
-    if len({tool.name for tool in tools}) < len(tools):
-        raise bad_request("tools: two of them have the same name", "tools")
-    shown = [tool.model_dump(exclude_none=True) for tool in body.tools]
-    most = 1 if body.parallel_tool_calls is False else None
-    match body.tool_choice:
-        case None | "auto":
-            return ToolUse(tools, shown, 0, most)
-        case "none":
-            return ToolUse(tools, shown, 0, 0)
-        case "required":
-            return ToolUse(tools, shown, 1, most)
-        case NamedTool(function=named):
-            chosen = [tool for tool in tools if tool.name == named.name]
-            if not chosen:
-                raise bad_request(f"tool_choice: there is no tool {named.name!r}", "tool_choice")
-            return ToolUse(chosen, shown, 1, 1)
+    choice = body.tool_choice.function if isinstance(body.tool_choice, NamedTool) else body.tool_choice
+    return tool_use(here, [tool.function for tool in body.tools], choice, body.parallel_tool_calls)
 
 
 async def _with_errors(frames: AsyncIterator[str], path: str) -> AsyncIterator[str]:

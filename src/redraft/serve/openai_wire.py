@@ -1,14 +1,17 @@
-"""What OpenAI's chat and text completions have in common."""
+"""What OpenAI's routes have in common."""
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from redraft.constrain.constraint import Constraint, JSONSchema
 from redraft.engine.result import Result, TokenLogprob
-from redraft.serve.asking import Asked, usage_of
-from redraft.serve.errors import to_json
-from redraft.serve.fields import Body
+from redraft.models.tools import Tool
+from redraft.serve.asking import Asked, ToolUse, usage_of
+from redraft.serve.errors import bad_request, to_json
+from redraft.serve.fields import JSON_OBJECT, Body
 from redraft.serve.serving import Serving
 
 DONE = "data: [DONE]\n\n"
@@ -23,7 +26,75 @@ class StreamOptions(Body):
     include_obfuscation: Literal[False] | None = None
 
 
+class Function(Body):
+    """A function that the model may call. Its arguments are always valid, whatever ``strict`` says."""
+
+    name: str
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+class FunctionName(Body):
+    """The name of a function."""
+
+    name: str
+
+
 TopLogprobs = Annotated[int, Field(ge=0, le=20)]
+
+
+# What the engine calls tools in its errors.
+NAMES_OF_TOOLS = {"tools": "tools", "tool": "tools", "this": "tools"}
+
+
+def tool_use(
+    here: Serving,
+    functions: Sequence[Function],
+    choice: Literal["auto", "none", "required"] | FunctionName | None,
+    parallel: bool | None,
+) -> ToolUse:
+    """The functions that a client gave, and what is to be done with them; ApiError for what cannot be."""
+    tools = []
+    for function in functions:
+        schema = {"type": "object", "properties": {}} if function.parameters is None else function.parameters
+        here.limits.check_schema(schema, "tools")
+        tools.append(Tool(function.name, json.dumps(schema)))
+    if len({tool.name for tool in tools}) < len(tools):
+        raise bad_request("tools: two of them have the same name", "tools")
+    shown = [{"type": "function", "function": function.model_dump(exclude_none=True)} for function in functions]
+    most = 1 if parallel is False else None
+    match choice:
+        case None | "auto":
+            return ToolUse(tools, shown, 0, most)
+        case "none":
+            return ToolUse(tools, shown, 0, 0)
+        case "required":
+            return ToolUse(tools, shown, 1, most)
+        case FunctionName(name=name):
+            chosen = [tool for tool in tools if tool.name == name]
+            if not chosen:
+                raise bad_request(f"tool_choice: there is no tool {name!r}", "tool_choice")
+            return ToolUse(chosen, shown, 1, 1)
+
+
+def json_constraint(here: Serving, schema: Mapping[str, Any] | bool | None, param: str) -> Constraint:
+    """JSON under a schema that the field ``param`` holds; without one any JSON object."""
+    if schema is None:
+        return JSON_OBJECT
+    here.limits.check_schema(schema, param)
+    return JSONSchema(schema)
+
+
+def call_for_template(id: str, name: str, arguments: str, param: str) -> dict[str, Any]:
+    """A call of an earlier turn as chat templates take it; ``arguments`` is JSON text from the field ``param``."""
+    try:
+        given = json.loads(arguments or "{}")
+    except ValueError:
+        given = None
+    if not isinstance(given, Mapping):
+        raise bad_request(f"{param}: the arguments of the call {id} are not a JSON object", param)
+    return {"id": id, "type": "function", "function": {"name": name, "arguments": given}}
 
 
 def frame(content: Any) -> str:
