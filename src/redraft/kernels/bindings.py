@@ -163,6 +163,45 @@ class CChain(ctypes.Structure):
     )
 
 
+class CLayer(ctypes.Structure):
+    """``Layer`` of native/layer.h."""
+
+    _fields_ = (
+        ("qkv", CMatrix),
+        ("o", CMatrix),
+        ("gate_up", CMatrix),
+        ("down", CMatrix),
+        ("router", CMatrix),
+        ("experts_gate_up", CMatrix),
+        ("experts_down", CMatrix),
+        ("hidden", _L),
+        ("heads", _L),
+        ("kv_heads", _L),
+        ("head_dim", _L),
+        ("experts", _L),
+        ("top_k", _L),
+        ("values_are_keys", _I),
+        ("kv_format", _I),
+        ("epsilon", _F),
+        ("input_norm", _P),
+        ("q_norm", _P),
+        ("k_norm", _P),
+        ("post_attention", _P),
+        ("dense_norm", _P),
+        ("experts_norm", _P),
+        ("post_dense", _P),
+        ("post_experts", _P),
+        ("post_feedforward", _P),
+        ("expert_scale", _P),
+    )
+
+
+class CScaledRows(ctypes.Structure):
+    """``ScaledRows`` of native/layer.h."""
+
+    _fields_ = (("start", _L), ("end", _L), ("scalar", _F))
+
+
 _MATRIX, _NORM = ctypes.POINTER(CMatrix), ctypes.POINTER(CNorm)
 _ENTRIES: dict[str, tuple[Any, ...]] = {
     "redraft_linear": (_MATRIX, _P, _L, _L, _NORM, _P, _L),
@@ -171,6 +210,8 @@ _ENTRIES: dict[str, tuple[Any, ...]] = {
     "redraft_readout": (ctypes.POINTER(CReadout),),
     "redraft_draw_from_classes": (ctypes.POINTER(CClassDraw),),
     "redraft_split_heads": (_P, _L, _L, _L, _L, _P, _F, _P, _P, _I, _P, _L),
+    "redraft_project": (ctypes.POINTER(CLayer), _P, _L, _P, _P, _P, _P, _P),
+    "redraft_finish": (ctypes.POINTER(CLayer), _P, _L, _P, ctypes.POINTER(CScaledRows), _L),
     "redraft_infer": (ctypes.POINTER(CChain),),
     "redraft_add_normed": (_P, _P, _P, _P, _P, _P, _F, _F, _L, _L),
 }

@@ -20,14 +20,12 @@ from redraft.canvas.noise import UniformNoise
 from redraft.canvas.readout import Readout
 from redraft.kernels import bindings
 from redraft.kernels.attention import attention
-from redraft.kernels.elementwise import add_normed, split_heads
-from redraft.kernels.experts import experts
+from redraft.kernels.layer import PackedLayer, ScaledRows
 from redraft.kernels.linear import Norm, linear
 from redraft.kernels.packed import Format, PackedMatrix, pack, pack_gated
 from redraft.kernels.readout import PackedHead
 from redraft.models.base import Cache
 from redraft.models.diffusion_gemma import (
-    AttentionSpec,
     DiffusionGemma,
     Layer,
     SelfConditioning,
@@ -105,7 +103,11 @@ class PackedDiffusionGemma:
             matrices["embed_tokens"], model.config.final_logit_softcapping, model.config.hidden_size**0.5
         )
         self._conditioning = _SelfConditioning(model.self_conditioning, matrices)
-        self._layers = [_Layer(layer, matrices, f"layers.{i}", self.kv_dtype) for i, layer in enumerate(model.layers)]
+        self._layers = [
+            _packed_layer(layer, matrices, f"layers.{i}", self.kv_dtype) for i, layer in enumerate(model.layers)
+        ]
+        # What a canvas's rows, and those that are committed, are multiplied by at the end of each layer.
+        self._scalars = [(layer.layer_scalar.item(), layer.encoder_layer_scalar.item()) for layer in model.layers]
         self._norm = model.norm.weight.float()
 
     @property
@@ -199,7 +201,9 @@ class PackedDiffusionGemma:
                 x = torch.cat([x[rows.start : rows.end] for rows in stretches if not rows.causal] or [x[:0]])
                 stretches = [Rows(0, len(x), causal=False, slide=False)]
             if len(x):
-                layer.finish(x, torch.cat(context) if len(context) > 1 else context[0], stretches)
+                scalar, encoder_scalar = self._scalars[index]
+                scaled = [ScaledRows(r.start, r.end, encoder_scalar if r.causal else scalar) for r in stretches]
+                layer.finish(x, torch.cat(context) if len(context) > 1 else context[0], scaled)
         return rms_norm(x, self._norm, self.config.rms_norm_eps)
 
 
@@ -221,67 +225,35 @@ class _SelfConditioning:
         return rms_norm(embeddings, None, self._norm.epsilon)
 
 
-class _Layer:
+def _packed_layer(layer: Layer, matrices: Mapping[str, PackedMatrix], name: str, kv_dtype: torch.dtype) -> PackedLayer:
     """One layer's packed matrices and small weights; see ``diffusion_gemma.Layer``."""
-
-    def __init__(self, layer: Layer, matrices: Mapping[str, PackedMatrix], name: str, kv_dtype: torch.dtype) -> None:
-        spec: AttentionSpec = layer.self_attn.spec
-        eps = layer.self_attn.eps
-        self._matrix = {key.removeprefix(f"{name}."): m for key, m in matrices.items() if key.startswith(f"{name}.")}
-        self._spec, self._eps, self._kv_dtype = spec, eps, kv_dtype
-        self._values_of_keys = layer.self_attn.v_proj is None
-        self._q_norm, self._k_norm = layer.self_attn.q_norm.weight.float(), layer.self_attn.k_norm.weight.float()
-        self._input_norm = Norm(layer.input_layernorm.weight.float(), eps)
-        self._dense_norm = Norm(layer.pre_feedforward_layernorm.weight.float(), eps)
-        self._router_norm = Norm(None, eps)
-        self._experts_norm = Norm(layer.pre_feedforward_layernorm_2.weight.float(), eps)
-        self._post_attention = layer.post_attention_layernorm.weight.float()
-        self._post_dense = layer.post_feedforward_layernorm_1.weight.float()
-        self._post_experts = layer.post_feedforward_layernorm_2.weight.float()
-        self._post_feedforward = layer.post_feedforward_layernorm.weight.float()
-        self._expert_scale = layer.router.per_expert_scale.float()
-        self._top_k = layer.router.top_k
-        self._scalar, self._encoder_scalar = layer.layer_scalar.item(), layer.encoder_layer_scalar.item()
-
-    def project(self, x: Tensor, rope: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        """Residual [T, H] -> queries [1, heads, T, D], keys and values [1, kv_heads, T, D]."""
-        spec, eps, dtype = self._spec, self._eps, self._kv_dtype
-        projected = linear(self._matrix["qkv"], x, self._input_norm)
-        kv = spec.kv_heads * spec.head_dim
-        split = projected.shape[1] - (kv if self._values_of_keys else 2 * kv)
-        queries, keys = projected[:, :split], projected[:, split : split + kv]
-        values = keys if self._values_of_keys else projected[:, split + kv :]
-        return (
-            split_heads(queries, spec.head_dim, self._q_norm, eps, rope, dtype),
-            split_heads(keys, spec.head_dim, self._k_norm, eps, rope, dtype),
-            split_heads(values, spec.head_dim, None, eps, None, dtype),
-        )
-
-    def finish(self, x: Tensor, context: Tensor, stretches: Sequence[Rows]) -> None:
-        """From the attention's context [T, heads * D] on, in place on the residual ``x`` [T, H]."""
-        matrix, eps = self._matrix, self._eps
-        add_normed(x, linear(matrix["o"], context), self._post_attention, eps)
-        dense = linear(matrix["down"], linear(matrix["gate_up"], x, self._dense_norm))
-        weights, chosen = self._route(linear(matrix["router"], x, self._router_norm))
-        mixed = experts(matrix["experts.gate_up"], matrix["experts.down"], x, self._experts_norm, weights, chosen)
-        for rows in stretches:
-            own = slice(rows.start, rows.end)
-            add_normed(
-                x[own],
-                dense[own],
-                self._post_feedforward,
-                eps,
-                self._encoder_scalar if rows.causal else self._scalar,
-                other=mixed[own],
-                branch_weight=self._post_dense,
-                other_weight=self._post_experts,
-            )
-
-    def _route(self, logits: Tensor) -> tuple[Tensor, Tensor]:
-        """Weights and experts [T, top_k] of each row."""
-        probabilities = logits.softmax(-1)
-        if self._top_k == probabilities.shape[-1]:
-            chosen = torch.arange(self._top_k).expand(probabilities.shape)
-            return probabilities * self._expert_scale, chosen
-        weights, chosen = probabilities.topk(self._top_k, dim=-1)
-        return weights / weights.sum(-1, keepdim=True) * self._expert_scale[chosen], chosen
+    attention, router = layer.self_attn, layer.router
+    spec = attention.spec
+    small = {
+        "input_norm": layer.input_layernorm.weight,
+        "q_norm": attention.q_norm.weight,
+        "k_norm": attention.k_norm.weight,
+        "post_attention": layer.post_attention_layernorm.weight,
+        "dense_norm": layer.pre_feedforward_layernorm.weight,
+        "experts_norm": layer.pre_feedforward_layernorm_2.weight,
+        "post_dense": layer.post_feedforward_layernorm_1.weight,
+        "post_experts": layer.post_feedforward_layernorm_2.weight,
+        "post_feedforward": layer.post_feedforward_layernorm.weight,
+        "expert_scale": router.per_expert_scale,
+    }
+    return PackedLayer(
+        qkv=matrices[f"{name}.qkv"],
+        o=matrices[f"{name}.o"],
+        gate_up=matrices[f"{name}.gate_up"],
+        down=matrices[f"{name}.down"],
+        router=matrices[f"{name}.router"],
+        experts_gate_up=matrices[f"{name}.experts.gate_up"],
+        experts_down=matrices[f"{name}.experts.down"],
+        heads=attention.q_proj.weight.shape[0] // spec.head_dim,
+        kv_heads=spec.kv_heads,
+        head_dim=spec.head_dim,
+        top_k=router.top_k,
+        epsilon=attention.eps,
+        dtype=kv_dtype,
+        **{key: weight.detach().float().contiguous() for key, weight in small.items()},
+    )

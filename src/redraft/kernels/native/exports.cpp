@@ -2,6 +2,7 @@
 #include "abi.h"
 #include "chain.h"
 #include "dispatch.h"
+#include "layer.h"
 
 using namespace redraft;
 
@@ -32,6 +33,16 @@ REDRAFT_EXPORT void redraft_add_normed(float* residual, const float* branch, con
                                        const float* other, const float* other_weight, const float* weight,
                                        float epsilon, float scalar, int64_t count, int64_t width) {
     kernels().add_normed(residual, branch, branch_weight, other, other_weight, weight, epsilon, scalar, count, width);
+}
+
+REDRAFT_EXPORT void redraft_project(const Layer* layer, const float* x, int64_t count, const float* cosines,
+                                    const float* sines, void* queries, void* keys, void* values) {
+    project(*layer, x, count, cosines, sines, queries, keys, values);
+}
+
+REDRAFT_EXPORT void redraft_finish(const Layer* layer, float* x, int64_t count, const float* context,
+                                   const ScaledRows* rows, int64_t stretches) {
+    finish(*layer, x, count, context, rows, stretches);
 }
 
 REDRAFT_EXPORT void redraft_infer(const Chain* c) { infer(*c); }
