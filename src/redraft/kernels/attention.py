@@ -24,10 +24,18 @@ def attention(queries: Tensor, segments: Sequence[Segment]) -> Tensor:
         raise ValueError(f"{len(queries)} sequences at once; the kernel takes one")
     for segment in segments:
         _check(segment, queries, segments[0].keys.shape[1])
-    _, heads, length, head_dim = queries.shape
     queries = queries.contiguous()
-    parts = [(_rows(s.keys), _rows(s.values), None if s.mask is None else s.mask.contiguous()) for s in segments]
-    stretches = (bindings.CStretch * len(parts))(
+    parts = [Segment(_rows(s.keys), _rows(s.values), None if s.mask is None else s.mask.contiguous()) for s in segments]
+    out = bindings.floats(queries.shape[2], queries.shape[1] * queries.shape[3])
+    bindings.entry("redraft_attention")(ctypes.byref(attention_for_c(queries, parts, out)))
+    return out[None]
+
+
+def attention_for_c(queries: Tensor, segments: Sequence[Segment], out: Tensor) -> bindings.CAttention:
+    """The call of the kernel, good for as long as its tensors live: queries [1, heads, T, D] contiguous, segments whose
+    heads' rows and masks are contiguous, and ``out`` [T, heads * D] float32."""
+    _, heads, length, head_dim = queries.shape
+    stretches = (bindings.CStretch * len(segments))(
         *(
             bindings.CStretch(
                 keys=keys.data_ptr(),
@@ -37,23 +45,20 @@ def attention(queries: Tensor, segments: Sequence[Segment]) -> Tensor:
                 value_stride=values.stride(1),
                 mask=bindings.pointer(mask),
             )
-            for keys, values, mask in parts
+            for keys, values, mask in segments
         )
     )
-    out = bindings.floats(length, heads * head_dim)
-    call = bindings.CAttention(
+    return bindings.CAttention(
         format=bindings.format_number(str(queries.dtype).removeprefix("torch.")),
-        stretches=len(parts),
+        stretches=len(segments),
         heads=heads,
-        kv_heads=parts[0][0].shape[1],
+        kv_heads=segments[0].keys.shape[1],
         length=length,
         head_dim=head_dim,
         queries=queries.data_ptr(),
         stretch=stretches,
         out=out.data_ptr(),
     )
-    bindings.entry("redraft_attention")(ctypes.byref(call))
-    return out[None]
 
 
 def _check(segment: Segment, queries: Tensor, kv_heads: int) -> None:

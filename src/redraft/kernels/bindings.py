@@ -202,6 +202,20 @@ class CScaledRows(ctypes.Structure):
     _fields_ = (("start", _L), ("end", _L), ("scalar", _F))
 
 
+class CCanvasForward(ctypes.Structure):
+    """``CanvasForward`` of native/layer.h."""
+
+    _fields_ = (
+        ("layers", _L),
+        ("count", _L),
+        ("layer", ctypes.POINTER(ctypes.POINTER(CLayer))),
+        ("attention", ctypes.POINTER(CAttention)),
+        ("cosines", ctypes.POINTER(_P)),
+        ("sines", ctypes.POINTER(_P)),
+        ("scalars", ctypes.POINTER(_F)),
+    )
+
+
 _MATRIX, _NORM = ctypes.POINTER(CMatrix), ctypes.POINTER(CNorm)
 _ENTRIES: dict[str, tuple[Any, ...]] = {
     "redraft_linear": (_MATRIX, _P, _L, _L, _NORM, _P, _L),
@@ -212,6 +226,7 @@ _ENTRIES: dict[str, tuple[Any, ...]] = {
     "redraft_split_heads": (_P, _L, _L, _L, _L, _P, _F, _P, _P, _I, _P, _L),
     "redraft_project": (ctypes.POINTER(CLayer), _P, _L, _P, _P, _P, _P, _P),
     "redraft_finish": (ctypes.POINTER(CLayer), _P, _L, _P, ctypes.POINTER(CScaledRows), _L),
+    "redraft_denoise": (ctypes.POINTER(CCanvasForward), _P),
     "redraft_infer": (ctypes.POINTER(CChain),),
     "redraft_add_normed": (_P, _P, _P, _P, _P, _P, _F, _F, _L, _L),
 }

@@ -1,5 +1,6 @@
 """A layer around its attention, in two calls where there are kernels: one that leads to queries, keys and values, and
-one that takes the attention's context to the layer's end. Of a small model the calls cost as much as what they compute.
+one that takes the attention's context to the layer's end. A canvas, which leaves nothing behind in the cache, goes
+through all layers in one. Of a small model the calls cost as much as what they compute.
 """
 
 import ctypes
@@ -12,10 +13,12 @@ import torch
 from torch import Tensor
 
 from redraft.kernels import bindings
+from redraft.kernels.attention import attention_for_c
 from redraft.kernels.elementwise import add_normed, split_heads
 from redraft.kernels.experts import experts
 from redraft.kernels.linear import Norm, check_width, linear
 from redraft.kernels.packed import PackedMatrix
+from redraft.models.layers.attention import Segment
 
 
 class ScaledRows(NamedTuple):
@@ -73,7 +76,7 @@ class PackedLayer:
         queries = torch.empty(1, self.heads, count, self.head_dim, dtype=self.dtype)
         keys, values = torch.empty(2, 1, self.kv_heads, count, self.head_dim, dtype=self.dtype)
         bindings.entry("redraft_project")(
-            self._c, x.contiguous().data_ptr(), count, cosines.data_ptr(), sines.data_ptr(),
+            self.for_c, x.contiguous().data_ptr(), count, cosines.data_ptr(), sines.data_ptr(),
             queries.data_ptr(), keys.data_ptr(), values.data_ptr(),
         )  # fmt: skip
         return queries, keys, values
@@ -87,7 +90,7 @@ class PackedLayer:
             return
         stretches = (bindings.CScaledRows * len(rows))(*(bindings.CScaledRows(*one) for one in rows))
         context = context.contiguous()
-        bindings.entry("redraft_finish")(self._c, x.data_ptr(), len(x), context.data_ptr(), stretches, len(rows))
+        bindings.entry("redraft_finish")(self.for_c, x.data_ptr(), len(x), context.data_ptr(), stretches, len(rows))
 
     def project_by_parts(self, x: Tensor, rope: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """``project``, a kernel or its twin after the other: what it means, and what it is without kernels."""
@@ -123,8 +126,8 @@ class PackedLayer:
             )
 
     @cached_property
-    def _c(self) -> Any:
-        """The layer for C; its tensors live as long as this object."""
+    def for_c(self) -> Any:
+        """A pointer for C, good for as long as this object lives."""
         layer = bindings.CLayer(
             hidden=self.qkv.inputs,
             heads=self.heads,
@@ -142,7 +145,52 @@ class PackedLayer:
                 setattr(layer, name, bindings.matrix(given))
             elif isinstance(given, Tensor):
                 setattr(layer, name, given.data_ptr())
-        return ctypes.byref(layer)
+        return ctypes.pointer(layer)
+
+
+class CanvasForward:
+    """All layers over a canvas in one call, for every step of a canvas: what its context is does not change meanwhile.
+
+    Only where there are kernels.
+    """
+
+    def __init__(
+        self,
+        layers: Sequence[PackedLayer],
+        contexts: Sequence[Sequence[Segment]],
+        ropes: Sequence[tuple[Tensor, Tensor]],
+        scalars: Sequence[float],
+        count: int,
+    ) -> None:
+        """``contexts``: what each layer sees of what was encoded before, masks [count, S] contiguous. ``ropes``:
+        cosines and sines [count, head_dim / 2] of each layer. ``scalars``: what each is multiplied by at its end."""
+        calls, kept = [], []
+        for layer, context in zip(layers, contexts, strict=True):
+            own = torch.empty(2, 1, layer.kv_heads, count, layer.head_dim, dtype=layer.dtype)
+            queries = torch.empty(1, layer.heads, count, layer.head_dim, dtype=layer.dtype)
+            out = bindings.floats(count, layer.heads * layer.head_dim)
+            segments = [*context, Segment(own[0], own[1])]
+            calls.append(attention_for_c(queries, segments, out))
+            kept.append((queries, segments, out))
+        turns = [(cosines.contiguous(), sines.contiguous()) for cosines, sines in ropes]
+        pointers = ctypes.c_void_p * len(layers)
+        self._count, self._width = count, layers[0].qkv.inputs
+        self._kept = (layers, kept, turns)
+        self._call = bindings.CCanvasForward(
+            layers=len(layers),
+            count=count,
+            layer=(ctypes.POINTER(bindings.CLayer) * len(layers))(*(layer.for_c for layer in layers)),
+            attention=(bindings.CAttention * len(calls))(*calls),
+            cosines=pointers(*(cosines.data_ptr() for cosines, _ in turns)),
+            sines=pointers(*(sines.data_ptr() for _, sines in turns)),
+            scalars=(ctypes.c_float * len(layers))(*scalars),
+        )
+
+    def __call__(self, x: Tensor) -> None:
+        """In place on the residual x [count, hidden], float32 and contiguous."""
+        if x.shape != (self._count, self._width) or x.dtype != torch.float32 or not x.is_contiguous():
+            raise ValueError(f"rows {[*x.shape]} {x.dtype} for a canvas of [{self._count}, {self._width}]")
+        bindings.entry("redraft_denoise")(ctypes.byref(self._call), x.data_ptr())
 
 
 def route(logits: Tensor, top_k: int, scale: Tensor) -> tuple[Tensor, Tensor]:

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 import torch.nn.functional as F
@@ -20,7 +21,7 @@ from redraft.canvas.noise import UniformNoise
 from redraft.canvas.readout import Readout
 from redraft.kernels import bindings
 from redraft.kernels.attention import attention
-from redraft.kernels.layer import PackedLayer, ScaledRows
+from redraft.kernels.layer import CanvasForward, PackedLayer, ScaledRows
 from redraft.kernels.linear import Norm, linear
 from redraft.kernels.packed import Format, PackedMatrix, pack, pack_gated
 from redraft.kernels.readout import PackedHead
@@ -109,6 +110,7 @@ class PackedDiffusionGemma:
         # What a canvas's rows, and those that are committed, are multiplied by at the end of each layer.
         self._scalars = [(layer.layer_scalar.item(), layer.encoder_layer_scalar.item()) for layer in model.layers]
         self._norm = model.norm.weight.float()
+        self._made: WeakKeyDictionary[Cache, tuple[tuple[int, Rows], CanvasForward]] = WeakKeyDictionary()
 
     @property
     def kv_dtype(self) -> torch.dtype:
@@ -176,6 +178,9 @@ class PackedDiffusionGemma:
 
     def _forward(self, x: Tensor, cache: Cache, stretches: Sequence[Rows]) -> Tensor:
         """All layers over ``x`` [T, H]. Returns the normed hidden states of the rows that are no commit."""
+        if len(stretches) == 1 and not stretches[0].causal and bindings.kernels() is not None:
+            self._canvas_forward(cache, stretches[0])(x)
+            return rms_norm(x, self._norm, self.config.rms_norm_eps)
         rope = self._model.rope(cache.length, len(x))
         masks: defaultdict[tuple[int, int | None], dict[tuple[int, int], Tensor | None]] = defaultdict(dict)
         last = len(self._layers) - 1
@@ -205,6 +210,23 @@ class PackedDiffusionGemma:
                 scaled = [ScaledRows(r.start, r.end, encoder_scalar if r.causal else scalar) for r in stretches]
                 layer.finish(x, torch.cat(context) if len(context) > 1 else context[0], scaled)
         return rms_norm(x, self._norm, self.config.rms_norm_eps)
+
+    def _canvas_forward(self, cache: Cache, rows: Rows) -> CanvasForward:
+        """All layers over a canvas after ``cache``; made at its first step, and kept for the others."""
+        place = (cache.length, rows)
+        made = self._made.get(cache)
+        if made is None or made[0] != place:
+            rope = self._model.rope(cache.length, rows.count)
+            known: defaultdict[int | None, dict[tuple[int, int], Tensor | None]] = defaultdict(dict)
+            contexts = []
+            for index, spec in enumerate(self.config.layers):
+                window = spec.window if rows.slide else None
+                stored, start = cache.read(index), cache.length
+                contexts.append(visible(stored, start, start, rows.count, window, known[window]))
+            ropes = [rope[spec] for spec in self.config.layers]
+            scalars = [scalar for scalar, _ in self._scalars]
+            made = self._made[cache] = place, CanvasForward(self._layers, contexts, ropes, scalars, rows.count)
+        return made[1]
 
 
 def _only(sequences: Tensor) -> Tensor:

@@ -45,6 +45,8 @@ REDRAFT_EXPORT void redraft_finish(const Layer* layer, float* x, int64_t count, 
     finish(*layer, x, count, context, rows, stretches);
 }
 
+REDRAFT_EXPORT void redraft_denoise(const CanvasForward* forward, float* x) { denoise(*forward, x); }
+
 REDRAFT_EXPORT void redraft_infer(const Chain* c) { infer(*c); }
 
 REDRAFT_EXPORT int64_t redraft_saturate(int32_t format, int64_t rounds) { return kernels().saturate(format, rounds); }

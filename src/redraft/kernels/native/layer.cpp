@@ -86,4 +86,18 @@ void finish(const Layer& layer, float* x, int64_t count, const float* context, c
     }
 }
 
+void denoise(const CanvasForward& forward, float* x) {
+    for (int64_t i = 0; i < forward.layers; i++) {
+        const Layer& layer = *forward.layer[i];
+        const Attention& attention = forward.attention[i];
+        const Stretch& own = attention.stretch[attention.stretches - 1];
+        // Read by attention, and room for the step to write to.
+        project(layer, x, forward.count, forward.cosines[i], forward.sines[i], const_cast<void*>(attention.queries),
+                const_cast<void*>(own.keys), const_cast<void*>(own.values));
+        kernels().attention(attention);
+        const ScaledRows all{0, forward.count, forward.scalars[i]};
+        finish(layer, x, forward.count, attention.out, &all, 1);
+    }
+}
+
 }  // namespace redraft

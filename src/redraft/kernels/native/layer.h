@@ -32,4 +32,18 @@ void project(const Layer& layer, const float* x, int64_t count, const float* cos
 // each row is multiplied by, and leave none out.
 void finish(const Layer& layer, float* x, int64_t count, const float* context, const ScaledRows* rows, int64_t stretches);
 
+// What a denoising step does with a canvas between its embedding and the last norm: all layers, one after the other. The
+// last stretch of each layer's attention is the canvas itself, whose queries, keys and values are written here.
+struct CanvasForward {
+    int64_t layers, count;
+    const Layer* const* layer;
+    const Attention* attention;
+    const float* const* cosines;
+    const float* const* sines;
+    const float* scalars;
+};
+
+// In place on the residual x [count, hidden].
+void denoise(const CanvasForward& forward, float* x);
+
 }  // namespace redraft
