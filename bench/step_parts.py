@@ -4,7 +4,8 @@
     python -m bench.step_parts --vocab 262144 --dtype bfloat16 --threads 1
     python -m bench.step_parts --deep                   # hidden 640, 12 layers, vocabulary 16,384
 
-Kernels are timed where Python calls them. "between them" is what torch and Python do: routing, embedding, the cache.
+Kernels are timed where Python calls them, and called one by one for that, where a step goes through all layers in one
+call otherwise. "between them" is what torch and Python do then.
 """
 
 import argparse
@@ -18,18 +19,36 @@ from typing import Any
 
 import torch
 from tests.random_checkpoint import random_checkpoint
+from torch import Tensor
 
 from bench.denoising_step import DEEP_SHAPE, DEEP_VOCABULARY, PROMPT_TOKENS, SHAPE
 from redraft.engine.kv_pool import KVPool
 from redraft.kernels import bindings, library
+from redraft.kernels.attention import attention
+from redraft.kernels.layer import CanvasForward, PackedLayer, ScaledRows
 from redraft.kernels.packed import FORMATS
 from redraft.measure.peak import multiply_adds_by_kernel, multiply_adds_per_second
 from redraft.models import checkpoint
+from redraft.models.layers.attention import Segment
 from redraft.models.packed_cache import load_packed
 from redraft.models.packed_gemma import PackedDiffusionGemma
 
 TEMPERATURE = 0.6
 WARM_UP = 2
+
+
+def call_one_by_one() -> None:
+    """Take the layers apart into their kernels."""
+    PackedLayer.project = PackedLayer.project_by_parts  # type: ignore[method-assign]
+    PackedLayer.finish = PackedLayer.finish_by_parts  # type: ignore[method-assign]
+    CanvasForward.__call__ = _layer_by_layer  # type: ignore[method-assign]
+
+
+def _layer_by_layer(self: CanvasForward, x: Tensor) -> None:
+    for layer, context, rope, scalar in self.parts:
+        queries, keys, values = layer.project(x, rope)
+        attended = attention(queries, [*context, Segment(keys, values)])[0]
+        layer.finish(x, attended, [ScaledRows(0, len(x), scalar)])
 
 
 class KernelClock:
@@ -94,6 +113,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.threads is not None:
         library.use_threads(arguments.threads)
+    call_one_by_one()
     status = library.status()
     if bindings.kernels() is None:
         raise SystemExit(f"there are no kernels to time: {status.reason}")

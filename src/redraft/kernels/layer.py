@@ -175,7 +175,9 @@ class CanvasForward:
         turns = [(cosines.contiguous(), sines.contiguous()) for cosines, sines in ropes]
         pointers = ctypes.c_void_p * len(layers)
         self._count, self._width = count, layers[0].qkv.inputs
-        self._kept = (layers, kept, turns)
+        self.parts = list(zip(layers, contexts, turns, scalars, strict=True))
+        """Each layer, what it sees of the context, its cosines and sines, and its scalar."""
+        self._kept = kept
         self._call = bindings.CCanvasForward(
             layers=len(layers),
             count=count,
