@@ -211,7 +211,10 @@ def test_a_suffix_is_written_up_to(client: OpenAI, alone: Engine) -> None:
     filled = client.completions.create(model=NAME, prompt="the", suffix=" end", max_tokens=8, seed=3)
     expected = alone.fill("the", " end", max_tokens=8, seed=3)
     assert filled.choices[0].text == expected.middle
-    (chunk,) = client.completions.create(model=NAME, prompt="the", suffix=" end", max_tokens=8, seed=3, stream=True)
-    assert chunk.choices[0].text == expected.middle
-    echoed = client.completions.create(model=NAME, prompt="the", suffix=" end", max_tokens=8, seed=3, echo=True)
-    assert echoed.choices[0].text == expected.text
+    fields: Any = {"model": NAME, "prompt": "the", "suffix": " end", "seed": 3, "echo": True}
+    for length in (8, 120):
+        expected = alone.fill("the", " end", max_tokens=length, seed=3)
+        assert client.completions.create(**fields, max_tokens=length).choices[0].text == expected.text
+        texts = [chunk.choices[0].text for chunk in client.completions.create(**fields, max_tokens=length, stream=True)]
+        assert "".join(texts) == expected.text
+    assert len(texts) == expected.usage.canvases + 2, "the prompt, each canvas's text, the suffix"

@@ -87,11 +87,16 @@ class Engine:
     ) -> Generation:
         """Start answering ``prompt``; parameters and errors as in ``request``. on_step: called after every denoising
         step. record: a ``RecordingFolder``, which keeps what happens."""
+        return self.begin(self.request(prompt, **parameters), on_step, record)
+
+    def begin(
+        self, request: Request, on_step: Callable[[StepEvent], None] | None = None, record: Recorders | None = None
+    ) -> Generation:
+        """Start answering a request that is checked; on_step and record as in ``stream``."""
         if on_step is not None and not callable(on_step):
             raise RequestError(f"on_step {on_step!r} must be a function that takes a StepEvent")
         if record is not None and not hasattr(record, "generation"):
             raise RequestError(f"record {record!r} must be a RecordingFolder, such as redraft.RecordingFolder('runs')")
-        request = self.request(prompt, **parameters)
         return Generation(self, request, on_step) if record is None else record.generation(self, request, on_step)
 
     def request(
@@ -157,7 +162,7 @@ class Engine:
         room = checks.check_memory(self.pool, len(tokens), room, length, max_tokens is not None)
         stop_strings = checks.check_stop(stop)
         rounds = checks.check_whole("verify_rounds", verify_rounds, 0)
-        compiled = None if constraint is None else self._compiled(constraint, stop_strings, thought)
+        compiled = None if constraint is None else self.compile(constraint, stop_strings, thought)
         if compiled is not None:
             checks.check_budget(compiled, max_tokens, room)
         return Request(
@@ -185,13 +190,31 @@ class Engine:
             top_logprobs=None if top_logprobs is None else checks.check_whole("top_logprobs", top_logprobs, 0, 20),
         )
 
-    def fill(self, prefix: str, suffix: str, **parameters: Any) -> FillResult:
-        """Write what stands between ``prefix`` and ``suffix``; parameters and errors as in ``infill.fill``."""
-        return finish(fill(self, prefix, suffix, **parameters), self.pool)
+    def fill(
+        self,
+        prefix: str,
+        suffix: str,
+        *,
+        on_step: Callable[[StepEvent], None] | None = None,
+        record: Recorders | None = None,
+        **parameters: Any,
+    ) -> FillResult:
+        """Write what stands between ``prefix`` and ``suffix``; parameters and errors as in ``infill.fill``, on_step and
+        record as in ``stream``."""
+        return finish(fill(self, prefix, suffix, **parameters).work(on_step, record), self.pool)
 
-    def edit(self, text: str, spans: Sequence[tuple[int, int]] | None = None, **parameters: Any) -> EditResult:
-        """Rewrite parts of ``text``, or the whole by an instruction; parameters and errors as in ``infill.edit``."""
-        return finish(edit(self, text, spans, **parameters), self.pool)
+    def edit(
+        self,
+        text: str,
+        spans: Sequence[tuple[int, int]] | None = None,
+        *,
+        on_step: Callable[[StepEvent], None] | None = None,
+        record: Recorders | None = None,
+        **parameters: Any,
+    ) -> EditResult:
+        """Rewrite parts of ``text``, or the whole by an instruction; parameters and errors as in ``infill.edit``,
+        on_step and record as in ``stream``."""
+        return finish(edit(self, text, spans, **parameters).work(on_step, record), self.pool)
 
     def choose(
         self, prompt: Prompt, options: Sequence[str] | Mapping[str, Sequence[str]], **parameters: Any
@@ -220,11 +243,13 @@ class Engine:
 
     def fewest_tokens(self, constraint: Constraint) -> int:
         """How many tokens the shortest text takes that a constraint allows."""
-        return self._compiled(constraint, (), None).fewest_tokens
+        return self.compile(constraint).fewest_tokens
 
-    def _compiled(
-        self, constraint: Constraint, stop: Sequence[str], thought: ThoughtMarkers | None
+    def compile(
+        self, constraint: Constraint, stop: Sequence[str] = (), thought: ThoughtMarkers | None = None
     ) -> CompiledConstraint:
+        """What holds an answer to ``constraint``, free of ``stop`` strings, after a thought where there are markers;
+        ConstraintError as in ``Compiler.compile``."""
         # Looked for, not made: what is compiled already need not be written out again.
         if isinstance(constraint, type) or inspect.getattr_static(constraint, "expression", None) is None:
             raise RequestError(

@@ -194,12 +194,11 @@ def _prepare(
         prefix, suffix = body.fill.prefix, body.fill.suffix
         tokens = len(context_before(engine, prompt, prefix))
         here.limits.check_prompt(tokens, source)
-        # What is checked and compiled here is at hand when the service begins the work.
-        fill(engine, prefix, suffix, prompt=prompt, **parameters)
+        filling = fill(engine, prefix, suffix, prompt=prompt, **parameters)
 
         def make_fill(post: Post) -> Callable[[], Work[Result]]:
             on_step = Steps(post)
-            return lambda: fill(engine, prefix, suffix, prompt=prompt, on_step=on_step, **here.kept, **parameters)
+            return lambda: filling.work(on_step, here.settings.record)
 
         return {**start, "prompt_tokens": tokens, "beginning": ""}, make_fill
     request = engine.request(body.prompt if prompt is None else prompt, constraint=constraint, **parameters)  # type: ignore[arg-type]

@@ -1,7 +1,7 @@
 """OpenAI's ``/v1/completions``: raw text on, or with ``suffix`` what stands between two texts."""
 
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Annotated, Any, Literal
 from uuid import uuid4
 
@@ -10,15 +10,14 @@ from fastapi import Request as HttpRequest
 from pydantic import Field
 from starlette.responses import Response
 
-from redraft.engine.infill import FillResult, fill
 from redraft.engine.result import Chunk, Result, TokenLogprob
-from redraft.engine.work import Work
 from redraft.serve import asking
 from redraft.serve.asking import Ask, Asked, Pieces
 from redraft.serve.errors import Json, bad_request, of_engine
 from redraft.serve.fields import Body, NoBias, NoPenalty, Seed, Stop, Temperature, Whole, WholeNucleus, only
 from redraft.serve.openai_wire import DONE, FINGERPRINT, StreamOptions, frame, names_of, token_text, usage
-from redraft.serve.serving import Answers, Done, EventStream, Post, Serving, client_of, new_seed, serving
+from redraft.serve.serving import Answers, Done, EventStream, Serving, client_of, serving
+from redraft.serve.writing import Ending, fill_gap
 
 router = APIRouter()
 _NAMES = names_of({"prompt": "prompt", "there": "prompt", "prefix": "prompt", "suffix": "suffix"})
@@ -102,82 +101,35 @@ def _check_together(here: Serving, body: CompletionRequest) -> None:
 
 
 async def _filled(here: Serving, body: CompletionRequest, http: HttpRequest, prompt: str, suffix: str) -> Response:
-    filling = Filling(here, prompt, suffix, body.max_tokens, body.temperature, body.seed, body.stop)
-    answers = await filling.start(http, client_of(http, body.user), _NAMES)
+    parameters = {"max_tokens": body.max_tokens, "temperature": body.temperature, "seed": body.seed}
+    writing = await fill_gap(http, prompt, suffix, parameters, body.stop, _NAMES, client_of(http, body.user))
     head = {"id": f"cmpl-{uuid4().hex}", "created": int(time.time()), "model": here.settings.model}
+    before, after = (prompt, suffix) if body.echo else ("", "")
 
-    def content(result: FillResult) -> dict[str, Any]:
-        text, finish = filling.middle(result)
-        whole = prompt + text + suffix if body.echo else text
-        choice = {"index": 0, "text": whole, "logprobs": None, "finish_reason": finish, "seed": result.seed}
+    def content(text: str, ending: Ending | None) -> dict[str, Any]:
+        end = {"finish_reason": None} if ending is None else _end(ending.result, ending.reason)
+        choice = {"index": 0, "text": text, "logprobs": None, **end}
         return {**head, "object": "text_completion", "system_fingerprint": FINGERPRINT, "choices": [choice]}
 
     if not body.stream:
-        result = await filling.result(answers, http, _NAMES)
-        return Json({**content(result), "usage": usage([result])})
+        text, ending = await writing.whole()
+        return Json({**content(before + text + after, ending), "usage": usage([ending.result])})
+    wanted = body.stream_options is not None and body.stream_options.include_usage
+    none = {"usage": None} if wanted else {}
 
     async def frames() -> AsyncIterator[str]:
         try:
-            async for _, event in answers.events():
-                if isinstance(event, Done):
-                    wanted = body.stream_options is not None and body.stream_options.include_usage
-                    yield frame({**content(event.result), **({"usage": None} if wanted else {})})
-                    if wanted:
-                        yield frame({**content(event.result), "choices": [], "usage": usage([event.result])})
+            if before:
+                yield frame({**content(before, None), **none})
+            async for text, ending in writing.pieces():
+                yield frame({**content(text if ending is None else text + after, ending), **none})
+                if ending is not None and wanted:
+                    yield frame({**content("", ending), "choices": [], "usage": usage([ending.result])})
             yield DONE
         except Exception as error:
             yield frame(of_engine(error, _NAMES).envelope(http.url.path))
 
-    return EventStream(frames(), answers)
-
-
-class Filling:
-    """What stands between a prefix and a suffix, cut at the first stop string."""
-
-    def __init__(
-        self,
-        here: Serving,
-        prefix: str,
-        suffix: str,
-        max_tokens: int | None,
-        temperature: float | None,
-        seed: int | None,
-        stop: str | list[str] | None,
-    ) -> None:
-        given = {"max_tokens": max_tokens, "temperature": temperature, "seed": new_seed() if seed is None else seed}
-        self._parameters: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-        self._stop = [stop] if isinstance(stop, str) else stop or []
-        self._here, self._prefix, self._suffix = here, prefix, suffix
-        if not all(self._stop):
-            raise bad_request("stop must be strings of at least one character", "stop")
-
-    async def start(self, http: HttpRequest, client: str, names: dict[str, str]) -> Answers[FillResult]:
-        """Check, and queue the work."""
-        here = self._here
-        before = await here.prepare(lambda: here.tokenizer.encode(self._prefix), names)
-        here.limits.check_prompt(len(before), names["prompt"])
-        # What is checked and compiled here is at hand when the service begins the work.
-        await here.prepare(self._work, names, "suffix")
-
-        def make(post: Post) -> Callable[[], Work[FillResult]]:
-            return self._work
-
-        return Answers(http, [make], client)
-
-    def _work(self) -> Work[FillResult]:
-        return fill(self._here.engine, self._prefix, self._suffix, **self._here.kept, **self._parameters)
-
-    async def result(self, answers: Answers[FillResult], http: HttpRequest, names: dict[str, str]) -> FillResult:
-        """The only answer."""
-        try:
-            return (await answers.results(http.receive))[0]
-        except Exception as error:
-            raise of_engine(error, names) from error
-
-    def middle(self, result: FillResult) -> tuple[str, str]:
-        """What was written, up to a stop string, and why it ends."""
-        ends = [at for stop in self._stop if (at := result.middle.find(stop)) >= 0]
-        return result.middle[: min(ends, default=None)], "stop" if ends else result.finish_reason
+    return EventStream(frames(), writing.answers)
 
 
 class _Reply:
@@ -254,9 +206,9 @@ class _Reply:
         return token_text(self._here, self._asked, token)[0]
 
 
-def _end(result: Result) -> dict[str, Any]:
+def _end(result: Result, reason: str | None = None) -> dict[str, Any]:
     return {
-        "finish_reason": result.finish_reason,
+        "finish_reason": reason or result.finish_reason,
         "seed": result.seed,
         "unconverged_canvases": list(result.unconverged_canvases),
     }
