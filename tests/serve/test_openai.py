@@ -207,6 +207,46 @@ def test_completions_and_their_options(client: OpenAI, alone: Engine) -> None:
     assert by_ids.choices[0].text == expected.text
 
 
+def test_several_prompts_are_answered_in_the_order_of_the_api(client: OpenAI, alone: Engine) -> None:
+    texts = ["once upon", "and then", "the"]
+    ids = [alone.tokenizer.encode(text) for text in texts]
+    for prompts, echoes in ((texts, texts), (ids, [alone.tokenizer.decode(one) for one in ids])):
+        fields: Any = {"model": NAME, "prompt": prompts, "max_tokens": 60, "seed": 4, "n": 2, "echo": True}
+        whole = client.completions.create(**fields)
+        expected = [alone.generate(text, seed=4 + choice, max_tokens=60) for text in texts for choice in range(2)]
+        echoed = [echoes[index // 2] + one.text for index, one in enumerate(expected)]
+        assert [choice.index for choice in whole.choices] == list(range(6))
+        assert [choice.text for choice in whole.choices] == echoed
+        usages = [one.usage for one in expected]
+        assert whole.usage is not None
+        assert whole.usage.prompt_tokens == sum(one.prompt_tokens for one in usages[::2])
+        assert whole.usage.completion_tokens == sum(one.completion_tokens for one in usages)
+        streamed = [""] * 6
+        for chunk in client.completions.create(**fields, stream=True, stream_options={"include_usage": True}):
+            for choice in chunk.choices:
+                streamed[choice.index] += choice.text
+        assert streamed == echoed
+        assert chunk.usage is not None
+        assert chunk.usage.prompt_tokens == whole.usage.prompt_tokens
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"prompt": ["a"] * 129}, "prompt"),
+        ({"prompt": ["a"] * 9, "n": 16}, "prompt"),
+        ({"prompt": ["a", ""]}, "prompt.1"),
+        ({"prompt": [[5], [6, 10**6]]}, "prompt.1"),
+        ({"prompt": ["a", "b"], "suffix": "c"}, "suffix"),
+        ({"prompt": [[5]], "suffix": "c"}, "suffix"),
+    ],
+)
+def test_prompts_that_cannot_be_answered_are_named(client: OpenAI, fields: Any, param: str) -> None:
+    with pytest.raises(openai.BadRequestError) as refused:
+        client.completions.create(model=NAME, max_tokens=5, **fields)
+    assert refused.value.param == param
+
+
 def test_a_suffix_is_written_up_to(client: OpenAI, alone: Engine) -> None:
     filled = client.completions.create(model=NAME, prompt="the", suffix=" end", max_tokens=8, seed=3)
     expected = alone.fill("the", " end", max_tokens=8, seed=3)

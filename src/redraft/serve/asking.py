@@ -104,19 +104,24 @@ def _calling(serving: Serving, use: ToolUse, content: Constraint | None) -> Cons
 
 def start(serving: Serving, http: Any, asked: Asked, client: str) -> Answers[Result]:
     """Queue the answers."""
+    return start_all(serving, http, [asked], client)
 
-    def answer(seed: int) -> Callable[[Post], Callable[[], Work[Result]]]:
+
+def start_all(serving: Serving, http: Any, asked: Sequence[Asked], client: str) -> Answers[Result]:
+    """Queue the answers to several prompts: all of the first one, then all of the next."""
+
+    def answer(one: Asked, seed: int) -> Callable[[Post], Callable[[], Work[Result]]]:
         def with_post(post: Post) -> Callable[[], Work[Result]]:
-            on_step = Steps(post) if asked.ask.steps else None
+            on_step = Steps(post) if one.ask.steps else None
 
             def make() -> Work[Result]:
-                return serving.generation(replace(asked.request, seed=seed), on_step).work
+                return serving.generation(replace(one.request, seed=seed), on_step).work
 
             return make
 
         return with_post
 
-    return Answers(http, [answer(seed) for seed in asked.seeds], client)
+    return Answers(http, [answer(one, seed) for one in asked for seed in one.seeds], client)
 
 
 @dataclass(frozen=True)
@@ -201,12 +206,13 @@ def whole_text(serving: Serving, asked: Asked, before: Sequence[int], argmax: Se
     return text.text
 
 
-def usage_of(results: Sequence[Result]) -> dict[str, int]:
-    """The cost of answers to one prompt together; the prompt counts once."""
+def usage_of(results: Sequence[Result], prompts: int = 1) -> dict[str, int]:
+    """The cost of answers together, to so many ``prompts`` one after the other; each prompt counts once."""
     usages = [result.usage for result in results]
+    first = usages[:: len(usages) // prompts]
     return {
-        "prompt_tokens": usages[0].prompt_tokens,
-        "cached": usages[0].cached_prompt_tokens,
+        "prompt_tokens": sum(usage.prompt_tokens for usage in first),
+        "cached": sum(usage.cached_prompt_tokens for usage in first),
         "completion_tokens": sum(usage.completion_tokens for usage in usages),
         "canvases": sum(usage.canvases for usage in usages),
         "denoising_steps": sum(usage.denoising_steps for usage in usages),

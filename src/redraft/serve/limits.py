@@ -21,6 +21,8 @@ class Limits:
     questions: int = 64
     choices: int = 16
     """Answers to one prompt (``n``)."""
+    answers: int = 128
+    """Of one request, to all of its prompts."""
 
     def check_prompt(self, tokens: int, param: str | None) -> None:
         """Refuse a prompt of too many tokens."""
