@@ -1,6 +1,7 @@
 """OpenAI's own client against the server."""
 
 import json
+import time
 from typing import Any
 
 import jsonschema
@@ -9,7 +10,8 @@ import pytest
 from openai import OpenAI
 
 from redraft.engine.engine import Engine
-from tests.serve.conftest import NAME, Served
+from redraft.engine.work import Work
+from tests.serve.conftest import NAME, Served, serving
 
 MESSAGES: list[Any] = [{"role": "user", "content": "say something"}]
 SCHEMA = {
@@ -133,13 +135,63 @@ def test_a_named_tool_is_called_once(client: OpenAI, seed: int) -> None:
     jsonschema.validate(json.loads(call.function.arguments), TOOL["function"]["parameters"])
 
 
-def test_a_streamed_call_is_that_of_the_whole(client: OpenAI) -> None:
-    fields: Any = {"seed": 4, "tools": [TOOL], "tool_choice": "required", "parallel_tool_calls": False}
-    (call,) = chat(client, **fields).choices[0].message.tool_calls
-    deltas = [chunk.choices[0].delta for chunk in chat(client, stream=True, **fields) if chunk.choices]
-    (streamed,) = [one for delta in deltas for one in delta.tool_calls or []]
-    assert (streamed.index, streamed.function.name) == (0, "look_up")
-    assert streamed.function.arguments == call.function.arguments
+LONG_TOOL: Any = {
+    "type": "function",
+    "function": {
+        "name": "write",
+        "parameters": {
+            "type": "object",
+            "properties": {"body": {"type": "string", "minLength": 120}, "ok": {"type": "boolean"}},
+            "required": ["body", "ok"],
+        },
+    },
+}
+
+
+@pytest.mark.parametrize("tools", [[LONG_TOOL], [LONG_TOOL, OTHER]])
+@pytest.mark.parametrize("parallel", [False, True])
+def test_streamed_calls_are_those_of_the_whole(client: OpenAI, tools: Any, parallel: bool) -> None:
+    for seed in range(3):
+        fields: Any = {"seed": seed, "tools": tools, "tool_choice": "required", "parallel_tool_calls": parallel}
+        calls = chat(client, **fields, max_tokens=300).choices[0].message.tool_calls
+        chunks = list(chat(client, stream=True, **fields, max_tokens=300))
+        assert chunks[-1].choices[0].finish_reason == "tool_calls"
+        parts = [one for chunk in chunks for one in chunk.choices[0].delta.tool_calls or []]
+        streamed: list[list[Any]] = []
+        for part in parts:
+            if part.id is not None:
+                assert part.index == len(streamed)
+                streamed.append([part.function.name, part.function.arguments])
+            else:
+                assert part.index == len(streamed) - 1
+                assert part.function.name is None
+                streamed[-1][1] += part.function.arguments
+        assert streamed == [[call.function.name, call.function.arguments] for call in calls]
+        if "write" in [name for name, _ in streamed]:
+            assert len(parts) > len(calls) + 1, "arguments go out canvas by canvas"
+
+
+def test_the_name_of_a_call_that_must_be_made_is_sent_before_any_step(engine: Engine) -> None:
+    with serving(engine, max_concurrency=1) as up:
+        holding = up.server.service.submit(endless)
+        client = OpenAI(base_url=f"{up.url}/v1", api_key="none", max_retries=0)
+        named: Any = {"type": "function", "function": {"name": "look_up"}}
+        chunks = iter(chat(client, tools=[TOOL, OTHER], tool_choice=named, stream=True))
+        assert next(chunks).choices[0].delta.role == "assistant"
+        (call,) = next(chunks).choices[0].delta.tool_calls
+        assert (call.function.name, call.function.arguments) == ("look_up", "")
+        assert up.server.service.load.waiting == 1, "the model has done nothing for it"
+        holding.cancel()
+        rest = [part for chunk in chunks for part in chunk.choices[0].delta.tool_calls or []]
+        assert {(part.index, part.id, part.function.name) for part in rest} == {(0, None, None)}
+        arguments = "".join(part.function.arguments for part in rest)
+        jsonschema.validate(json.loads(arguments), TOOL["function"]["parameters"])
+
+
+def endless() -> Work[None]:
+    while True:
+        time.sleep(0.001)
+        yield None
 
 
 def test_no_tool_is_called_where_none_may_be(client: OpenAI) -> None:
