@@ -125,12 +125,19 @@ class TestOtherVerbs:
         assert all(recording.request["draft"] is not None for recording in recordings)
         assert all(replay(recording, engine).identical for recording in recordings)
 
-    def test_verbs_that_do_not_record_say_so(self, engine: Engine, tmp_path: Path) -> None:
+    def test_an_extraction_replays_but_for_how_sure_it_is(self, engine: Engine, tmp_path: Path) -> None:
         runs = RecordingFolder(tmp_path)
+        schema = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
+        found = engine.extract("some", schema, max_tokens=30, seed=3, record=runs)
+        recording = Recording.load(only_file(runs))
+        assert recording.result is not None
+        assert recording.result["text"] == found.text
+        assert len(recording.events) == found.usage.denoising_steps
+        assert replay(recording, engine).identical
+
+    def test_verbs_that_do_not_record_say_so(self, engine: Engine, tmp_path: Path) -> None:
         with pytest.raises(redraft.RequestError, match="record cannot be given here; generate"):
-            engine.choose("is it?", ["yes", "no"], record=runs)
-        with pytest.raises(redraft.RequestError, match="record cannot be given here; generate"):
-            engine.extract("some", {"type": "integer"}, record=runs)
+            engine.choose("is it?", ["yes", "no"], record=RecordingFolder(tmp_path))
 
 
 class TestWhatDiffers:

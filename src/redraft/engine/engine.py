@@ -144,7 +144,9 @@ class Engine:
         if unknown:
             name = next(iter(unknown))
             if name in ("on_step", "record"):
-                raise RequestError(f"{name} cannot be given here; generate, stream, fill and edit take it")
+                raise RequestError(
+                    f"{name} cannot be given here; generate, stream, fill and edit take it, extract takes record"
+                )
             known = ", ".join(own for own, p in _PARAMETERS.items() if p.kind is p.KEYWORD_ONLY)
             raise RequestError(f"unknown parameter {name!r}; known are {known}, on_step, record")
         if top_logprobs is not None and constraint is not None:
