@@ -1,7 +1,7 @@
 """``Engine``: one model, its tokenizer, and ``generate``."""
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, cast
 
 import torch
@@ -14,16 +14,16 @@ from redraft.constrain.constraint import Constraint
 from redraft.constrain.vocabulary import Vocabulary
 from redraft.engine import request as checks
 from redraft.engine.context import Contexts
-from redraft.engine.decide import ChooseResult, choose
+from redraft.engine.decide import ChooseResult, Choosing, choose
 from redraft.engine.extract import Extraction, extract
 from redraft.engine.generation import Generation
 from redraft.engine.infill import EditResult, FillResult, edit, fill
 from redraft.engine.kv_pool import KVPool
 from redraft.engine.origin import Origin
 from redraft.engine.request import Draft, Request
-from redraft.engine.result import Result, StepEvent
+from redraft.engine.result import OnStep, Result
 from redraft.engine.verify import Verifier
-from redraft.engine.work import finish
+from redraft.engine.work import Work, finish
 from redraft.errors import RequestError
 from redraft.models.base import KV_BLOCK, PREFILL_CHUNK, BlockDiffusionModel
 from redraft.models.tokenizer import ChatTokenizer
@@ -32,11 +32,11 @@ Prompt = str | Sequence[int] | Sequence[Mapping[str, Any]]
 
 
 class Recorders(Protocol):
-    """Makes generations that are recorded."""
+    """Makes generations, and decisions, that are recorded."""
 
-    def generation(
-        self, engine: "Engine", request: Request, on_step: Callable[[StepEvent], None] | None
-    ) -> Generation: ...
+    def generation(self, engine: "Engine", request: Request, on_step: OnStep | None) -> Generation: ...
+
+    def decision(self, choosing: Choosing, on_step: OnStep | None) -> Work[ChooseResult]: ...
 
 
 class Engine:
@@ -81,7 +81,7 @@ class Engine:
         self,
         prompt: Prompt,
         *,
-        on_step: Callable[[StepEvent], None] | None = None,
+        on_step: OnStep | None = None,
         record: Recorders | None = None,
         **parameters: Any,
     ) -> Generation:
@@ -89,14 +89,9 @@ class Engine:
         step. record: a ``RecordingFolder``, which keeps what happens."""
         return self.begin(self.request(prompt, **parameters), on_step, record)
 
-    def begin(
-        self, request: Request, on_step: Callable[[StepEvent], None] | None = None, record: Recorders | None = None
-    ) -> Generation:
+    def begin(self, request: Request, on_step: OnStep | None = None, record: Recorders | None = None) -> Generation:
         """Start answering a request that is checked; on_step and record as in ``stream``."""
-        if on_step is not None and not callable(on_step):
-            raise RequestError(f"on_step {on_step!r} must be a function that takes a StepEvent")
-        if record is not None and not hasattr(record, "generation"):
-            raise RequestError(f"record {record!r} must be a RecordingFolder, such as redraft.RecordingFolder('runs')")
+        checks.check_listeners(on_step, record)
         return Generation(self, request, on_step) if record is None else record.generation(self, request, on_step)
 
     def request(
@@ -197,7 +192,7 @@ class Engine:
         prefix: str,
         suffix: str,
         *,
-        on_step: Callable[[StepEvent], None] | None = None,
+        on_step: OnStep | None = None,
         record: Recorders | None = None,
         **parameters: Any,
     ) -> FillResult:
@@ -210,7 +205,7 @@ class Engine:
         text: str,
         spans: Sequence[tuple[int, int]] | None = None,
         *,
-        on_step: Callable[[StepEvent], None] | None = None,
+        on_step: OnStep | None = None,
         record: Recorders | None = None,
         **parameters: Any,
     ) -> EditResult:
@@ -219,10 +214,16 @@ class Engine:
         return finish(edit(self, text, spans, **parameters).work(on_step, record), self.pool)
 
     def choose(
-        self, prompt: Prompt, options: Sequence[str] | Mapping[str, Sequence[str]], **parameters: Any
+        self,
+        prompt: Prompt,
+        options: Sequence[str] | Mapping[str, Sequence[str]],
+        *,
+        record: Recorders | None = None,
+        **parameters: Any,
     ) -> ChooseResult:
-        """The probability of each option, of one question or several; parameters and errors as in ``decide.choose``."""
-        return finish(choose(self, prompt, options, **parameters), self.pool)
+        """The probability of each option, of one question or several; parameters and errors as in ``decide.choose``,
+        record as in ``stream``."""
+        return finish(choose(self, prompt, options, **parameters).work(record=record), self.pool)
 
     def extract(self, text: str, schema: Mapping[str, Any] | str, **parameters: Any) -> Extraction:
         """Read ``text`` into JSON under a schema; parameters and errors as in ``extract.extract``."""

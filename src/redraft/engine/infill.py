@@ -4,7 +4,7 @@ What must stay is part of the constraint, so that it comes back byte for byte; w
 as context, and so much of what follows as a canvas can show stands on it from the start.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -15,15 +15,13 @@ from redraft.constrain.constraint import Template
 from redraft.constrain.template import Hole, escaped
 from redraft.engine.generation import Generation
 from redraft.engine.request import Draft, Request, check_number, check_text, check_whole
-from redraft.engine.result import Chunk, Result, StepEvent, Usage, fields_of
+from redraft.engine.result import Chunk, OnStep, Result, Usage, fields_of
 from redraft.engine.text import overlap
 from redraft.engine.work import Work
 from redraft.errors import ConstraintError, RequestError
 
 if TYPE_CHECKING:
     from redraft.engine.engine import Engine, Prompt, Recorders
-
-OnStep = Callable[[StepEvent], None]
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from starlette.responses import Response
 
 from redraft.constrain.constraint import Choice, Constraint, JSONSchema, Regex, Template
 from redraft.constrain.template import Hole, HoleType
-from redraft.engine.decide import ChooseResult, choose
+from redraft.engine.decide import Choosing, choose
 from redraft.engine.infill import FillResult, context_before, fill
 from redraft.engine.result import Chunk, Result, StepEvent, Usage
 from redraft.engine.work import Work
@@ -318,15 +318,12 @@ async def decide(body: ChooseRequest, http: HttpRequest) -> Response:
     }
     parameters: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
 
-    def work() -> Work[ChooseResult]:
+    def checked() -> Choosing:
+        here.limits.check_prompt(len(here.engine.tokenize(prompt)), source)
         return choose(here.engine, prompt, body.questions, **parameters)
 
-    def check() -> None:
-        here.limits.check_prompt(len(here.engine.tokenize(prompt)), source)
-        work()
-
-    await here.prepare(check, names, "questions")
-    answers = Answers(http, [lambda post: work], client_of(http))
+    choosing = await here.prepare(checked, names, "questions")
+    answers = Answers(http, [lambda post: lambda: choosing.work(record=here.settings.record)], client_of(http))
     try:
         result = (await answers.results(http.receive))[0]
     except (RedraftError, ApiError) as error:

@@ -45,7 +45,7 @@ class Settings:
     """Of an answer, where the client does not say; by default what the context has left."""
     log_prompts: bool = False
     record: Recorders | None = None
-    """Keeps what happens in every answer that is generated."""
+    """Keeps what happens in every answer that is generated, and in every decision."""
 
 
 @dataclass(frozen=True)
