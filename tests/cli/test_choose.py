@@ -105,3 +105,17 @@ def test_mistake_is_named_in_one_line(redraft_here, letters, tmp_path, arguments
     files["BROKEN"].write_text("{")
     files["LIST"].write_text('["yes", "no"]')
     assert_one_line(redraft_here("choose", *(files.get(one, one) for one in arguments), "-m", letters), words)
+
+
+def test_a_recorded_decision_replays_and_can_be_compared(redraft_here, letters, tmp_path):
+    asked = ["choose", "Is it?", "--option", "yes", "--option", "no", "-m", letters, "--record"]
+    assert redraft_here(*asked, tmp_path / "a", "--seed", 1).returncode == 0
+    assert redraft_here(*asked, tmp_path / "b", "--seed", 2).returncode == 0
+    (a,), (b,) = (tmp_path / "a").iterdir(), (tmp_path / "b").iterdir()
+    again = redraft_here("replay", a)
+    assert again.returncode == 0, again.stderr
+    assert again.stdout.startswith("identical: 1 denoising step")
+    differ = redraft_here("diff", a, b)
+    assert differ.returncode == 1
+    assert re.search(r"^-answer: yes 0\.\d+", differ.stdout, re.MULTILINE)
+    assert re.search(r"^\+answer: yes 0\.\d+", differ.stdout, re.MULTILINE)

@@ -60,6 +60,15 @@ def test_as_json(redraft_here, letters, letter, schema):
     assert without["value"] == shown["value"]
 
 
+def test_a_recorded_extraction_replays(redraft_here, letters, letter, schema, tmp_path):
+    runs = tmp_path / "runs"
+    done = redraft_here("extract", letter, "--schema", schema, "--seed", 7, "-m", letters, "--record", runs)
+    assert done.returncode == 0, done.stderr
+    again = redraft_here("replay", *runs.iterdir())
+    assert again.returncode == 0, again.stderr
+    assert again.stdout.startswith("identical")
+
+
 def test_the_instruction_may_be_ones_own(redraft_here, letters, letter, schema):
     asked = ["extract", letter, "--schema", schema, "-m", letters, "--json", "--no-confidence"]
     usual, own = (

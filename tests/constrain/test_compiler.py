@@ -1,5 +1,6 @@
 """Compiled constraints: made once, told apart by all that matters, and as short as brute force finds."""
 
+import weakref
 from itertools import product
 from pathlib import Path
 
@@ -60,15 +61,17 @@ def test_a_constraint_is_compiled_once_for_all_that_it_depends_on(monkeypatch: p
     assert len(made) == len(asked)
 
 
-def test_only_the_latest_are_kept() -> None:
+def test_only_the_latest_and_those_in_use_are_kept() -> None:
     one = compiler()
-    first = one.compile(Regex("a{1}"), [END])
+    in_use = one.compile(Regex("b"), [END])
+    first = weakref.ref(one.compile(Regex("a{1}"), [END]))
     for count in range(2, 33):
         one.compile(Regex(f"a{{{count}}}"), [END])
-    assert one.compile(Regex("a{1}"), [END]) is first
+    assert one.compile(Regex("a{1}"), [END]) is first()
     for count in range(40, 80):
         one.compile(Regex(f"a{{{count}}}"), [END])
-    assert one.compile(Regex("a{1}"), [END]) is not first
+    assert first() is None
+    assert one.compile(Regex("b"), [END]) is in_use
 
 
 @pytest.mark.parametrize(

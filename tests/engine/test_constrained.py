@@ -151,7 +151,7 @@ def kinds_of_models() -> dict[str, Callable[[int, Engine, Constraint], Callable[
 
     def saboteur(seed: int, engine: Engine, constraint: Constraint) -> Callable[[Tensor, int], Tensor]:
         """At every position, 60 more for whatever cannot come next in some state of the automaton."""
-        automaton, base = engine._compiled(constraint, (), None).automaton, random_logits(seed)
+        automaton, base = engine.compile(constraint).automaton, random_logits(seed)
         chance = np.random.default_rng(seed)
 
         def logits(canvas: Tensor, context: int) -> Tensor:

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +14,9 @@ from torch import Tensor
 from redraft import ConstraintError, Draft, Hole, RequestError
 from redraft.canvas.random import INITIAL, PositionRandom
 from redraft.engine.engine import Engine
+from redraft.engine.infill import edit, fill
+from redraft.engine.result import Chunk
+from redraft.engine.work import Work
 from tests.engine.rigged import VOCAB_SIZE, Logits, random_logits, rigged_engine
 from tests.random_checkpoint import END_TOKEN_IDS
 
@@ -114,6 +118,50 @@ def test_without_a_limit_a_hole_that_needs_several_canvases_gets_them(engine: En
     result = engine.edit("a b", [(0, 1)], hole=Hole(regex="z{40}"), seed=1)
     assert result.text == "z" * 40 + " b"
     assert result.usage.canvases == 3
+
+
+def told(work: Work[Any]) -> tuple[list[str], Any]:
+    """The texts of all chunks, and the result."""
+    texts = []
+    try:
+        while True:
+            moved = next(work)
+            if isinstance(moved, Chunk):
+                texts.append(moved.text)
+    except StopIteration as done:
+        return texts, done.value
+
+
+@pytest.mark.parametrize("suffix", ["", "inon", "onononin", LONG])
+def test_the_chunks_of_a_fill_add_up_to_the_middle_whatever_the_suffix_looks_like(engine: Engine, suffix: str) -> None:
+    for seed in range(6):
+        task = fill(engine, "a", suffix, max_tokens=60, hole=Hole(regex="(in|on){40,50}"), seed=seed)
+        texts, result = told(task.work())
+        assert len(texts) == result.usage.canvases > 1
+        assert "".join(texts) == result.middle
+        assert sum(map(bool, texts)) > 1, "text goes out before the end"
+        again, same = told(task.work())
+        assert (again, same.text) == (texts, result.text), "it can begin again"
+
+
+def test_the_chunks_of_an_edit_add_up_to_what_is_written(engine: Engine) -> None:
+    task = edit(engine, "a b c" + LONG, [(0, 1)], hole=Hole(regex="(in|on){40}"), seed=1)
+    texts, result = told(task.work())
+    assert "".join(texts) == result.replacements[0]
+    assert sum(map(bool, texts)) > 1
+    task = edit(engine, "a b c" + LONG * 9 + "d", [(0, 1), (4, 5), (len(LONG) * 9 + 5, len(LONG) * 9 + 6)], seed=1)
+    texts, result = told(task.work())
+    one, two, three = result.replacements
+    assert "".join(texts) == f"{one} b {two}{three}"
+
+
+def test_what_an_edit_is_held_to_is_compiled_before_its_work_begins(engine: Engine) -> None:
+    engine.constraints._kept.clear()
+    task = edit(engine, "a" + LONG * 9 + "b", [(0, 1), (len(LONG) * 9 + 1, len(LONG) * 9 + 2)], seed=1)
+    engine.constraints._kept.clear()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(engine.constraints), "_compiled", lambda *_: pytest.fail("compiled while others wait"))
+        assert told(task.work())[1].usage.canvases > 1
 
 
 def test_a_hole_of_no_tokens_is_possible_and_by_default_the_middle_fits_one_canvas(engine: Engine) -> None:

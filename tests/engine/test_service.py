@@ -49,7 +49,7 @@ def test_every_request_gets_the_answer_that_it_gets_alone(folder: Path, engine: 
         for i, prompt in enumerate(PROMPTS)
     ]
     json_ticket = service.submit(lambda: engine.stream("four", seed=7, constraint=schema, max_tokens=20).work)
-    choice = service.submit(lambda: choose(engine, "is it?", ["yes", "no"], seed=3))
+    choice = service.submit(lambda: choose(engine, "is it?", ["yes", "no"], seed=3).work())
     assert [ticket.result(60).token_ids for ticket in tickets] == [result.token_ids for result in expected]
     assert json_ticket.result(60).text == constrained.text
     assert choice.result(60).answers == chosen.answers

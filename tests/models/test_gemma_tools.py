@@ -1,6 +1,7 @@
 """Tool calls in Gemma's syntax: what is allowed is valid, and is read back as it was meant."""
 
 import json
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -115,13 +116,43 @@ def test_calls_are_read_back_though_they_come_in_pieces() -> None:
     ]  # fmt: skip
     tokens = [ids[piece] for piece in answer]
     expected = '{"a":"q\\"\\n{b:,","b":[1,"<tool_call|> in words","b":[1,{"c":true}]}true}]}'
-    for cut in range(len(tokens) + 1):
+    for cut, end in combinations(range(len(tokens) + 2), 2):
         reader = reader_of(ids)
-        said, calls = reader.add(tokens[:cut])
-        more_said, more_calls = reader.add(tokens[cut:])
-        assert said + more_said == [ids["say "]]
-        (found,) = calls + more_calls
-        assert (found.name, found.arguments) == ("f", expected)
+        said, parts = [], []
+        for canvas in (tokens[:cut], tokens[cut:end], tokens[end:]):
+            more_said, more_parts = reader.add(canvas)
+            said += more_said
+            parts += more_parts
+        assert said == [ids["say "]]
+        assert [part.name for part in parts] == ["f"] + [None] * (len(parts) - 1)
+        assert [part.last for part in parts] == [False] * (len(parts) - 1) + [True]
+        assert "".join(part.arguments for part in parts) == expected
+
+
+@pytest.mark.parametrize(
+    ("seen", "told"),
+    [
+        (["call:"], None),
+        (["call:f"], None),
+        (["call:f{"], ""),  # a key will follow
+        (["call:f{a"], ""),
+        (["call:f{a:"], '{"a":'),
+        (["call:f{a:", 1], '{"a":1'),
+        (["call:f{a:", 1, 2, ","], '{"a":12'),  # a key may follow, or a value
+        (["call:f{a:", "[", 1, ",", "2"], '{"a":[1'),
+        (["call:f{a:", "[", 1, ",", "2", "]"], '{"a":[1,2]'),
+        (["call:f{a:", MARKERS[2]], '{"a":"'),
+        (["call:f{a:", MARKERS[2], 'x"\n', "{"], '{"a":"x\\"\\n{'),
+        (["call:f{a:", MARKERS[2], "x", MARKERS[2]], '{"a":"x"'),
+        (["call:f{a:", MARKERS[2], "x", "\ufffd"], '{"a":"x'),  # the bytes of a character are not all there
+    ],
+)
+def test_no_more_is_told_of_a_call_than_is_certain(seen: list[Any], told: str | None) -> None:
+    pieces = list(dict.fromkeys([*MARKERS, *map(str, seen)]))
+    ids = {piece: number for number, piece in enumerate(pieces)}
+    said, parts = reader_of(ids).add([ids[MARKERS[0]], *(ids[str(piece)] for piece in seen)])
+    assert said == []
+    assert [(part.name, part.arguments, part.last) for part in parts] == ([] if told is None else [("f", told, False)])
 
 
 @pytest.fixture(scope="module")
@@ -135,12 +166,19 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Engine:
 def test_a_model_that_knows_nothing_makes_valid_calls_over_several_canvases(engine: Engine, seed: int) -> None:
     wanted = GemmaTools().constraint([Tool("f", json.dumps(SCHEMA))], least=1, most=2, content=None)
     result = engine.generate("hello", constraint=wanted, seed=seed, max_tokens=70)
-    said, calls = GemmaTools().reader(engine.tool_markers, engine.tokenizer.decode).add(result.token_ids)
+    tokenizer = engine.tokenizer
+    said, calls = GemmaTools().reader(engine.tool_markers, tokenizer.decode, tokenizer.settled).add(result.token_ids)
     assert said == []
     assert 1 <= len(calls) <= 2
     for one in calls:
-        assert one.name == "f"
+        assert (one.name, one.last) == ("f", True)
         jsonschema.validate(json.loads(one.arguments), SCHEMA)
+    canvas_by_canvas = GemmaTools().reader(engine.tool_markers, tokenizer.decode, tokenizer.settled)
+    arguments = ["" for _ in calls]
+    for start in range(0, len(result.token_ids), 24):
+        for part in canvas_by_canvas.add(result.token_ids[start : start + 24])[1]:
+            arguments[part.call] += part.arguments
+    assert arguments == [one.arguments for one in calls]
 
 
 def test_a_checkpoint_without_the_markers_has_none(tmp_path: Path) -> None:

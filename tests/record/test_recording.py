@@ -310,6 +310,14 @@ class TestDamage:
             (lambda h: h.update(noise={"is": "Other"}), "names no noise"),
             (lambda h: h.update(noise={"is": "UniformNoise", "vocab_size": 1}), "vocab_size 1"),
             (lambda h: h.update(model=[]), "model is not an object"),
+            (lambda h: h.update(decision={"is": "Reading"}), "is damaged"),
+            (lambda h: h.update(decision={"is": "Hole"}), "is damaged: its decision is none"),
+            (
+                lambda h: h.update(
+                    decision={"is": "Reading", "frame": "", "questions": 1, "temperature": 1, "power": 1}
+                ),
+                "is damaged: its questions",
+            ),
             (lambda h: h.update(result=None), "neither a result nor an error"),
         ],
     )

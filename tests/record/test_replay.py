@@ -18,7 +18,8 @@ from redraft.engine.engine import Engine
 from redraft.engine.load import load
 from redraft.kernels.packed import FORMATS, Format
 from redraft.models import checkpoint, digest
-from redraft.record.compare import compare, parameters
+from redraft.record.compare import compare
+from redraft.record.compare import parameters as parameters_of
 from redraft.record.recorder import Recorder
 from tests.random_checkpoint import LETTERS_SIZE, random_checkpoint
 from tests.record.test_recording import REQUESTS, RESTLESS, odd_positions, only_file
@@ -64,7 +65,7 @@ def test_a_replay_by_another_engine_is_identical(folder: Path, tmp_path: Path, d
     again = replay(recording, load(folder, dtype=dtype))
     assert again.identical
     assert again.comparison.entropy_difference == 0.0
-    assert parameters(recording, again.recording) == {}
+    assert parameters_of(recording, again.recording) == {}
 
 
 @pytest.mark.slow
@@ -84,7 +85,7 @@ def test_a_replay_without_kernels_is_identical_and_told_from_one_with(
         recording = Recording.load(path)
         assert recording.computed["kernels"] == "torch"
         again = replay(recording, load(folder, dtype=dtype))
-        differing = parameters(recording, again.recording)
+        differing = parameters_of(recording, again.recording)
         assert set(differing) <= {"kernels"}
         if differing:
             assert not again.identical, "rounding shows in an entropy"
@@ -125,19 +126,95 @@ class TestOtherVerbs:
         assert all(recording.request["draft"] is not None for recording in recordings)
         assert all(replay(recording, engine).identical for recording in recordings)
 
-    def test_verbs_that_do_not_record_say_so(self, engine: Engine, tmp_path: Path) -> None:
+    def test_an_extraction_replays_but_for_how_sure_it_is(self, engine: Engine, tmp_path: Path) -> None:
         runs = RecordingFolder(tmp_path)
-        with pytest.raises(redraft.RequestError, match="record cannot be given here; generate"):
-            engine.choose("is it?", ["yes", "no"], record=runs)
-        with pytest.raises(redraft.RequestError, match="record cannot be given here; generate"):
-            engine.extract("some", {"type": "integer"}, record=runs)
+        schema = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
+        found = engine.extract("some", schema, max_tokens=30, seed=3, record=runs)
+        recording = Recording.load(only_file(runs))
+        assert recording.result is not None
+        assert recording.result["text"] == found.text
+        assert len(recording.events) == found.usage.denoising_steps
+        assert replay(recording, engine).identical
+
+    def test_verbs_that_tell_of_no_steps_say_so(self, engine: Engine) -> None:
+        with pytest.raises(redraft.RequestError, match="on_step cannot be given here; generate"):
+            engine.choose("is it?", ["yes", "no"], on_step=print)
+        with pytest.raises(redraft.RequestError, match="record 'runs' must be a RecordingFolder"):
+            engine.choose("is it?", ["yes", "no"], record="runs")
+
+
+QUESTIONS = {"is": ["yes", "no"], "code": ["red", "green", "blue"]}
+
+
+class TestDecisions:
+    @pytest.mark.parametrize(
+        "parameters",
+        [
+            {},
+            {"temperature": 1.7},
+            {"frame": "it is {is}, and {code}."},
+            {"max_denoising_steps": 2},
+            {"max_denoising_steps": 12, "stopping": redraft.StableAndConfident(0, 100.0)},
+            {"max_denoising_steps": 3, "canvas_length": 20, "entropy_bound": 1.0},
+        ],
+    )
+    @pytest.mark.parametrize("dtype", ["float32", "int8"])
+    def test_decisions_replay(self, folder: Path, tmp_path: Path, parameters: Any, dtype: Format) -> None:
+        runs = RecordingFolder(tmp_path)
+        decided = load(folder, dtype=dtype).choose("is it?", QUESTIONS, seed=3, record=runs, **parameters)
+        assert decided.usage.denoising_steps == 1 or "stopping" not in parameters, "it converged at once"
+        recording = Recording.load(only_file(runs))
+        assert recording.result is not None
+        assert recording.result["answers"] == {name: one.probabilities for name, one in decided.answers.items()}
+        assert recording.result["log_valid"] == decided.log_valid
+        assert len(recording.events) == decided.usage.denoising_steps
+        other = load(folder, dtype=dtype)
+        again = replay(recording, other)
+        assert again.identical
+        assert parameters_of(recording, again.recording) == {}
+        plain = other.choose("is it?", QUESTIONS, seed=3, **parameters)
+        assert plain.answers == decided.answers, "to be recorded changes nothing"
+
+    def test_what_is_not_the_same_is_found(self, engine: Engine, tmp_path: Path) -> None:
+        engine.choose("is it?", QUESTIONS, seed=3, record=RecordingFolder(tmp_path / "a"))
+        engine.choose("is it?", QUESTIONS, seed=3, temperature=2.0, record=RecordingFolder(tmp_path / "b"))
+        a, b = (Recording.load(next((tmp_path / name).iterdir())) for name in "ab")
+        assert parameters_of(a, b) == {"reading.temperature": (1.0, 2.0)}
+        assert set(compare(a, b).answer) == {"answers", "log_valid"}
+        again = replay(a, engine, seed=4)
+        assert not again.identical
+        assert "answers" in again.comparison.answer
+        assert again.comparison.first is not None
+        assert "tokens_in" in again.comparison.first.fields
+
+    def test_a_decision_that_fails_is_kept_and_fails_again(
+        self, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        engine = load(folder)
+        denoise = engine.model.denoise
+        monkeypatch.setattr(engine.model, "denoise", lambda *given: denoise(*given) * torch.nan)
+        with pytest.raises(GenerationError, match="not a number"):
+            engine.choose("is it?", QUESTIONS, seed=3, record=RecordingFolder(tmp_path))
+        recording = Recording.load(next(tmp_path.iterdir()))
+        assert recording.error is not None
+        assert replay(recording, engine).identical
+
+    def test_files_of_generations_are_readable_by_those_who_know_no_decisions(
+        self, engine: Engine, tmp_path: Path
+    ) -> None:
+        engine.choose("is it?", QUESTIONS, seed=3, record=RecordingFolder(tmp_path / "a"))
+        decision = Recording.load(next((tmp_path / "a").iterdir()))
+        assert (decision.header["version"], decision.header["decision"]["is"]) == (2, "Reading")
+        header = recorded(engine, tmp_path / "b").header
+        assert header["version"] == 1
+        assert "decision" not in header
 
 
 class TestWhatDiffers:
     def test_a_seed(self, engine: Engine, tmp_path: Path) -> None:
         recording = recorded(engine, tmp_path)
         again = replay(recording, engine, seed=8)
-        assert parameters(recording, again.recording) == {"seed": (7, 8)}
+        assert parameters_of(recording, again.recording) == {"seed": (7, 8)}
         first = again.comparison.first
         assert first is not None
         assert first is again.comparison.in_tokens
@@ -147,7 +224,7 @@ class TestWhatDiffers:
 
     def test_a_prompt(self, engine: Engine, tmp_path: Path) -> None:
         a, b = recorded(engine, tmp_path), recorded(engine, tmp_path, prompt="other text")
-        assert list(parameters(a, b)) == ["prompt"]
+        assert list(parameters_of(a, b)) == ["prompt"]
         first = compare(a, b).first
         assert first is not None
         assert first.index == 0
@@ -157,7 +234,7 @@ class TestWhatDiffers:
     def test_a_format(self, folder: Path, engine: Engine, tmp_path: Path) -> None:
         recording = recorded(engine, tmp_path)
         again = replay(recording, load(folder, dtype="bfloat16"))
-        assert parameters(recording, again.recording) == {"dtype": ("float32", "bfloat16")}
+        assert parameters_of(recording, again.recording) == {"dtype": ("float32", "bfloat16")}
         assert not again.identical
         assert again.comparison.entropy_difference > 0
 
@@ -165,7 +242,7 @@ class TestWhatDiffers:
     def test_a_parameter(self, engine: Engine, tmp_path: Path, changed: dict[str, int]) -> None:
         recording = recorded(engine, tmp_path)
         again = replay(recording, engine, **changed)
-        (name,) = parameters(recording, again.recording)
+        (name,) = parameters_of(recording, again.recording)
         assert name == next(iter(changed))
         assert not again.identical
 
@@ -219,7 +296,7 @@ class TestAnotherModel:
             replay(recording, load(other))
         again = replay(recording, load(other), any_model=True)
         assert not again.identical
-        assert "model.weights" in parameters(recording, again.recording)
+        assert "model.weights" in parameters_of(recording, again.recording)
 
     def test_another_tokenizer_is_refused(self, engine: Engine, folder: Path, tmp_path: Path) -> None:
         recording = recorded(engine, tmp_path / "runs")
@@ -306,7 +383,7 @@ class TestWhatIsNotKept:
             replay(recording, engine, prompt="other text")
         again = replay(recording, engine, prompt=PROMPT)
         assert again.identical
-        assert parameters(recording, again.recording) == {}
+        assert parameters_of(recording, again.recording) == {}
 
 
 class TestFailures:

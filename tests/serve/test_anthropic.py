@@ -1,5 +1,6 @@
 """Anthropic's own client against the server."""
 
+import json
 from typing import Any
 
 import anthropic
@@ -26,6 +27,12 @@ TOOL: Any = {
 @pytest.fixture(scope="module")
 def client(served: Served) -> Anthropic:
     return Anthropic(base_url=served.url, api_key="none", max_retries=0)
+
+
+EVENTS = (
+    *("message_start", "message_delta", "message_stop"),
+    *("content_block_start", "content_block_delta", "content_block_stop"),
+)
 
 
 def ask(client: Anthropic, **fields: Any) -> Any:
@@ -97,6 +104,28 @@ def test_a_forced_tool_is_used_and_its_input_is_valid(client: Anthropic, choice:
     events = events_of(client, **fields)
     check_order(events)
     assert events[1].content_block.type == "tool_use"
+    assert events[1].content_block.name == "look_up"
+    pieces = [event.delta.partial_json for event in events if event.type == "content_block_delta"]
+    jsonschema.validate(json.loads("".join(pieces)), TOOL["input_schema"])
+    assert events[-2].delta.stop_reason == "tool_use"
+
+
+def test_a_long_input_is_streamed_canvas_by_canvas(client: Anthropic) -> None:
+    schema = {"type": "object", "properties": {"body": {"type": "string", "minLength": 120}}, "required": ["body"]}
+    tools = [{"name": "write", "input_schema": schema}, TOOL]
+    for _ in range(4):
+        with client.messages.stream(
+            model=NAME, messages=MESSAGES, max_tokens=400, tools=tools, tool_choice={"type": "any"}
+        ) as stream:
+            events = list(stream)
+            message = stream.get_final_message()
+        check_order([event for event in events if event.type in EVENTS])
+        for block in message.content:
+            assert block.type == "tool_use"
+            jsonschema.validate(block.input, schema if block.name == "write" else TOOL["input_schema"])
+        written = [event for event in events if event.type == "input_json"]
+        if any(block.name == "write" for block in message.content):
+            assert len(written) > len(message.content)
 
 
 def test_results_of_tools_go_back_to_the_model(client: Anthropic) -> None:

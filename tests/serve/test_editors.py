@@ -1,13 +1,15 @@
 """What editors send to Mercury and Codestral; LiteLLM is the client where it can be."""
 
 import json
+import threading
 from typing import Any
 
 import httpx
 import litellm
 
+from redraft.constrain.compiler import Compiler
 from redraft.engine.engine import Engine
-from tests.serve.conftest import NAME, Served
+from tests.serve.conftest import NAME, Served, serving
 
 FIM = {"model": NAME, "prompt": "the", "suffix": " end", "max_tokens": 8, "seed": 3}
 EDIT = (
@@ -24,13 +26,63 @@ def sse(response: httpx.Response) -> list[Any]:
     return [json.loads(line) for line in lines[:-1]]
 
 
+def streamed(chunks: list[Any]) -> str:
+    return "".join(chunk["choices"][0]["delta"]["content"] for chunk in chunks)
+
+
+def with_message(content: str) -> dict[str, Any]:
+    return {"model": NAME, "messages": [{"role": "user", "content": content}], "seed": 1}
+
+
 def test_the_middle_stands_where_either_client_looks(served: Served, alone: Engine) -> None:
     middle = alone.fill("the", " end", max_tokens=8, seed=3).middle
     answer = served.post("/v1/fim/completions", FIM).json()
     assert answer["choices"][0]["text"] == middle
     assert answer["choices"][0]["message"]["content"] == middle
-    (chunk,) = sse(served.post("/v1/fim/completions", {**FIM, "stream": True}))
-    assert chunk["choices"][0]["text"] == chunk["choices"][0]["delta"]["content"] == middle
+    chunks = sse(served.post("/v1/fim/completions", {**FIM, "stream": True}))
+    for chunk in chunks:
+        assert chunk["choices"][0]["text"] == chunk["choices"][0]["delta"]["content"]
+    assert streamed(chunks) == middle
+
+
+def test_a_long_middle_is_streamed_canvas_by_canvas(served: Served) -> None:
+    for stop in ([], ["e"], ["\ufffd", "nd"]):
+        body = {**FIM, "max_tokens": 120, "stop": stop}
+        whole = served.post("/v1/fim/completions", body).json()["choices"][0]
+        chunks = sse(served.post("/v1/fim/completions", {**body, "stream": True}))
+        assert streamed(chunks) == whole["text"]
+        ends = [chunk["choices"][0]["finish_reason"] for chunk in chunks]
+        assert ends == [None] * (len(chunks) - 1) + [whole["finish_reason"]]
+        if not stop:
+            assert len(chunks) == whole_canvases(served, body) + 1
+
+
+def whole_canvases(served: Served, body: dict[str, Any]) -> int:
+    count: int = served.post("/v1/fim/completions", body).json()["usage"]["canvases"]
+    assert count > 1
+    return count
+
+
+def test_nothing_is_compiled_on_the_thread_that_runs_the_model(engine: Engine, monkeypatch: Any) -> None:
+    """Others' steps would have to wait for it."""
+    where: list[str] = []
+    compiled = Compiler._compiled
+
+    def noted(self: Compiler, *given: Any) -> Any:
+        where.append(threading.current_thread().name)
+        return compiled(self, *given)
+
+    monkeypatch.setattr(Compiler, "_compiled", noted)
+    # Nothing is kept, as if there were many others.
+    monkeypatch.setattr("redraft.constrain.compiler._KEPT", 0)
+    with serving(engine) as up:
+        bodies = {"fim": FIM, "edit": with_message(EDIT), "apply": {**with_message(APPLY), "max_tokens": 20}}
+        for kind, body in bodies.items():
+            assert up.post(f"/v1/{kind}/completions", body).status_code == 200
+        gap = {"fill": {"prefix": "the", "suffix": " end"}, "max_tokens": 8}
+        assert up.post("/v1/redraft/generate", gap).status_code == 200
+    assert where
+    assert "redraft-engine" not in where
 
 
 def test_a_middle_ends_before_a_stop_string(served: Served, alone: Engine) -> None:
@@ -57,21 +109,28 @@ def test_litellm_fills_as_with_mercury_and_codestral(served: Served, alone: Engi
 
 
 def test_an_edit_says_what_stands_in_the_region(served: Served) -> None:
-    body = {"model": NAME, "messages": [{"role": "user", "content": EDIT}], "seed": 1}
+    body = with_message(EDIT)
     answer = served.post("/v1/edit/completions", body)
     assert answer.status_code == 200, answer.text
     region = answer.json()["choices"][0]["message"]["content"]
     assert "# top" not in region
     assert "# end" not in region
-    (chunk,) = sse(served.post("/v1/edit/completions", {**body, "stream": True}))
-    assert chunk["choices"][0]["delta"]["content"] == region
+    assert streamed(sse(served.post("/v1/edit/completions", {**body, "stream": True}))) == region
+    long = {**body, "max_tokens": 120}
+    chunks = sse(served.post("/v1/edit/completions", {**long, "stream": True}))
+    assert len(chunks) > 2
+    assert streamed(chunks) == served.post("/v1/edit/completions", long).json()["choices"][0]["text"]
 
 
 def test_apply_writes_the_whole(served: Served) -> None:
-    body = {"model": NAME, "messages": [{"role": "user", "content": APPLY}], "seed": 1, "max_tokens": 30}
+    body = {**with_message(APPLY), "max_tokens": 100}
     answer = served.post("/v1/apply/completions", body)
     assert answer.status_code == 200, answer.text
-    assert isinstance(answer.json()["choices"][0]["message"]["content"], str)
+    options = {"stream": True, "stream_options": {"include_usage": True}}
+    *chunks, cost = sse(served.post("/v1/apply/completions", {**body, **options}))
+    assert streamed(chunks) == answer.json()["choices"][0]["message"]["content"]
+    assert len(chunks) > 2
+    assert cost["usage"]["canvases"] == answer.json()["usage"]["canvases"]
 
 
 def test_messages_without_their_marks_are_refused(served: Served) -> None:

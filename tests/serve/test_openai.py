@@ -1,6 +1,7 @@
 """OpenAI's own client against the server."""
 
 import json
+import time
 from typing import Any
 
 import jsonschema
@@ -9,7 +10,8 @@ import pytest
 from openai import OpenAI
 
 from redraft.engine.engine import Engine
-from tests.serve.conftest import NAME, Served
+from redraft.engine.work import Work
+from tests.serve.conftest import NAME, Served, serving
 
 MESSAGES: list[Any] = [{"role": "user", "content": "say something"}]
 SCHEMA = {
@@ -133,13 +135,63 @@ def test_a_named_tool_is_called_once(client: OpenAI, seed: int) -> None:
     jsonschema.validate(json.loads(call.function.arguments), TOOL["function"]["parameters"])
 
 
-def test_a_streamed_call_is_that_of_the_whole(client: OpenAI) -> None:
-    fields: Any = {"seed": 4, "tools": [TOOL], "tool_choice": "required", "parallel_tool_calls": False}
-    (call,) = chat(client, **fields).choices[0].message.tool_calls
-    deltas = [chunk.choices[0].delta for chunk in chat(client, stream=True, **fields) if chunk.choices]
-    (streamed,) = [one for delta in deltas for one in delta.tool_calls or []]
-    assert (streamed.index, streamed.function.name) == (0, "look_up")
-    assert streamed.function.arguments == call.function.arguments
+LONG_TOOL: Any = {
+    "type": "function",
+    "function": {
+        "name": "write",
+        "parameters": {
+            "type": "object",
+            "properties": {"body": {"type": "string", "minLength": 120}, "ok": {"type": "boolean"}},
+            "required": ["body", "ok"],
+        },
+    },
+}
+
+
+@pytest.mark.parametrize("tools", [[LONG_TOOL], [LONG_TOOL, OTHER]])
+@pytest.mark.parametrize("parallel", [False, True])
+def test_streamed_calls_are_those_of_the_whole(client: OpenAI, tools: Any, parallel: bool) -> None:
+    for seed in range(3):
+        fields: Any = {"seed": seed, "tools": tools, "tool_choice": "required", "parallel_tool_calls": parallel}
+        calls = chat(client, **fields, max_tokens=300).choices[0].message.tool_calls
+        chunks = list(chat(client, stream=True, **fields, max_tokens=300))
+        assert chunks[-1].choices[0].finish_reason == "tool_calls"
+        parts = [one for chunk in chunks for one in chunk.choices[0].delta.tool_calls or []]
+        streamed: list[list[Any]] = []
+        for part in parts:
+            if part.id is not None:
+                assert part.index == len(streamed)
+                streamed.append([part.function.name, part.function.arguments])
+            else:
+                assert part.index == len(streamed) - 1
+                assert part.function.name is None
+                streamed[-1][1] += part.function.arguments
+        assert streamed == [[call.function.name, call.function.arguments] for call in calls]
+        if "write" in [name for name, _ in streamed]:
+            assert len(parts) > len(calls) + 1, "arguments go out canvas by canvas"
+
+
+def test_the_name_of_a_call_that_must_be_made_is_sent_before_any_step(engine: Engine) -> None:
+    with serving(engine, max_concurrency=1) as up:
+        holding = up.server.service.submit(endless)
+        client = OpenAI(base_url=f"{up.url}/v1", api_key="none", max_retries=0)
+        named: Any = {"type": "function", "function": {"name": "look_up"}}
+        chunks = iter(chat(client, tools=[TOOL, OTHER], tool_choice=named, stream=True))
+        assert next(chunks).choices[0].delta.role == "assistant"
+        (call,) = next(chunks).choices[0].delta.tool_calls
+        assert (call.function.name, call.function.arguments) == ("look_up", "")
+        assert up.server.service.load.waiting == 1, "the model has done nothing for it"
+        holding.cancel()
+        rest = [part for chunk in chunks for part in chunk.choices[0].delta.tool_calls or []]
+        assert {(part.index, part.id, part.function.name) for part in rest} == {(0, None, None)}
+        arguments = "".join(part.function.arguments for part in rest)
+        jsonschema.validate(json.loads(arguments), TOOL["function"]["parameters"])
+
+
+def endless() -> Work[None]:
+    while True:
+        time.sleep(0.001)
+        yield None
 
 
 def test_no_tool_is_called_where_none_may_be(client: OpenAI) -> None:
@@ -207,11 +259,54 @@ def test_completions_and_their_options(client: OpenAI, alone: Engine) -> None:
     assert by_ids.choices[0].text == expected.text
 
 
+def test_several_prompts_are_answered_in_the_order_of_the_api(client: OpenAI, alone: Engine) -> None:
+    texts = ["once upon", "and then", "the"]
+    ids = [alone.tokenizer.encode(text) for text in texts]
+    for prompts, echoes in ((texts, texts), (ids, [alone.tokenizer.decode(one) for one in ids])):
+        fields: Any = {"model": NAME, "prompt": prompts, "max_tokens": 60, "seed": 4, "n": 2, "echo": True}
+        whole = client.completions.create(**fields)
+        expected = [alone.generate(text, seed=4 + choice, max_tokens=60) for text in texts for choice in range(2)]
+        echoed = [echoes[index // 2] + one.text for index, one in enumerate(expected)]
+        assert [choice.index for choice in whole.choices] == list(range(6))
+        assert [choice.text for choice in whole.choices] == echoed
+        usages = [one.usage for one in expected]
+        assert whole.usage is not None
+        assert whole.usage.prompt_tokens == sum(one.prompt_tokens for one in usages[::2])
+        assert whole.usage.completion_tokens == sum(one.completion_tokens for one in usages)
+        streamed = [""] * 6
+        for chunk in client.completions.create(**fields, stream=True, stream_options={"include_usage": True}):
+            for choice in chunk.choices:
+                streamed[choice.index] += choice.text
+        assert streamed == echoed
+        assert chunk.usage is not None
+        assert chunk.usage.prompt_tokens == whole.usage.prompt_tokens
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"prompt": ["a"] * 129}, "prompt"),
+        ({"prompt": ["a"] * 9, "n": 16}, "prompt"),
+        ({"prompt": ["a", ""]}, "prompt.1"),
+        ({"prompt": [[5], [6, 10**6]]}, "prompt.1"),
+        ({"prompt": ["a", "b"], "suffix": "c"}, "suffix"),
+        ({"prompt": [[5]], "suffix": "c"}, "suffix"),
+    ],
+)
+def test_prompts_that_cannot_be_answered_are_named(client: OpenAI, fields: Any, param: str) -> None:
+    with pytest.raises(openai.BadRequestError) as refused:
+        client.completions.create(model=NAME, max_tokens=5, **fields)
+    assert refused.value.param == param
+
+
 def test_a_suffix_is_written_up_to(client: OpenAI, alone: Engine) -> None:
     filled = client.completions.create(model=NAME, prompt="the", suffix=" end", max_tokens=8, seed=3)
     expected = alone.fill("the", " end", max_tokens=8, seed=3)
     assert filled.choices[0].text == expected.middle
-    (chunk,) = client.completions.create(model=NAME, prompt="the", suffix=" end", max_tokens=8, seed=3, stream=True)
-    assert chunk.choices[0].text == expected.middle
-    echoed = client.completions.create(model=NAME, prompt="the", suffix=" end", max_tokens=8, seed=3, echo=True)
-    assert echoed.choices[0].text == expected.text
+    fields: Any = {"model": NAME, "prompt": "the", "suffix": " end", "seed": 3, "echo": True}
+    for length in (8, 120):
+        expected = alone.fill("the", " end", max_tokens=length, seed=3)
+        assert client.completions.create(**fields, max_tokens=length).choices[0].text == expected.text
+        texts = [chunk.choices[0].text for chunk in client.completions.create(**fields, max_tokens=length, stream=True)]
+        assert "".join(texts) == expected.text
+    assert len(texts) == expected.usage.canvases + 2, "the prompt, each canvas's text, the suffix"

@@ -40,6 +40,7 @@ def choose(
     seed: Annotated[int | None, typer.Option(help="Same seed, same answer; by default a random one.")] = None,
     as_json: options.AsJson = False,
     loading: options.Loading,
+    recordings: options.Recordings,
 ) -> None:
     """Say how probable each option is. All questions are decided on one canvas, whatever their number.
 
@@ -47,10 +48,11 @@ def choose(
     """
     asked = _questions(option, questions)
     question = reading.prompt(prompt, file, raw)
+    record = recordings.folder()
     engine = loading.engine()
     result = engine.choose(
         question, asked, frame=frame, max_denoising_steps=steps, temperature=temperature, calibrated=calibrated,
-        seed=seed,
+        seed=seed, record=record,
     )  # fmt: skip
     if as_json:
         printing.print_json(_as_object(result))

@@ -77,7 +77,7 @@ def draw(
         digits = 9 if parting.only_entropy else 4
         console.print(_positions(parting.a, parting.b, parting.positions, names, pieces, digits))
     if runs[0].result is not None and runs[1].result is not None:
-        texts = [str(run.result["text"]) if run.result is not None else "" for run in runs]
+        texts = [_said(run.result) if run.result is not None else "" for run in runs]
         for line in text_diff(texts[0], texts[1], names):
             style = {"+": "green", "-": "red", "@": "dim"}.get(line[:1], "")
             console.print(Text(line, style), soft_wrap=True)
@@ -85,6 +85,14 @@ def draw(
         for run, name in zip(runs, names, strict=True):
             ended = "an answer" if run.error is None else f"{run.error['type']}: {run.error['message']}"
             console.print(Text(f"{name} ended with {ended}"), soft_wrap=True)
+
+
+def _said(result: Mapping[str, Any]) -> str:
+    """The text of an answer, or decisions, an option a line."""
+    if "answers" not in result:
+        return str(result["text"])
+    answers = result["answers"].items()
+    return "\n".join(f"{name}: {option} {value:.9g}" for name, own in answers for option, value in own.items())
 
 
 def text_diff(a: str, b: str, names: Names) -> list[str]:

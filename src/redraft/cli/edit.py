@@ -4,7 +4,7 @@ import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -62,7 +62,7 @@ def edit(
         raise RequestError("there is nothing to do; give --span or --find, an --instruction, or both")
     record = recordings.folder()
     engine = loading.engine()
-    limit = {} if max_tokens is None else {"max_tokens": max_tokens}
+    limit: dict[str, Any] = {} if max_tokens is None else {"max_tokens": max_tokens}
     result = engine.edit(
         text, spans or None, instruction=instruction, strength=strength, hole=hole, **limit,
         record=record,

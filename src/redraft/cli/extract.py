@@ -26,6 +26,7 @@ def extract(
     sampling: options.Sampling,
     as_json: options.AsJson = False,
     loading: options.Loading,
+    recordings: options.Recordings,
 ) -> None:
     """Read a text into JSON that is valid under a schema. JSON goes to standard output, confidence to standard error.
 
@@ -35,9 +36,10 @@ def extract(
     if not text.strip():
         raise RequestError("the text is empty; there is nothing to extract")
     wanted = reading.file_text(schema, "the file of --schema")
+    record = recordings.folder()
     engine = loading.engine()
     found = engine.extract(
-        text, wanted, instruction=instruction, confidence=confidence, max_tokens=max_tokens,
+        text, wanted, instruction=instruction, confidence=confidence, max_tokens=max_tokens, record=record,
         **sampling.parameters(engine),
     )  # fmt: skip
     if as_json:

@@ -5,6 +5,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar, cast
+from weakref import WeakValueDictionary
 
 from redraft.canvas.token_classes import TokenClasses
 from redraft.constrain import byte_automaton, token_automaton
@@ -68,12 +69,14 @@ class _Place:
 
 
 class Compiler:
-    """Compiles constraints for one vocabulary, and keeps the latest. Safe for use from several threads."""
+    """Compiles constraints for one vocabulary, and keeps the latest; what somebody still holds is not compiled again.
+    Safe for use from several threads."""
 
     def __init__(self, vocabulary: Callable[[], Vocabulary]) -> None:
         """``vocabulary`` is called at the first constraint: reading a large tokenizer takes seconds."""
         self._read, self._vocabulary = vocabulary, _Place()
         self._kept: OrderedDict[object, _Place] = OrderedDict()
+        self._held: WeakValueDictionary[object, CompiledConstraint] = WeakValueDictionary()
         self._lock = threading.Lock()
 
     @property
@@ -93,7 +96,14 @@ class Compiler:
         Raises ConstraintError for what is not supported, contradicts itself, is too large, or cannot be spelled.
         """
         key = (type(constraint), constraint, tuple(end_token_ids), tuple(stop), thought)
-        return self._once(key, lambda: self._compiled(constraint, end_token_ids, stop, thought))
+
+        def compiled() -> CompiledConstraint:
+            held = self._held.get(key)
+            if held is None:
+                held = self._held[key] = self._compiled(constraint, end_token_ids, stop, thought)
+            return held
+
+        return self._once(key, compiled)
 
     def decisions(
         self, frame: str, questions: Mapping[str, Sequence[str]], end_token_ids: Sequence[int]

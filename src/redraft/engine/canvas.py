@@ -9,7 +9,6 @@ noise --> canvas --> denoise --> readout --> accept --> next canvas
 A constraint stands between readout and accept. The forward itself is the caller's, who may have others to run.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -17,9 +16,10 @@ from torch import Tensor
 
 from redraft.canvas.random import INITIAL, PositionRandom
 from redraft.canvas.readout import Readout
+from redraft.canvas.token_classes import TokenClasses
 from redraft.engine.constrained import CanvasConstraint, Locked, hold
 from redraft.engine.request import Request
-from redraft.engine.result import StepEvent
+from redraft.engine.result import OnStep, StepEvent
 from redraft.errors import GenerationError
 from redraft.models.base import BlockDiffusionModel
 
@@ -60,7 +60,7 @@ class DenoisingCanvas:
         attempt: int = 0,
         constraint: CanvasConstraint | None = None,
         locked: Locked | None = None,
-        on_step: Callable[[StepEvent], None] | None = None,
+        on_step: OnStep | None = None,
     ) -> None:
         """``length`` positions that follow the cache; ``locked`` ones keep their token."""
         self._model, self._request, self._index, self._length = model, request, index, length
@@ -107,20 +107,7 @@ class DenoisingCanvas:
             settling, readout.entropy[self._open], self.tokens[self._open], self._earlier
         )
         if self._on_step is not None:
-            self._on_step(
-                StepEvent(
-                    canvas_index=self._index,
-                    step=step,
-                    temperature=temperature,
-                    tokens_in=self.tokens.cpu(),
-                    argmax=readout.argmax.cpu(),
-                    sample=readout.sample.cpu(),
-                    entropy=readout.entropy.cpu(),
-                    accepted=accepted.cpu(),
-                    tokens_out=following.cpu(),
-                    finished=finished,
-                )
-            )
+            self._tell(self._on_step, temperature, readout, accepted, following, finished)
         if finished or step == 1:
             return FinishedCanvas(
                 readout.argmax.cpu(),
@@ -136,6 +123,46 @@ class DenoisingCanvas:
         self._earlier = [*self._earlier, settling][-memory:] if memory else []
         self.tokens, self.signal, self._step = following, readout.signal, step - 1
         return None
+
+    @torch.inference_mode()
+    def read(self, hidden: Tensor, temperature: float, classes: TokenClasses, told: bool) -> Readout:
+        """What the hidden states [C, H] of ``tokens`` say, class sums and all, of logits at ``temperature``. Nothing is
+        accepted, and the canvas does not go on. ``told``: they were those of the last ``advance``, whose event was all
+        that there is to tell of the step.
+
+        Raises GenerationError where the model yields NaN or infinities.
+        """
+        readout = self._model.readout(hidden, temperature, None, signal=False, classes=classes)
+        self._check_numbers(readout.entropy)
+        if self._on_step is not None and not told:
+            nothing = torch.zeros(self._length, dtype=torch.bool)
+            following = self._model.noise.tokens(self._draws(self._step).noise)
+            self._tell(self._on_step, temperature, readout, nothing, following, finished=False)
+        return readout
+
+    def _tell(
+        self,
+        on_step: OnStep,
+        temperature: float,
+        readout: Readout,
+        accepted: Tensor,
+        following: Tensor,
+        finished: bool,
+    ) -> None:
+        on_step(
+            StepEvent(
+                canvas_index=self._index,
+                step=self._step,
+                temperature=temperature,
+                tokens_in=self.tokens.cpu(),
+                argmax=readout.argmax.cpu(),
+                sample=readout.sample.cpu(),
+                entropy=readout.entropy.cpu(),
+                accepted=accepted.cpu(),
+                tokens_out=following.cpu(),
+                finished=finished,
+            )
+        )
 
     def _read(
         self, hidden: Tensor, temperature: float, draws: PositionRandom

@@ -6,8 +6,8 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
 
+from redraft.canvas.readout import Readout
 from redraft.canvas.token_classes import TokenClasses
 from redraft.constrain.constraint import Template
 from redraft.constrain.decision import Decisions
@@ -16,13 +16,20 @@ from redraft.constrain.template import Hole
 from redraft.engine.canvas import DenoisingCanvas
 from redraft.engine.constrained import CanvasConstraint, class_sums
 from redraft.engine.kv_pool import PooledCache
-from redraft.engine.request import LEAST_TEMPERATURE, Request, check_number, check_switch, check_text
-from redraft.engine.result import Usage
+from redraft.engine.request import (
+    LEAST_TEMPERATURE,
+    Request,
+    check_listeners,
+    check_number,
+    check_switch,
+    check_text,
+)
+from redraft.engine.result import OnStep, Usage
 from redraft.engine.work import Work
 from redraft.errors import RequestError
 
 if TYPE_CHECKING:
-    from redraft.engine.engine import Engine, Prompt
+    from redraft.engine.engine import Engine, Prompt, Recorders
 
 _ONLY = "answer"
 
@@ -72,6 +79,87 @@ class ChooseResult:
         return next(iter(self.answers.values()))
 
 
+@dataclass(frozen=True)
+class Reading:
+    """What is read off a canvas, and how."""
+
+    frame: str
+    """A template with a hole for each question."""
+    questions: Mapping[str, tuple[str, ...]]
+    """The options of each, by its name."""
+    temperature: float
+    """Of the logits."""
+    power: float | None
+    """The fitted temperature of the probabilities, where it is applied."""
+
+
+@dataclass(frozen=True)
+class Choosing:
+    """Questions that are checked and compiled; the work on them may begin any number of times."""
+
+    engine: "Engine"
+    request: Request
+    reading: Reading
+    decisions: Decisions
+    classes: TokenClasses
+    length: int
+    """Of the canvas."""
+
+    @classmethod
+    def of(cls, engine: "Engine", request: Request, reading: Reading) -> "Choosing":
+        """Compile what is read after a request; RequestError where the answers do not fit on its canvas."""
+        decisions, classes = engine.constraints.decisions(reading.frame, reading.questions, request.end_token_ids)
+        length = min(request.canvas_length, request.context_length - len(request.prompt))
+        if decisions.fewest_tokens > length:
+            raise RequestError(
+                f"the answers take {decisions.fewest_tokens} tokens or more, and the canvas has {length}; ask fewer "
+                "questions at a time"
+            )
+        return cls(engine, request, reading, decisions, classes, length)
+
+    def work(self, on_step: OnStep | None = None, record: "Recorders | None" = None) -> Work[ChooseResult]:
+        """Decide. on_step: called after every denoising step, also the one that is only read. record: as in
+        ``Engine.stream``."""
+        check_listeners(on_step, record)
+        return self._decided(on_step) if record is None else record.decision(self, on_step)
+
+    def _decided(self, on_step: OnStep | None) -> Work[ChooseResult]:
+        began, engine, request = perf_counter(), self.engine, self.request
+        cache, cached = yield from engine.contexts.open(request.prompt)
+        try:
+            for _ in engine.contexts.chunks(request.prompt, cache):
+                yield None
+            readout, steps = yield from self._denoised(cache, on_step)
+        finally:
+            cache.close()
+        decided, power = self.decisions.decide(*class_sums(readout)), self.reading.power
+        probabilities = decided.probabilities if power is None else tempered(decided.probabilities, power)
+        seconds = perf_counter() - began
+        return ChooseResult(
+            {name: Decision(own) for name, own in probabilities.items()},
+            decided.log_valid,
+            request.seed,
+            Usage(len(request.prompt), cached, 0, 1, steps, seconds, seconds),
+        )
+
+    def _denoised(self, cache: PooledCache, on_step: OnStep | None) -> Work[tuple[Readout, int]]:
+        """What the last step of a canvas shows, and how many steps there were."""
+        model, request, state = self.engine.model, self.request, None
+        if request.constraint is not None:
+            start = request.constraint.automaton.start
+            state = CanvasConstraint.of(request.constraint, start, self.length, request.max_tokens)
+        canvas = DenoisingCanvas(model, request, 0, self.length, constraint=state, on_step=on_step)
+        for step in range(1, request.max_denoising_steps + 1):
+            signal = None if canvas.signal is None else canvas.signal[None]
+            with torch.inference_mode():
+                hidden = model.denoise(canvas.tokens[None], cache, signal)[0]
+            converged = step < request.max_denoising_steps and canvas.advance(hidden) is not None
+            if converged or step == request.max_denoising_steps:
+                return canvas.read(hidden, self.reading.temperature, self.classes, told=converged), step
+            yield None
+        raise AssertionError("a request has at least one denoising step")
+
+
 def choose(
     engine: "Engine",
     prompt: "Prompt",
@@ -82,8 +170,9 @@ def choose(
     temperature: float | None = None,
     calibrated: bool = False,
     **parameters: Any,
-) -> Work[ChooseResult]:
-    """The probability of each of ``options`` as the answer to ``prompt``, all ways to split it into tokens together.
+) -> Choosing:
+    """To find the probability of each of ``options`` as the answer to ``prompt``, all ways to split it into tokens
+    together.
 
     options: the answers to one question, or a mapping of questions to theirs, all decided on one canvas. frame: how the
     answers stand there, a template with a hole ``{name}`` for each question; by default one line each, in order, or
@@ -98,45 +187,10 @@ def choose(
     check_text("frame", frame)
     power = _calibration(engine, temperature) if check_switch("calibrated", calibrated) else None
     scale = 1.0 if temperature is None else check_number("temperature", temperature, LEAST_TEMPERATURE)
-    decisions, classes = engine.constraints.decisions(frame, questions, engine.model.defaults.end_token_ids)
+    # What is wrong with the questions themselves is told before what is wrong with the request.
+    engine.constraints.decisions(frame, questions, engine.model.defaults.end_token_ids)
     request = _request(engine, prompt, frame, questions, max_denoising_steps, parameters)
-    length = min(request.canvas_length, request.context_length - len(request.prompt))
-    if decisions.fewest_tokens > length:
-        raise RequestError(
-            f"the answers take {decisions.fewest_tokens} tokens or more, and the canvas has {length}; ask fewer "
-            "questions at a time"
-        )
-    return _decided(engine, request, length, scale, power, decisions, classes)
-
-
-def _decided(
-    engine: "Engine",
-    request: Request,
-    length: int,
-    scale: float,
-    power: float | None,
-    decisions: Decisions,
-    classes: TokenClasses,
-) -> Work[ChooseResult]:
-    began = perf_counter()
-    cache, cached = yield from engine.contexts.open(request.prompt)
-    try:
-        for _ in engine.contexts.chunks(request.prompt, cache):
-            yield None
-        hidden, steps = yield from _denoised(engine, request, cache, length)
-    finally:
-        cache.close()
-    with torch.inference_mode():
-        sums = class_sums(engine.model.readout(hidden, scale, None, signal=False, classes=classes))
-    decided = decisions.decide(*sums)
-    probabilities = decided.probabilities if power is None else tempered(decided.probabilities, power)
-    seconds = perf_counter() - began
-    return ChooseResult(
-        {name: Decision(own) for name, own in probabilities.items()},
-        decided.log_valid,
-        request.seed,
-        Usage(len(request.prompt), cached, 0, 1, steps, seconds, seconds),
-    )
+    return Choosing.of(engine, request, Reading(frame, questions, scale, power))
 
 
 def _questions(options: Sequence[str] | Mapping[str, Sequence[str]]) -> dict[str, tuple[str, ...]]:
@@ -151,23 +205,6 @@ def _questions(options: Sequence[str] | Mapping[str, Sequence[str]]) -> dict[str
         for option in own:
             check_text(f"question {{{name}}}: an option", option)
     return {name: tuple(own) for name, own in questions.items()}
-
-
-def _denoised(engine: "Engine", request: Request, cache: PooledCache, length: int) -> Work[tuple[Tensor, int]]:
-    """The hidden states [C, H] of the last step of a canvas, and how many steps there were."""
-    model, state = engine.model, None
-    if request.constraint is not None:
-        start = request.constraint.automaton.start
-        state = CanvasConstraint.of(request.constraint, start, length, request.max_tokens)
-    canvas = DenoisingCanvas(model, request, 0, length, constraint=state)
-    for step in range(1, request.max_denoising_steps + 1):
-        signal = None if canvas.signal is None else canvas.signal[None]
-        with torch.inference_mode():
-            hidden = model.denoise(canvas.tokens[None], cache, signal)[0]
-        if step == request.max_denoising_steps or canvas.advance(hidden) is not None:
-            return hidden, step
-        yield None
-    raise AssertionError("a request has at least one denoising step")
 
 
 def _request(

@@ -1,7 +1,7 @@
 """``Engine``: one model, its tokenizer, and ``generate``."""
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, cast
 
 import torch
@@ -14,16 +14,16 @@ from redraft.constrain.constraint import Constraint
 from redraft.constrain.vocabulary import Vocabulary
 from redraft.engine import request as checks
 from redraft.engine.context import Contexts
-from redraft.engine.decide import ChooseResult, choose
+from redraft.engine.decide import ChooseResult, Choosing, choose
 from redraft.engine.extract import Extraction, extract
 from redraft.engine.generation import Generation
 from redraft.engine.infill import EditResult, FillResult, edit, fill
 from redraft.engine.kv_pool import KVPool
 from redraft.engine.origin import Origin
 from redraft.engine.request import Draft, Request
-from redraft.engine.result import Result, StepEvent
+from redraft.engine.result import OnStep, Result
 from redraft.engine.verify import Verifier
-from redraft.engine.work import finish
+from redraft.engine.work import Work, finish
 from redraft.errors import RequestError
 from redraft.models.base import KV_BLOCK, PREFILL_CHUNK, BlockDiffusionModel
 from redraft.models.tokenizer import ChatTokenizer
@@ -32,11 +32,11 @@ Prompt = str | Sequence[int] | Sequence[Mapping[str, Any]]
 
 
 class Recorders(Protocol):
-    """Makes generations that are recorded."""
+    """Makes generations, and decisions, that are recorded."""
 
-    def generation(
-        self, engine: "Engine", request: Request, on_step: Callable[[StepEvent], None] | None
-    ) -> Generation: ...
+    def generation(self, engine: "Engine", request: Request, on_step: OnStep | None) -> Generation: ...
+
+    def decision(self, choosing: Choosing, on_step: OnStep | None) -> Work[ChooseResult]: ...
 
 
 class Engine:
@@ -81,17 +81,17 @@ class Engine:
         self,
         prompt: Prompt,
         *,
-        on_step: Callable[[StepEvent], None] | None = None,
+        on_step: OnStep | None = None,
         record: Recorders | None = None,
         **parameters: Any,
     ) -> Generation:
         """Start answering ``prompt``; parameters and errors as in ``request``. on_step: called after every denoising
         step. record: a ``RecordingFolder``, which keeps what happens."""
-        if on_step is not None and not callable(on_step):
-            raise RequestError(f"on_step {on_step!r} must be a function that takes a StepEvent")
-        if record is not None and not hasattr(record, "generation"):
-            raise RequestError(f"record {record!r} must be a RecordingFolder, such as redraft.RecordingFolder('runs')")
-        request = self.request(prompt, **parameters)
+        return self.begin(self.request(prompt, **parameters), on_step, record)
+
+    def begin(self, request: Request, on_step: OnStep | None = None, record: Recorders | None = None) -> Generation:
+        """Start answering a request that is checked; on_step and record as in ``stream``."""
+        checks.check_listeners(on_step, record)
         return Generation(self, request, on_step) if record is None else record.generation(self, request, on_step)
 
     def request(
@@ -139,7 +139,9 @@ class Engine:
         if unknown:
             name = next(iter(unknown))
             if name in ("on_step", "record"):
-                raise RequestError(f"{name} cannot be given here; generate, stream, fill and edit take it")
+                raise RequestError(
+                    f"{name} cannot be given here; generate, stream, fill and edit take it, extract takes record"
+                )
             known = ", ".join(own for own, p in _PARAMETERS.items() if p.kind is p.KEYWORD_ONLY)
             raise RequestError(f"unknown parameter {name!r}; known are {known}, on_step, record")
         if top_logprobs is not None and constraint is not None:
@@ -157,7 +159,7 @@ class Engine:
         room = checks.check_memory(self.pool, len(tokens), room, length, max_tokens is not None)
         stop_strings = checks.check_stop(stop)
         rounds = checks.check_whole("verify_rounds", verify_rounds, 0)
-        compiled = None if constraint is None else self._compiled(constraint, stop_strings, thought)
+        compiled = None if constraint is None else self.compile(constraint, stop_strings, thought)
         if compiled is not None:
             checks.check_budget(compiled, max_tokens, room)
         return Request(
@@ -185,19 +187,43 @@ class Engine:
             top_logprobs=None if top_logprobs is None else checks.check_whole("top_logprobs", top_logprobs, 0, 20),
         )
 
-    def fill(self, prefix: str, suffix: str, **parameters: Any) -> FillResult:
-        """Write what stands between ``prefix`` and ``suffix``; parameters and errors as in ``infill.fill``."""
-        return finish(fill(self, prefix, suffix, **parameters), self.pool)
+    def fill(
+        self,
+        prefix: str,
+        suffix: str,
+        *,
+        on_step: OnStep | None = None,
+        record: Recorders | None = None,
+        **parameters: Any,
+    ) -> FillResult:
+        """Write what stands between ``prefix`` and ``suffix``; parameters and errors as in ``infill.fill``, on_step and
+        record as in ``stream``."""
+        return finish(fill(self, prefix, suffix, **parameters).work(on_step, record), self.pool)
 
-    def edit(self, text: str, spans: Sequence[tuple[int, int]] | None = None, **parameters: Any) -> EditResult:
-        """Rewrite parts of ``text``, or the whole by an instruction; parameters and errors as in ``infill.edit``."""
-        return finish(edit(self, text, spans, **parameters), self.pool)
+    def edit(
+        self,
+        text: str,
+        spans: Sequence[tuple[int, int]] | None = None,
+        *,
+        on_step: OnStep | None = None,
+        record: Recorders | None = None,
+        **parameters: Any,
+    ) -> EditResult:
+        """Rewrite parts of ``text``, or the whole by an instruction; parameters and errors as in ``infill.edit``,
+        on_step and record as in ``stream``."""
+        return finish(edit(self, text, spans, **parameters).work(on_step, record), self.pool)
 
     def choose(
-        self, prompt: Prompt, options: Sequence[str] | Mapping[str, Sequence[str]], **parameters: Any
+        self,
+        prompt: Prompt,
+        options: Sequence[str] | Mapping[str, Sequence[str]],
+        *,
+        record: Recorders | None = None,
+        **parameters: Any,
     ) -> ChooseResult:
-        """The probability of each option, of one question or several; parameters and errors as in ``decide.choose``."""
-        return finish(choose(self, prompt, options, **parameters), self.pool)
+        """The probability of each option, of one question or several; parameters and errors as in ``decide.choose``,
+        record as in ``stream``."""
+        return finish(choose(self, prompt, options, **parameters).work(record=record), self.pool)
 
     def extract(self, text: str, schema: Mapping[str, Any] | str, **parameters: Any) -> Extraction:
         """Read ``text`` into JSON under a schema; parameters and errors as in ``extract.extract``."""
@@ -220,11 +246,13 @@ class Engine:
 
     def fewest_tokens(self, constraint: Constraint) -> int:
         """How many tokens the shortest text takes that a constraint allows."""
-        return self._compiled(constraint, (), None).fewest_tokens
+        return self.compile(constraint).fewest_tokens
 
-    def _compiled(
-        self, constraint: Constraint, stop: Sequence[str], thought: ThoughtMarkers | None
+    def compile(
+        self, constraint: Constraint, stop: Sequence[str] = (), thought: ThoughtMarkers | None = None
     ) -> CompiledConstraint:
+        """What holds an answer to ``constraint``, free of ``stop`` strings, after a thought where there are markers;
+        ConstraintError as in ``Compiler.compile``."""
         # Looked for, not made: what is compiled already need not be written out again.
         if isinstance(constraint, type) or inspect.getattr_static(constraint, "expression", None) is None:
             raise RequestError(

@@ -20,7 +20,7 @@ from redraft.engine.work import Work
 from redraft.errors import GenerationError, RequestError
 
 if TYPE_CHECKING:
-    from redraft.engine.engine import Engine
+    from redraft.engine.engine import Engine, Recorders
 
 INSTRUCTION = "Read the text below and write what it says as JSON under this schema:\n{schema}"
 # Where the noise of the confidence's canvases is drawn, apart from that of all attempts at generating.
@@ -45,12 +45,14 @@ def extract(
     *,
     instruction: str | None = None,
     confidence: bool = True,
+    record: "Recorders | None" = None,
     **parameters: Any,
 ) -> Work[Extraction]:
     """Read ``text`` into JSON that is valid under ``schema``.
 
     instruction: what the model is told, in the place of a sentence that names the schema. confidence: one denoising
-    step more for every field. Other parameters, and errors, as in ``Engine.request``; an answer that its step limit
+    step more for every field. record: as in ``Engine.stream``; it keeps how the JSON is generated, and not the steps of
+    the confidence. Other parameters, and errors, as in ``Engine.request``; an answer that its step limit
     left unfinished is flagged like any other. Raises GenerationError where an open object has a key twice, of which no
     pointer could say which.
     """
@@ -63,11 +65,10 @@ def extract(
     check_text("instruction", said)
     check_switch("confidence", confidence)
     request = engine.request(engine.question(said, text), constraint=constraint, **parameters)
-    return _extracted(engine, request, confidence)
+    return _extracted(engine, request, engine.begin(request, record=record), confidence)
 
 
-def _extracted(engine: "Engine", request: Request, confidence: bool) -> Work[Extraction]:
-    generation = Generation(engine, request, None)
+def _extracted(engine: "Engine", request: Request, generation: Generation, confidence: bool) -> Work[Extraction]:
     result = yield from generation.work
     found = (yield from _confidence(engine, request, generation, result)) if confidence else {}
     return Extraction(**fields_of(result), value=_value(result.text), confidence=found)

@@ -10,16 +10,18 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from redraft.constrain.compiler import CompiledConstraint
 from redraft.constrain.constraint import Template
 from redraft.constrain.template import Hole, escaped
 from redraft.engine.generation import Generation
-from redraft.engine.request import Draft, check_number, check_text, check_whole
-from redraft.engine.result import Result, Usage, fields_of
+from redraft.engine.request import Draft, Request, check_number, check_text, check_whole
+from redraft.engine.result import Chunk, OnStep, Result, Usage, fields_of
+from redraft.engine.text import overlap
 from redraft.engine.work import Work
-from redraft.errors import RequestError
+from redraft.errors import ConstraintError, RequestError
 
 if TYPE_CHECKING:
-    from redraft.engine.engine import Engine, Prompt
+    from redraft.engine.engine import Engine, Prompt, Recorders
 
 
 @dataclass(frozen=True)
@@ -56,8 +58,95 @@ class _Group:
 class _Canvas:
     """What a group of spans is written under, and what it starts from."""
 
+    frame: Template
+    """From the first span to the end of the last one."""
+    shown: str
+    """What follows them on the canvas."""
     constraint: Template
+    """Both."""
+    compiled: CompiledConstraint
+    """Held here so that it is at hand when the group's turn comes."""
     draft: Draft
+
+
+@dataclass(frozen=True)
+class Fill:
+    """A fill that is checked and compiled; its work may begin any number of times."""
+
+    engine: "Engine"
+    request: Request
+    prefix: str
+    suffix: str
+    shown: str
+    """As much of the suffix as stands on the canvas."""
+
+    def work(self, on_step: OnStep | None = None, record: "Recorders | None" = None) -> Work[FillResult]:
+        """Write the middle. The chunks' texts, one after the other, are the middle; on_step and record as in
+        ``Engine.stream``."""
+        return self._filled(self.engine.begin(self.request, on_step, record))
+
+    def _filled(self, generation: Generation) -> Work[FillResult]:
+        result = yield from _before(generation.work, self.shown)
+        middle = _without(result.text, self.shown)
+        return FillResult(**fields_of(result, text=self.prefix + middle + self.suffix), middle=middle)
+
+
+@dataclass(frozen=True)
+class Edit:
+    """An edit of spans that is checked and compiled; its work may begin any number of times."""
+
+    engine: "Engine"
+    prompt: "Prompt | None"
+    text: str
+    spans: Sequence[tuple[int, int]]
+    groups: Sequence[_Group]
+    canvases: Sequence[_Canvas]
+    """One for each group."""
+    parameters: Mapping[str, Any]
+    first: Request
+    """Of the first group; what the others are asked after depends on what it says."""
+
+    def work(self, on_step: OnStep | None = None, record: "Recorders | None" = None) -> Work[EditResult]:
+        """Rewrite the spans. The chunks' texts are what is written from the first span on a canvas to the end of the
+        last one; on_step and record as in ``Engine.stream``."""
+        return self._edited(self.engine.begin(self.first, on_step, record), on_step, record)
+
+    def _edited(self, generation: Generation, on_step: OnStep | None, record: "Recorders | None") -> Work[EditResult]:
+        done, position, parameters = "", 0, self.parameters
+        results: list[Result] = []
+        replacements: dict[tuple[int, int], str] = {}
+        for index, (group, canvas) in enumerate(zip(self.groups, self.canvases, strict=True)):
+            done += self.text[position : group.start]
+            if index:
+                request = _request(self.engine, self.prompt, done, canvas, parameters)
+                generation = self.engine.begin(request, on_step, record)
+            result = yield from _before(generation.work, canvas.shown)
+            written = _without(result.text, canvas.shown)
+            replacements |= dict(zip(group.spans, _values(canvas.frame, written), strict=True))
+            done += written
+            position = group.end
+            results.append(result)
+            # The next group's noise is its own: the same noise would make similar spans say the same.
+            parameters = {**parameters, "seed": (result.seed + 1) % (1 << 64)}
+        whole = done + self.text[position:]
+        return EditResult(
+            **fields_of(_together(results), text=whole), replacements=tuple(replacements[span] for span in self.spans)
+        )
+
+
+@dataclass(frozen=True)
+class Rewrite:
+    """An edit of a whole text that is checked and compiled; its work may begin any number of times."""
+
+    engine: "Engine"
+    request: Request
+
+    def work(self, on_step: OnStep | None = None, record: "Recorders | None" = None) -> Work[EditResult]:
+        """Write the text afresh, which the chunks' texts add up to; on_step and record as in ``Engine.stream``."""
+        return self._rewritten(self.engine.begin(self.request, on_step, record))
+
+    def _rewritten(self, generation: Generation) -> Work[EditResult]:
+        return EditResult(**fields_of((yield from generation.work)))
 
 
 def fill(
@@ -69,8 +158,8 @@ def fill(
     hole: Hole | None = None,
     max_tokens: int | None = None,
     **parameters: Any,
-) -> Work[FillResult]:
-    """Write what stands between ``prefix`` and ``suffix``, and return all three.
+) -> Fill:
+    """To write what stands between ``prefix`` and ``suffix``, and return all three.
 
     prompt: what comes before the prefix, such as chat messages that say what is wanted. hole: what may stand there,
     any text by default. max_tokens: of the middle; by default what one canvas holds beside the suffix's beginning,
@@ -84,24 +173,18 @@ def fill(
     context = context_before(engine, prompt, prefix)
     shown = _beginning(engine, suffix, engine.model.config.canvas_length // 2)
     constraint = Template("{middle}" + escaped(shown), {"middle": _check_hole(hole)})
+    fewest = engine.fewest_tokens(constraint)
     if max_tokens is None:
-        room = _one_canvas(engine, context, constraint)
+        room = _one_canvas(engine, context, fewest)
     else:
         beside = engine.fewest_tokens(Template(escaped(shown)))
         room = check_whole("max_tokens", max_tokens, 1) + beside
-        if room < (fewest := engine.fewest_tokens(constraint)):
+        if room < fewest:
             raise RequestError(
                 f"max_tokens {max_tokens} is too small for the hole: its shortest text takes {fewest - beside} tokens"
             )
-    return _filled(
-        engine.stream(context, constraint=constraint, max_tokens=room, **parameters), prefix, suffix, constraint
-    )
-
-
-def _filled(generation: Generation, prefix: str, suffix: str, constraint: Template) -> Work[FillResult]:
-    result = yield from generation.work
-    middle = constraint.values(result.text)["middle"]
-    return FillResult(**fields_of(result, text=prefix + middle + suffix), middle=middle)
+    request = engine.request(context, constraint=constraint, max_tokens=room, **parameters)
+    return Fill(engine, request, prefix, suffix, shown)
 
 
 def edit(
@@ -113,8 +196,8 @@ def edit(
     strength: float = 0.8,
     hole: Hole | Sequence[Hole] | None = None,
     **parameters: Any,
-) -> Work[EditResult]:
-    """Rewrite the ``spans`` of ``text``, (start, end) in characters, or with an instruction alone all of it.
+) -> Edit | Rewrite:
+    """To rewrite the ``spans`` of ``text``, (start, end) in characters, or with an instruction alone all of it.
 
     Everything outside of the spans stays as it is, byte for byte. instruction: said to the model as a user's message,
     along with the text. strength: the share of the old text that is noise in the starting canvas, 0 to 1; the rest the
@@ -133,7 +216,7 @@ def edit(
         if hole is not None:
             raise RequestError("hole says what may stand in spans, and there are none; use constraint for the whole")
         draft = _draft(engine, [(text, 1 - strength)])
-        return _rewritten(engine.stream(engine.question(instruction, text), draft=draft, **parameters))
+        return Rewrite(engine, engine.request(engine.question(instruction, text), draft=draft, **parameters))
     ordered = _check_spans(text, spans)
     holes = dict(zip(ordered, _holes(hole, len(ordered)), strict=True))
     prompt = None if instruction is None else engine.question(instruction, text)
@@ -142,47 +225,53 @@ def edit(
     canvases = [_canvas(engine, text, *places, holes, strength) for places in zip(groups, borders, strict=True)]
     for canvas in canvases:
         # What cannot be written is to be refused before anything is.
-        fewest, given = engine.fewest_tokens(canvas.constraint), parameters.get("max_tokens")
+        fewest, given = canvas.compiled.fewest_tokens, parameters.get("max_tokens")
         if isinstance(given, int) and given < fewest:
             raise RequestError(
                 f"max_tokens {given} is too small for a canvas whose shortest text takes {fewest} tokens"
             )
-    return _edited(engine, prompt, text, ordered, groups, canvases, parameters)
+    first = _request(engine, prompt, text[: groups[0].start], canvases[0], parameters)
+    return Edit(engine, prompt, text, ordered, groups, canvases, parameters, first)
 
 
-def _rewritten(generation: Generation) -> Work[EditResult]:
-    return EditResult(**fields_of((yield from generation.work)))
+def _request(
+    engine: "Engine", prompt: "Prompt | None", before: str, canvas: _Canvas, parameters: Mapping[str, Any]
+) -> Request:
+    """What is asked for on one canvas of an edit, after the text ``before`` it."""
+    context = context_before(engine, prompt, before)
+    settings = {"max_tokens": _one_canvas(engine, context, canvas.compiled.fewest_tokens), **parameters}
+    return engine.request(context, constraint=canvas.constraint, draft=canvas.draft, **settings)
 
 
-def _edited(
-    engine: "Engine",
-    prompt: "Prompt | None",
-    text: str,
-    ordered: Sequence[tuple[int, int]],
-    groups: Sequence[_Group],
-    canvases: Sequence[_Canvas],
-    parameters: Mapping[str, Any],
-) -> Work[EditResult]:
-    done, position, results, replacements = "", 0, [], {}
-    for group, canvas in zip(groups, canvases, strict=True):
-        done += text[position : group.start]
-        context = context_before(engine, prompt, done)
-        settings = {"max_tokens": _one_canvas(engine, context, canvas.constraint), **parameters}
-        generation = engine.stream(context, constraint=canvas.constraint, draft=canvas.draft, **settings)
-        result = yield from generation.work
-        named = canvas.constraint.values(result.text)
-        values = [named[f"span{number}"] for number in range(len(group.spans))]
-        for span, value in zip(group.spans, values, strict=True):
-            replacements[span] = value
-        done += _put_in(text, group, values)
-        position = group.end
-        results.append(result)
-        # The next group's noise is its own: the same noise would make similar spans say the same.
-        parameters = {**parameters, "seed": (result.seed + 1) % (1 << 64)}
-    whole = done + text[position:]
-    return EditResult(
-        **fields_of(_together(results), text=whole), replacements=tuple(replacements[span] for span in ordered)
-    )
+def _before(work: Work[Result], ending: str) -> Work[Result]:
+    """``work`` on a text that has a fixed ``ending``; the chunks' texts are what surely comes before that."""
+    text, given = "", 0
+    try:
+        while True:
+            moved = next(work)
+            if isinstance(moved, Chunk):
+                text += moved.text
+                safe = len(text) - overlap(text, ending)
+                moved, given = replace(moved, text=text[given:safe]), max(given, safe)
+            yield moved
+    except StopIteration as done:
+        result: Result = done.value
+        return result
+    finally:
+        work.close()
+
+
+def _without(text: str, ending: str) -> str:
+    """What comes before the fixed ``ending`` of a produced text."""
+    if not text.endswith(ending):
+        raise ConstraintError("the text was not produced from this template: it does not end as it must")
+    return text[: len(text) - len(ending)]
+
+
+def _values(frame: Template, written: str) -> list[str]:
+    """What stands in the holes of a frame that begins and ends with one."""
+    # Reading a frame takes time that grows with its length, and of a single hole there is nothing to be read.
+    return [written] if len(frame.holes) == 1 else list(frame.values(written).values())
 
 
 def _canvas(
@@ -196,15 +285,9 @@ def _canvas(
         old += [(text[position:start], 1.0), (text[start:end], 1 - strength)]
         described[f"span{number}"] = holes[start, end]
         position = end
-    return _Canvas(Template(frame + escaped(shown), described), _draft(engine, [*old, (shown, 1.0)]))
-
-
-def _put_in(text: str, group: _Group, values: Sequence[str]) -> str:
-    out, position = "", group.start
-    for (start, end), value in zip(group.spans, values, strict=True):
-        out += text[position:start] + value
-        position = end
-    return out
+    constraint = Template(frame + escaped(shown), described)
+    draft = _draft(engine, [*old, (shown, 1.0)])
+    return _Canvas(Template(frame, described), shown, constraint, engine.compile(constraint), draft)
 
 
 def _groups(engine: "Engine", text: str, spans: Sequence[tuple[int, int]]) -> list[_Group]:
@@ -270,12 +353,12 @@ def _check_hole(hole: object) -> Hole:
     return hole or Hole()
 
 
-def _one_canvas(engine: "Engine", context: Sequence[int], constraint: Template) -> int:
-    """Tokens that one canvas holds beside an end token, fewer where the context has no room for them, and in any case
-    as many as the constraint needs."""
+def _one_canvas(engine: "Engine", context: Sequence[int], fewest: int) -> int:
+    """Tokens that one canvas holds beside an end token, less where the context has no room for them, and in any case
+    the ``fewest`` that will do."""
     config = engine.model.config
     held = min(config.canvas_length - 1, config.context_length - len(context))
-    return max(1, held, engine.fewest_tokens(constraint))
+    return max(1, held, fewest)
 
 
 def _check_spans(text: str, spans: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:

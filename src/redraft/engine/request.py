@@ -122,6 +122,14 @@ def check_rule(name: str, rule: _Rule | None, members: Sequence[str], example: s
     return rule
 
 
+def check_listeners(on_step: object, record: object) -> None:
+    """RequestError for what cannot be told of steps, or keep them; None is nobody."""
+    if on_step is not None and not callable(on_step):
+        raise RequestError(f"on_step {on_step!r} must be a function that takes a StepEvent")
+    if record is not None and not hasattr(record, "generation"):
+        raise RequestError(f"record {record!r} must be a RecordingFolder, such as redraft.RecordingFolder('runs')")
+
+
 def check_verifier(verifier: Verifier | None) -> Verifier | None:
     """``verifier`` if it can be called, or None; else a RequestError."""
     if verifier is not None and not callable(verifier):

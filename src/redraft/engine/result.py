@@ -1,5 +1,6 @@
 """What a generation hands out: an event a denoising step, a chunk a canvas, and the result with its cost."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
@@ -29,6 +30,10 @@ class StepEvent:
     """The canvas that the next step sees: samples where accepted, noise elsewhere."""
     finished: bool
     """The canvas converged at this step."""
+
+
+OnStep = Callable[[StepEvent], None]
+"""Called after every denoising step."""
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,18 @@ from redraft.constrain.compiler import ThoughtMarkers
 _INCOMPLETE = "\ufffd"
 
 
+def stop_at(text: str, stop: Sequence[str]) -> int | None:
+    """Where the stop string begins that is complete first, as it is if the text comes letter by letter."""
+    found = min(((at + len(one), at) for one in stop if (at := text.find(one)) >= 0), default=None)
+    return None if found is None else found[1]
+
+
+def overlap(text: str, following: str) -> int:
+    """How many characters at the end of ``text`` may be the beginning of ``following``: the most that are."""
+    longest = min(len(following), len(text))
+    return next((count for count in range(longest, 0, -1) if following.startswith(text[-count:])), 0)
+
+
 class TextStream:
     """Decodes a growing answer; holds back unfinished characters and whatever may yet become a stop string."""
 
@@ -29,10 +41,9 @@ class TextStream:
         before = len(self.token_ids)
         self.token_ids.extend(tokens)
         self.text = self._decode(self.token_ids)
-        # The stop string that is complete first counts, as it would if the answer came letter by letter.
-        found = min(((at + len(s), at) for s in self._stop if (at := self.text.find(s)) >= 0), default=None)
+        found = stop_at(self.text, self._stop)
         if found is not None:
-            self.text, self.stopped = self.text[: found[1]], True
+            self.text, self.stopped = self.text[:found], True
             del self.token_ids[self._tokens_until_stop(before) :]
         safe = len(self.text) if last or self.stopped else self._safe_length()
         new, self._given = self.text[self._given : safe], max(self._given, safe)
@@ -54,11 +65,7 @@ class TextStream:
         settled = self._settled(self.token_ids)
         text = self.text if settled == len(self.token_ids) else self._decode(self.token_ids[:settled])
         text = text.rstrip(_INCOMPLETE)
-        held = 0
-        for stop in self._stop:
-            longest = min(len(stop) - 1, len(text))
-            held = max(held, next((n for n in range(longest, 0, -1) if stop.startswith(text[-n:])), 0))
-        return len(text) - held
+        return len(text) - max((overlap(text, stop) for stop in self._stop), default=0)
 
 
 class AnswerText:

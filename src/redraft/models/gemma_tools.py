@@ -14,7 +14,7 @@ from redraft.constrain.expression import AllOf, Characters, Expression, Literal,
 from redraft.constrain.json_schema import SchemaWriter
 from redraft.constrain.json_text import ANY_CHARACTER, Layout, Member
 from redraft.errors import ConstraintError
-from redraft.models.tools import Tool, ToolCall
+from redraft.models.tools import CallPart, Tool
 
 MARKERS = ("<|tool_call>", "<tool_call|>", '<|"|>')
 _OPENING, _CLOSING, _QUOTE = map(Marker, range(len(MARKERS)))
@@ -27,6 +27,7 @@ _BARE_KEY = Repeat(
     None,
 )
 _KEY_IN_CALL = re.compile(r"([{,])([^{}\[\],:]+):")
+_OPEN_KEY = re.compile(r"[{,][^{}\[\],:]*\Z")
 
 
 class _ArgumentsWriter(SchemaWriter):
@@ -126,46 +127,107 @@ class GemmaTools:
         """See ``tools.ToolSyntax``."""
         return ToolCalls(tuple(tools), least, most, content)
 
-    def reader(self, markers: Sequence[int], decode: Callable[[Sequence[int]], str]) -> "GemmaCallReader":
+    def reader(
+        self,
+        markers: Sequence[int],
+        decode: Callable[[Sequence[int]], str],
+        settled: Callable[[Sequence[int]], int] = len,
+    ) -> "GemmaCallReader":
         """See ``tools.ToolSyntax``."""
-        return GemmaCallReader(markers, decode)
+        return GemmaCallReader(markers, decode, settled)
 
 
 class GemmaCallReader:
     """Takes an answer apart by its tokens: text that spells a marker's name is text."""
 
-    def __init__(self, markers: Sequence[int], decode: Callable[[Sequence[int]], str]) -> None:
+    def __init__(
+        self,
+        markers: Sequence[int],
+        decode: Callable[[Sequence[int]], str],
+        settled: Callable[[Sequence[int]], int],
+    ) -> None:
         self._opening, self._closing, self._quote = markers
-        self._decode = decode
-        self._call: list[int] | None = None
+        self._decode, self._settled = decode, settled
+        self._call: _Call | None = None
+        self._calls = 0
 
-    def add(self, tokens: Sequence[int]) -> tuple[list[int], list[ToolCall]]:
+    def add(self, tokens: Sequence[int]) -> tuple[list[int], list[CallPart]]:
         """See ``tools.CallReader``."""
-        said, calls = [], []
+        said: list[int] = []
+        parts: list[CallPart] = []
         for token in tokens:
-            if token == self._opening and self._call is None:
-                self._call = []
-            elif token == self._closing and self._call is not None:
-                calls.append(self._read(self._call))
+            if self._call is None:
+                if token == self._opening:
+                    self._call = _Call(self._calls, self._quote, self._decode, self._settled)
+                    self._calls += 1
+                else:
+                    said.append(token)
+            elif token == self._closing:
+                parts.append(self._call.part(last=True))
                 self._call = None
-            elif self._call is not None:
-                self._call.append(token)
             else:
-                said.append(token)
-        return said, calls
+                self._call.take(token)
+        if self._call is not None:
+            part = self._call.part(last=False)
+            parts += [part] if part.name is not None or part.arguments else []
+        return said, parts
 
-    def _read(self, tokens: Sequence[int]) -> ToolCall:
-        pieces: list[list[int]] = [[]]
-        for token in tokens:
-            if token == self._quote:
-                pieces.append([])
-            else:
-                pieces[-1].append(token)
-        texts = [self._decode(piece) for piece in pieces]
-        # Of the pieces every other one is a string.
-        name, brace, first = texts[0].removeprefix("call:").partition("{")
-        bare = [brace + first, *texts[2::2]]
-        spelled = [_KEY_IN_CALL.sub(lambda key: f"{key[1]}{json.dumps(key[2])}:", text) for text in bare]
-        strings = [json.dumps(text, ensure_ascii=False) for text in texts[1::2]]
-        arguments = spelled[0] + "".join(a + b for a, b in zip(strings, spelled[1:], strict=True))
-        return ToolCall(name, arguments)
+
+class _Call:
+    """One call on its way from the model's syntax to JSON, piece by piece: bare text and strings in turns."""
+
+    def __init__(
+        self, number: int, quote: int, decode: Callable[[Sequence[int]], str], settled: Callable[[Sequence[int]], int]
+    ) -> None:
+        self._number, self._quote, self._decode, self._settled = number, quote, decode, settled
+        self._in_string = self._named = False
+        self._tokens: list[int] = []
+        """Of the piece so far."""
+        self._read = 0
+        """Characters of the piece that were taken out of it."""
+        self._bare = ""
+        """Bare text that does not say yet what it is."""
+        self._name: str | None = None
+        self._arguments = ""
+
+    def take(self, token: int) -> None:
+        """The next token; a mark ends a piece and begins the other kind."""
+        if token != self._quote:
+            self._tokens.append(token)
+            return
+        self._flush(whole=True)
+        self._arguments += '"'
+        self._in_string = not self._in_string
+        self._tokens, self._read = [], 0
+
+    def part(self, last: bool) -> CallPart:
+        """What is new since the part before."""
+        self._flush(whole=last)
+        part = CallPart(self._number, self._name, self._arguments, last)
+        self._name, self._arguments = None, ""
+        return part
+
+    def _flush(self, whole: bool) -> None:
+        """Read the piece as far as nothing that follows can change it; if it is ``whole``, to its end."""
+        tokens = self._tokens if whole else self._tokens[: self._settled(self._tokens)]
+        text = self._decode(tokens)
+        # Decoders put this for bytes that do not make a character yet.
+        text = text if whole else text.rstrip("\ufffd")
+        new, self._read = text[self._read :], max(self._read, len(text))
+        if self._in_string:
+            self._arguments += json.dumps(new, ensure_ascii=False)[1:-1]
+        else:
+            self._bare += new
+            self._read_bare(whole)
+
+    def _read_bare(self, whole: bool) -> None:
+        if not self._named:
+            name, brace, rest = self._bare.partition("{")
+            if not brace and not whole:
+                return
+            self._name, self._named, self._bare = name.removeprefix("call:"), True, brace + rest
+        # What stands after a brace or comma is a key if a colon comes after it.
+        open_key = None if whole else _OPEN_KEY.search(self._bare)
+        end = len(self._bare) if open_key is None else open_key.start()
+        self._arguments += _KEY_IN_CALL.sub(lambda key: f"{key[1]}{json.dumps(key[2])}:", self._bare[:end])
+        self._bare = self._bare[end:]

@@ -33,11 +33,25 @@ class ToolCall:
     """As JSON text; an object."""
 
 
+@dataclass(frozen=True)
+class CallPart:
+    """What is new of a call that comes in parts; nothing of it has to be taken back."""
+
+    call: int
+    """Its number in the answer, from 0."""
+    name: str | None
+    """With the first part; None with the others."""
+    arguments: str
+    """Those of all parts one after the other are the call's."""
+    last: bool = False
+    """The call is complete with it."""
+
+
 class CallReader(Protocol):
     """Takes an answer's tokens apart into what is said and what is called, canvas by canvas."""
 
-    def add(self, tokens: Sequence[int]) -> tuple[list[int], list[ToolCall]]:
-        """Those of the tokens that are not part of a call, and the calls that are complete with them."""
+    def add(self, tokens: Sequence[int]) -> tuple[list[int], list[CallPart]]:
+        """Those of the tokens that are not part of a call, and what they add to calls."""
         ...
 
 
@@ -58,6 +72,12 @@ class ToolSyntax(Protocol):
         """
         ...
 
-    def reader(self, markers: Sequence[int], decode: Callable[[Sequence[int]], str]) -> CallReader:
-        """Reads calls back from an answer; ``markers`` are the markers' token ids."""
+    def reader(
+        self,
+        markers: Sequence[int],
+        decode: Callable[[Sequence[int]], str],
+        settled: Callable[[Sequence[int]], int] = len,
+    ) -> CallReader:
+        """Reads calls back from an answer. ``markers`` are the markers' token ids; ``settled`` says how many of the
+        first tokens have a text that none which follow can change."""
         ...

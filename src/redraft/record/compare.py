@@ -16,7 +16,7 @@ from redraft.record.steps import Place, places
 _TOKENS = ("tokens_in", "argmax", "sample", "accepted", "tokens_out")
 _NUMBERS = ("canvas_index", "step", "temperature", "finished")
 # What a result says of time, and of what was cached, is no part of the answer.
-_ANSWER = ("text", "thought", "token_ids", "finish_reason", "unconverged_canvases", "log_valid", "verified")
+_ANSWER = ("text", "thought", "token_ids", "finish_reason", "unconverged_canvases", "log_valid", "verified", "answers")
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,7 +81,8 @@ def _flat(recording: Recording) -> dict[str, Any]:
     prompt = recording.request["prompt"]
     # Of a prompt that was not kept, there is what is kept of any other as well.
     found = {**recording.request, "prompt": prompt_digest(prompt) if isinstance(prompt, list) else prompt}
-    for part, values in {"model": recording.model, "version": recording.versions}.items():
+    read = recording.decision or {}
+    for part, values in {"model": recording.model, "version": recording.versions, "reading": read}.items():
         found |= {f"{part}.{name}": value for name, value in values.items()}
     return found | dict(recording.computed)
 

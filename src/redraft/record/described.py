@@ -14,6 +14,7 @@ from redraft.canvas.schedule import LinearTemperature
 from redraft.canvas.stopping import ReproducesCanvas, StableAndConfident
 from redraft.constrain.constraint import Choice, JSONSchema, Regex, Template
 from redraft.constrain.template import Hole
+from redraft.engine.decide import Reading
 from redraft.engine.request import Draft, Request
 from redraft.errors import RecordingError
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 _PARTS = (
     *(LinearTemperature, UniformNoise),
     *(EntropyBound, ConfidenceThreshold, StableAndConfident, ReproducesCanvas),
-    *(JSONSchema, Regex, Choice, Template, Hole),
+    *(JSONSchema, Regex, Choice, Template, Hole, Reading),
 )
 _KNOWN: dict[str, type[Any]] = {part.__name__: part for part in _PARTS}
 # What a request has and a caller of Engine.request does not give: it comes from the checkpoint.

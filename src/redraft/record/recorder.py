@@ -4,17 +4,17 @@ import re
 import secrets
 import tempfile
 import threading
-from collections.abc import Callable
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
+from redraft.engine.decide import ChooseResult, Choosing, Reading
 from redraft.engine.generation import Generation
 from redraft.engine.request import Request
-from redraft.engine.result import Result, StepEvent
+from redraft.engine.result import OnStep, Result, StepEvent
 from redraft.engine.work import Work
 from redraft.errors import RecordingError
 from redraft.record.described import described, plain, prompt_digest
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 _NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9_-]+")
 _LONGEST_ID = 80
 
+_Answer = TypeVar("_Answer", Result, ChooseResult)
+
 
 class Recorder:
     """An ``on_step`` callback that keeps the steps, until ``finish`` or ``fail`` makes a recording of them.
@@ -34,9 +36,18 @@ class Recorder:
     One thread at a time may call it; which, does not matter.
     """
 
-    def __init__(self, request: Request, engine: "Engine", id: str | None = None, *, keep_prompt: bool = True) -> None:
+    def __init__(
+        self,
+        request: Request,
+        engine: "Engine",
+        id: str | None = None,
+        *,
+        keep_prompt: bool = True,
+        reading: Reading | None = None,
+    ) -> None:
         """``id``: part of the file's name, by default a random one. ``keep_prompt``: without, only how many tokens the
         prompt has, and their SHA-256; what was generated is kept all the same, and so are a constraint and a draft.
+        ``reading``: of a request for decisions, what is read off its canvas.
 
         Raises RecordingError for an engine that ``redraft.load`` did not make, whose weights cannot be told.
         """
@@ -59,6 +70,7 @@ class Recorder:
             "prefill_chunk": origin.prefill_chunk,
             "window_policy": origin.window_policy,
         }
+        self._decision = None if reading is None else plain(reading)
         self._recorded = False
         self.begin()
 
@@ -75,8 +87,8 @@ class Recorder:
         """How many steps there were."""
         return len(self._steps)
 
-    def finish(self, result: Result) -> Recording:
-        """The recording of a request that was answered; ``result`` is the ``Generation``'s."""
+    def finish(self, result: Result | ChooseResult) -> Recording:
+        """The recording of a request that was answered; ``result`` is the ``Generation``'s, or that of decisions."""
         return self._done(result_object(result), None)
 
     def fail(self, error: BaseException) -> Recording:
@@ -98,14 +110,23 @@ class Recorder:
             result=result,
             error=error,
             arrays=self._steps.arrays(),
+            decision=self._decision,
         )
 
 
 class FileRecorder(Recorder):
     """A recorder whose recording becomes a file."""
 
-    def __init__(self, folder: Path, request: Request, engine: "Engine", id: str | None, keep_prompt: bool) -> None:
-        super().__init__(request, engine, id, keep_prompt=keep_prompt)
+    def __init__(
+        self,
+        folder: Path,
+        request: Request,
+        engine: "Engine",
+        id: str | None,
+        keep_prompt: bool,
+        reading: Reading | None = None,
+    ) -> None:
+        super().__init__(request, engine, id, keep_prompt=keep_prompt, reading=reading)
         self._folder = folder
         self.path: Path | None = None
         """The file, once there is one."""
@@ -143,11 +164,19 @@ class RecordingFolder:
         self,
         engine: "Engine",
         request: Request,
-        on_step: Callable[[StepEvent], None] | None = None,
+        on_step: OnStep | None = None,
         id: str | None = None,
     ) -> "RecordedGeneration":
         """A generation that is recorded by itself, also where it ends with an error."""
         return RecordedGeneration(engine, request, on_step, self.recorder(request, engine, id))
+
+    def decision(self, choosing: Choosing, on_step: OnStep | None = None) -> Work[ChooseResult]:
+        """The work of decisions that are recorded by themselves."""
+        with self._lock:
+            recorder = FileRecorder(
+                self.path, choosing.request, choosing.engine, None, self._keep_prompts, choosing.reading
+            )
+        return _kept(choosing.work(_both(recorder, on_step)), recorder)
 
 
 class RecordedGeneration(Generation):
@@ -157,26 +186,34 @@ class RecordedGeneration(Generation):
         self,
         engine: "Engine",
         request: Request,
-        on_step: Callable[[StepEvent], None] | None,
+        on_step: OnStep | None,
         recorder: FileRecorder,
     ) -> None:
-        def listen(event: StepEvent) -> None:
-            recorder(event)
-            if on_step is not None:
-                on_step(event)
-
-        super().__init__(engine, request, listen)
+        super().__init__(engine, request, _both(recorder, on_step))
         self.recorder = recorder
-        self.work = self._recorded(self.work)
+        self.work = _kept(self.work, recorder)
 
-    def _recorded(self, work: Work[Result]) -> Work[Result]:
+
+def _both(recorder: Recorder, on_step: OnStep | None) -> OnStep:
+    """Tells the recorder, then whoever else listens."""
+
+    def listen(event: StepEvent) -> None:
+        recorder(event)
+        if on_step is not None:
+            on_step(event)
+
+    return listen
+
+
+def _kept(work: Work[_Answer], recorder: Recorder) -> Work[_Answer]:
+    """The work, whose recording is finished when it ends, also with an error."""
+    try:
+        result = yield from work
+    except Exception as error:
         try:
-            result = yield from work
-        except Exception as error:
-            try:
-                self.recorder.fail(error)
-            except RecordingError as unwritten:
-                error.add_note(str(unwritten))
-            raise
-        self.recorder.finish(result)
-        return result
+            recorder.fail(error)
+        except RecordingError as unwritten:
+            error.add_note(str(unwritten))
+        raise
+    recorder.finish(result)
+    return result

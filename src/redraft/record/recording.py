@@ -16,14 +16,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from redraft.canvas.noise import UniformNoise
+from redraft.engine.decide import ChooseResult, Reading
 from redraft.engine.request import Draft
 from redraft.engine.result import Result, StepEvent
 from redraft.errors import RecordingError
 from redraft.record.described import restored
 from redraft.record.steps import NAMES, Draws, read
 
-FORMAT, VERSION, SUFFIX = "redraft recording", 1, ".npz"
+FORMAT, SUFFIX = "redraft recording", ".npz"
+# Generations are of the first version; decisions came with the second.
+VERSION = 2
 _HEADER = "header.json"
+_OPTIONAL = ("arrays", "decision")
 # Files of the same contents are the same bytes.
 _NO_TIME = (1980, 1, 1, 0, 0, 0)
 
@@ -45,22 +49,34 @@ class Recording:
     request: Mapping[str, Any]
     """By the names of ``Engine.request``, with the prompt as token ids, or their number and SHA-256."""
     result: Mapping[str, Any] | None
-    """The fields of ``Result``; None where the request failed."""
+    """The fields of ``Result``, or of ``ChooseResult``; None where the request failed."""
     error: Mapping[str, str] | None
     """``type`` and ``message`` of what ended it."""
     arrays: Mapping[str, NDArray[Any]]
     """The steps, see ``record.steps``."""
+    decision: Mapping[str, Any] | None = None
+    """Of a request for decisions, what was read off the canvas; see ``reading``."""
 
     @cached_property
     def events(self) -> list[StepEvent]:
         """The steps as they were handed out, bit for bit."""
         return read(self.arrays, draws_of(self.request, self.noise))
 
+    @cached_property
+    def reading(self) -> Reading | None:
+        """Of a request for decisions, what was read off the canvas."""
+        found = restored(self.decision)
+        if not isinstance(found, Reading | None):
+            raise ValueError("its decision is none")
+        return found
+
     @property
     def header(self) -> dict[str, Any]:
         """All but the steps, as the file has it."""
         own = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "arrays"}
-        return {"format": FORMAT, "version": VERSION, **own}
+        if self.decision is None:
+            del own["decision"]
+        return {"format": FORMAT, "version": 1 if self.decision is None else VERSION, **own}
 
     @property
     def name(self) -> str:
@@ -104,7 +120,8 @@ class Recording:
             with zipfile.ZipFile(path) as archive:
                 header = _header(path, archive)
                 recording = cls(
-                    **{field.name: header[field.name] for field in fields(cls) if field.name != "arrays"},
+                    **{field.name: header[field.name] for field in fields(cls) if field.name not in _OPTIONAL},
+                    decision=header.get("decision"),
                     arrays={name: _array(archive, name) for name in NAMES},
                 )
             # What cannot be read is to be told now, not when somebody draws it.
@@ -128,6 +145,8 @@ class Recording:
             if not isinstance(value, str):
                 raise ValueError(f"its {name} is not a text")
         len(self.events)
+        if self.reading is not None and not isinstance(self.reading.questions, dict):
+            raise ValueError("its questions are not an object")
 
 
 _BROKEN = (
@@ -146,8 +165,11 @@ def draws_of(request: Mapping[str, Any], noise: Mapping[str, Any]) -> Draws | No
     return Draws(request["seed"], restored(noise), draft, request["canvas_length"])
 
 
-def result_object(result: Result) -> dict[str, Any]:
+def result_object(result: Result | ChooseResult) -> dict[str, Any]:
     """A result as JSON has it; of results with more fields, those that every result has."""
+    if isinstance(result, ChooseResult):
+        answers = {name: decision.probabilities for name, decision in result.answers.items()}
+        return {**asdict(result), "answers": answers}
     own = {field.name: getattr(result, field.name) for field in fields(Result)}
     return json.loads(json.dumps({**own, "usage": asdict(result.usage)}))
 
@@ -189,7 +211,7 @@ def _header(path: str | Path, archive: zipfile.ZipFile) -> dict[str, Any]:
         raise RecordingError(
             f"{path} was recorded by a newer redraft (format {version}; this one reads up to {VERSION}); update redraft"
         )
-    if version != VERSION:
+    if version not in range(1, VERSION + 1):
         raise ValueError(f"its version {version!r} is unknown")
     return header
 

@@ -4,10 +4,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from redraft.engine.decide import ChooseResult, Choosing
 from redraft.engine.engine import Engine
 from redraft.engine.generation import Generation
-from redraft.engine.result import Chunk, StepEvent
-from redraft.engine.work import Waiting, no_room
+from redraft.engine.result import Chunk, Result, StepEvent
+from redraft.engine.work import Waiting, Work, no_room
 from redraft.errors import GenerationError, RecordingError
 from redraft.record.compare import Comparison, compare, compare_beginning
 from redraft.record.described import prompt_digest, requested
@@ -49,34 +50,37 @@ def replay(
     if not any_model:
         check_model(recording, engine)
     _check_prompt(recording, engine, changed)
-    request = requested(engine, recording.request, **changed)
-    recorder = Recorder(request, engine)
+    request, reading = requested(engine, recording.request, **changed), recording.reading
+    recorder = Recorder(request, engine, reading=reading)
 
     def listen(event: StepEvent) -> None:
         recorder(event)
         if on_step is not None:
             on_step(event)
 
-    generation = Generation(engine, request, listen)
+    work: Work[Result] | Work[ChooseResult] = (
+        Generation(engine, request, listen).work
+        if reading is None
+        else Choosing.of(engine, request, reading).work(listen)
+    )
     failed_by_model = recording.error is not None and recording.error.get("type") == GenerationError.__name__
     # One forward beyond the last recorded step shows whether the model fails again.
     limit = None if recording.error is None else len(recording.events) + failed_by_model
     try:
-        for moved in generation.work:
+        while limit is None or len(recorder) < limit:
+            moved = next(work)
             if moved is Waiting.FOR_MEMORY:
                 raise RecordingError(no_room(engine.pool))
             if isinstance(moved, Chunk) and on_chunk is not None:
                 on_chunk(moved)
-            if limit is not None and len(recorder) >= limit:
-                break
-        else:
-            again = recorder.finish(generation.result())
-            return Replay(again, compare(recording, again))
+    except StopIteration as done:
+        again = recorder.finish(done.value)
+        return Replay(again, compare(recording, again))
     except GenerationError as error:
         again = recorder.fail(error)
         return Replay(again, compare(recording, again))
     finally:
-        generation.close()
+        work.close()
     again = recorder.fail(RecordingError("stopped where the recorded request had ended"))
     return Replay(again, compare(recording, again) if failed_by_model else compare_beginning(recording, again))
 

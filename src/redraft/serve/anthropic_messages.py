@@ -11,7 +11,7 @@ from pydantic import Discriminator, Field
 from starlette.responses import Response
 
 from redraft.engine.result import Chunk, Result
-from redraft.models.tools import Tool, ToolCall
+from redraft.models.tools import Tool
 from redraft.serve import asking
 from redraft.serve.asking import Ask, Asked, Piece, Pieces, ToolUse, usage_of
 from redraft.serve.errors import Json, bad_request, of_engine, to_json
@@ -252,7 +252,7 @@ class _Reply:
             content.append({"type": "thinking", "thinking": piece.thought, "signature": ""})
         if piece.text or not piece.calls:
             content.append({"type": "text", "text": piece.text})
-        content += [{**_use(call), "input": json.loads(call.arguments)} for call in piece.calls]
+        content += [{**_use(call.name), "input": json.loads(call.arguments)} for call in piece.calls]
         cost = usage_of([result])
         return {
             **self._message(content, cost["prompt_tokens"] - cost["cached"], cost["cached"]),
@@ -299,7 +299,10 @@ class _Reply:
         pieces, blocks = Pieces(self._here, self._asked), _Blocks()
         try:
             yield _event("message_start", message=self._message([], len(self._asked.request.prompt), 0))
-            called = False
+            for one in blocks.add(pieces.certain_call):
+                yield one
+            if called := bool(pieces.certain_call):
+                answers.text_is_ready()
             async for _, event in answers.events():
                 if isinstance(event, Chunk):
                     piece = pieces.add(event)
@@ -307,7 +310,7 @@ class _Reply:
                     piece = pieces.last()
                 else:
                     continue
-                called = called or bool(piece.calls)
+                called = called or bool(piece.parts)
                 for one in blocks.add(piece):
                     yield one
                 if isinstance(event, Done):
@@ -335,9 +338,11 @@ class _Blocks:
         if piece.text:
             events += self._open("text", {"type": "text", "text": ""})
             events.append(self._delta({"type": "text_delta", "text": piece.text}))
-        for call in piece.calls:
-            events += [*self._stop(), *self._open("tool_use", {**_use(call), "input": {}})]
-            events.append(self._delta({"type": "input_json_delta", "partial_json": call.arguments}))
+        for part in piece.parts:
+            if part.name is not None:
+                events += [*self._stop(), *self._open("tool_use", {**_use(part.name), "input": {}})]
+            if part.arguments:
+                events.append(self._delta({"type": "input_json_delta", "partial_json": part.arguments}))
         return events
 
     def close(self) -> list[str]:
@@ -367,5 +372,5 @@ def _event(kind: str, **content: Any) -> str:
     return f"event: {kind}\ndata: {to_json({'type': kind, **content})}\n\n"
 
 
-def _use(call: ToolCall) -> dict[str, Any]:
-    return {"type": "tool_use", "id": f"toolu_{uuid4().hex}", "name": call.name}
+def _use(name: str) -> dict[str, Any]:
+    return {"type": "tool_use", "id": f"toolu_{uuid4().hex}", "name": name}

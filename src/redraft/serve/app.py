@@ -30,6 +30,7 @@ from redraft.serve.limits import BodyLimit
 from redraft.serve.metrics import Metrics
 from redraft.serve.security import ApiKeys, BrowserHeaders
 from redraft.serve.serving import Serving, Settings, serving
+from redraft.serve.unpacking import Unpacking
 
 PAGE = Path(__file__).parent / "page" / "dist"
 _FORMATS = (
@@ -74,7 +75,8 @@ def create_app(engine: Engine, service: Service, settings: Settings) -> ASGIApp:
             _add_file(app, "/" if name == "index.html" else f"/{name}", path)
     else:
         app.add_api_route("/", _no_page, include_in_schema=False)
-    guarded: ASGIApp = ApiKeys(BodyLimit(app, settings.limits.body_bytes), settings.api_keys)
+    most = settings.limits.body_bytes
+    guarded: ASGIApp = ApiKeys(BodyLimit(Unpacking(app, most), most), settings.api_keys)
     if settings.cors:
         guarded = CORSMiddleware(
             guarded,

@@ -10,7 +10,7 @@ from redraft.engine.result import Chunk, Result
 from redraft.engine.text import AnswerText, TextStream
 from redraft.engine.work import Work
 from redraft.errors import RequestError
-from redraft.models.tools import Tool, ToolCall
+from redraft.models.tools import CallPart, CallReader, Tool, ToolCall
 from redraft.serve.serving import Answers, Post, Serving, Steps, new_seed
 
 _SEEDS = 1 << 64
@@ -27,6 +27,11 @@ class ToolUse:
     """1 if there must be a call."""
     most: int | None
     """None for any number of calls, 0 for none."""
+
+    @property
+    def certain(self) -> str | None:
+        """The name of the first call, where the model has no choice."""
+        return self.tools[0].name if self.least and len(self.tools) == 1 else None
 
 
 @dataclass(frozen=True)
@@ -104,19 +109,24 @@ def _calling(serving: Serving, use: ToolUse, content: Constraint | None) -> Cons
 
 def start(serving: Serving, http: Any, asked: Asked, client: str) -> Answers[Result]:
     """Queue the answers."""
+    return start_all(serving, http, [asked], client)
 
-    def answer(seed: int) -> Callable[[Post], Callable[[], Work[Result]]]:
+
+def start_all(serving: Serving, http: Any, asked: Sequence[Asked], client: str) -> Answers[Result]:
+    """Queue the answers to several prompts: all of the first one, then all of the next."""
+
+    def answer(one: Asked, seed: int) -> Callable[[Post], Callable[[], Work[Result]]]:
         def with_post(post: Post) -> Callable[[], Work[Result]]:
-            on_step = Steps(post) if asked.ask.steps else None
+            on_step = Steps(post) if one.ask.steps else None
 
             def make() -> Work[Result]:
-                return serving.generation(replace(asked.request, seed=seed), on_step).work
+                return serving.generation(replace(one.request, seed=seed), on_step).work
 
             return make
 
         return with_post
 
-    return Answers(http, [answer(seed) for seed in asked.seeds], client)
+    return Answers(http, [answer(one, seed) for one in asked for seed in one.seeds], client)
 
 
 @dataclass(frozen=True)
@@ -126,21 +136,30 @@ class Piece:
     text: str = ""
     thought: str = ""
     calls: Sequence[ToolCall] = ()
+    """Those that are complete now."""
+    parts: Sequence[CallPart] = ()
+    """The same as they come in, for streams: what a canvas adds to calls, complete or not."""
     tokens: Sequence[int] = ()
 
     def __bool__(self) -> bool:
-        return bool(self.text or self.thought or self.calls)
+        return bool(self.text or self.thought or self.calls or self.parts)
 
 
 class Pieces:
     """Turns the chunks of one answer into what its client gets; begins with what is certain before any work."""
 
     def __init__(self, serving: Serving, asked: Asked) -> None:
-        request, engine = asked.request, serving.engine
-        self._reader: Any = None
-        if asked.ask.tools is not None:
-            self._reader = engine.model.config.tool_syntax.reader(engine.tool_markers, engine.tokenizer.decode)
-            self._text = AnswerText(engine.tokenizer.decode, (), request.thought, engine.tokenizer.settled)
+        request, engine, use = asked.request, serving.engine, asked.ask.tools
+        self._reader: CallReader | None = None
+        self._certain: CallPart | None = None
+        self._calls: dict[int, ToolCall] = {}
+        if use is not None:
+            tokenizer, syntax = engine.tokenizer, engine.model.config.tool_syntax
+            self._reader = syntax.reader(engine.tool_markers, tokenizer.decode, tokenizer.settled)
+            self._text = AnswerText(tokenizer.decode, (), request.thought, tokenizer.settled)
+            # A thought would come before it.
+            if use.certain is not None and request.thought is None:
+                self._certain = CallPart(0, use.certain, "")
         compiled = request.constraint
         self._given = "" if compiled is None or self._reader is not None else compiled.beginning
 
@@ -149,13 +168,20 @@ class Pieces:
         """Text that the constraint makes certain."""
         return self._given
 
+    @property
+    def certain_call(self) -> Piece:
+        """The beginning of a call that must be made, if there is one: its name, which ``add`` does not tell again."""
+        return Piece() if self._certain is None else Piece(parts=[self._certain])
+
     def add(self, chunk: Chunk) -> Piece:
         """What a chunk adds."""
         if self._reader is None:
-            return Piece(self._new(chunk.text), chunk.thought, (), chunk.token_ids)
-        said, calls = self._reader.add(chunk.token_ids)
-        thought, text = self._text.add(said, False)
-        return Piece(text, thought, calls, chunk.token_ids)
+            return Piece(self._new(chunk.text), chunk.thought, tokens=chunk.token_ids)
+        said, parts = self._reader.add(chunk.token_ids)
+        # After a call nothing is said.
+        thought, text = self._text.add(said, bool(parts))
+        calls = [call for part in parts if (call := self._taken(part)) is not None]
+        return Piece(text, thought, calls, [self._untold(part) for part in parts], chunk.token_ids)
 
     def last(self) -> Piece:
         """What was held back until the end."""
@@ -163,6 +189,16 @@ class Pieces:
             return Piece()
         thought, text = self._text.add((), True)
         return Piece(text, thought)
+
+    def _taken(self, part: CallPart) -> ToolCall | None:
+        """The call of a part, if that completes it."""
+        before = self._calls.get(part.call, ToolCall(part.name or "", ""))
+        call = self._calls[part.call] = ToolCall(before.name, before.arguments + part.arguments)
+        return call if part.last else None
+
+    def _untold(self, part: CallPart) -> CallPart:
+        """A part without the name that was certain."""
+        return replace(part, name=None) if self._certain is not None and part.call == 0 else part
 
     def _new(self, text: str) -> str:
         """``text`` without what has been handed out before any work."""
@@ -174,11 +210,11 @@ class Pieces:
 def whole(serving: Serving, asked: Asked, result: Result) -> Piece:
     """A finished answer in one piece."""
     if asked.ask.tools is None:
-        return Piece(result.text, result.thought or "", (), result.token_ids)
+        return Piece(result.text, result.thought or "", tokens=result.token_ids)
     pieces = Pieces(serving, asked)
     first = pieces.add(Chunk(0, "", result.token_ids, 0, True))
     rest = pieces.last()
-    return Piece(first.text + rest.text, first.thought + rest.thought, first.calls, result.token_ids)
+    return Piece(first.text + rest.text, first.thought + rest.thought, first.calls, tokens=result.token_ids)
 
 
 def stop_string(serving: Serving, asked: Asked, result: Result) -> str | None:
@@ -201,12 +237,13 @@ def whole_text(serving: Serving, asked: Asked, before: Sequence[int], argmax: Se
     return text.text
 
 
-def usage_of(results: Sequence[Result]) -> dict[str, int]:
-    """The cost of answers to one prompt together; the prompt counts once."""
+def usage_of(results: Sequence[Result], prompts: int = 1) -> dict[str, int]:
+    """The cost of answers together, to so many ``prompts`` one after the other; each prompt counts once."""
     usages = [result.usage for result in results]
+    first = usages[:: len(usages) // prompts]
     return {
-        "prompt_tokens": usages[0].prompt_tokens,
-        "cached": usages[0].cached_prompt_tokens,
+        "prompt_tokens": sum(usage.prompt_tokens for usage in first),
+        "cached": sum(usage.cached_prompt_tokens for usage in first),
         "completion_tokens": sum(usage.completion_tokens for usage in usages),
         "canvases": sum(usage.canvases for usage in usages),
         "denoising_steps": sum(usage.denoising_steps for usage in usages),

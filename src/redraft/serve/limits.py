@@ -21,6 +21,8 @@ class Limits:
     questions: int = 64
     choices: int = 16
     """Answers to one prompt (``n``)."""
+    answers: int = 128
+    """Of one request, to all of its prompts."""
 
     def check_prompt(self, tokens: int, param: str | None) -> None:
         """Refuse a prompt of too many tokens."""
@@ -44,6 +46,11 @@ class Limits:
             )
 
 
+def too_large(most: int) -> str:
+    """What is said of a body beyond the limit, packed or not."""
+    return f"the body is larger than the {most} bytes that this server takes"
+
+
 class BodyLimit:
     """ASGI middleware that refuses bodies beyond a size, whether or not they say how long they are."""
 
@@ -55,12 +62,7 @@ class BodyLimit:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        headers = dict(scope["headers"])
-        if headers.get(b"content-encoding", b"identity") != b"identity":
-            error = ApiError(415, "packed bodies are not supported; send the body without a content-encoding")
-            await error.response(scope["path"])(scope, receive, send)
-            return
-        said = headers.get(b"content-length", b"0")
+        said = dict(scope["headers"]).get(b"content-length", b"0")
         if said.isdigit() and int(said) > self._most:
             await self._refuse(scope, receive, send)
             return
@@ -72,17 +74,13 @@ class BodyLimit:
             received += len(message.get("body", b""))
             if received > self._most:
                 # Of what reading a body may raise, this is what the framework hands on.
-                raise HTTPException(413, self._message)
+                raise HTTPException(413, too_large(self._most))
             return message
 
         await self._app(scope, counted, send)
 
-    @property
-    def _message(self) -> str:
-        return f"the body is larger than the {self._most} bytes that this server takes"
-
     async def _refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
-        response = ApiError(413, self._message).response(scope["path"])
+        response = ApiError(413, too_large(self._most)).response(scope["path"])
         # What is left of the body is not read.
         response.headers["connection"] = "close"
         await response(scope, receive, send)

@@ -11,14 +11,12 @@ from fastapi import Request as HttpRequest
 from pydantic import Field
 from starlette.responses import Response
 
-from redraft.engine.infill import EditResult, FillResult, edit
-from redraft.engine.result import Result
-from redraft.engine.work import Work
+from redraft.engine.infill import EditResult, edit
 from redraft.serve.errors import Json, bad_request, of_engine
 from redraft.serve.fields import Body, NoPenalty, Seed, Stop, Temperature, Whole, WholeNucleus, only
-from redraft.serve.openai_completions import Filling
 from redraft.serve.openai_wire import DONE, FINGERPRINT, StreamOptions, frame, names_of, usage
-from redraft.serve.serving import Answers, Done, EventStream, Post, Serving, client_of, new_seed, serving
+from redraft.serve.serving import EventStream, Serving, client_of, new_seed, serving
+from redraft.serve.writing import Ending, Writing, fill_gap
 
 router = APIRouter()
 _FIM_NAMES = names_of({"prompt": "prompt", "there": "prompt", "prefix": "prompt", "suffix": "suffix"})
@@ -72,13 +70,10 @@ async def fim(body: FimRequest, http: HttpRequest) -> Response:
     if body.stream_options is not None and not body.stream:
         raise bad_request("stream_options needs stream: true", "stream_options")
     seed = body.random_seed if body.seed is None else body.seed
-    filling = Filling(here, body.prompt, body.suffix or "", body.max_tokens, body.temperature, seed, body.stop)
-    answers = await filling.start(http, client_of(http, body.user), _FIM_NAMES)
-
-    def said(result: FillResult) -> tuple[str, str]:
-        return filling.middle(result)
-
-    return await _reply(here, http, answers, said, _FIM_NAMES, body.stream, body.stream_options)
+    parameters = {"max_tokens": body.max_tokens, "temperature": body.temperature, "seed": seed}
+    client = client_of(http, body.user)
+    writing = await fill_gap(http, body.prompt, body.suffix or "", parameters, body.stop, _FIM_NAMES, client)
+    return await _reply(here, http, writing, _FIM_NAMES, body.stream, body.stream_options)
 
 
 class EditMessage(Body):
@@ -121,10 +116,8 @@ async def edit_region(body: EditRequest, http: HttpRequest) -> Response:
     context = content[: found.start()] + content[found.end() :]
     instruction = _EDIT.format(context=context.strip())
 
-    def work(engine: Any, parameters: dict[str, Any]) -> Work[EditResult]:
-        return edit(engine, text, [(start, start + len(old))], instruction=instruction, **parameters)
-
-    return await _edited(body, http, work, lambda result: (result.replacements[0], result.finish_reason))
+    spans = [(start, start + len(old))]
+    return await _edited(body, http, text, spans, instruction, lambda result: result.replacements[0])
 
 
 @router.post("/v1/apply/completions")
@@ -135,20 +128,18 @@ async def apply(body: EditRequest, http: HttpRequest) -> Response:
     if original is None or update is None:
         missing = "original_code" if original is None else "update_snippet"
         raise bad_request(f"the message has no <|{missing}|>", "messages")
-    code, instruction = original[1], _APPLY.format(update=update[1])
-
-    def work(engine: Any, parameters: dict[str, Any]) -> Work[EditResult]:
-        return edit(engine, code, instruction=instruction, **parameters)
-
-    return await _edited(body, http, work, lambda result: (result.text, result.finish_reason))
+    return await _edited(body, http, original[1], None, _APPLY.format(update=update[1]), lambda result: result.text)
 
 
 async def _edited(
     body: EditRequest,
     http: HttpRequest,
-    work: Callable[[Any, dict[str, Any]], Work[EditResult]],
-    said: Callable[[EditResult], tuple[str, str]],
+    text: str,
+    spans: list[tuple[int, int]] | None,
+    instruction: str,
+    said: Callable[[EditResult], str],
 ) -> Response:
+    """Edit ``text`` and answer with what its result ``said``."""
     here = serving(http)
     here.check_model(body.model)
     here.note_prompt(http, body.messages[0].content)
@@ -161,59 +152,52 @@ async def _edited(
         "temperature": body.temperature,
         "seed": new_seed() if body.seed is None else body.seed,
     }
-    parameters = {name: value for name, value in given.items() if value is not None}
-    await here.prepare(lambda: work(here.engine, parameters), _EDIT_NAMES)
-
-    def make(post: Post) -> Callable[[], Work[EditResult]]:
-        return lambda: work(here.engine, {**here.kept, **parameters})
-
-    answers = Answers(http, [make], client_of(http, body.user))
-    return await _reply(here, http, answers, said, _EDIT_NAMES, body.stream, body.stream_options)
+    parameters: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    task = await here.prepare(
+        lambda: edit(here.engine, text, spans, instruction=instruction, **parameters), _EDIT_NAMES
+    )
+    writing = Writing(http, task, said, _EDIT_NAMES, client_of(http, body.user))
+    return await _reply(here, http, writing, _EDIT_NAMES, body.stream, body.stream_options)
 
 
 async def _reply(
     here: Serving,
     http: HttpRequest,
-    answers: Answers[Any],
-    said: Callable[[Any], tuple[str, str]],
+    writing: Writing,
     names: dict[str, str],
     stream: bool | None,
     options: StreamOptions | None,
 ) -> Response:
-    """The answer in Mercury's ``text`` and Codestral's ``message.content`` at once; a stream has it in one piece."""
+    """The answer in Mercury's ``text`` and Codestral's ``message.content`` at once; in a stream, what is new of it."""
     head = {"id": f"cmpl-{uuid4().hex}", "created": int(time.time()), "model": here.settings.model}
     head["system_fingerprint"] = FINGERPRINT
 
-    def choice(result: Result, key: str) -> dict[str, Any]:
-        text, finish = said(result)
+    def choice(text: str, ending: Ending | None, key: str) -> dict[str, Any]:
+        shown = {"index": 0, "text": text, key: {"role": "assistant", "content": text}, "logprobs": None}
+        if ending is None:
+            return {**shown, "finish_reason": None}
+        result = ending.result
         return {
-            "index": 0,
-            "text": text,
-            key: {"role": "assistant", "content": text},
-            "logprobs": None,
-            "finish_reason": finish,
+            **shown,
+            "finish_reason": ending.reason,
             "seed": result.seed,
             "unconverged_canvases": list(result.unconverged_canvases),
         }
 
     if not stream:
-        try:
-            result = (await answers.results(http.receive))[0]
-        except Exception as error:
-            raise of_engine(error, names) from error
-        whole = {**head, "object": "chat.completion", "choices": [choice(result, "message")], "usage": usage([result])}
-        return Json(whole)
+        text, ending = await writing.whole()
+        choices = [choice(text, ending, "message")]
+        return Json({**head, "object": "chat.completion", "choices": choices, "usage": usage([ending.result])})
 
     async def frames() -> AsyncIterator[str]:
         chunk = {**head, "object": "chat.completion.chunk"}
         try:
-            async for _, event in answers.events():
-                if isinstance(event, Done):
-                    yield frame({**chunk, "choices": [choice(event.result, "delta")]})
-                    if options is not None and options.include_usage:
-                        yield frame({**chunk, "choices": [], "usage": usage([event.result])})
+            async for text, ending in writing.pieces():
+                yield frame({**chunk, "choices": [choice(text, ending, "delta")]})
+                if ending is not None and options is not None and options.include_usage:
+                    yield frame({**chunk, "choices": [], "usage": usage([ending.result])})
             yield DONE
         except Exception as error:
             yield frame(of_engine(error, names).envelope(http.url.path))
 
-    return EventStream(frames(), answers)
+    return EventStream(frames(), writing.answers)

@@ -13,7 +13,7 @@ from starlette.responses import Response
 
 from redraft.constrain.constraint import Choice, Constraint, JSONSchema, Regex, Template
 from redraft.constrain.template import Hole, HoleType
-from redraft.engine.decide import ChooseResult, choose
+from redraft.engine.decide import Choosing, choose
 from redraft.engine.infill import FillResult, context_before, fill
 from redraft.engine.result import Chunk, Result, StepEvent, Usage
 from redraft.engine.work import Work
@@ -194,12 +194,11 @@ def _prepare(
         prefix, suffix = body.fill.prefix, body.fill.suffix
         tokens = len(context_before(engine, prompt, prefix))
         here.limits.check_prompt(tokens, source)
-        # What is checked and compiled here is at hand when the service begins the work.
-        fill(engine, prefix, suffix, prompt=prompt, **parameters)
+        filling = fill(engine, prefix, suffix, prompt=prompt, **parameters)
 
         def make_fill(post: Post) -> Callable[[], Work[Result]]:
             on_step = Steps(post)
-            return lambda: fill(engine, prefix, suffix, prompt=prompt, on_step=on_step, **here.kept, **parameters)
+            return lambda: filling.work(on_step, here.settings.record)
 
         return {**start, "prompt_tokens": tokens, "beginning": ""}, make_fill
     request = engine.request(body.prompt if prompt is None else prompt, constraint=constraint, **parameters)  # type: ignore[arg-type]
@@ -319,15 +318,12 @@ async def decide(body: ChooseRequest, http: HttpRequest) -> Response:
     }
     parameters: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
 
-    def work() -> Work[ChooseResult]:
+    def checked() -> Choosing:
+        here.limits.check_prompt(len(here.engine.tokenize(prompt)), source)
         return choose(here.engine, prompt, body.questions, **parameters)
 
-    def check() -> None:
-        here.limits.check_prompt(len(here.engine.tokenize(prompt)), source)
-        work()
-
-    await here.prepare(check, names, "questions")
-    answers = Answers(http, [lambda post: work], client_of(http))
+    choosing = await here.prepare(checked, names, "questions")
+    answers = Answers(http, [lambda post: lambda: choosing.work(record=here.settings.record)], client_of(http))
     try:
         result = (await answers.results(http.receive))[0]
     except (RedraftError, ApiError) as error:

@@ -401,11 +401,13 @@ class _Reply:
     async def stream(self, answers: Answers[Result]) -> AsyncIterator[str]:
         """Text goes out when its canvas has converged; what the constraint makes certain, before any work."""
         pieces = [Pieces(self._here, self._asked) for _ in answers.tickets]
-        called = [0] * len(pieces)
+        called = [False] * len(pieces)
         results: dict[int, Result] = {}
         for index, one in enumerate(pieces):
             yield self._chunk(index, {"role": "assistant", "content": one.beginning, "refusal": None})
-            if one.beginning:
+            for delta in _deltas(one.certain_call):
+                yield self._chunk(index, delta)
+            if one.beginning or one.certain_call:
                 answers.text_is_ready()
         async for index, event in answers.events():
             match event:
@@ -416,14 +418,14 @@ class _Reply:
                     piece, logprobs = pieces[index].last(), None
                 case _:
                     continue
-            for delta in _deltas(piece, called[index]):
+            for delta in _deltas(piece):
                 yield self._chunk(index, delta, logprobs=logprobs)
                 logprobs = None
             if logprobs and logprobs["content"]:
                 yield self._chunk(index, {"content": ""}, logprobs=logprobs)
-            called[index] += len(piece.calls)
+            called[index] |= bool(piece.parts)
             if isinstance(event, Done):
-                yield self._chunk(index, {}, **self._end(event.result, bool(called[index])))
+                yield self._chunk(index, {}, **self._end(event.result, called[index]))
         if self._wants_usage:
             yield self._frame([], self._usage([results[index] for index in sorted(results)]))
         yield DONE
@@ -449,13 +451,16 @@ class _Reply:
         yield DONE
 
 
-def _deltas(piece: Piece, called: int) -> list[dict[str, Any]]:
+def _deltas(piece: Piece) -> list[dict[str, Any]]:
     deltas: list[dict[str, Any]] = []
     if piece.thought:
         deltas.append({"reasoning_content": piece.thought})
     if piece.text:
         deltas.append({"content": piece.text})
-    deltas += [{"tool_calls": [{"index": number, **_call(call)}]} for number, call in enumerate(piece.calls, called)]
+    for part in piece.parts:
+        new = {"function": {"arguments": part.arguments}}
+        call = new if part.name is None else _call(ToolCall(part.name, part.arguments))
+        deltas.append({"tool_calls": [{"index": part.call, **call}]})
     return deltas
 
 

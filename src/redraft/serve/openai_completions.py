@@ -1,7 +1,7 @@
 """OpenAI's ``/v1/completions``: raw text on, or with ``suffix`` what stands between two texts."""
 
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Annotated, Any, Literal
 from uuid import uuid4
 
@@ -10,15 +10,14 @@ from fastapi import Request as HttpRequest
 from pydantic import Field
 from starlette.responses import Response
 
-from redraft.engine.infill import FillResult, fill
 from redraft.engine.result import Chunk, Result, TokenLogprob
-from redraft.engine.work import Work
 from redraft.serve import asking
 from redraft.serve.asking import Ask, Asked, Pieces
 from redraft.serve.errors import Json, bad_request, of_engine
 from redraft.serve.fields import Body, NoBias, NoPenalty, Seed, Stop, Temperature, Whole, WholeNucleus, only
 from redraft.serve.openai_wire import DONE, FINGERPRINT, StreamOptions, frame, names_of, token_text, usage
-from redraft.serve.serving import Answers, Done, EventStream, Post, Serving, client_of, new_seed, serving
+from redraft.serve.serving import Answers, Done, EventStream, Serving, client_of, serving
+from redraft.serve.writing import Ending, fill_gap
 
 router = APIRouter()
 _NAMES = names_of({"prompt": "prompt", "there": "prompt", "prefix": "prompt", "suffix": "suffix"})
@@ -28,7 +27,12 @@ class CompletionRequest(Body):
     """The body of a completion."""
 
     model: str
-    prompt: str | Annotated[list[str], Field(min_length=1, max_length=1)] | Annotated[list[int], Field(min_length=1)]
+    prompt: (
+        str
+        | Annotated[list[str], Field(min_length=1)]
+        | Annotated[list[int], Field(min_length=1)]
+        | Annotated[list[Annotated[list[int], Field(min_length=1)]], Field(min_length=1)]
+    )
     suffix: str | None = None
     max_tokens: Whole | None = None
     temperature: Temperature | None = None
@@ -53,12 +57,10 @@ async def completions(body: CompletionRequest, http: HttpRequest) -> Response:
     here = serving(http)
     here.check_model(body.model)
     here.note_prompt(http, body.prompt)
-    _check_together(here, body)
-    prompt = _prompt(body)
+    prompts = _prompts(body)
+    _check_together(here, body, prompts)
     if body.suffix:
-        if not isinstance(prompt, str):
-            raise bad_request("suffix needs a prompt that is a text", "suffix")
-        return await _filled(here, body, http, prompt, body.suffix)
+        return await _filled(here, body, http, str(prompts[0]), body.suffix)
     given = {
         "max_tokens": body.max_tokens,
         "temperature": body.temperature,
@@ -67,10 +69,12 @@ async def completions(body: CompletionRequest, http: HttpRequest) -> Response:
         "top_logprobs": body.logprobs,
     }
     parameters = {name: value for name, value in given.items() if value is not None}
-    asked = await asking.check(here, Ask(prompt, parameters, _NAMES, answers=body.n or 1))
-    answers = asking.start(here, http, asked, client_of(http, body.user))
-    echo = "" if not body.echo else prompt if isinstance(prompt, str) else here.tokenizer.decode(prompt)
-    reply = _Reply(here, asked, body, echo)
+    asked = []
+    for index, prompt in enumerate(prompts):
+        names = {**_NAMES, "prompt": f"prompt.{index}"} if len(prompts) > 1 else _NAMES
+        asked.append(await asking.check(here, Ask(prompt, parameters, names, answers=body.n or 1)))
+    answers = asking.start_all(here, http, asked, client_of(http, body.user))
+    reply = _Reply(here, asked, body, [_echo(here, body, prompt) for prompt in prompts])
     if body.stream:
         return EventStream(reply.stream(answers, http.url.path), answers)
     try:
@@ -80,15 +84,23 @@ async def completions(body: CompletionRequest, http: HttpRequest) -> Response:
     return Json(reply.whole(results))
 
 
-def _prompt(body: CompletionRequest) -> str | list[int]:
-    """The one prompt, which may stand in a list."""
+def _prompts(body: CompletionRequest) -> list[str | list[int]]:
+    """Each a text or token ids."""
     if isinstance(body.prompt, str):
-        return body.prompt
-    texts = [part for part in body.prompt if isinstance(part, str)]
-    return texts[0] if texts else [part for part in body.prompt if isinstance(part, int)]
+        return [body.prompt]
+    ids = [part for part in body.prompt if isinstance(part, int)]
+    return [ids] if ids else [part for part in body.prompt if not isinstance(part, int)]
 
 
-def _check_together(here: Serving, body: CompletionRequest) -> None:
+def _echo(here: Serving, body: CompletionRequest, prompt: str | list[int]) -> str:
+    """What stands before each answer to a prompt."""
+    if not body.echo:
+        return ""
+    return prompt if isinstance(prompt, str) else here.tokenizer.decode(prompt)
+
+
+def _check_together(here: Serving, body: CompletionRequest, prompts: Sequence[str | list[int]]) -> None:
+    count, most = len(prompts) * (body.n or 1), here.limits.answers
     if body.n is not None and body.n > here.limits.choices:
         raise bad_request(f"n: {body.n} answers; this server gives at most {here.limits.choices}", "n")
     for wrong, param, message in (
@@ -96,95 +108,57 @@ def _check_together(here: Serving, body: CompletionRequest) -> None:
         (body.echo and body.logprobs is not None, "logprobs", "logprobs of an echoed prompt are not known"),
         (body.suffix and body.logprobs is not None, "logprobs", "logprobs cannot be given together with suffix"),
         (body.suffix and body.n not in (None, 1), "n", "n must be 1 together with suffix"),
-    ):
+        (body.suffix and len(prompts) > 1, "suffix", "suffix needs a single prompt"),
+        (body.suffix and not isinstance(prompts[0], str), "suffix", "suffix needs a prompt that is a text"),
+        (count > most, "prompt",
+         f"prompt: {len(prompts)} prompts ask for {count} answers; this server gives at most {most} to a request"),
+    ):  # fmt: skip
         if wrong:
             raise bad_request(message, param)
 
 
 async def _filled(here: Serving, body: CompletionRequest, http: HttpRequest, prompt: str, suffix: str) -> Response:
-    filling = Filling(here, prompt, suffix, body.max_tokens, body.temperature, body.seed, body.stop)
-    answers = await filling.start(http, client_of(http, body.user), _NAMES)
+    parameters = {"max_tokens": body.max_tokens, "temperature": body.temperature, "seed": body.seed}
+    writing = await fill_gap(http, prompt, suffix, parameters, body.stop, _NAMES, client_of(http, body.user))
     head = {"id": f"cmpl-{uuid4().hex}", "created": int(time.time()), "model": here.settings.model}
+    before, after = (prompt, suffix) if body.echo else ("", "")
 
-    def content(result: FillResult) -> dict[str, Any]:
-        text, finish = filling.middle(result)
-        whole = prompt + text + suffix if body.echo else text
-        choice = {"index": 0, "text": whole, "logprobs": None, "finish_reason": finish, "seed": result.seed}
+    def content(text: str, ending: Ending | None) -> dict[str, Any]:
+        end = {"finish_reason": None} if ending is None else _end(ending.result, ending.reason)
+        choice = {"index": 0, "text": text, "logprobs": None, **end}
         return {**head, "object": "text_completion", "system_fingerprint": FINGERPRINT, "choices": [choice]}
 
     if not body.stream:
-        result = await filling.result(answers, http, _NAMES)
-        return Json({**content(result), "usage": usage([result])})
+        text, ending = await writing.whole()
+        return Json({**content(before + text + after, ending), "usage": usage([ending.result])})
+    wanted = body.stream_options is not None and body.stream_options.include_usage
+    none = {"usage": None} if wanted else {}
 
     async def frames() -> AsyncIterator[str]:
         try:
-            async for _, event in answers.events():
-                if isinstance(event, Done):
-                    wanted = body.stream_options is not None and body.stream_options.include_usage
-                    yield frame({**content(event.result), **({"usage": None} if wanted else {})})
-                    if wanted:
-                        yield frame({**content(event.result), "choices": [], "usage": usage([event.result])})
+            if before:
+                yield frame({**content(before, None), **none})
+            async for text, ending in writing.pieces():
+                yield frame({**content(text if ending is None else text + after, ending), **none})
+                if ending is not None and wanted:
+                    yield frame({**content("", ending), "choices": [], "usage": usage([ending.result])})
             yield DONE
         except Exception as error:
             yield frame(of_engine(error, _NAMES).envelope(http.url.path))
 
-    return EventStream(frames(), answers)
-
-
-class Filling:
-    """What stands between a prefix and a suffix, cut at the first stop string."""
-
-    def __init__(
-        self,
-        here: Serving,
-        prefix: str,
-        suffix: str,
-        max_tokens: int | None,
-        temperature: float | None,
-        seed: int | None,
-        stop: str | list[str] | None,
-    ) -> None:
-        given = {"max_tokens": max_tokens, "temperature": temperature, "seed": new_seed() if seed is None else seed}
-        self._parameters: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-        self._stop = [stop] if isinstance(stop, str) else stop or []
-        self._here, self._prefix, self._suffix = here, prefix, suffix
-        if not all(self._stop):
-            raise bad_request("stop must be strings of at least one character", "stop")
-
-    async def start(self, http: HttpRequest, client: str, names: dict[str, str]) -> Answers[FillResult]:
-        """Check, and queue the work."""
-        here = self._here
-        before = await here.prepare(lambda: here.tokenizer.encode(self._prefix), names)
-        here.limits.check_prompt(len(before), names["prompt"])
-        # What is checked and compiled here is at hand when the service begins the work.
-        await here.prepare(self._work, names, "suffix")
-
-        def make(post: Post) -> Callable[[], Work[FillResult]]:
-            return self._work
-
-        return Answers(http, [make], client)
-
-    def _work(self) -> Work[FillResult]:
-        return fill(self._here.engine, self._prefix, self._suffix, **self._here.kept, **self._parameters)
-
-    async def result(self, answers: Answers[FillResult], http: HttpRequest, names: dict[str, str]) -> FillResult:
-        """The only answer."""
-        try:
-            return (await answers.results(http.receive))[0]
-        except Exception as error:
-            raise of_engine(error, names) from error
-
-    def middle(self, result: FillResult) -> tuple[str, str]:
-        """What was written, up to a stop string, and why it ends."""
-        ends = [at for stop in self._stop if (at := result.middle.find(stop)) >= 0]
-        return result.middle[: min(ends, default=None)], "stop" if ends else result.finish_reason
+    return EventStream(frames(), writing.answers)
 
 
 class _Reply:
     """Writes answers in OpenAI's words."""
 
-    def __init__(self, here: Serving, asked: Asked, body: CompletionRequest, echo: str) -> None:
-        self._here, self._asked, self._body, self._echo = here, asked, body, echo
+    def __init__(self, here: Serving, asked: Sequence[Asked], body: CompletionRequest, echoes: Sequence[str]) -> None:
+        """``asked`` and ``echoes``: of each prompt."""
+        self._here, self._body = here, body
+        self._asked = [one for one in asked for _ in one.seeds]
+        """Of each answer, as what stands before it."""
+        self._echoes = [echo for one, echo in zip(asked, echoes, strict=True) for _ in one.seeds]
+        self._prompts = len(asked)
         self._head = {
             "id": f"cmpl-{uuid4().hex}",
             "object": "text_completion",
@@ -198,17 +172,17 @@ class _Reply:
         choices = [
             {
                 "index": index,
-                "text": self._echo + result.text,
-                "logprobs": self._logprobs(result.logprobs, 0),
+                "text": self._echoes[index] + result.text,
+                "logprobs": self._logprobs(index, result.logprobs, 0),
                 **_end(result),
             }
             for index, result in enumerate(results)
         ]
-        return {**self._head, "choices": choices, "usage": usage(results)}
+        return {**self._head, "choices": choices, "usage": self._usage(results)}
 
     async def stream(self, answers: Answers[Result], path: str) -> AsyncIterator[str]:
         """Text goes out when its canvas has converged."""
-        pieces = [Pieces(self._here, self._asked) for _ in answers.tickets]
+        pieces = [Pieces(self._here, one) for one in self._asked]
         sent = [0] * len(pieces)
         results: dict[int, Result] = {}
         wanted = self._body.stream_options is not None and self._body.stream_options.include_usage
@@ -219,30 +193,37 @@ class _Reply:
             return frame({**self._head, "choices": [choice], **none})
 
         try:
-            if self._echo:
-                for index in range(len(pieces)):
-                    yield chunk(index, self._echo)
+            for index, echo in enumerate(self._echoes):
+                if echo:
+                    yield chunk(index, echo)
             async for index, event in answers.events():
                 if isinstance(event, Chunk):
-                    logprobs = self._logprobs(event.logprobs, sent[index])
+                    logprobs = self._logprobs(index, event.logprobs, sent[index])
                     sent[index] += len(event.text)
                     yield chunk(index, pieces[index].add(event).text, logprobs=logprobs)
                 elif isinstance(event, Done):
                     results[index] = event.result
                     yield chunk(index, "", **_end(event.result))
             if wanted:
-                cost = usage([results[index] for index in sorted(results)])
+                cost = self._usage([results[index] for index in sorted(results)])
                 yield frame({**self._head, "choices": [], "usage": cost})
             yield DONE
         except Exception as error:
             yield frame(of_engine(error, _NAMES).envelope(path))
 
-    def _logprobs(self, logprobs: Sequence[TokenLogprob], offset: int) -> dict[str, Any] | None:
+    def _usage(self, results: Sequence[Result]) -> dict[str, Any]:
+        return usage(results, prompts=self._prompts)
+
+    def _logprobs(self, answer: int, logprobs: Sequence[TokenLogprob], offset: int) -> dict[str, Any] | None:
         if self._body.logprobs is None:
             return None
-        texts = [self._text(one.token) for one in logprobs]
+
+        def text(token: int) -> str:
+            return token_text(self._here, self._asked[answer], token)[0]
+
+        texts = [text(one.token) for one in logprobs]
         offsets = [offset + sum(map(len, texts[:index])) for index in range(len(texts))]
-        top = [{self._text(token): value for token, value in one.top} for one in logprobs]
+        top = [{text(token): value for token, value in one.top} for one in logprobs]
         return {
             "tokens": texts,
             "token_logprobs": [one.logprob for one in logprobs],
@@ -250,13 +231,10 @@ class _Reply:
             "text_offset": offsets,
         }
 
-    def _text(self, token: int) -> str:
-        return token_text(self._here, self._asked, token)[0]
 
-
-def _end(result: Result) -> dict[str, Any]:
+def _end(result: Result, reason: str | None = None) -> dict[str, Any]:
     return {
-        "finish_reason": result.finish_reason,
+        "finish_reason": reason or result.finish_reason,
         "seed": result.seed,
         "unconverged_canvases": list(result.unconverged_canvases),
     }

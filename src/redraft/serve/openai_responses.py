@@ -11,7 +11,7 @@ from starlette.responses import Response
 from redraft.constrain.constraint import Constraint
 from redraft.engine.result import Chunk, Result
 from redraft.serve import asking
-from redraft.serve.asking import Ask, Asked, Pieces, ToolUse
+from redraft.serve.asking import Ask, Asked, Piece, Pieces, ToolUse
 from redraft.serve.errors import Json, bad_request, of_engine
 from redraft.serve.fields import JSON_OBJECT, Body, Seed, Temperature, Whole, WholeNucleus, only
 from redraft.serve.openai_wire import (
@@ -223,18 +223,17 @@ async def responses(body: ResponsesRequest, http: HttpRequest) -> Response:
         result = (await answers.results(http.receive))[0]
     except Exception as error:
         raise of_engine(error, _NAMES) from error
-    for _ in events.add(asking.whole(here, asked, result)):
-        pass
-    return Json(events.whole(asked, result))
+    return Json(events.whole(asked, result, asking.whole(here, asked, result)))
 
 
 async def _stream(here: Serving, asked: Asked, answers: Answers[Result], events: ResponseEvents) -> AsyncIterator[str]:
     """Text goes out when its canvas has converged; what the constraint makes certain, before any work."""
     pieces = Pieces(here, asked)
     try:
-        for one in events.begin(pieces.beginning):
+        certain = Piece(pieces.beginning, parts=pieces.certain_call.parts)
+        for one in events.begin(certain):
             yield one
-        if pieces.beginning:
+        if certain:
             answers.text_is_ready()
         async for _, event in answers.events():
             match event:

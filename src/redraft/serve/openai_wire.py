@@ -102,9 +102,9 @@ def frame(content: Any) -> str:
     return f"data: {to_json(content)}\n\n"
 
 
-def usage(results: Sequence[Result], thoughts: int = 0) -> dict[str, Any]:
+def usage(results: Sequence[Result], thoughts: int = 0, prompts: int = 1) -> dict[str, Any]:
     """OpenAI's usage, and what a diffusion model's answer cost besides."""
-    cost = usage_of(results)
+    cost = usage_of(results, prompts)
     return {
         "prompt_tokens": cost["prompt_tokens"],
         "completion_tokens": cost["completion_tokens"],

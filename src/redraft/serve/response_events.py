@@ -2,11 +2,12 @@
 
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 from uuid import uuid4
 
 from redraft.engine.result import Result
-from redraft.models.tools import ToolCall
+from redraft.models.tools import CallPart
 from redraft.serve.asking import Asked, Piece
 from redraft.serve.errors import ApiError, to_json
 from redraft.serve.openai_wire import thought_tokens, usage
@@ -29,14 +30,14 @@ class ResponseEvents:
         self._id, self._created = f"resp_{uuid4().hex}", int(time.time())
         self._output: list[dict[str, Any]] = []
         self._open: dict[str, Any] | None = None
-        """The item whose text still grows; the last of the output."""
+        """The item that still grows; the last of the output."""
         self._sent = 0
 
-    def begin(self, text: str) -> Iterator[str]:
-        """The response is under way, with ``text`` that is certain before any work."""
+    def begin(self, certain: Piece) -> Iterator[str]:
+        """The response is under way, with what is ``certain`` before any work."""
         yield self._event("response.created", response=self._response("in_progress"))
         yield self._event("response.in_progress", response=self._response("in_progress"))
-        yield from self.add(Piece(text))
+        yield from self.add(certain)
 
     def add(self, piece: Piece) -> Iterator[str]:
         """A canvas adds to the response."""
@@ -44,8 +45,8 @@ class ResponseEvents:
             yield from self._write("reasoning", piece.thought)
         if piece.text:
             yield from self._write("message", piece.text)
-        for call in piece.calls:
-            yield from self._call(call)
+        for part in piece.parts:
+            yield from self._call(part)
 
     def end(self, asked: Asked, result: Result) -> Iterator[str]:
         """The response is whole."""
@@ -55,9 +56,10 @@ class ResponseEvents:
         response = self._finished(asked, result)
         yield self._event(f"response.{response['status']}", response=response)
 
-    def whole(self, asked: Asked, result: Result) -> dict[str, Any]:
-        """The response, once all has been added."""
-        for _ in self.end(asked, result):
+    def whole(self, asked: Asked, result: Result, piece: Piece) -> dict[str, Any]:
+        """The response, all of which ``piece`` says."""
+        parts = [CallPart(number, call.name, call.arguments, last=True) for number, call in enumerate(piece.calls)]
+        for _ in (*self.add(replace(piece, parts=parts)), *self.end(asked, result)):
             pass
         return self._finished(asked, result)
 
@@ -84,26 +86,34 @@ class ResponseEvents:
             self._open["content"][0]["text"] += text
             yield self._of_item(f"{name}.delta", content_index=0, delta=text, **_logprobs(part))
 
-    def _call(self, call: ToolCall) -> Iterator[str]:
-        """A call, which is whole when it is known."""
-        yield from self._close()
-        item = self._item("function_call", call_id=f"call_{uuid4().hex}", name=call.name, arguments="")
-        yield from self._add(item)
-        item["arguments"] = call.arguments
-        yield self._of_item("response.function_call_arguments.delta", delta=call.arguments)
-        yield self._of_item("response.function_call_arguments.done", arguments=call.arguments, name=call.name)
-        yield from self._done(item, "completed")
+    def _call(self, part: CallPart) -> Iterator[str]:
+        """What a call begins with, or what is added to it."""
+        if part.name is not None:
+            yield from self._close()
+            self._open = self._item("function_call", call_id=f"call_{uuid4().hex}", name=part.name, arguments="")
+            yield from self._add(self._open)
+        assert self._open is not None, "a call begins with its name"
+        if part.arguments:
+            self._open["arguments"] += part.arguments
+            yield self._of_item("response.function_call_arguments.delta", delta=part.arguments)
+        if part.last:
+            yield from self._close()
 
     def _close(self, status: str = "completed") -> Iterator[str]:
         """Nothing is added any more to the item that is open."""
         if self._open is None:
             return
         item, self._open = self._open, None
-        part, name = _PARTS[item["type"]]
-        text = item["content"][0]["text"]
-        yield self._of_item(f"{name}.done", content_index=0, text=text, **_logprobs(part))
-        yield self._of_item("response.content_part.done", content_index=0, part=item["content"][0])
-        yield from self._done(item, status)
+        if item["type"] == "function_call":
+            given = {"arguments": item["arguments"], "name": item["name"]}
+            yield self._of_item("response.function_call_arguments.done", **given)
+        else:
+            part, name = _PARTS[item["type"]]
+            text = item["content"][0]["text"]
+            yield self._of_item(f"{name}.done", content_index=0, text=text, **_logprobs(part))
+            yield self._of_item("response.content_part.done", content_index=0, part=item["content"][0])
+        item["status"] = status
+        yield self._event("response.output_item.done", output_index=len(self._output) - 1, item=item)
 
     def _item(self, type: str, **more: Any) -> dict[str, Any]:
         return {"id": f"{_IDS[type]}_{uuid4().hex}", "type": type, "status": "in_progress", **more}
@@ -111,10 +121,6 @@ class ResponseEvents:
     def _add(self, item: dict[str, Any]) -> Iterator[str]:
         self._output.append(item)
         yield self._event("response.output_item.added", output_index=len(self._output) - 1, item=item)
-
-    def _done(self, item: dict[str, Any], status: str) -> Iterator[str]:
-        item["status"] = status
-        yield self._event("response.output_item.done", output_index=len(self._output) - 1, item=item)
 
     def _finished(self, asked: Asked, result: Result) -> dict[str, Any]:
         cut = result.finish_reason == "length"

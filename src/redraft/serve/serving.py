@@ -45,7 +45,7 @@ class Settings:
     """Of an answer, where the client does not say; by default what the context has left."""
     log_prompts: bool = False
     record: Recorders | None = None
-    """Keeps what happens in every answer that is generated."""
+    """Keeps what happens in every answer that is generated, and in every decision."""
 
 
 @dataclass(frozen=True)
@@ -65,19 +65,9 @@ class Serving:
     def tokenizer(self) -> ChatTokenizer:
         return self.engine.tokenizer
 
-    @property
-    def kept(self) -> dict[str, Any]:
-        """The parameter of ``fill`` and ``edit`` that keeps what happens in them, if that is wanted."""
-        return {} if self.settings.record is None else {"record": self.settings.record}
-
     def generation(self, request: Request, on_step: Callable[[StepEvent], None] | None) -> Generation:
         """An answer that is kept, if that is wanted."""
-        record = self.settings.record
-        return (
-            Generation(self.engine, request, on_step)
-            if record is None
-            else record.generation(self.engine, request, on_step)
-        )
+        return self.engine.begin(request, on_step, self.settings.record)
 
     def check_model(self, name: str) -> None:
         """Refuse a request for another model."""

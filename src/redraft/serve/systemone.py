@@ -14,7 +14,7 @@ from fastapi import Request as HttpRequest
 from pydantic import Discriminator, Field
 from starlette.responses import Response
 
-from redraft.engine.decide import ChooseResult, Decision, choose
+from redraft.engine.decide import ChooseResult, Choosing, Decision, choose
 from redraft.engine.engine import Prompt
 from redraft.engine.work import Work
 from redraft.serve.errors import Json, bad_request, of_engine
@@ -92,29 +92,23 @@ async def system_one(body: SystemOneRequest, http: HttpRequest) -> Response:
     here.limits.check_questions(len(body.questions))
     asked = [_asked(name, body.questions[name]) for name in sorted(body.questions)]
 
-    def groups() -> list[list[_Asked]]:
-        found = _groups(here, asked)
-        for group in found:
-            prompt = _prompt(here, body.state, group)
-            here.limits.check_prompt(len(here.engine.tokenize(prompt)), "state")
-            # What is checked and compiled here is at hand when the service begins the work.
-            _work(here, prompt, group)
-        return found
+    def prepared() -> tuple[list[list[_Asked]], list[Choosing]]:
+        groups = _groups(here, asked)
+        return groups, [_choosing(here, body.state, group) for group in groups]
 
-    canvases = await here.prepare(groups, _NAMES, "questions")
+    groups, choosings = await here.prepare(prepared, _NAMES, "questions")
 
-    def maker(group: list[_Asked]) -> Callable[[Post], Callable[[], Work[ChooseResult]]]:
-        prompt = _prompt(here, body.state, group)
-        return lambda post: lambda: _work(here, prompt, group)
+    def maker(choosing: Choosing) -> Callable[[Post], Callable[[], Work[ChooseResult]]]:
+        return lambda post: lambda: choosing.work(record=here.settings.record)
 
-    answers = Answers(http, [maker(group) for group in canvases], client_of(http))
+    answers = Answers(http, [maker(choosing) for choosing in choosings], client_of(http))
     try:
         results = await answers.results(http.receive)
     except Exception as error:
         raise of_engine(error, _NAMES) from error
     decided = {
         one.name: result.answers[f"q{number}"]
-        for group, result in zip(canvases, results, strict=True)
+        for group, result in zip(groups, results, strict=True)
         for number, one in enumerate(group)
     }
     by_name = {one.name: one for one in asked}
@@ -174,7 +168,9 @@ def _prompt(here: Serving, state: Content, group: Sequence[_Asked]) -> Prompt:
     return here.engine.question(_INSTRUCTION, f"{_plain(state)}\n\n{questions}")
 
 
-def _work(here: Serving, prompt: Prompt, group: Sequence[_Asked]) -> Work[ChooseResult]:
+def _choosing(here: Serving, state: Content, group: Sequence[_Asked]) -> Choosing:
+    prompt = _prompt(here, state, group)
+    here.limits.check_prompt(len(here.engine.tokenize(prompt)), "state")
     options = {f"q{number}": one.options for number, one in enumerate(group)}
     return choose(here.engine, prompt, options, seed=_SEED)
 
