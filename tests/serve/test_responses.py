@@ -114,7 +114,7 @@ def test_an_answer_is_that_of_the_engine(client: OpenAI, alone: Engine) -> None:
 def test_an_answer_that_is_cut_says_so(client: OpenAI) -> None:
     answer = respond(client, max_output_tokens=3)
     assert answer.status == answer.output[-1].status == "incomplete"
-    assert answer.incomplete_details.reason == "max_output_tokens"
+    assert (answer.incomplete_details.reason, answer.completed_at) == ("max_output_tokens", None)
     assert answer.usage.output_tokens == 3
 
 
