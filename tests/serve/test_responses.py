@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 from typing import Any, get_type_hints
 
+import httpx
 import jsonschema
 import openai
 import pytest
@@ -113,7 +114,7 @@ def test_an_answer_is_that_of_the_engine(client: OpenAI, alone: Engine) -> None:
 def test_an_answer_that_is_cut_says_so(client: OpenAI) -> None:
     answer = respond(client, max_output_tokens=3)
     assert answer.status == answer.output[-1].status == "incomplete"
-    assert answer.incomplete_details.reason == "max_output_tokens"
+    assert (answer.incomplete_details.reason, answer.completed_at) == ("max_output_tokens", None)
     assert answer.usage.output_tokens == 3
 
 
@@ -274,6 +275,46 @@ def test_items_that_cannot_be_are_refused(client: OpenAI, item: Any) -> None:
         respond(client, input=[item])
     assert refused.value.param is not None
     assert refused.value.param.startswith("input")
+
+
+def test_what_is_refused_is_named_wherever_it_is(client: OpenAI) -> None:
+    for fields, said in (
+        ({"input": [{"role": "user", "content": [{"type": "input_image"}]}]}, "'input_image' .* 'input_text', 'output"),
+        ({"input": [{"type": "item_reference", "id": "x"}]}, "items are of the type message, function_call"),
+        ({"tools": [{"type": "web_search"}]}, r"tools\.0\.type: Input should be 'function'"),
+    ):
+        with pytest.raises(openai.BadRequestError, match=said):
+            respond(client, **fields)
+
+
+def test_arguments_that_nest_without_end_are_refused(client: OpenAI) -> None:
+    call = {"type": "function_call", "call_id": "c", "name": "f", "arguments": "[" * 100_000}
+    with pytest.raises(openai.BadRequestError, match="the call c are not a JSON object"):
+        respond(client, input=[call])
+
+
+@pytest.mark.filterwarnings("ignore:Pydantic serializer warnings")
+def test_what_was_parsed_can_be_sent_back(client: OpenAI) -> None:
+    class Thing(BaseModel):
+        kind: str = Field(max_length=4)
+
+    answer = client.responses.parse(model=NAME, input=MESSAGES, max_output_tokens=60, text_format=Thing)
+    conversation: list[Any] = [*MESSAGES, *answer.output, *MESSAGES]
+    assert respond(client, input=conversation).usage.input_tokens > answer.usage.input_tokens
+
+
+def test_a_function_may_take_nothing(client: OpenAI) -> None:
+    tool: Any = {"type": "function", "name": "stop-it"}
+    (call,) = respond(client, tools=[tool], tool_choice="required", parallel_tool_calls=False).output
+    assert (call.name, json.loads(call.arguments)) == ("stop-it", {})
+
+
+def test_half_a_character_that_a_client_sent_comes_back_in_a_stream(served: Served) -> None:
+    body = {"model": NAME, "input": "hi", "max_output_tokens": 5, "metadata": {"half": "\ud800"}, "stream": True}
+    route, sent = f"{served.url}/v1/responses", json.dumps(body)
+    answer = httpx.post(route, content=sent, headers={"content-type": "application/json"}, timeout=60)
+    last = json.loads(answer.text.strip().rpartition("data: ")[2])
+    assert (last["response"]["status"], last["response"]["metadata"]) == ("incomplete", {"half": "\ud800"})
 
 
 def test_the_documentation_has_every_field() -> None:

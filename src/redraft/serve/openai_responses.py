@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter
 from fastapi import Request as HttpRequest
-from pydantic import Discriminator, Field, Tag
+from pydantic import BeforeValidator, Discriminator, Field, Tag
 from starlette.responses import Response
 
 from redraft.constrain.constraint import Constraint
@@ -45,6 +45,8 @@ class OutputText(Body):
     text: str
     annotations: Annotated[list[Any] | None, only([])] = None
     logprobs: Annotated[list[Any] | None, only([])] = None
+    parsed: Any = None
+    """What the client's ``parse`` made of the text, and sends back beside it."""
 
 
 class ReasoningText(Body):
@@ -55,7 +57,15 @@ class ReasoningText(Body):
 
 
 Status = Literal["in_progress", "completed", "incomplete"]
-Text = str | list[Annotated[InputText | OutputText, Discriminator("type")]]
+Part = Annotated[InputText | OutputText, Discriminator("type")]
+
+
+def _as_parts(content: Any) -> Any:
+    return [{"type": "input_text", "text": content}] if isinstance(content, str) else content
+
+
+# A string is one part: of a fault in a list, a union of both would say that it is no string.
+Text = Annotated[list[Part], BeforeValidator(_as_parts, json_schema_input_type=str | list[Part])]
 
 
 class Message(Body):
@@ -84,7 +94,7 @@ class FunctionCallOutput(Body):
 
     type: Literal["function_call_output"]
     call_id: str
-    output: str | list[InputText]
+    output: Text
     id: str | None = None
     status: Status | None = None
 
@@ -111,20 +121,34 @@ Item = Annotated[
     | Annotated[FunctionCall, Tag("function_call")]
     | Annotated[FunctionCallOutput, Tag("function_call_output")]
     | Annotated[EarlierReasoning, Tag("reasoning")],
-    Discriminator(_kind),
+    Discriminator(
+        _kind,
+        custom_error_type="item",
+        custom_error_message="items are of the type message, function_call, function_call_output or reasoning",
+    ),
 ]
 
 
-class FunctionTool(Function):
-    """A tool; functions are the only kind."""
+def _as_items(given: Any) -> Any:
+    return [{"role": "user", "content": given}] if isinstance(given, str) else given
+
+
+Items = Annotated[list[Item], Field(min_length=1), BeforeValidator(_as_items, json_schema_input_type=str | list[Item])]
+
+
+class OfFunction(Body):
+    """Says that something is about a function: there are no other tools."""
 
     type: Literal["function"]
 
 
-class NamedTool(FunctionName):
+# The last base's fields are looked at first: a tool of another type is refused for that, not for what it lacks.
+class FunctionTool(Function, OfFunction):
+    """A tool that the client runs."""
+
+
+class NamedTool(FunctionName, OfFunction):
     """The tool that must be called."""
-
-    type: Literal["function"]
 
 
 class AsText(Body):
@@ -177,7 +201,7 @@ class ResponsesRequest(Body):
     """The body of a request for a response."""
 
     model: str
-    input: str | Annotated[list[Item], Field(min_length=1)]
+    input: Items
     instructions: str | None = None
     max_output_tokens: Whole | None = None
     temperature: Temperature | None = None
@@ -293,8 +317,6 @@ def _conversation(body: ResponsesRequest) -> list[dict[str, Any]]:
     shown: list[dict[str, Any]] = []
     if body.instructions is not None:
         shown.append({"role": "system", "content": body.instructions})
-    if isinstance(body.input, str):
-        return [*shown, {"role": "user", "content": body.input}]
     for item in body.input:
         match item:
             case Message(role="assistant"):
@@ -319,8 +341,8 @@ def _own_turn(shown: list[dict[str, Any]]) -> dict[str, Any]:
     return shown[-1]
 
 
-def _text(content: str | Sequence[InputText | OutputText | ReasoningText]) -> str:
-    return content if isinstance(content, str) else "".join(part.text for part in content)
+def _text(content: Sequence[InputText | OutputText | ReasoningText]) -> str:
+    return "".join(part.text for part in content)
 
 
 def _described(here: Serving, asked: Asked, body: ResponsesRequest) -> dict[str, Any]:

@@ -55,14 +55,16 @@ def tool_use(
     parallel: bool | None,
 ) -> ToolUse:
     """The functions that a client gave, and what is to be done with them; ApiError for what cannot be."""
-    tools = []
+    tools, shown = [], []
     for function in functions:
         schema = {"type": "object", "properties": {}} if function.parameters is None else function.parameters
         here.limits.check_schema(schema, "tools")
         tools.append(Tool(function.name, json.dumps(schema)))
+        described = function.model_dump(exclude_none=True)
+        # Also where there are no parameters: templates need not look whether there are.
+        shown.append({"type": "function", "function": {**described, "parameters": schema}})
     if len({tool.name for tool in tools}) < len(tools):
         raise bad_request("tools: two of them have the same name", "tools")
-    shown = [{"type": "function", "function": function.model_dump(exclude_none=True)} for function in functions]
     most = 1 if parallel is False else None
     match choice:
         case None | "auto":
@@ -90,7 +92,7 @@ def call_for_template(id: str, name: str, arguments: str, param: str) -> dict[st
     """A call of an earlier turn as chat templates take it; ``arguments`` is JSON text from the field ``param``."""
     try:
         given = json.loads(arguments or "{}")
-    except ValueError:
+    except (ValueError, RecursionError):
         given = None
     if not isinstance(given, Mapping):
         raise bad_request(f"{param}: the arguments of the call {id} are not a JSON object", param)

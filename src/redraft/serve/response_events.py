@@ -64,7 +64,9 @@ class ResponseEvents:
         return self._finished(asked, result)
 
     def fail(self, error: ApiError) -> str:
-        """The response ends here."""
+        """The response ends here, in the midst of the item that is open."""
+        if self._open is not None:
+            self._open["status"] = "incomplete"
         problem = {"code": "server_error", "message": error.message}
         return self._event("response.failed", response=self._response("failed", error=problem))
 
@@ -127,7 +129,7 @@ class ResponseEvents:
         cost = usage([result], thought_tokens(asked, [result]))
         return self._response(
             "incomplete" if cut else "completed",
-            completed_at=int(time.time()),
+            completed_at=None if cut else int(time.time()),
             incomplete_details={"reason": "max_output_tokens"} if cut else None,
             unconverged_canvases=list(result.unconverged_canvases),
             usage={

@@ -232,11 +232,16 @@ class Steps:
 
 
 class EventStream(StreamingResponse):
-    """Server-sent events made of answers, which end with the connection."""
+    """Server-sent events made of answers, which end with the connection.
+
+    Half a surrogate pair, which a client may have sent and an event repeats, is escaped.
+    """
 
     def __init__(self, frames: AsyncIterator[str], answers: Answers[Any]) -> None:
         super().__init__(
-            frames, media_type="text/event-stream", headers={"cache-control": "no-cache", "x-accel-buffering": "no"}
+            (frame.encode(errors="backslashreplace") async for frame in frames),
+            media_type="text/event-stream",
+            headers={"cache-control": "no-cache", "x-accel-buffering": "no"},
         )
         self._answers = answers
 
