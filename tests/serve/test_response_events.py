@@ -10,7 +10,7 @@ import pytest
 from openai.types.responses import ResponseStreamEvent
 
 from redraft.engine.engine import Engine
-from redraft.models.tools import ToolCall
+from redraft.models.tools import CallPart
 from redraft.serve.asking import Piece
 from redraft.serve.errors import ApiError
 from redraft.serve.response_events import ResponseEvents
@@ -19,7 +19,8 @@ from tests.serve.conftest import NAME
 # Of the client's types: what they demand of an event is checked, as the client itself does not.
 EVENTS: pydantic.TypeAdapter[Any] = pydantic.TypeAdapter(ResponseStreamEvent)
 DESCRIBED = {"model": NAME, "parallel_tool_calls": True, "tool_choice": "auto", "tools": []}
-CALLS = [ToolCall("f", '{"a":1}'), ToolCall("g", "{}")]
+# The first comes in two parts.
+CALLS = [CallPart(0, "f", '{"a"'), CallPart(0, None, ":1}", last=True), CallPart(1, "g", "{}", last=True)]
 
 
 def read(frame: str) -> Any:
@@ -36,10 +37,10 @@ def read(frame: str) -> Any:
         ([Piece("a"), Piece(), Piece("b")], [("message", "ab")]),
         ([Piece(thought="x"), Piece("a", "y"), Piece("b")], [("reasoning", "xy"), ("message", "ab")]),
         ([Piece(thought="x")], [("reasoning", "x")]),
-        ([Piece("a", "x", CALLS)], [("reasoning", "x"), ("message", "a"), ("f", '{"a":1}'), ("g", "{}")]),
-        ([Piece(calls=CALLS[:1]), Piece(calls=CALLS[1:])], [("f", '{"a":1}'), ("g", "{}")]),
+        ([Piece("a", "x", parts=CALLS)], [("reasoning", "x"), ("message", "a"), ("f", '{"a":1}'), ("g", "{}")]),
+        ([Piece(parts=CALLS[:1]), Piece(parts=CALLS[1:])], [("f", '{"a":1}'), ("g", "{}")]),
         # What was held back may come after a call.
-        ([Piece("a", calls=CALLS[:1]), Piece("b")], [("message", "a"), ("f", '{"a":1}'), ("message", "b")]),
+        ([Piece("a", parts=CALLS[:2]), Piece("b")], [("message", "a"), ("f", '{"a":1}'), ("message", "b")]),
     ],
 )
 def test_items_are_told_one_after_the_other_as_they_are_in_the_end(
@@ -48,7 +49,7 @@ def test_items_are_told_one_after_the_other_as_they_are_in_the_end(
     asked: Any = SimpleNamespace(request=SimpleNamespace(thought=None))
     result = alone.generate([{"role": "user", "content": "x"}], seed=1, max_tokens=1)
     events = ResponseEvents(DESCRIBED)
-    frames = [*events.begin(""), *(one for piece in pieces for one in events.add(piece)), *events.end(asked, result)]
+    frames = [*events.begin(Piece()), *(one for piece in pieces for one in events.add(piece)), *events.end(asked, result)]
     told = [read(frame) for frame in frames]
     assert [event.sequence_number for event in told] == list(range(len(told)))
     output = told[-1].response.output
@@ -89,7 +90,7 @@ def text_of(item: Any) -> tuple[str, str]:
 
 def test_what_there_was_when_an_answer_failed_is_shown() -> None:
     events = ResponseEvents(DESCRIBED)
-    list(events.begin(""))
+    list(events.begin(Piece()))
     list(events.add(Piece("a", "x")))
     response = read(events.fail(ApiError(500, "broken"))).response
     assert (response.status, response.error.message) == ("failed", "broken")
