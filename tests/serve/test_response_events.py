@@ -49,7 +49,11 @@ def test_items_are_told_one_after_the_other_as_they_are_in_the_end(
     asked: Any = SimpleNamespace(request=SimpleNamespace(thought=None))
     result = alone.generate([{"role": "user", "content": "x"}], seed=1, max_tokens=1)
     events = ResponseEvents(DESCRIBED)
-    frames = [*events.begin(Piece()), *(one for piece in pieces for one in events.add(piece)), *events.end(asked, result)]
+    frames = [
+        *events.begin(Piece()),
+        *(one for piece in pieces for one in events.add(piece)),
+        *events.end(asked, result),
+    ]
     told = [read(frame) for frame in frames]
     assert [event.sequence_number for event in told] == list(range(len(told)))
     output = told[-1].response.output

@@ -1,13 +1,14 @@
-"""A browser, a real server of the bundled model, and a page that may talk to that server only."""
+"""A browser, a real server with the bundled Sudoku model, and a page that may talk to its own server only."""
 
 import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from playwright.sync_api import Browser, ConsoleMessage, Page, Request, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Page, Request, expect, sync_playwright
 
 from redraft.engine.engine import Engine
 from redraft.engine.load import load
@@ -26,6 +27,9 @@ ARGUMENTS = (
     "--disable-sync",
     "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1, EXCLUDE localhost",
 )
+WAIT = 30_000
+"""Milliseconds."""
+COPYING = ["clipboard-read", "clipboard-write"]
 Opener = Callable[..., Page]
 
 
@@ -35,6 +39,8 @@ def browser() -> Iterator[Browser]:
     if executable is None:
         reason = f"needs a browser on the path: {', '.join(BROWSERS)}"
         pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
+    # A first constraint on a busy machine takes its time.
+    expect.set_options(timeout=WAIT)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=executable, args=ARGUMENTS)
         yield browser
@@ -48,14 +54,17 @@ def sudoku() -> Engine:
 
 @pytest.fixture(scope="session")
 def base_url(sudoku: Engine) -> Iterator[str]:
-    """A server of the Sudoku model."""
+    """A server with the bundled Sudoku model."""
     with serving(sudoku, Settings("sudoku")) as up:
         yield up.url
 
 
 @pytest.fixture
 def opened(browser: Browser) -> Iterator[Opener]:
-    """Opens a page at a tab. At the end, no request has gone elsewhere, and the browser has had nothing to complain."""
+    """Opens a page at a tab. At the end, no request has gone elsewhere, and the browser has had nothing to complain.
+
+    Steps are shown as they arrive, and not at the pace of an eye, unless a test asks for motion.
+    """
     contexts, requests, complaints = [], [], []
 
     def listen(message: ConsoleMessage) -> None:
@@ -66,13 +75,13 @@ def opened(browser: Browser) -> Iterator[Opener]:
     def note(request: Request) -> None:
         requests.append(request.url)
 
-    def open_page(url: str, tab: str = "", width: int = 1280, **options: object) -> Page:
+    def open_page(url: str, tab: str = "", width: int = 1280, **options: Any) -> Page:
+        options = {"reduced_motion": "reduce", **options}
         context = browser.new_context(viewport={"width": width, "height": 900}, base_url=url, **options)
         contexts.append((context, url))
         context.on("request", note)
         page = context.new_page()
-        # A first constraint on a busy machine takes its time.
-        page.set_default_timeout(30_000)
+        page.set_default_timeout(WAIT)
         page.on("console", listen)
         page.on("pageerror", lambda error: complaints.append(str(error)))
         page.goto(f"{url}/#{tab}" if tab else f"{url}/")
@@ -90,7 +99,7 @@ def opened(browser: Browser) -> Iterator[Opener]:
 
 @pytest.fixture
 def page(opened: Opener, base_url: str) -> Page:
-    """The page as it opens."""
+    """The page of the Sudoku model as it opens."""
     return opened(base_url)
 
 
@@ -101,8 +110,16 @@ def canvas_text(page: Page) -> str:
 
 def settle(page: Page) -> None:
     """Wait until an answer has arrived and its last step is shown."""
-    page.get_by_role("group", name="What the answer cost").wait_for()
+    page.get_by_role("group", name="What the answer cost").last.wait_for()
     page.get_by_role("button", name="Play", exact=True).wait_for()
+
+
+def set_option(page: Page, name: str, value: str) -> None:
+    """Set one of the numbers under the visible "Options"."""
+    field = page.get_by_role("spinbutton", name=name)
+    if not field.is_visible():
+        page.get_by_text("Options", exact=True).locator("visible=true").click()
+    field.fill(value)
 
 
 def steps_in(text: str) -> int:

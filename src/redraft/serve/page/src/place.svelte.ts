@@ -3,10 +3,19 @@
 export const TABS = ["chat", "sudoku", "schema", "fill", "decide"] as const;
 export type Tab = (typeof TABS)[number];
 
+/** Without the escapes that a browser may put into an address; as it stands, if they are none. */
+function decoded(text: string): string {
+  try {
+    return decodeURIComponent(text);
+  } catch {
+    return text;
+  }
+}
+
 class Place {
   tab = $state<Tab>("chat");
-  /** What follows the tab's name. */
-  detail = $state("");
+  /** The puzzle on the board as the address says it; empty where it says none. */
+  puzzle = $state("");
   #chosen = false;
 
   constructor() {
@@ -20,20 +29,20 @@ class Place {
     this.#chosen = true;
   }
 
-  go(tab: Tab, detail = ""): void {
+  go(tab: Tab, puzzle = this.puzzle): void {
     this.#chosen = true;
     this.tab = tab;
-    this.detail = detail;
-    history.replaceState(null, "", `#${[tab, detail].filter(Boolean).join("/")}`);
+    this.puzzle = puzzle;
+    history.replaceState(null, "", tab === "sudoku" && puzzle ? `#sudoku/${puzzle}` : `#${tab}`);
   }
 
   #read(): void {
-    const [name, detail = ""] = decodeURIComponent(location.hash.slice(1)).split("/", 2);
+    const [name, puzzle] = decoded(location.hash.slice(1)).split("/", 2);
     const tab = TABS.find((known) => known === name);
     if (!tab) return;
     this.#chosen = true;
     this.tab = tab;
-    this.detail = detail;
+    this.puzzle = puzzle ?? this.puzzle;
   }
 }
 

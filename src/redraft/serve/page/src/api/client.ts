@@ -14,7 +14,12 @@ export class Failure extends Error {
   }
 
   static of(error: ServerError): Failure {
-    return new Failure(error.message, error.param ?? null);
+    return new Failure(error.message, error.param);
+  }
+
+  /** Whatever was thrown. */
+  static from(error: unknown): Failure {
+    return error instanceof Failure ? error : new Failure(String(error));
   }
 }
 
@@ -43,7 +48,7 @@ export async function* generate(
     for await (const { event, data } of serverEvents(response.body)) {
       const read = { event, data: JSON.parse(data) } as StreamEvent;
       if (read.event === "error") throw Failure.of(read.data);
-      whole = read.event === "result";
+      whole ||= read.event === "result";
       yield read;
     }
   } catch (error) {

@@ -1,12 +1,11 @@
 /** What the server takes and answers: the page's half of the contract of /v1/redraft. */
 
 export interface Message {
-  role: "user" | "assistant" | "system";
+  role: "user" | "assistant";
   content: string;
 }
 
-export type Constraint =
-  { type: "json_schema"; schema: unknown } | { type: "regex"; pattern: string } | { type: "choice"; options: string[] };
+export type Constraint = { type: "json_schema"; schema: unknown } | { type: "regex"; pattern: string };
 
 export interface Parameters {
   max_tokens?: number;
@@ -38,7 +37,7 @@ export interface Start {
   prompt_tokens: number;
   canvas_length: number;
   /** Tokens that end the answer: what stands after the first of them is not part of it. */
-  end_token_ids?: number[];
+  end_token_ids: number[];
 }
 
 export interface Step {
@@ -76,7 +75,7 @@ export interface Usage {
   denoising_steps: number;
   time_to_first_token: number;
   seconds: number;
-  tokens_per_step: number | null;
+  tokens_per_step: number;
 }
 
 export interface Result {
@@ -87,6 +86,7 @@ export interface Result {
   log_valid: number[];
   unconverged_canvases: number[];
   usage: Usage;
+  /** What was filled in, where the request was to fill. */
   middle?: string;
 }
 
@@ -105,9 +105,8 @@ export interface ChooseResult {
 
 export interface ServerError {
   message: string;
-  type?: string;
-  param?: string | null;
-  code?: string | number | null;
+  /** The field of the request that it is about. */
+  param: string | null;
 }
 
 export type StreamEvent =

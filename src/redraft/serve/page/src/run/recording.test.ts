@@ -1,6 +1,17 @@
 import { describe, expect, it } from "vitest";
 import type { Step } from "../api/contract";
-import { acceptedSince, columnsFor, endOf, isLast, ofCanvas, origin, settledness, spoken, visible } from "./recording";
+import {
+  acceptedSince,
+  columnsFor,
+  endOf,
+  isLast,
+  joined,
+  ofCanvas,
+  origin,
+  settledness,
+  spoken,
+  visible,
+} from "./recording";
 
 const step = (canvas: number, countdown: number, accepted: number[], more: Partial<Step> = {}): Step => ({
   canvas,
@@ -58,6 +69,12 @@ describe("drawing", () => {
   it("shows and says tokens that cannot be seen", () => {
     expect(["\n", " the", "", "\t", "a b "].map(visible)).toEqual(["↵", "·the", "∅", "⇥", "a b·"]);
     expect(["\n", " the", "", " "].map(spoken)).toEqual(["line end", "the", "nothing", "space"]);
+  });
+
+  it("joins the bytes that spell a character", () => {
+    expect(joined(["a ", "<0xE6>", "<0x97>", "<0xA5>", "é", "<0x41>", "<eos>"])).toBe("a 日éA<eos>");
+    expect(joined(["<0xE6>", "b"])).toBe("\uFFFDb");
+    expect([visible("<0xE6>"), spoken("<0xE6>")]).toEqual(["0xE6", "byte e6"]);
   });
 
   it("draws rows of nine digits and a line end, and no ragged rows", () => {

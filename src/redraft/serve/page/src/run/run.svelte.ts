@@ -4,10 +4,12 @@ import { Failure, generate, isAbort } from "../api/client";
 import type { Chunk, GenerateBody, Result, Start, Step } from "../api/contract";
 import { announce } from "../parts/announcer.svelte";
 import { count, seconds } from "../parts/words";
-import { endOf } from "./recording";
+import { endOf, joined } from "./recording";
 
 /** A small model denoises faster than an eye follows; each step stays at least this long. */
 const MILLISECONDS_PER_STEP = 220;
+/** Nor can a page be drawn as often as such a model makes a step: what arrives meanwhile is shown together. */
+const MILLISECONDS_PER_DRAWING = 40;
 
 export type Status = "idle" | "running" | "done" | "stopped" | "failed";
 
@@ -34,7 +36,10 @@ export class Run {
 
   readonly #pieces = new Map<number, string>();
   #abort: AbortController | null = null;
-  #timer: ReturnType<typeof setTimeout> | undefined;
+  /** Steps that are not in `steps` yet, and what will put them there. */
+  #arrived: Step[] = [];
+  #drawing: ReturnType<typeof setTimeout> | undefined;
+  #playing: ReturnType<typeof setTimeout> | undefined;
 
   piece(token: number | undefined): string {
     return token === undefined ? "" : (this.#pieces.get(token) ?? `#${token}`);
@@ -47,6 +52,7 @@ export class Run {
     this.status = "running";
     this.playing = true;
     announce("Denoising.");
+    let error: unknown = null;
     try {
       for await (const { event, data } of generate(body, abort.signal)) {
         // A run that was cleared meanwhile belongs to somebody else.
@@ -56,20 +62,10 @@ export class Run {
         else if (event === "chunk") this.chunks = [...this.chunks, data];
         else if (event === "result") this.result = data;
       }
-      this.status = "done";
-      announce(this.#summary());
-    } catch (error) {
-      if (this.#abort !== abort) return;
-      if (isAbort(error)) {
-        this.status = "stopped";
-        announce("Stopped.");
-      } else {
-        this.failure = error instanceof Failure ? error : new Failure(String(error));
-        this.status = "failed";
-      }
+    } catch (thrown) {
+      error = thrown;
     }
-    // Nothing more arrives: what plays ends at the last step.
-    this.#schedule();
+    if (this.#abort === abort) this.#end(error);
   }
 
   stop(): void {
@@ -82,6 +78,9 @@ export class Run {
     this.#abort = null;
     abort?.abort();
     this.pause();
+    clearTimeout(this.#drawing);
+    this.#drawing = undefined;
+    this.#arrived = [];
     this.#pieces.clear();
     this.status = "idle";
     this.start = this.result = this.failure = this.position = null;
@@ -104,24 +103,48 @@ export class Run {
 
   pause(): void {
     this.playing = false;
-    clearTimeout(this.#timer);
-    this.#timer = undefined;
+    clearTimeout(this.#playing);
+    this.#playing = undefined;
   }
 
   #take(step: Step): void {
     for (const [token, piece] of Object.entries(step.pieces)) this.#pieces.set(Number(token), piece);
-    this.steps = [...this.steps, step];
+    this.#arrived.push(step);
+    this.#drawing ??= setTimeout(() => this.#draw(), MILLISECONDS_PER_DRAWING);
+  }
+
+  #draw(): void {
+    clearTimeout(this.#drawing);
+    this.#drawing = undefined;
+    this.steps = [...this.steps, ...this.#arrived];
+    this.#arrived = [];
     // Whoever wants no motion sees the newest step, and scrubs through the others.
     if (this.playing && matchMedia("(prefers-reduced-motion: reduce)").matches) this.shown = this.steps.length - 1;
     else this.#schedule();
   }
 
+  /** Nothing more arrives: what plays ends at the last step. */
+  #end(error: unknown): void {
+    this.#draw();
+    if (error === null) {
+      this.status = "done";
+      announce(this.#summary());
+    } else if (isAbort(error)) {
+      this.status = "stopped";
+      announce("Stopped.");
+    } else {
+      this.failure = Failure.from(error);
+      this.status = "failed";
+    }
+    if (this.settled) this.pause();
+  }
+
   #schedule(): void {
-    if (this.playing) this.#timer ??= setTimeout(() => this.#tick(), MILLISECONDS_PER_STEP);
+    if (this.playing) this.#playing ??= setTimeout(() => this.#tick(), MILLISECONDS_PER_STEP);
   }
 
   #tick(): void {
-    this.#timer = undefined;
+    this.#playing = undefined;
     if (this.shown < this.steps.length - 1) {
       this.shown += 1;
       this.#schedule();
@@ -137,7 +160,7 @@ export class Run {
     const whole = this.chunks.filter((chunk) => chunk.canvas < step.canvas).map((chunk) => chunk.text);
     const end = endOf(step, this.start?.end_token_ids ?? []);
     const pieces = step.argmax.slice(0, end).map((token) => this.piece(token));
-    return [...whole, ...pieces].join("");
+    return whole.join("") + joined(pieces);
   }
 
   #summary(): string {
