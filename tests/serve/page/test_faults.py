@@ -42,7 +42,9 @@ def test_a_server_that_ends_in_the_middle_of_an_answer_is_said(opened: Opener, e
         set_option(page, "Steps at most", "1000")
         ask(page)
         page.get_by_role("slider").wait_for()
-    expect(page.get_by_role("alert").filter(has_text="The service ended before the request was finished")).to_be_visible()
+    expect(
+        page.get_by_role("alert").filter(has_text="The service ended before the request was finished")
+    ).to_be_visible()
     expect(page.get_by_role("gridcell")).to_have_count(48)
 
 
