@@ -30,9 +30,12 @@ TOOL: Any = {"type": "function", "name": "look_up", "description": "Looks up", "
 SCHEMA: Any = {"type": "json_schema", "name": "x", "schema": PARAMETERS}
 
 REFUSED: dict[str, Any] = {
+    "access_programs": [],
     "background": True,
+    "background_options": {},
     "context_management": [{"type": "compaction"}],
     "conversation": "conv_1",
+    "image": {},
     "include": ["reasoning.encrypted_content"],
     "max_tool_calls": 3,
     "moderation": {},

@@ -11,7 +11,6 @@ from pydantic import Discriminator, Field
 from starlette.responses import Response
 
 from redraft.engine.result import Chunk, Result
-from redraft.models.tools import Tool
 from redraft.serve import asking
 from redraft.serve.asking import Ask, Asked, Piece, Pieces, ToolUse, usage_of
 from redraft.serve.errors import Json, bad_request, of_engine, to_json
@@ -217,10 +216,9 @@ def _tools(here: Serving, body: MessagesRequest) -> ToolUse | None:
             raise bad_request("tool_choice needs tools", "tool_choice")
         return None
     tools, shown = [], []
-    for tool in body.tools:
-        here.limits.check_schema(tool.input_schema, "tools")
-        tools.append(Tool(tool.name, json.dumps(tool.input_schema)))
-        function = {"name": tool.name, "description": tool.description or "", "parameters": tool.input_schema}
+    for given in body.tools:
+        tools.append(asking.tool(here, given.name, given.input_schema))
+        function = {"name": given.name, "description": given.description or "", "parameters": given.input_schema}
         shown.append({"type": "function", "function": function})
     choice = body.tool_choice or ToolChoice(type="auto")
     most = 1 if choice.disable_parallel_tool_use else None

@@ -1,5 +1,6 @@
 """From what a wire format asks to checked requests of the engine, and from the engine's answers to text and calls."""
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,6 +12,7 @@ from redraft.engine.text import AnswerText, TextStream
 from redraft.engine.work import Work
 from redraft.errors import RequestError
 from redraft.models.tools import CallPart, CallReader, Tool, ToolCall
+from redraft.serve.errors import bad_request
 from redraft.serve.serving import Answers, Post, Serving, Steps, new_seed
 
 _SEEDS = 1 << 64
@@ -32,6 +34,15 @@ class ToolUse:
     def certain(self) -> str | None:
         """The name of the first call, where the model has no choice."""
         return self.tools[0].name if self.least and len(self.tools) == 1 else None
+
+
+def tool(serving: Serving, name: str, schema: Mapping[str, Any]) -> Tool:
+    """A tool as the field "tools" gives it; ApiError for a name or a schema that cannot be one's."""
+    serving.limits.check_schema(schema, "tools")
+    try:
+        return Tool(name, json.dumps(schema))
+    except RequestError as error:
+        raise bad_request(f"tools: {error}", "tools") from error
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,7 @@ from pydantic import Field
 
 from redraft.constrain.constraint import Constraint, JSONSchema
 from redraft.engine.result import Result, TokenLogprob
-from redraft.models.tools import Tool
-from redraft.serve.asking import Asked, ToolUse, usage_of
+from redraft.serve.asking import Asked, ToolUse, tool, usage_of
 from redraft.serve.errors import bad_request, to_json
 from redraft.serve.fields import JSON_OBJECT, Body
 from redraft.serve.serving import Serving
@@ -58,12 +57,11 @@ def tool_use(
     tools, shown = [], []
     for function in functions:
         schema = {"type": "object", "properties": {}} if function.parameters is None else function.parameters
-        here.limits.check_schema(schema, "tools")
-        tools.append(Tool(function.name, json.dumps(schema)))
+        tools.append(tool(here, function.name, schema))
         described = function.model_dump(exclude_none=True)
         # Also where there are no parameters: templates need not look whether there are.
         shown.append({"type": "function", "function": {**described, "parameters": schema}})
-    if len({tool.name for tool in tools}) < len(tools):
+    if len({one.name for one in tools}) < len(tools):
         raise bad_request("tools: two of them have the same name", "tools")
     most = 1 if parallel is False else None
     match choice:
@@ -74,7 +72,7 @@ def tool_use(
         case "required":
             return ToolUse(tools, shown, 1, most)
         case FunctionName(name=name):
-            chosen = [tool for tool in tools if tool.name == name]
+            chosen = [one for one in tools if one.name == name]
             if not chosen:
                 raise bad_request(f"tool_choice: there is no tool {name!r}", "tool_choice")
             return ToolUse(chosen, shown, 1, 1)
