@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from redraft.kernels.library import Library, native
-from redraft.kernels.packed import FORMATS, PackedMatrix
+from redraft.kernels.packed import FORMATS, Format, PackedMatrix
 
 _P, _I, _L, _F = ctypes.c_void_p, ctypes.c_int32, ctypes.c_int64, ctypes.c_float
 
@@ -251,6 +251,15 @@ def saturate(format: int, rounds: int) -> int:
     library = native()
     assert library is not None, "only called where there is a library"
     return int(library.function("redraft_saturate", ctypes.c_int64, _I, _L)(format, rounds))
+
+
+def signal_format(table: Format) -> Format:
+    """What a readout sums the signal in, for a vocabulary packed in the format ``table``."""
+    if kernels() is None:
+        return "float32" if table == "float32" else "bfloat16"
+    library = native()
+    assert library is not None, "there are kernels"
+    return FORMATS[library.function("redraft_signal_format", _I, _I)(format_number(table))]
 
 
 def format_number(name: str) -> int:

@@ -16,7 +16,7 @@ from typing import Any
 import redraft.kernels
 from redraft.errors import RequestError
 
-ABI = "4"  # of native/abi.h; a library with another is not called
+ABI = "5"  # of native/abi.h; a library with another is not called
 TIERS = ("generic", "avx2", "avx512", "amx")  # in the order of native/dispatch.h
 MAX_THREADS = 1024
 

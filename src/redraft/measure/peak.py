@@ -38,8 +38,9 @@ def multiply_adds_by_kernel(
         experts[format] += canvas * config.top_k_experts * 3 * hidden * config.moe_intermediate_size
         seen = canvas + (context if spec.window is None else min(context, spec.window - 1))
         attention[unpacked] += 2 * canvas * queries * seen
-    readout = Counter({unpacked: canvas * config.vocab_size * hidden})
-    readout["int8" if format == "int4" else format] += canvas * config.vocab_size * hidden
+    table: Format = "int8" if format == "int4" else format
+    readout = Counter({bindings.signal_format(table): canvas * config.vocab_size * hidden})
+    readout[table] += canvas * config.vocab_size * hidden
     return {"linear": linear, "experts": experts, "attention": attention, "readout": readout}
 
 

@@ -2,7 +2,7 @@
 #pragma once
 
 // Raise it together with ABI in kernels/library.py whenever an exported function is added or changes its arguments.
-#define REDRAFT_ABI "4"
+#define REDRAFT_ABI "5"
 
 #if defined(_WIN32)
 #define REDRAFT_EXPORT extern "C" __declspec(dllexport)

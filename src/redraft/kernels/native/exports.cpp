@@ -49,4 +49,6 @@ REDRAFT_EXPORT void redraft_denoise(const CanvasForward* forward, float* x) { de
 
 REDRAFT_EXPORT void redraft_infer(const Chain* c) { infer(*c); }
 
+REDRAFT_EXPORT int32_t redraft_signal_format(int32_t table_format) { return kernels().signal_format(table_format); }
+
 REDRAFT_EXPORT int64_t redraft_saturate(int32_t format, int64_t rounds) { return kernels().saturate(format, rounds); }

@@ -24,6 +24,7 @@ namespace redraft {
 const Kernels* kernels_amx() {
     static const Kernels kernels{
         "amx", linear, experts, attention, readout, draw_from_classes, split_heads, add_normed, saturate,
+        signal_format,
     };
     return &kernels;
 }

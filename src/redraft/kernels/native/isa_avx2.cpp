@@ -21,6 +21,7 @@ namespace redraft {
 const Kernels* kernels_avx2() {
     static const Kernels kernels{
         "avx2", linear, experts, attention, readout, draw_from_classes, split_heads, add_normed, saturate,
+        signal_format,
     };
     return &kernels;
 }

@@ -1,4 +1,5 @@
 // x86-64 with AVX-512 F, BW, VL, DQ, BF16 and VNNI.
+#define REDRAFT_BYTE_SUMS
 #include "kernels.h"
 #include "scratch.h"
 #include "threads.h"
@@ -21,6 +22,7 @@ namespace redraft {
 const Kernels* kernels_avx512() {
     static const Kernels kernels{
         "avx512", linear, experts, attention, readout, draw_from_classes, split_heads, add_normed, saturate,
+        signal_format,
     };
     return &kernels;
 }

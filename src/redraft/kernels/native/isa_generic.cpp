@@ -5,7 +5,8 @@ namespace redraft {
 
 const Kernels* kernels_generic() {
     // No kernels: Python computes in torch where this table is in use.
-    static const Kernels kernels{"generic", nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr};
+    static const Kernels kernels{"generic", nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr,
+                                 nullptr};
     return &kernels;
 }
 

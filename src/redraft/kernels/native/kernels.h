@@ -26,6 +26,7 @@ struct Kernels {
                        const float* other_weight, const float* weight, float epsilon, float scalar, int64_t count,
                        int64_t width);
     int64_t (*saturate)(int32_t format, int64_t rounds);
+    int32_t (*signal_format)(int32_t table_format);
 };
 
 const Kernels* kernels_generic();
