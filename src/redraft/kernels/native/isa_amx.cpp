@@ -10,6 +10,7 @@ using redraft::kBlock;
 using redraft::kGroup;
 }  // namespace
 
+#include "ahead.inc"
 #include "isa_avx512.inc"
 #include "isa_amx.inc"
 #include "rows.inc"

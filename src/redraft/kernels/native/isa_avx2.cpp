@@ -4,10 +4,11 @@
 #include "threads.h"
 
 namespace {
-constexpr int kRowsF32 = 6, kRowsBF16 = 4, kRowsInt = 4;
+constexpr int kRowsF32 = 6, kRowsBF16 = 4, kRowsI8 = 4, kRowsI4 = 4;
 using redraft::kGroup;
 }  // namespace
 
+#include "ahead.inc"
 #include "isa_avx2.inc"
 #include "rows.inc"
 #include "vector.inc"

@@ -5,10 +5,11 @@
 #include "threads.h"
 
 namespace {
-constexpr int kRowsF32 = 12, kRowsBF16 = 12, kRowsInt = 6;
+constexpr int kRowsF32 = 12, kRowsBF16 = 8, kRowsI8 = 8, kRowsI4 = 8, kRowsU8 = 6;
 using redraft::kGroup;
 }  // namespace
 
+#include "ahead.inc"
 #include "isa_avx512.inc"
 #include "rows.inc"
 #include "vector.inc"
