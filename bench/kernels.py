@@ -12,6 +12,7 @@ import argparse
 import json
 import statistics
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,7 @@ from torch import Tensor
 from transformers import DiffusionGemmaTextConfig
 from transformers.models.diffusion_gemma.modeling_diffusion_gemma import DiffusionGemmaTextExperts
 
-from redraft.kernels import library
+from redraft.kernels import bindings, library
 from redraft.kernels.attention import attention
 from redraft.kernels.experts import experts
 from redraft.kernels.linear import linear
@@ -129,11 +130,7 @@ def readout_cases() -> Iterator[Case]:
             f"readout {hidden} x {vocab:,}",
             reference,
             {f: lambda h=h, s=states, u=uniforms: h.read(s, 0.6, u) for f, h in heads.items()},  # type: ignore[misc]
-            {
-                "float32": {"float32": 2 * work},
-                "bfloat16": {"bfloat16": 2 * work},
-                "int8": {"int8": work, "bfloat16": work},
-            },
+            {f: Counter({f: work}) + Counter({bindings.signal_format(f): work}) for f in formats},
         )
 
 
