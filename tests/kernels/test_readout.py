@@ -270,6 +270,20 @@ def test_logits_that_saturate_the_soft_cap_share_the_mass_equally(format: Format
         torch.testing.assert_close(readout.signal, mean, rtol=1e-3, atol=1e-2 if format != "float32" else 1e-5)
 
 
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("likely", [0, 100, 255])
+@pytest.mark.usefixtures("tier_or_twin")
+def test_a_long_tail_of_unlikely_tokens_is_part_of_the_signal(format: Format, likely: int):
+    """Each a thousandth as likely as the one token of another embedding, all of a tile together a fifth of the mass."""
+    table = torch.tensor([[0.0, 1.0]]).repeat(256, 1)
+    table[likely] = torch.tensor([1.0, 0.0])
+    head = PackedHead(pack(table, format), 30.0, 1.0)
+    hidden = torch.tensor([[30 * math.atanh(math.log(1000) / 30), 0.0]])
+    tail = 0.255 / 1.255
+    signal = head.read(hidden, 1.0, None).signal
+    torch.testing.assert_close(signal, torch.tensor([[1 - tail, tail]]), rtol=0.02, atol=0)
+
+
 @pytest.mark.parametrize("temperature", [1e-6, 1e-30])
 @pytest.mark.parametrize("vocab", [90, 9000])
 @pytest.mark.usefixtures("tier_or_twin")
