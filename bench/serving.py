@@ -6,23 +6,27 @@
 
 The engine is called directly, one request after the other, in a process of its own; the server has as many clients as
 it is said, which share the same requests. The minimal server around ``transformers``' generate takes one at a time.
+Each of them takes turns with the engine; which of the two goes first changes from round to round, and the other waits.
 """
 
 import argparse
-import asyncio
 import json
 import shutil
 import tempfile
 import time
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import cache, partial
+from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
 from threading import Lock, Thread
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import numpy as np
@@ -32,6 +36,7 @@ from transformers import DiffusionGemmaForBlockDiffusion
 import redraft
 from bench.denoising_step import SHAPE
 from bench.load import start
+from redraft.engine.engine import Engine
 from redraft.models import checkpoint
 from redraft.models.tokenizer import ChatTokenizer
 from redraft.train.recipes.sudoku.evaluate import KINDS, fresh_puzzles
@@ -78,9 +83,14 @@ def random_model(folder: Path) -> str:
     return str(random_checkpoint(folder / "random", letters=True, vocab_size=32_768, generation=settings, **SHAPE))
 
 
+@cache
+def _engine(folder: str) -> Engine:
+    return redraft.load(folder)
+
+
 def direct(asked: Questions) -> float:
     """Seconds of the engine, called directly, one request after the other."""
-    engine = redraft.load(asked.folder)
+    engine = _engine(asked.folder)
 
     def answer(number: int) -> None:
         messages = [{"role": "user", "content": asked.prompts[number]}]
@@ -93,26 +103,43 @@ def direct(asked: Questions) -> float:
     return time.perf_counter() - began
 
 
-async def served(url: str, asked: Questions, clients: int) -> float:
-    """Seconds of so many clients, who share the requests."""
-    numbers = list(range(len(asked.prompts)))
+def served(url: str, asked: Questions, clients: int) -> float:
+    """Seconds of so many clients, who share the requests.
 
-    async def one(http: httpx.AsyncClient) -> None:
-        while numbers:
-            answer = await http.post("/v1/chat/completions", json=asked.body(numbers.pop(0)))
-            answer.raise_for_status()
+    They are the standard library's, each a connection that stays open: a full client's own work would be counted as the
+    server's, as both have the same processors (``httpx`` takes as long for a request as the server does).
+    """
+    place = urlsplit(url)
+    bodies = [json.dumps(asked.body(number)) for number in range(len(asked.prompts))]
 
-    async with httpx.AsyncClient(base_url=url, timeout=_PATIENCE) as http:
-        await http.post("/v1/chat/completions", json=asked.body(0))
+    def ask(link: HTTPConnection, body: str) -> None:
+        link.request("POST", "/v1/chat/completions", body, {"content-type": "application/json"})
+        answer = link.getresponse()
+        text = answer.read()
+        if answer.status != 200:
+            raise RuntimeError(f"the server answered {answer.status}: {text.decode()}")
+
+    def one(link: HTTPConnection) -> None:
+        with suppress(IndexError):
+            while True:
+                ask(link, left.pop())
+
+    links = [HTTPConnection(place.hostname or "", place.port, timeout=_PATIENCE) for _ in range(clients)]
+    left = list(reversed(bodies))
+    with ThreadPoolExecutor(clients) as pool:
+        ask(links[0], bodies[0])
         began = time.perf_counter()
-        await asyncio.gather(*(one(http) for _ in range(clients)))
-        return time.perf_counter() - began
+        list(pool.map(one, links))
+        seconds = time.perf_counter() - began
+    for link in links:
+        link.close()
+    return seconds
 
 
-def first_text(url: str, body: dict[str, Any]) -> float:
+def first_text(http: httpx.Client, body: dict[str, Any]) -> float:
     """Seconds until a stream has its first text; NaN if it has none."""
     began = time.perf_counter()
-    with httpx.stream("POST", f"{url}/v1/chat/completions", json={**body, "stream": True}, timeout=_PATIENCE) as answer:
+    with http.stream("POST", "/v1/chat/completions", json={**body, "stream": True}) as answer:
         for line in answer.iter_lines():
             if line.startswith("data: {") and json.loads(line[6:])["choices"][0]["delta"].get("content"):
                 return time.perf_counter() - began
@@ -130,15 +157,17 @@ def first_texts(url: str, asked: Questions, rounds: int) -> dict[str, float]:
         "schema": {"max_tokens": 40, "response_format": {"type": "json_schema", "json_schema": named}},
     }
     bodies = {name: asked.body(1, **fields) for name, fields in kinds.items()}
-    return {name: median(first_text(url, body) for _ in range(rounds)) for name, body in bodies.items()}
+    with httpx.Client(base_url=url, timeout=_PATIENCE) as http:
+        return {name: median(first_text(http, body) for _ in range(rounds)) for name, body in bodies.items()}
 
 
-def reference(asked: Questions) -> float:
-    """Seconds of ``transformers``' generate behind a server that takes one request at a time."""
-    tokenizer = ChatTokenizer.from_folder(Path(asked.folder))
+@cache
+def _reference_server(folder: str) -> str:
+    """A server around ``transformers``' generate that takes one request at a time; its address."""
+    tokenizer = ChatTokenizer.from_folder(Path(folder))
     with tempfile.TemporaryDirectory() as plain:
         # transformers refuses a generation setting that it does not know.
-        shutil.copytree(asked.folder, plain, dirs_exist_ok=True)
+        shutil.copytree(folder, plain, dirs_exist_ok=True)
         config = Path(plain) / "generation_config.json"
         known = {name: value for name, value in json.loads(config.read_text()).items() if name != "choice_temperature"}
         config.write_text(json.dumps(known))
@@ -146,6 +175,8 @@ def reference(asked: Questions) -> float:
     lock = Lock()
 
     class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
         def do_POST(self) -> None:
             content = json.loads(self.rfile.read(int(self.headers["content-length"])))
             ids = torch.LongTensor([tokenizer.encode_chat(content["messages"])])
@@ -163,48 +194,55 @@ def reference(asked: Questions) -> float:
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     Thread(target=server.serve_forever, daemon=True).start()
-    url = f"http://127.0.0.1:{server.server_port}/"
+    return f"http://127.0.0.1:{server.server_port}"
 
-    def answer(number: int) -> None:
-        httpx.post(url, json=asked.body(number), timeout=_PATIENCE).raise_for_status()
 
-    answer(0)
-    began = time.perf_counter()
-    for number in range(len(asked.prompts)):
-        answer(number)
-    seconds = time.perf_counter() - began
-    server.shutdown()
-    return seconds
+def reference(asked: Questions) -> float:
+    """Seconds of ``transformers``' generate behind a server, asked by one client."""
+    return served(_reference_server(asked.folder), asked, 1)
+
+
+def compare(engine: Callable[[], float], other: Callable[[], float], rounds: int) -> list[float]:
+    """How many times the engine's seconds another takes, sorted: one ratio a round, of two runs next to each other."""
+    ratios = []
+    for number in range(rounds):
+        first, second = (engine, other) if number % 2 else (other, engine)
+        seconds = {first: first(), second: second()}
+        ratios.append(seconds[other] / seconds[engine])
+    return sorted(ratios)
 
 
 def measure(asked: Questions, port: int, rounds: int, clients: list[int], with_reference: bool) -> dict[str, Any]:
-    """All contenders in turn, round by round, so that what else the machine does meets all of them; each has the
-    machine to itself meanwhile. Ratios are medians of those within a round."""
+    """The server at so many clients, then ``transformers``, each against the engine."""
     url = f"http://127.0.0.1:{port}"
-    seconds: list[dict[str, float]] = []
     server = start(asked.folder, port, "--name", asked.name, "--max-concurrency", "16")
-    try:
-        for _ in range(rounds):
-            one = {"engine": _apart(direct, asked)}
-            for count in clients:
-                one[f"{count} clients"] = asyncio.run(served(url, asked, count))
-            if with_reference:
-                share = len(asked.fewer.prompts) / len(asked.prompts)
-                one["transformers"] = _apart(reference, asked.fewer) / share
-            seconds.append(one)
-        texts = first_texts(url, asked, rounds)
-    finally:
-        server.terminate()
-        server.wait(60)
-    ratios = {
-        name: sorted(round(one[name] / one["engine"], 3) for one in seconds) for name in seconds[0] if name != "engine"
-    }
+    with _apart() as process, _apart() as reference_process:
+
+        def engine(questions: Questions = asked) -> float:
+            return process.submit(direct, questions).result()
+
+        try:
+            ratios = {
+                f"{count} clients": compare(engine, partial(served, url, asked, count), rounds) for count in clients
+            }
+            texts = first_texts(url, asked, rounds)
+        finally:
+            server.terminate()
+            server.wait(60)
+        if with_reference:
+            few = asked.fewer
+            ratios["transformers"] = compare(
+                partial(engine, few), lambda: reference_process.submit(reference, few).result(), rounds
+            )
+        seconds = engine() / len(asked.prompts)
     return {
         "model": asked.name,
         "requests": len(asked.prompts),
-        "seconds a request, engine called directly": median(one["engine"] for one in seconds) / len(asked.prompts),
-        "times the engine's seconds, each round's": ratios,
-        "times the engine's seconds, median": {name: median(own) for name, own in ratios.items()},
+        "seconds a request, engine called directly": seconds,
+        "times the engine's seconds, each round's": {
+            name: [round(ratio, 3) for ratio in own] for name, own in ratios.items()
+        },
+        "times the engine's seconds, median": {name: round(median(own), 3) for name, own in ratios.items()},
         "seconds to first text": texts,
     }
 
@@ -226,10 +264,9 @@ def main() -> None:
     print(json.dumps(figures, indent=2))
 
 
-def _apart(contender: Callable[[Questions], float], asked: Questions) -> float:
-    """Measure in a process of its own."""
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        return pool.submit(contender, asked).result()
+def _apart() -> ProcessPoolExecutor:
+    """A process of its own, which keeps what it has loaded."""
+    return ProcessPoolExecutor(1, mp_context=get_context("spawn"))
 
 
 if __name__ == "__main__":
