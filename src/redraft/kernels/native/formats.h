@@ -12,8 +12,8 @@ constexpr int64_t kGroup = 128;  // inputs that share a scale in kInt4
 constexpr int64_t kTokens = 256;  // of a readout's tile, which stays in the cache; also in kernels/readout.py
 constexpr int64_t kRegion = 2048; // tokens, the least that masses of larger light classes are kept for; there as well
 
-// A weight [outputs, inputs] in blocks of 32 outputs, each two panels of 16 outputs. A panel holds, for every 1, 2, 4 or
-// 8 inputs (by format), those of its 16 outputs side by side: a 64-byte row, which is an operand of the dot-product
+// A weight [outputs, inputs] in blocks of 32 outputs, each two panels of 16 outputs. A panel holds, for every 1, 2, 4
+// or 8 inputs (by format), those of its 16 outputs side by side: a 64-byte row, which is an operand of the dot-product
 // instructions and a row of an AMX tile alike. Both sizes are padded with zeros.
 struct Matrix {
     int32_t format;

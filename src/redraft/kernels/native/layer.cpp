@@ -12,8 +12,8 @@ float* room(Slot slot, int64_t count) {
     return static_cast<float*>(scratch(slot, static_cast<size_t>(count) * sizeof(float)));
 }
 
-// The expert with the largest logit among those that are not among the first c chosen; of equal ones the lower. A NaN is
-// chosen where nothing else is left.
+// The expert with the largest logit among those that are not among the first c chosen; of equal ones the lower. A NaN
+// is chosen where nothing else is left.
 int64_t next_expert(const float* logits, int64_t experts, const int64_t* chosen, int64_t c) {
     int64_t best = -1;
     for (int64_t e = 0; e < experts; e++) {
@@ -70,7 +70,8 @@ void finish(const Layer& layer, float* x, int64_t count, const float* context, c
 
     float* logits = room(Slot::projected, count * layer.experts);
     run.linear(layer.router, x, count, hidden, &plain, logits, layer.experts);
-    int64_t* chosen = static_cast<int64_t*>(scratch(Slot::routed, static_cast<size_t>(count * top_k) * sizeof(int64_t)));
+    const size_t chosen_bytes = static_cast<size_t>(count * top_k) * sizeof(int64_t);
+    int64_t* chosen = static_cast<int64_t*>(scratch(Slot::routed, chosen_bytes));
     float* weights = room(Slot::route_weights, count * top_k);
     for (int64_t t = 0; t < count; t++)
         route(logits + t * layer.experts, layer.experts, top_k, layer.expert_scale, chosen + t * top_k,

@@ -28,12 +28,13 @@ struct ScaledRows {
 void project(const Layer& layer, const float* x, int64_t count, const float* cosines, const float* sines, void* queries,
              void* keys, void* values);
 
-// From the attention's context [count, heads * head_dim] on, in place on the residual x [count, hidden]; `rows` say what
-// each row is multiplied by, and leave none out.
-void finish(const Layer& layer, float* x, int64_t count, const float* context, const ScaledRows* rows, int64_t stretches);
+// From the attention's context [count, heads * head_dim] on, in place on the residual x [count, hidden]; `rows` say
+// what each row is multiplied by, and leave none out.
+void finish(const Layer& layer, float* x, int64_t count, const float* context, const ScaledRows* rows,
+            int64_t stretches);
 
-// What a denoising step does with a canvas between its embedding and the last norm: all layers, one after the other. The
-// last stretch of each layer's attention is the canvas itself, whose queries, keys and values are written here.
+// What a denoising step does with a canvas between its embedding and the last norm: all layers, one after the other.
+// The last stretch of each layer's attention is the canvas itself, whose queries, keys and values are written here.
 struct CanvasForward {
     int64_t layers, count;
     const Layer* const* layer;

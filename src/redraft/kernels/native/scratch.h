@@ -5,7 +5,8 @@
 
 namespace redraft {
 
-enum class Slot { rows, row_scales, row_sums, inner, gathered, outputs, scores, weights, values, units, running, partial, masses,
+enum class Slot { rows, row_scales, row_sums, inner, gathered, outputs, scores, weights, values, units, running,
+                  partial, masses,
                   plan, ranks, choices, groups, messages, heavy_sums,
                   light_sums, light_rows, light_logits, light_order,
                   projected, branch, mixed, routed, route_weights, count };
