@@ -35,7 +35,8 @@ def serving(folder: Path, *options: str, **environment: str) -> Iterator[tuple["
 
 
 def ask_for_long(url: str, outcome: list[object]) -> None:
-    body = {"model": "mine", "prompt": "long", "max_tokens": 400}
+    # A random seed may end the answer with its first tokens.
+    body = {"model": "mine", "prompt": "long", "max_tokens": 400, "seed": 1}
     try:
         outcome.append(httpx.post(f"{url}/v1/completions", json=body, timeout=60))
     except httpx.TransportError as error:
@@ -53,7 +54,7 @@ def test_it_listens_says_where_and_finishes_what_runs_when_it_is_stopped(tmp_pat
         assert httpx.get(f"{url}/v1/models").status_code == 401
         assert httpx.get(f"{url}/v1/models", headers=headers).json()["data"][0]["id"] == "mine"
         answers: list[httpx.Response] = []
-        body = {"model": "mine", "prompt": "a long one", "max_tokens": 300}
+        body = {"model": "mine", "prompt": "a long one", "max_tokens": 300, "seed": 1}
         asking = threading.Thread(
             target=lambda: answers.append(httpx.post(f"{url}/v1/completions", json=body, headers=headers, timeout=60))
         )

@@ -42,6 +42,15 @@ def test_a_number_of_the_sudoku_model(opened: Opener, base_url: str):
     assert re.fullmatch(r"[1-9]\d{8}", answer(page))
 
 
+def test_the_schema_is_sent_with_all_of_its_digits(opened: Opener, base_url: str):
+    page = opened(base_url, "schema")
+    # As a number of the browser's it would be 9123456789123457000.
+    page.get_by_role("textbox", name="Schema").fill('{"enum": [9123456789123456783]}')
+    page.get_by_role("button", name="Answer", exact=True).click()
+    settle(page)
+    assert answer(page) == "9123456789123456783"
+
+
 def test_a_schema_that_is_none_is_said_before_sending(opened: Opener, base_url: str):
     page = opened(base_url, "schema")
     schema = page.get_by_role("textbox", name="Schema")

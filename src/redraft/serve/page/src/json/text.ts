@@ -149,6 +149,22 @@ export function indented(read: readonly Token[]): Token[] {
   return spaced;
 }
 
+declare global {
+  interface JSON {
+    /** A primitive that JSON.stringify writes as it stands; browsers before 2025 may lack it. */
+    rawJSON?(text: string): unknown;
+  }
+}
+
+/** What a JSON text holds, to be sent on: numbers keep all of their digits, where the browser can. */
+export function exactly(text: string): unknown {
+  const raw = JSON.rawJSON;
+  if (!raw) return JSON.parse(text);
+  const keep = (_key: string, value: unknown, context?: { source?: string }): unknown =>
+    typeof value === "number" && context?.source !== undefined ? raw(context.source) : value;
+  return JSON.parse(text, keep);
+}
+
 /** The schema that a text holds. Throws a JsonFault, or an Error in words, if it holds none. */
 export function schemaOf(text: string): unknown {
   tokens(text);
