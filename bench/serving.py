@@ -16,7 +16,6 @@ import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from http.client import HTTPConnection
@@ -37,6 +36,7 @@ import redraft
 from bench.denoising_step import SHAPE
 from bench.load import start
 from redraft.engine.engine import Engine
+from redraft.measure.timing import Spread, alternate, times_as_fast
 from redraft.models import checkpoint
 from redraft.models.tokenizer import ChatTokenizer
 from redraft.train.recipes.sudoku.evaluate import KINDS, fresh_puzzles
@@ -119,13 +119,13 @@ def served(url: str, asked: Questions, clients: int) -> float:
         if answer.status != 200:
             raise RuntimeError(f"the server answered {answer.status}: {text.decode()}")
 
+    left = iter(bodies)
+
     def one(link: HTTPConnection) -> None:
-        with suppress(IndexError):
-            while True:
-                ask(link, left.pop())
+        for body in left:
+            ask(link, body)
 
     links = [HTTPConnection(place.hostname or "", place.port, timeout=_PATIENCE) for _ in range(clients)]
-    left = list(reversed(bodies))
     with ThreadPoolExecutor(clients) as pool:
         ask(links[0], bodies[0])
         began = time.perf_counter()
@@ -202,14 +202,9 @@ def reference(asked: Questions) -> float:
     return served(_reference_server(asked.folder), asked, 1)
 
 
-def compare(engine: Callable[[], float], other: Callable[[], float], rounds: int) -> list[float]:
-    """How many times the engine's seconds another takes, sorted: one ratio a round, of two runs next to each other."""
-    ratios = []
-    for number in range(rounds):
-        first, second = (engine, other) if number % 2 else (other, engine)
-        seconds = {first: first(), second: second()}
-        ratios.append(seconds[other] / seconds[engine])
-    return sorted(ratios)
+def in_turns(engine: Callable[[], float], other: Callable[[], float], rounds: int) -> dict[str, list[float]]:
+    """Seconds of both by round, the one right after the other."""
+    return alternate({"engine": lambda _: engine(), "other": lambda _: other()}, rounds)
 
 
 def measure(asked: Questions, port: int, rounds: int, clients: list[int], with_reference: bool) -> dict[str, Any]:
@@ -222,27 +217,25 @@ def measure(asked: Questions, port: int, rounds: int, clients: list[int], with_r
             return process.submit(direct, questions).result()
 
         try:
-            ratios = {
-                f"{count} clients": compare(engine, partial(served, url, asked, count), rounds) for count in clients
+            seconds = {
+                f"{count} clients": in_turns(engine, partial(served, url, asked, count), rounds) for count in clients
             }
             texts = first_texts(url, asked, rounds)
         finally:
             server.terminate()
             server.wait(60)
+        alone = Spread(tuple(taken for own in seconds.values() for taken in own["engine"]))
         if with_reference:
             few = asked.fewer
-            ratios["transformers"] = compare(
+            seconds["transformers"] = in_turns(
                 partial(engine, few), lambda: reference_process.submit(reference, few).result(), rounds
             )
-        seconds = engine() / len(asked.prompts)
+    ratios = {name: times_as_fast(own["engine"], own["other"]) for name, own in seconds.items()}
     return {
         "model": asked.name,
         "requests": len(asked.prompts),
-        "seconds a request, engine called directly": seconds,
-        "times the engine's seconds, each round's": {
-            name: [round(ratio, 3) for ratio in own] for name, own in ratios.items()
-        },
-        "times the engine's seconds, median": {name: round(median(own), 3) for name, own in ratios.items()},
+        "seconds a request, engine called directly": alone.median / len(asked.prompts),
+        "times the engine's seconds": {name: ratio.as_object() for name, ratio in ratios.items() if ratio is not None},
         "seconds to first text": texts,
     }
 
