@@ -158,8 +158,7 @@ private:
             const std::uint64_t epoch = epoch_.load();
             if (!is_open(epoch, seen)) continue;
             ++helping_;
-            // The job may have closed, and another opened, before we were counted; only a counted worker may look at
-            // it.
+            // The job may have closed, and another opened, before we were counted; only the counted may look at it.
             if (epoch_.load() == epoch) {
                 work();
                 seen = epoch;
