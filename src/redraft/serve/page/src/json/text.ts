@@ -157,7 +157,7 @@ declare global {
 }
 
 /** What a JSON text holds, to be sent on: numbers keep all of their digits, where the browser can. */
-export function exactly(text: string): unknown {
+function exactly(text: string): unknown {
   const raw = JSON.rawJSON;
   if (!raw) return JSON.parse(text);
   const keep = (_key: string, value: unknown, context?: { source?: string }): unknown =>
@@ -165,12 +165,12 @@ export function exactly(text: string): unknown {
   return JSON.parse(text, keep);
 }
 
-/** The schema that a text holds. Throws a JsonFault, or an Error in words, if it holds none. */
+/** The schema that a text holds, to be sent on. Throws a JsonFault, or an Error in words, if it holds none. */
 export function schemaOf(text: string): unknown {
   tokens(text);
   const schema: unknown = JSON.parse(text);
   if (typeof schema === "boolean" || (typeof schema === "object" && schema !== null && !Array.isArray(schema))) {
-    return schema;
+    return exactly(text);
   }
   const found = Array.isArray(schema) ? "a list" : schema === null ? "null" : `a ${typeof schema}`;
   throw new Error(`a schema is an object, such as {"type": "string"}; this is ${found}`);
