@@ -40,6 +40,7 @@ def test_a_server_that_ends_in_the_middle_of_an_answer_is_said(opened: Opener, e
     with serving(engine) as up:
         page = opened(up.url, "chat")
         set_option(page, "Steps at most", "1000")
+        # A random seed may end the answer before the server ends.
         set_option(page, "Seed", "7")
         ask(page)
         page.get_by_role("slider").wait_for()
