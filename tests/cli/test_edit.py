@@ -1,8 +1,11 @@
 """``redraft edit``: only what is named is rewritten, where the text went and what changed are told."""
 
 import json
+import os
 import re
+import resource
 import subprocess
+import sys
 
 import pytest
 
@@ -53,6 +56,30 @@ class TestSpans:
         done = redraft_here("edit", letter, "--find", OLD, *ABC, "-m", letters, "--in-place")
         assert (done.returncode, done.stdout) == (0, "")
         assert letter.read_bytes() == expected.encode()
+
+    def test_in_place_keeps_a_link_and_the_permissions(self, redraft_here, letters, letter, tmp_path):
+        letter.chmod(0o640)
+        link = tmp_path / "link.txt"
+        link.symlink_to("letter.txt")
+        done = redraft_here("edit", link, "--find", OLD, *ABC, "-m", letters, "--in-place")
+        assert done.returncode == 0, done.stderr
+        assert (os.readlink(link), letter.stat().st_mode & 0o777) == ("letter.txt", 0o640)
+        assert re.fullmatch(re.escape(BEFORE) + "[abc]{3}" + re.escape(TEXT[AT + 3 :]), letter.read_bytes().decode())
+
+    @pytest.mark.slow
+    def test_a_disk_that_fills_leaves_the_file_as_it_was(self, letters, letter):
+        size = len(TEXT.encode())
+        command = [*COMMAND, "edit", letter, "--find", OLD, "-m", letters, *ABC, "--in-place"]
+        done = subprocess.run(
+            [sys.executable, "-B", *map(str, command[1:])],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size - 1, size - 1)),
+        )
+        assert_one_line(done, f"the file {letter} cannot be written")
+        assert letter.read_bytes() == TEXT.encode()
+        assert [path.name for path in letter.parent.iterdir()] == [letter.name]
 
     @pytest.mark.slow
     def test_bytes_in_a_process(self, letters):

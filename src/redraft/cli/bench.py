@@ -11,6 +11,7 @@ import typer
 
 from redraft.cli import options
 from redraft.errors import RedraftError, RequestError
+from redraft.files import write_text
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -91,7 +92,7 @@ def bench(
     report = _run(specs, workloads, Settings(model, rounds, seed, described, allocation, remarks))
     # Files first: a reader of the tables may go away.
     if json_file is not None:
-        json_file.write_text(json.dumps(report.as_object(), indent=2) + "\n", encoding="utf-8")
+        write_text(json_file, json.dumps(report.as_object(), indent=2) + "\n")
     if plot_file is not None:
         plot(report, plot_file)
     report.print(_console())

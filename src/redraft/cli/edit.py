@@ -11,6 +11,7 @@ import typer
 from redraft.cli import options, printing, reading
 from redraft.cli.demands import HoleDemand
 from redraft.errors import RequestError
+from redraft.files import write_text
 
 if TYPE_CHECKING:
     from redraft.engine.infill import EditResult
@@ -101,7 +102,7 @@ def _found(text: str, part: str) -> Span:
 
 def _write(file: Path, text: str) -> None:
     try:
-        file.write_bytes(text.encode())
+        write_text(file, text)
     except OSError as error:
         raise RequestError(f"the file {file} cannot be written: {error}") from error
 

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from redraft.files import replacing
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
@@ -166,7 +168,8 @@ def reliability_plot(table: ReliabilityTable, path: Path) -> None:
         axes.set_axisbelow(True)
         axes.grid(axis="y", color="#dddddd", linewidth=0.8)
         axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=200)
+    with replacing(path) as new:
+        figure.savefig(new, dpi=200)
     plt.close(figure)
 
 

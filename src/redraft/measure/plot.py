@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from redraft.errors import RedraftError
+from redraft.files import replacing
 from redraft.measure.benchmark import SECONDS, Measurement
 from redraft.measure.report import Report
 
@@ -57,7 +58,8 @@ def plot(report: Report, path: Path) -> None:
         ha="left",
         color="#444444",
     )
-    figure.savefig(path, dpi=200)
+    with replacing(path) as new:
+        figure.savefig(new, dpi=200)
     plt.close(figure)
 
 

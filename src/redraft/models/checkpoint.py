@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from redraft.errors import CheckpointError
+from redraft.files import replacing, write_text
 from redraft.kernels.packed import FORMATS, Format
 from redraft.models.base import GenerationDefaults
 from redraft.models.diffusion_gemma import DiffusionGemma, DiffusionGemmaConfig, WindowPolicy
@@ -174,11 +175,13 @@ def save(model: DiffusionGemma, folder: Path, dtype: torch.dtype, extra_files: I
     folder.mkdir(parents=True, exist_ok=True)
     state = model.state_dict()
     tensors = {hub: state[name].to(dtype).contiguous() for name, hub in _hub_names(model).items()}
-    save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})
+    # A link, as in the hub's cache, is replaced itself: others share the file that it leads to.
+    with replacing(folder / WEIGHTS_FILE, keep_link=False) as new:
+        save_file(tensors, new, metadata={"format": "pt"})
     # An index left by a sharded checkpoint would be read in place of the file just written.
     (folder / INDEX_FILE).unlink(missing_ok=True)
     config = {**model.config.to_json(), "dtype": str(dtype).removeprefix("torch.")}
-    (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n")
+    _write_json(folder / CONFIG_FILE, config)
     defaults = model.defaults
     generation = {
         "max_denoising_steps": defaults.max_denoising_steps,
@@ -191,15 +194,16 @@ def save(model: DiffusionGemma, folder: Path, dtype: torch.dtype, extra_files: I
         "pad_token_id": model.config.pad_token_id,
         "bos_token_id": model.config.bos_token_id,
     }
-    (folder / GENERATION_FILE).write_text(json.dumps(generation, indent=2) + "\n")
+    _write_json(folder / GENERATION_FILE, generation)
     own = {name: getattr(defaults, name) for name in _OWN if getattr(defaults, name) is not None}
     if own:
-        (folder / OWN_FILE).write_text(json.dumps(own, indent=2) + "\n")
+        _write_json(folder / OWN_FILE, own)
     else:
         (folder / OWN_FILE).unlink(missing_ok=True)
     for path in extra_files:
         if path.resolve() != (folder / path.name).resolve():
-            shutil.copy(path, folder / path.name)
+            with replacing(folder / path.name, keep_link=False) as new:
+                shutil.copy(path, new)
 
 
 def save_choice_temperature(folder: str | Path, temperature: float) -> None:
@@ -211,10 +215,11 @@ def save_choice_temperature(folder: str | Path, temperature: float) -> None:
     config = DiffusionGemmaConfig.from_json(_read_json(folder / CONFIG_FILE))
     own = {"choice_temperature": temperature}
     _generation_defaults({}, own, config)
-    # Replaced, not written over: in the hub's cache it may be a link to a file that others share.
-    written = folder / f".{OWN_FILE}.new"
-    written.write_text(json.dumps(own, indent=2) + "\n")
-    written.replace(folder / OWN_FILE)
+    _write_json(folder / OWN_FILE, own)
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    write_text(path, json.dumps(content, indent=2) + "\n", keep_link=False)
 
 
 def _hub_names(model: DiffusionGemma) -> dict[str, str]:

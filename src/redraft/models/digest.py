@@ -6,6 +6,7 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from redraft.files import write_text
 from redraft.models.checkpoint import CONFIG_FILE, Checkpoint
 from redraft.models.packed_cache import cache_folders
 from redraft.models.tokenizer import TOKENIZER_FILE
@@ -72,9 +73,7 @@ class _Kept:
         for path in self._paths if self._changed else []:
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
-                aside = path.with_name(f"{path.name}.{os.getpid()}")
-                aside.write_text(json.dumps(self._digests), encoding="utf-8")
-                aside.replace(path)
+                write_text(path, json.dumps(self._digests))
                 return
             except OSError:
                 continue

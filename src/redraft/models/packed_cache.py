@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from redraft.files import replacing
 from redraft.kernels.packed import Format, PackedMatrix
 from redraft.models.checkpoint import Checkpoint
 from redraft.models.diffusion_gemma import WindowPolicy
@@ -84,13 +85,9 @@ def _write(folders: list[Path], name: str, key: str, matrices: dict[str, PackedM
     for folder in folders:
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            # Written aside and renamed: another process never maps half a file.
-            aside = folder / f"{name}.{os.getpid()}"
-            try:
-                torch.save(content, aside)
-                aside.replace(folder / name)
-            finally:
-                aside.unlink(missing_ok=True)
+            # Another process never maps half a file.
+            with replacing(folder / name) as new:
+                torch.save(content, new)
             return
         except (OSError, RuntimeError) as error:
             failures.append(f"{folder}: {error}")

@@ -4,6 +4,8 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
+from redraft.files import replacing, write_text
+
 
 class Metrics:
     """The log ``metrics.jsonl`` of a run folder. Lines after the step a run resumes from are dropped: it writes them
@@ -15,7 +17,7 @@ class Metrics:
         if self._path.exists():
             rows = [json.loads(line) for line in self._path.read_text().splitlines()]
             self._rows = [row for row in rows if row["step"] <= resumed_at]
-        self._path.write_text("".join(json.dumps(row) + "\n" for row in self._rows))
+        write_text(self._path, "".join(json.dumps(row) + "\n" for row in self._rows))
 
     def add(self, step: int, values: Mapping[str, float]) -> None:
         row = {"step": step, **{name: round(value, 6) for name, value in values.items()}}
@@ -43,5 +45,6 @@ class Metrics:
             below.legend()
         for axis in (above, below):
             axis.grid(alpha=0.3)
-        figure.savefig(path, dpi=120)
+        with replacing(path) as new:
+            figure.savefig(new, dpi=120)
         plt.close(figure)

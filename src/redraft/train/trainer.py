@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from redraft.errors import RedraftError
+from redraft.files import replacing
 from redraft.train.metrics import Metrics
 from redraft.train.optimizer import Optimizer, OptimizerConfig
 
@@ -137,10 +138,8 @@ class Trainer(Generic[M]):
             "seconds": self._seconds,
             "cpu_seconds": self._cpu_seconds,
         }
-        # Written aside and renamed, so that a kill in the middle leaves the previous state whole.
-        aside = self._folder / (STATE_FILE + ".part")
-        torch.save(state, aside)
-        aside.replace(self._folder / STATE_FILE)
+        with replacing(self._folder / STATE_FILE) as new:
+            torch.save(state, new)
 
     def _resume(self, trajectories: Any) -> None:
         state = torch.load(self._folder / STATE_FILE, weights_only=False)

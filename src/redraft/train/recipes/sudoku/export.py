@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors
 
+from redraft.files import replacing, write_text
 from redraft.models import checkpoint
 from redraft.models.base import GenerationDefaults
 from redraft.models.diffusion_gemma import DiffusionGemma
@@ -65,7 +66,8 @@ def export(model: DiffusionGemma, folder: Path, defaults: GenerationDefaults, dt
     """Write a folder that ``redraft.load`` and ``transformers`` load."""
     model.defaults = replace(defaults, end_token_ids=(layout.EOS,))
     checkpoint.save(model, folder, dtype)
-    tokenizer().save(str(folder / TOKENIZER_FILE))
+    with replacing(folder / TOKENIZER_FILE) as new:
+        tokenizer().save(str(new))
     settings = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "bos_token": "<bos>",
@@ -73,5 +75,5 @@ def export(model: DiffusionGemma, folder: Path, defaults: GenerationDefaults, dt
         "pad_token": "<pad>",
         "clean_up_tokenization_spaces": False,
     }
-    (folder / SETTINGS_FILE).write_text(json.dumps(settings, indent=2) + "\n")
-    (folder / TEMPLATE_FILE).write_text(CHAT_TEMPLATE)
+    write_text(folder / SETTINGS_FILE, json.dumps(settings, indent=2) + "\n")
+    write_text(folder / TEMPLATE_FILE, CHAT_TEMPLATE)
