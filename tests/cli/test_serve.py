@@ -10,9 +10,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
+import pytest
 
 from redraft.record.recording import Recording
-from tests.cli.conftest import COMMAND, Run
+from tests.cli.conftest import COMMAND, Run, assert_one_line
 from tests.random_checkpoint import LETTERS_SIZE, random_checkpoint
 
 
@@ -88,6 +89,21 @@ def test_a_server_that_is_killed_in_the_middle_leaves_nothing_that_a_new_one_stu
     recordings = [Recording.load(path) for path in (tmp_path / "kept").glob("*.npz")]
     assert len(recordings) == 2
     assert len({str(recording.result and recording.result["text"]) for recording in recordings}) == 1
+
+
+@pytest.mark.parametrize("key", ["", "  "])
+def test_an_empty_key_is_refused_before_the_model_is_loaded(
+    redraft_here: Run, monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
+    missing = "no-such-model"
+    monkeypatch.delenv("REDRAFT_API_KEY", raising=False)
+    assert_one_line(redraft_here("serve", "--model", missing, "--api-key", key), f"an API key is {key!r}")
+    assert_one_line(redraft_here("serve", "--model", missing, "--api-key", "good", "--api-key", key), "an API key is")
+    monkeypatch.setenv("REDRAFT_API_KEY", key)
+    assert_one_line(redraft_here("serve", "--model", missing), "REDRAFT_API_KEY is set and empty")
+    assert_one_line(redraft_here("serve", "--model", missing, "--api-key", "good"), missing)
+    monkeypatch.setenv("REDRAFT_API_KEY", "good")
+    assert_one_line(redraft_here("serve", "--model", missing), missing)
 
 
 def test_what_cannot_be_served_is_said_in_one_line(redraft: Run, model: Path) -> None:

@@ -9,10 +9,13 @@ from typing import Any
 
 import httpx
 import pytest
+from fastapi import FastAPI
 
 from redraft.engine.engine import Engine
 from redraft.engine.work import Work
+from redraft.errors import RequestError
 from redraft.serve.limits import Limits
+from redraft.serve.security import ApiKeys
 from redraft.serve.serving import Settings
 from tests.serve.conftest import NAME, Served, serving, wait_until
 
@@ -40,6 +43,14 @@ def test_keys_are_asked_for(engine: Engine) -> None:
         assert httpx.get(f"{up.url}/health").status_code == 200
         assert httpx.get(f"{up.url}/metrics").status_code == 401
         assert httpx.get(f"{up.url}/v1/models", headers={"authorization": "Bearer é".encode()}).status_code == 401
+
+
+@pytest.mark.parametrize("keys", [[""], ["good", ""], [" \t"], [None], "good"])
+def test_what_is_no_key_lets_nobody_in_by_mistake(keys: Any) -> None:
+    with pytest.raises(RequestError, match="key"):
+        Settings(NAME, api_keys=keys)
+    with pytest.raises(RequestError, match="key"):
+        ApiKeys(FastAPI(), keys)
 
 
 def test_no_other_origin_may_read_unless_it_is_set(engine: Engine, served: Served) -> None:

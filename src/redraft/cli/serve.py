@@ -1,5 +1,6 @@
 """``redraft serve``: one model behind the wire formats that existing clients speak."""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -8,6 +9,8 @@ import typer
 from redraft.cli import options
 from redraft.errors import RequestError
 
+_KEY_VARIABLE = "REDRAFT_API_KEY"
+
 
 def serve(
     model: options.Model = "sudoku",
@@ -15,7 +18,7 @@ def serve(
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen at; 0 picks a free one.")] = 8000,
     name: Annotated[str | None, typer.Option(help="What clients call the model; by default its own name.")] = None,
     api_key: Annotated[
-        list[str] | None, typer.Option(envvar="REDRAFT_API_KEY", help="Key that clients must send; may be repeated.")
+        list[str] | None, typer.Option(envvar=_KEY_VARIABLE, help="Key that clients must send; may be repeated.")
     ] = None,
     max_concurrency: Annotated[int, typer.Option(min=1, help="Requests that take turns on the model.")] = 8,
     max_waiting: Annotated[int, typer.Option(min=0, help="Requests that may wait; more are refused with 429.")] = 256,
@@ -57,8 +60,12 @@ def serve(
             f"the server needs {missing.name}; install it with: pip install 'redraft[serve]'"
         ) from missing
     from redraft.serve.limits import Limits
+    from redraft.serve.security import check_keys
     from redraft.serve.serving import Settings
 
+    if not api_key and not os.environ.get(_KEY_VARIABLE, "-").strip():
+        raise RequestError(f"{_KEY_VARIABLE} is set and empty; give it a key, or unset it to let everybody in")
+    check_keys(api_key or ())
     engine = options.load_engine(model, dtype, threads, **({} if kv_bytes is None else {"kv_bytes": kv_bytes}))
     recordings = options.Recordings(record, record_prompt).folder()
     if recordings is not None and engine.origin is not None:

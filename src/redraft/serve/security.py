@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from redraft.errors import RequestError
 from redraft.serve.errors import ApiError
 
 # The page and what shows whether the server lives need no key.
@@ -24,11 +25,26 @@ _HEADERS = [
 ]
 
 
+def check_keys(keys: Sequence[str]) -> Sequence[str]:
+    """``keys`` if all are texts that a client has to know; else a RequestError.
+
+    An empty one is mostly a variable that is not set, and must not be taken for a server that needs no key.
+    """
+    if isinstance(keys, str):
+        raise RequestError("api_keys must be a list of keys, such as ['secret'], not one text")
+    for key in keys:
+        if not isinstance(key, str) or not key.strip():
+            raise RequestError(
+                f"an API key is {key!r}; give a text that is not empty, or no key at all to let everybody in"
+            )
+    return keys
+
+
 class ApiKeys:
     """ASGI middleware that lets in who has one of the keys; without keys everybody."""
 
     def __init__(self, app: ASGIApp, keys: Sequence[str]) -> None:
-        self._app, self._keys = app, [key.encode() for key in keys]
+        self._app, self._keys = app, [key.encode() for key in check_keys(keys)]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Refuse the request with 401, or pass it on."""

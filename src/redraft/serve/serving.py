@@ -25,7 +25,7 @@ from redraft.models.tokenizer import ChatTokenizer
 from redraft.serve.errors import ApiError, of_engine
 from redraft.serve.limits import Limits
 from redraft.serve.metrics import Metrics
-from redraft.serve.security import key_of
+from redraft.serve.security import check_keys, key_of
 
 T = TypeVar("T")
 log = logging.getLogger("redraft.serve")
@@ -33,7 +33,7 @@ log = logging.getLogger("redraft.serve")
 
 @dataclass(frozen=True)
 class Settings:
-    """How a server was started."""
+    """How a server was started. Raises RequestError for an API key that is empty."""
 
     model: str
     """The name that clients know the model by."""
@@ -46,6 +46,9 @@ class Settings:
     log_prompts: bool = False
     record: Recorders | None = None
     """Keeps what happens in every answer that is generated, and in every decision."""
+
+    def __post_init__(self) -> None:
+        check_keys(self.api_keys)
 
 
 @dataclass(frozen=True)
