@@ -256,7 +256,7 @@ def test_text_chat_and_token_ids_are_prompts(engine: Engine) -> None:
     assert text.token_ids == engine.generate(torch.tensor([2, 20, 21]), max_tokens=8, seed=1).token_ids
     chat = engine.generate([{"role": "user", "content": "w20 w21"}], max_tokens=8, seed=1)
     rendered = "<bos><|turn>user\nw20 w21<turn|>\n<|turn>model\n"
-    assert chat.usage.prompt_tokens == len(engine.tokenizer._encode(rendered, add_special_tokens=False))
+    assert chat.usage.prompt_tokens == len(engine.tokenizer.encode_text(rendered))
 
 
 BAD_REQUESTS: list[tuple[object, dict[str, object], str]] = [

@@ -1,15 +1,22 @@
 """Chat messages become the ids that ``transformers`` makes of them; what cannot be rendered is refused by name."""
 
 import json
+import random
 import shutil
+import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
+from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from redraft.errors import CheckpointError, RequestError
-from redraft.models.tokenizer import ChatTokenizer
-from tests.random_checkpoint import write_tokenizer
+from redraft.models.tokenizer import LONG, ChatTokenizer
+from redraft.train.recipes.sudoku.export import tokenizer as sudoku_tokenizer
+from tests.constrain.gemma_tokenizer import gemma_tokenizer
+from tests.random_checkpoint import write_letters_tokenizer, write_tokenizer
 
 TEMPLATE, SETTINGS, TOKENIZER = "chat_template.jinja", "tokenizer_config.json", "tokenizer.json"
 CHATS = [
@@ -139,3 +146,122 @@ def test_settings_and_template_are_optional(folder):
     (folder / SETTINGS).unlink()
     shutil.move(folder / TEMPLATE, folder / "elsewhere")
     assert ChatTokenizer.from_folder(folder).encode("w20") == [2, 20]
+
+
+def letters_tokenizer(tmp_path: Path) -> Tokenizer:
+    write_letters_tokenizer(tmp_path, vocab_size=400)
+    return ChatTokenizer.from_folder(tmp_path).tokenizer
+
+
+def byte_level_tokenizer(tmp_path: Path) -> Tokenizer:
+    pieces = [*sorted(pre_tokenizers.ByteLevel.alphabet()), "th", "the", "Ġthe"]
+    merges = [("t", "h"), ("th", "e"), ("Ġ", "the")]
+    made = Tokenizer(models.BPE({piece: token for token, piece in enumerate(pieces)}, merges))
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    return made
+
+
+BOUNDED = [
+    pytest.param(letters_tokenizer, id="unigram"),
+    pytest.param(byte_level_tokenizer, id="byte level"),
+    pytest.param(lambda _: sudoku_tokenizer(), id="sudoku"),
+    pytest.param(lambda _: gemma_tokenizer(), id="gemma", marks=pytest.mark.slow),
+]
+
+
+def random_texts(made: Tokenizer, count: int = 60) -> list[str]:
+    """Some of what the tokenizer has a token for, its longest tokens alone, and, if it takes any text, others."""
+    rng = random.Random(1)
+    pieces = [piece.replace("▁", " ") for piece in made.get_vocab() if "Ġ" not in piece]
+    longest = sorted(pieces, key=lambda piece: -len(piece.encode()))[:4]
+    texts = [piece * 20 for piece in longest]
+    texts += ["".join(rng.choices(pieces, k=rng.randrange(1, 80))) for _ in range(count)]
+    if not isinstance(made.model, models.WordLevel):
+        others = ["  " * 30, "é日😀", "\t\r\n", "café café"]
+        texts += ["".join(rng.choices([*pieces, *others], k=50)) for _ in range(count)]
+    return texts
+
+
+class TestLongTexts:
+    @pytest.mark.parametrize("make", BOUNDED)
+    def test_ids_are_those_of_the_library(self, make, tmp_path):
+        made = make(tmp_path)
+        own = ChatTokenizer(made, {}, None)
+        for text in random_texts(made):
+            assert own.encode(text) == made.encode(text).ids
+            assert own.encode_text(text) == made.encode(text, add_special_tokens=False).ids
+
+    @pytest.mark.parametrize("make", BOUNDED)
+    def test_a_text_has_no_fewer_tokens_than_is_said(self, make, tmp_path):
+        made = make(tmp_path)
+        own = ChatTokenizer(made, {}, None)
+        for text in random_texts(made):
+            assert 0 < own.fewest_tokens(text) <= len(own.encode_text(text))
+        longest = max(made.get_vocab(), key=lambda piece: len(piece.encode()))
+        assert own.fewest_tokens(longest * 100) == 100, "the bound is as good as one by the longest token can be"
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            lambda made: setattr(made, "normalizer", normalizers.NFC()),
+            lambda made: setattr(made, "normalizer", normalizers.Sequence([normalizers.Strip()])),
+            lambda made: setattr(made, "normalizer", normalizers.Replace("  ", "x")),
+            lambda made: setattr(made, "pre_tokenizer", pre_tokenizers.Whitespace()),
+            lambda made: setattr(made, "pre_tokenizer", pre_tokenizers.Split(" ", "removed")),
+            lambda made: setattr(made, "pre_tokenizer", None),
+            lambda made: setattr(made, "model", models.WordLevel({"the": 0, "<unk>": 1}, unk_token="<unk>")),
+            lambda made: setattr(made, "model", models.WordPiece({"the": 0, "[UNK]": 1})),
+            lambda made: setattr(made, "model", models.BPE({"a": 0, "<unk>": 1}, [], unk_token="<unk>")),
+            lambda made: made.add_tokens([AddedToken("<mask>", lstrip=True)]),
+            lambda made: made.enable_truncation(10),
+        ],
+    )
+    def test_where_characters_may_get_lost_nothing_is_said(self, change, tmp_path):
+        made = byte_level_tokenizer(tmp_path)
+        change(made)
+        assert ChatTokenizer(made, {}, None).fewest_tokens("the " * 10_000) == 0
+
+    def test_what_is_too_long_is_refused_before_it_is_tokenized(self, tmp_path):
+        write_letters_tokenizer(tmp_path, vocab_size=400)
+        own = ChatTokenizer.from_folder(tmp_path)
+        tokenized = []
+        own._tokenizer = type("Spy", (), {"encode_batch_fast": lambda *given, **_: tokenized.append(given)})()
+        own.fewest_tokens = len
+
+        def check(fewest):
+            raise RequestError(f"{fewest} tokens")
+
+        text = "x" * (LONG + 1)
+        for refused in (
+            lambda: own.encode(text, check),
+            lambda: own.encode_text(text, check),
+            lambda: own.encode_chat([{"role": "user", "content": text}], check=check),
+        ):
+            with pytest.raises(RequestError, match=r"^16\d\d\d tokens$"):
+                refused()
+        assert tokenized == []
+
+    def test_other_threads_run_while_a_text_is_tokenized(self, tmp_path):
+        own = ChatTokenizer(letters_tokenizer(tmp_path), {}, None)
+        text = "the x and" * 100_000
+        running, ticks, before = True, 0, sys.getswitchinterval()
+
+        def tick():
+            nonlocal ticks
+            while running:
+                ticks += 1
+                time.sleep(0)
+
+        ticker = threading.Thread(target=tick)
+        # Nobody is made to give the interpreter's lock away: what runs meanwhile was let run.
+        sys.setswitchinterval(1000)
+        try:
+            ticker.start()
+            started = ticks
+            own.encode_text(text)
+            passed = ticks - started
+        finally:
+            running = False
+            sys.setswitchinterval(before)
+            ticker.join(30)
+        assert passed > 0

@@ -5,6 +5,7 @@ import re
 import socket
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 import httpx
@@ -82,6 +83,74 @@ def test_what_is_too_large_is_refused(engine: Engine) -> None:
         constraint = {"type": "regex", "pattern": "x" * 400}
         assert up.post("/v1/redraft/generate", {"prompt": "x", "constraint": constraint}).status_code == 422
         assert up.post("/v1/chat/completions", CHAT).status_code == 200
+
+
+class Spied:
+    """A tokenizer that says how long the texts are that it gets, before it does its work."""
+
+    def __init__(self, own: Any, told: Callable[[int], None]) -> None:
+        self._own, self._told = own, told
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._own, name)
+
+    def encode_batch_fast(self, texts: list[str], **options: Any) -> Any:
+        self._told(len(texts[0]))
+        return self._own.encode_batch_fast(texts, **options)
+
+
+HUGE = "x" * 3_900_000
+HUGE_REQUESTS: dict[str, dict[str, Any]] = {
+    "/v1/chat/completions": {**CHAT, "messages": [{"role": "user", "content": HUGE}]},
+    "/v1/completions": {"model": NAME, "prompt": HUGE},
+    "/v1/messages": {**CHAT, "messages": [{"role": "user", "content": HUGE}]},
+    "/v1/fim/completions": {"model": NAME, "prompt": HUGE, "suffix": "."},
+    "/v1/redraft/generate": {"prompt": HUGE},
+    "/v1/redraft/generate?fill": {"fill": {"prefix": HUGE, "suffix": "."}},
+    "/v1/redraft/choose": {"prompt": HUGE, "questions": {"q": ["a", "b"]}},
+    "/v1/systemone": {"model": NAME, "state": HUGE, "questions": {"q": {"type": "noul", "instructions": "?"}}},
+}
+
+
+@pytest.mark.parametrize("path", HUGE_REQUESTS)
+@pytest.mark.parametrize("limit", [None, 500])
+def test_what_is_far_too_long_is_refused_before_it_is_tokenized(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, path: str, limit: int | None
+) -> None:
+    lengths: list[int] = []
+    monkeypatch.setattr(engine.tokenizer, "_tokenizer", Spied(engine.tokenizer.tokenizer, lengths.append))
+    with serving(engine, Settings(NAME, limits=Limits(prompt_tokens=limit))) as up:
+        refused = up.post(path, HUGE_REQUESTS[path])
+    assert refused.status_code == (400 if limit is None else 413), refused.text[:500]
+    said = refused.json()["error"]["message"]
+    assert "tokens or more" in said
+    assert ("the context holds 1024" if limit is None else "at most 500") in said
+    assert max(lengths, default=0) < len(HUGE)
+
+
+def test_others_are_answered_while_a_long_message_is_tokenized(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, answered = threading.Event(), threading.Event()
+    waited: list[bool] = []
+
+    def told(length: int) -> None:
+        if length > 5000:
+            begun.set()
+            waited.append(answered.wait(60))
+
+    monkeypatch.setattr(engine.tokenizer, "_tokenizer", Spied(engine.tokenizer.tokenizer, told))
+    with serving(engine) as up:
+        long = {**CHAT, "messages": [{"role": "user", "content": "x" * 6000}]}
+        refused: list[httpx.Response] = []
+        asking = threading.Thread(target=lambda: refused.append(up.post("/v1/chat/completions", long)))
+        asking.start()
+        assert begun.wait(60)
+        assert up.post("/v1/chat/completions", CHAT).status_code == 200
+        assert not refused
+        answered.set()
+        asking.join(60)
+    assert waited == [True]
+    assert refused[0].status_code == 400
+    assert "the context holds 1024" in refused[0].json()["error"]["message"]
 
 
 def test_a_prompt_beyond_the_context_says_what_would_fit(served: Served) -> None:

@@ -26,7 +26,7 @@ from redraft.engine.verify import Verifier
 from redraft.engine.work import Work, finish
 from redraft.errors import RequestError
 from redraft.models.base import KV_BLOCK, PREFILL_CHUNK, BlockDiffusionModel
-from redraft.models.tokenizer import ChatTokenizer
+from redraft.models.tokenizer import ChatTokenizer, Check
 
 Prompt = str | Sequence[int] | Sequence[Mapping[str, Any]]
 
@@ -229,15 +229,41 @@ class Engine:
         """Read ``text`` into JSON under a schema; parameters and errors as in ``extract.extract``."""
         return finish(extract(self, text, schema, **parameters), self.pool)
 
-    def tokenize(self, prompt: Prompt, thinking: bool = False) -> Sequence[int]:
-        """The token ids of a prompt; RequestError if it is empty, or no text that the tokenizer knows."""
+    def tokenize(
+        self,
+        prompt: Prompt,
+        thinking: bool = False,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        check: Check | None = None,
+    ) -> Sequence[int]:
+        """The token ids of a prompt.
+
+        Raises RequestError if it is empty, no text that the tokenizer knows, or, before the work of tokenizing it, if
+        it surely does not fit the context; before that what ``check`` raises.
+        """
+        fits = self.fits(check)
         if isinstance(prompt, str):
             if not prompt:
                 raise RequestError("the prompt is empty; give some text")
-            return self.tokenizer.encode(prompt)
+            return self.tokenizer.encode(prompt, fits)
         if len(prompt) and isinstance(prompt[0], Mapping):
-            return self.tokenizer.encode_chat(cast(Sequence[Mapping[str, Any]], prompt), thinking)
+            return self.tokenizer.encode_chat(cast(Sequence[Mapping[str, Any]], prompt), thinking, tools, fits)
         return prompt.tolist() if isinstance(prompt, torch.Tensor) else cast(Sequence[int], prompt)
+
+    def fits(self, check: Check | None = None) -> Check:
+        """Raises RequestError for a prompt that surely does not fit the context; before that what ``check`` raises."""
+        context = self.model.config.context_length
+
+        def fits(fewest: int) -> None:
+            if check is not None:
+                check(fewest)
+            if fewest >= context:
+                raise RequestError(
+                    f"the prompt has {fewest} tokens or more and the context holds {context}; "
+                    f"shorten the prompt to {context - 1} tokens or fewer"
+                )
+
+        return fits
 
     def question(self, instruction: str, text: str) -> Prompt:
         """An instruction about a text: a user's message, or raw text where the checkpoint has no chat template."""

@@ -19,6 +19,7 @@ from redraft.engine.result import Chunk, OnStep, Result, Usage, fields_of
 from redraft.engine.text import overlap
 from redraft.engine.work import Work
 from redraft.errors import ConstraintError, RequestError
+from redraft.models.tokenizer import Check
 
 if TYPE_CHECKING:
     from redraft.engine.engine import Engine, Prompt, Recorders
@@ -215,8 +216,9 @@ def edit(
             raise RequestError("edit needs spans that are to change, an instruction, or both")
         if hole is not None:
             raise RequestError("hole says what may stand in spans, and there are none; use constraint for the whole")
+        asked = engine.tokenize(engine.question(instruction, text))
         draft = _draft(engine, [(text, 1 - strength)])
-        return Rewrite(engine, engine.request(engine.question(instruction, text), draft=draft, **parameters))
+        return Rewrite(engine, engine.request(asked, draft=draft, **parameters))
     ordered = _check_spans(text, spans)
     holes = dict(zip(ordered, _holes(hole, len(ordered)), strict=True))
     prompt = None if instruction is None else engine.question(instruction, text)
@@ -316,11 +318,13 @@ def _draft(engine: "Engine", pieces: Sequence[tuple[str, float]]) -> Draft:
     )
 
 
-def context_before(engine: "Engine", prompt: "Prompt | None", before: str) -> list[int]:
-    """The tokens of a prompt, and of the text before a canvas; RequestError where there are none."""
+def context_before(engine: "Engine", prompt: "Prompt | None", before: str, check: Check | None = None) -> list[int]:
+    """The tokens of a prompt, and of the text before a canvas; RequestError where there are none, ``check`` as in
+    ``Engine.tokenize``."""
     if prompt is not None:
-        return [*engine.tokenize(prompt), *engine.tokenizer.encode_text(before)]
-    tokens = engine.tokenizer.encode(before)
+        given = engine.tokenize(prompt, check=check)
+        return [*given, *engine.tokenizer.encode_text(before, engine.fits(check))]
+    tokens = engine.tokenizer.encode(before, engine.fits(check))
     if not tokens:
         raise RequestError("there is nothing before the canvas: give a prefix of one character or more, or a prompt")
     return tokens

@@ -1,7 +1,7 @@
 """A checkpoint's tokenizer and chat template, as its folder holds them."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
@@ -11,8 +11,18 @@ from jinja2 import Template, TemplateError, meta
 from jinja2.ext import loopcontrols
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import Tokenizer
+from tokenizers.models import BPE, Unigram, WordLevel
+from tokenizers.pre_tokenizers import ByteLevel
 
 from redraft.errors import CheckpointError, RequestError
+
+Check = Callable[[int], None]
+"""Takes the min number of tokens that a long text can have, before it is tokenized; raises if they are too many."""
+
+# Shorter texts are tokenized in less time than a person notices, and not looked at before.
+LONG = 1 << 14
+# Steps before the model that keep every character, or make it longer.
+_LOSSLESS = {"Prepend", "ByteLevel", "Metaspace", "Digits", "Replace", "Split"}
 
 TOKENIZER_FILE, SETTINGS_FILE, TEMPLATE_FILE = "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"
 
@@ -72,19 +82,20 @@ class ChatTokenizer:
     def vocab_size(self) -> int:
         return int(self._tokenizer.get_vocab_size(with_added_tokens=True))
 
-    def encode(self, text: str) -> list[int]:
+    def encode(self, text: str, check: Check | None = None) -> list[int]:
         """Raw text to ids, with the beginning-of-sequence token where the tokenizer adds one."""
-        return self._encode(text, add_special_tokens=True)
+        return self._encode(text, check, add_special_tokens=True)
 
-    def encode_text(self, text: str) -> list[int]:
+    def encode_text(self, text: str, check: Check | None = None) -> list[int]:
         """Text that follows other text to ids, with nothing added."""
-        return self._encode(text, add_special_tokens=False)
+        return self._encode(text, check, add_special_tokens=False)
 
     def encode_chat(
         self,
         messages: Sequence[Mapping[str, Any]],
         thinking: bool = False,
         tools: Sequence[Mapping[str, Any]] | None = None,
+        check: Check | None = None,
     ) -> list[int]:
         """Chat messages to ids through the checkpoint's own template, ready for the model's turn.
 
@@ -108,7 +119,7 @@ class ChatTokenizer:
             )
         except (TemplateError, TypeError, ValueError, KeyError) as error:
             raise RequestError(f"the checkpoint's chat template does not take these messages: {error}") from error
-        return self._encode(text, add_special_tokens=False)
+        return self._encode(text, check, add_special_tokens=False)
 
     @cached_property
     def knows_tools(self) -> bool:
@@ -146,11 +157,72 @@ class ChatTokenizer:
         """The text of one token on its own, for drawing; a tokenizer's mark for a space is shown as a space."""
         return (self._tokenizer.id_to_token(token) or f"<{token}>").replace("\u2581", " ")
 
-    def _encode(self, text: str, add_special_tokens: bool) -> list[int]:
+    def fewest_tokens(self, text: str) -> int:
+        """A lower bound of the number of tokens, found without tokenizing; 0 where nothing can be said."""
+        longest = self._longest_token
+        return 0 if longest is None else -(-len(text.encode(errors="replace")) // longest)
+
+    @cached_property
+    def _longest_token(self) -> int | None:
+        """Bytes of text that one token stands for at most, or None: characters may get lost before the model, or one
+        token may stand for any number that it does not know."""
+        own = self._tokenizer
+        steps = [*_steps(own.normalizer), *_steps(own.pre_tokenizer)]
+        swallowing = any(added.lstrip or added.rstrip for added in own.get_added_tokens_decoder().values())
+        if own.truncation is not None or swallowing or not all(map(_is_lossless, steps)):
+            return None
+        match own.model:
+            case WordLevel(unk_token=unknown):
+                # Without a token for unknown words it refuses them.
+                spells_all = own.token_to_id(unknown) is None
+            case BPE(byte_fallback=False):
+                in_bytes = any(step["type"] == "ByteLevel" for step in steps)
+                spells_all = in_bytes and all(own.token_to_id(byte) is not None for byte in ByteLevel.alphabet())
+            case BPE():
+                spells_all = len(self._byte_tokens) == 256
+            case Unigram():
+                spells_all = len(self._byte_tokens) == 256 and json.loads(own.model.__getstate__())["byte_fallback"]
+            case _:
+                spells_all = False
+        if not spells_all:
+            return None
+        # What stands for a space or a byte in a token's name is no shorter than that.
+        return max(len(piece.encode()) for piece in own.get_vocab(with_added_tokens=True))
+
+    def _encode(self, text: str, check: Check | None, add_special_tokens: bool) -> list[int]:
+        if check is not None and len(text) > LONG:
+            check(self.fewest_tokens(text))
         try:
-            return list(self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids)
+            # Unlike ``encode``, it lets other threads run meanwhile.
+            (encoding,) = self._tokenizer.encode_batch_fast([text], add_special_tokens=add_special_tokens)
+            return list(encoding.ids)
         except Exception as error:  # tokenizers raises bare Exception for text it has no token for
             raise RequestError(f"the tokenizer has no tokens for this text: {error}") from error
+
+
+def _steps(part: Any) -> Iterator[Mapping[str, Any]]:
+    """The steps of a normalizer or pre-tokenizer, those of sequences one by one."""
+    if part is None:
+        return
+    left = [json.loads(part.__getstate__())]
+    while left:
+        step = left.pop(0)
+        if step["type"] == "Sequence":
+            left += step.get("normalizers") or step.get("pretokenizers") or []
+        else:
+            yield step
+
+
+def _is_lossless(step: Mapping[str, Any]) -> bool:
+    """Whether a step keeps every character, or puts something in its place that is no shorter in bytes."""
+    match step:
+        case {"type": "Split", "behavior": behavior}:
+            return bool(behavior != "Removed")
+        case {"type": "Replace", "pattern": {"String": old}, "content": new}:
+            return len(new.encode()) >= len(old.encode())
+        case {"type": "Replace"}:
+            return False
+    return step["type"] in _LOSSLESS
 
 
 def _default_template(setting: Any) -> str | None:

@@ -102,11 +102,9 @@ def _speller(serving: Serving) -> Callable[[int], bytes]:
 
 
 def _tokens(serving: Serving, ask: Ask) -> Sequence[int]:
-    prompt, thinking = ask.prompt, bool(ask.parameters.get("thinking"))
-    if not isinstance(prompt, str) and len(prompt) and isinstance(prompt[0], Mapping):
-        shown = None if ask.tools is None else ask.tools.shown
-        return serving.tokenizer.encode_chat(prompt, thinking, shown)  # type: ignore[arg-type]
-    return serving.engine.tokenize(prompt, thinking)
+    shown = None if ask.tools is None else ask.tools.shown
+    check = serving.limits.before_tokenizing(ask.names.get("prompt"))
+    return serving.engine.tokenize(ask.prompt, bool(ask.parameters.get("thinking")), shown, check)
 
 
 def _calling(serving: Serving, use: ToolUse, content: Constraint | None) -> Constraint:

@@ -7,6 +7,7 @@ from typing import Any
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from redraft.models.tokenizer import Check
 from redraft.serve.errors import ApiError, to_json
 
 
@@ -24,12 +25,18 @@ class Limits:
     answers: int = 128
     """Of one request, to all of its prompts."""
 
-    def check_prompt(self, tokens: int, param: str | None) -> None:
-        """Refuse a prompt of too many tokens."""
+    def check_prompt(self, tokens: int, param: str | None, more: str = "") -> None:
+        """Refuse a prompt of too many tokens; ``more`` is said after their number."""
         if self.prompt_tokens is not None and tokens > self.prompt_tokens:
             raise ApiError(
-                413, f"the prompt has {tokens} tokens; this server takes at most {self.prompt_tokens}", param=param
+                413,
+                f"the prompt has {tokens} tokens{more}; this server takes at most {self.prompt_tokens}",
+                param=param,
             )
+
+    def before_tokenizing(self, param: str | None) -> Check:
+        """Refuses a text that is too long however it is tokenized."""
+        return lambda fewest: self.check_prompt(fewest, param, " or more")
 
     def check_schema(self, schema: Mapping[str, Any] | bool | str, param: str) -> None:
         """Refuse a schema, or a pattern, of too many bytes."""

@@ -145,7 +145,8 @@ async def _edited(
     here.note_prompt(http, body.messages[0].content)
     if body.stream_options is not None and not body.stream:
         raise bad_request("stream_options needs stream: true", "stream_options")
-    count = await here.prepare(lambda: len(here.tokenizer.encode_text(body.messages[0].content)), _EDIT_NAMES)
+    check = here.limits.before_tokenizing("messages")
+    count = await here.prepare(lambda: len(here.tokenizer.encode_text(body.messages[0].content, check)), _EDIT_NAMES)
     here.limits.check_prompt(count, "messages")
     given = {
         "max_tokens": body.max_tokens,

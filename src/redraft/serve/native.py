@@ -190,9 +190,10 @@ def _prepare(
         "end_token_ids": list(engine.model.defaults.end_token_ids),
     }
     prompt = None if body.messages is None else _messages(body.messages)
+    check = here.limits.before_tokenizing(source)
     if body.fill is not None:
         prefix, suffix = body.fill.prefix, body.fill.suffix
-        tokens = len(context_before(engine, prompt, prefix))
+        tokens = len(context_before(engine, prompt, prefix, check))
         here.limits.check_prompt(tokens, source)
         filling = fill(engine, prefix, suffix, prompt=prompt, **parameters)
 
@@ -201,7 +202,9 @@ def _prepare(
             return lambda: filling.work(on_step, here.settings.record)
 
         return {**start, "prompt_tokens": tokens, "beginning": ""}, make_fill
-    request = engine.request(body.prompt if prompt is None else prompt, constraint=constraint, **parameters)  # type: ignore[arg-type]
+    thinking = bool(parameters.get("thinking"))
+    given = engine.tokenize(body.prompt if prompt is None else prompt, thinking, check=check)  # type: ignore[arg-type]
+    request = engine.request(given, constraint=constraint, **parameters)
     here.limits.check_prompt(len(request.prompt), source)
 
     def make(post: Post) -> Callable[[], Work[Result]]:
@@ -319,7 +322,8 @@ async def decide(body: ChooseRequest, http: HttpRequest) -> Response:
     parameters: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
 
     def checked() -> Choosing:
-        here.limits.check_prompt(len(here.engine.tokenize(prompt)), source)
+        check = here.limits.before_tokenizing(source)
+        here.limits.check_prompt(len(here.engine.tokenize(prompt, check=check)), source)
         return choose(here.engine, prompt, body.questions, **parameters)
 
     choosing = await here.prepare(checked, names, "questions")

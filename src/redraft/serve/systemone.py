@@ -170,7 +170,7 @@ def _prompt(here: Serving, state: Content, group: Sequence[_Asked]) -> Prompt:
 
 def _choosing(here: Serving, state: Content, group: Sequence[_Asked]) -> Choosing:
     prompt = _prompt(here, state, group)
-    here.limits.check_prompt(len(here.engine.tokenize(prompt)), "state")
+    here.limits.check_prompt(len(here.engine.tokenize(prompt, check=here.limits.before_tokenizing("state"))), "state")
     options = {f"q{number}": one.options for number, one in enumerate(group)}
     return choose(here.engine, prompt, options, seed=_SEED)
 

@@ -94,7 +94,8 @@ async def fill_gap(
         raise bad_request("stop must be strings of at least one character", "stop")
     given = {name: value for name, value in parameters.items() if value is not None}
     given.setdefault("seed", new_seed())
-    before = await here.prepare(lambda: here.tokenizer.encode(prefix), names)
+    check = here.engine.fits(here.limits.before_tokenizing(names["prompt"]))
+    before = await here.prepare(lambda: here.tokenizer.encode(prefix, check), names)
     here.limits.check_prompt(len(before), names["prompt"])
     task = await here.prepare(lambda: fill(here.engine, prefix, suffix, **given), names, "suffix")
 

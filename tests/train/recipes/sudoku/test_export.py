@@ -54,6 +54,7 @@ def test_a_pasted_puzzle_becomes_the_cell_tokens_of_training(folder: Path, writt
         (FLAT + "1", "this text has 82"),
         ("", "this text has 0"),
         (FLAT[:80] + "x", "found 'x'"),
+        pytest.param("." * 100_000, "this text has 100000 characters", id="refused without reading it"),
     ],
 )
 def test_what_is_no_puzzle_is_refused_in_words(folder: Path, written: str, message: str) -> None:

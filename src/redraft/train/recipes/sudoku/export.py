@@ -35,6 +35,9 @@ CHAT_TEMPLATE = """\
 {%- endif -%}
 {%- set content = messages[-1]['content'] -%}
 {%- if content is not string -%}{%- set content = content | map(attribute='text') | join('\\n') -%}{%- endif -%}
+{%- if content | length > 10000 -%}
+  {{- raise_exception('a Sudoku has 81 cells; this text has ' ~ content | length ~ ' characters') -}}
+{%- endif -%}
 {%- for mark in content if mark not in ' \\t\\r\\n|+-' -%}
   {%- if mark not in '0123456789.' -%}
     {{- raise_exception('a Sudoku is written with 1 to 9, and . or 0 for blanks; found \\'' ~ mark ~ '\\'') -}}
