@@ -150,8 +150,8 @@ def test_a_thought_is_split_from_the_answer_wherever_canvases_meet(
     assert result.finish_reason == "stop"
 
 
-def test_an_opening_marker_within_an_answer_begins_no_thought(tmp_path: Path) -> None:
-    """Whether or not it is the first token of a canvas: canvas borders do not change what is text."""
+def test_a_thought_within_an_answer_is_no_text_of_it(tmp_path: Path) -> None:
+    """Whether or not it begins with the first token of a canvas: canvas borders do not change what is text."""
     engine = rigged_engine(tmp_path, random_logits(0))
     tokens = [*engine.tokenizer.encode_text("xyz"), OPENING, *engine.tokenizer.encode_text("q"), CLOSING]
 
@@ -164,9 +164,38 @@ def test_an_opening_marker_within_an_answer_begins_no_thought(tmp_path: Path) ->
 
     engine.model.rigged = logits
     results = [engine.generate(PROMPT, thinking=True, canvas_length=n, max_tokens=30, seed=1) for n in (2, 3, 8)]
-    assert {(one.thought, one.text, one.token_ids) for one in results} == {
-        ("", engine.tokenizer.decode(tokens), tuple(tokens))
-    }
+    assert {(one.thought, one.text, one.token_ids) for one in results} == {("q", "xyz", tuple(tokens))}
+    plain = [engine.generate(PROMPT, canvas_length=n, max_tokens=30, seed=1) for n in (2, 3, 8)]
+    assert {(one.thought, one.text, one.token_ids) for one in plain} == {(None, "xyz", tuple(tokens))}
+
+
+def test_the_empty_thought_of_a_model_that_was_not_asked_to_think_is_no_text(tmp_path: Path) -> None:
+    engine = rigged_engine(tmp_path, random_logits(0))
+    name, answer = engine.tokenizer.encode_text("thought\n"), engine.tokenizer.encode_text("2026")
+    engine.model.rigged = thinking_model(name, answer)
+    generation = engine.stream(PROMPT, canvas_length=5, max_tokens=60, seed=1)
+    assert "".join(chunk.text for chunk in generation) == generation.result().text == "2026"
+    assert list(generation.result().token_ids) == [OPENING, *name, CLOSING, *answer]
+
+
+def test_a_chat_prompt_ends_with_an_empty_thought_unless_one_is_asked_for(tmp_path: Path) -> None:
+    """So does that of a decision: what is chosen from begins where the model's answer does."""
+    engine = rigged_engine(tmp_path, random_logits(0))
+    messages = [{"role": "user", "content": "hi"}]
+    block = engine.tokenizer.encode_text("<|channel>thought\n<channel|>")
+    rendered = engine.tokenizer.encode_chat(messages)
+    assert list(engine.request(messages).prompt) == [*rendered, *block]
+    assert engine.request(messages, thinking=True).prompt == tuple(engine.tokenizer.encode_chat(messages, True))
+    assert list(engine.request("hi").prompt) == engine.tokenizer.encode("hi"), "raw text stays as it is"
+    assert engine.request(rendered).prompt == tuple(rendered), "so do token ids"
+    engine.choose(messages, ["yes", "no"])
+    assert engine.model.encoded[-1][-len(block) :] == block
+
+
+def test_without_the_markers_a_chat_prompt_stays_as_it_is(tmp_path: Path) -> None:
+    engine = load(random_checkpoint(tmp_path, canvas_length=4))
+    messages = [{"role": "user", "content": "w20"}]
+    assert list(engine.request(messages).prompt) == engine.tokenizer.encode_chat(messages)
 
 
 def test_without_a_thought_there_is_an_empty_one_and_without_asking_there_is_none(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""``TextStream`` against brute force: however the tokens are cut into canvases, the answer is the same."""
+"""``TextStream`` and ``AnswerText`` against brute force: however tokens are cut into canvases, the answer is one."""
 
 from collections.abc import Iterator, Sequence
 from itertools import combinations, pairwise
@@ -6,12 +6,14 @@ from itertools import combinations, pairwise
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer
+from tokenizers import AddedToken, Tokenizer
 from tokenizers.decoders import ByteLevel as ByteLevelDecoder
 from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel
 
-from redraft.engine.text import TextStream
+from redraft.constrain.compiler import ThoughtMarkers
+from redraft.engine.text import AnswerText, TextStream, thought_tokens
+from redraft.models.tokenizer import ChatTokenizer
 
 
 def byte_tokenizer(merges: Sequence[tuple[str, str]] = ()) -> Tokenizer:
@@ -132,3 +134,107 @@ def test_text_that_a_byte_to_come_may_change_is_held_back() -> None:
     stream = TextStream(decode, (), settled=lambda tokens: 0)
     assert stream.add([65, 66], last=False) == ""
     assert stream.add([0xFF], last=True) == "\ufffd" * 3
+
+
+# Thoughts, among special tokens as DiffusionGemma has them.
+
+SPECIAL = ("<|channel>", "<channel|>", "<|tool_call>", "<pad>")
+
+
+def marked_tokenizer() -> ChatTokenizer:
+    """Bytes, the name of the channel as one token, and special tokens."""
+    merges = [("t", "h"), ("th", "o"), ("tho", "u"), ("thou", "g"), ("thoug", "h"), ("though", "t")]
+    tokenizer = byte_tokenizer(merges)
+    tokenizer.add_special_tokens([AddedToken(name, normalized=False) for name in SPECIAL])
+    return ChatTokenizer(tokenizer, {}, None)
+
+
+MARKED = marked_tokenizer()
+OPENING, CLOSING, CALL, PAD = (MARKED.token_id(name) for name in SPECIAL)
+MARKERS = ThoughtMarkers(OPENING, CLOSING)
+
+WRITTEN = [
+    # What the model writes; what of it is the thought, and the answer; and the answer where no thought was asked for.
+    ("<|channel>thought\n<channel|>yes", "", "yes", "yes"),
+    ("<|channel>thought\nhm é<channel|>yes", "hm é", "yes", "yes"),
+    ("<|channel>hm<channel|>yes", "hm", "yes", "yes"),
+    ("<|channel><channel|>yes", "", "yes", "yes"),
+    ("<|channel>thought<channel|>yes", "", "yes", "yes"),
+    ("<|channel>thoughtful<channel|>yes", "thoughtful", "yes", "yes"),
+    ("<|channel>thou<channel|>yes", "thou", "yes", "yes"),
+    ("\n<|channel>thought\nhm<channel|>yes", "hm", "\nyes", "\nyes"),
+    ("y<|channel>thought\na<channel|>e<|channel>thought\nb<channel|>s", "ab", "yes", "yes"),
+    ("<|channel>thought\nhm", "hm", "", "hm"),
+    ("<|channel>thought\nhm<|channel>hm<channel|>yes", "hmhm", "yes", "yes"),
+    ("y<|channel>thought\nes", "es", "y", "yes"),
+    ("y<|channel>es", "es", "y", "yes"),
+    ("y<|channel>thought", "", "y", "y"),
+    ("yes<|channel>thought\n", "", "yes", "yes"),
+    ("yes<channel|>", "", "yes", "yes"),
+    ("thought\nyes", "", "thought\nyes", "thought\nyes"),
+    ("<pad>é<pad><|channel>t<pad>u<channel|><|tool_call>y<pad>", "tu", "éy", "éy"),
+    ("", "", "", ""),
+]
+
+
+def answered(tokens: list[int], stop: Sequence[str], thinking: bool, parts: list[list[int]]) -> AnswerText:
+    """An answer that came in these parts; what was handed out on the way is what there is in the end."""
+    answer = AnswerText(MARKED.decode, stop, MARKERS, MARKED.settled, thinking)
+    thoughts, texts = [], []
+    for index, part in enumerate(parts):
+        thought, text = answer.add(part, last=index == len(parts) - 1)
+        thoughts.append(thought)
+        texts.append(text)
+        if answer.stopped:
+            break
+    assert "".join(texts) == answer.text, parts
+    assert "".join(thoughts) == (answer.thought or ""), parts
+    assert answer.token_ids == tokens[: len(answer.token_ids)], parts
+    return answer
+
+
+@pytest.mark.parametrize(("written", "thought", "text", "unasked"), WRITTEN)
+def test_a_thought_is_found_wherever_it_stands_and_special_tokens_are_no_text(written, thought, text, unasked):
+    tokens = MARKED.encode_text(written)
+    # Every way to cut a long answer into canvases would be too many.
+    cuts = canvases(tokens) if len(tokens) <= 10 else [[[token] for token in tokens], [tokens[:5], tokens[5:]]]
+    for parts in cuts or [[[]]]:
+        asked = answered(tokens, (), True, parts)
+        assert (asked.thought, asked.text, asked.token_ids) == (thought, text, tokens), parts
+        plain = answered(tokens, (), False, parts)
+        assert (plain.thought, plain.text, plain.token_ids) == (None, unasked, tokens), parts
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    pieces=st.lists(st.sampled_from(["<|channel>", "<channel|>", "<pad>", "thought\n", "a", "b", "é"]), max_size=7),
+    stop=st.sampled_from([(), ("ab",), ("b", "aa")]),
+    thinking=st.booleans(),
+)
+def test_every_split_of_a_random_answer_with_thoughts_gives_the_same(pieces, stop, thinking):
+    tokens = MARKED.encode_text("".join(pieces))[:9]
+    splits = list(canvases(tokens)) or [[[]]]
+    found = [answered(tokens, stop, thinking, parts) for parts in splits]
+    assert len({(one.text, one.thought, tuple(one.token_ids), one.stopped) for one in found}) == 1
+    for name in SPECIAL:
+        assert name not in found[0].text + (found[0].thought or "")
+
+
+@pytest.mark.parametrize("thinking", [True, False])
+def test_a_stop_string_ends_the_answer_not_the_thought(thinking):
+    tokens = MARKED.encode_text("<|channel>thought\nab<channel|>xaby<|channel>z<channel|>")
+    answer = answered(tokens, ("ab",), thinking, [tokens])
+    assert (answer.text, answer.stopped) == ("x", True)
+    assert answer.thought == ("ab" if thinking else None)
+    assert MARKED.decode_all(answer.token_ids) == "<|channel>thought\nab<channel|>xab"
+
+
+def test_tokens_of_thoughts_are_counted_with_their_markers():
+    for written, *_ in WRITTEN:
+        tokens = MARKED.encode_text(written)
+        inside, expected = False, 0
+        for token in tokens:
+            inside = inside or token == OPENING
+            expected += inside or token == CLOSING
+            inside = inside and token != CLOSING
+        assert thought_tokens(tokens, MARKERS) == expected, written

@@ -16,7 +16,7 @@ from redraft.errors import CheckpointError, RequestError
 from redraft.models.tokenizer import LONG, ChatTokenizer
 from redraft.train.recipes.sudoku.export import tokenizer as sudoku_tokenizer
 from tests.constrain.gemma_tokenizer import gemma_tokenizer
-from tests.random_checkpoint import write_letters_tokenizer, write_tokenizer
+from tests.random_checkpoint import THOUGHT, THOUGHT_IDS, write_letters_tokenizer, write_tokenizer
 
 TEMPLATE, SETTINGS, TOKENIZER = "chat_template.jinja", "tokenizer_config.json", "tokenizer.json"
 CHATS = [
@@ -109,9 +109,10 @@ class TestChat:
 
 
 class TestText:
-    def test_markers_survive_decoding(self, folder):
-        """Tool and turn markers are part of what the model said."""
-        assert ChatTokenizer.from_folder(folder).decode([4, 7, 20, 5]) == "<|turn> model w20 <turn|>"
+    def test_markers_are_no_text_unless_all_is_wanted(self, folder):
+        own = ChatTokenizer.from_folder(folder)
+        assert own.decode([4, 7, 20, 5]) == "model w20"
+        assert own.decode_all([4, 7, 20, 5]) == "<|turn> model w20 <turn|>"
 
     @pytest.mark.parametrize("text", ["unheard-of", "w20 w999", "\ud800"])
     def test_text_without_tokens_is_refused(self, folder, text):
@@ -265,3 +266,57 @@ class TestLongTexts:
             sys.setswitchinterval(before)
             ticker.join(30)
         assert passed > 0
+
+
+class TestThinkingOff:
+    """DiffusionGemma writes an empty thought first, unless the prompt ends with it."""
+
+    MESSAGES = ({"role": "user", "content": "hi"},)
+
+    @pytest.fixture
+    def letters(self, tmp_path):
+        write_letters_tokenizer(tmp_path, vocab_size=400)
+        return ChatTokenizer.from_folder(tmp_path)
+
+    def test_the_block_is_the_markers_and_the_channels_name(self, letters):
+        opening, *name, closing = letters.empty_thought(THOUGHT)
+        assert (opening, closing) == THOUGHT_IDS
+        assert letters.decode(name) == "thought\n"
+
+    @pytest.mark.slow
+    def test_with_gemmas_own_tokens_it_is_four_of_them(self):
+        made = Tokenizer.from_str(gemma_tokenizer().to_str())
+        assert ChatTokenizer(made, {}, None).empty_thought(THOUGHT) == [], "it has no markers yet"
+        made.add_special_tokens(list(THOUGHT))
+        names = [made.id_to_token(token) for token in ChatTokenizer(made, {}, None).empty_thought(THOUGHT)]
+        assert names == ["<|channel>", "thought", "\n", "<channel|>"]
+
+    def test_without_markers_there_is_no_block(self, folder):
+        assert ChatTokenizer.from_folder(folder).empty_thought(THOUGHT) == []
+        assert ChatTokenizer(sudoku_tokenizer(), {}, None).empty_thought(THOUGHT) == []
+
+    def test_a_prompt_ends_with_it_once_whether_or_not_the_template_has_it(self, letters):
+        block = letters.empty_thought(THOUGHT)
+        plain = letters.encode_chat(self.MESSAGES)
+        assert plain[-len(block) :] != block
+        assert letters.encode_chat(self.MESSAGES, ending=block) == [*plain, *block]
+        own_block = letters.template + "<|channel>thought{{ '\\n' }}<channel|>"
+        having = ChatTokenizer(letters.tokenizer, {"bos_token": "<bos>"}, own_block)
+        assert having.encode_chat(self.MESSAGES) == [*plain, *block]
+        assert having.encode_chat(self.MESSAGES, ending=block) == [*plain, *block]
+
+
+class TestDecode:
+    def test_special_tokens_have_no_text(self, tmp_path):
+        own = ChatTokenizer(letters_tokenizer(tmp_path), {}, None)
+        text = "a<|channel>the é<channel|>\u65e5<|tool_call>"
+        assert own.decode(own.encode_text(text)) == "athe é\u65e5"
+        assert own.decode_all(own.encode_text(text)) == text
+
+    def test_a_special_token_between_the_bytes_of_a_character_settles_nothing(self, tmp_path):
+        own = ChatTokenizer(letters_tokenizer(tmp_path), {}, None)
+        first, second = (own.token_id(f"<0x{value:02X}>") for value in "ñ".encode())
+        text, pad = own.encode_text("the"), own.token_id("<pad>")
+        assert own.decode([*text, first, pad, second]) == "theñ"
+        assert own.settled([*text, first, pad]) == len(text)
+        assert own.settled([*text, first, pad, second, *text]) == 2 * len(text) + 3

@@ -57,7 +57,7 @@ def test_an_answer_is_that_of_the_engine(client: Anthropic, alone: Engine) -> No
     expected = alone.generate(whole, seed=1, max_tokens=60)
     assert message.content[0].text == expected.text
     assert message.usage.output_tokens == expected.usage.completion_tokens
-    prompt = len(alone.tokenizer.encode_chat(whole))
+    prompt = len(alone.tokenize(whole))
     assert message.usage.input_tokens + message.usage.cache_read_input_tokens == prompt
 
 

@@ -262,7 +262,7 @@ def test_completions_and_their_options(client: OpenAI, alone: Engine) -> None:
 def test_several_prompts_are_answered_in_the_order_of_the_api(client: OpenAI, alone: Engine) -> None:
     texts = ["once upon", "and then", "the"]
     ids = [alone.tokenizer.encode(text) for text in texts]
-    for prompts, echoes in ((texts, texts), (ids, [alone.tokenizer.decode(one) for one in ids])):
+    for prompts, echoes in ((texts, texts), (ids, [alone.tokenizer.decode_all(one) for one in ids])):
         fields: Any = {"model": NAME, "prompt": prompts, "max_tokens": 60, "seed": 4, "n": 2, "echo": True}
         whole = client.completions.create(**fields)
         expected = [alone.generate(text, seed=4 + choice, max_tokens=60) for text in texts for choice in range(2)]

@@ -114,7 +114,9 @@ def _workloads(
         if prompt_tokens:
             raise RequestError("give --prompt or --prompt-tokens, not both: a prompt has the length it has")
         message = {"role": "user", "content": prompt}
-        prompts = [tuple(ChatTokenizer.from_folder(found.folder).encode_chat([message]))]
+        tokenizer = ChatTokenizer.from_folder(found.folder)
+        ending = tokenizer.empty_thought(found.config.thought_markers)
+        prompts = [tuple(tokenizer.encode_chat([message], ending=ending))]
     else:
         prompts = [random_prompt(found, n, seed) for n in sorted(set(prompt_tokens or [DEFAULT_PROMPT_TOKENS]))]
     lengths = sorted(set(max_tokens or answer_lengths(found.config.canvas_length)))

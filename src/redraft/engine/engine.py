@@ -22,6 +22,7 @@ from redraft.engine.kv_pool import KVPool
 from redraft.engine.origin import Origin
 from redraft.engine.request import Draft, Request
 from redraft.engine.result import OnStep, Result
+from redraft.engine.text import AnswerText
 from redraft.engine.verify import Verifier
 from redraft.engine.work import Work, finish
 from redraft.errors import RequestError
@@ -67,6 +68,11 @@ class Engine:
         found = [tokenizer.token_id(marker) for marker in config.tool_syntax.markers]
         self.tool_markers = [token for token in found if token is not None] if None not in found else []
         """The ids of the tokens that mark tool calls; empty where the checkpoint does not have all of them."""
+        opening, closing = map(tokenizer.token_id, config.thought_markers)
+        self.thought_markers = None if opening is None or closing is None else ThoughtMarkers(opening, closing)
+        """None where the checkpoint's tokenizer does not have both."""
+        self.empty_thought = tokenizer.empty_thought(config.thought_markers)
+        """The end of a chat prompt after which the model is not to think."""
         self.constraints = Compiler(
             lambda: Vocabulary.of(tokenizer.tokenizer, config.vocab_size, config.image_token_ids).with_markers(
                 self.tool_markers
@@ -154,7 +160,7 @@ class Engine:
         steps = defaults.max_denoising_steps if max_denoising_steps is None else max_denoising_steps
         length = config.canvas_length if canvas_length is None else canvas_length
         length = checks.check_whole("canvas_length", length, 1, config.canvas_length)
-        thought = self._thought_markers() if checks.check_switch("thinking", thinking) else None
+        thought = self._needed_thought_markers() if checks.check_switch("thinking", thinking) else None
         room = checks.check_length(max_tokens, len(tokens), config.context_length)
         room = checks.check_memory(self.pool, len(tokens), room, length, max_tokens is not None)
         stop_strings = checks.check_stop(stop)
@@ -247,7 +253,9 @@ class Engine:
                 raise RequestError("the prompt is empty; give some text")
             return self.tokenizer.encode(prompt, fits)
         if len(prompt) and isinstance(prompt[0], Mapping):
-            return self.tokenizer.encode_chat(cast(Sequence[Mapping[str, Any]], prompt), thinking, tools, fits)
+            messages = cast(Sequence[Mapping[str, Any]], prompt)
+            ending = () if thinking else self.empty_thought
+            return self.tokenizer.encode_chat(messages, thinking, tools, fits, ending)
         return prompt.tolist() if isinstance(prompt, torch.Tensor) else cast(Sequence[int], prompt)
 
     def fits(self, check: Check | None = None) -> Check:
@@ -290,14 +298,20 @@ class Engine:
             raise RequestError("the checkpoint names no end token, with which a constrained answer has to end")
         return self.constraints.compile(constraint, ends, stop, thought)
 
-    def _thought_markers(self) -> ThoughtMarkers:
-        opening, closing = self.model.config.thought_markers
-        ids = self.tokenizer.token_id(opening), self.tokenizer.token_id(closing)
-        if ids[0] is None or ids[1] is None:
+    def answer_text(self, request: Request, stop: Sequence[str] = ()) -> AnswerText:
+        """Takes the tokens of an answer to ``request`` apart."""
+        # Under a constraint without a thought no marker can stand.
+        markers = self.thought_markers if request.constraint is None else request.thought
+        tokenizer = self.tokenizer
+        return AnswerText(tokenizer.decode, stop, markers, tokenizer.settled, thinking=request.thought is not None)
+
+    def _needed_thought_markers(self) -> ThoughtMarkers:
+        if self.thought_markers is None:
+            opening, closing = self.model.config.thought_markers
             raise RequestError(
                 f"this checkpoint cannot think: its tokenizer has no {opening!r} and {closing!r}; leave thinking out"
             )
-        return ThoughtMarkers(ids[0], ids[1])
+        return self.thought_markers
 
 
 _PARAMETERS = inspect.signature(Engine.request).parameters

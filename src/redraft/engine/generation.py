@@ -12,7 +12,6 @@ from redraft.engine.constrained import CanvasConstraint, Locked
 from redraft.engine.kv_pool import PooledCache
 from redraft.engine.request import Request
 from redraft.engine.result import Chunk, FinishReason, Result, StepEvent, TokenLogprob, Usage
-from redraft.engine.text import AnswerText
 from redraft.engine.verify import Candidate, wrong_positions
 from redraft.engine.work import Waiting, Work, no_room
 from redraft.errors import GenerationError
@@ -46,7 +45,7 @@ class Generation(Iterator[Chunk]):
 
     def __init__(self, engine: "Engine", request: Request, on_step: Callable[[StepEvent], None] | None) -> None:
         self._engine, self._request, self._on_step = engine, request, on_step
-        self._text = AnswerText(engine.tokenizer.decode, request.stop, request.thought, engine.tokenizer.settled)
+        self._text = engine.answer_text(request, request.stop)
         self._state = None if request.constraint is None else request.constraint.automaton.start
         self._encoded = len(request.prompt)
         self._uncommitted: torch.Tensor | None = None
@@ -195,7 +194,9 @@ class Generation(Iterator[Chunk]):
         return _Attempt(canvas, tokens, finish, wrong, score)
 
     def _candidate(self, tokens: list[int]) -> Candidate:
-        before, decode = tuple(self._text.token_ids), self._engine.tokenizer.decode
+        before, tokenizer = tuple(self._text.token_ids), self._engine.tokenizer
+        # The markers of a thought that was asked for tell where the answer begins.
+        decode = tokenizer.decode if self._request.thought is None else tokenizer.decode_all
         return Candidate(len(self._canvases), decode([*before, *tokens]), tuple(tokens), before, decode)
 
     def _take(self, attempt: _Attempt, length: int) -> Chunk:

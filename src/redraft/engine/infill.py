@@ -336,11 +336,11 @@ def _beginning(engine: "Engine", text: str, tokens: int) -> str:
     if len(encoded) <= tokens:
         return text
     for count in range(tokens, 0, -1):
-        shown = engine.tokenizer.decode(encoded[:count])
+        shown = engine.tokenizer.decode_all(encoded[:count])
         if text.startswith(shown):
             return shown
     # Not even the first character fits; or the tokenizer changes the text, and does not say where a token ends.
-    return "" if engine.tokenizer.decode(encoded) == text else text[:tokens]
+    return "" if engine.tokenizer.decode_all(encoded) == text else text[:tokens]
 
 
 def _holes(hole: Hole | Sequence[Hole] | None, count: int) -> list[Hole]:

@@ -69,7 +69,11 @@ class TextStream:
 
 
 class AnswerText:
-    """An answer's text, and apart from it the thought before it, where a model thinks between markers."""
+    """An answer's text and, apart from it, what the model thought: a state machine over tokens.
+
+    An opening marker begins a thought wherever it stands, a closing one ends it. Where no thought was asked for none is
+    kept, and one that is never closed was none: its text is the answer's.
+    """
 
     def __init__(
         self,
@@ -77,12 +81,17 @@ class AnswerText:
         stop: Sequence[str],
         markers: ThoughtMarkers | None,
         settled: Callable[[Sequence[int]], int] = len,
+        thinking: bool = True,
     ) -> None:
+        """``thinking``: a thought was asked for. ``markers``: None where they are not looked for."""
+        self._decode, self._markers, self._settled = decode, markers, settled
+        self._thinking = thinking and markers is not None
         self._answer = TextStream(decode, stop, settled)
-        self._thoughts = None if markers is None else TextStream(decode, (), settled)
-        self._markers = markers
-        self._marked: list[int] = []
-        self._thinking = False
+        self._block: _Block | None = None
+        self._thought = ""
+        self._token_ids: list[int] = []
+        self._places: list[int] = []
+        """Where in all tokens those of the answer stand."""
 
     @property
     def text(self) -> str:
@@ -90,13 +99,13 @@ class AnswerText:
 
     @property
     def thought(self) -> str | None:
-        """None where markers are not looked for."""
-        return None if self._thoughts is None else self._thoughts.text
+        """None where none was asked for."""
+        return self._thought if self._thinking else None
 
     @property
     def token_ids(self) -> list[int]:
-        """All tokens, those of the thought and its markers included."""
-        return [*self._marked, *self._answer.token_ids]
+        """All tokens, those of thoughts and their markers included."""
+        return self._token_ids
 
     @property
     def stopped(self) -> bool:
@@ -104,17 +113,79 @@ class AnswerText:
 
     def add(self, tokens: Sequence[int], last: bool) -> tuple[str, str]:
         """Append a canvas's tokens; returns new text of the thought and of the answer, as ``TextStream.add`` does."""
-        if self._thoughts is None or self._markers is None:
-            return "", self._answer.add(tokens, last)
-        rest = list(tokens)
-        if not self.token_ids and rest[:1] == [self._markers.opening]:
-            self._thinking = True
-            self._marked.append(rest.pop(0))
+        said: list[int] = []
+        thought = text = ""
+        for token in tokens:
+            place = len(self._token_ids)
+            self._token_ids.append(token)
+            if self._markers is not None and token == self._markers.opening:
+                # What ends the answer before a thought ends it there.
+                text, said = text + self._answer.add(said, False), []
+                if self.stopped:
+                    break
+                self._block = self._block or _Block(TextStream(self._decode, (), self._settled))
+            elif self._markers is not None and token == self._markers.closing:
+                thought += self._block.new(last=True) if self._block is not None else ""
+                self._block = None
+            elif self._block is not None:
+                self._block.take(token, place)
+            else:
+                said.append(token)
+                self._places.append(place)
+        if self._block is not None and self._thinking:
+            thought += self._block.new(last)
+        elif self._block is not None and last:
+            left, self._block = self._block.after_name(self._decode), None
+            said += [token for token, _ in left]
+            self._places += [place for _, place in left]
+        if not self.stopped:
+            text += self._answer.add(said, last)
+        if self.stopped:
+            del self._token_ids[self._places[len(self._answer.token_ids) - 1] + 1 :]
         if not self._thinking:
-            return "", self._answer.add(rest, last)
-        closed = self._markers.closing in rest
-        thoughts = rest[: rest.index(self._markers.closing)] if closed else rest
-        self._marked += rest[: len(thoughts) + int(closed)]
-        self._thinking = not closed
-        thought = self._thoughts.add(thoughts, last or closed)
-        return thought, self._answer.add(rest[len(thoughts) + 1 :], last) if closed else ""
+            return "", text
+        self._thought += thought
+        return thought, text
+
+
+class _Block:
+    """What stands after an opening marker: the channel's name, which is no part of the thought, and the thought."""
+
+    NAME = "thought\n"
+
+    def __init__(self, stream: TextStream) -> None:
+        self._stream = stream
+        self._tokens: list[tuple[int, int]] = []
+        self._waiting: list[int] = []
+        self._text, self._given = "", 0
+
+    def take(self, token: int, place: int) -> None:
+        """The next token, and its place in the answer."""
+        self._tokens.append((token, place))
+        self._waiting.append(token)
+
+    def new(self, last: bool) -> str:
+        """The thought's text since the last call."""
+        self._text += self._stream.add(self._waiting, last)
+        self._waiting = []
+        named = self._text.startswith(self.NAME) or (self.NAME.startswith(self._text) and not last)
+        thought = self._text[len(self.NAME) :] if named or self._text == self.NAME.rstrip() else self._text
+        new, self._given = thought[self._given :], len(thought)
+        return new
+
+    def after_name(self, decode: Callable[[Sequence[int]], str]) -> list[tuple[int, int]]:
+        """The tokens and places after the name's, or all if there is no name."""
+        tokens = [token for token, _ in self._tokens]
+        for count in range(1, min(len(tokens), len(self.NAME)) + 1):
+            if decode(tokens[:count]).startswith(self.NAME):
+                return self._tokens[count:]
+        return [] if decode(tokens) == self.NAME.rstrip() else self._tokens
+
+
+def thought_tokens(tokens: Sequence[int], markers: ThoughtMarkers) -> int:
+    """How many of an answer's tokens are thoughts, their markers included."""
+    count, thinking = 0, False
+    for token in tokens:
+        count += thinking or token in (markers.opening, markers.closing)
+        thinking = token != markers.closing and (thinking or token == markers.opening)
+    return count

@@ -96,10 +96,12 @@ class ChatTokenizer:
         thinking: bool = False,
         tools: Sequence[Mapping[str, Any]] | None = None,
         check: Check | None = None,
+        ending: Sequence[int] = (),
     ) -> list[int]:
         """Chat messages to ids through the checkpoint's own template, ready for the model's turn.
 
-        ``thinking`` is what a template knows as ``enable_thinking``, ``tools`` what it knows by that name.
+        ``thinking`` is what a template knows as ``enable_thinking``, ``tools`` what it knows by that name. ``ending``:
+        the tokens that come last, whether or not the template has them.
 
         Raises RequestError where there is no template, or the template refuses the messages or has no use for tools.
         """
@@ -119,7 +121,16 @@ class ChatTokenizer:
             )
         except (TemplateError, TypeError, ValueError, KeyError) as error:
             raise RequestError(f"the checkpoint's chat template does not take these messages: {error}") from error
-        return self._encode(text, check, add_special_tokens=False)
+        tokens = self._encode(text, check, add_special_tokens=False)
+        return tokens if tokens[len(tokens) - len(ending) :] == list(ending) else [*tokens, *ending]
+
+    def empty_thought(self, markers: tuple[str, str]) -> list[int]:
+        """What a model that is not to think writes first, between the ``markers`` of a thought; nothing where these are
+        not single tokens. Gemma 4's own template ends with it; one that does not leaves it to the model."""
+        if any(self.token_id(marker) is None for marker in markers):
+            return []
+        opening, closing = markers
+        return self.encode_text(f"{opening}thought\n{closing}")
 
     @cached_property
     def knows_tools(self) -> bool:
@@ -135,18 +146,28 @@ class ChatTokenizer:
         return environment.from_string(self.template or "")
 
     def decode(self, tokens: Sequence[int]) -> str:
-        """Ids to text. Markers such as tool calls stay: they are part of what the model said."""
+        """Ids to text. Special tokens have none: where they mean something, they are read as tokens."""
+        return str(self._tokenizer.decode(list(tokens), skip_special_tokens=True))
+
+    def decode_all(self, tokens: Sequence[int]) -> str:
+        """Ids to text, special tokens to their names: what ``encode_text`` reads as the same tokens."""
         return str(self._tokenizer.decode(list(tokens), skip_special_tokens=False))
 
     def settled(self, tokens: Sequence[int]) -> int:
         """How many of the first tokens have a text that none which follow can change.
 
         Decoders take neighbouring byte tokens together: if they are not UTF-8 as a whole, none of them is a character.
+        Special tokens between them are no border.
         """
         count = len(tokens)
-        while count and tokens[count - 1] in self._byte_tokens:
+        while count and (tokens[count - 1] in self._byte_tokens or tokens[count - 1] in self._special_tokens):
             count -= 1
         return count
+
+    @cached_property
+    def _special_tokens(self) -> frozenset[int]:
+        added = self._tokenizer.get_added_tokens_decoder()
+        return frozenset(token for token, one in added.items() if one.special)
 
     @cached_property
     def _byte_tokens(self) -> frozenset[int]:

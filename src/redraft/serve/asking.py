@@ -8,7 +8,6 @@ from typing import Any
 from redraft.constrain.constraint import Constraint
 from redraft.engine.request import Request
 from redraft.engine.result import Chunk, Result
-from redraft.engine.text import AnswerText, TextStream
 from redraft.engine.work import Work
 from redraft.errors import RequestError
 from redraft.models.tools import CallPart, CallReader, Tool, ToolCall
@@ -165,7 +164,7 @@ class Pieces:
         if use is not None:
             tokenizer, syntax = engine.tokenizer, engine.model.config.tool_syntax
             self._reader = syntax.reader(engine.tool_markers, tokenizer.decode, tokenizer.settled)
-            self._text = AnswerText(tokenizer.decode, (), request.thought, tokenizer.settled)
+            self._text = engine.answer_text(request)
             # A thought would come before it.
             if use.certain is not None and request.thought is None:
                 self._certain = CallPart(0, use.certain, "")
@@ -230,9 +229,9 @@ def stop_string(serving: Serving, asked: Asked, result: Result) -> str | None:
     """The stop string at which an answer ended, if it did: its tokens reach up to the one that completed it."""
     if not asked.request.stop or asked.request.constraint is not None:
         return None
-    stream = TextStream(serving.tokenizer.decode, ())
-    stream.add(result.token_ids, True)
-    found = [(stream.text.find(stop) + len(stop), stop) for stop in asked.request.stop if stop in stream.text]
+    answer = serving.engine.answer_text(asked.request)
+    answer.add(result.token_ids, True)
+    found = [(answer.text.find(stop) + len(stop), stop) for stop in asked.request.stop if stop in answer.text]
     return min(found)[1] if found else None
 
 
@@ -241,7 +240,7 @@ def whole_text(serving: Serving, asked: Asked, before: Sequence[int], argmax: Se
     request = asked.request
     ends = (index for index, token in enumerate(argmax) if token in request.end_token_ids)
     canvas = argmax[: next(ends, len(argmax))][: request.max_tokens - len(before)]
-    text = AnswerText(serving.tokenizer.decode, request.stop, request.thought)
+    text = serving.engine.answer_text(request, request.stop)
     text.add([*before, *canvas], True)
     return text.text
 

@@ -96,7 +96,7 @@ def _echo(here: Serving, body: CompletionRequest, prompt: str | list[int]) -> st
     """What stands before each answer to a prompt."""
     if not body.echo:
         return ""
-    return prompt if isinstance(prompt, str) else here.tokenizer.decode(prompt)
+    return prompt if isinstance(prompt, str) else here.tokenizer.decode_all(prompt)
 
 
 def _check_together(here: Serving, body: CompletionRequest, prompts: Sequence[str | list[int]]) -> None:

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from redraft.constrain.constraint import Constraint, JSONSchema
+from redraft.engine import text
 from redraft.engine.result import Result, TokenLogprob
 from redraft.serve.asking import Asked, ToolUse, tool, usage_of
 from redraft.serve.errors import bad_request, to_json
@@ -121,12 +122,7 @@ def thought_tokens(asked: Asked, results: Sequence[Result]) -> int:
     markers = asked.request.thought
     if markers is None:
         return 0
-    count = 0
-    for result in results:
-        ids = result.token_ids
-        if ids[:1] == (markers.opening,):
-            count += ids.index(markers.closing) + 1 if markers.closing in ids else len(ids)
-    return count
+    return sum(text.thought_tokens(result.token_ids, markers) for result in results)
 
 
 def token_logprob(serving: Serving, asked: Asked, one: TokenLogprob) -> dict[str, Any]:
