@@ -5,7 +5,9 @@ python examples/solve_sudoku.py "53..7.... 6..195..." # your own: 81 characters,
 """
 
 import random
+import shlex
 import sys
+from pathlib import Path
 
 import redraft
 from redraft.cli.watch import watch_generation
@@ -39,6 +41,13 @@ def faults(puzzle: str, answer: str) -> list[str]:
     ]
 
 
+def command() -> str:
+    """The command ``redraft`` of this Python, as a shell takes it in the present folder."""
+    path = Path(sys.executable).with_name("redraft")
+    here = Path.cwd()
+    return shlex.quote(str(path.relative_to(here) if path.is_relative_to(here) else path))
+
+
 def main() -> int:
     """Solve, check, report; exit code 1 for a wrong answer or a text that is no puzzle."""
     puzzle = " ".join(sys.argv[1:]) or random.choice(PUZZLES)
@@ -62,9 +71,9 @@ def main() -> int:
     )
     print(
         "\nnext:\n"
-        "  .venv/bin/redraft generate --watch < puzzle.txt     a puzzle of your own, nine lines, . for blanks\n"
-        "  .venv/bin/redraft info sudoku                       what the model is\n"
-        "  .venv/bin/redraft evaluate sudoku --count 100       how many fresh puzzles it solves"
+        f"- a puzzle, or one of your own with . for blanks:\n  {command()} generate --watch {PUZZLES[0]}\n"
+        f"- what the model is:\n  {command()} info sudoku\n"
+        f"- how many fresh puzzles it solves:\n  {command()} evaluate sudoku --count 100"
     )
     return 1 if wrong else 0
 
