@@ -26,18 +26,20 @@ from torch import Tensor
 
 from bench.denoising_step import PROMPT_TOKENS, SHAPE
 from redraft.canvas.token_classes import TokenClasses
-from redraft.constrain import byte_automaton, json_schema, token_automaton
-from redraft.constrain.inference import end_potential
-from redraft.constrain.token_automaton import TokenAutomaton
-from redraft.constrain.vocabulary import Vocabulary
-from redraft.engine.kv_pool import KVPool
+from redraft.constrain.automaton import bytes as byte_automaton
+from redraft.constrain.automaton import tokens as token_automaton
+from redraft.constrain.automaton.tokens import TokenAutomaton
+from redraft.constrain.automaton.vocabulary import Vocabulary
+from redraft.constrain.inference.chain import end_potential
+from redraft.constrain.language.json import schema as json_schema
+from redraft.engine.memory import KVPool
 from redraft.kernels import bindings, library
-from redraft.kernels.chain import infer
+from redraft.kernels.inference import infer
 from redraft.kernels.packed import FORMATS, Format
 from redraft.measure.timing import alternate, times_as_fast
 from redraft.models import checkpoint
+from redraft.models.diffusion_gemma.packed import PackedDiffusionGemma
 from redraft.models.packed_cache import load_packed
-from redraft.models.packed_gemma import PackedDiffusionGemma
 
 VOCABULARY = 262_144
 END_TOKEN = 1

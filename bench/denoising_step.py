@@ -20,11 +20,11 @@ from typing import Any, get_args
 import torch
 from tests.random_checkpoint import random_checkpoint
 
-from redraft.engine.engine import Engine
-from redraft.engine.kv_pool import KVPool
-from redraft.engine.load import load
+from redraft.api import Engine
+from redraft.engine.memory import KVPool
 from redraft.kernels import library
 from redraft.kernels.packed import FORMATS, Format
+from redraft.loading import load
 from redraft.measure.benchmark import LATER_STEP, SECONDS, SHARE_OF_PEAK, Measurement, measure
 from redraft.measure.reference import ReferenceDType, TransformersContender
 from redraft.measure.workload import Contender, RedraftContender, Workload

@@ -30,9 +30,9 @@ from redraft.kernels.experts import experts
 from redraft.kernels.linear import linear
 from redraft.kernels.packed import FORMATS, Format, PackedMatrix, pack, pack_gated
 from redraft.kernels.readout import PackedHead
+from redraft.layers.attention import Segment
 from redraft.measure.peak import multiply_adds_per_second
 from redraft.measure.timing import alternate, times_as_fast
-from redraft.models.layers.attention import Segment
 
 CANVAS = 256
 

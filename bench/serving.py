@@ -35,7 +35,7 @@ from transformers import DiffusionGemmaForBlockDiffusion
 import redraft
 from bench.denoising_step import SHAPE
 from bench.load import start
-from redraft.engine.engine import Engine
+from redraft.api import Engine
 from redraft.measure.timing import Spread, alternate, times_as_fast
 from redraft.models import checkpoint
 from redraft.models.tokenizer import ChatTokenizer

@@ -22,16 +22,16 @@ from tests.random_checkpoint import random_checkpoint
 from torch import Tensor
 
 from bench.denoising_step import DEEP_SHAPE, DEEP_VOCABULARY, PROMPT_TOKENS, SHAPE
-from redraft.engine.kv_pool import KVPool
+from redraft.engine.memory import KVPool
 from redraft.kernels import bindings, library
 from redraft.kernels.attention import attention
 from redraft.kernels.layer import CanvasForward, PackedLayer, ScaledRows
 from redraft.kernels.packed import FORMATS
+from redraft.layers.attention import Segment
 from redraft.measure.peak import multiply_adds_by_kernel, multiply_adds_per_second
 from redraft.models import checkpoint
-from redraft.models.layers.attention import Segment
+from redraft.models.diffusion_gemma.packed import PackedDiffusionGemma
 from redraft.models.packed_cache import load_packed
-from redraft.models.packed_gemma import PackedDiffusionGemma
 
 TEMPERATURE = 0.6
 WARM_UP = 2

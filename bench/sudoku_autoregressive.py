@@ -17,8 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from redraft.models.diffusion_gemma import DiffusionGemma, causal_mask
-from redraft.models.layers.attention import Segment
+from redraft.layers.attention import Segment
+from redraft.models.diffusion_gemma.model import DiffusionGemma, causal_mask
 from redraft.train.optimizer import OptimizerConfig, flatten_experts
 from redraft.train.recipes.sudoku import layout
 from redraft.train.recipes.sudoku.evaluate import KINDS, fresh_puzzles

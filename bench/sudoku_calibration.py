@@ -17,12 +17,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from redraft.engine.engine import Engine
-from redraft.engine.load import load
+from redraft.api import Engine
+from redraft.calibrate.calibration import calibration, fit_temperature, reliability_plot
+from redraft.calibrate.choice import ChoiceExample, Predictions, predict
 from redraft.errors import RequestError
 from redraft.kernels import library
-from redraft.measure.calibration import calibration, fit_temperature, reliability_plot
-from redraft.measure.choice import ChoiceExample, Predictions, predict
+from redraft.loading import load
 from redraft.models.checkpoint import save_choice_temperature
 from redraft.train.recipes.sudoku.evaluate import KINDS
 from redraft.train.recipes.sudoku.questions import mixed

@@ -18,17 +18,17 @@ from typing import Any
 import numpy as np
 import torch
 
+from redraft.api import Engine
 from redraft.canvas.random import INITIAL, PositionRandom
 from redraft.canvas.readout import Readout
 from redraft.constrain.constraint import Constraint, Regex
-from redraft.engine.canvas import DenoisingCanvas, FinishedCanvas
 from redraft.engine.constrained import CanvasConstraint, ConstrainedStep, Locked
-from redraft.engine.engine import Engine
-from redraft.engine.kv_pool import KVPool
-from redraft.engine.load import load
+from redraft.engine.denoise import DenoisingCanvas, FinishedCanvas
+from redraft.engine.memory import KVPool
 from redraft.engine.request import Request
 from redraft.engine.verify import Candidate
 from redraft.kernels import library
+from redraft.loading import load
 from redraft.train.recipes.sudoku import layout
 from redraft.train.recipes.sudoku.evaluate import KINDS, as_text, fresh_puzzles, from_text
 from redraft.train.recipes.sudoku.puzzles import is_solution

@@ -15,10 +15,10 @@ import torch
 from tests.random_checkpoint import random_checkpoint
 
 from bench.denoising_step import DEEP_SHAPE, DEEP_VOCABULARY, SHAPE
-from redraft.engine.engine import Engine
-from redraft.engine.load import load
+from redraft.api import Engine
 from redraft.kernels import library
 from redraft.kernels.packed import FORMATS
+from redraft.loading import load
 from redraft.measure.timing import alternate, times_as_fast
 from redraft.measure.workload import RedraftContender, Workload
 

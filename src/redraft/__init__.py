@@ -12,16 +12,16 @@ from redraft.errors import (
 )
 
 if TYPE_CHECKING:
+    from redraft.api import Engine
+    from redraft.calibrate.choice import ChoiceExample, fit_choice_temperature
     from redraft.canvas.acceptance import ConfidenceThreshold, EntropyBound
     from redraft.canvas.stopping import ReproducesCanvas, StableAndConfident
     from redraft.constrain.constraint import Choice, Hole, JSONSchema, Regex, Template
-    from redraft.engine.engine import Engine
     from redraft.engine.generation import Generation
-    from redraft.engine.load import load
     from redraft.engine.request import Draft
     from redraft.engine.result import Chunk, Result, StepEvent, TokenLogprob, Usage
     from redraft.engine.verify import Candidate
-    from redraft.measure.choice import ChoiceExample, fit_choice_temperature
+    from redraft.loading import load
     from redraft.models.checkpoint import save_choice_temperature
     from redraft.record.recorder import RecordingFolder
     from redraft.record.recording import Recording
@@ -64,11 +64,11 @@ __all__ = [
 _LAZY = {
     "Candidate": "redraft.engine.verify",
     "Draft": "redraft.engine.request",
-    "Engine": "redraft.engine.engine",
+    "Engine": "redraft.api",
     "Generation": "redraft.engine.generation",
-    "load": "redraft.engine.load",
+    "load": "redraft.loading",
     "save_choice_temperature": "redraft.models.checkpoint",
-    **dict.fromkeys(("ChoiceExample", "fit_choice_temperature"), "redraft.measure.choice"),
+    **dict.fromkeys(("ChoiceExample", "fit_choice_temperature"), "redraft.calibrate.choice"),
     "Recording": "redraft.record.recording",
     "RecordingFolder": "redraft.record.recorder",
     "replay": "redraft.record.replay",

@@ -7,17 +7,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tests.random_checkpoint import reference_model
 
 import redraft
-from redraft.engine.engine import Engine
-from redraft.measure.calibration import calibration
-from redraft.measure.choice import predict
+from redraft.api import Engine
+from redraft.calibrate.calibration import calibration
+from redraft.calibrate.choice import predict
 from redraft.models import checkpoint
 from redraft.train.recipes.sudoku import layout
 from redraft.train.recipes.sudoku.evaluate import KINDS, as_text, evaluate, fresh_puzzles
 from redraft.train.recipes.sudoku.puzzles import Puzzles
 from redraft.train.recipes.sudoku.questions import questions
+from tests.random_checkpoint import reference_model
 
 ROOT = Path(__file__).parents[2]
 

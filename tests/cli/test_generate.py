@@ -13,9 +13,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from redraft.cli.demands import HoleTypeOption, WhitespaceOption
-from redraft.constrain.json_text import Whitespace
-from redraft.constrain.template import HoleType
+from redraft.cli.constraints import HoleTypeOption, WhitespaceOption
+from redraft.constrain.language.json.text import Whitespace
+from redraft.constrain.language.template import HoleType
 from tests.cli.conftest import COMMAND, assert_one_line
 from tests.cli.terminal import run_in_terminal, screen
 from tests.random_checkpoint import random_checkpoint

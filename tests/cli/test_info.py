@@ -7,7 +7,7 @@ import torch
 
 from redraft.kernels.library import status
 from redraft.models import checkpoint
-from redraft.models.summary import parameters
+from redraft.models.sizing import parameters
 from tests.random_checkpoint import random_checkpoint
 
 

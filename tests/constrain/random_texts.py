@@ -4,7 +4,7 @@ import random
 
 import numpy as np
 
-from redraft.constrain.byte_automaton import ByteAutomaton
+from redraft.constrain.automaton.bytes import ByteAutomaton
 
 
 class RandomTexts:

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from redraft.constrain.token_automaton import TokenAutomaton
+from redraft.constrain.automaton.tokens import TokenAutomaton
 
 
 class RandomTokens:

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from redraft import Choice, ConstraintError, JSONSchema, Regex, RequestError
+from redraft.constrain.automaton.vocabulary import Vocabulary
 from redraft.constrain.compiler import CompiledConstraint, Compiler, ThoughtMarkers
-from redraft.constrain.vocabulary import Vocabulary
 from tests.engine.rigged import random_logits, rigged_engine
 
 TOKENS = [b"a", b"b", b"ab", b"ba", b"aab", b"c", b"\xc3", b"\xa9", b"", b"", b""]

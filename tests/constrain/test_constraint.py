@@ -6,7 +6,7 @@ import re
 import pytest
 
 from redraft import Choice, ConstraintError, Hole, JSONSchema, Regex, Template
-from redraft.constrain import byte_automaton
+from redraft.constrain.automaton import bytes as byte_automaton
 
 
 @pytest.mark.parametrize(

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from redraft.api import Engine
 from redraft.canvas.noise import UniformNoise
 from redraft.canvas.readout import Readout, VocabularyHead
-from redraft.engine.engine import Engine
 from redraft.models.base import GenerationDefaults
-from redraft.models.gemma_tools import GemmaTools
+from redraft.models.diffusion_gemma.tools import GemmaTools
 from redraft.models.tokenizer import ChatTokenizer
 from redraft.models.tools import ToolSyntax
 from tests.random_checkpoint import END_TOKEN_IDS, LETTERS_SIZE, write_letters_tokenizer

@@ -34,11 +34,11 @@ from redraft import (
     StepEvent,
     Template,
 )
-from redraft.constrain import byte_automaton
-from redraft.constrain.byte_automaton import ByteAutomaton
+from redraft.api import Engine
+from redraft.constrain.automaton import bytes as byte_automaton
+from redraft.constrain.automaton.bytes import ByteAutomaton
 from redraft.constrain.constraint import Constraint
-from redraft.engine.engine import Engine
-from redraft.engine.load import load
+from redraft.loading import load
 from tests.constrain.random_schemas import RandomSchemas
 from tests.engine.rigged import VOCAB_SIZE, random_logits, rigged_engine
 from tests.random_checkpoint import END_TOKEN_IDS, THOUGHT_IDS, random_checkpoint

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from redraft import JSONSchema, Regex, RequestError, StepEvent
-from redraft.engine.engine import Engine
+from redraft.api import Engine
 from redraft.engine.generation import Generation
-from redraft.engine.load import load
-from redraft.kernels import chain
+from redraft.kernels import inference as chain
+from redraft.loading import load
 from tests.engine.rigged import VOCAB_SIZE, random_logits, rigged_engine
 from tests.random_checkpoint import END_TOKEN_IDS, LETTERS_SIZE, THOUGHT_IDS, random_checkpoint
 

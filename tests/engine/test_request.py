@@ -6,8 +6,8 @@ import pytest
 import torch
 
 import redraft
+from redraft.api import Engine
 from redraft.engine import request as checks
-from redraft.engine.engine import Engine
 from redraft.errors import RequestError
 from tests.random_checkpoint import random_checkpoint
 

@@ -12,13 +12,13 @@ import pytest
 import torch
 
 from redraft import GenerationError, RequestError
-from redraft.engine.engine import Engine
+from redraft.api import Engine
 from redraft.engine.generation import Generation
-from redraft.engine.load import load
-from redraft.engine.work import Waiting
+from redraft.engine.task import Waiting
 from redraft.errors import RedraftError
 from redraft.kernels import bindings
 from redraft.kernels.packed import FORMATS
+from redraft.loading import load
 from redraft.models import checkpoint
 from redraft.models.base import BlockDiffusionModel
 from redraft.models.packed_cache import load_packed

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from redraft import Candidate, Hole, JSONSchema, Regex, RequestError, StepEvent
-from redraft.engine.engine import Engine
+from redraft.api import Engine
 from redraft.engine.verify import wrong_positions
 from tests.engine.rigged import VOCAB_SIZE, random_logits, rigged_engine
 from tests.random_checkpoint import END_TOKEN_IDS

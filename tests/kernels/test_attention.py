@@ -5,8 +5,8 @@ import torch
 from torch import Tensor
 
 from redraft.kernels.attention import attention
-from redraft.models.diffusion_gemma import causal_mask
-from redraft.models.layers.attention import Segment
+from redraft.layers.attention import Segment
+from redraft.models.diffusion_gemma.model import causal_mask
 from tests.kernels.quantised import assert_within, random
 
 DTYPES = [torch.float32, torch.bfloat16]

@@ -10,7 +10,7 @@ from torch import Tensor
 from redraft.kernels.attention import attention
 from redraft.kernels.layer import CanvasForward, PackedLayer, ScaledRows, route
 from redraft.kernels.packed import FORMATS, Format, pack, pack_gated
-from redraft.models.layers.attention import Segment
+from redraft.layers.attention import Segment
 from tests.kernels.quantised import random
 
 # Hidden, heads, key heads, head_dim, dense width, expert width, experts, choices.

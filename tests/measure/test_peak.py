@@ -4,15 +4,15 @@ import time
 
 import pytest
 import torch
-from tests.random_checkpoint import random_checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
-from redraft.engine.kv_pool import KVPool
+from redraft.engine.memory import KVPool
 from redraft.kernels import bindings
 from redraft.kernels.linear import linear
 from redraft.kernels.packed import FORMATS, Format, pack
 from redraft.measure.peak import multiply_adds_per_second, seconds_at_peak, step_multiply_adds
 from redraft.models import checkpoint
+from tests.random_checkpoint import random_checkpoint
 
 needs_kernels = pytest.mark.skipif(bindings.kernels() is None, reason="no compiled kernels are in use")
 

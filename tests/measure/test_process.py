@@ -9,12 +9,12 @@ import time
 from pathlib import Path
 
 import pytest
-from tests.random_checkpoint import random_checkpoint
 
 from redraft.kernels import library
 from redraft.measure.process import ContenderError, ProcessContender
 from redraft.measure.worker import ContenderSpec, serve
 from redraft.measure.workload import RedraftContender, Workload
+from tests.random_checkpoint import random_checkpoint
 
 WORK = Workload((20, 21, 22), 20, 3)
 BAD = Workload((20, 21, 99), 20, 3)

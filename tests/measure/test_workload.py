@@ -3,10 +3,9 @@
 from pathlib import Path
 
 import pytest
-from tests.random_checkpoint import END_TOKEN_IDS, MARKERS, random_checkpoint
 
-from redraft.engine.load import load
 from redraft.errors import RequestError
+from redraft.loading import load
 from redraft.measure import workload as module
 from redraft.measure.reference import TransformersContender
 from redraft.measure.workload import (
@@ -19,6 +18,7 @@ from redraft.measure.workload import (
     random_prompt,
 )
 from redraft.models import checkpoint
+from tests.random_checkpoint import END_TOKEN_IDS, MARKERS, random_checkpoint
 
 PROMPT = (20, 21, 22, 23)
 CANVAS = 8

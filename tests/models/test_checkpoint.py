@@ -13,11 +13,11 @@ from torch import Tensor
 from transformers import DiffusionGemmaForBlockDiffusion
 
 import redraft
-from redraft.engine.kv_pool import KVPool
+from redraft.engine.memory import KVPool
 from redraft.errors import CheckpointError
 from redraft.models import checkpoint
 from redraft.models.base import GenerationDefaults
-from redraft.models.diffusion_gemma import DiffusionGemma
+from redraft.models.diffusion_gemma.model import DiffusionGemma
 from tests.random_checkpoint import END_TOKEN_IDS, random_checkpoint, reference_model
 
 WEIGHTS, INDEX, CONFIG, GENERATION = (

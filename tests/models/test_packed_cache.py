@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from redraft.engine.kv_pool import KVPool
+from redraft.engine.memory import KVPool
 from redraft.kernels.packed import FORMATS, Format
 from redraft.models import checkpoint, packed_cache
+from redraft.models.diffusion_gemma.packed import PackedDiffusionGemma
 from redraft.models.packed_cache import FOLDER, load_packed
-from redraft.models.packed_gemma import PackedDiffusionGemma
 from tests.random_checkpoint import random_checkpoint
 
 

@@ -28,11 +28,11 @@ from redraft import (
     StepEvent,
     Template,
 )
+from redraft.api import Engine
 from redraft.canvas.noise import UniformNoise
-from redraft.engine.engine import Engine
-from redraft.engine.load import load
 from redraft.engine.request import Draft, Request
-from redraft.engine.service import Service
+from redraft.engine.scheduler import Service
+from redraft.loading import load
 from redraft.record.described import plain, restored
 from redraft.record.recorder import Recorder
 from redraft.record.steps import Draws, Place, Steps, places, read

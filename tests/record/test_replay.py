@@ -14,9 +14,9 @@ from safetensors.torch import load_file, save_file
 
 import redraft
 from redraft import Generation, GenerationError, Recording, RecordingError, RecordingFolder, StepEvent, replay
-from redraft.engine.engine import Engine
-from redraft.engine.load import load
+from redraft.api import Engine
 from redraft.kernels.packed import FORMATS, Format
+from redraft.loading import load
 from redraft.models import checkpoint, digest
 from redraft.record.compare import compare
 from redraft.record.compare import parameters as parameters_of

@@ -12,10 +12,10 @@ from typing import Any
 import httpx
 import pytest
 
-from redraft.engine.engine import Engine
-from redraft.engine.load import load
-from redraft.serve.server import Server
-from redraft.serve.serving import Settings
+from redraft.api import Engine
+from redraft.loading import load
+from redraft.serve.http.server import Server
+from redraft.serve.state import Settings
 from tests.random_checkpoint import LETTERS_SIZE, random_checkpoint
 
 NAME = "tiny"

@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from redraft.engine.engine import Engine
+from redraft.api import Engine
 from redraft.record.recorder import RecordingFolder
 from redraft.record.recording import Recording
 from redraft.record.replay import replay
-from redraft.serve.serving import Settings
+from redraft.serve.state import Settings
 from tests.serve.conftest import NAME, serving
 
 CHAT = {"model": NAME, "messages": [{"role": "user", "content": "one"}], "max_tokens": 60}

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from redraft.models.layers.experts import Experts
+from redraft.layers.experts import Experts
 from redraft.train.optimizer import Optimizer, OptimizerConfig, flatten_experts
 from redraft.train.recipes.sudoku.model import SudokuShape, build
 

@@ -11,7 +11,7 @@ from redraft.cli import options, printing, reading
 from redraft.errors import RequestError
 
 if TYPE_CHECKING:
-    from redraft.engine.decide import ChooseResult
+    from redraft.tasks.choose import ChooseResult
 
 _BAR = 30
 

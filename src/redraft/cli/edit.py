@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from redraft.cli import options, printing, reading
-from redraft.cli.demands import HoleDemand
+from redraft.cli.constraints import HoleDemand
 from redraft.errors import RequestError
 from redraft.files import write_text
 
 if TYPE_CHECKING:
-    from redraft.engine.infill import EditResult
+    from redraft.tasks.infill import EditResult
 
 _SPAN = re.compile(r"(\d+):(\d+)")
 Span = tuple[int, int]

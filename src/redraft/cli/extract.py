@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from redraft.cli import options, printing, reading
-from redraft.cli.demands import SchemaFile
+from redraft.cli.constraints import SchemaFile
 from redraft.errors import RequestError
 
 

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from redraft.cli import options, printing, reading
-from redraft.cli.demands import HoleDemand
+from redraft.cli.constraints import HoleDemand
 from redraft.errors import RequestError
 
 _MARKER = "<FILL>"

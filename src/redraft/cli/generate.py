@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from redraft.cli import options, printing, reading
-from redraft.cli.demands import AnswerDemand
+from redraft.cli.constraints import AnswerDemand
 
 if TYPE_CHECKING:
     from redraft.engine.generation import Generation

@@ -42,7 +42,7 @@ LOSSES: "dict[Format, str]" = {
 
 def describe(found: "Checkpoint") -> dict[str, dict[str, object]]:
     """Facts about a checkpoint, grouped; memory in bytes."""
-    from redraft.models.summary import kv_bytes_per_token, parameters, part_bytes
+    from redraft.models.sizing import kv_bytes_per_token, parameters, part_bytes
 
     config, defaults = found.config, found.defaults
     total, active = parameters(found)
@@ -96,7 +96,7 @@ def _kernels() -> dict[str, object]:
 
 
 def _unsupported(found: "Checkpoint") -> dict[str, object]:
-    from redraft.models.diffusion_gemma import DiffusionGemma
+    from redraft.models.diffusion_gemma.model import DiffusionGemma
 
     vision = [name for name in found.unused if DiffusionGemma.unused_part(name) == "vision"]
     return {"vision tensors, not loaded": len(vision)} if vision else {}

@@ -16,7 +16,7 @@ import typer
 from redraft.errors import RequestError
 
 if TYPE_CHECKING:
-    from redraft.engine.engine import Engine
+    from redraft.api import Engine
     from redraft.models.checkpoint import DType
     from redraft.record.recorder import RecordingFolder
 

@@ -11,7 +11,7 @@ from redraft.cli import options
 from redraft.errors import RequestError
 
 if TYPE_CHECKING:
-    from redraft.engine.engine import Engine
+    from redraft.api import Engine
     from redraft.engine.result import Chunk
     from redraft.models.checkpoint import DType
     from redraft.record.recording import Recording

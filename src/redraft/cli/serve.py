@@ -54,14 +54,14 @@ def serve(
     Example: redraft serve --model sudoku --port 8000
     """
     try:
-        from redraft.serve import server
+        from redraft.serve.http import server
     except ModuleNotFoundError as missing:
         raise RequestError(
             f"the server needs {missing.name}; install it with: pip install 'redraft[serve]'"
         ) from missing
-    from redraft.serve.limits import Limits
-    from redraft.serve.security import check_keys
-    from redraft.serve.serving import Settings
+    from redraft.serve.http.limits import Limits
+    from redraft.serve.http.security import check_keys
+    from redraft.serve.state import Settings
 
     if not api_key and not os.environ.get(_KEY_VARIABLE, "-").strip():
         raise RequestError(f"{_KEY_VARIABLE} is set and empty; give it a key, or unset it to let everybody in")

@@ -13,7 +13,7 @@ from redraft.cli import options
 from redraft.errors import RedraftError
 
 if TYPE_CHECKING:
-    from redraft.models.diffusion_gemma import DiffusionGemma
+    from redraft.models.diffusion_gemma.model import DiffusionGemma
 
 # Fresh puzzles of each kind that a measurement during training solves.
 MONITORED = 50
@@ -100,7 +100,7 @@ def _solve_rates(model: "DiffusionGemma", out: Path, seed: int) -> Mapping[str, 
     """Solve rates of a model in training on a few puzzles that stay the same through the run."""
     import torch
 
-    from redraft.engine.load import load
+    from redraft.loading import load
     from redraft.train.recipes.sudoku import evaluate
     from redraft.train.recipes.sudoku.export import DEFAULTS, export
 

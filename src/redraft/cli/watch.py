@@ -8,7 +8,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
-from redraft.engine.engine import Engine, Prompt
+from redraft.api import Engine, Prompt
 from redraft.engine.result import Result, StepEvent
 from redraft.engine.trace import Trace
 

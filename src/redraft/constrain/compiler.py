@@ -8,13 +8,14 @@ from typing import TypeVar, cast
 from weakref import WeakValueDictionary
 
 from redraft.canvas.token_classes import TokenClasses
-from redraft.constrain import byte_automaton, token_automaton
+from redraft.constrain.automaton import bytes as byte_automaton
+from redraft.constrain.automaton import tokens as token_automaton
+from redraft.constrain.automaton.preamble import after_thought
+from redraft.constrain.automaton.stop_strings import without
+from redraft.constrain.automaton.tokens import TokenAutomaton
+from redraft.constrain.automaton.vocabulary import Vocabulary
 from redraft.constrain.constraint import Constraint
-from redraft.constrain.decision import Decisions
-from redraft.constrain.preamble import after_thought
-from redraft.constrain.stop_strings import without
-from redraft.constrain.token_automaton import TokenAutomaton
-from redraft.constrain.vocabulary import Vocabulary
+from redraft.constrain.inference.decisions import Decisions
 
 _KEPT = 32
 _Compiled = TypeVar("_Compiled")

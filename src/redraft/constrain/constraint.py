@@ -5,10 +5,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from redraft.constrain import json_schema, regex, template
-from redraft.constrain.expression import Expression, any_of
-from redraft.constrain.json_text import Whitespace
-from redraft.constrain.template import Hole
+from redraft.constrain.language import regex, template
+from redraft.constrain.language.expression import Expression, any_of
+from redraft.constrain.language.json import schema as json_schema
+from redraft.constrain.language.json.text import Whitespace
+from redraft.constrain.language.template import Hole
 from redraft.errors import ConstraintError
 
 __all__ = ["Choice", "Constraint", "Exactly", "Hole", "JSONSchema", "Regex", "Template"]

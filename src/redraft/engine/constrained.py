@@ -11,8 +11,8 @@ from redraft.canvas.random import PositionRandom
 from redraft.canvas.readout import Readout
 from redraft.canvas.token_classes import ClassReadout
 from redraft.constrain.compiler import CompiledConstraint
-from redraft.constrain.inference import Floats, Inference, end_potential, pin
-from redraft.kernels.chain import infer
+from redraft.constrain.inference.chain import Floats, Inference, end_potential, pin
+from redraft.kernels.inference import infer
 
 # Below it sums of float32 probabilities have lost too much for an entropy.
 _FAINT = 1e-25

@@ -4,8 +4,8 @@ from collections.abc import Generator, Iterator, Sequence
 
 import torch
 
-from redraft.engine.kv_pool import KVPool, PooledCache
-from redraft.engine.work import Waiting
+from redraft.engine.memory import KVPool, PooledCache
+from redraft.engine.task import Waiting
 from redraft.models.base import BlockDiffusionModel
 
 

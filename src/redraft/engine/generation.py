@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from redraft.engine.canvas import DenoisingCanvas, FinishedCanvas
 from redraft.engine.constrained import CanvasConstraint, Locked
-from redraft.engine.kv_pool import PooledCache
+from redraft.engine.denoise import DenoisingCanvas, FinishedCanvas
+from redraft.engine.memory import PooledCache
 from redraft.engine.request import Request
 from redraft.engine.result import Chunk, FinishReason, Result, StepEvent, TokenLogprob, Usage
+from redraft.engine.task import Waiting, Work, no_room
 from redraft.engine.verify import Candidate, wrong_positions
-from redraft.engine.work import Waiting, Work, no_room
 from redraft.errors import GenerationError
 
 if TYPE_CHECKING:
-    from redraft.engine.engine import Engine
+    from redraft.api import Engine
 
 
 @dataclass(frozen=True)

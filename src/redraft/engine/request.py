@@ -14,7 +14,7 @@ from redraft.canvas.schedule import TemperatureSchedule
 from redraft.canvas.stopping import StoppingRule
 from redraft.constrain.compiler import CompiledConstraint, ThoughtMarkers
 from redraft.constrain.constraint import Constraint
-from redraft.engine.kv_pool import KVPool
+from redraft.engine.memory import KVPool
 from redraft.engine.verify import Verifier
 from redraft.errors import RequestError
 

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from redraft.kernels import bindings
-from redraft.models.layers.attention import Segment
-from redraft.models.layers.attention import attention as attention_twin
+from redraft.layers.attention import Segment
+from redraft.layers.attention import attention as attention_twin
 
 
 def attention(queries: Tensor, segments: Sequence[Segment]) -> Tensor:

@@ -4,8 +4,8 @@ import torch
 from torch import Tensor
 
 from redraft.kernels import bindings
-from redraft.models.layers.norm import rms_norm
-from redraft.models.layers.rope import rotate
+from redraft.layers.norm import rms_norm
+from redraft.layers.rope import rotate
 
 
 def split_heads(

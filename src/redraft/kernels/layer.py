@@ -18,7 +18,7 @@ from redraft.kernels.elementwise import add_normed, split_heads
 from redraft.kernels.experts import experts
 from redraft.kernels.linear import Norm, check_width, linear
 from redraft.kernels.packed import PackedMatrix
-from redraft.models.layers.attention import Segment
+from redraft.layers.attention import Segment
 
 
 class ScaledRows(NamedTuple):

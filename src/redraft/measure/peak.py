@@ -10,7 +10,7 @@ from collections import Counter
 
 from redraft.kernels import bindings
 from redraft.kernels.packed import Format
-from redraft.models.diffusion_gemma import DiffusionGemmaConfig
+from redraft.models.diffusion_gemma.model import DiffusionGemmaConfig
 
 _SAMPLES = 3
 _SAMPLE_SECONDS = 0.01

@@ -10,13 +10,13 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Protocol
 
+from redraft.api import Engine
 from redraft.canvas.stopping import StableAndConfident
-from redraft.engine.engine import Engine
-from redraft.engine.load import load
 from redraft.errors import RequestError
+from redraft.loading import load
 from redraft.measure.peak import seconds_at_peak, step_multiply_adds
 from redraft.models.checkpoint import Checkpoint, DType
-from redraft.models.packed_gemma import PackedDiffusionGemma
+from redraft.models.diffusion_gemma.packed import PackedDiffusionGemma
 from redraft.models.tokenizer import TOKENIZER_FILE
 
 

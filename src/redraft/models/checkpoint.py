@@ -19,7 +19,7 @@ from redraft.errors import CheckpointError
 from redraft.files import replacing, write_text
 from redraft.kernels.packed import FORMATS, Format
 from redraft.models.base import GenerationDefaults
-from redraft.models.diffusion_gemma import DiffusionGemma, DiffusionGemmaConfig, WindowPolicy
+from redraft.models.diffusion_gemma.model import DiffusionGemma, DiffusionGemmaConfig, WindowPolicy
 
 DType = Literal["auto", "float32", "bfloat16", "int8", "int4"]
 # Below this many parameters "auto" computes in float32, which is exact and, for small shapes, no slower.

@@ -12,8 +12,8 @@ import torch
 from redraft.files import replacing
 from redraft.kernels.packed import Format, PackedMatrix
 from redraft.models.checkpoint import Checkpoint
-from redraft.models.diffusion_gemma import WindowPolicy
-from redraft.models.packed_gemma import PackedDiffusionGemma, pack_weights
+from redraft.models.diffusion_gemma.model import WindowPolicy
+from redraft.models.diffusion_gemma.packed import PackedDiffusionGemma, pack_weights
 
 # Raise it whenever the layout, the quantisation or the names of packed matrices change.
 LAYOUT = 1

@@ -13,13 +13,13 @@ from redraft.canvas.noise import UniformNoise
 from redraft.canvas.schedule import LinearTemperature
 from redraft.canvas.stopping import ReproducesCanvas, StableAndConfident
 from redraft.constrain.constraint import Choice, JSONSchema, Regex, Template
-from redraft.constrain.template import Hole
-from redraft.engine.decide import Reading
+from redraft.constrain.language.template import Hole
 from redraft.engine.request import Draft, Request
 from redraft.errors import RecordingError
+from redraft.tasks.choose import Reading
 
 if TYPE_CHECKING:
-    from redraft.engine.engine import Engine
+    from redraft.api import Engine
 
 _PARTS = (
     *(LinearTemperature, UniformNoise),

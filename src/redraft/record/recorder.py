@@ -11,18 +11,18 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
-from redraft.engine.decide import ChooseResult, Choosing, Reading
 from redraft.engine.generation import Generation
 from redraft.engine.request import Request
 from redraft.engine.result import OnStep, Result, StepEvent
-from redraft.engine.work import Work
+from redraft.engine.task import Work
 from redraft.errors import RecordingError
 from redraft.record.described import described, plain, prompt_digest
 from redraft.record.recording import Recording, draws_of, result_object
 from redraft.record.steps import Steps
+from redraft.tasks.choose import ChooseResult, Choosing, Reading
 
 if TYPE_CHECKING:
-    from redraft.engine.engine import Engine
+    from redraft.api import Engine
 
 _NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9_-]+")
 _LONGEST_ID = 80

@@ -16,12 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from redraft.canvas.noise import UniformNoise
-from redraft.engine.decide import ChooseResult, Reading
 from redraft.engine.request import Draft
 from redraft.engine.result import Result, StepEvent
 from redraft.errors import RecordingError
 from redraft.record.described import restored
 from redraft.record.steps import NAMES, Draws, read
+from redraft.tasks.choose import ChooseResult, Reading
 
 FORMAT, SUFFIX = "redraft recording", ".npz"
 # Generations are of the first version; decisions came with the second.

@@ -4,16 +4,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from redraft.engine.decide import ChooseResult, Choosing
-from redraft.engine.engine import Engine
+from redraft.api import Engine
 from redraft.engine.generation import Generation
 from redraft.engine.result import Chunk, Result, StepEvent
-from redraft.engine.work import Waiting, Work, no_room
+from redraft.engine.task import Waiting, Work, no_room
 from redraft.errors import GenerationError, RecordingError
 from redraft.record.compare import Comparison, compare, compare_beginning
 from redraft.record.described import prompt_digest, requested
 from redraft.record.recorder import Recorder
 from redraft.record.recording import Recording
+from redraft.tasks.choose import ChooseResult, Choosing
 
 
 @dataclass(frozen=True, eq=False)

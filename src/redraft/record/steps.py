@@ -16,7 +16,7 @@ from torch import Tensor
 
 from redraft.canvas.noise import Noise
 from redraft.canvas.random import INITIAL, PositionRandom
-from redraft.engine.canvas import ATTEMPT
+from redraft.engine.denoise import ATTEMPT
 from redraft.engine.request import Draft
 from redraft.engine.result import StepEvent
 

@@ -6,12 +6,12 @@ from typing import Any
 
 from fastapi import Request as HttpRequest
 
-from redraft.engine.infill import Edit, Fill, FillResult, Rewrite, fill
 from redraft.engine.result import Chunk, Result
+from redraft.engine.task import Work
 from redraft.engine.text import overlap, stop_at
-from redraft.engine.work import Work
 from redraft.serve.errors import bad_request, of_engine
-from redraft.serve.serving import Answers, Done, new_seed, serving
+from redraft.serve.state import Answers, Done, new_seed, serving
+from redraft.tasks.infill import Edit, Fill, FillResult, Rewrite, fill
 
 
 @dataclass(frozen=True)

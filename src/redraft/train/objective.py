@@ -16,7 +16,7 @@ from torch import Tensor
 
 from redraft.canvas.acceptance import EntropyBound
 from redraft.canvas.noise import UniformNoise
-from redraft.models.diffusion_gemma import DiffusionGemma
+from redraft.models.diffusion_gemma.model import DiffusionGemma
 from redraft.train.data import Examples, ExampleSource
 
 

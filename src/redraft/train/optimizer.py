@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from redraft.models.layers.experts import Experts
+from redraft.layers.experts import Experts
 
 
 @dataclass(frozen=True)

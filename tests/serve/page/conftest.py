@@ -10,9 +10,9 @@ from urllib.parse import urlsplit
 import pytest
 from playwright.sync_api import Browser, ConsoleMessage, Page, Request, expect, sync_playwright
 
-from redraft.engine.engine import Engine
-from redraft.engine.load import load
-from redraft.serve.serving import Settings
+from redraft.api import Engine
+from redraft.loading import load
+from redraft.serve.state import Settings
 from tests.serve.conftest import serving
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")

@@ -7,7 +7,7 @@ from http import HTTPStatus
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from redraft.serve.app import PAGE
+from redraft.serve.http.app import PAGE
 
 # Bytes of a stream, or what to wait for before the next of them.
 Part = bytes | threading.Event

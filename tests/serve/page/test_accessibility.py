@@ -4,8 +4,8 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect
 
-from redraft.engine.engine import Engine
-from redraft.serve.serving import Settings
+from redraft.api import Engine
+from redraft.serve.state import Settings
 from tests.serve.conftest import Served, serving
 from tests.serve.page.conftest import Opener, settle
 

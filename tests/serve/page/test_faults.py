@@ -10,9 +10,9 @@ import pytest
 from playwright.sync_api import Page, expect
 from safetensors.torch import load_file, save_file
 
-from redraft.engine.engine import Engine
-from redraft.engine.load import load
-from redraft.serve.serving import Settings
+from redraft.api import Engine
+from redraft.loading import load
+from redraft.serve.state import Settings
 from tests.serve.conftest import serving
 from tests.serve.page.conftest import Opener, set_option, settle
 from tests.serve.page.scripted_server import ScriptedServer, event, resulted, started, stepped

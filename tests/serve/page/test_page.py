@@ -4,8 +4,8 @@ import re
 
 from playwright.sync_api import Page, expect
 
-from redraft.engine.engine import Engine
-from redraft.serve.serving import Settings
+from redraft.api import Engine
+from redraft.serve.state import Settings
 from tests.serve.conftest import serving
 from tests.serve.page.conftest import Opener, set_option, settle
 

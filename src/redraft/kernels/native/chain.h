@@ -1,4 +1,4 @@
-// Inference along a token automaton; constrain/inference.py says what it is and is its specification.
+// Inference along a token automaton; constrain/inference/chain.py says what it is and is its specification.
 #pragma once
 
 #include <cstdint>

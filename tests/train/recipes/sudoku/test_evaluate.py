@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 
-from redraft.engine.load import load
+from redraft.loading import load
 from redraft.train.recipes.sudoku.evaluate import KINDS, as_text, evaluate, fresh_puzzles, from_text
 from redraft.train.recipes.sudoku.puzzles import is_solution
 

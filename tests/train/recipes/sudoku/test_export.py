@@ -9,7 +9,7 @@ from tests.random_checkpoint import reference_model
 from transformers import AutoTokenizer
 
 from redraft import RequestError
-from redraft.engine.load import load
+from redraft.loading import load
 from redraft.models.tokenizer import ChatTokenizer
 from redraft.train.recipes.sudoku import layout
 from redraft.train.recipes.sudoku.evaluate import as_text, from_text

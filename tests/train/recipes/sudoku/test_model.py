@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from redraft import RedraftError
-from redraft.models.diffusion_gemma import DiffusionGemma
+from redraft.models.diffusion_gemma.model import DiffusionGemma
 from redraft.train.objective import PromptCache
 from redraft.train.optimizer import flatten_experts
 from redraft.train.recipes.sudoku import layout

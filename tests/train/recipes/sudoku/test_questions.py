@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from redraft.engine.load import load
-from redraft.measure.choice import predict
+from redraft.calibrate.choice import predict
+from redraft.loading import load
 from redraft.train.recipes.sudoku.evaluate import KINDS, as_text, fresh_puzzles
 from redraft.train.recipes.sudoku.questions import DIGITS, mixed, questions
 

@@ -7,10 +7,10 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from redraft.constrain import byte_automaton
-from redraft.constrain.expression import Expression
-from redraft.engine.load import load
+from redraft.constrain.automaton import bytes as byte_automaton
+from redraft.constrain.language.expression import Expression
 from redraft.engine.verify import Candidate
+from redraft.loading import load
 from redraft.train.recipes.sudoku.evaluate import KINDS, as_text, fresh_puzzles
 from redraft.train.recipes.sudoku.rules import Rules, grid, rows
 

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from redraft.engine.engine import Engine
+from redraft.api import Engine
 from redraft.engine.trace import Trace
 from redraft.train.recipes.sudoku import layout
 from redraft.train.recipes.sudoku.puzzles import Puzzles, generate, is_solution, singles_suffice

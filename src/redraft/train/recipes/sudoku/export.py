@@ -10,7 +10,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_token
 from redraft.files import replacing, write_text
 from redraft.models import checkpoint
 from redraft.models.base import GenerationDefaults
-from redraft.models.diffusion_gemma import DiffusionGemma
+from redraft.models.diffusion_gemma.model import DiffusionGemma
 from redraft.models.tokenizer import SETTINGS_FILE, TEMPLATE_FILE, TOKENIZER_FILE
 from redraft.train.recipes.sudoku import layout
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from redraft.errors import RedraftError
-from redraft.models.diffusion_gemma import Attention, AttentionSpec, DiffusionGemma, DiffusionGemmaConfig, Layer
+from redraft.models.diffusion_gemma.model import Attention, AttentionSpec, DiffusionGemma, DiffusionGemmaConfig, Layer
 from redraft.train.recipes.sudoku import layout
 
 # Coordinates of the residual stream that the prior gives a meaning.

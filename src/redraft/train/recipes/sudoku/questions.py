@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from redraft.measure.choice import ChoiceExample
+from redraft.calibrate.choice import ChoiceExample
 from redraft.train.recipes.sudoku.evaluate import KINDS, as_text, fresh_puzzles
 from redraft.train.recipes.sudoku.rules import cell_name, grid
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from redraft.models import checkpoint
-from redraft.models.diffusion_gemma import DiffusionGemma
+from redraft.models.diffusion_gemma.model import DiffusionGemma
 from redraft.train.data import Examples
 from redraft.train.objective import ObjectiveConfig, UniformStateObjective
 from redraft.train.optimizer import OptimizerConfig, flatten_experts

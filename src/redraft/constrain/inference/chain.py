@@ -1,0 +1,484 @@
+"""Exact inference over positions x states of a token automaton: what stands on a canvas, given that its text is valid.
+
+Viterbi, backward sums, marginals and a joint sample, as DINGO (Suresh et al. 2025, arXiv 2505.23061) finds the best
+sequence, but over classes of tokens. This is the specification; ``kernels.inference`` does the same in compiled code.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from redraft.errors import ConstraintError, GenerationError
+
+Floats = NDArray[np.float64]
+# A canvas of log probabilities this low can still be added up, and nobody tells a token that is less likely from one.
+LOWEST_LOGPROB = -1e9
+
+
+@dataclass(frozen=True, eq=False)
+class Chain:
+    """What inference needs of a token automaton: S states and, numbered S, END, after which every token is allowed.
+
+    It must be unambiguous: no sequence of tokens has two paths from where inference starts to where it may end. That
+    holds where it is deterministic, the tokens of a class leading from a state along one edge at most. Class 0 holds
+    the tokens that are allowed nowhere but after END, the last class the end tokens, which lead from accepting states
+    to END.
+    """
+
+    edge_start: NDArray[np.int64]
+    """[S + 1]: the edges of state s are those from edge_start[s] up to, not including, edge_start[s + 1]."""
+    edge_target: NDArray[np.int32]
+    """[E]: the state that an edge leads to."""
+    edge_group: NDArray[np.int32]
+    """[E]: the group of classes whose tokens take the edge."""
+    group_start: NDArray[np.int64]
+    """[G + 1]: where the classes of a group start."""
+    group_class: NDArray[np.int32]
+    """The classes of all groups, ascending within each."""
+
+    def __post_init__(self) -> None:
+        # Compiled code follows these numbers into memory.
+        _check_integers("edge_start", self.edge_start, np.int64)
+        _check_integers("group_start", self.group_start, np.int64)
+        _check_starts("edge_start", self.edge_start, len(self.edge_target))
+        _check_starts("group_start", self.group_start, len(self.group_class))
+        _check_integers("edge_target", self.edge_target, np.int32, self.states + 1)
+        _check_integers("edge_group", self.edge_group, np.int32, len(self.group_start) - 1)
+        _check_integers("group_class", self.group_class, np.int32)
+        if len(self.edge_target) != len(self.edge_group):
+            raise ValueError(f"{len(self.edge_target)} edges have targets, but {len(self.edge_group)} have groups")
+
+    @property
+    def states(self) -> int:
+        """S, which is also the number of END."""
+        return len(self.edge_start) - 1
+
+    @cached_property
+    def edge_source(self) -> NDArray[np.int64]:
+        """[E]: the state that an edge leaves."""
+        return np.repeat(np.arange(self.states), np.diff(self.edge_start))
+
+    @cached_property
+    def least_classes(self) -> int:
+        """How many classes there must be for the groups to make sense."""
+        return int(self.group_class.max(initial=-1)) + 1
+
+
+@dataclass(frozen=True, eq=False)
+class Inference:
+    """What a step's distribution says about a canvas of L positions whose text is valid."""
+
+    best_states: NDArray[np.int64]
+    """[L + 1]: the state before each position, and after the last, of the most probable token sequence."""
+    best_classes: NDArray[np.int64]
+    """[L]: the class whose likeliest token stands there; -1 after END, where the likeliest token of all does."""
+    best_logprob: float
+    """Its log probability, without the condition that the text is valid."""
+    sampled_states: NDArray[np.int64]
+    """[L + 1]: the same of a sequence drawn from the distribution given that the text is valid."""
+    sampled_classes: NDArray[np.int64]
+    """[L]: the class from which to draw the token; -1 after END, where any token may be drawn."""
+    log_valid: float
+    """The log probability that tokens drawn independently at each position make valid text."""
+    log_multiplier: Floats
+    """[L, n]: log of ``multiplier``, which a forced but very unlikely token can make too large for a number."""
+    tail: Floats
+    """[L]: the probability that the text has ended before a position."""
+    entropy: Floats
+    """[L]: of the marginals given that the text is valid, in nats."""
+
+    @property
+    def multiplier(self) -> Floats:
+        """[L, n]: token t of class c has at i the marginal ``p_i(t) * (multiplier[i, c] + tail[i])``.
+
+        Held within float64, so that its product with a probability of zero is zero.
+        """
+        return np.exp(np.minimum(self.log_multiplier, np.log(np.finfo(np.float64).max)))
+
+    @property
+    def log_ratio(self) -> Floats:
+        """[L, n]: what to add to a token's log probability, by its class, for that of its marginal."""
+        return _log_ratio(self.log_multiplier, self.tail)
+
+
+@dataclass(frozen=True, eq=False)
+class EdgePosteriors:
+    """How often each edge is taken by a canvas whose text is valid."""
+
+    log_expected: Floats
+    """[E]: log of the expected number of times; -inf for an edge on no way to an end."""
+    log_valid: float
+    """The log probability that tokens drawn independently at each position make valid text."""
+
+    @property
+    def expected(self) -> Floats:
+        """[E]: the expected number of times, which for an edge taken once at most is the probability that it is."""
+        return np.exp(self.log_expected)
+
+
+@dataclass(frozen=True, eq=False)
+class Weights:
+    """A canvas's distributions brought into the form that both implementations start from, float64 and contiguous."""
+
+    total: Floats
+    """[L, n]: log probability of a class; -inf only where it has no token."""
+    spread: Floats
+    """[L, n]: entropy within a class, nats."""
+    peak: Floats
+    """[L, n]: log probability of a class's likeliest token."""
+    best_tail: Floats
+    """[L]: log probability of the likeliest token of all."""
+    end: Floats
+    """[S + 1]: log potential of standing in a state after the last position."""
+    uniforms: Floats
+    """[L, 2]."""
+
+
+def infer(
+    chain: Chain,
+    start_state: int,
+    end_potential: Floats,
+    mass: NDArray[np.floating],
+    plogp: NDArray[np.floating],
+    peak: NDArray[np.floating],
+    uniforms: Floats,
+) -> Inference:
+    """Infer what stands on the canvas whose text takes ``chain`` from ``start_state`` to where it may end.
+
+    ``mass``, ``plogp`` and ``peak`` [L, n] are the class sums of each position's token distribution (``Readout``), and
+    ``end_potential`` [S + 1] the log potential of each state, END included, after the last position. ``uniforms``
+    [L, 2] in [0, 1) pick the sample: its edge at a position and the class among those of the edge. A class whose mass
+    underflowed weighs as much as its likeliest token, so that valid text exists whatever the model says; where there
+    is none all the same, pins or the end potential contradict the automaton: ConstraintError.
+    """
+    weights = prepare(chain, start_state, end_potential, mass, plogp, peak, uniforms)
+    best_states, best_classes, best_logprob = _best(chain, start_state, weights)
+    if best_logprob == -np.inf:
+        raise contradiction(chain, start_state, weights)
+    groups = _Stretches(chain.group_start).log_sum(weights.total[:, chain.group_class])
+    messages = _backward(chain, weights, groups)
+    log_multiplier, tail = _marginals(chain, start_state, groups, messages, weights.total.shape[1])
+    return Inference(
+        best_states,
+        best_classes,
+        best_logprob,
+        *_sample(chain, start_state, weights, groups, messages),
+        log_valid(float(messages[0, start_state]), weights),
+        log_multiplier,
+        tail,
+        _entropy(weights, log_multiplier, tail),
+    )
+
+
+def edge_posteriors(
+    chain: Chain,
+    start_state: int,
+    end_potential: Floats,
+    mass: NDArray[np.floating],
+    plogp: NDArray[np.floating],
+    peak: NDArray[np.floating],
+) -> EdgePosteriors:
+    """The expected number of times that a canvas takes each edge, given that its text is valid: forward-backward.
+
+    The arguments and the errors are those of ``infer``.
+    """
+    weights = prepare(chain, start_state, end_potential, mass, plogp, peak, np.zeros((len(mass), 2)))
+    groups = _Stretches(chain.group_start).log_sum(weights.total[:, chain.group_class])
+    messages = _backward(chain, weights, groups)
+    if messages[0, start_state] == -np.inf:
+        raise contradiction(chain, start_state, weights)
+    return EdgePosteriors(
+        _log_taken(chain, start_state, groups, messages), log_valid(float(messages[0, start_state]), weights)
+    )
+
+
+def pin(
+    mass: NDArray[np.floating],
+    plogp: NDArray[np.floating],
+    peak: NDArray[np.floating],
+    positions: NDArray[np.integer],
+    classes: NDArray[np.integer],
+) -> tuple[NDArray[np.floating], NDArray[np.floating], NDArray[np.floating]]:
+    """Class sums [L, n] in which each of ``positions`` holds one token, of the class given for it.
+
+    Which token of the class it is, only the caller knows: it has to stand there whatever inference returns. Nothing
+    keeps the text from ending earlier, where a pinned token is thrown away like every other.
+    """
+    length, count = mass.shape
+    for position, number in zip(positions.tolist(), classes.tolist(), strict=True):
+        if not 0 <= position < length:
+            raise ConstraintError(f"position {position} cannot be pinned: the canvas has {length}, numbered from 0")
+        if not 0 <= number < count:
+            raise ValueError(f"class {number} of the token pinned at {position} is not one of {count}")
+    if len(np.unique(positions)) < len(positions):
+        raise ConstraintError(f"a position is pinned twice: {sorted(positions.tolist())}")
+    mass, plogp, peak = mass.copy(), plogp.copy(), peak.copy()
+    mass[positions], plogp[positions], peak[positions] = 0.0, 0.0, -np.inf
+    mass[positions, classes], peak[positions, classes] = 1.0, 0.0
+    return mass, plogp, peak
+
+
+def end_potential(distance: NDArray[np.integer], tokens_left_after: int, needs_end: bool) -> Floats:
+    """[S + 1]: 0 where a canvas may end when so many more tokens may follow it, -inf elsewhere.
+
+    ``distance`` [S] counts the tokens that a state is away from acceptance, 0 where it accepts; with ``needs_end`` an
+    end token comes on top. With no tokens left that leaves accepting states, or END alone; END is always allowed.
+    """
+    if tokens_left_after < 0:
+        raise ValueError(f"{tokens_left_after} tokens are left after the canvas; 0 if it is the last one")
+    can_finish = distance + int(needs_end) <= tokens_left_after
+    return np.where(np.append(can_finish, True), 0.0, -np.inf)
+
+
+def prepare(
+    chain: Chain,
+    start_state: int,
+    end_potential: Floats,
+    mass: NDArray[np.floating],
+    plogp: NDArray[np.floating],
+    peak: NDArray[np.floating],
+    uniforms: Floats,
+) -> Weights:
+    """Check what ``infer`` is given, and bring it into the form that both implementations start from."""
+    if mass.ndim != 2 or mass.shape[1] < chain.least_classes:
+        raise ValueError(f"mass {[*mass.shape]} must be [positions, {chain.least_classes} classes or more]")
+    if not 0 <= start_state <= chain.states:
+        raise ValueError(f"start state {start_state} is not one of {chain.states} states and END, {chain.states}")
+    _check_shape("plogp", plogp, mass.shape)
+    _check_shape("peak", peak, mass.shape)
+    _check_shape("uniforms", uniforms, (len(mass), 2))
+    _check_shape("end_potential", end_potential, (chain.states + 1,))
+    if not (end_potential < np.inf).all():
+        raise ValueError("end_potential has NaN or infinity; it may be any number, or -inf")
+    broken = ~(np.isfinite(mass).all(1) & np.isfinite(plogp).all(1) & (peak < np.inf).all(1))
+    if broken.any():
+        raise GenerationError(f"the distribution of position {int(broken.argmax())} is not one: it has NaN or infinity")
+    # Below the smallest normal number a sum has lost its accuracy, and most of its terms.
+    accurate = mass >= np.finfo(mass.dtype).tiny
+    log_mass = np.log(mass, where=accurate, out=np.full(mass.shape, -np.inf), dtype=np.float64)
+    mean_logp = np.divide(plogp, mass, where=accurate, out=np.zeros(mass.shape), dtype=np.float64)
+    spread = np.subtract(log_mass, mean_logp, where=accurate, out=np.zeros(mass.shape))
+    floored = _floored(peak)
+    return Weights(
+        total=np.where(floored > -np.inf, np.maximum(log_mass, floored), -np.inf),
+        spread=np.maximum(spread, 0.0),
+        peak=floored,
+        best_tail=floored.max(1, initial=-np.inf),
+        end=_floored(end_potential),
+        uniforms=np.ascontiguousarray(uniforms, dtype=np.float64),
+    )
+
+
+def contradiction(chain: Chain, start_state: int, weights: Weights) -> ConstraintError:
+    """Say why no sequence of tokens leads from the start to an end."""
+    possible = _Stretches(chain.group_start).largest(weights.peak[:, chain.group_class]) > -np.inf
+    reached = np.arange(chain.states + 1) == start_state
+    for position, groups in enumerate(possible):
+        taken = reached[chain.edge_source] & groups[chain.edge_group]
+        reached = (np.bincount(chain.edge_target[taken], minlength=chain.states + 1) > 0) | (
+            reached & (np.arange(chain.states + 1) == chain.states)
+        )
+        if not reached.any():
+            return ConstraintError(
+                f"the token pinned at position {position} cannot stand there: the constraint, with the tokens pinned "
+                "before it, allows others only"
+            )
+    return ConstraintError(
+        f"no text that the constraint allows ends within the {len(possible)} positions of the canvas and the tokens "
+        "left after it; allow more tokens, or pin fewer"
+    )
+
+
+def log_valid(log_sum: float, weights: Weights) -> float:
+    """The sum over all valid sequences, which the rounding of probabilities can leave a hair above what is possible."""
+    return min(log_sum, float(weights.end.max()))
+
+
+class _Stretches:
+    """Reductions over stretches of the last axis, each from one start to the next; one may be empty."""
+
+    def __init__(self, start: NDArray[np.int64]) -> None:
+        self._lengths = np.diff(start)
+        self._filled = self._lengths > 0
+        self._first = start[:-1][self._filled]
+
+    def largest(self, values: Floats) -> Floats:
+        """[..., number of stretches]; -inf for an empty one."""
+        return self._reduced(np.maximum, values, -np.inf)
+
+    def log_sum(self, values: Floats) -> Floats:
+        """[..., number of stretches]: log of the sum of exp(values), which may be -inf."""
+        top = _finite(self.largest(values))
+        shifted = np.exp(values - np.repeat(top, self._lengths, axis=-1))
+        return top + _log(self._reduced(np.add, shifted, 0.0))
+
+    def _reduced(self, operation: np.ufunc, values: Floats, empty: float) -> Floats:
+        out = np.full((*values.shape[:-1], len(self._lengths)), empty)
+        out[..., self._filled] = operation.reduceat(values, self._first, axis=-1)
+        return out
+
+
+def _best(chain: Chain, start: int, weights: Weights) -> tuple[NDArray[np.int64], NDArray[np.int64], float]:
+    """Viterbi: the states, classes and log probability of the best sequence. Of equals the first edge, then class."""
+    edges = _Stretches(chain.edge_start)
+    groups = _Stretches(chain.group_start).largest(weights.peak[:, chain.group_class])
+    scores = np.empty((len(groups) + 1, chain.states + 1))
+    scores[-1] = weights.end
+    for position in reversed(range(len(groups))):
+        following = scores[position + 1]
+        scores[position, :-1] = edges.largest(groups[position, chain.edge_group] + following[chain.edge_target])
+        scores[position, -1] = following[-1] + weights.best_tail[position]
+    logprob = float(scores[0, start])
+    if logprob == -np.inf:
+        return np.empty(0, np.int64), np.empty(0, np.int64), logprob
+    return *_walk(chain, start, groups, scores, weights.peak, lambda values, *_: int(values.argmax())), logprob
+
+
+def _backward(chain: Chain, weights: Weights, groups: Floats) -> Floats:
+    """[L + 1, S + 1]: log of the sum, over all valid ways to go on from a state before a position, of their weights.
+
+    In log space throughout: a forced path can lie e^-4000 below the best state of its position.
+    """
+    edges = _Stretches(chain.edge_start)
+    messages = np.empty((len(groups) + 1, chain.states + 1))
+    messages[-1] = weights.end
+    for position in reversed(range(len(groups))):
+        following = messages[position + 1]
+        messages[position, :-1] = edges.log_sum(groups[position, chain.edge_group] + following[chain.edge_target])
+        messages[position, -1] = following[-1]
+    return messages
+
+
+def _marginals(chain: Chain, start: int, groups: Floats, messages: Floats, classes: int) -> tuple[Floats, Floats]:
+    """Log multipliers [L, n] and the probability of END before each position [L], from the start on.
+
+    A transition divided by the messages is a probability, so that here nothing that counts underflows.
+    """
+    entry_group = np.repeat(np.arange(len(chain.group_start) - 1), np.diff(chain.group_start))
+    by_class = np.argsort(chain.group_class, kind="stable")
+    class_group = entry_group[by_class]
+    class_start = np.searchsorted(chain.group_class[by_class], np.arange(classes + 1))
+    of_class = _Stretches(class_start)
+    log_multiplier, tail = np.empty((len(groups), classes)), np.empty(len(groups))
+    state = (np.arange(chain.states + 1) == start).astype(np.float64)
+    for position, group in enumerate(groups):
+        tail[position] = state[-1]
+        onward = group[chain.edge_group] + messages[position + 1, chain.edge_target]
+        moved = state[chain.edge_source] * np.exp(onward - _finite(messages[position, chain.edge_source]))
+        state = np.bincount(chain.edge_target, moved, chain.states + 1)
+        state[-1] += tail[position]
+        taken = np.bincount(chain.edge_group, moved, len(group)).astype(np.float64)
+        log_multiplier[position] = of_class.log_sum((_log(taken) - _finite(group))[class_group])
+    return log_multiplier, tail
+
+
+def _log_taken(chain: Chain, start: int, groups: Floats, messages: Floats) -> Floats:
+    """[E]: log of the expected number of times that each edge is taken, from the start on.
+
+    In logs, so that what is very unlikely still tells from what cannot be, and from what is unlikelier.
+    """
+    by_target = np.argsort(chain.edge_target, kind="stable")
+    into = _Stretches(np.searchsorted(chain.edge_target[by_target], np.arange(chain.states + 2)))
+    taken = np.full(len(chain.edge_target), -np.inf)
+    state = np.where(np.arange(chain.states + 1) == start, 0.0, -np.inf)
+    for position, group in enumerate(groups):
+        onward = group[chain.edge_group] + messages[position + 1, chain.edge_target]
+        moved = state[chain.edge_source] + onward - _finite(messages[position, chain.edge_source])
+        taken = np.logaddexp(taken, moved)
+        ended = state[-1]
+        state = into.log_sum(moved[by_target])
+        state[-1] = np.logaddexp(state[-1], ended)
+    return taken
+
+
+def _entropy(weights: Weights, log_multiplier: Floats, tail: Floats) -> Floats:
+    """[L]: of the classes, plus what is left within each, where the tokens keep their proportions."""
+    log_share = _log_ratio(log_multiplier, tail) + weights.total
+    share = np.exp(log_share)
+    return np.maximum((share * (weights.spread - _finite(log_share))).sum(1), 0.0)
+
+
+def _sample(
+    chain: Chain, start: int, weights: Weights, groups: Floats, messages: Floats
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Draw states and classes, one position after the other, each given that the text can still be valid."""
+
+    def draw(values: Floats, position: int, choice: int) -> int:
+        return _at(np.exp(values - values.max()), weights.uniforms[position, choice])
+
+    return _walk(chain, start, groups, messages, weights.total, draw)
+
+
+def _walk(
+    chain: Chain,
+    state: int,
+    groups: Floats,
+    messages: Floats,
+    classes: Floats,
+    choose: Callable[[Floats, int, int], int],
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """From a state on, choose an edge and one of its classes at every position, by their log weights.
+
+    ``choose(log weights, position, 0 for the edge or 1 for the class)`` returns an index.
+    """
+    states, chosen = np.full(len(groups) + 1, chain.states), np.full(len(groups), -1)
+    states[0] = state
+    for position in range(len(groups)):
+        if state == chain.states:
+            break
+        edges = slice(*chain.edge_start[state : state + 2])
+        onward = groups[position, chain.edge_group[edges]] + messages[position + 1, chain.edge_target[edges]]
+        edge = int(edges.start) + choose(onward, position, 0)
+        group = chain.edge_group[edge]
+        possible = chain.group_class[slice(*chain.group_start[group : group + 2])]
+        chosen[position] = possible[choose(classes[position, possible], position, 1)]
+        state = states[position + 1] = int(chain.edge_target[edge])
+    return states, chosen
+
+
+def _at(weights: Floats, uniform: float) -> int:
+    """The index at ``uniform`` of the sum of ``weights``, never one that weighs nothing."""
+    cumulative = weights.cumsum()
+    found = np.searchsorted(cumulative, uniform * cumulative[-1], side="right")
+    # What rounding put at the very end belongs to the last that weighs something.
+    return int(min(found, np.searchsorted(cumulative, cumulative[-1])))
+
+
+def _log_ratio(log_multiplier: Floats, tail: Floats) -> Floats:
+    return np.logaddexp(log_multiplier, _log(tail)[:, None])
+
+
+def _floored(logs: NDArray[np.floating]) -> Floats:
+    """As contiguous float64, with all that is finite at least LOWEST_LOGPROB."""
+    return np.where(logs > -np.inf, np.maximum(logs, LOWEST_LOGPROB), -np.inf).astype(np.float64)
+
+
+def _finite(logs: Floats) -> Floats:
+    """With 0 for -inf, where what it is taken from or multiplied with is -inf or 0 itself."""
+    return np.where(logs > -np.inf, logs, 0.0)
+
+
+def _log(values: Floats) -> Floats:
+    with np.errstate(divide="ignore"):
+        return np.log(values)
+
+
+def _check_integers(name: str, array: NDArray[np.integer], dtype: type[np.integer], limit: int | None = None) -> None:
+    if array.dtype != dtype or array.ndim != 1 or not array.flags.c_contiguous:
+        shown = f"{array.dtype} {[*array.shape]}"
+        raise ValueError(f"{name} must be one contiguous row of {np.dtype(dtype)}, not {shown}")
+    if len(array) and (array.min() < 0 or (limit is not None and array.max() >= limit)):
+        raise ValueError(f"{name} has {array.min()} to {array.max()}; at least 0 and below {limit} is possible")
+
+
+def _check_starts(name: str, starts: NDArray[np.int64], count: int) -> None:
+    if len(starts) == 0 or starts[0] != 0 or starts[-1] != count or (np.diff(starts) < 0).any():
+        raise ValueError(f"{name} must rise from 0 to {count}, the number of what it divides")
+
+
+def _check_shape(name: str, array: NDArray[np.floating], shape: tuple[int, ...]) -> None:
+    if array.shape != shape:
+        raise ValueError(f"{name} {[*array.shape]} must be {[*shape]}")

@@ -1,0 +1,452 @@
+"""Typed decisions: how probable each option of each question in a text is, exactly, from one denoising step.
+
+A frame with holes becomes a token automaton in which every option has states of its own, so that forward-backward over
+the canvas tells how probable it is that the text takes the way through it, all its tokenisations together.
+"""
+
+import math
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from redraft.constrain.automaton.vocabulary import Vocabulary
+from redraft.constrain.inference.chain import Chain, Floats, edge_posteriors
+from redraft.constrain.language import template
+from redraft.errors import ConstraintError
+
+# The first state is where the text starts.
+_START = 0
+_SHOWN = 60
+
+
+@dataclass(frozen=True)
+class Decided:
+    """What one step's distribution says about every question, given that the text is a filling of the frame."""
+
+    log_probabilities: dict[str, dict[str, float]]
+    """By question and option, both in the order in which they were given."""
+    log_valid: float
+    """The log probability that tokens drawn independently at each position make a filling of the frame at all."""
+
+    @property
+    def probabilities(self) -> dict[str, dict[str, float]]:
+        """By question and option; those of a question add up to 1."""
+        return {
+            question: {option: math.exp(logprob) for option, logprob in options.items()}
+            for question, options in self.log_probabilities.items()
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class Decisions:
+    """A frame with questions as a token automaton: what may stand on a canvas, and where each option is entered.
+
+    The text starts in state 0 and is complete in the last state, from which an end token leads to END. Tokens never
+    reach over the border of a hole, which makes every token part of one option or of the frame. One thing is
+    different: the spaces that stand right before a hole belong to each of its options, since tokenizers like to begin a
+    word with its space. Within these borders every way to split the text into tokens counts, not the tokenizer's own
+    alone.
+    """
+
+    chain: Chain
+    token_class: NDArray[np.int32]
+    """[V]: 0 for tokens that stand nowhere in a text, n - 1 for the end tokens; tokens of equal bytes share one."""
+    fewest_tokens: int
+    """Tokens of the shortest filling, without an end token; a canvas needs at least as many positions."""
+    entering: dict[str, dict[str, NDArray[np.int64]]]
+    """By question and option: the edges with which the option begins, of which a text takes one or none."""
+
+    @classmethod
+    def compile(
+        cls,
+        frame: str,
+        questions: Mapping[str, Sequence[str]],
+        vocabulary: Vocabulary,
+        end_token_ids: Collection[int],
+    ) -> "Decisions":
+        """``frame`` with a hole ``{name}`` for each question, ``{{`` and ``}}`` for braces, and each one's options.
+
+        Raises ConstraintError, with the name of the question, for fewer than two options, equal or empty ones, a hole
+        without options or options without a hole, an option that the vocabulary cannot spell, and a frame in which two
+        different fillings make the same text; also without an end token.
+        """
+        ends = np.array(sorted(set(end_token_ids)), dtype=np.int64)
+        if not len(ends):
+            raise ConstraintError("decisions need an end token, with which a text may end before its canvas does")
+        if not 0 <= ends[0] <= ends[-1] < vocabulary.size:
+            raise ValueError(f"end token ids {ends.tolist()} must be ids of a vocabulary of {vocabulary.size} tokens")
+        layout = _Layout(_parts(frame, questions))
+        _check_unambiguous(layout)
+        words = _Words.of(layout, vocabulary, ends)
+        chain, slot = _chain(layout, words)
+        entering = _entering(layout, slot)
+        return cls(
+            chain,
+            words.token_class,
+            words.fewest_tokens,
+            {name: {option: entering[name, option] for option in options} for name, options in questions.items()},
+        )
+
+    @property
+    def classes(self) -> int:
+        """n, with the class of tokens never allowed and that of the end tokens."""
+        return self.chain.least_classes
+
+    @cached_property
+    def end_potential(self) -> Floats:
+        """[S + 1]: a canvas ends with the complete text, or after an end token."""
+        allowed = np.full(self.chain.states + 1, -np.inf)
+        allowed[-2:] = 0.0
+        return allowed
+
+    def decide(
+        self,
+        mass: NDArray[np.floating],
+        plogp: NDArray[np.floating],
+        peak: NDArray[np.floating],
+        length: int | None = None,
+    ) -> Decided:
+        """The probability of every option from the class sums [L, n] of each position's token distribution.
+
+        The canvas consists of the first ``length`` positions, or of all; the text may fill it, or end before with an
+        end token. Raises ConstraintError where every filling has more tokens, or pinned tokens allow none.
+        """
+        length = len(mass) if length is None else length
+        if not 0 <= length <= len(mass):
+            raise ValueError(f"length {length} must be at most the {len(mass)} positions that there are sums of")
+        if self.fewest_tokens > length:
+            raise ConstraintError(
+                f"the frame needs at least {self.fewest_tokens} tokens, but the canvas has {length} positions; shorten "
+                "it, or ask in parts"
+            )
+        found = edge_posteriors(self.chain, _START, self.end_potential, mass[:length], plogp[:length], peak[:length])
+        return Decided(
+            {
+                name: _normalised({option: found.log_expected[edges] for option, edges in options.items()})
+                for name, options in self.entering.items()
+            },
+            found.log_valid,
+        )
+
+    def probabilities(
+        self,
+        mass: NDArray[np.floating],
+        plogp: NDArray[np.floating],
+        peak: NDArray[np.floating],
+        length: int | None = None,
+    ) -> dict[str, dict[str, float]]:
+        """What ``decide`` finds, as probabilities by question and option."""
+        return self.decide(mass, plogp, peak, length).probabilities
+
+
+def calibrated(probabilities: Mapping[str, Mapping[str, float]], temperature: float) -> dict[str, dict[str, float]]:
+    """Probabilities by question and option raised to 1 / temperature, and made to add up to 1 for each question again.
+
+    Temperature scaling (Guo et al. 2017, arXiv 1706.04599): above 1 for a model that is too sure of itself. What comes
+    first stays first; ``calibrate.calibration.fit_temperature`` finds the temperature.
+    """
+    if not 0 < temperature < math.inf:
+        raise ValueError(f"temperature {temperature} must be above 0 and finite")
+    return {question: _tempered(options, temperature) for question, options in probabilities.items()}
+
+
+def _tempered(options: Mapping[str, float], temperature: float) -> dict[str, float]:
+    if not all(0 <= probability < math.inf for probability in options.values()) or not any(options.values()):
+        raise ValueError(f"{dict(options)} are no probabilities")
+    # Relative to the largest, which cannot underflow.
+    top = max(options.values())
+    powers = {option: (probability / top) ** (1 / temperature) for option, probability in options.items()}
+    total = sum(powers.values())
+    return {option: power / total for option, power in powers.items()}
+
+
+@dataclass(frozen=True)
+class _Strand:
+    """Bytes from one border of a hole to the next: of an option with the spaces before it, or of the frame."""
+
+    spelled: bytes
+    question: str | None = None
+    option: str | None = None
+
+
+def _parts(frame: str, questions: Mapping[str, Sequence[str]]) -> list[list[_Strand]]:
+    """The frame and the holes in turn, as the one or several strands that may stand there; none is empty.
+
+    Options are sorted, so that the order in which they are asked for does not even show in the rounding.
+    """
+    for name, options in questions.items():
+        _check_options(name, options)
+    parts: list[list[_Strand]] = []
+    literal, seen = "", set[str]()
+    for text, hole in template.pieces(frame):
+        if hole is None:
+            literal += text
+            continue
+        if hole in seen:
+            raise ConstraintError(f"question {{{hole}}}: its hole stands there twice; give the second another name")
+        if hole not in questions:
+            raise ConstraintError(f"question {{{hole}}}: the hole has no options; add them, or write {{{{")
+        seen.add(hole)
+        before = literal.rstrip(" ")
+        spaces, literal = literal[len(before) :], ""
+        parts += _literal(before)
+        parts.append([_Strand(_encoded(spaces + option, hole), hole, option) for option in sorted(questions[hole])])
+    if missing := [name for name in questions if name not in seen]:
+        raise ConstraintError(f"question {{{missing[0]}}}: the frame has no hole for it; add {{{missing[0]}}} to it")
+    if not seen:
+        raise ConstraintError("the frame asks no question; add a hole {name} and the options of that name")
+    return parts + _literal(literal)
+
+
+def _literal(text: str) -> list[list[_Strand]]:
+    return [[_Strand(_encoded(text, None))]] if text else []
+
+
+def _check_options(name: str, options: Sequence[str]) -> None:
+    # A string is a sequence of strings too.
+    if isinstance(options, str) or not all(isinstance(option, str) for option in options):
+        raise ConstraintError(f"question {{{name}}}: the options {options!r} must be several texts, as ('yes', 'no')")
+    if len(options) < 2:
+        raise ConstraintError(f"question {{{name}}}: there must be two options or more, not {len(options)}")
+    if len(set(options)) < len(options):
+        twice = next(option for at, option in enumerate(options) if option in options[:at])
+        raise ConstraintError(f"question {{{name}}}: the option {twice!r} is there twice")
+    if "" in options:
+        raise ConstraintError(f"question {{{name}}}: an option is empty; give it a text, such as 'none'")
+
+
+def _encoded(text: str, question: str | None) -> bytes:
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        raise ConstraintError(f"{_place(question)}: {text!r} has a lone surrogate, which stands for no text") from None
+
+
+def _place(question: str | None) -> str:
+    return "the frame" if question is None else f"question {{{question}}}"
+
+
+class _Layout:
+    """All strands laid out one after the other: a slot before each byte of a strand, and one after its last.
+
+    The slots at the ends of strands are the borders, each a state that the strands which meet there share; every other
+    slot is a state of its own.
+    """
+
+    def __init__(self, parts: Sequence[Sequence[_Strand]]) -> None:
+        self.parts = parts
+        self.strands = [strand for part in parts for strand in part]
+        lengths = np.array([len(strand.spelled) for strand in self.strands])
+        self.last = np.cumsum(lengths + 1) - 1
+        """[strands]: the slot after a strand's last byte."""
+        self.first = self.last - lengths
+        """[strands]: the slot before its first byte."""
+        self.slots = int(self.last[-1]) + 1
+        self.byte = np.frombuffer(b"\0".join([s.spelled for s in self.strands]) + b"\0", dtype=np.uint8)
+        """[slots]: the byte after each slot; at the end of a strand it means nothing."""
+        self.left = np.repeat(self.last, lengths + 1) - np.arange(self.slots)
+        """[slots]: bytes up to the end of the strand."""
+        self.state = self._states()
+        """[slots]: states ascend from border to border."""
+        self.states = int(self.state[-1]) + 1
+
+    def _states(self) -> NDArray[np.int64]:
+        state = np.empty(self.slots, dtype=np.int64)
+        border, strand = 0, 0
+        for part in self.parts:
+            first, last = self.first[strand : strand + len(part)], self.last[strand : strand + len(part)]
+            inner = np.ones(last[-1] + 1 - first[0], dtype=bool)
+            inner[first - first[0]] = inner[last - first[0]] = False
+            slots = state[first[0] : last[-1] + 1]
+            slots[inner] = border + 1 + np.arange(inner.sum())
+            state[first] = border
+            border += int(inner.sum()) + 1
+            state[last] = border
+            strand += len(part)
+        return state
+
+    @cached_property
+    def steps(self) -> list[list[tuple[int, int]]]:
+        """[states]: the bytes that lead from a state, each with the state it leads to."""
+        steps: list[list[tuple[int, int]]] = [[] for _ in range(self.states)]
+        (inside,) = self.left.nonzero()
+        after = zip(self.byte[inside].tolist(), self.state[inside + 1].tolist(), strict=True)
+        for state, step in zip(self.state[inside].tolist(), after, strict=True):
+            steps[state].append(step)
+        return steps
+
+
+def _check_unambiguous(layout: _Layout) -> None:
+    """Refuse a frame in which two fillings make the same text, of which nobody could say what it answers.
+
+    Such fillings part where one option ends and another, longer one goes on.
+    """
+    seen = set[tuple[int, int]]()
+    for shorter, longer in _prefix_pairs(layout.parts):
+        ended, inside = layout.last[shorter], layout.first[longer] + len(layout.strands[shorter].spelled)
+        if _meet(layout.steps, (int(layout.state[ended]), int(layout.state[inside])), seen):
+            short, long = layout.strands[shorter], layout.strands[longer]
+            raise ConstraintError(
+                f"question {{{short.question}}}: some text can be read with {short.option!r} and with {long.option!r} "
+                "as its answer; end the hole with a text, such as a new line, that tells where an answer ends"
+            )
+
+
+def _prefix_pairs(parts: Sequence[Sequence[_Strand]]) -> Iterator[tuple[int, int]]:
+    """The numbers of strands that stand in the same place, where the second begins with the whole first."""
+    number = 0
+    for part in parts:
+        for at, shorter in enumerate(part):
+            # Sorted texts that begin alike stand together.
+            for further, longer in enumerate(part[at + 1 :], at + 1):
+                if not longer.spelled.startswith(shorter.spelled):
+                    break
+                yield number + at, number + further
+        number += len(part)
+
+
+def _meet(steps: Sequence[Sequence[tuple[int, int]]], pair: tuple[int, int], seen: set[tuple[int, int]]) -> bool:
+    """Whether some bytes lead from both states of a pair to the same one; pairs already seen do not come to that."""
+    pending = [pair]
+    while pending:
+        pair = pending.pop()
+        if pair[0] == pair[1]:
+            return True
+        if pair not in seen:
+            seen.add(pair)
+            ways = ((one, other) for one in steps[pair[0]] for other in steps[pair[1]])
+            pending += [(one, other) for (byte, one), (same, other) in ways if byte == same]
+    return False
+
+
+@dataclass(frozen=True, eq=False)
+class _Words:
+    """The W byte strings that tokens spell and that stand somewhere in a strand, and each of these places [P]."""
+
+    start: NDArray[np.int64]
+    """[P]: the slot before the word, ascending."""
+    end: NDArray[np.int64]
+    """[P]: the slot after it."""
+    number: NDArray[np.int64]
+    """[P]: which word, from 1 on."""
+    token_class: NDArray[np.int32]
+    """[V]: the number of a token's word, 0 if it has none, W + 1 for end tokens."""
+    fewest_tokens: int
+
+    @classmethod
+    def of(cls, layout: _Layout, vocabulary: Vocabulary, ends: NDArray[np.int64]) -> "_Words":
+        tree = vocabulary.prefixes
+        start, end, node = _places(layout, vocabulary, ends)
+        read = _fewest(start, end, layout.first, layout.slots)
+        unread = _fewest(end[::-1], start[::-1], layout.last, layout.slots)
+        fewest = _fewest_tokens(layout, unread[layout.first].tolist())
+        useful = np.isfinite(read[start]) & np.isfinite(unread[end])
+        words, number = np.unique(node[useful], return_inverse=True)
+        of_node = np.zeros(len(tree.parent), dtype=np.int32)
+        of_node[words] = np.arange(1, len(words) + 1)
+        token_class = of_node[tree.token_node]
+        token_class[ends] = len(words) + 1
+        return cls(start[useful], end[useful], number + 1, token_class, fewest)
+
+
+def _places(
+    layout: _Layout, vocabulary: Vocabulary, ends: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Where tokens stand in strands: the slots before and after them, by the first, and the nodes of their bytes.
+
+    Walks the vocabulary's prefix tree from all slots at once.
+    """
+    tree = vocabulary.prefixes
+    spells = np.zeros(len(tree.parent), dtype=bool)
+    spells[np.delete(tree.token_node, ends)] = True
+    spells[0] = False
+    slot, node = np.arange(layout.slots), np.zeros(layout.slots, dtype=np.int64)
+    found = [np.empty((3, 0), dtype=np.int64)]
+    for depth, (first, last) in enumerate(pairwise(tree.level_start[1:].tolist())):
+        inside = layout.left[slot] > depth
+        slot, node = slot[inside], node[inside]
+        # Within a level the nodes are sorted by their parents and bytes.
+        keys = tree.parent[first:last].astype(np.int64) * 256 + tree.byte[first:last]
+        wanted = node * 256 + layout.byte[slot + depth]
+        at = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
+        known = keys[at] == wanted
+        slot, node = slot[known], first + at[known]
+        if not len(slot):
+            break
+        whole = spells[node]
+        found.append(np.stack([slot[whole], slot[whole] + depth + 1, node[whole]]))
+    start, end, node = np.concatenate(found, axis=1)
+    order = np.lexsort((end, start))
+    return start[order], end[order], node[order]
+
+
+def _fewest(source: NDArray[np.int64], target: NDArray[np.int64], origins: NDArray[np.int64], slots: int) -> Floats:
+    """[slots]: the fewest steps from an origin to each slot; infinite where there is no way.
+
+    Of the steps, those that lead to a slot come before those that lead on from it.
+    """
+    fewest = np.full(slots, math.inf)
+    fewest[origins] = 0.0
+    steps: list[float] = fewest.tolist()
+    for before, after in zip(source.tolist(), target.tolist(), strict=True):
+        steps[after] = min(steps[after], steps[before] + 1)
+    return np.array(steps)
+
+
+def _fewest_tokens(layout: _Layout, needed: Sequence[float]) -> int:
+    """The tokens of the shortest filling, of the tokens that each strand needs; each must be possible to spell."""
+    for strand, tokens in zip(layout.strands, needed, strict=True):
+        if tokens == math.inf:
+            shown = strand.spelled.decode()[:_SHOWN]
+            what = f"{shown!r}, which stands between holes" if strand.option is None else f"the option {shown!r}"
+            raise ConstraintError(
+                f"{_place(strand.question)}: the tokens of the model's vocabulary do not add up to {what}"
+            )
+    strands = iter(needed)
+    return int(sum(min(next(strands) for _ in part) for part in layout.parts))
+
+
+def _chain(layout: _Layout, words: _Words) -> tuple[Chain, NDArray[np.int64]]:
+    """The token automaton, and the slot before each edge [E], ``layout.slots`` for the end tokens' edge.
+
+    Every word is a class, and a group of its own.
+    """
+    source, target = layout.state[words.start], layout.state[words.end]
+    order = np.argsort(source, kind="stable")
+    source, target, group, slot = source[order], target[order], words.number[order] - 1, words.start[order]
+    source, target = np.append(source, layout.states - 1), np.append(target, layout.states)
+    groups = int(group.max()) + 2
+    group, slot = np.append(group, groups - 1), np.append(slot, layout.slots)
+    chain = Chain(
+        edge_start=np.searchsorted(source, np.arange(layout.states + 1)).astype(np.int64),
+        edge_target=target.astype(np.int32),
+        edge_group=group.astype(np.int32),
+        group_start=np.arange(groups + 1),
+        group_class=np.arange(1, groups + 1, dtype=np.int32),
+    )
+    return chain, slot
+
+
+def _entering(layout: _Layout, slot: NDArray[np.int64]) -> dict[tuple[str | None, str | None], NDArray[np.int64]]:
+    """By question and option: the edges that begin in the option's first slot, of the slots before all edges [E]."""
+    order = np.argsort(slot, kind="stable")
+    bounds = np.searchsorted(slot[order], [layout.first, layout.first + 1]).T.tolist()
+    return {
+        (strand.question, strand.option): order[start:end]
+        for strand, (start, end) in zip(layout.strands, bounds, strict=True)
+    }
+
+
+def _normalised(taken: Mapping[str, Floats]) -> dict[str, float]:
+    """The log probability of each option, of those of its edges.
+
+    They add up to 1 by themselves, but for the rounding of potentials as low as -1e9.
+    """
+    logs = {option: float(np.logaddexp.reduce(edges)) for option, edges in taken.items()}
+    # In an order that is not that of the options, which are to make no difference.
+    total = float(np.logaddexp.reduce(sorted(logs.values())))
+    return {option: log - total for option, log in logs.items()}

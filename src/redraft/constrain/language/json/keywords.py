@@ -1,0 +1,324 @@
+"""Which JSON schema keywords are supported, and the check of a whole schema document before anything is made of it."""
+
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any, TypeGuard
+
+from redraft.constrain.language import decimal_range
+from redraft.constrain.language import string_formats as formats
+from redraft.constrain.language.decimal_range import Bound
+from redraft.errors import ConstraintError
+
+Schema = Mapping[str, Any] | bool
+"""Of a checked document, so a keyword's value has the type that the keyword asks for."""
+
+TYPES = ("array", "boolean", "integer", "null", "number", "object", "string")
+ANNOTATIONS = frozenset(
+    {"$comment", "$id", "$schema", "default", "deprecated", "description", "discriminator", "examples", "readOnly"}
+    | {"title", "writeOnly"}
+)
+
+_MOST_SCHEMAS = 20_000
+_DEEPEST_VALUE = 32
+_LARGEST_COUNT = 1_000_000
+
+_INSTEAD = {
+    "additionalItems": "write 'prefixItems' and 'items'",
+    "dependencies": "write 'anyOf' with one option for each case",
+    "dependentRequired": "write 'anyOf' with one option for each case",
+    "dependentSchemas": "write 'anyOf' with one option for each case",
+    "else": "write 'anyOf' with one option for each case",
+    "if": "write 'anyOf' with one option for each case",
+    "nullable": "write 'type': [..., 'null']",
+    "patternProperties": "name the properties, or write 'additionalProperties' with a schema",
+    "then": "write 'anyOf' with one option for each case",
+}
+
+
+class ImpossibleError(ConstraintError):
+    """No value satisfies what holds at a place."""
+
+
+class ForbiddenError(ImpossibleError):
+    """No value is wanted at a place: its schema is false, or recursion ends there."""
+
+
+class TooDeepError(ForbiddenError):
+    """A place is in itself deeper than the stated depth."""
+
+
+def fail(pointer: str, problem: str, kind: type[ConstraintError] = ConstraintError) -> ConstraintError:
+    """The error of the schema at a JSON pointer."""
+    return kind(f"schema at {pointer}: {problem}" if pointer else f"schema: {problem}")
+
+
+def joined_pointer(pointer: str, *names: str | int) -> str:
+    """The JSON pointer of a part."""
+    escaped = (str(name).replace("~", "~0").replace("/", "~1") for name in names)
+    return "/".join([pointer, *escaped])
+
+
+def read(schema: Mapping[str, Any] | bool | str) -> Schema:
+    """A schema that may be given as JSON text."""
+    if not isinstance(schema, str):
+        return _schema_in(schema, "")
+    try:
+        return _schema_in(json.loads(schema, object_pairs_hook=_without_duplicates), "")
+    except json.JSONDecodeError as error:
+        raise ConstraintError(f"schema: not JSON at line {error.lineno}, column {error.colno}: {error.msg}") from None
+    except ConstraintError:
+        raise
+    except ValueError as error:
+        raise ConstraintError(f"schema: not JSON: {error}") from None
+    except RecursionError:
+        raise ConstraintError("schema: nested too deeply to be read; write it flatter, with '$ref'") from None
+
+
+def _without_duplicates(members: list[tuple[str, object]]) -> dict[str, object]:
+    result = dict(members)
+    if len(result) < len(members):
+        names = [name for name, _ in members]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ConstraintError(f"schema: an object has the key {twice!r} twice; keep one of them")
+    return result
+
+
+def _schema_in(value: object, pointer: str) -> Schema:
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
+        return value
+    raise fail(pointer, f"a schema must be an object with string keys, true or false, not {_shown(value)}")
+
+
+def check(schema: Schema) -> dict[str, Schema]:
+    """Check keywords, their values and that none contradict each other; return all schemas by JSON pointer."""
+    schemas = {"": schema}
+    waiting = [("", schema)]
+    while waiting:
+        pointer, current = waiting.pop()
+        if isinstance(current, bool):
+            continue
+        _check_keywords(current, pointer)
+        for below, value in _subschemas(current, pointer):
+            schemas[below] = _schema_in(value, below)
+            waiting.append((below, schemas[below]))
+            if len(schemas) > _MOST_SCHEMAS:
+                raise ConstraintError(f"schema: more than {_MOST_SCHEMAS} schemas inside one another; write less")
+    return schemas
+
+
+def _check_keywords(schema: Mapping[str, Any], pointer: str) -> None:
+    for keyword, value in schema.items():
+        if keyword in ANNOTATIONS:
+            continue
+        if keyword not in _CHECKS:
+            instead = _INSTEAD.get(keyword, "leave it out and check the result")
+            supported = ", ".join(sorted(_CHECKS))
+            raise fail(pointer, f"{keyword!r} is not supported; {instead}. Supported: {supported}")
+        problem = _CHECKS[keyword](value)
+        if problem:
+            raise fail(pointer, f"{keyword!r} {problem}, not {_shown(value)}")
+    if pointer and "$id" in schema:
+        raise fail(pointer, "'$id' is supported only in the outermost schema; leave it out")
+    _check_counts(schema, pointer)
+    _check_bounds(schema, pointer)
+    _check_required(schema, pointer)
+
+
+def _check_counts(schema: Mapping[str, Any], pointer: str) -> None:
+    for least, most in (("minLength", "maxLength"), ("minItems", "maxItems")):
+        low, high = count(schema, least) or 0, count(schema, most)
+        if high is not None and low > high:
+            raise fail(pointer, f"{least!r} {low} is above {most!r} {high}; nothing is possible")
+
+
+def count(schema: Mapping[str, Any], keyword: str) -> int | None:
+    """What a keyword such as 'maxItems' says, if it is there; it may be written with a point."""
+    return int(schema[keyword]) if keyword in schema else None
+
+
+def _check_bounds(schema: Mapping[str, Any], pointer: str) -> None:
+    for low_name, low in bounds(schema, "minimum", "exclusiveMinimum"):
+        for high_name, high in bounds(schema, "maximum", "exclusiveMaximum"):
+            if low.value > high.value or (low.value == high.value and (low.exclusive or high.exclusive)):
+                raise fail(
+                    pointer, f"{low_name!r} {low.value} leaves nothing below {high_name!r} {high.value}; change one"
+                )
+
+
+def _check_required(schema: Mapping[str, Any], pointer: str) -> None:
+    declared = schema.get("properties", {})
+    for name in schema.get("required", ()):
+        if declared.get(name, schema.get("additionalProperties")) is False:
+            raise fail(pointer, f"'required' names {name!r}, which 'properties' and 'additionalProperties' rule out")
+
+
+def bounds(schema: Mapping[str, Any], inclusive: str, exclusive: str) -> Iterator[tuple[str, Bound]]:
+    """The bounds on one side that a schema states, with the keyword."""
+    for keyword in (inclusive, exclusive):
+        if keyword in schema:
+            yield keyword, Bound(Decimal(str(schema[keyword])), keyword == exclusive)
+
+
+def _subschemas(schema: Mapping[str, Any], pointer: str) -> Iterator[tuple[str, object]]:
+    for keyword, value in schema.items():
+        if keyword in ("properties", "$defs", "definitions"):
+            yield from ((joined_pointer(pointer, keyword, name), part) for name, part in value.items())
+        elif keyword in ("prefixItems", "anyOf", "oneOf", "allOf"):
+            yield from ((joined_pointer(pointer, keyword, index), part) for index, part in enumerate(value))
+        elif keyword in ("items", "additionalProperties"):
+            yield joined_pointer(pointer, keyword), value
+
+
+def _type(value: object) -> str | None:
+    names = value if isinstance(value, list | tuple) else [value]
+    if names and all(isinstance(name, str) and name in TYPES for name in names):
+        return None
+    return f"must be one or several of {', '.join(TYPES)}"
+
+
+def _count(value: object) -> str | None:
+    # 2.0 is an integer to JSON schema.
+    whole = _is_number(value) and value % 1 == 0 and 0 <= value <= _LARGEST_COUNT
+    return None if whole else f"must be an integer from 0 to {_LARGEST_COUNT}"
+
+
+def _bound(value: object) -> str | None:
+    if not _is_number(value):
+        return "must be a number"
+    if sum(Bound(Decimal(str(value))).digits) > decimal_range.MOST_DIGITS:
+        return f"must have at most {decimal_range.MOST_DIGITS} digits when written out"
+    return None
+
+
+def _is_number(value: object) -> TypeGuard[int | float]:
+    if isinstance(value, float):
+        return math.isfinite(value)
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _text(value: object) -> str | None:
+    return None if isinstance(value, str) and _encodable(value) else "must be a string"
+
+
+def _encodable(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _names(value: object) -> str | None:
+    return None if isinstance(value, list | tuple) and not any(map(_text, value)) else "must be an array of strings"
+
+
+def _named_schemas(value: object) -> str | None:
+    if isinstance(value, Mapping) and not any(map(_text, value)):
+        return None
+    return "must be an object whose keys are strings"
+
+
+def _schema(value: object) -> str | None:
+    if isinstance(value, Mapping | bool):
+        return None
+    hint = "; for a schema of each item write 'prefixItems'" if isinstance(value, list | tuple) else ""
+    return f"must be a schema{hint}"
+
+
+def _schemas(value: object) -> str | None:
+    return None if isinstance(value, list | tuple) and value else "must be an array of schemas, at least one"
+
+
+def _format(value: object) -> str | None:
+    return None if value in formats.NAMES else f"must be one of {', '.join(formats.NAMES)}"
+
+
+def _options(value: object) -> str | None:
+    if not (isinstance(value, list | tuple) and value):
+        return "must be an array with at least one value"
+    return next(filter(None, map(_value, value)), None)
+
+
+def _value(value: object) -> str | None:
+    waiting = [(value, 0)]
+    while waiting:
+        part, depth = waiting.pop()
+        if depth > _DEEPEST_VALUE:
+            return f"must not be nested more than {_DEEPEST_VALUE} deep"
+        if isinstance(part, Mapping):
+            if any(map(_text, part)):
+                return "must have only strings as keys"
+            waiting += [(item, depth + 1) for item in part.values()]
+        elif isinstance(part, list | tuple):
+            waiting += [(item, depth + 1) for item in part]
+        elif not (part is None or isinstance(part, bool) or _is_number(part) or _text(part) is None):
+            return "must be made of JSON values (no NaN, no infinity, no half surrogate pair)"
+    return None
+
+
+def _false(value: object) -> str | None:
+    if value is False:
+        return None
+    if value is True:
+        return "is supported only where it is false; list what is possible with 'enum', or check the result"
+    return "must be true or false"
+
+
+def _reference(value: object) -> str | None:
+    if isinstance(value, str) and (value == "#" or value.startswith("#/")):
+        return None
+    return "must point into this document: '#', '#/$defs/...' or '#/definitions/...'"
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+_CHECKS: dict[str, Callable[[object], str | None]] = {
+    "$defs": _named_schemas,
+    "$ref": _reference,
+    "additionalProperties": _schema,
+    "allOf": _schemas,
+    "anyOf": _schemas,
+    "const": _value,
+    "definitions": _named_schemas,
+    "enum": _options,
+    "exclusiveMaximum": _bound,
+    "exclusiveMinimum": _bound,
+    "format": _format,
+    "items": _schema,
+    "maxItems": _count,
+    "maxLength": _count,
+    "maximum": _bound,
+    "minItems": _count,
+    "minLength": _count,
+    "minimum": _bound,
+    "oneOf": _schemas,
+    "pattern": _text,
+    "prefixItems": _schemas,
+    "properties": _named_schemas,
+    "required": _names,
+    "type": _type,
+    "uniqueItems": _false,
+}
+
+
+@dataclass(frozen=True)
+class Value:
+    """A JSON value that compares as JSON schema says: 1 equals 1.0, but not true; members in any order."""
+
+    key: object
+
+    @classmethod
+    def of(cls, value: object) -> "Value":
+        if isinstance(value, Mapping):
+            return cls(("object", frozenset((name, cls.of(item)) for name, item in value.items())))
+        if isinstance(value, list | tuple):
+            return cls(("array", tuple(cls.of(item) for item in value)))
+        return cls((isinstance(value, bool), value))

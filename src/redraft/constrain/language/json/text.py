@@ -1,0 +1,280 @@
+"""JSON texts (RFC 8259) as expressions: strings, numbers, fixed and free values, and how objects and arrays are laid
+out."""
+
+import json
+import typing
+from collections.abc import Iterable, Mapping
+from collections.abc import Sequence as ListOf
+from dataclasses import dataclass
+from functools import lru_cache
+
+from redraft.constrain.language.expression import (
+    EMPTY,
+    LAST_CODE_POINT,
+    NOTHING,
+    AllOf,
+    AnyOf,
+    Characters,
+    Expression,
+    Literal,
+    Marker,
+    Repeat,
+    Sequence,
+    any_of,
+    joined,
+    optional,
+)
+from redraft.errors import ConstraintError
+
+Whitespace = typing.Literal["compact", "one-space", "free"]
+
+DIGIT = Characters.among("0123456789")
+INTEGER = any_of("0", joined(optional(Literal("-")), Characters.among("123456789"), Repeat(DIGIT, 0, None)))
+"""Without -0, which is no other number than 0."""
+# Larger exponents overflow a double, and a reader then gets infinity.
+_EXPONENT = joined(Characters.among("eE"), optional(Characters.among("+-")), Repeat(DIGIT, 1, 2))
+NUMBER = joined(
+    optional(Literal("-")),
+    any_of("0", joined(Characters.among("123456789"), Repeat(DIGIT, 0, None))),
+    optional(joined(".", Repeat(DIGIT, 1, None))),
+    optional(_EXPONENT),
+)
+
+ANY_CHARACTER = Characters.of([(0, LAST_CODE_POINT)])
+_SHORT_ESCAPES = {'"': '"', "\\": "\\", "\b": "b", "\f": "f", "\n": "n", "\r": "r", "\t": "t"}
+_ESCAPED = Characters.of([(0, 0x1F), (0x22, 0x22), (0x5C, 0x5C)])
+_UNESCAPED = _ESCAPED.complement()
+
+_HEX = Characters.among("0123456789abcdefABCDEF")
+_HEX_BUT_D = Characters.among("0123456789abcefABCEF")
+_D = Characters.among("dD")
+_UNICODE_ESCAPE = joined(
+    "\\u",
+    any_of(
+        joined(_HEX_BUT_D, _HEX, _HEX, _HEX),
+        joined(_D, Characters.among("01234567"), _HEX, _HEX),
+        joined(_D, Characters.among("89abAB"), _HEX, _HEX, "\\u", _D, Characters.among("cdefCDEF"), _HEX, _HEX),
+    ),
+)
+CHARACTER = any_of(_UNESCAPED, joined("\\", Characters.among('"\\/bfnrt')), _UNICODE_ESCAPE)
+"""One character of a string's value in any spelling; the two halves of a surrogate pair are one character."""
+
+# Further keys that begin with so many characters of a declared one are not written, which bounds the automaton.
+_KEY_PREFIX = 64
+
+
+STRING = joined('"', Repeat(CHARACTER, 0, None), '"')
+
+
+def string(least: int, most: int | None) -> Expression:
+    """A string whose value has so many characters."""
+    # Where characters are counted, each more state for one is there as often as the count says.
+    return STRING if (least, most) == (0, None) else string_of(Repeat(ANY_CHARACTER, least, most))
+
+
+def string_of(value: Expression) -> Expression:
+    """A string whose value matches ``value``. Only characters that must be escaped are."""
+    return joined('"', _spelled(value), '"')
+
+
+def _spelled(value: Expression) -> Expression:
+    match value:
+        case Characters():
+            return _spelled_character(value)
+        case Literal(text):
+            return Sequence(tuple(_spelled_character(Characters.among(character)) for character in text))
+        case Sequence(parts):
+            return Sequence(tuple(_spelled(part) for part in parts))
+        case AnyOf(options):
+            return AnyOf(tuple(_spelled(option) for option in options))
+        case AllOf(parts):
+            return AllOf(tuple(_spelled(part) for part in parts))
+        case Repeat(part, least, most):
+            return Repeat(_spelled(part), least, most)
+        case Marker():
+            raise ValueError("a marker is no text, and cannot stand in a JSON string")
+
+
+@lru_cache(1024)
+def _spelled_character(characters: Characters) -> Expression:
+    escaped = [chr(code) for first, last in _common(characters, _ESCAPED) for code in range(first, last + 1)]
+    # All spellings with the same beginning are one option, so that the automaton has few branches.
+    by_beginning: dict[str, str] = {}
+    for character in escaped:
+        code = f"{ord(character):02x}"
+        short = _SHORT_ESCAPES.get(character)
+        beginning, ending = ("\\", short) if short else (f"\\u00{code[0]}", code[1] + code[1].upper())
+        by_beginning[beginning] = by_beginning.get(beginning, "") + ending
+    options = [joined(beginning, Characters.among(endings)) for beginning, endings in by_beginning.items()]
+    plain = Characters.of(_common(characters, _UNESCAPED))
+    return any_of(plain, *options) if options else plain
+
+
+def _common(left: Characters, right: Characters) -> list[tuple[int, int]]:
+    pairs = ((max(a, c), min(b, d)) for a, b in left.ranges for c, d in right.ranges)
+    return [(first, last) for first, last in pairs if first <= last]
+
+
+def fixed(value: object, layout: "Layout") -> Expression:
+    """Exactly this value, members in the order in which they are given."""
+    if isinstance(value, Mapping):
+        members = [Member(member(layout, fixed_key(key), fixed(item, layout)), True) for key, item in value.items()]
+        return object_text(layout, members, None)
+    if isinstance(value, list | tuple):
+        return array_text(layout, [fixed(item, layout) for item in value], None, len(value), len(value))
+    return Literal(json.dumps(value, ensure_ascii=False))
+
+
+def fixed_key(key: str) -> Expression:
+    """The key of a member."""
+    return Literal(json.dumps(key, ensure_ascii=False))
+
+
+def other_key(keys: Iterable[str]) -> Expression:
+    """A string that is none of ``keys``, so that it cannot overwrite a member that stands before it."""
+    excluded = set(keys)
+    return string_of(other_text(excluded)) if excluded else STRING
+
+
+def other_text(excluded: set[str]) -> Expression:
+    """Any text that is none of ``excluded``."""
+    leaving, within = _other_texts(excluded, _KEY_PREFIX)
+    return any_of(joined(leaving, Repeat(ANY_CHARACTER, 0, None)), within)
+
+
+def _other_texts(excluded: set[str], depth: int) -> tuple[Expression, Expression]:
+    """The texts just long enough to begin none of ``excluded``, and those that begin one but are none."""
+    if depth == 0:
+        return NOTHING, NOTHING
+    by_first: dict[str, set[str]] = {}
+    for text in excluded - {""}:
+        by_first.setdefault(text[0], set()).add(text[1:])
+    leaving: list[Expression] = [Characters.among("".join(by_first)).complement()]
+    within: list[Expression] = [] if "" in excluded else [EMPTY]
+    for first, rests in sorted(by_first.items()):
+        longer, shorter = _other_texts(rests, depth - 1)
+        leaving.append(joined(first, longer))
+        within.append(joined(first, shorter))
+    return any_of(*leaving), any_of(*within)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What stands around the members of an object and the items of an array."""
+
+    inside: Expression
+    """After an opening bracket and before a closing one."""
+    comma: Expression
+    colon: Expression
+
+    @classmethod
+    def of(cls, whitespace: Whitespace) -> "Layout":
+        if whitespace == "compact":
+            return cls(EMPTY, Literal(","), Literal(":"))
+        if whitespace == "one-space":
+            return cls(EMPTY, Literal(", "), Literal(": "))
+        if whitespace == "free":
+            space = Repeat(Characters.among(" \t\n\r"), 0, None)
+            return cls(space, joined(space, ",", space), joined(space, ":", space))
+        raise ConstraintError(f"whitespace {whitespace!r} is unknown; use 'compact', 'one-space' or 'free'")
+
+
+@dataclass(frozen=True)
+class Member:
+    """A member of an object, key and value, and whether it must be there."""
+
+    text: Expression
+    required: bool
+
+
+def member(layout: Layout, key: Expression, value: Expression) -> Expression:
+    """Key and value."""
+    return joined(key, layout.colon, value)
+
+
+def object_text(layout: Layout, members: ListOf[Member], further: Expression | None) -> Expression:
+    """An object with ``members`` in this order, then any number of ``further`` ones."""
+    after = [_after(layout, one) for one in members]
+    if further is not None:
+        after.append(Repeat(joined(layout.comma, further), 0, None))
+    first = next((index for index, one in enumerate(members) if one.required), None)
+    if first is not None:
+        before = [optional(joined(one.text, layout.comma)) for one in members[:first]]
+        return _bracketed(layout, "{", joined(*before, members[first].text, *after[first + 1 :]), "}")
+    leading = [one.text for one in members]
+    if further is not None:
+        leading.append(_list(layout, further, 1, None))
+    if not leading:
+        return _bracketed(layout, "{", EMPTY, "}")
+    return any_of(_bracketed(layout, "{", EMPTY, "}"), _bracketed(layout, "{", _from_any_of(leading, after), "}"))
+
+
+def _after(layout: Layout, one: Member) -> Expression:
+    """A member that does not come first."""
+    text = joined(layout.comma, one.text)
+    return text if one.required else optional(text)
+
+
+def _from_any_of(leading: ListOf[Expression], after: ListOf[Expression]) -> Expression:
+    """One of ``leading``, then those of ``after`` that come later: halved, so it grows with n log n rather than n²."""
+    if len(leading) == 1:
+        return leading[0]
+    half = len(leading) // 2
+    return any_of(
+        joined(_from_any_of(leading[:half], after[:half]), *after[half:]), _from_any_of(leading[half:], after[half:])
+    )
+
+
+def array_text(
+    layout: Layout, prefix: ListOf[Expression], rest: Expression | None, least: int, most: int | None
+) -> Expression:
+    """An array of ``least`` to ``most`` items: first those of ``prefix``, then any number of ``rest``."""
+    prefix = prefix if most is None else prefix[:most]
+    further = None if most is None else most - len(prefix)
+    if rest is None:
+        further = 0
+    texts = [] if least else [_bracketed(layout, "[", EMPTY, "]")]
+    if not prefix and further != 0 and rest is not None:
+        texts.append(_bracketed(layout, "[", _list(layout, rest, max(least, 1), further), "]"))
+    elif prefix:
+        after = [joined(layout.comma, item) for item in prefix]
+        fixed_count = max(least, 1)
+        tail: list[Expression] = list(after[fixed_count:])
+        if rest is not None and further != 0:
+            tail.append(Repeat(joined(layout.comma, rest), max(least - len(prefix), 0), further))
+        ending = _beginnings(tail) if least < len(prefix) else joined(*tail)
+        texts.append(_bracketed(layout, "[", joined(prefix[0], *after[1:fixed_count], ending), "]"))
+    return any_of(*texts)
+
+
+def _beginnings(parts: ListOf[Expression]) -> Expression:
+    """The first n of the parts, for any n; the last of them may be left out like all others."""
+    if len(parts) < 2:
+        return optional(parts[0]) if parts else EMPTY
+    half = len(parts) // 2
+    return any_of(_beginnings(parts[:half]), joined(*parts[:half], _beginnings(parts[half:])))
+
+
+def _list(layout: Layout, item: Expression, least: int, most: int | None) -> Expression:
+    """``least`` (1 or more) to ``most`` items with commas between them."""
+    following = joined(layout.comma, item)
+    if most is not None:
+        return joined(item, Repeat(following, least - 1, most - 1))
+    # An item directly before the repeat of itself is what the automaton builder writes out once, not twice.
+    return joined(Repeat(joined(item, layout.comma), least - 1, least - 1), item, Repeat(following, 0, None))
+
+
+def _bracketed(layout: Layout, opening: str, content: Expression, closing: str) -> Expression:
+    if content == EMPTY:
+        return joined(opening, layout.inside, closing)
+    return joined(opening, layout.inside, content, layout.inside, closing)
+
+
+def any_value(layout: Layout, depth: int) -> Expression:
+    """Any JSON value whose arrays and objects are nested at most ``depth`` deep."""
+    value: Expression = any_of(STRING, NUMBER, "true", "false", "null")
+    scalars = value
+    for _ in range(depth):
+        pair = member(layout, STRING, value)
+        value = any_of(scalars, array_text(layout, [], value, 0, None), object_text(layout, [], pair))
+    return value

@@ -1,0 +1,38 @@
+"""Where an engine's model came from and what computes it, so that another can be told to be the same."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from redraft.kernels.library import status
+from redraft.kernels.packed import Format
+from redraft.models.checkpoint import Checkpoint
+from redraft.models.diffusion_gemma.model import WindowPolicy
+from redraft.models.digest import tokenizer_digest, weights_digest
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What ``redraft.load`` was asked for, and found."""
+
+    source: str
+    """The bundled name, folder or hub id."""
+    checkpoint: Checkpoint
+    dtype: Format
+    device: str
+    prefill_chunk: int
+    window_policy: WindowPolicy
+
+    @cached_property
+    def digest(self) -> str:
+        """Of the configuration and all weights; the first time, a large checkpoint is read through."""
+        return weights_digest(self.checkpoint)
+
+    @cached_property
+    def tokenizer(self) -> str:
+        """Of the tokenizer."""
+        return tokenizer_digest(self.checkpoint.folder)
+
+    @property
+    def kernels(self) -> str:
+        """The instruction set in use, "torch" where there is no library for it."""
+        return status().tier if self.device == "cpu" else "torch"

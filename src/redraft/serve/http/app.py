@@ -1,0 +1,189 @@
+"""The ASGI application: one model behind the wire formats that existing clients speak."""
+
+import logging
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from fastapi import APIRouter, FastAPI
+from fastapi import Request as HttpRequest
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
+from starlette.responses import FileResponse, PlainTextResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from redraft.api import Engine
+from redraft.engine.scheduler import Service
+from redraft.serve.errors import ApiError, of_validation
+from redraft.serve.http.limits import BodyLimit
+from redraft.serve.http.metrics import Metrics
+from redraft.serve.http.security import ApiKeys, BrowserHeaders
+from redraft.serve.http.unpacking import Unpacking
+from redraft.serve.state import Serving, Settings, serving
+from redraft.serve.wire import anthropic as anthropic_messages
+from redraft.serve.wire import mercury, systemone
+from redraft.serve.wire import redraft as native
+from redraft.serve.wire.openai import chat as openai_chat
+from redraft.serve.wire.openai import completions as openai_completions
+from redraft.serve.wire.openai import responses as openai_responses
+
+PAGE = Path(__file__).parents[1] / "page" / "dist"
+_FORMATS = (
+    openai_chat.router,
+    openai_completions.router,
+    openai_responses.router,
+    anthropic_messages.router,
+    mercury.router,
+    systemone.router,
+    native.router,
+)
+_ALLOWED_HEADERS = ("authorization", "content-type", "x-api-key", "anthropic-version")
+_STARTED = int(time.time())
+
+log = logging.getLogger("redraft.serve")
+own = APIRouter()
+
+
+def _add_file(app: FastAPI, route: str, path: Path) -> None:
+    # Their names stay the same from version to version, so that a browser has to ask.
+    headers = {"cache-control": "no-cache"}
+    app.add_api_route(
+        route, lambda: FileResponse(path, headers=headers), methods=["GET", "HEAD"], include_in_schema=False
+    )
+
+
+def create_app(engine: Engine, service: Service, settings: Settings) -> ASGIApp:
+    """Everything that is served, for one engine that ``service`` runs."""
+    here = Serving(engine, service, Metrics(service), settings)
+    app = FastAPI(title="Redraft", docs_url=None, redoc_url=None)
+    app.state.serving = here
+    for router in (own, *_FORMATS):
+        app.include_router(router)
+    app.add_exception_handler(ApiError, _api_error)
+    app.add_exception_handler(RequestValidationError, _validation_error)
+    app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(Exception, _fault)
+    if PAGE.is_dir():
+        # Each by itself: mounted on the root, the folder would answer 404 for a route's wrong method.
+        for path in filter(Path.is_file, PAGE.rglob("*")):
+            name = path.relative_to(PAGE).as_posix()
+            _add_file(app, "/" if name == "index.html" else f"/{name}", path)
+    else:
+        app.add_api_route("/", _no_page, include_in_schema=False)
+    most = settings.limits.body_bytes
+    guarded: ASGIApp = ApiKeys(BodyLimit(Unpacking(app, most), most), settings.api_keys)
+    if settings.cors:
+        guarded = CORSMiddleware(
+            guarded,
+            allow_origins=list(settings.cors),
+            allow_methods=["GET", "POST"],
+            allow_headers=list(_ALLOWED_HEADERS),
+        )
+    return _Counted(BrowserHeaders(guarded), here)
+
+
+@own.get("/v1/models")
+async def models(http: HttpRequest) -> dict[str, Any]:
+    """The one model."""
+    here = serving(http)
+    # OpenAI's clients read "data", System One's "models".
+    described = {"name": here.settings.model, "description": "A block-diffusion language model.", "release_date": ""}
+    return {"object": "list", "data": [_model(here)], "models": [described]}
+
+
+@own.get("/v1/models/{name:path}")
+async def model(name: str, http: HttpRequest) -> dict[str, Any]:
+    """The model, by its name."""
+    here = serving(http)
+    here.check_model(name)
+    return _model(here)
+
+
+def _model(here: Serving) -> dict[str, Any]:
+    config = here.engine.model.config
+    return {
+        "id": here.settings.model,
+        "object": "model",
+        "created": _STARTED,
+        "owned_by": "redraft",
+        "context_length": config.context_length,
+        "canvas_length": config.canvas_length,
+    }
+
+
+@own.get("/health")
+async def health(http: HttpRequest) -> dict[str, Any]:
+    """Whether the server lives, and what it is doing."""
+    here = serving(http)
+    load = here.service.load
+    return {
+        "status": "ok",
+        "model": here.settings.model,
+        "version": version("redraft"),
+        "running": load.running,
+        "waiting": load.waiting,
+    }
+
+
+@own.get("/metrics")
+async def metrics(http: HttpRequest) -> Response:
+    """Counts for Prometheus."""
+    return PlainTextResponse(serving(http).metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+async def _no_page() -> Response:
+    return PlainTextResponse("Redraft is running. This installation has no web page; the API is under /v1.\n")
+
+
+async def _api_error(http: HttpRequest, error: Exception) -> Response:
+    assert isinstance(error, ApiError)
+    return error.response(http.url.path)
+
+
+async def _validation_error(http: HttpRequest, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    return of_validation(error).response(http.url.path)
+
+
+async def _http_error(http: HttpRequest, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    path = http.url.path
+    message = f"there is no route {http.method} {path}" if error.status_code in (404, 405) else str(error.detail)
+    response = ApiError(error.status_code, message).response(path)
+    response.headers.update(error.headers or {})
+    return response
+
+
+async def _fault(http: HttpRequest, error: Exception) -> Response:
+    log.error("%s failed", http.url.path, exc_info=error)
+    return ApiError(500, "the request failed inside the server; its log has the details").response(http.url.path)
+
+
+class _Counted:
+    """ASGI middleware that counts requests by route and status, and logs each without what it said."""
+
+    def __init__(self, app: ASGIApp, here: Serving) -> None:
+        self._app, self._here = app, here
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        began, status = time.perf_counter(), 0
+
+        async def noted(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, noted)
+        finally:
+            # The route as it is written: paths that clients made up must not each become a series of their own.
+            route = getattr(scope.get("route"), "path", "none")
+            self._here.metrics.requests.labels(route, str(status)).inc()
+            log.info("%s %s %d %.3f s", scope["method"], route, status, time.perf_counter() - began)

@@ -1,0 +1,204 @@
+"""What editors ask of Mercury and Codestral: fill in the middle, edit a region, apply an update."""
+
+import re
+import time
+from collections.abc import AsyncIterator, Callable
+from typing import Annotated, Any, Literal
+from uuid import uuid4
+
+from fastapi import APIRouter
+from fastapi import Request as HttpRequest
+from pydantic import Field
+from starlette.responses import Response
+
+from redraft.serve.errors import Json, bad_request, of_engine
+from redraft.serve.state import EventStream, Serving, client_of, new_seed, serving
+from redraft.serve.wire.fields import Body, NoPenalty, Seed, Stop, Temperature, Whole, WholeNucleus, only
+from redraft.serve.wire.openai.common import DONE, FINGERPRINT, StreamOptions, frame, names_of, usage
+from redraft.serve.writing import Ending, Writing, fill_gap
+from redraft.tasks.infill import EditResult, edit
+
+router = APIRouter()
+_FIM_NAMES = names_of({"prompt": "prompt", "there": "prompt", "prefix": "prompt", "suffix": "suffix"})
+_EDIT_NAMES = names_of({"prompt": "messages", "text": "messages", "span": "messages"})
+
+_FILE = re.compile(r"<\|current_file_content\|>\n?(.*)<\|/current_file_content\|>", re.DOTALL)
+_REGION = re.compile(r"<\|code_to_edit\|>(\n?)(.*?)(\n?)<\|/code_to_edit\|>", re.DOTALL)
+_PATH_LINE = re.compile(r"\Acurrent_file_path:[^\n]*\n")
+_CURSOR = "<|cursor|>"
+_ORIGINAL = re.compile(r"<\|original_code\|>\n?(.*?)\n?<\|/original_code\|>", re.DOTALL)
+_UPDATE = re.compile(r"<\|update_snippet\|>\n?(.*?)\n?<\|/update_snippet\|>", re.DOTALL)
+_EDIT = (
+    "Predict the next edit of the code: rewrite the region that the cursor is in. These snippets were viewed before, "
+    "and this is the history of edits:\n{context}"
+)
+_APPLY = (
+    "Apply the update to the code below, and write the whole of the code as it is then. Comments such as "
+    "'existing code' stand for what stays as it is. The update:\n{update}"
+)
+
+
+class FimRequest(Body):
+    """The body of a fill-in-the-middle completion, Mercury's and Codestral's."""
+
+    model: str
+    prompt: str
+    suffix: str | None = None
+    max_tokens: Whole | None = None
+    temperature: Temperature | None = None
+    stop: Stop | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    seed: Seed | None = None
+    random_seed: Seed | None = None
+    min_tokens: Annotated[Literal[0] | None, only(0)] = None
+    top_p: WholeNucleus = None
+    frequency_penalty: NoPenalty = None
+    presence_penalty: NoPenalty = None
+    user: str | None = None
+    metadata: Annotated[dict[str, str] | None, only({})] = None
+
+
+@router.post("/v1/fim/completions")
+async def fim(body: FimRequest, http: HttpRequest) -> Response:
+    """Write what stands between ``prompt`` and ``suffix``."""
+    here = serving(http)
+    here.check_model(body.model)
+    here.note_prompt(http, [body.prompt, body.suffix])
+    if body.seed is not None and body.random_seed is not None:
+        raise bad_request("seed and random_seed say the same; give one of them", "random_seed")
+    if body.stream_options is not None and not body.stream:
+        raise bad_request("stream_options needs stream: true", "stream_options")
+    seed = body.random_seed if body.seed is None else body.seed
+    parameters = {"max_tokens": body.max_tokens, "temperature": body.temperature, "seed": seed}
+    client = client_of(http, body.user)
+    writing = await fill_gap(http, body.prompt, body.suffix or "", parameters, body.stop, _FIM_NAMES, client)
+    return await _reply(here, http, writing, _FIM_NAMES, body.stream, body.stream_options)
+
+
+class EditMessage(Body):
+    """The one message, which carries the code."""
+
+    role: Literal["user"]
+    content: str
+
+
+class EditRequest(Body):
+    """The body of an edit or an apply completion."""
+
+    model: str
+    messages: Annotated[list[EditMessage], Field(min_length=1, max_length=1)]
+    max_tokens: Whole | None = None
+    temperature: Temperature | None = None
+    seed: Seed | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    top_p: WholeNucleus = None
+    frequency_penalty: NoPenalty = None
+    presence_penalty: NoPenalty = None
+    user: str | None = None
+
+
+@router.post("/v1/edit/completions")
+async def edit_region(body: EditRequest, http: HttpRequest) -> Response:
+    """Rewrite the region between ``<|code_to_edit|>`` marks; everything outside of it stays."""
+    content = body.messages[0].content
+    found = _FILE.search(content)
+    if found is None:
+        raise bad_request("the message has no <|current_file_content|>", "messages")
+    code = _PATH_LINE.sub("", found[1]).replace(_CURSOR, "")
+    region = _REGION.search(code)
+    if region is None:
+        raise bad_request("the message has no <|code_to_edit|> in its file", "messages")
+    before, old, after = code[: region.start()], region[2], code[region.end() :]
+    text = f"{before}{region[1]}{old}{region[3]}{after}"
+    start = len(before) + len(region[1])
+    context = content[: found.start()] + content[found.end() :]
+    instruction = _EDIT.format(context=context.strip())
+
+    spans = [(start, start + len(old))]
+    return await _edited(body, http, text, spans, instruction, lambda result: result.replacements[0])
+
+
+@router.post("/v1/apply/completions")
+async def apply(body: EditRequest, http: HttpRequest) -> Response:
+    """Write the original code with the update snippet put in."""
+    content = body.messages[0].content
+    original, update = _ORIGINAL.search(content), _UPDATE.search(content)
+    if original is None or update is None:
+        missing = "original_code" if original is None else "update_snippet"
+        raise bad_request(f"the message has no <|{missing}|>", "messages")
+    return await _edited(body, http, original[1], None, _APPLY.format(update=update[1]), lambda result: result.text)
+
+
+async def _edited(
+    body: EditRequest,
+    http: HttpRequest,
+    text: str,
+    spans: list[tuple[int, int]] | None,
+    instruction: str,
+    said: Callable[[EditResult], str],
+) -> Response:
+    """Edit ``text`` and answer with what its result ``said``."""
+    here = serving(http)
+    here.check_model(body.model)
+    here.note_prompt(http, body.messages[0].content)
+    if body.stream_options is not None and not body.stream:
+        raise bad_request("stream_options needs stream: true", "stream_options")
+    check = here.limits.before_tokenizing("messages")
+    count = await here.prepare(lambda: len(here.tokenizer.encode_text(body.messages[0].content, check)), _EDIT_NAMES)
+    here.limits.check_prompt(count, "messages")
+    given = {
+        "max_tokens": body.max_tokens,
+        "temperature": body.temperature,
+        "seed": new_seed() if body.seed is None else body.seed,
+    }
+    parameters: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    task = await here.prepare(
+        lambda: edit(here.engine, text, spans, instruction=instruction, **parameters), _EDIT_NAMES
+    )
+    writing = Writing(http, task, said, _EDIT_NAMES, client_of(http, body.user))
+    return await _reply(here, http, writing, _EDIT_NAMES, body.stream, body.stream_options)
+
+
+async def _reply(
+    here: Serving,
+    http: HttpRequest,
+    writing: Writing,
+    names: dict[str, str],
+    stream: bool | None,
+    options: StreamOptions | None,
+) -> Response:
+    """The answer in Mercury's ``text`` and Codestral's ``message.content`` at once; in a stream, what is new of it."""
+    head = {"id": f"cmpl-{uuid4().hex}", "created": int(time.time()), "model": here.settings.model}
+    head["system_fingerprint"] = FINGERPRINT
+
+    def choice(text: str, ending: Ending | None, key: str) -> dict[str, Any]:
+        shown = {"index": 0, "text": text, key: {"role": "assistant", "content": text}, "logprobs": None}
+        if ending is None:
+            return {**shown, "finish_reason": None}
+        result = ending.result
+        return {
+            **shown,
+            "finish_reason": ending.reason,
+            "seed": result.seed,
+            "unconverged_canvases": list(result.unconverged_canvases),
+        }
+
+    if not stream:
+        text, ending = await writing.whole()
+        choices = [choice(text, ending, "message")]
+        return Json({**head, "object": "chat.completion", "choices": choices, "usage": usage([ending.result])})
+
+    async def frames() -> AsyncIterator[str]:
+        chunk = {**head, "object": "chat.completion.chunk"}
+        try:
+            async for text, ending in writing.pieces():
+                yield frame({**chunk, "choices": [choice(text, ending, "delta")]})
+                if ending is not None and options is not None and options.include_usage:
+                    yield frame({**chunk, "choices": [], "usage": usage([ending.result])})
+            yield DONE
+        except Exception as error:
+            yield frame(of_engine(error, names).envelope(http.url.path))
+
+    return EventStream(frames(), writing.answers)

@@ -1,0 +1,472 @@
+"""OpenAI's ``/v1/chat/completions``: every field honoured, or refused by name."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Sequence
+from typing import Annotated, Any, Literal
+from uuid import uuid4
+
+from fastapi import APIRouter
+from fastapi import Request as HttpRequest
+from pydantic import Discriminator, Field
+from starlette.responses import Response
+
+from redraft.constrain.constraint import Constraint
+from redraft.engine.result import Chunk, Result, StepEvent, TokenLogprob
+from redraft.models.tools import ToolCall
+from redraft.serve import prepare as asking
+from redraft.serve.errors import Json, bad_request, of_engine
+from redraft.serve.prepare import Ask, Asked, Piece, Pieces, ToolUse
+from redraft.serve.state import Answers, Done, EventStream, Serving, client_of, serving
+from redraft.serve.wire.fields import (
+    JSON_OBJECT,
+    Body,
+    NoBias,
+    NoPenalty,
+    Seed,
+    Stop,
+    Temperature,
+    Whole,
+    WholeNucleus,
+    only,
+)
+from redraft.serve.wire.openai.common import (
+    DONE,
+    FINGERPRINT,
+    NAMES_OF_TOOLS,
+    Function,
+    FunctionName,
+    StreamOptions,
+    TopLogprobs,
+    call_for_template,
+    frame,
+    json_constraint,
+    names_of,
+    thought_tokens,
+    token_logprob,
+    tool_use,
+    usage,
+)
+
+router = APIRouter()
+
+
+class TextPart(Body):
+    """Text as a part of a message's content."""
+
+    type: Literal["text"]
+    text: str
+
+
+Content = str | list[TextPart]
+
+
+class Instruction(Body):
+    """What the model is told before the conversation."""
+
+    role: Literal["system", "developer"]
+    content: Content
+
+
+class FromUser(Body):
+    """What the user says."""
+
+    role: Literal["user"]
+    content: Content
+
+
+class CalledFunction(Body):
+    """A call's function and its arguments, JSON text."""
+
+    name: str
+    arguments: str
+
+
+class EarlierCall(Body):
+    """A call that the model made in an earlier turn."""
+
+    id: str
+    type: Literal["function"] = "function"
+    function: CalledFunction
+    index: int | None = None
+
+
+class FromModel(Body):
+    """What the model said in an earlier turn."""
+
+    role: Literal["assistant"]
+    content: Content | None = None
+    tool_calls: list[EarlierCall] | None = None
+    reasoning_content: str | None = None
+    refusal: Annotated[str | None, only()] = None
+    audio: Annotated[str | None, only()] = None
+    function_call: Annotated[str | None, only(instead="use tool_calls")] = None
+    annotations: Annotated[list[str] | None, only([])] = None
+
+
+class FromTool(Body):
+    """What a tool answered."""
+
+    role: Literal["tool"]
+    content: Content
+    tool_call_id: str
+
+
+Message = Annotated[Instruction | FromUser | FromModel | FromTool, Discriminator("role")]
+
+
+class AsText(Body):
+    """Any text."""
+
+    type: Literal["text"]
+
+
+class AsJsonObject(Body):
+    """Any JSON object."""
+
+    type: Literal["json_object"]
+
+
+class NamedSchema(Body):
+    """A JSON schema with a name. It always holds, whatever ``strict`` says."""
+
+    name: str
+    description: str | None = None
+    schema_: dict[str, Any] | bool | None = Field(None, alias="schema")
+    strict: bool | None = None
+
+
+class AsSchema(Body):
+    """JSON that is valid under a schema."""
+
+    type: Literal["json_schema"]
+    json_schema: NamedSchema
+
+
+ResponseFormat = Annotated[AsText | AsJsonObject | AsSchema, Discriminator("type")]
+
+
+class FunctionTool(Body):
+    """A tool; functions are the only kind."""
+
+    type: Literal["function"]
+    function: Function
+
+
+class NamedTool(Body):
+    """The tool that must be called."""
+
+    type: Literal["function"]
+    function: FunctionName
+
+
+class ChatRequest(Body):
+    """The body of a chat completion."""
+
+    model: str
+    messages: Annotated[list[Message], Field(min_length=1)]
+    max_tokens: Whole | None = None
+    max_completion_tokens: Whole | None = None
+    temperature: Temperature | None = None
+    seed: Seed | None = None
+    stop: Stop | None = None
+    n: Whole | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    diffusing: bool | None = None
+    response_format: ResponseFormat | None = None
+    tools: list[FunctionTool] | None = None
+    tool_choice: Literal["auto", "none", "required"] | NamedTool | None = None
+    parallel_tool_calls: bool | None = None
+    logprobs: bool | None = None
+    top_logprobs: TopLogprobs | None = None
+    reasoning_effort: Annotated[
+        Literal["none", "high"] | None,
+        only("none", "high", instead="this model thinks or does not, and decides for itself how long"),
+    ] = None
+    user: str | None = None
+    top_p: WholeNucleus = None
+    frequency_penalty: NoPenalty = None
+    presence_penalty: NoPenalty = None
+    logit_bias: NoBias = None
+    store: Annotated[bool | None, only(False)] = None
+    metadata: Annotated[dict[str, str] | None, only({})] = None
+    service_tier: Annotated[Literal["auto", "default"] | None, only("auto", "default")] = None
+    modalities: Annotated[list[str] | None, only(["text"])] = None
+    verbosity: Annotated[Literal["medium"] | None, only("medium", instead="say in the prompt how long to be")] = None
+
+
+_NAMES = names_of({"prompt": "messages", "constraint": "response_format", "thinking": "reasoning_effort"})
+
+
+@router.post("/v1/chat/completions")
+async def chat_completions(body: ChatRequest, http: HttpRequest) -> Response:
+    """Answer a conversation."""
+    here = serving(http)
+    here.check_model(body.model)
+    here.note_prompt(http, [message.model_dump(exclude_none=True) for message in body.messages])
+    ask = _ask(here, body)
+    asked = await asking.check(here, ask)
+    answers = asking.start(here, http, asked, client_of(http, body.user))
+    reply = _Reply(here, asked, body)
+    if body.stream:
+        frames = reply.diffusing(answers) if body.diffusing else reply.stream(answers)
+        return EventStream(_with_errors(frames, http.url.path), answers)
+    try:
+        results = await answers.results(http.receive)
+    except Exception as error:
+        raise of_engine(error, _NAMES) from error
+    return Json(reply.whole(results))
+
+
+def _ask(here: Serving, body: ChatRequest) -> Ask:
+    _check_together(here, body)
+    thinking = body.reasoning_effort == "high"
+    messages = [_for_template(message) for message in body.messages]
+    constraint = _format(here, body.response_format)
+    tools = _tools(here, body)
+    given = {
+        "max_tokens": body.max_completion_tokens if body.max_tokens is None else body.max_tokens,
+        "temperature": body.temperature,
+        "seed": body.seed,
+        "stop": body.stop,
+        "constraint": constraint,
+        "thinking": thinking or None,
+        "top_logprobs": (body.top_logprobs or 0) if body.logprobs else None,
+    }
+    names = dict(_NAMES)
+    if body.max_tokens is None:
+        names["max_tokens"] = "max_completion_tokens"
+    if tools is not None:
+        names |= NAMES_OF_TOOLS
+    return Ask(
+        messages,
+        {name: value for name, value in given.items() if value is not None},
+        names,
+        "response_format" if tools is None else "tools",
+        tools,
+        body.n or 1,
+        bool(body.diffusing),
+    )
+
+
+def _check_together(here: Serving, body: ChatRequest) -> None:
+    """Refuse fields that only make sense with others, or not together."""
+    thinking = body.reasoning_effort == "high"
+    constrained = body.response_format is not None and body.response_format.type != "text"
+    several = body.n is not None and body.n > 1
+    if body.n is not None and body.n > here.limits.choices:
+        raise bad_request(f"n: {body.n} answers; this server gives at most {here.limits.choices}", "n")
+    both = body.max_tokens is not None and body.max_completion_tokens is not None
+    for wrong, param, message in (
+        (both, "max_tokens", "max_tokens and max_completion_tokens say the same; give one of them"),
+        (body.stream_options is not None and not body.stream, "stream_options", "stream_options needs stream: true"),
+        (body.diffusing and not body.stream, "diffusing", "diffusing needs stream: true"),
+        (body.diffusing and several, "diffusing", "diffusing is for one answer; leave n out"),
+        (body.diffusing and body.tools, "diffusing", "diffusing cannot show tool calls; leave tools out"),
+        (body.diffusing and thinking, "diffusing", "diffusing shows the answer alone; leave reasoning_effort out"),
+        (body.diffusing and body.logprobs, "diffusing", "diffusing text has no log probabilities; leave logprobs out"),
+        (body.top_logprobs is not None and not body.logprobs, "top_logprobs", "top_logprobs needs logprobs: true"),
+        (body.logprobs and (thinking or constrained or body.tools), "logprobs",
+         "logprobs are those of the model's own choice; they cannot be given for a thought, with tools or with a "
+         "response_format"),
+        (body.tool_choice not in (None, "none") and not body.tools, "tool_choice", "tool_choice needs tools"),
+        (body.parallel_tool_calls is not None and not body.tools, "parallel_tool_calls",
+         "parallel_tool_calls needs tools"),
+        (body.tools and body.stop, "stop", "stop cannot be given together with tools"),
+    ):  # fmt: skip
+        if wrong:
+            raise bad_request(message, param)
+
+
+def text_of(content: str | Sequence[TextPart] | None) -> str:
+    """A message's content as one text."""
+    if content is None or isinstance(content, str):
+        return content or ""
+    return "".join(part.text for part in content)
+
+
+def _for_template(message: Instruction | FromUser | FromModel | FromTool) -> dict[str, Any]:
+    """A message as chat templates take it."""
+    shown: dict[str, Any] = {"role": message.role, "content": text_of(message.content)}
+    match message:
+        case Instruction():
+            shown["role"] = "system"
+        case FromModel():
+            if message.tool_calls:
+                shown["tool_calls"] = [
+                    call_for_template(call.id, call.function.name, call.function.arguments, "messages")
+                    for call in message.tool_calls
+                ]
+            if message.reasoning_content:
+                shown["reasoning_content"] = message.reasoning_content
+        case FromTool():
+            shown["tool_call_id"] = message.tool_call_id
+        case FromUser():
+            pass
+    return shown
+
+
+def _format(here: Serving, wanted: AsText | AsJsonObject | AsSchema | None) -> Constraint | None:
+    match wanted:
+        case AsJsonObject():
+            return JSON_OBJECT
+        case AsSchema(json_schema=named):
+            return json_constraint(here, named.schema_, "response_format")
+    return None
+
+
+def _tools(here: Serving, body: ChatRequest) -> ToolUse | None:
+    if not body.tools:
+        return None
+    choice = body.tool_choice.function if isinstance(body.tool_choice, NamedTool) else body.tool_choice
+    return tool_use(here, [tool.function for tool in body.tools], choice, body.parallel_tool_calls)
+
+
+async def _with_errors(frames: AsyncIterator[str], path: str) -> AsyncIterator[str]:
+    """The frames; what fails after the first of them is told in one of its own, and ends the stream."""
+    try:
+        async for one in frames:
+            yield one
+    except Exception as error:
+        yield frame(of_engine(error, _NAMES).envelope(path))
+
+
+class _Reply:
+    """Writes answers in OpenAI's words."""
+
+    def __init__(self, here: Serving, asked: Asked, body: ChatRequest) -> None:
+        self._here, self._asked, self._body = here, asked, body
+        self._head = {
+            "id": f"chatcmpl-{uuid4().hex}",
+            "created": int(time.time()),
+            "model": here.settings.model,
+            "system_fingerprint": FINGERPRINT,
+        }
+
+    def whole(self, results: Sequence[Result]) -> dict[str, Any]:
+        """All answers at once."""
+        return {
+            **self._head,
+            "object": "chat.completion",
+            "choices": [self._choice(index, result) for index, result in enumerate(results)],
+            "usage": self._usage(results),
+        }
+
+    def _choice(self, index: int, result: Result) -> dict[str, Any]:
+        piece = asking.whole(self._here, self._asked, result)
+        message: dict[str, Any] = {"role": "assistant", "content": piece.text, "refusal": None}
+        if piece.thought:
+            message["reasoning_content"] = piece.thought
+        if piece.calls:
+            message["content"] = piece.text or None
+            message["tool_calls"] = [_call(call) for call in piece.calls]
+        return {
+            "index": index,
+            "message": message,
+            "logprobs": self._logprobs(result.logprobs),
+            **self._end(result, bool(piece.calls)),
+        }
+
+    def _end(self, result: Result, called: bool) -> dict[str, Any]:
+        return {
+            "finish_reason": "tool_calls" if called else result.finish_reason,
+            "seed": result.seed,
+            "unconverged_canvases": list(result.unconverged_canvases),
+        }
+
+    def _usage(self, results: Sequence[Result]) -> dict[str, Any]:
+        return usage(results, thought_tokens(self._asked, results))
+
+    def _logprobs(self, logprobs: Sequence[TokenLogprob]) -> dict[str, Any] | None:
+        if not self._body.logprobs:
+            return None
+        content = [token_logprob(self._here, self._asked, one) for one in logprobs]
+        return {"content": content, "refusal": None}
+
+    def _chunk(self, index: int, delta: dict[str, Any], **more: Any) -> str:
+        choice = {"index": index, "delta": delta, "logprobs": None, "finish_reason": None, **more}
+        return self._frame([choice], None)
+
+    def _frame(self, choices: list[dict[str, Any]], cost: dict[str, Any] | None) -> str:
+        content = {**self._head, "object": "chat.completion.chunk", "choices": choices}
+        if self._wants_usage:
+            content["usage"] = cost
+        return frame(content)
+
+    @property
+    def _wants_usage(self) -> bool:
+        return self._body.stream_options is not None and self._body.stream_options.include_usage
+
+    async def stream(self, answers: Answers[Result]) -> AsyncIterator[str]:
+        """Text goes out when its canvas has converged; what the constraint makes certain, before any work."""
+        pieces = [Pieces(self._here, self._asked) for _ in answers.tickets]
+        called = [False] * len(pieces)
+        results: dict[int, Result] = {}
+        for index, one in enumerate(pieces):
+            yield self._chunk(index, {"role": "assistant", "content": one.beginning, "refusal": None})
+            for delta in _deltas(one.certain_call):
+                yield self._chunk(index, delta)
+            if one.beginning or one.certain_call:
+                answers.text_is_ready()
+        async for index, event in answers.events():
+            match event:
+                case Chunk():
+                    piece, logprobs = pieces[index].add(event), self._logprobs(event.logprobs)
+                case Done(result=result):
+                    results[index] = result
+                    piece, logprobs = pieces[index].last(), None
+                case _:
+                    continue
+            for delta in _deltas(piece):
+                yield self._chunk(index, delta, logprobs=logprobs)
+                logprobs = None
+            if logprobs and logprobs["content"]:
+                yield self._chunk(index, {"content": ""}, logprobs=logprobs)
+            called[index] |= bool(piece.parts)
+            if isinstance(event, Done):
+                yield self._chunk(index, {}, **self._end(event.result, called[index]))
+        if self._wants_usage:
+            yield self._frame([], self._usage([results[index] for index in sorted(results)]))
+        yield DONE
+
+    async def diffusing(self, answers: Answers[Result]) -> AsyncIterator[str]:
+        """Mercury's: the content of each chunk is the whole text as the canvas has it, and replaces what was there."""
+        yield self._chunk(0, {"role": "assistant", "content": ""})
+        before: list[int] = []
+        async for _, event in answers.events():
+            match event:
+                case StepEvent():
+                    argmax = event.argmax.tolist()
+                    text = await asyncio.to_thread(asking.whole_text, self._here, self._asked, before, argmax)
+                    answers.text_is_ready()
+                    yield self._chunk(0, {"content": text})
+                case Chunk():
+                    before += event.token_ids
+                case Done(result=result):
+                    yield self._chunk(0, {"content": result.text})
+                    yield self._chunk(0, {}, **self._end(result, False))
+                    if self._wants_usage:
+                        yield self._frame([], self._usage([result]))
+        yield DONE
+
+
+def _deltas(piece: Piece) -> list[dict[str, Any]]:
+    deltas: list[dict[str, Any]] = []
+    if piece.thought:
+        deltas.append({"reasoning_content": piece.thought})
+    if piece.text:
+        deltas.append({"content": piece.text})
+    for part in piece.parts:
+        new = {"function": {"arguments": part.arguments}}
+        call = new if part.name is None else _call(ToolCall(part.name, part.arguments))
+        deltas.append({"tool_calls": [{"index": part.call, **call}]})
+    return deltas
+
+
+def _call(call: ToolCall) -> dict[str, Any]:
+    return {
+        "id": f"call_{uuid4().hex}",
+        "type": "function",
+        "function": {"name": call.name, "arguments": call.arguments},
+    }

@@ -1,0 +1,150 @@
+"""What OpenAI's routes have in common."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from redraft.constrain.constraint import Constraint, JSONSchema
+from redraft.engine import text
+from redraft.engine.result import Result, TokenLogprob
+from redraft.serve.errors import bad_request, to_json
+from redraft.serve.prepare import Asked, ToolUse, tool, usage_of
+from redraft.serve.state import Serving
+from redraft.serve.wire.fields import JSON_OBJECT, Body
+
+DONE = "data: [DONE]\n\n"
+# Clients compare it to see whether the same seed can give the same answer.
+FINGERPRINT = "redraft"
+
+
+class StreamOptions(Body):
+    """What a stream tells besides."""
+
+    include_usage: bool = False
+    include_obfuscation: Literal[False] | None = None
+
+
+class Function(Body):
+    """A function that the model may call. Its arguments are always valid, whatever ``strict`` says."""
+
+    name: str
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+class FunctionName(Body):
+    """The name of a function."""
+
+    name: str
+
+
+TopLogprobs = Annotated[int, Field(ge=0, le=20)]
+
+
+# What the engine calls tools in its errors.
+NAMES_OF_TOOLS = {"tools": "tools", "tool": "tools", "this": "tools"}
+
+
+def tool_use(
+    here: Serving,
+    functions: Sequence[Function],
+    choice: Literal["auto", "none", "required"] | FunctionName | None,
+    parallel: bool | None,
+) -> ToolUse:
+    """The functions that a client gave, and what is to be done with them; ApiError for what cannot be."""
+    tools, shown = [], []
+    for function in functions:
+        schema = {"type": "object", "properties": {}} if function.parameters is None else function.parameters
+        tools.append(tool(here, function.name, schema))
+        described = function.model_dump(exclude_none=True)
+        # Also where there are no parameters: templates need not look whether there are.
+        shown.append({"type": "function", "function": {**described, "parameters": schema}})
+    if len({one.name for one in tools}) < len(tools):
+        raise bad_request("tools: two of them have the same name", "tools")
+    most = 1 if parallel is False else None
+    match choice:
+        case None | "auto":
+            return ToolUse(tools, shown, 0, most)
+        case "none":
+            return ToolUse(tools, shown, 0, 0)
+        case "required":
+            return ToolUse(tools, shown, 1, most)
+        case FunctionName(name=name):
+            chosen = [one for one in tools if one.name == name]
+            if not chosen:
+                raise bad_request(f"tool_choice: there is no tool {name!r}", "tool_choice")
+            return ToolUse(chosen, shown, 1, 1)
+
+
+def json_constraint(here: Serving, schema: Mapping[str, Any] | bool | None, param: str) -> Constraint:
+    """JSON under a schema that the field ``param`` holds; without one any JSON object."""
+    if schema is None:
+        return JSON_OBJECT
+    here.limits.check_schema(schema, param)
+    return JSONSchema(schema)
+
+
+def call_for_template(id: str, name: str, arguments: str, param: str) -> dict[str, Any]:
+    """A call of an earlier turn as chat templates take it; ``arguments`` is JSON text from the field ``param``."""
+    try:
+        given = json.loads(arguments or "{}")
+    except (ValueError, RecursionError):
+        given = None
+    if not isinstance(given, Mapping):
+        raise bad_request(f"{param}: the arguments of the call {id} are not a JSON object", param)
+    return {"id": id, "type": "function", "function": {"name": name, "arguments": given}}
+
+
+def frame(content: Any) -> str:
+    """One server-sent event."""
+    return f"data: {to_json(content)}\n\n"
+
+
+def usage(results: Sequence[Result], thoughts: int = 0, prompts: int = 1) -> dict[str, Any]:
+    """OpenAI's usage, and what a diffusion model's answer cost besides."""
+    cost = usage_of(results, prompts)
+    return {
+        "prompt_tokens": cost["prompt_tokens"],
+        "completion_tokens": cost["completion_tokens"],
+        "total_tokens": cost["prompt_tokens"] + cost["completion_tokens"],
+        "prompt_tokens_details": {"cached_tokens": cost["cached"]},
+        "completion_tokens_details": {"reasoning_tokens": thoughts},
+        "canvases": cost["canvases"],
+        "denoising_steps": cost["denoising_steps"],
+    }
+
+
+def thought_tokens(asked: Asked, results: Sequence[Result]) -> int:
+    """How many tokens of the answers are a thought, its markers included."""
+    markers = asked.request.thought
+    if markers is None:
+        return 0
+    return sum(text.thought_tokens(result.token_ids, markers) for result in results)
+
+
+def token_logprob(serving: Serving, asked: Asked, one: TokenLogprob) -> dict[str, Any]:
+    """One entry of chat's ``logprobs.content``."""
+    return {
+        **_entry(serving, asked, one.token, one.logprob),
+        "top_logprobs": [_entry(serving, asked, token, logprob) for token, logprob in one.top],
+    }
+
+
+def _entry(serving: Serving, asked: Asked, token: int, logprob: float) -> dict[str, Any]:
+    text, spelled = token_text(serving, asked, token)
+    return {"token": text, "logprob": logprob, "bytes": list(spelled)}
+
+
+def token_text(serving: Serving, asked: Asked, token: int) -> tuple[str, bytes]:
+    """A token's text, and its bytes, which need not be whole characters; a special token is shown by its name."""
+    spelled = b"" if asked.spell is None else asked.spell(token)
+    return (spelled.decode(errors="replace") if spelled else serving.tokenizer.piece(token)), spelled
+
+
+def names_of(fields: Mapping[str, str]) -> dict[str, str]:
+    """By parameters of the engine the fields they came from, where these have the same name unless ``fields`` tells."""
+    same = ("temperature", "seed", "stop", "max_tokens")
+    return {**{name: name for name in same}, **fields}

@@ -1,0 +1,240 @@
+"""OpenAI's ``/v1/completions``: raw text on, or with ``suffix`` what stands between two texts."""
+
+import time
+from collections.abc import AsyncIterator, Sequence
+from typing import Annotated, Any, Literal
+from uuid import uuid4
+
+from fastapi import APIRouter
+from fastapi import Request as HttpRequest
+from pydantic import Field
+from starlette.responses import Response
+
+from redraft.engine.result import Chunk, Result, TokenLogprob
+from redraft.serve import prepare as asking
+from redraft.serve.errors import Json, bad_request, of_engine
+from redraft.serve.prepare import Ask, Asked, Pieces
+from redraft.serve.state import Answers, Done, EventStream, Serving, client_of, serving
+from redraft.serve.wire.fields import Body, NoBias, NoPenalty, Seed, Stop, Temperature, Whole, WholeNucleus, only
+from redraft.serve.wire.openai.common import DONE, FINGERPRINT, StreamOptions, frame, names_of, token_text, usage
+from redraft.serve.writing import Ending, fill_gap
+
+router = APIRouter()
+_NAMES = names_of({"prompt": "prompt", "there": "prompt", "prefix": "prompt", "suffix": "suffix"})
+
+
+class CompletionRequest(Body):
+    """The body of a completion."""
+
+    model: str
+    prompt: (
+        str
+        | Annotated[list[str], Field(min_length=1)]
+        | Annotated[list[int], Field(min_length=1)]
+        | Annotated[list[Annotated[list[int], Field(min_length=1)]], Field(min_length=1)]
+    )
+    suffix: str | None = None
+    max_tokens: Whole | None = None
+    temperature: Temperature | None = None
+    seed: Seed | None = None
+    stop: Stop | None = None
+    n: Whole | None = None
+    echo: bool | None = None
+    logprobs: Annotated[int, Field(ge=0, le=5)] | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    user: str | None = None
+    top_p: WholeNucleus = None
+    frequency_penalty: NoPenalty = None
+    presence_penalty: NoPenalty = None
+    logit_bias: NoBias = None
+    best_of: Annotated[Literal[1] | None, only(1, instead="use n, and choose among the answers")] = None
+
+
+@router.post("/v1/completions")
+async def completions(body: CompletionRequest, http: HttpRequest) -> Response:
+    """Complete a text."""
+    here = serving(http)
+    here.check_model(body.model)
+    here.note_prompt(http, body.prompt)
+    prompts = _prompts(body)
+    _check_together(here, body, prompts)
+    if body.suffix:
+        return await _filled(here, body, http, str(prompts[0]), body.suffix)
+    given = {
+        "max_tokens": body.max_tokens,
+        "temperature": body.temperature,
+        "seed": body.seed,
+        "stop": body.stop,
+        "top_logprobs": body.logprobs,
+    }
+    parameters = {name: value for name, value in given.items() if value is not None}
+    asked = []
+    for index, prompt in enumerate(prompts):
+        names = {**_NAMES, "prompt": f"prompt.{index}"} if len(prompts) > 1 else _NAMES
+        asked.append(await asking.check(here, Ask(prompt, parameters, names, answers=body.n or 1)))
+    answers = asking.start_all(here, http, asked, client_of(http, body.user))
+    reply = _Reply(here, asked, body, [_echo(here, body, prompt) for prompt in prompts])
+    if body.stream:
+        return EventStream(reply.stream(answers, http.url.path), answers)
+    try:
+        results = await answers.results(http.receive)
+    except Exception as error:
+        raise of_engine(error, _NAMES) from error
+    return Json(reply.whole(results))
+
+
+def _prompts(body: CompletionRequest) -> list[str | list[int]]:
+    """Each a text or token ids."""
+    if isinstance(body.prompt, str):
+        return [body.prompt]
+    ids = [part for part in body.prompt if isinstance(part, int)]
+    return [ids] if ids else [part for part in body.prompt if not isinstance(part, int)]
+
+
+def _echo(here: Serving, body: CompletionRequest, prompt: str | list[int]) -> str:
+    """What stands before each answer to a prompt."""
+    if not body.echo:
+        return ""
+    return prompt if isinstance(prompt, str) else here.tokenizer.decode_all(prompt)
+
+
+def _check_together(here: Serving, body: CompletionRequest, prompts: Sequence[str | list[int]]) -> None:
+    count, most = len(prompts) * (body.n or 1), here.limits.answers
+    if body.n is not None and body.n > here.limits.choices:
+        raise bad_request(f"n: {body.n} answers; this server gives at most {here.limits.choices}", "n")
+    for wrong, param, message in (
+        (body.stream_options is not None and not body.stream, "stream_options", "stream_options needs stream: true"),
+        (body.echo and body.logprobs is not None, "logprobs", "logprobs of an echoed prompt are not known"),
+        (body.suffix and body.logprobs is not None, "logprobs", "logprobs cannot be given together with suffix"),
+        (body.suffix and body.n not in (None, 1), "n", "n must be 1 together with suffix"),
+        (body.suffix and len(prompts) > 1, "suffix", "suffix needs a single prompt"),
+        (body.suffix and not isinstance(prompts[0], str), "suffix", "suffix needs a prompt that is a text"),
+        (count > most, "prompt",
+         f"prompt: {len(prompts)} prompts ask for {count} answers; this server gives at most {most} to a request"),
+    ):  # fmt: skip
+        if wrong:
+            raise bad_request(message, param)
+
+
+async def _filled(here: Serving, body: CompletionRequest, http: HttpRequest, prompt: str, suffix: str) -> Response:
+    parameters = {"max_tokens": body.max_tokens, "temperature": body.temperature, "seed": body.seed}
+    writing = await fill_gap(http, prompt, suffix, parameters, body.stop, _NAMES, client_of(http, body.user))
+    head = {"id": f"cmpl-{uuid4().hex}", "created": int(time.time()), "model": here.settings.model}
+    before, after = (prompt, suffix) if body.echo else ("", "")
+
+    def content(text: str, ending: Ending | None) -> dict[str, Any]:
+        end = {"finish_reason": None} if ending is None else _end(ending.result, ending.reason)
+        choice = {"index": 0, "text": text, "logprobs": None, **end}
+        return {**head, "object": "text_completion", "system_fingerprint": FINGERPRINT, "choices": [choice]}
+
+    if not body.stream:
+        text, ending = await writing.whole()
+        return Json({**content(before + text + after, ending), "usage": usage([ending.result])})
+    wanted = body.stream_options is not None and body.stream_options.include_usage
+    none = {"usage": None} if wanted else {}
+
+    async def frames() -> AsyncIterator[str]:
+        try:
+            if before:
+                yield frame({**content(before, None), **none})
+            async for text, ending in writing.pieces():
+                yield frame({**content(text if ending is None else text + after, ending), **none})
+                if ending is not None and wanted:
+                    yield frame({**content("", ending), "choices": [], "usage": usage([ending.result])})
+            yield DONE
+        except Exception as error:
+            yield frame(of_engine(error, _NAMES).envelope(http.url.path))
+
+    return EventStream(frames(), writing.answers)
+
+
+class _Reply:
+    """Writes answers in OpenAI's words."""
+
+    def __init__(self, here: Serving, asked: Sequence[Asked], body: CompletionRequest, echoes: Sequence[str]) -> None:
+        """``asked`` and ``echoes``: of each prompt."""
+        self._here, self._body = here, body
+        self._asked = [one for one in asked for _ in one.seeds]
+        """Of each answer, as what stands before it."""
+        self._echoes = [echo for one, echo in zip(asked, echoes, strict=True) for _ in one.seeds]
+        self._prompts = len(asked)
+        self._head = {
+            "id": f"cmpl-{uuid4().hex}",
+            "object": "text_completion",
+            "created": int(time.time()),
+            "model": here.settings.model,
+            "system_fingerprint": FINGERPRINT,
+        }
+
+    def whole(self, results: Sequence[Result]) -> dict[str, Any]:
+        """All answers at once."""
+        choices = [
+            {
+                "index": index,
+                "text": self._echoes[index] + result.text,
+                "logprobs": self._logprobs(index, result.logprobs, 0),
+                **_end(result),
+            }
+            for index, result in enumerate(results)
+        ]
+        return {**self._head, "choices": choices, "usage": self._usage(results)}
+
+    async def stream(self, answers: Answers[Result], path: str) -> AsyncIterator[str]:
+        """Text goes out when its canvas has converged."""
+        pieces = [Pieces(self._here, one) for one in self._asked]
+        sent = [0] * len(pieces)
+        results: dict[int, Result] = {}
+        wanted = self._body.stream_options is not None and self._body.stream_options.include_usage
+        none = {"usage": None} if wanted else {}
+
+        def chunk(index: int, text: str, **more: Any) -> str:
+            choice = {"index": index, "text": text, "logprobs": None, "finish_reason": None, **more}
+            return frame({**self._head, "choices": [choice], **none})
+
+        try:
+            for index, echo in enumerate(self._echoes):
+                if echo:
+                    yield chunk(index, echo)
+            async for index, event in answers.events():
+                if isinstance(event, Chunk):
+                    logprobs = self._logprobs(index, event.logprobs, sent[index])
+                    sent[index] += len(event.text)
+                    yield chunk(index, pieces[index].add(event).text, logprobs=logprobs)
+                elif isinstance(event, Done):
+                    results[index] = event.result
+                    yield chunk(index, "", **_end(event.result))
+            if wanted:
+                cost = self._usage([results[index] for index in sorted(results)])
+                yield frame({**self._head, "choices": [], "usage": cost})
+            yield DONE
+        except Exception as error:
+            yield frame(of_engine(error, _NAMES).envelope(path))
+
+    def _usage(self, results: Sequence[Result]) -> dict[str, Any]:
+        return usage(results, prompts=self._prompts)
+
+    def _logprobs(self, answer: int, logprobs: Sequence[TokenLogprob], offset: int) -> dict[str, Any] | None:
+        if self._body.logprobs is None:
+            return None
+
+        def text(token: int) -> str:
+            return token_text(self._here, self._asked[answer], token)[0]
+
+        texts = [text(one.token) for one in logprobs]
+        offsets = [offset + sum(map(len, texts[:index])) for index in range(len(texts))]
+        top = [{text(token): value for token, value in one.top} for one in logprobs]
+        return {
+            "tokens": texts,
+            "token_logprobs": [one.logprob for one in logprobs],
+            "top_logprobs": top,
+            "text_offset": offsets,
+        }
+
+
+def _end(result: Result, reason: str | None = None) -> dict[str, Any]:
+    return {
+        "finish_reason": reason or result.finish_reason,
+        "seed": result.seed,
+        "unconverged_canvases": list(result.unconverged_canvases),
+    }

@@ -1,0 +1,216 @@
+"""Choices held against brute force: every way to spell every answer, from the same hidden states."""
+
+import json
+import math
+from collections.abc import Iterator
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from redraft import RequestError
+from redraft.api import Engine
+from redraft.canvas.random import INITIAL, PositionRandom
+from redraft.loading import load
+from tests.engine.rigged import random_logits, rigged_engine
+from tests.random_checkpoint import LETTERS_SIZE, random_checkpoint
+
+PROMPT = [2, 30, 31]
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory: pytest.TempPathFactory) -> Engine:
+    folder = random_checkpoint(
+        tmp_path_factory.mktemp("model"), letters=True, vocab_size=LETTERS_SIZE + 3, canvas_length=12
+    )
+    return load(folder, dtype="float32")
+
+
+@pytest.fixture
+def rigged(tmp_path: Path) -> Engine:
+    return rigged_engine(tmp_path, random_logits(0), canvas_length=12)
+
+
+def spellings(engine: Engine, text: bytes) -> Iterator[tuple[int, ...]]:
+    """Every sequence of tokens that spells a text."""
+    vocabulary = engine.constraints.vocabulary
+    of_bytes: dict[bytes, list[int]] = {}
+    for token in range(vocabulary.size):
+        of_bytes.setdefault(vocabulary.spell([token]), []).append(token)
+
+    def from_here(rest: bytes) -> Iterator[tuple[int, ...]]:
+        if not rest:
+            yield ()
+        for count in range(1, len(rest) + 1):
+            for token in of_bytes.get(rest[:count], []):
+                for more in from_here(rest[count:]):
+                    yield (token, *more)
+
+    return from_here(text)
+
+
+def brute_force(engine: Engine, parts: list[str | list[str]], logits: torch.Tensor) -> tuple[list[np.ndarray], float]:
+    """For each list among ``parts`` the probabilities of its options, and the log of all that is valid.
+
+    Tokens stay within a part; the text fills the canvas, or an end token follows it and then anything.
+    """
+    logp = logits.double().log_softmax(-1).numpy()
+    ends = list(engine.model.defaults.end_token_ids)
+    questions = [part for part in parts if isinstance(part, list)]
+    sums = {combination: 0.0 for combination in product(*(range(len(own)) for own in questions))}
+    for combination in sums:
+        picks = iter(combination)
+        texts = [part if isinstance(part, str) else part[next(picks)] for part in parts]
+        for spelled in product(*(list(spellings(engine, text.encode())) for text in texts)):
+            tokens = [token for piece in spelled for token in piece]
+            if len(tokens) > len(logp):
+                continue
+            total = sum(logp[position, token] for position, token in enumerate(tokens))
+            if len(tokens) < len(logp):
+                total += np.logaddexp.reduce(logp[len(tokens), ends])
+            sums[combination] += math.exp(total)
+    whole = sum(sums.values())
+    shares = []
+    for number, own in enumerate(questions):
+        of_option = [sum(v for c, v in sums.items() if c[number] == option) for option in range(len(own))]
+        shares.append(np.array(of_option) / whole)
+    return shares, math.log(whole)
+
+
+def first_logits(engine: Engine, seed: int, length: int) -> torch.Tensor:
+    """Those of the first step, from the noise that the seed means."""
+    draws = PositionRandom(seed, 0, INITIAL, length)
+    cache, _ = engine.pool.open()
+    with torch.inference_mode():
+        engine.model.encode(torch.tensor([PROMPT]), cache)
+        return engine.model.logits(engine.model.denoise(engine.model.noise.tokens(draws.noise)[None], cache, None)[0])
+
+
+OPTIONS = [["yes", "no"], ["the", "he", "then"], ["10", "1", "2026", "20"], ["é", "日", "a"], [" the", "the"]]
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+@pytest.mark.parametrize("length", [4, 7, 12])
+def test_probabilities_are_sums_over_all_spellings(real: Engine, options: list[str], length: int) -> None:
+    """Of a true model's own logits; the log probability that any answer stands there, too."""
+    for seed in range(3):
+        (expected,), log_valid = brute_force(real, [options], first_logits(real, seed, length))
+        found = real.choose(PROMPT, options, seed=seed, canvas_length=length)
+        np.testing.assert_allclose(list(found.probabilities.values()), expected, rtol=2e-3)
+        assert found.log_valid == pytest.approx(log_valid, rel=1e-3)
+        assert list(found.probabilities) == options
+        assert found.choice == options[int(expected.argmax())]
+        assert found.usage.denoising_steps == 1
+        assert found.usage.completion_tokens == 0
+
+
+def test_several_questions_are_decided_together(real: Engine) -> None:
+    questions = {"first": ["yes", "no"], "second": ["the", "a", "on"]}
+    for seed in range(4):
+        parts = [questions["first"], "\n", questions["second"]]
+        expected, log_valid = brute_force(real, parts, first_logits(real, seed, 8))
+        found = real.choose(PROMPT, questions, seed=seed, canvas_length=8)
+        for name, shares in zip(questions, expected, strict=True):
+            np.testing.assert_allclose(list(found.answers[name].probabilities.values()), shares, rtol=2e-3)
+            assert found.answers[name].confidence == max(found.answers[name].probabilities.values())
+        assert found.log_valid == pytest.approx(log_valid, rel=1e-3)
+        with pytest.raises(RequestError, match="there are 2 questions"):
+            _ = found.choice
+
+
+def test_the_order_of_options_makes_no_difference(real: Engine) -> None:
+    options = ["yes", "no", "the", "10"]
+    one = real.choose(PROMPT, options, seed=3).probabilities
+    other = real.choose(PROMPT, options[::-1], seed=3).probabilities
+    assert one == other
+    assert list(other) == options[::-1]
+    assert sum(one.values()) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 5])
+def test_more_steps_are_read_at_the_last_one(rigged: Engine, steps: int) -> None:
+    """The canvas that the model saw last gives the probabilities; the steps before held to the frame."""
+    questions = {"a": ["yes", "no"], "b": ["the", "on"]}
+    rigged.model.rigged = random_logits(4)
+    rigged.model.canvases_seen.clear()
+    found = rigged.choose(PROMPT, questions, frame="{a}: {b}", max_denoising_steps=steps, seed=1)
+    seen = rigged.model.canvases_seen
+    assert len(seen) == found.usage.denoising_steps == steps
+    logits = rigged.model.rigged(seen[-1], len(PROMPT))
+    # The space before a hole belongs to its options.
+    expected, _ = brute_force(rigged, [["yes", "no"], ":", [" the", " on"]], logits)
+    for own, shares in zip(found.answers.values(), expected, strict=True):
+        np.testing.assert_allclose(list(own.probabilities.values()), shares, rtol=1e-3)
+
+
+def test_a_temperature_divides_the_logits_and_a_fitted_one_sharpens_the_answer(real: Engine) -> None:
+    options = ["yes", "no", "the"]
+    (expected,), _ = brute_force(real, [options], first_logits(real, 2, 12) / 2.5)
+    found = real.choose(PROMPT, options, seed=2, temperature=2.5)
+    np.testing.assert_allclose(list(found.probabilities.values()), expected, rtol=2e-3)
+
+
+def test_calibrated_applies_the_checkpoints_own_temperature(tmp_path: Path) -> None:
+    folder = random_checkpoint(tmp_path, letters=True, vocab_size=LETTERS_SIZE, canvas_length=6)
+    (folder / "redraft.json").write_text(json.dumps({"choice_temperature": 2.0}))
+    engine = load(folder)
+    plain = engine.choose(PROMPT, ["yes", "no"], seed=1).probabilities
+    powers = {option: probability**0.5 for option, probability in plain.items()}
+    found = engine.choose(PROMPT, ["yes", "no"], seed=1, calibrated=True).probabilities
+    assert found == pytest.approx({option: power / sum(powers.values()) for option, power in powers.items()})
+    with pytest.raises(RequestError, match="temperature and calibrated exclude each other"):
+        engine.choose(PROMPT, ["yes", "no"], calibrated=True, temperature=1.0)
+
+
+def test_a_seed_means_the_same_answer_also_after_others(real: Engine) -> None:
+    expected = real.choose(PROMPT, ["yes", "no"], seed=5).probabilities
+    real.generate([2, 40, 41], max_tokens=3, seed=1)
+    again = real.choose(PROMPT, ["yes", "no"], seed=5)
+    assert again.probabilities == expected
+    drawn = real.choose(PROMPT, ["yes", "no"])
+    assert real.choose(PROMPT, ["yes", "no"], seed=drawn.seed).probabilities == drawn.probabilities
+
+
+@pytest.mark.parametrize(
+    ("options", "parameters", "words"),
+    [
+        (["yes"], {}, "two options or more"),
+        (["yes", "yes"], {}, "'yes' is there twice"),
+        (["yes", ""], {}, "an option is empty"),
+        ("yes", {}, "options 'yes' must be several texts"),
+        (5, {}, "options 5 must be several texts"),
+        ([["a"], ["b"]], {}, "question {answer}: an option .* must be a text"),
+        (["a", "\ud800"], {}, "an option has half a character"),
+        ({}, {}, "there is no question"),
+        ({3: ["a", "b"]}, {}, "a question's name 3 must be a text"),
+        ({"a b": ["x", "y"]}, {}, "a brace that is neither"),
+        ({f"q{i}": ["yes", "no"] for i in range(7)}, {}, "take 13 tokens or more, and the canvas has 12; ask fewer"),
+        (["a", "b"], {"frame": "no hole"}, "no hole for it"),
+        (["a", "b"], {"frame": "{answer} {other}"}, "question {other}: the hole has no options"),
+        (["a", "b"], {"frame": 5}, "frame 5 must be a text"),
+        (["a", "b"], {"temperature": 0}, "temperature 0 must be"),
+        (["a", "b"], {"temperature": "x"}, "temperature 'x' must be"),
+        (["a", "b"], {"calibrated": True}, "no fitted choice_temperature"),
+        (["a", "b"], {"calibrated": "yes"}, "calibrated 'yes' must be True or False"),
+        (["a", "b"], {"max_denoising_steps": 0}, "max_denoising_steps 0 is out of range"),
+        (["a", "b"], {"constraint": None}, "constraint cannot be given to choose"),
+        (["a", "b"], {"max_tokens": 4}, "max_tokens cannot be given to choose"),
+        (["a", "b"], {"best_of": 2}, "best_of cannot be given to choose"),
+        (["a", "b"], {"seed": -1}, "seed -1 is out of range"),
+        (["a", "b"], {"top_p": 1}, "unknown parameter 'top_p'"),
+    ],
+)
+def test_what_cannot_be_honoured_is_named_before_any_work(rigged: Engine, options, parameters, words: str) -> None:
+    with pytest.raises(RequestError, match=words):
+        rigged.choose(PROMPT, options, **parameters)
+    assert rigged.model.encoded == []

@@ -1,0 +1,106 @@
+"""``redraft.load``: which model a dtype, a device and the kernels come to, and that all of them answer."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+import redraft
+from redraft.errors import CheckpointError
+from redraft.kernels import bindings
+from redraft.models.checkpoint import DType
+from redraft.models.diffusion_gemma.model import DiffusionGemma
+from redraft.models.diffusion_gemma.packed import PackedDiffusionGemma
+from tests.random_checkpoint import random_checkpoint
+
+PUZZLE = "53..7.... 6..195... .98....6. 8...6...3 4..8.3..1 7...2...6 .6....28. ...419..5 ....8..79"
+SOLUTION = "534678912672195348198342567859761423426853791713924856961537284287419635345286179"
+needs_kernels = pytest.mark.skipif(bindings.kernels() is None, reason="no kernels here")
+with_and_without = pytest.mark.parametrize(
+    "without", [pytest.param(False, marks=needs_kernels, id="kernels"), pytest.param(True, id="torch")]
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return random_checkpoint(tmp_path_factory.mktemp("model"))
+
+
+def torch_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bindings, "kernels", lambda: None)
+
+
+@needs_kernels
+@pytest.mark.parametrize(
+    ("dtype", "format"),
+    [("auto", "float32"), ("float32", "float32"), ("bfloat16", "bfloat16"), ("int8", "int8"), ("int4", "int4")],
+)
+def test_with_kernels_every_dtype_has_packed_weights(folder: Path, dtype: DType, format: str):
+    model = redraft.load(folder, dtype=dtype).model
+    assert isinstance(model, PackedDiffusionGemma)
+    assert model.format == format
+
+
+@pytest.mark.parametrize(
+    ("dtype", "kind"),
+    [
+        ("auto", DiffusionGemma),
+        ("float32", DiffusionGemma),
+        ("bfloat16", DiffusionGemma),
+        ("int8", PackedDiffusionGemma),
+        ("int4", PackedDiffusionGemma),
+    ],
+)
+def test_without_kernels_only_the_lossy_dtypes_have_packed_weights(
+    folder: Path, dtype: DType, kind: type, monkeypatch: pytest.MonkeyPatch
+):
+    torch_only(monkeypatch)
+    assert type(redraft.load(folder, dtype=dtype).model) is kind
+
+
+def test_another_device_computes_the_plain_model(folder: Path):
+    model = redraft.load(folder, device="meta").model
+    assert isinstance(model, DiffusionGemma)
+    assert model.device.type == "meta"
+
+
+@pytest.mark.parametrize("dtype", ["int8", "int4"])
+def test_another_device_refuses_a_lossy_dtype_by_name(folder: Path, dtype: DType):
+    with pytest.raises(CheckpointError, match=f"'{dtype}' runs on the CPU only.*'bfloat16' or 'float32' for 'meta'"):
+        redraft.load(folder, dtype=dtype, device="meta")
+
+
+def test_an_unknown_dtype_lists_the_choices(folder: Path):
+    known = re.escape("choose one of 'auto', 'float32', 'bfloat16', 'int8', 'int4'")
+    with pytest.raises(CheckpointError, match=f"dtype 'float16' is not supported; {known}"):
+        redraft.load(folder, dtype="float16")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("policy", ["shared", "per_query"])
+@with_and_without
+def test_the_window_policy_reaches_the_model(folder: Path, policy: str, without: bool, monkeypatch: pytest.MonkeyPatch):
+    if without:
+        torch_only(monkeypatch)
+    assert redraft.load(folder, window_policy=policy).model.window_policy == policy  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8", "int4"])
+@with_and_without
+def test_the_bundled_model_solves_an_easy_puzzle_in_every_dtype(
+    dtype: DType, without: bool, monkeypatch: pytest.MonkeyPatch
+):
+    if without:
+        torch_only(monkeypatch)
+    engine = redraft.load("sudoku", dtype=dtype)
+    answer = engine.generate([{"role": "user", "content": PUZZLE}], seed=1, max_tokens=90)
+    assert re.sub(r"\D", "", answer.text) == SOLUTION
+
+
+@needs_kernels
+def test_kernels_and_torch_answer_alike_in_float32(monkeypatch: pytest.MonkeyPatch):
+    question = [{"role": "user", "content": PUZZLE}]
+    ours = redraft.load("sudoku", dtype="float32").generate(question, seed=3, max_tokens=90)
+    torch_only(monkeypatch)
+    theirs = redraft.load("sudoku", dtype="float32").generate(question, seed=3, max_tokens=90)
+    assert ours.token_ids == theirs.token_ids
+    assert ours.usage.denoising_steps == theirs.usage.denoising_steps
