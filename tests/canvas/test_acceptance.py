@@ -12,7 +12,8 @@ from transformers.models.diffusion_gemma.generation_diffusion_gemma import (
     EntropyBoundSamplerConfig,
 )
 
-from redraft.canvas.acceptance import ConfidenceThreshold, EntropyBound
+from redraft.canvas.acceptance import AcceptanceView, ConfidenceThreshold, EntropyBound
+from tests.readouts import readout_of
 
 # Multiples of 1/64 whose sums float32 holds exactly, so that a comparison with the bound is never a matter of rounding.
 UNIT = 64
@@ -29,8 +30,14 @@ def within_bound(entropy: list[int], bound: int) -> list[bool]:
     return accepted
 
 
+def view(entropy: Tensor, confidence: Tensor, open: Tensor | None = None) -> AcceptanceView:
+    """A step at which these are the entropies and the likeliest tokens' probabilities [..., C]."""
+    open = torch.ones_like(entropy, dtype=torch.bool) if open is None else open
+    return AcceptanceView(readout_of(entropy, confidence), open, step=1, steps=1)
+
+
 def bounded(entropy: Tensor, bound: float) -> Tensor:
-    return EntropyBound(bound).accepted(entropy, torch.full_like(entropy, math.nan))
+    return EntropyBound(bound).accept(view(entropy, torch.full_like(entropy, math.nan)))
 
 
 @settings(deadline=None)
@@ -74,8 +81,8 @@ def test_the_surest_position_is_always_accepted(entropy: list[float]):
 def test_rows_of_a_batch_are_canvases_of_their_own():
     entropy = torch.rand(5, 33, generator=torch.Generator().manual_seed(1))
     for rule in (EntropyBound(1.0), ConfidenceThreshold(0.9)):
-        rows = [rule.accepted(row, (-row).exp()) for row in entropy]
-        assert torch.equal(rule.accepted(entropy, (-entropy).exp()), torch.stack(rows))
+        rows = [rule.accept(view(row, (-row).exp())) for row in entropy]
+        assert torch.equal(rule.accept(view(entropy, (-entropy).exp())), torch.stack(rows))
 
 
 @pytest.mark.parametrize(
@@ -103,15 +110,34 @@ def test_a_nan_entropy_is_not_accepted_and_costs_the_others_nothing():
 @given(st.lists(st.integers(1, UNIT), min_size=1, max_size=40, unique=True), st.integers(1, UNIT))
 def test_confidence_threshold_accepts_all_at_or_above_it_and_the_surest(confidence: list[int], threshold: int):
     values = torch.tensor(confidence) / UNIT
-    accepted = ConfidenceThreshold(threshold / UNIT).accepted(torch.full_like(values, math.nan), values)
+    accepted = ConfidenceThreshold(threshold / UNIT).accept(view(torch.full_like(values, math.nan), values))
     assert accepted.tolist() == [c >= threshold or c == max(confidence) for c in confidence]
 
 
 def test_of_equally_sure_positions_below_the_threshold_one_is_accepted():
     confidence = torch.tensor([0.25, 0.5, 0.5, 0.5])
-    accepted = ConfidenceThreshold(0.9).accepted(-confidence.log(), confidence)
+    accepted = ConfidenceThreshold(0.9).accept(view(-confidence.log(), confidence))
     assert accepted.sum() == 1
     assert confidence[accepted].item() == 0.5
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.integers(1, UNIT), st.booleans()), min_size=1, max_size=40))
+def test_of_what_is_open_the_surest_is_accepted_however_sure_the_rest_is(positions: list[tuple[int, bool]]):
+    """What is settled is certain; it must not be the one position for whose sake a step goes on."""
+    open = torch.tensor([own for _, own in positions])
+    confidence = torch.where(open, torch.tensor([sure for sure, _ in positions]) / UNIT, 1.0)
+    accepted = ConfidenceThreshold(1.0).accept(view(-confidence.log(), confidence, open))
+    if open.any():
+        best = max(sure for sure, own in positions if own)
+        assert any(yes and own and sure == best for yes, (sure, own) in zip(accepted.tolist(), positions, strict=True))
+    assert accepted[~open].all()
+
+
+def test_a_view_tells_the_probability_of_what_was_drawn():
+    readout = readout_of(torch.zeros(3), torch.ones(3), sample=torch.tensor([5, 6, 7]), likely=lambda t: t / 10)
+    seen = AcceptanceView(readout, torch.ones(3, dtype=torch.bool), step=2, steps=4)
+    assert seen.sample_probability.tolist() == pytest.approx([0.5, 0.6, 0.7])
 
 
 @pytest.mark.parametrize("bound", [-1e-9, -1.0, math.nan, math.inf, -math.inf])

@@ -16,16 +16,18 @@ def test_every_step_divides_logits_as_the_reference_does(t_max: float, t_min: fl
     logits = torch.tensor([-3.0, 0.5, 30.0], dtype=torch.float64)
     schedule = LinearTemperature(t_max=t_max, t_min=t_min)
     for step in range(1, steps + 1):
-        torch.testing.assert_close(logits / schedule.temperature(step, steps), reference(None, logits, cur_step=step))
+        # The reference counts its steps down.
+        expected = reference(None, logits, cur_step=steps - step + 1)
+        torch.testing.assert_close(logits / schedule.temperature(step, steps), expected)
 
 
 def test_it_falls_by_equal_amounts_from_t_max_and_never_reaches_t_min():
     schedule = LinearTemperature(t_max=1.25, t_min=0.25)
-    assert [schedule.temperature(step, 4) for step in (4, 3, 2, 1)] == [1.25, 1.0, 0.75, 0.5]
+    assert [schedule.temperature(step, 4) for step in (1, 2, 3, 4)] == [1.25, 1.0, 0.75, 0.5]
 
 
 def test_equal_ends_hold_the_temperature():
-    assert {LinearTemperature(t_max=0.5, t_min=0.5).temperature(step, 4) for step in (4, 3, 2, 1)} == {0.5}
+    assert {LinearTemperature(t_max=0.5, t_min=0.5).temperature(step, 4) for step in (1, 2, 3, 4)} == {0.5}
 
 
 @pytest.mark.parametrize(("t_max", "t_min"), [(0.8, 0.0), (0.8, -0.1), (0.4, 0.8), (math.nan, 0.4), (0.8, math.nan)])

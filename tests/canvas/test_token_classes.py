@@ -1,6 +1,7 @@
 """What a readout says about token classes, held against a dense softmax in float64, and the classes themselves."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,8 +9,9 @@ import torch
 from torch import Tensor
 
 from redraft.canvas.random import PositionRandom
-from redraft.canvas.readout import VocabularyHead
+from redraft.canvas.readout import ClassReadout, Readout
 from redraft.canvas.token_classes import HEAVY_SHARE, MOST_HEAVY, TokenClasses
+from redraft.layers.vocabulary_head import VocabularyHead
 
 
 def random_head(vocab: int, width: int = 6, seed: int = 0) -> VocabularyHead:
@@ -22,8 +24,15 @@ def random_hidden(length: int, width: int = 6, scale: float = 2.0) -> Tensor:
 
 
 def log_probabilities(head: VocabularyHead, hidden: Tensor, temperature: float) -> Tensor:
+    assert head.softcap is not None
     logits = head.softcap * torch.tanh(hidden.double() @ head.table.double().T / head.softcap)
     return (logits / temperature).log_softmax(-1)
+
+
+def classes_of(readout: Readout) -> ClassReadout:
+    """What was read by class, which was asked for."""
+    assert readout.classes is not None
+    return readout.classes
 
 
 def uneven(vocab: int) -> TokenClasses:
@@ -42,9 +51,9 @@ def uneven(vocab: int) -> TokenClasses:
 def test_sums_peak_and_argmax_are_those_of_the_tokens_of_each_class(vocab: int, temperature: float, tile: int):
     head, hidden, classes = random_head(vocab), random_hidden(5), uneven(vocab)
     logp = log_probabilities(head, hidden, temperature)
-    found = head.read(hidden, temperature, None, classes=classes, tile=tile).classes
+    found = classes_of(head.read(hidden, temperature, None, classes=classes, tile=tile))
     assert found.mass.shape == (5, 22)
-    close = {"rtol": 1e-4, "atol": 1e-4 * max(1, 0.1 / temperature), "check_dtype": False}
+    close: dict[str, Any] = {"rtol": 1e-4, "atol": 1e-4 * max(1, 0.1 / temperature), "check_dtype": False}
     for number in range(22):
         own = logp[:, classes.token_class == number]
         torch.testing.assert_close(found.mass[:, number], own.exp().sum(-1), **close)
@@ -61,7 +70,7 @@ def test_sums_peak_and_argmax_are_those_of_the_tokens_of_each_class(vocab: int, 
 def test_the_argmax_of_a_class_is_the_first_of_equals(tile: int):
     head = VocabularyHead(torch.ones(60, 3), 30.0, 1.0)
     classes = TokenClasses.of(torch.arange(60) // 7 % 3)
-    found = head.read(torch.ones(2, 3), 1.0, None, classes=classes, tile=tile).classes
+    found = classes_of(head.read(torch.ones(2, 3), 1.0, None, classes=classes, tile=tile))
     assert found.argmax.tolist() == [[0, 7, 14]] * 2
 
 
@@ -70,7 +79,7 @@ def test_ten_thousand_draws_follow_the_distribution_within_a_class(tile: int):
     head, hidden, classes = random_head(300), random_hidden(1, scale=0.3), uneven(300)
     p = log_probabilities(head, hidden, 0.9)[0].exp()
     uniforms = PositionRandom(5, 0, 1, 10_000).sample
-    found = head.read(hidden.expand(10_000, 6), 0.9, None, classes=classes, tile=tile).classes
+    found = classes_of(head.read(hidden.expand(10_000, 6), 0.9, None, classes=classes, tile=tile))
     for number in (-1, 0, 1, 5, 20):
         tokens = torch.arange(300) if number < 0 else classes.tokens_of(number).long()
         draws = found.draw(torch.full((10_000,), number), uniforms)
@@ -92,7 +101,7 @@ def test_a_draw_is_the_token_whose_interval_of_the_classs_cdf_holds_the_uniform(
         end[tokens] = share.cumsum(0)
         start[tokens] = end[tokens] - share
     wide = end - start > 2e-5
-    found = head.read(hidden.expand(int(wide.sum()), 6), 0.8, None, classes=classes, tile=tile).classes
+    found = classes_of(head.read(hidden.expand(int(wide.sum()), 6), 0.8, None, classes=classes, tile=tile))
     for inside in (start + 5e-6, (start + end) / 2, end - 5e-6):
         assert torch.equal(found.draw(classes.token_class[wide].long(), inside[wide]), torch.arange(200)[wide])
 
@@ -101,7 +110,7 @@ def test_a_draw_is_the_token_whose_interval_of_the_classs_cdf_holds_the_uniform(
 def test_any_token_is_drawn_as_the_sample_is(tile: int):
     head, hidden, uniforms = random_head(300), random_hidden(40, scale=0.5), PositionRandom(1, 0, 1, 40).sample
     readout = head.read(hidden, 0.7, uniforms, classes=uneven(300), tile=tile)
-    assert torch.equal(readout.classes.draw(torch.full((40,), -1), uniforms), readout.sample)
+    assert torch.equal(classes_of(readout).draw(torch.full((40,), -1), uniforms), readout.sample)
 
 
 @pytest.mark.parametrize("tile", [4096, 5])
@@ -109,7 +118,7 @@ def test_a_class_whose_mass_underflows_has_its_peak_and_gives_its_argmax(tile: i
     logits = torch.tensor([29.0, -29.0, 28.9, -29.5, -28.0, -29.9, 1.0, 2.0, 2.0, 0.0], dtype=torch.float64)
     head = VocabularyHead((30 * torch.atanh(logits / 30)).float()[:, None], 30.0, 1.0)
     classes = TokenClasses.of(torch.tensor([0, 1, 0, 1, 1, 1, 2, 2, 2, 2]))
-    found = head.read(torch.ones(2, 1), 0.04, None, classes=classes, tile=tile).classes
+    found = classes_of(head.read(torch.ones(2, 1), 0.04, None, classes=classes, tile=tile))
     assert found.mass[0, 1] == found.mass[0, 2] == 0
     exact = (logits / 0.04).log_softmax(-1)[[0, 4, 7]]
     torch.testing.assert_close(found.peak[0].double(), exact, rtol=1e-5, atol=1e-3)
@@ -122,14 +131,14 @@ def test_tokens_without_weight_in_their_class_are_never_drawn(tile: int):
     head = VocabularyHead((30 * torch.atanh(logits / 30)).float()[:, None], 30.0, 1.0)
     classes = TokenClasses.of(torch.tensor([0, 1, 0, 0, 1, 0, 1, 0, 0, 1]))
     uniforms = torch.tensor([0.0, 1e-300, 0.6, 1 - 2**-53], dtype=torch.float64)
-    found = head.read(torch.ones(4, 1), 0.02, None, classes=classes, tile=tile).classes
+    found = classes_of(head.read(torch.ones(4, 1), 0.02, None, classes=classes, tile=tile))
     assert found.draw(torch.zeros(4, dtype=torch.int64), uniforms).tolist() == [8] * 4
     assert found.draw(torch.ones(4, dtype=torch.int64), uniforms).tolist() == [1, 1, 9, 9]
 
 
 def test_classes_that_cannot_be_drawn_from_are_refused():
     classes = TokenClasses.of(torch.arange(10) % 3, 5)
-    found = random_head(10).read(random_hidden(2), 1.0, None, classes=classes).classes
+    found = classes_of(random_head(10).read(random_hidden(2), 1.0, None, classes=classes))
     uniforms = torch.tensor([0.5, 0.5], dtype=torch.float64)
     with pytest.raises(ValueError, match="class 4 has no tokens"):
         found.draw(torch.tensor([0, 4]), uniforms)

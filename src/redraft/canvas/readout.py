@@ -1,24 +1,36 @@
-"""What a denoising step reads off the model's hidden states, one tile of the vocabulary at a time.
+"""What a denoising step reads off the model, and what it asks for."""
 
-In form it is attention of C queries (hidden states) over V keys (the embedding table) with a soft cap: the running
-maximum and sum are those of a tiled softmax (Milakov & Gimelshein 2018), and the table is the values as well, whose
-weighted mean is the soft embedding. Logits of size [C, V] exist only a tile at a time.
-"""
-
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from redraft.canvas.token_classes import ANY, ClassReadout, ClassSums, TokenClasses
+from redraft.canvas.token_classes import ANY, TokenClasses
 
-# Columns of one tile: [256, 4096] float32 is 4 MB, which stays in a core's cache between the passes over it.
-TILE = 4096
-# Of processed logits so large, a whole vocabulary's sum still is a number in float32.
-LARGEST_LOGIT = 1e32
+Probability = Callable[[Tensor], Tensor]
+
+Draw = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""(positions [R], classes [R], uniforms [R]) -> tokens [R]: draws at some of the positions, from classes with mass."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
+class ReadoutSpec:
+    """What is wanted of the hidden rows of one canvas."""
+
+    temperature: float
+    """Divides the soft-capped logits."""
+    uniforms: Tensor | None = None
+    """[C] float64 in [0, 1): pick the samples; None takes the likeliest token as the sample."""
+    self_conditioning: bool = False
+    """The soft embedding is wanted, for the next step."""
+    top_logprobs: int = 0
+    """So many of the likeliest tokens are wanted."""
+    classes: TokenClasses | None = None
+    """What to sum by class, and to draw from afterwards."""
+
+
+@dataclass(frozen=True, eq=False)
 class Readout:
     """Per position of a canvas, all of the processed logits (soft-capped, divided by the temperature)."""
 
@@ -30,243 +42,84 @@ class Readout:
     """[C] float32, nats."""
     confidence: Tensor
     """[C] float32: the probability of ``argmax``."""
-    signal: Tensor | None = None
+    probability: Probability
+    """Gives the probability of a token at each position, float32 [C] of int64 [C]; computed when it is asked for."""
+    self_conditioning: Tensor | None = None
     """[C, H] float32: the mean embedding under the distribution, scaled as embeddings are; None unless asked for."""
     top_ids: Tensor | None = None
     """[C, k] int64: the k likeliest tokens, likeliest first; None unless asked for."""
     top_logprobs: Tensor | None = None
     """[C, k] float32: their natural log probabilities."""
-    classes: ClassReadout | None = None
+    classes: "ClassReadout | None" = None
     """The same by token class; None unless asked for."""
 
+    def rows(self, own: slice) -> "Readout":
+        """Return the readout of the positions from ``own.start`` up to ``own.stop``."""
 
-@dataclass(frozen=True)
-class VocabularyHead:
-    """A tied embedding table [V, H] with the soft cap of its logits and the scale of its embeddings."""
+        def probability(tokens: Tensor) -> Tensor:
+            everywhere = self.argmax.clone()
+            everywhere[own] = tokens
+            return self.probability(everywhere)[own]
 
-    table: Tensor
-    softcap: float
-    embedding_scale: float
+        parts = {name: value[own] for name, value in vars(self).items() if isinstance(value, Tensor)}
+        classes = None if self.classes is None else self.classes.rows(own)
+        return replace(self, **parts, probability=probability, classes=classes)
+
+
+@dataclass(frozen=True, eq=False)
+class ClassReadout:
+    """Per position of a canvas and token class, all of the processed logits; n classes."""
+
+    mass: Tensor
+    """[C, n] float32: the probability of each class."""
+    plogp: Tensor
+    """[C, n] float32: the sum of p log p over its tokens."""
+    peak: Tensor
+    """[C, n] float32: the natural log probability of its likeliest token, -inf for a class of no tokens."""
+    argmax: Tensor
+    """[C, n] int64: its likeliest token, the first among equals; -1 for a class of no tokens."""
+    draw_with_mass: Draw
+    """Draws from classes that are known to have mass; ``draw`` is what to call."""
 
     @torch.no_grad()
-    def read(
-        self,
-        hidden: Tensor,
-        temperature: float,
-        uniforms: Tensor | None,
-        *,
-        signal: bool = True,
-        top_k: int = 0,
-        classes: TokenClasses | None = None,
-        tile: int = TILE,
-    ) -> Readout:
-        """Read the distribution softmax(softcap(hidden @ table^T) / temperature) of each position.
+    def draw(self, classes: Tensor, uniforms: Tensor) -> Tensor:
+        """Draw a token of a class at every position, in proportion to the tokens' probabilities -> [C] int64.
 
-        hidden [C, H]; ``uniforms`` [C] float64 in [0, 1) pick the samples by inverse CDF in token order, None takes
-        the argmax as the sample. ``classes`` are those of the V tokens to read as well, and to draw from afterwards.
-        NaN in ``hidden`` shows as a NaN entropy.
+        ``uniforms`` [C] float64 in [0, 1) pick it by inverse CDF in token order within the class. Where ``classes`` [C]
+        int64 is -1 any token is drawn, as ``Readout.sample`` is. A class whose probability is too small for float32
+        gives its likeliest token. Raises ValueError for a class that does not exist or has no tokens.
         """
-        check_temperature(temperature, self.softcap)
-        if tile < 1:
-            raise ValueError(f"tile {tile} must be at least one column")
-        check_classes(classes, len(self.table))
-        tiles = _Tiles(self, hidden, temperature, tile)
-        accumulated = _Accumulator(len(hidden), hidden.device, top_k)
-        mean = torch.zeros(hidden.shape, device=hidden.device) if signal else None
-        sums = None if classes is None else ClassSums(classes, len(hidden), hidden.device)
-        for start in range(0, len(self.table), tile):
-            scores, peak, where = tiles.shifted(tiles.columns(start // tile))
-            weights = scores.exp()
-            if sums is not None:
-                sums.add(start, scores, weights, peak)
-            rescale_old, rescale_new = accumulated.add(start, scores, weights, peak, where)
-            if mean is not None:
-                rows = self.table[start : start + tile]
-                mean.mul_(rescale_old[:, None])
-                mean.addcmul_((weights.to(rows.dtype) @ rows).float(), rescale_new[:, None])
-        readout = accumulated.finish()
-        if mean is not None:
-            readout = replace(readout, signal=mean * (self.embedding_scale / accumulated.total[:, None]))
-        if sums is not None and classes is not None:
-            draw = _ClassDraw(tiles, accumulated, classes, sums.tile_masses)
-            readout = replace(readout, classes=sums.finish(accumulated.total, draw))
-        if uniforms is not None:
-            readout = replace(readout, sample=_draw(tiles, accumulated, uniforms.to(hidden.device)))
-        return readout
-
-
-def check_temperature(temperature: float, softcap: float) -> None:
-    """Raise ValueError for a temperature by which logits cannot be divided in float32."""
-    if not (temperature > 0 and softcap / temperature < LARGEST_LOGIT):
-        raise ValueError(
-            f"temperature {temperature} must be above 0 and not so small that float32 cannot add up logits divided "
-            "by it; pass uniforms=None for greedy choices"
-        )
-
-
-def check_classes(classes: TokenClasses | None, vocabulary: int) -> None:
-    """Raise ValueError for classes of another vocabulary."""
-    if classes is not None and len(classes.token_class) != vocabulary:
-        raise ValueError(f"classes of {len(classes.token_class)} tokens for a vocabulary of {vocabulary}")
-
-
-class _Tiles:
-    """Computes tiles of processed logits, shifted by their own row maximum."""
-
-    def __init__(self, head: VocabularyHead, hidden: Tensor, temperature: float, tile: int) -> None:
-        self._head = head
-        self._scaled = (hidden.float() / head.softcap).to(head.table.dtype)
-        self._gain = head.softcap / temperature
-        self._tile = tile
-
-    def columns(self, index: int) -> slice:
-        """The tokens of a tile."""
-        return slice(index * self._tile, (index + 1) * self._tile)
-
-    def shifted(self, tokens: slice | Tensor, rows: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        """Of a tile's ``tokens`` (logits - peak [C, tile], peak [C], column of the peak [C]), all positions or those
-        of ``rows``."""
-        queries = self._scaled if rows is None else self._scaled[rows]
-        capped = (queries @ self._head.table[tokens].T).float().tanh_()
-        peak, where = capped.max(dim=-1)
-        return capped.sub_(peak[:, None]).mul_(self._gain), peak * self._gain, where
-
-
-class _Accumulator:
-    """Running maximum, sum of weights, sum of weight * logit, argmax, top k and the mass of each tile."""
-
-    def __init__(self, length: int, device: torch.device, top_k: int) -> None:
-        self.peak = torch.full((length,), float("-inf"), device=device)
-        self.total = torch.zeros(length, device=device)
-        self.weighted = torch.zeros(length, device=device)
-        self.argmax = torch.zeros(length, dtype=torch.int64, device=device)
-        self.tile_masses: list[Tensor] = []
-        self.tile_peaks: list[Tensor] = []
-        self.last_weights = torch.empty(0)
-        self._top_k = top_k
-        self._top_logits = torch.empty(length, 0, device=device)
-        self._top_ids = torch.empty(length, 0, dtype=torch.int64, device=device)
-
-    def add(self, start: int, scores: Tensor, weights: Tensor, peak: Tensor, where: Tensor) -> tuple[Tensor, Tensor]:
-        """Take in a tile whose ``scores`` are relative to its own ``peak``; returns the factors by which what was
-        summed before, and this tile's sums, must be multiplied to stand on the new common peak."""
-        mass = weights.sum(-1)
-        self.tile_masses.append(mass)
-        self.tile_peaks.append(peak)
-        self.last_weights = weights
-        if self._top_k:
-            self._merge_top(start, scores, peak)
-        new_peak = torch.maximum(self.peak, peak)
-        old, new = (self.peak - new_peak).exp(), (peak - new_peak).exp()
-        # Sum of w * (z - new_peak): each part's logits move by the difference between its peak and the common one.
-        shift_old = torch.where(self.total > 0, self.peak - new_peak, 0.0)
-        own = (scores.mul_(weights)).sum(-1) + (peak - new_peak) * mass
-        self.weighted = (self.weighted + shift_old * self.total) * old + own * new
-        self.total = self.total * old + mass * new
-        self.argmax = torch.where(peak > self.peak, where + start, self.argmax)
-        self.peak = new_peak
-        return old, new
-
-    def finish(self) -> Readout:
-        top_ids = top_logprobs = None
-        if self._top_k:
-            top_ids = self._top_ids
-            top_logprobs = self._top_logits - (self.peak + self.total.log())[:, None]
-        return Readout(
-            argmax=self.argmax,
-            sample=self.argmax,
-            # Rounding can leave a certain position a hair below zero.
-            entropy=(self.total.log() - self.weighted / self.total).clamp(min=0.0),
-            confidence=1.0 / self.total,
-            top_ids=top_ids,
-            top_logprobs=top_logprobs,
-        )
-
-    def _merge_top(self, start: int, scores: Tensor, peak: Tensor) -> None:
-        best, column = scores.topk(min(self._top_k, scores.shape[1]), dim=-1)
-        logits = torch.cat((self._top_logits, best + peak[:, None]), dim=-1)
-        ids = torch.cat((self._top_ids, column + start), dim=-1)
-        self._top_logits, order = logits.topk(min(self._top_k, logits.shape[1]), dim=-1)
-        self._top_ids = ids.gather(1, order)
-
-
-def _draw(tiles: _Tiles, accumulated: _Accumulator, uniforms: Tensor) -> Tensor:
-    """Inverse CDF in two levels: the tile by the tiles' masses, then the token within that tile."""
-    masses, peaks = torch.stack(accumulated.tile_masses, dim=-1), torch.stack(accumulated.tile_peaks, dim=-1)
-    chosen, fraction = _choose_tile(masses, peaks, uniforms)
-    if masses.shape[1] == 1:
-        return _within(accumulated.last_weights, fraction)
-    return _draw_in_tiles(tiles, torch.arange(len(chosen), device=chosen.device), chosen, fraction)
-
-
-class _ClassDraw:
-    """Draws from token classes: a heavy one like ``_draw``, the few tokens of a light one all together."""
-
-    def __init__(self, tiles: _Tiles, accumulated: _Accumulator, classes: TokenClasses, heavy_masses: Tensor) -> None:
-        self._tiles = tiles
-        self._classes = classes
-        self._token_class = classes.token_class.to(heavy_masses.device)
-        self._peaks = torch.stack(accumulated.tile_peaks, dim=-1)
-        self._masses = {number: heavy_masses[:, index] for index, number in enumerate(classes.heavy.tolist())}
-        self._masses[ANY] = torch.stack(accumulated.tile_masses, dim=-1)
-
-    def __call__(self, positions: Tensor, classes: Tensor, uniforms: Tensor) -> Tensor:
-        device = self._peaks.device
-        positions, classes, uniforms = positions.to(device), classes.to(device), uniforms.to(device)
-        drawn = torch.empty_like(classes)
-        for number in classes.unique().tolist():
-            own = classes == number
-            draw = self._draw_heavy if number in self._masses else self._draw_light
-            drawn[own] = draw(number, positions[own], uniforms[own])
+        drawn = self._argmax_of(classes, uniforms)
+        anything = classes == ANY
+        mass = self.mass.gather(1, classes.clamp(min=0)[:, None])[:, 0] if self.mass.shape[1] else uniforms
+        positions = (anything | (mass > 0)).nonzero()[:, 0]
+        if len(positions):
+            drawn[positions] = self.draw_with_mass(positions, classes[positions], uniforms[positions])
         return drawn
 
-    def _draw_heavy(self, number: int, positions: Tensor, uniforms: Tensor) -> Tensor:
-        chosen, fraction = _choose_tile(self._masses[number][positions], self._peaks[positions], uniforms)
-        members = None if number == ANY else self._token_class == number
-        return _draw_in_tiles(self._tiles, positions, chosen, fraction, members)
+    def _argmax_of(self, classes: Tensor, uniforms: Tensor) -> Tensor:
+        """The likeliest token of each position's class; checks what is to be drawn from."""
+        length, count = self.argmax.shape
+        for name, values in (("classes", classes), ("uniforms", uniforms)):
+            if values.shape != (length,):
+                raise ValueError(f"{name} {[*values.shape]} must be [{length}]")
+        outside = (classes < ANY) | (classes >= count)
+        if outside.any():
+            raise ValueError(
+                f"class {int(classes[outside][0])} to draw from is not one of {count}, nor -1 for any token"
+            )
+        if count == 0:
+            return torch.full_like(classes, -1)
+        likeliest = self.argmax.gather(1, classes.clamp(min=0)[:, None])[:, 0]
+        empty = (likeliest < 0) & (classes != ANY)
+        if empty.any():
+            raise ValueError(f"class {int(classes[empty][0])} has no tokens to draw from")
+        return likeliest
 
-    def _draw_light(self, number: int, positions: Tensor, uniforms: Tensor) -> Tensor:
-        tokens = self._classes.tokens_of(number).to(positions.device).long()
-        scores, _, _ = self._tiles.shifted(tokens, positions)
-        return tokens[_within(scores.exp_(), uniforms[:, None])]
+    def rows(self, own: slice) -> "ClassReadout":
+        """Return the readout of the positions from ``own.start`` up to ``own.stop``."""
 
+        def draw(positions: Tensor, classes: Tensor, uniforms: Tensor) -> Tensor:
+            return self.draw_with_mass(positions + own.start, classes, uniforms)
 
-def _choose_tile(masses: Tensor, peaks: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
-    """The tile [R] at each of ``uniforms`` [R] of the masses [R, tiles], which are relative to the peaks of theirs, and
-    how far into it [R, 1] the uniform reaches."""
-    cumulative = (masses.double() * (peaks - peaks.amax(-1, keepdim=True)).double().exp()).cumsum(-1)
-    target = uniforms[:, None] * cumulative[:, -1:]
-    chosen = _first_above(cumulative, target)
-    before = torch.where(chosen > 0, cumulative.gather(1, (chosen - 1).clamp(min=0)), 0.0)
-    return chosen[:, 0], (target - before) / (cumulative.gather(1, chosen) - before)
-
-
-def _draw_in_tiles(
-    tiles: _Tiles, positions: Tensor, chosen: Tensor, fraction: Tensor, members: Tensor | None = None
-) -> Tensor:
-    """Tokens [R] of each position's tile, at ``fraction`` [R, 1] of its mass; of ``members`` [V] alone, where given."""
-    drawn = torch.empty_like(positions)
-    for index in chosen.unique().tolist():
-        own, part = chosen == index, tiles.columns(index)
-        scores, _, _ = tiles.shifted(part, positions[own])
-        if members is not None:
-            scores.masked_fill_(~members[part], float("-inf"))
-            # Relative to the tile's peak all of them might have lost their weight.
-            scores -= scores.amax(-1, keepdim=True)
-        drawn[own] = part.start + _within(scores.exp_(), fraction[own])
-    return drawn
-
-
-def _within(weights: Tensor, fraction: Tensor) -> Tensor:
-    """The token of each row of ``weights`` [R, tile] at ``fraction`` [R, 1] of its mass -> [R]."""
-    cumulative = weights.double().cumsum(-1)
-    return _first_above(cumulative, fraction * cumulative[:, -1:])[:, 0]
-
-
-def _first_above(cumulative: Tensor, target: Tensor) -> Tensor:
-    """First column whose cumulative mass exceeds ``target``; never one without mass of its own. [R, 1]."""
-    found = torch.searchsorted(cumulative, target, right=True)
-    # A target that rounding put at the very end belongs to the last column that has mass.
-    last = torch.searchsorted(cumulative, cumulative[:, -1:].contiguous())
-    # In a row of NaN nothing is found; its entropy says so, and its token must only be a valid column.
-    return torch.minimum(found, last).clamp(max=cumulative.shape[-1] - 1)
+        return ClassReadout(self.mass[own], self.plogp[own], self.peak[own], self.argmax[own], draw)

@@ -6,14 +6,14 @@ from typing import Protocol
 
 
 class TemperatureSchedule(Protocol):
-    """The temperature of each step, steps counted down from ``steps`` to 1."""
+    """Gives the temperature of each step, numbered from 1 to ``steps``."""
 
     def temperature(self, step: int, steps: int) -> float: ...
 
 
 @dataclass(frozen=True)
 class LinearTemperature:
-    """From ``t_max`` at the first step (step = steps) towards ``t_min``, which step 0 would have."""
+    """Falls from ``t_max`` at the first step towards ``t_min``, which a step after the last would have."""
 
     t_max: float = 0.8
     t_min: float = 0.4
@@ -24,5 +24,5 @@ class LinearTemperature:
 
     def temperature(self, step: int, steps: int) -> float:
         if not 1 <= step <= steps:
-            raise ValueError(f"step {step} is outside 1 .. {steps}; steps are counted down to 1")
-        return self.t_min + (self.t_max - self.t_min) * step / steps
+            raise ValueError(f"step {step} is outside 1 .. {steps}")
+        return self.t_min + (self.t_max - self.t_min) * (steps - step + 1) / steps

@@ -4,18 +4,43 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 
+@dataclass(frozen=True, eq=False)
+class StoppingView:
+    """What a rule sees of a denoising step; all tensors are [..., C], a canvas in the last dimension."""
+
+    argmax: Tensor
+    """int64: the likeliest tokens."""
+    entropy: Tensor
+    """float32, nats."""
+    canvas: Tensor
+    """int64: what the model saw."""
+    open: Tensor
+    """bool: positions that count; pinned ones are certain, which says nothing of the others."""
+    earlier: Sequence[Tensor]
+    """The likeliest tokens of the steps before, newest last."""
+
+    @property
+    def mean_entropy(self) -> Tensor:
+        """Float32 [...], nats, over the open positions; 0 where there is none."""
+        return torch.where(self.open, self.entropy, 0.0).sum(-1) / self.open.sum(-1).clamp(min=1)
+
+    def repeats(self, tokens: Tensor) -> Tensor:
+        """Return whether the likeliest tokens are ``tokens`` [..., C] at every open position, bool [...]."""
+        return ((self.argmax == tokens) | ~self.open).all(-1)
+
+
 class StoppingRule(Protocol):
-    """``memory`` is how many earlier argmax canvases the rule looks at."""
+    """Judges whether a canvas is finished. ``memory`` is how many earlier canvases the rule looks at."""
 
     @property
     def memory(self) -> int: ...
 
-    def finished(self, argmax: Tensor, entropy: Tensor, canvas: Tensor, earlier: Sequence[Tensor]) -> bool:
-        """``argmax`` and ``entropy`` (nats) [C] of this step, the ``canvas`` [C] it saw, and the argmax canvases of
-        the steps before, newest last."""
+    def finished(self, view: StoppingView) -> Tensor:
+        """Return bool [...], on the device of the view: nothing is read on the host."""
         ...
 
 
@@ -41,12 +66,13 @@ class StableAndConfident:
     def memory(self) -> int:
         return self.stability_threshold
 
-    def finished(self, argmax: Tensor, entropy: Tensor, canvas: Tensor, earlier: Sequence[Tensor]) -> bool:
-        confident = entropy.mean().item() < self.confidence_threshold
-        if not confident or len(earlier) < self.stability_threshold:
-            return False
-        recent = earlier[len(earlier) - self.stability_threshold :]
-        return all(bool((argmax == previous).all()) for previous in recent)
+    def finished(self, view: StoppingView) -> Tensor:
+        confident = view.mean_entropy < self.confidence_threshold
+        if len(view.earlier) < self.stability_threshold:
+            return torch.zeros_like(confident)
+        for previous in view.earlier[len(view.earlier) - self.stability_threshold :]:
+            confident = confident & view.repeats(previous)
+        return confident
 
 
 @dataclass(frozen=True)
@@ -63,5 +89,5 @@ class ReproducesCanvas:
     def memory(self) -> int:
         return 0
 
-    def finished(self, argmax: Tensor, entropy: Tensor, canvas: Tensor, earlier: Sequence[Tensor]) -> bool:
-        return entropy.mean().item() < self.confidence_threshold and bool((argmax == canvas).all())
+    def finished(self, view: StoppingView) -> Tensor:
+        return (view.mean_entropy < self.confidence_threshold) & view.repeats(view.canvas)

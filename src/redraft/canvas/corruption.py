@@ -1,0 +1,96 @@
+"""What denoising undoes: how a canvas is noised, what becomes of a position, and what is committed.
+
+Uniform-state and absorbing-state diffusion (Austin et al. 2021, arXiv 2107.03006).
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from redraft.canvas.noise import Noise, UniformNoise
+
+
+class Corruption(Protocol):
+    """The kind of noise that a model was trained to undo; tensors are [..., C]."""
+
+    @property
+    def noise(self) -> Noise: ...
+
+    @property
+    def monotone(self) -> bool:
+        """Whether what is settled stays: then a canvas is finished when nothing is open."""
+        ...
+
+    def settles(self, sample: Tensor) -> Tensor:
+        """Return where ``sample`` is a token that can stand in a text, bool."""
+        ...
+
+    def following(self, tokens: Tensor, accepted: Tensor, sample: Tensor, noise: Tensor) -> Tensor:
+        """Return the canvas that the next step sees, int64."""
+        ...
+
+    def open(self, open: Tensor, accepted: Tensor) -> Tensor:
+        """Return which positions the next step may still settle, bool."""
+        ...
+
+    def committed(self, argmax: Tensor, following: Tensor) -> Tensor:
+        """Return the canvas that is committed if this step was the last, int64."""
+        ...
+
+
+@dataclass(frozen=True)
+class UniformCorruption:
+    """Any token may stand anywhere: whatever is not accepted is renoised, and the likeliest canvas is committed."""
+
+    noise: UniformNoise
+
+    @property
+    def monotone(self) -> bool:
+        return False
+
+    def settles(self, sample: Tensor) -> Tensor:
+        return torch.ones_like(sample, dtype=torch.bool)
+
+    def following(self, tokens: Tensor, accepted: Tensor, sample: Tensor, noise: Tensor) -> Tensor:
+        return torch.where(accepted, sample, noise)
+
+    def open(self, open: Tensor, accepted: Tensor) -> Tensor:
+        return open
+
+    def committed(self, argmax: Tensor, following: Tensor) -> Tensor:
+        return argmax
+
+
+@dataclass(frozen=True)
+class MaskNoise:
+    """One token, the mask, in the place of every other (a ``canvas.noise.Noise``)."""
+
+    mask_token: int
+
+    def tokens(self, uniforms: Tensor) -> Tensor:
+        return torch.full_like(uniforms, self.mask_token, dtype=torch.int64)
+
+
+@dataclass(frozen=True)
+class AbsorbingCorruption:
+    """A mask stands for what is unknown: a revealed token stays, and the canvas itself is committed."""
+
+    noise: MaskNoise
+
+    @property
+    def monotone(self) -> bool:
+        return True
+
+    def settles(self, sample: Tensor) -> Tensor:
+        return sample != self.noise.mask_token
+
+    def following(self, tokens: Tensor, accepted: Tensor, sample: Tensor, noise: Tensor) -> Tensor:
+        return torch.where(accepted, sample, tokens)
+
+    def open(self, open: Tensor, accepted: Tensor) -> Tensor:
+        return open & ~accepted
+
+    def committed(self, argmax: Tensor, following: Tensor) -> Tensor:
+        return following
