@@ -84,8 +84,10 @@ def test_agrees_with_the_references_attention(dtype: torch.dtype):
 def test_what_a_mask_hides_cannot_be_noticed():
     queries, segments = inputs((1, 4, 2, 3, 4, [6, 3]), [True, True])
     before = attention(queries, segments)
-    hidden = ~segments[0].mask.any(0)
-    segments[0].mask[:, 4:] = hidden[4:] = False
+    mask = segments[0].mask
+    assert mask is not None
+    hidden = ~mask.any(0)
+    mask[:, 4:] = hidden[4:] = False
     hidden[4:] = True
     masked = attention(queries, segments)
     segments[0].keys[:, :, hidden] = 1e4

@@ -1,6 +1,7 @@
 """Router and experts held against loops in float64 and against the reference's modules."""
 
 import math
+from typing import Any, TypeVar
 
 import pytest
 import torch
@@ -20,7 +21,10 @@ def normal(*size: int, seed: int = 0) -> Tensor:
     return torch.randn(*size, generator=torch.Generator().manual_seed(seed))
 
 
-def filled(module: nn.Module) -> nn.Module:
+M = TypeVar("M", bound=nn.Module)
+
+
+def filled(module: M) -> M:
     """``module`` with every weight random, those that start at one among them."""
     for seed, parameter in enumerate(module.parameters()):
         parameter.data = normal(*parameter.shape, seed=seed + 10)
@@ -95,7 +99,7 @@ def test_router_and_experts_and_their_gradients_are_the_references(count: int, t
     out.square().sum().backward()
     expected.square().sum().backward()
 
-    close = {"rtol": 1e-4, "atol": 1e-4}
+    close: dict[str, Any] = {"rtol": 1e-4, "atol": 1e-4}
     torch.testing.assert_close(out, expected, **close)
     torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-3, atol=1e-2)
     for mine, other in ((router, reference_router), (experts, reference_experts)):
@@ -118,7 +122,7 @@ def test_router_chooses_and_weighs_as_the_references(count: int, top_k: int):
     _, weights, chosen = reference(residual)
     ours = router(residual)
     assert ours[0].dtype == torch.float32
-    torch.testing.assert_close(per_expert(*ours, count), per_expert(weights, chosen, count))
+    torch.testing.assert_close(per_expert(ours[0], ours[1], count), per_expert(weights, chosen, count))
 
 
 @torch.no_grad()
@@ -126,6 +130,10 @@ def test_router_norms_the_raw_residual_itself_and_by_no_weight_but_its_scale():
     """softmax(proj(x / rms(x) * scale / sqrt(H))): not the answer for a residual that a learned norm went over."""
     router = filled(Router(HIDDEN, 7, 3, EPS))
     residual = 50 * normal(40, HIDDEN, seed=6)
+
+    def per_expert_of(x: Tensor) -> Tensor:
+        weights, chosen = router(x)
+        return per_expert(weights, chosen, 7)
 
     def closed_form(x: Tensor) -> Tensor:
         x = x.double()
@@ -135,9 +143,9 @@ def test_router_norms_the_raw_residual_itself_and_by_no_weight_but_its_scale():
         p = p * (p >= p.sort(-1).values[:, -3:-2])
         return (p / p.sum(-1, keepdim=True) * router.per_expert_scale).float()
 
-    weights = per_expert(*router(residual), 7)
+    weights = per_expert_of(residual)
     torch.testing.assert_close(weights, closed_form(residual), rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(per_expert(*router(residual / 10), 7), weights, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(per_expert_of(residual / 10), weights, rtol=1e-4, atol=1e-5)
     assert not torch.allclose(weights, closed_form(residual * normal(HIDDEN, seed=8)), atol=0.1)
 
 

@@ -2,6 +2,7 @@
 
 import math
 import weakref
+from typing import Any
 
 import pytest
 import torch
@@ -10,8 +11,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from redraft.canvas.random import PositionRandom
-from redraft.canvas.readout import VocabularyHead
 from redraft.canvas.token_classes import TokenClasses
+from redraft.layers.vocabulary_head import VocabularyHead
 from tests.readouts import tensors_of
 
 # Positions, vocabulary, hidden, tile: one tile with room to spare, tiles that divide the vocabulary and that do not.
@@ -64,20 +65,22 @@ def test_reads_what_a_full_float64_softmax_gives(length, vocab, width, tile, sof
     top = logp.topk(top_k, dim=-1)
     readout = head.read(hidden, temperature, None, top_k=top_k, tile=tile)
 
-    close = {"rtol": 1e-4, "atol": 1e-5 * max(1, softcap / temperature / 30), "check_dtype": False}
+    close: dict[str, Any] = {"rtol": 1e-4, "atol": 1e-5 * max(1, softcap / temperature / 30), "check_dtype": False}
     assert torch.equal(readout.argmax, logp.argmax(-1))
     torch.testing.assert_close(readout.entropy, -(p * logp).sum(-1), **close)
     torch.testing.assert_close(readout.confidence, p.amax(-1), **close)
-    torch.testing.assert_close(readout.signal, 1.7 * p @ head.table.double(), **close)
+    torch.testing.assert_close(readout.self_conditioning, 1.7 * p @ head.table.double(), **close)
     torch.testing.assert_close(readout.top_logprobs, top.values, **close)
+    assert readout.top_ids is not None
     assert torch.equal(readout.top_ids, top.indices)
 
 
 def test_what_is_not_asked_for_is_not_made_and_a_greedy_sample_is_the_argmax():
     head, hidden = random_head(50, 4), random_hidden(3, 4)
-    readout = head.read(hidden, 1.0, None, signal=False, tile=16)
+    readout = head.read(hidden, 1.0, None, self_conditioning=False, tile=16)
     assert torch.equal(readout.sample, readout.argmax)
-    assert readout.signal is readout.top_ids is readout.top_logprobs is readout.classes is None
+    unasked = (readout.self_conditioning, readout.top_ids, readout.top_logprobs, readout.classes)
+    assert all(one is None for one in unasked)
 
 
 @pytest.mark.parametrize("tile", [4096, 8])
@@ -97,7 +100,7 @@ def test_logits_that_saturate_the_soft_cap_share_the_mass_equally(tile: int):
     assert torch.equal(readout.sample, readout.argmax)
     torch.testing.assert_close(readout.entropy, -share.log().float())
     torch.testing.assert_close(readout.confidence, share.float())
-    torch.testing.assert_close(readout.signal, 1.7 * (share[:, None] * on_top @ head.table.double()).float())
+    torch.testing.assert_close(readout.self_conditioning, 1.7 * (share[:, None] * on_top @ head.table.double()).float())
 
 
 @pytest.mark.parametrize("tile", TILES)
@@ -110,7 +113,7 @@ def test_a_tiny_temperature_leaves_only_the_argmax(temperature: float, tile: int
     assert torch.equal(readout.sample, likeliest)
     assert torch.equal(readout.entropy, torch.zeros(5))
     assert torch.equal(readout.confidence, torch.ones(5))
-    torch.testing.assert_close(readout.signal, 1.7 * head.table[likeliest])
+    torch.testing.assert_close(readout.self_conditioning, 1.7 * head.table[likeliest])
 
 
 @pytest.mark.parametrize("tile", TILES)
@@ -119,7 +122,7 @@ def test_a_large_temperature_leaves_the_uniform_distribution(tile: int):
     readout = head.read(hidden, 1e9, (torch.arange(90).double() + 0.5) / 90, tile=tile)
     assert torch.equal(readout.sample, torch.arange(90))
     torch.testing.assert_close(readout.entropy, torch.full((90,), math.log(90)))
-    torch.testing.assert_close(readout.signal, 1.7 * head.table.mean(0).expand(90, 4))
+    torch.testing.assert_close(readout.self_conditioning, 1.7 * head.table.mean(0).expand(90, 4))
 
 
 @pytest.mark.parametrize("tile", [4096, 9])
@@ -179,7 +182,7 @@ def test_argmax_and_sample_do_not_depend_on_the_tile(seed: int):
 def test_nan_in_one_position_shows_as_its_nan_entropy_and_touches_no_other(sampled: bool, tile: int):
     head, hidden = random_head(50, 4), random_hidden(3, 4)
     uniforms = uniform(0.2, 0.5, 0.8) if sampled else None
-    wanted = {"top_k": 2, "classes": TokenClasses.of(torch.arange(50) % 3), "tile": tile}
+    wanted: dict[str, Any] = {"top_k": 2, "classes": TokenClasses.of(torch.arange(50) % 3), "tile": tile}
     expected = head.read(hidden, 0.5, uniforms, **wanted)
     hidden[1, 2] = math.nan
     readout = head.read(hidden, 0.5, uniforms, **wanted)
@@ -229,13 +232,61 @@ def test_a_bfloat16_table_reads_close_to_its_float32_copy(tile: int):
     full = VocabularyHead(half.table.float(), full.softcap, full.embedding_scale)
     hidden, uniforms = random_hidden(40, 64, scale=0.3), PositionRandom(0, 0, 1, 40).sample
     exact, rounded = (head.read(hidden, 0.8, uniforms, tile=tile, top_k=2) for head in (full, half))
+    assert exact.top_logprobs is not None
     clear = exact.top_logprobs[:, 0] - exact.top_logprobs[:, 1] > 0.1
     assert torch.equal(rounded.argmax[clear], exact.argmax[clear])
     assert clear.sum() > 20
     torch.testing.assert_close(rounded.entropy, exact.entropy, rtol=0, atol=0.05)
     torch.testing.assert_close(rounded.confidence, exact.confidence, rtol=0.05, atol=0.005)
-    assert ((rounded.signal - exact.signal).norm(dim=-1) < 0.03 * exact.signal.norm(dim=-1)).all()
-    assert rounded.signal.dtype == rounded.entropy.dtype == torch.float32
+    assert (
+        (rounded.self_conditioning - exact.self_conditioning).norm(dim=-1) < 0.03 * exact.self_conditioning.norm(dim=-1)
+    ).all()
+    assert rounded.self_conditioning.dtype == rounded.entropy.dtype == torch.float32
+
+
+@pytest.mark.parametrize("classes", [False, True], ids=["no classes", "classes"])
+def test_each_position_is_divided_by_its_own_temperature(classes: bool):
+    head, hidden, temperatures = random_head(90, 6), random_hidden(5, 6), torch.tensor([0.1, 0.3, 0.9, 1.0, 7.0])
+    wanted: dict[str, Any] = {
+        "top_k": 3,
+        "tile": 16,
+        "classes": TokenClasses.of(torch.arange(90) % 3) if classes else None,
+    }
+    uniforms = uniform(0.1, 0.3, 0.5, 0.7, 0.9)
+    together = head.read(hidden, temperatures, uniforms, **wanted)
+    for row, temperature in enumerate(temperatures.tolist()):
+        own = slice(row, row + 1)
+        alone = head.read(hidden[own], temperature, uniforms[own], **wanted)
+        for ours, theirs in zip(tensors_of(alone), tensors_of(together), strict=True):
+            torch.testing.assert_close(ours, theirs[own], rtol=1e-4, atol=1e-5)
+        if alone.classes is not None and together.classes is not None:
+            number = torch.tensor([2, 1, 0, -1, 2])
+            assert torch.equal(
+                alone.classes.draw(number[own], uniforms[own]), together.classes.draw(number, uniforms)[own]
+            )
+
+
+def test_temperatures_that_do_not_fit_are_refused():
+    with pytest.raises(ValueError, match=r"temperatures \[3\] must be one, or \[2\], one for each row"):
+        random_head(5, 3).read(random_hidden(2, 3), torch.ones(3), None)
+
+
+def test_a_head_without_a_soft_cap_reads_plain_logits():
+    head = VocabularyHead(random_head(90, 6).table, None, 1.7)
+    hidden, temperature = random_hidden(5, 6), 0.7
+    logp = (hidden.double() @ head.table.double().T / temperature).log_softmax(-1)
+    readout = head.read(hidden, temperature, None, top_k=3, tile=16)
+    assert torch.equal(readout.argmax, logp.argmax(-1))
+    torch.testing.assert_close(readout.top_logprobs.double(), logp.topk(3).values, rtol=1e-4, atol=1e-4)
+    mean = 1.7 * logp.exp() @ head.table.double()
+    torch.testing.assert_close(readout.self_conditioning.double(), mean, rtol=1e-4, atol=1e-4)
+
+
+def test_a_head_whose_table_embeds_nothing_has_no_self_conditioning():
+    head, hidden = VocabularyHead(random_head(90, 6).table, 30.0, None), random_hidden(5, 6)
+    assert head.read(hidden, 1.0, None, self_conditioning=False).self_conditioning is None
+    with pytest.raises(ValueError, match="this head's table is not the embedding; pass self_conditioning=False"):
+        head.read(hidden, 1.0, None)
 
 
 @pytest.mark.parametrize("temperature", [0.0, -0.5, math.nan])
