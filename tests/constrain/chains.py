@@ -7,7 +7,8 @@ from itertools import product
 import numpy as np
 from numpy.typing import NDArray
 
-from redraft.constrain.inference.chain import Chain
+from redraft.constrain.automaton.chain import Chain
+from redraft.constrain.inference.chain import ClassSums
 
 Floats = NDArray[np.float64]
 
@@ -59,13 +60,13 @@ class Toy:
             group_class=np.array([c for group in groups for c in group], dtype=np.int32),
         )
 
-    def class_sums(self, logp: Floats) -> tuple[Floats, Floats, Floats]:
-        """Mass, sum of p log p and peak of every class of the distributions [L, T]."""
+    def class_sums(self, logp: Floats) -> ClassSums:
+        """The class sums of the distributions [L, T]."""
         own = self.token_class == np.arange(self.classes)[:, None]
         p = np.exp(logp)
         mass = np.where(own, p[:, None], 0.0).sum(-1)
         plogp = np.where(own, (p * np.maximum(logp, -1e9))[:, None], 0.0).sum(-1)
-        return mass, plogp, np.where(own, logp[:, None], -np.inf).max(-1)
+        return ClassSums(mass, plogp, np.where(own, logp[:, None], -np.inf).max(-1))
 
     def walk(self, start: int, tokens: NDArray[np.int64]) -> NDArray[np.int64]:
         """The states [..., L + 1] along sequences of tokens [..., L]; -1 once one is not allowed."""
@@ -127,7 +128,7 @@ class Enumeration:
         """[L, T]."""
         tokens = len(self.toy.token_class)
         counts = [np.bincount(column, self.posterior, tokens) for column in self.sequences.T]
-        return np.array(counts).reshape(-1, tokens)
+        return np.array(counts, dtype=np.float64).reshape(-1, tokens)
 
     @property
     def tail(self) -> Floats:

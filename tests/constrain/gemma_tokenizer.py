@@ -7,7 +7,7 @@ import struct
 from collections.abc import Iterator
 from functools import cache
 from importlib.resources import files
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers
 
@@ -72,16 +72,16 @@ def _metadata() -> dict[str, Any]:
         return {_text(file): _value(file, *_scalars(file, "<I")) for _ in range(count)}
 
 
-def _scalars(file: BinaryIO, layout: str) -> tuple[Any, ...]:
+def _scalars(file: IO[bytes], layout: str) -> tuple[Any, ...]:
     return struct.unpack(layout, file.read(struct.calcsize(layout)))
 
 
-def _text(file: BinaryIO) -> str:
+def _text(file: IO[bytes]) -> str:
     (length,) = _scalars(file, "<Q")
     return file.read(length).decode()
 
 
-def _value(file: BinaryIO, kind: int) -> Any:
+def _value(file: IO[bytes], kind: int) -> Any:
     if kind == _STRING:
         return _text(file)
     if kind != _ARRAY:

@@ -47,7 +47,7 @@ def guidance_accepts(schema: Mapping[str, Any] | bool, text: bytes) -> bool | No
     """Whether the llguidance package accepts a JSON text; None for a schema that it does not support.
 
     It is narrower than a schema in its own ways: members stand in declared order, and a string is written with no
-    more escapes than JSON demands.
+    more escapes than JSON requires.
     """
     return _walked(_json_grammar(json.dumps(schema)), text)
 

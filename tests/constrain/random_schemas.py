@@ -2,8 +2,13 @@
 
 import copy
 import random
+from collections.abc import Callable
+from typing import Any
 
 from tests.constrain.judges import FORMATS
+
+Schema = dict[str, Any]
+Draw = Callable[[int], Schema]
 
 PATTERNS = ["^a+b?$", "^[0-9]{2,3}$", "x", "^(ab|cd)", "[a-c]{2}$", "^$|q", "\\d\\.\\d", '"', "^\\n", "a|^b|c$"]
 # Dialects read these differently.
@@ -23,7 +28,7 @@ class RandomSchemas:
         self.definitions: dict[str, object] = {}
         self.place = "$defs"
 
-    def draw(self) -> dict:
+    def draw(self) -> Schema:
         self.definitions = {}
         self.place = self.chance.choice(["$defs", "$defs", "definitions"])
         schema = self.schema(3)
@@ -32,9 +37,16 @@ class RandomSchemas:
         about = {"$schema": "https://json-schema.org/draft/2020-12/schema", "$id": "https://example.org/schema"}
         return {**about, **schema} if self.maybe(0.1) else schema
 
-    def schema(self, depth: int) -> dict:
-        kinds = [self.text, self.integer, self.number, self.scalar, self.options, self.fixed]
-        containers = [self.members, self.items, self.any_of, self.one_of, self.all_of, self.reference]
+    def schema(self, depth: int) -> Schema:
+        kinds: list[Callable[[int], Schema]] = [
+            self.text,
+            self.integer,
+            self.number,
+            self.scalar,
+            self.options,
+            self.fixed,
+        ]
+        containers: list[Draw] = [self.members, self.items, self.any_of, self.one_of, self.all_of, self.reference]
         schema = self.chance.choice(kinds + containers * (depth > 0))(depth - 1)
         if self.maybe(0.1):
             schema |= {name: ANNOTATIONS[name] for name in self.chance.sample(sorted(ANNOTATIONS), 2)}
@@ -51,8 +63,8 @@ class RandomSchemas:
         number = self.chance.randrange(low, high)
         return float(number) if self.maybe(0.1) else number
 
-    def text(self, _: int) -> dict:
-        schema: dict = {"type": "string"}
+    def text(self, _: int) -> Schema:
+        schema: Schema = {"type": "string"}
         if self.maybe(0.4):
             schema["minLength"] = self.count(0, 3)
         if self.maybe(0.4):
@@ -63,42 +75,42 @@ class RandomSchemas:
             schema["format"] = self.chance.choice(FORMATS)
         return schema
 
-    def bounds(self, draw) -> dict:
+    def bounds(self, draw: Callable[[], float]) -> Schema:
         low, high = sorted([draw(), draw()])
-        schema: dict = {}
+        schema: Schema = {}
         if self.maybe():
             schema[self.chance.choice(["minimum", "exclusiveMinimum"])] = low
         if self.maybe() and low < high:
             schema[self.chance.choice(["maximum", "exclusiveMaximum"])] = high
         return schema
 
-    def integer(self, _: int) -> dict:
+    def integer(self, _: int) -> Schema:
         return {"type": "integer", **self.bounds(lambda: self.chance.randrange(-30, 150))}
 
-    def number(self, _: int) -> dict:
+    def number(self, _: int) -> Schema:
         return {"type": "number", **self.bounds(lambda: round(self.chance.uniform(-12, 12), self.chance.randrange(4)))}
 
-    def scalar(self, _: int) -> dict:
+    def scalar(self, _: int) -> Schema:
         return {"type": self.chance.choice(["boolean", "null", ["string", "null"], ["integer", "boolean"], "string"])}
 
-    def value(self):
+    def value(self) -> Any:
         return self.chance.choice([None, True, 1, -2, 0.5, "a", "ab", "é\n", [], [1, "a"], {"a": 1, "b": [None]}, {}])
 
-    def options(self, _: int) -> dict:
+    def options(self, _: int) -> Schema:
         return {"enum": [self.value() for _ in range(self.chance.randrange(1, 5))]}
 
-    def fixed(self, _: int) -> dict:
+    def fixed(self, _: int) -> Schema:
         return {"const": self.value()}
 
-    def members(self, depth: int) -> dict:
+    def members(self, depth: int) -> Schema:
         names = self.chance.sample(NAMES, self.chance.randrange(5))
-        schema: dict = {"type": "object", "properties": {name: self.schema(depth) for name in names}}
+        schema: Schema = {"type": "object", "properties": {name: self.schema(depth) for name in names}}
         schema["additionalProperties"] = self.schema(depth) if self.maybe(0.25) else self.maybe(0.25)
         schema["required"] = [name for name in names if self.maybe()]
         return schema
 
-    def items(self, depth: int) -> dict:
-        schema: dict = {"type": "array"}
+    def items(self, depth: int) -> Schema:
+        schema: Schema = {"type": "array"}
         if self.maybe(0.3):
             schema["prefixItems"] = [self.schema(depth) for _ in range(self.chance.randrange(1, 4))]
         schema["items"] = self.chance.choice([True, False]) if self.maybe(0.2) else self.schema(depth)
@@ -110,10 +122,10 @@ class RandomSchemas:
             schema["uniqueItems"] = False
         return schema
 
-    def any_of(self, depth: int) -> dict:
+    def any_of(self, depth: int) -> Schema:
         return {"anyOf": [self.schema(depth) for _ in range(self.chance.randrange(1, 4))]}
 
-    def one_of(self, depth: int) -> dict:
+    def one_of(self, depth: int) -> Schema:
         if self.loose:
             return {**self.chance.choice([{}, self.schema(depth)]), "oneOf": [self.schema(depth), self.schema(depth)]}
         tags = self.chance.sample(["x", "y", "z"], self.chance.randrange(1, 4))
@@ -125,7 +137,7 @@ class RandomSchemas:
             options.append(option)
         return {"oneOf": options + [{"type": ["integer", "null"]}] * self.maybe(0.3)}
 
-    def all_of(self, depth: int) -> dict:
+    def all_of(self, depth: int) -> Schema:
         if self.loose:
             return {**self.schema(depth), "allOf": [self.schema(depth)], "anyOf": [self.schema(depth), {}]}
         if self.maybe(0.3):
@@ -134,7 +146,7 @@ class RandomSchemas:
             return {"anyOf": [{"minLength": 1}, {"maxLength": 3, "type": "string"}], "type": ["string", "null"]}
         return {"allOf": [self.members(depth), {"properties": {"a": {"type": ["integer", "string"]}}}]}
 
-    def reference(self, depth: int) -> dict:
+    def reference(self, depth: int) -> Schema:
         if self.maybe(0.1):
             return {"$ref": "#"}
         name = self.chance.choice("uvw")
@@ -143,7 +155,7 @@ class RandomSchemas:
             self.definitions[name] = self.schema(depth)
         return {"$ref": f"#/{self.place}/{name}"}
 
-    def near(self, value):
+    def near(self, value: Any) -> Any:
         """A value like another one, somewhere a little different."""
         value = copy.deepcopy(value)
         if isinstance(value, dict) and value and self.maybe(0.7):

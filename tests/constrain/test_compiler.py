@@ -1,15 +1,18 @@
 """Compiled constraints: made once, told apart by all that matters, and as short as brute force finds."""
 
+import math
 import weakref
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from redraft import Choice, ConstraintError, JSONSchema, Regex, RequestError
 from redraft.constrain.automaton.vocabulary import Vocabulary
 from redraft.constrain.compiler import CompiledConstraint, Compiler, ThoughtMarkers
-from tests.engine.rigged import random_logits, rigged_engine
+from redraft.constrain.constraint import Constraint
+from tests.engine.scripted import model_of, random_logits, scripted_engine
 
 TOKENS = [b"a", b"b", b"ab", b"ba", b"aab", b"c", b"\xc3", b"\xa9", b"", b"", b""]
 OPENING, CLOSING, END = 8, 9, 10
@@ -19,34 +22,35 @@ def compiler() -> Compiler:
     return Compiler(lambda: Vocabulary.from_tokens(TOKENS))
 
 
-def fewest(text: bytes) -> int | None:
-    """The fewest tokens that spell a text, by dynamic programming."""
-    least: list[int | None] = [0]
+def min_tokens(text: bytes) -> float:
+    """The fewest tokens that spell a text, by dynamic programming; infinite if none do."""
+    found = [0.0]
     for end in range(1, len(text) + 1):
-        before = [
-            least[end - len(t)]
-            for t in TOKENS
-            if t and end >= len(t) and text[:end].endswith(t) and least[end - len(t)] is not None
-        ]
-        least.append(min(before) + 1 if before else None)
-    return least[-1]
+        before = (found[end - len(t)] for t in TOKENS if t and end >= len(t) and text[:end].endswith(t))
+        found.append(min(before, default=math.inf) + 1)
+    return found[-1]
 
 
 @pytest.mark.parametrize("seed", range(30))
 def test_the_fewest_tokens_are_those_of_the_shortest_spelling_of_any_text(seed: int) -> None:
     words = ["".join(letters) for count in range(1, 7) for letters in product("abcé", repeat=count)]
     options = words[seed * 97 :: 1013 + seed][:5]
-    expected = min(fewest(option.encode()) for option in options)
-    assert compiler().compile(Choice(options), [END]).fewest_tokens == expected
+    expected = min(min_tokens(option.encode()) for option in options)
+    assert compiler().compile(Choice(options), [END]).min_tokens == expected
 
 
 def test_a_constraint_is_compiled_once_for_all_that_it_depends_on(monkeypatch: pytest.MonkeyPatch) -> None:
     one = compiler()
     made: list[CompiledConstraint] = []
     original = CompiledConstraint.of
-    monkeypatch.setattr(CompiledConstraint, "of", lambda *made_of: made.append(original(*made_of)) or made[-1])
+
+    def noted(*made_of: Any) -> CompiledConstraint:
+        made.append(original(*made_of))
+        return made[-1]
+
+    monkeypatch.setattr(CompiledConstraint, "of", noted)
     markers = ThoughtMarkers(OPENING, CLOSING)
-    asked = [
+    asked: list[tuple[Constraint, list[int], tuple[str, ...], ThoughtMarkers | None]] = [
         (Regex("a+"), [END], (), None),
         (Regex("a+b?"), [END], (), None),
         (Regex("a+"), [END, 5], (), None),
@@ -103,7 +107,7 @@ def test_a_text_is_complete_where_it_is_whole_and_cannot_go_on(constraint, texts
 def test_what_cannot_be_spelled_or_has_no_end_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConstraintError, match="cannot spell any text"):
         compiler().compile(Choice(["xyz"]), [END])
-    engine = rigged_engine(tmp_path, random_logits(0), ends=())
+    engine = scripted_engine(tmp_path, random_logits(0), ends=())
     with pytest.raises(RequestError, match="names no end token"):
         engine.generate("a", constraint=Regex("a"))
     with pytest.raises(ConstraintError, match="need an end token"):
@@ -114,7 +118,7 @@ def test_a_constraint_that_is_compiled_is_not_written_out_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Reading a schema takes longer than a denoising step; a request for a known one does not."""
-    engine = rigged_engine(tmp_path, random_logits(0), canvas_length=4)
+    engine = scripted_engine(tmp_path, random_logits(0), canvas_length=4)
     schema = JSONSchema({"type": "boolean"})
     engine.generate("a", constraint=schema, max_tokens=3)
     monkeypatch.setattr(JSONSchema, "expression", property(lambda self: pytest.fail("written out again")))
@@ -122,8 +126,8 @@ def test_a_constraint_that_is_compiled_is_not_written_out_again(
 
 
 @pytest.mark.parametrize("constraint", [5, "a", {"type": "string"}, JSONSchema, object(), [Regex("a")]])
-def test_what_is_no_constraint_is_refused(tmp_path: Path, constraint: object) -> None:
-    engine = rigged_engine(tmp_path, random_logits(0))
+def test_what_is_no_constraint_is_refused(tmp_path: Path, constraint: Any) -> None:
+    engine = scripted_engine(tmp_path, random_logits(0))
     with pytest.raises(RequestError, match=r"constraint .* must be a JSONSchema, Regex, Choice or Template"):
         engine.generate("a", constraint=constraint)
-    assert engine.model.encoded == []
+    assert model_of(engine).encoded == []

@@ -1,4 +1,4 @@
-"""From a constraint to what a canvas is held to, once for each constraint and vocabulary."""
+"""The compiler: from a constraint to its token automaton, once for each constraint and vocabulary."""
 
 import threading
 from collections import OrderedDict
@@ -23,20 +23,20 @@ _Compiled = TypeVar("_Compiled")
 
 @dataclass(frozen=True, eq=False)
 class CompiledConstraint:
-    """A token automaton, and its classes as the readout wants them."""
+    """A token automaton, and its classes as the readout takes them."""
 
     automaton: TokenAutomaton
     classes: TokenClasses
     beginning: str = ""
-    """What every answer begins with, whatever the model says; it can be handed out before any work."""
+    """The text with which every answer begins, whatever the model says; it can be handed out before any work."""
 
     @classmethod
     def of(cls, automaton: TokenAutomaton, beginning: str = "") -> "CompiledConstraint":
         return cls(automaton, TokenClasses.of(automaton.token_class, automaton.classes), beginning)
 
     @property
-    def fewest_tokens(self) -> int:
-        """Of the shortest text, without an end token."""
+    def min_tokens(self) -> int:
+        """Tokens of the shortest text, without an end token."""
         return int(self.automaton.distance[self.automaton.start])
 
     @property
@@ -45,7 +45,7 @@ class CompiledConstraint:
         return self.automaton.nbytes + self.classes.nbytes
 
     def complete(self, state: int) -> bool:
-        """Whether a text that led to ``state`` is whole and cannot go on."""
+        """True if a text that led to ``state`` is whole and cannot go on."""
         automaton = self.automaton
         if state == automaton.end:
             return True
@@ -62,22 +62,24 @@ class ThoughtMarkers:
 
 
 @dataclass
-class _Place:
-    """Of one key: what was compiled, and the lock of whoever is at it."""
+class _Entry:
+    """A compiled object, and the lock of whoever compiles it."""
 
     compiled: object = None
     lock: threading.Lock = field(default_factory=threading.Lock)
 
 
 class Compiler:
-    """Compiles constraints for one vocabulary, and keeps the latest; what somebody still holds is not compiled again.
-    Safe for use from several threads."""
+    """Compiles constraints for one vocabulary, and keeps the latest.
+
+    A constraint that somebody still uses is not compiled again. Several threads may share a compiler.
+    """
 
     def __init__(self, vocabulary: Callable[[], Vocabulary]) -> None:
         """``vocabulary`` is called at the first constraint: reading a large tokenizer takes seconds."""
-        self._read, self._vocabulary = vocabulary, _Place()
-        self._kept: OrderedDict[object, _Place] = OrderedDict()
-        self._held: WeakValueDictionary[object, CompiledConstraint] = WeakValueDictionary()
+        self._read, self._vocabulary = vocabulary, _Entry()
+        self._kept: OrderedDict[object, _Entry] = OrderedDict()
+        self._in_use: WeakValueDictionary[object, CompiledConstraint] = WeakValueDictionary()
         self._lock = threading.Lock()
 
     @property
@@ -92,25 +94,27 @@ class Compiler:
         stop: Sequence[str] = (),
         thought: ThoughtMarkers | None = None,
     ) -> CompiledConstraint:
-        """What holds a canvas to ``constraint``, free of ``stop`` strings, after a thought where there are markers.
+        """Compile ``constraint`` without its ``stop`` strings, after a thought where there are markers.
 
         Raises ConstraintError for what is not supported, contradicts itself, is too large, or cannot be spelled.
         """
         key = (type(constraint), constraint, tuple(end_token_ids), tuple(stop), thought)
 
         def compiled() -> CompiledConstraint:
-            held = self._held.get(key)
-            if held is None:
-                held = self._held[key] = self._compiled(constraint, end_token_ids, stop, thought)
-            return held
+            known = self._in_use.get(key)
+            if known is None:
+                known = self._in_use[key] = self._compiled(constraint, end_token_ids, stop, thought)
+            return known
 
         return self._once(key, compiled)
 
     def decisions(
         self, frame: str, questions: Mapping[str, Sequence[str]], end_token_ids: Sequence[int]
     ) -> tuple[Decisions, TokenClasses]:
-        """The decisions on questions in a frame, and their classes as the readout wants them; ConstraintError as in
-        ``Decisions.compile``."""
+        """The decisions on questions in a frame, and their classes as the readout takes them.
+
+        Raises ConstraintError as ``Decisions.compile`` does.
+        """
         key = (Decisions, frame, tuple((name, *options) for name, options in questions.items()), tuple(end_token_ids))
 
         def compiled() -> tuple[Decisions, TokenClasses]:
@@ -120,19 +124,19 @@ class Compiler:
         return self._once(key, compiled)
 
     def _once(self, key: object, compile: Callable[[], _Compiled]) -> _Compiled:
-        """What ``compile`` makes, once for each key; others need not wait while it does."""
+        """Run ``compile`` once for each key; other keys need not wait meanwhile."""
         with self._lock:
-            place = self._kept.setdefault(key, _Place())
+            entry = self._kept.setdefault(key, _Entry())
             self._kept.move_to_end(key)
             while len(self._kept) > _KEPT:
                 self._kept.popitem(last=False)
-        return self._compiled_in(place, compile)
+        return self._compiled_in(entry, compile)
 
-    def _compiled_in(self, place: _Place, compile: Callable[[], _Compiled]) -> _Compiled:
-        with place.lock:
-            if place.compiled is None:
-                place.compiled = compile()
-        return cast(_Compiled, place.compiled)
+    def _compiled_in(self, entry: _Entry, compile: Callable[[], _Compiled]) -> _Compiled:
+        with entry.lock:
+            if entry.compiled is None:
+                entry.compiled = compile()
+        return cast(_Compiled, entry.compiled)
 
     def _compiled(
         self, constraint: Constraint, ends: Sequence[int], stop: Sequence[str], thought: ThoughtMarkers | None
@@ -149,7 +153,7 @@ class Compiler:
 
 
 def _whole_characters(text: bytes) -> str:
-    """As much of ``text`` as is UTF-8: no character at the end that lacks bytes, and nothing from a marker on."""
+    """The beginning of ``text`` that is UTF-8: up to a character that lacks bytes, or a marker."""
     try:
         return text.decode()
     except UnicodeDecodeError as error:

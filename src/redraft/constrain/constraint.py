@@ -1,12 +1,12 @@
-"""What a user may demand of a text: a JSON schema, a regular expression, one of several texts, a template."""
+"""The constraints that a user may put on a text: a JSON schema, a regular expression, several options, a template."""
 
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from redraft.constrain.expression import Expression, any_of
 from redraft.constrain.language import regex, template
-from redraft.constrain.language.expression import Expression, any_of
 from redraft.constrain.language.json import schema as json_schema
 from redraft.constrain.language.json.text import Whitespace
 from redraft.constrain.language.template import Hole
@@ -16,7 +16,7 @@ __all__ = ["Choice", "Constraint", "Exactly", "Hole", "JSONSchema", "Regex", "Te
 
 
 class Constraint(Protocol):
-    """A demand on a whole text. Equal ones are compiled once, so it must be hashable."""
+    """A constraint on a whole text. Equal ones are compiled once, so it must be hashable."""
 
     @property
     def expression(self) -> Expression:
@@ -26,18 +26,20 @@ class Constraint(Protocol):
 
 @dataclass(frozen=True, init=False)
 class JSONSchema:
-    """JSON that is valid under a schema (draft 2020-12); see ``json_schema`` for keywords and what is written."""
+    """JSON that is valid under a schema (draft 2020-12); ``language.json.schema`` says which keywords and spellings."""
 
     schema: str
-    """As JSON text: members come in the order in which the schema names them."""
+    """JSON text; members come in the order in which the schema names them."""
     whitespace: Whitespace
     depth: int
 
     def __init__(
         self, schema: Mapping[str, Any] | bool | str, *, whitespace: Whitespace = "compact", depth: int = 4
     ) -> None:
-        """``schema``: an object or JSON text. ``whitespace``: "compact", "one-space" or "free". ``depth``: how deep
-        recursion by '$ref', and nesting that the schema leaves open, may go."""
+        """``schema`` is an object or JSON text, ``whitespace`` is "compact", "one-space" or "free".
+
+        ``depth`` limits recursion by '$ref', and nesting that the schema leaves open.
+        """
         if not isinstance(schema, str):
             try:
                 schema = json.dumps(schema)
@@ -56,7 +58,7 @@ class JSONSchema:
 
 @dataclass(frozen=True)
 class Regex:
-    """A text that the whole of a regular expression matches; see ``regex`` for its syntax."""
+    """A text that the whole of a regular expression matches; ``language.regex`` says its syntax."""
 
     pattern: str
 
@@ -89,8 +91,10 @@ class Choice:
 
 @dataclass(frozen=True)
 class Template:
-    """A fixed text with named holes, ``{name}``; ``{{`` and ``}}`` stand for braces. A hole that is not described may
-    hold any text."""
+    """A fixed text with named holes, ``{name}``; ``{{`` and ``}}`` stand for braces.
+
+    A hole that is not described may hold any text.
+    """
 
     text: str
     holes: Mapping[str, Hole] = field(default_factory=dict)
@@ -114,7 +118,7 @@ class Template:
         return template.expression(self.text, self._described)
 
     def values(self, produced: str) -> dict[str, str]:
-        """What stands in the holes of a text that was produced under this template."""
+        """The values in the holes of a text that was produced under this template, by name."""
         return template.values(self.text, self._described, produced)
 
     @property

@@ -3,9 +3,7 @@
 import json
 import random
 import re
-import time
 from collections.abc import Callable
-from statistics import median
 from typing import Any
 
 import numpy as np
@@ -13,10 +11,12 @@ import pytest
 
 from redraft.constrain.automaton import bytes as byte_automaton
 from redraft.constrain.automaton import tokens as token_automaton
+from redraft.constrain.automaton.limits import TokenLimits
 from redraft.constrain.automaton.tokens import TokenAutomaton
+from redraft.constrain.expression import Expression
 from redraft.constrain.language import regex
-from redraft.constrain.language.expression import Expression
 from redraft.constrain.language.json import schema as json_schema
+from redraft.constrain.language.json.text import Whitespace
 from redraft.errors import ConstraintError
 from tests.constrain.gemma_tokenizer import gemma_tokenizer, gemma_vocabulary
 from tests.constrain.judges import full_match, valid_json
@@ -91,7 +91,7 @@ def test_the_tokens_of_random_texts_spell_them():
         "\x00",
         "e\u0301",
     ]
-    for _ in range(2000):
+    for _ in range(1000):
         text = "".join(chance.choice([*pieces, chr(chance.randrange(1, 0xD800))]) for _ in range(chance.randrange(12)))
         assert gemma_vocabulary().spell(encoded(text)) == text.replace("▁", " ").encode()
 
@@ -110,7 +110,7 @@ def test_every_byte_is_a_token_and_only_tokens_without_text_are_none():
     spelled = {gemma_vocabulary().spell([token]) for token in range(SIZE)}
     assert {bytes([value]) for value in range(256)} <= spelled
     silent = np.flatnonzero(np.diff(gemma_vocabulary().offsets) == 0).tolist()
-    pieces = [gemma_tokenizer().id_to_token(token) for token in silent]
+    pieces = [gemma_tokenizer().id_to_token(token) or "" for token in silent]
     assert {"<pad>", "<eos>", "<bos>", "<unk>", "<mask>", "<start_of_turn>", "<end_of_turn>"} <= set(pieces)
     unused = [piece for piece in pieces if re.fullmatch(r"<unused\d+>", piece)]
     assert len(unused) == 6242
@@ -120,21 +120,12 @@ def test_every_byte_is_a_token_and_only_tokens_without_text_are_none():
 # Compiling
 
 
-def seconds_to_compile(schema: dict[str, Any]) -> tuple[float, TokenAutomaton]:
-    """The median of three, from the schema to the token automaton, on one core and whatever else the machine does."""
-    spent = []
-    for _ in range(3):
-        began = time.process_time()
-        automaton = over_tokens(json_schema.expression(schema))
-        spent.append(time.process_time() - began)
-    return median(spent), automaton
-
-
 @pytest.mark.parametrize("lengths", [{}, {"name": 60, "street": 200, "city": 40}])
-def test_ten_properties_compile_in_half_a_second_and_a_few_megabytes(lengths: dict[str, int]):
-    gemma_vocabulary()
-    seconds, automaton = seconds_to_compile(with_lengths(TEN_PROPERTIES, **lengths))
-    assert seconds < 0.5
+def test_ten_properties_compile_in_few_steps_and_a_few_megabytes(lengths: dict[str, int]):
+    texts = byte_automaton.build(json_schema.expression(with_lengths(TEN_PROPERTIES, **lengths)))
+    assert texts.steps < 1_000_000
+    limits = TokenLimits(steps=50_000_000, functions=2_000, edges=50_000)
+    automaton = token_automaton.build(texts, gemma_vocabulary(), [END_OF_SEQUENCE, END_OF_TURN], limits)
     assert automaton.nbytes < 4e6
     assert gemma_vocabulary().nbytes < 16e6
 
@@ -142,7 +133,7 @@ def test_ten_properties_compile_in_half_a_second_and_a_few_megabytes(lengths: di
 @pytest.mark.parametrize(
     "pattern",
     [
-        "(.*a.{12})",
+        pytest.param("(.*a.{12})", marks=pytest.mark.slow),
         "(a|b)*a(a|b){30}",
         r"((\w+\s?)+,)*\w+",
         "(a|aa){0,1000}",
@@ -150,14 +141,12 @@ def test_ten_properties_compile_in_half_a_second_and_a_few_megabytes(lengths: di
         r".{0,1500}",
         r"(\S+ ){0,60}\S+",
         r"[a-z]{1,400}[0-9]{1,400}",
-        r"(the|a|of|and| |[a-z]{2,9}){1,300}",
+        pytest.param(r"(the|a|of|and| |[a-z]{2,9}){1,300}", marks=pytest.mark.slow),
         "(" + "|".join(f"word{n}" for n in range(3000)) + ")",
     ],
 )
-def test_no_pattern_takes_long_over_all_tokens(pattern: str):
-    """Each is compiled or refused, in seconds; others take minutes over some of these, or do not finish."""
-    gemma_vocabulary()
-    began = time.process_time()
+def test_patterns_that_are_hard_for_others_compile_or_are_refused(pattern: str):
+    """Others take minutes over some of these, or do not finish; here the limits hold."""
     try:
         automaton = over_tokens(regex.parse(pattern))
     except ConstraintError as error:
@@ -166,7 +155,6 @@ def test_no_pattern_takes_long_over_all_tokens(pattern: str):
     else:
         assert automaton.nbytes < 100e6
         assert full_match(pattern, gemma_vocabulary().spell(RandomTokens(automaton).draw(np.random.default_rng(0))))
-    assert time.process_time() - began < 15
 
 
 # Walks
@@ -210,7 +198,7 @@ def test_encoded_texts_are_accepted_exactly_if_they_match(pattern: str):
 
 
 @pytest.mark.parametrize("whitespace", ["compact", "one-space", "free"])
-def test_walks_through_ten_properties_are_valid(whitespace: json_schema.Whitespace):
+def test_walks_through_ten_properties_are_valid(whitespace: Whitespace):
     automaton = over_tokens(json_schema.expression(TEN_PROPERTIES, whitespace=whitespace))
     walks, chance = RandomTokens(automaton), np.random.default_rng(3)
     for _ in range(100):
@@ -276,4 +264,6 @@ def test_special_tokens_of_the_same_name_as_a_text_leave_other_ways_to_write_it(
     automaton = over_tokens(regex.parse("<unused7>|<eos>|<table>"))
     for text in ("<unused7>", "<eos>", "<table>"):
         assert accepts(automaton, [token for letter in text for token in encoded(letter)])
-        assert accepts(automaton, [gemma_tokenizer().token_to_id(text)]) == (text == "<table>")
+        token = gemma_tokenizer().token_to_id(text)
+        assert token is not None
+        assert accepts(automaton, [token]) == (text == "<table>")

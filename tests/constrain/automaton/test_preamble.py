@@ -1,18 +1,19 @@
-"""A thought before the answer, held against the enumeration of all sequences of tokens of tiny vocabularies."""
+"""A thought before the answer, compared with the enumeration of all sequences of tokens of tiny vocabularies."""
 
-from functools import cache
 from itertools import pairwise, product
+from typing import Any
 
 import numpy as np
 import pytest
 
 from redraft.constrain.automaton import bytes as byte_automaton
 from redraft.constrain.automaton import tokens as token_automaton
+from redraft.constrain.automaton.bytes import ByteAutomaton
 from redraft.constrain.automaton.preamble import after_thought
 from redraft.constrain.automaton.tokens import TokenAutomaton
 from redraft.constrain.automaton.vocabulary import Vocabulary
 from redraft.constrain.constraint import Choice, Constraint, Regex
-from redraft.constrain.inference.chain import end_potential, infer
+from redraft.constrain.inference.chain import ClassSums, end_potential, infer
 
 # Ids 4 and 5 mark a thought, 6 ends the text, 7 has no text at all.
 TOKENS = [b"a", b"b", b"ab", b"zz", b"", b"", b"", b""]
@@ -29,12 +30,18 @@ CONSTRAINTS: list[Constraint] = [
 ]
 
 
-texts_of = cache(lambda constraint: byte_automaton.build(constraint.expression))
+BUILT: dict[Any, ByteAutomaton] = {}
+
+
+def _texts(constraint: Constraint) -> ByteAutomaton:
+    if constraint not in BUILT:
+        BUILT[constraint] = byte_automaton.build(constraint.expression)
+    return BUILT[constraint]
 
 
 def compiled(constraint: Constraint, tokens: list[bytes] = TOKENS) -> tuple[TokenAutomaton, TokenAutomaton]:
-    """Of the answer alone, and with room for a thought."""
-    texts = texts_of(constraint)
+    """The automaton of the answer alone, and that with room for a thought."""
+    texts = _texts(constraint)
     vocabulary = Vocabulary.from_tokens(tokens)
     plain = token_automaton.build(texts, vocabulary, [END])
     return plain, after_thought(plain, OPENING, CLOSING, np.array([bool(token) for token in tokens]))
@@ -70,7 +77,7 @@ def wanted(constraint: Constraint, tokens: tuple[int, ...], spelled: list[bytes]
         tokens = tokens[at + 1 :]
     if any(not spelled[token] for token in tokens):
         return False
-    return texts_of(constraint).matches(b"".join(spelled[token] for token in tokens))
+    return _texts(constraint).matches(b"".join(spelled[token] for token in tokens))
 
 
 @pytest.mark.parametrize("constraint", CONSTRAINTS, ids=str)
@@ -101,9 +108,10 @@ def test_how_many_ways_inference_sums_over_is_what_enumeration_counts(constraint
             continue
         sizes = np.bincount(automaton.token_class, minlength=automaton.classes) / len(TOKENS)
         logs = np.where(sizes > 0, np.log(1 / len(TOKENS)), -np.inf)
-        mass, plogp, peak = (np.tile(row, (length, 1)) for row in (sizes, sizes * np.log(1 / len(TOKENS)), logs))
-        end = end_potential(automaton.distance, 0, False)
-        found = infer(automaton, automaton.start, end, mass, plogp, peak, np.full((length, 2), 0.5))
+        rows = sizes, sizes * np.log(1 / len(TOKENS)), logs
+        sums = ClassSums(*(np.tile(row, (length, 1)) for row in rows))
+        potential = end_potential(automaton.distance, 0, False)
+        found = infer(automaton, automaton.start, potential, sums, np.full((length, 2), 0.5))
         assert np.exp(found.log_valid) * len(TOKENS) ** length == pytest.approx(counted, rel=1e-9)
 
 

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from redraft.constrain.automaton.bytes import ByteAutomaton
-from redraft.constrain.automaton.tokens import TokenAutomaton, TokenLimits, build
+from redraft.constrain.automaton.limits import TokenLimits
+from redraft.constrain.automaton.tokens import TokenAutomaton, build
 from redraft.constrain.automaton.vocabulary import Vocabulary
 from redraft.errors import ConstraintError
 
@@ -247,7 +248,7 @@ def _counter(states: int) -> ByteAutomaton:
         (TokenLimits(functions=10), "more than 10 ways"),
         (TokenLimits(edges=50), r"edges between states, of at most 50"),
         (TokenLimits(nbytes=2_000), "0 MB"),
-        (TokenLimits(seconds=1e-9), "more than 1e-09 s"),
+        (TokenLimits(steps=100), "more than 100 steps"),
     ],
 )
 def test_limits_refuse_with_their_number_and_what_would_help(limits: TokenLimits, said: str) -> None:

@@ -203,6 +203,7 @@ def test_a_token_that_does_not_decode_as_its_rule_says_is_found() -> None:
         Vocabulary.of(tokenizer, 2)
 
 
+@settings(deadline=None)
 @given(st.lists(st.binary(max_size=6) | st.text("ab", max_size=6).map(str.encode), max_size=30))
 def test_the_prefix_tree_holds_each_prefix_once_and_leads_to_every_token(tokens: list[bytes]) -> None:
     tree = Vocabulary.from_tokens(tokens).prefixes

@@ -1,21 +1,22 @@
-"""Inference over token automata, held against the enumeration of every sequence of tokens."""
+"""Inference over token automata, compared with the enumeration of every sequence of tokens."""
 
 import math
 from collections import Counter
 from dataclasses import replace
 from itertools import product
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
 
-from redraft.canvas.readout import VocabularyHead
 from redraft.canvas.token_classes import TokenClasses
 from redraft.constrain.inference import chain as inference
-from redraft.constrain.inference.chain import Inference, end_potential, pin
+from redraft.constrain.inference.chain import ClassSums, Inference, end_potential
 from redraft.errors import ConstraintError, GenerationError
 from redraft.kernels import inference as kernel
+from redraft.layers.vocabulary_head import VocabularyHead
 from tests.constrain.chains import Enumeration, Floats, Toy, distributions, toy
 
 SEEDS = range(40)
@@ -81,7 +82,7 @@ def test_all_that_is_inferred_is_what_enumeration_gives(infer, length: int):
         start = int(rng.integers(machine.states + 1))
         end = any_end(rng, machine.states)
         logp = distributions(rng, length)
-        arguments = (machine.chain, start, end, *machine.class_sums(logp), uniforms(rng, length))
+        arguments = (machine.chain, start, end, machine.class_sums(logp), uniforms(rng, length))
         if Enumeration(machine, start, end, logp).possible:
             check(machine, start, end, logp, infer(*arguments))
             possible += 1
@@ -109,7 +110,7 @@ def test_sampled_sequences_come_as_often_as_they_are_probable(infer):
         compared += 1
         observed: Counter[tuple[int, ...]] = Counter()
         for _ in range(draws):
-            found = infer(machine.chain, 0, end, *machine.class_sums(logp), uniforms(rng, 3))
+            found = infer(machine.chain, 0, end, machine.class_sums(logp), uniforms(rng, 3))
             observed[*found.sampled_states, *found.sampled_classes] += 1
         assert all(expected[path] > 0 for path in observed)
         pairs = [(observed[path], expected[path]) for path in often]
@@ -130,7 +131,7 @@ def test_a_uniform_at_its_extremes_never_picks_what_cannot_be(infer):
         end = np.zeros(5)
         extremes = rng.choice([0.0, 1 - 2**-53], (4, 2))
         if Enumeration(machine, 0, end, logp).possible:
-            found = infer(machine.chain, 0, end, *machine.class_sums(logp), extremes)
+            found = infer(machine.chain, 0, end, machine.class_sums(logp), extremes)
             assert_possible(machine, 0, end, logp, found)
 
 
@@ -173,7 +174,7 @@ def test_canvases_that_carry_the_state_on_make_one_valid_text_within_its_budget(
                         machine.chain,
                         state,
                         end_potential(machine.distance, left, needs_end),
-                        *machine.class_sums(logp),
+                        machine.class_sums(logp),
                         uniforms(rng, length),
                     )
                     whole += tokens_of(machine, getattr(found, f"{name}_classes"), logp).tolist()
@@ -196,18 +197,18 @@ def test_a_pinned_position_is_certain_of_its_token(infer, count: int):
         logp, end = distributions(rng, 4), np.zeros(5)
         positions, tokens = rng.permutation(4)[:count], rng.integers(0, 5, count)
         sums = machine.class_sums(logp)
-        before = [part.copy() for part in sums]
-        pinned = pin(*sums, positions, machine.token_class[tokens])
-        assert all((a == b).all() for a, b in zip(sums, before, strict=True)), "what was given is left as it is"
+        before = [part.copy() for part in vars(sums).values()]
+        pinned = sums.pinned(positions, machine.token_class[tokens])
+        assert all((a == b).all() for a, b in zip(vars(sums).values(), before, strict=True)), "the given ones are kept"
         logp[positions] = -np.inf
         logp[positions, tokens] = 0.0
         if Enumeration(machine, 0, end, logp).possible:
-            found = infer(machine.chain, 0, end, *pinned, uniforms(rng, 4))
+            found = infer(machine.chain, 0, end, pinned, uniforms(rng, 4))
             check(machine, 0, end, logp, found)
             possible += 1
         else:
             with pytest.raises(ConstraintError):
-                infer(machine.chain, 0, end, *pinned, uniforms(rng, 4))
+                infer(machine.chain, 0, end, pinned, uniforms(rng, 4))
     assert 10 < possible < len(SEEDS)
 
 
@@ -226,7 +227,7 @@ def test_after_the_end_every_token_is_as_likely_as_the_model_says(infer):
     machine, rng = line(1), np.random.default_rng(0)
     logp = distributions(rng, 5)
     found = infer(
-        machine.chain, 0, end_potential(machine.distance, 0, True), *machine.class_sums(logp), uniforms(rng, 5)
+        machine.chain, 0, end_potential(machine.distance, 0, True), machine.class_sums(logp), uniforms(rng, 5)
     )
     assert found.best_classes.tolist() == found.sampled_classes.tolist() == [1, 4, -1, -1, -1]
     assert found.best_states.tolist() == found.sampled_states.tolist() == [0, 1, 2, 2, 2, 2]
@@ -241,21 +242,21 @@ def test_each_of_several_end_tokens_ends_the_text_in_its_own_proportion(infer):
     table = np.array([[-1, 0, 1], [1, 1, 1]])
     machine = Toy(table, np.array([0, 1, 2, 2, 2]))
     logp, end = distributions(np.random.default_rng(1), 3), np.array([-np.inf, 0.0])
-    found = infer(machine.chain, 0, end, *machine.class_sums(logp), np.full((3, 2), 0.5))
+    found = infer(machine.chain, 0, end, machine.class_sums(logp), np.full((3, 2), 0.5))
     check(machine, 0, end, logp, found)
     first = marginals(machine, found, logp)[0]
     np.testing.assert_allclose(first[2:] / first[2], np.exp(logp[0, 2:] - logp[0, 2]))
     assert (first[2:] > 0).all()
 
 
-def forced(length: int, logprob: float, dtype: type[np.floating] = np.float32) -> tuple[Floats, Floats, Floats]:
+def forced(length: int, logprob: float, dtype: type[np.floating] = np.float32) -> ClassSums:
     """Class sums of ``line`` in which the model is sure of token 3, and of tokens 1 and 4 only by ``logprob``."""
     mass, plogp, peak = np.zeros((3, length, 5), dtype)
     mass[:, 3] = 1.0
     peak[:] = 2 * logprob
     peak[:, 3] = 0.0
     peak[:, [1, 4]] = logprob
-    return mass, plogp, peak
+    return ClassSums(mass, plogp, peak)
 
 
 @pytest.mark.parametrize("logprob", [-100.0, -150.0, -4000.0, -1e7, -1e30])
@@ -265,13 +266,13 @@ def test_what_the_constraint_forces_stands_there_however_unlikely(infer, logprob
     length = 50
     machine = line(length - 1, loops=loops)
     found = infer(
-        machine.chain, 0, np.append(np.full(length, -np.inf), 0.0), *forced(length, logprob), np.full((length, 2), 0.7)
+        machine.chain, 0, np.append(np.full(length, -np.inf), 0.0), forced(length, logprob), np.full((length, 2), 0.7)
     )
     assert found.best_classes.tolist() == found.sampled_classes.tolist() == [1] * (length - 1) + [4]
     expected = length * max(logprob, -1e9)
     assert found.best_logprob == pytest.approx(expected)
     assert found.log_valid == pytest.approx(expected)
-    marginal = found.log_ratio + np.maximum(forced(length, logprob)[2], -1e9)
+    marginal = found.log_ratio + np.maximum(forced(length, logprob).peak, -1e9)
     assert np.exp(marginal)[np.arange(length), found.best_classes] == pytest.approx(np.ones(length), rel=1e-6)
     np.testing.assert_allclose(found.entropy, 0.0, atol=1e-6)
     assert np.isfinite(found.multiplier).all()
@@ -283,9 +284,12 @@ def test_two_ways_that_are_unlikely_at_different_positions_are_weighed_rightly(i
     machine = Toy(table, np.arange(4))
     peak = np.array([[0.0, -4000.0, -1.0, 0.0], [0.0, -0.5, -4000.0, 0.0], [0.0, 0.0, 0.0, -1.0]])
     found = infer(
-        machine.chain, 0, np.zeros(5), np.where(peak < -100, 0, np.exp(peak)), peak * np.exp(peak), peak,
+        machine.chain,
+        0,
+        np.zeros(5),
+        ClassSums(np.where(peak < -100, 0, np.exp(peak)), peak * np.exp(peak), peak),
         np.full((3, 2), 0.9),
-    )  # fmt: skip
+    )
     share = np.exp(-0.5) / (np.exp(-0.5) + np.exp(-1))
     for position in (0, 1):
         marginal = np.exp(found.log_ratio[position] + peak[position])[1:3]
@@ -308,16 +312,16 @@ def test_a_readout_of_a_hostile_model_gives_valid_text(infer):
         classes = TokenClasses.of(machine.token_class, machine.classes)
         readout = head.read(torch.tensor(logits), temperature, None, classes=classes).classes
         assert readout is not None
-        sums = [part.numpy() for part in (readout.mass, readout.plogp, readout.peak)]
+        sums = ClassSums(readout.mass.numpy(), readout.plogp.numpy(), readout.peak.numpy())
         end, logp = np.zeros(5), torch.tensor(30 * np.tanh(logits / 30) / temperature).log_softmax(-1).numpy()
         exact = Enumeration(machine, 0, end, logp)
         if not exact.possible:
             continue
-        found = infer(machine.chain, 0, end, *sums, uniforms(rng, 4))
+        found = infer(machine.chain, 0, end, sums, uniforms(rng, 4))
         assert_possible(machine, 0, end, logp, found)
         assert machine.walk(0, tokens_of(machine, found.best_classes, logp))[-1] >= 0
         assert found.best_logprob == pytest.approx(exact.logprob.max(), rel=1e-5, abs=1e-4)
-        if (sums[0][sums[2] > -np.inf] == 0).any():
+        if (sums.mass[sums.peak > -np.inf] == 0).any():
             # Of the classes' proportions only those of their likeliest tokens are left.
             underflowed += 1
             continue
@@ -334,14 +338,14 @@ def test_of_equally_probable_sequences_the_first_edges_and_classes_are_taken(inf
     machine = Toy(table, np.arange(5))
     sums = machine.class_sums(np.full((6, 5), -math.log(5)))
     end = np.array([0.0, 0.0, 0.0, -np.inf])
-    found = infer(machine.chain, 0, end, *sums, np.full((6, 2), 0.5))
+    found = infer(machine.chain, 0, end, sums, np.full((6, 2), 0.5))
     assert found.best_states.tolist() == [0, 1, 0, 1, 0, 1, 0]
     assert found.best_classes.tolist() == [1, 2, 1, 2, 1, 2]
 
 
 def test_nothing_to_infer_is_an_empty_canvas(infer):
     machine = line(2)
-    found = infer(machine.chain, 1, np.zeros(4), *np.zeros((3, 0, 5)), np.zeros((0, 2)))
+    found = infer(machine.chain, 1, np.zeros(4), ClassSums(*np.zeros((3, 0, 5))), np.zeros((0, 2)))
     assert found.best_states.tolist() == found.sampled_states.tolist() == [1]
     assert (found.best_logprob, found.log_valid, found.entropy.shape) == (0.0, 0.0, (0,))
 
@@ -350,50 +354,57 @@ def test_a_contradiction_says_where_it_is(infer):
     machine = line(4)
     sums = machine.class_sums(distributions(np.random.default_rng(0), 3))
     end = end_potential(machine.distance, 2, False)
-    infer(machine.chain, 0, end, *sums, np.zeros((3, 2)))
-    pinned = pin(*sums, np.array([1]), np.array([3]))
+    infer(machine.chain, 0, end, sums, np.zeros((3, 2)))
+    pinned = sums.pinned(np.array([1]), np.array([3]))
     with pytest.raises(ConstraintError, match="the token pinned at position 1 cannot stand there"):
-        infer(machine.chain, 0, end, *pinned, np.zeros((3, 2)))
+        infer(machine.chain, 0, end, pinned, np.zeros((3, 2)))
     with pytest.raises(ConstraintError, match="ends within the 3 positions of the canvas"):
-        infer(machine.chain, 0, end_potential(machine.distance, 0, False), *sums, np.zeros((3, 2)))
+        infer(machine.chain, 0, end_potential(machine.distance, 0, False), sums, np.zeros((3, 2)))
 
 
-@pytest.mark.parametrize("which", [0, 1, 2], ids=["mass", "plogp", "peak"])
+@pytest.mark.parametrize("which", ["mass", "plogp", "peak"])
 @pytest.mark.parametrize("damage", [math.nan, math.inf])
-def test_a_distribution_that_is_none_is_an_error_and_never_text(infer, which: int, damage: float):
+def test_a_distribution_that_is_none_is_an_error_and_never_text(infer, which: str, damage: float):
     machine = line(2)
     sums = machine.class_sums(distributions(np.random.default_rng(0), 3))
-    sums[which][1, 2] = damage
+    getattr(sums, which)[1, 2] = damage
     with pytest.raises(GenerationError, match="distribution of position 1 "):
-        infer(machine.chain, 0, np.zeros(4), *sums, np.zeros((3, 2)))
+        infer(machine.chain, 0, np.zeros(4), sums, np.zeros((3, 2)))
 
 
 def test_arguments_that_do_not_fit_are_refused(infer):
     machine = line(2)
-    mass, plogp, peak = machine.class_sums(distributions(np.random.default_rng(0), 3))
+    sums = machine.class_sums(distributions(np.random.default_rng(0), 3))
+    mass, plogp, peak = sums.mass, sums.plogp, sums.peak
+    few = ClassSums(mass[:, :4], plogp[:, :4], peak[:, :4])
     end, u = np.zeros(4), np.zeros((3, 2))
     for match, arguments in {
-        r"mass \[3, 4\] must be \[positions, 5 classes or more\]": (0, end, mass[:, :4], plogp, peak, u),
-        r"plogp \[2, 5\] must be \[3, 5\]": (0, end, mass, plogp[:2], peak, u),
-        r"peak \[3, 4\] must be \[3, 5\]": (0, end, mass, plogp, peak[:, :4], u),
-        r"uniforms \[2, 2\] must be \[3, 2\]": (0, end, mass, plogp, peak, u[:2]),
-        r"end_potential \[3\] must be \[4\]": (0, end[:3], mass, plogp, peak, u),
-        "end_potential has NaN": (0, end + math.nan, mass, plogp, peak, u),
-        "start state 4 is not": (4, end, mass, plogp, peak, u),
-        "start state -1 is not": (-1, end, mass, plogp, peak, u),
+        r"mass \[3, 4\] must be \[positions, 5 classes or more\]": (0, end, few, u),
+        r"uniforms \[2, 2\] must be \[3, 2\]": (0, end, sums, u[:2]),
+        r"end_potential \[3\] must be \[4\]": (0, end[:3], sums, u),
+        "end_potential has NaN": (0, end + math.nan, sums, u),
+        "start state 4 is not": (4, end, sums, u),
+        "start state -1 is not": (-1, end, sums, u),
     }.items():
         with pytest.raises(ValueError, match=match):
             infer(machine.chain, *arguments)
+    for match, arrays in {
+        r"mass \[3\] must be \[positions, classes\]": (mass[:, 0], plogp[:, 0], peak[:, 0]),
+        r"plogp \[2, 5\] must be \[3, 5\]": (mass, plogp[:2], peak),
+        r"peak \[3, 4\] must be \[3, 5\]": (mass, plogp, peak[:, :4]),
+    }.items():
+        with pytest.raises(ValueError, match=match):
+            ClassSums(*arrays)
 
 
 def test_pins_that_cannot_be_are_refused():
     sums = line(2).class_sums(distributions(np.random.default_rng(0), 3))
     with pytest.raises(ConstraintError, match="position 3 cannot be pinned: the canvas has 3"):
-        pin(*sums, np.array([0, 3]), np.array([1, 1]))
+        sums.pinned(np.array([0, 3]), np.array([1, 1]))
     with pytest.raises(ConstraintError, match=r"pinned twice: \[1, 1\]"):
-        pin(*sums, np.array([1, 1]), np.array([1, 2]))
+        sums.pinned(np.array([1, 1]), np.array([1, 2]))
     with pytest.raises(ValueError, match="class 5 of the token pinned at 0 is not one of 5"):
-        pin(*sums, np.array([0]), np.array([5]))
+        sums.pinned(np.array([0]), np.array([5]))
 
 
 def test_a_budget_below_nothing_is_refused():
@@ -416,6 +427,6 @@ def test_a_budget_below_nothing_is_refused():
         ({"edge_start": np.arange(8)[::2]}, "edge_start must be one contiguous row of int64"),
     ],
 )
-def test_an_automaton_that_leads_out_of_its_arrays_is_refused(change: dict[str, NDArray[np.integer]], match: str):
+def test_an_automaton_that_leads_out_of_its_arrays_is_refused(change: dict[str, Any], match: str):
     with pytest.raises(ValueError, match=match):
         replace(line(2).chain, **change)

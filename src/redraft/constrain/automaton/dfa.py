@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from redraft.constrain.automaton.limits import Work
+from redraft.constrain.automaton.limits import Budget
 
 
 @dataclass(frozen=True)
@@ -12,18 +12,18 @@ class Dfa:
     classes: list[int]
     """Bytes that no state tells apart, as bit masks."""
     rows: list[dict[int, int]]
-    """Of each state: the state after a byte of a class."""
+    """[states]: each state's following state, by the class of the byte."""
     accepting: list[bool]
 
 
-def product(left: Dfa, right: Dfa, work: Work) -> Dfa:
+def product(left: Dfa, right: Dfa, budget: Budget) -> Dfa:
     """The automaton of what both accept, from the pairs of states that a text can lead to."""
     shared = [(a & b, i, j) for i, a in enumerate(left.classes) for j, b in enumerate(right.classes) if a & b]
     pairs = [(0, 0)]
     numbers = {(0, 0): 0}
     rows: list[dict[int, int]] = []
     for a, b in pairs:
-        work.check_time()
+        budget.spend(len(shared))
         from_left, from_right, row = left.rows[a], right.rows[b], dict[int, int]()
         for read, (_, i, j) in enumerate(shared):
             if i in from_left and j in from_right:
@@ -31,14 +31,15 @@ def product(left: Dfa, right: Dfa, work: Work) -> Dfa:
                 row[read] = numbers.setdefault(pair, len(numbers))
                 if len(numbers) > len(pairs):
                     pairs.append(pair)
-        work.check_states(len(pairs))
+        budget.check_states(len(pairs))
         rows.append(row)
     accepting = [left.accepting[a] and right.accepting[b] for a, b in pairs]
     return Dfa([mask for mask, _, _ in shared], rows, accepting)
 
 
-def minimise(automaton: Dfa, work: Work) -> Dfa | None:
+def minimise(automaton: Dfa, budget: Budget) -> Dfa | None:
     """The equivalent automaton without dead ends and with the fewest states, numbered breadth first, class by class."""
+    budget.spend(len(automaton.rows) + sum(map(len, automaton.rows)))
     predecessors: list[list[int]] = [[] for _ in automaton.rows]
     for state, row in enumerate(automaton.rows):
         for target in set(row.values()):
@@ -50,7 +51,7 @@ def minimise(automaton: Dfa, work: Work) -> Dfa | None:
         {read: row[read] for read in sorted(row) if live[row[read]]} if alive else {}
         for row, alive in zip(automaton.rows, live, strict=True)
     ]
-    block = _equivalence(rows, automaton.accepting, predecessors, work)
+    block = _equivalence(rows, automaton.accepting, predecessors, budget)
     number = {block[0]: 0}
     representatives = [0]
     for state in representatives:
@@ -58,7 +59,7 @@ def minimise(automaton: Dfa, work: Work) -> Dfa | None:
             if block[target] not in number:
                 number[block[target]] = len(number)
                 representatives.append(target)
-    work.check_minimal_states(len(representatives))
+    budget.check_minimal_states(len(representatives))
     return Dfa(
         automaton.classes,
         [{read: number[block[target]] for read, target in rows[state].items()} for state in representatives],
@@ -79,7 +80,7 @@ def _leading_to(accepting: list[bool], predecessors: list[list[int]]) -> list[bo
 
 
 def _equivalence(
-    rows: list[dict[int, int]], accepting: list[bool], predecessors: list[list[int]], work: Work
+    rows: list[dict[int, int]], accepting: list[bool], predecessors: list[list[int]], budget: Budget
 ) -> list[int]:
     """A number for each state, the same for two that accept the same texts. Dead ends must be gone from ``rows``.
 
@@ -94,11 +95,13 @@ def _equivalence(
     targets = [tuple(row.values()) for row in rows]
     suspects: set[int] = set(range(len(rows)))
     while suspects:
-        work.check_time()
         groups: dict[int, dict[tuple[int, ...], list[int]]] = {}
+        compared = 0
         for state in suspects:
             after = tuple([block[target] for target in targets[state]])
             groups.setdefault(block[state], {}).setdefault(after, []).append(state)
+            compared += 1 + len(after)
+        budget.spend(compared)
         suspects = set()
         for number, by_target in groups.items():
             for part in _leaving(members[number], list(by_target.values())):

@@ -1,6 +1,9 @@
-"""What building one automaton may take, and the account of what it took so far."""
+"""Limits on the building of automata, and the budget that counts what one build has taken of them.
 
-import time
+Limits count work, never seconds: what is refused on a busy machine is refused on an idle one, and nothing else.
+"""
+
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from redraft.errors import ConstraintError
@@ -10,42 +13,67 @@ _BEFORE_MINIMISING = 4
 # An NFA may have so many transitions for each state that it may have.
 _TRANSITIONS_A_STATE = 4
 # NFA states, 8 bytes each, in all the sets of them that are deterministic states: bounds the memory.
-_MEMBERS = 5_000_000
+_MAX_MEMBERS = 5_000_000
 
 _SIMPLER = "make the counts (as in {0,1000} or maxLength) or the depth smaller, leave out alternatives,"
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What building one automaton may take. They hold while the work goes on, so that no expression can hang it."""
+    """Limits of one byte automaton. They hold while the work goes on, so that no expression can hang it."""
 
     states: int = 20_000
-    """Of the finished automaton; before it is minimised, four times as many."""
+    """States of the finished automaton; before it is minimised, four times as many."""
     nfa_states: int = 100_000
-    """Of the expression with its repeats written out; there may be four times as many transitions between them."""
-    seconds: float = 10.0
+    """States of the expression with its repeats written out; transitions between them may be four times as many."""
+    steps: int = 50_000_000
+    """Transitions followed, sets of states put together and states compared, from the expression to the automaton."""
 
     def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            if not value > 0:
-                raise ValueError(f"limit {name}={value} must be above 0")
+        _check_positive(vars(self))
+
+
+@dataclass(frozen=True)
+class TokenLimits:
+    """Limits of one token automaton."""
+
+    functions: int = 50_000
+    """Ways in which the prefixes of tokens act on the states."""
+    edges: int = 500_000
+    nbytes: int = 2**29
+    """Memory of the work, roughly."""
+    steps: int = 5_000_000_000
+    """States looked up while these ways are composed byte by byte; a processor does some hundred million a second."""
+
+    def __post_init__(self) -> None:
+        _check_positive(vars(self))
+
+
+def _check_positive(limits: Mapping[str, int]) -> None:
+    for name, value in limits.items():
+        if not value > 0:
+            raise ValueError(f"limit {name}={value} must be above 0")
 
 
 DEFAULT_LIMITS = Limits()
+DEFAULT_TOKEN_LIMITS = TokenLimits()
 
 
-class Work:
-    """The limits of one build, and what it has taken of them."""
+class Budget:
+    """The limits of one build, and the work that it has spent of them."""
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
-        self._deadline = time.monotonic() + limits.seconds
+        self.steps = 0
+        """Steps spent so far."""
         self._members = 0
 
-    def check_time(self) -> None:
-        if time.monotonic() > self._deadline:
+    def spend(self, steps: int) -> None:
+        """Count steps that were done, or are about to be."""
+        self.steps += steps
+        if self.steps > self.limits.steps:
             raise ConstraintError(
-                f"the constraint took more than {self.limits.seconds} s to build; {_SIMPLER} or raise Limits.seconds"
+                f"the constraint takes more than {self.limits.steps} steps to build; {_SIMPLER} or raise Limits.steps"
             )
 
     def check_nfa(self, states: int, transitions: int) -> None:
@@ -57,7 +85,7 @@ class Work:
             )
 
     def check_states(self, states: int) -> None:
-        """Of an automaton that is not minimal yet."""
+        """Check the states of an automaton that is not minimal yet."""
         limit = self.limits.states * _BEFORE_MINIMISING
         if states > limit:
             raise ConstraintError(
@@ -74,7 +102,7 @@ class Work:
 
     def add_members(self, count: int) -> None:
         self._members += count
-        if self._members > _MEMBERS:
+        if self._members > _MAX_MEMBERS:
             raise ConstraintError(
                 "a text can stand at too many places of the constraint at once; make fewer parts in a row optional, "
                 "and let no count apply to parts that match the same text in several ways, as in (a|aa){0,1000}"

@@ -4,8 +4,8 @@ from collections.abc import Callable
 from itertools import pairwise
 
 from redraft.constrain.automaton.dfa import Dfa
-from redraft.constrain.automaton.limits import Work
-from redraft.constrain.language.expression import (
+from redraft.constrain.automaton.limits import Budget
+from redraft.constrain.expression import (
     EMPTY,
     AllOf,
     AnyOf,
@@ -26,6 +26,9 @@ _UTF8_LENGTHS = (
     (0x10000, 0x10FFFF, 0xF0, 1 << 18),
 )
 
+# Wiring a part takes about as long as following so many transitions.
+_STEPS_A_PART = 10
+
 _Ranges = tuple[tuple[int, int], ...]
 
 
@@ -37,15 +40,15 @@ class Nfa:
 
     start, end = 0, 1
 
-    def __init__(self, expression: Expression, work: Work, intersection: Callable[[AllOf], Dfa | None]) -> None:
-        """``intersection`` says what an AllOf amounts to: a deterministic automaton, or None if nothing matches it."""
+    def __init__(self, expression: Expression, budget: Budget, intersection: Callable[[AllOf], Dfa | None]) -> None:
+        """``intersection`` builds the deterministic automaton of an AllOf, or returns None if nothing matches it."""
         self.edges: list[list[tuple[int, int]]] = []
-        """Of each state: (label, target)."""
+        """[states]: the (label, target) of each transition that reads a byte."""
         self.skips: list[list[int]] = []
-        """Of each state: the targets of its empty transitions."""
+        """[states]: the targets of each state's empty transitions."""
         self.labels: dict[int, int] = {}
         """The number of each set of bytes, a bit mask."""
-        self._work = work
+        self._budget = budget
         self._intersection = intersection
         self._transitions = 0
         self._characters: dict[_Ranges, list[tuple[int, int, int]]] = {}
@@ -54,12 +57,12 @@ class Nfa:
         self._add_states(2)
         self._wire(expression, self.start, self.end)
         while self._waiting:
-            work.check_time()
+            budget.spend(_STEPS_A_PART)
             self._wire(*self._waiting.pop())
 
     def _add_states(self, count: int) -> range:
         first = len(self.edges)
-        self._work.check_nfa(first + count, self._transitions)
+        self._budget.check_nfa(first + count, self._transitions)
         self.edges.extend([] for _ in range(count))
         self.skips.extend([] for _ in range(count))
         return range(first, first + count)
@@ -75,7 +78,7 @@ class Nfa:
     def _count_transition(self) -> None:
         self._transitions += 1
         if not self._transitions & 0xFFF:
-            self._work.check_nfa(len(self.edges), self._transitions)
+            self._budget.check_nfa(len(self.edges), self._transitions)
 
     def _wire(self, part: Expression, entry: int, leave: int) -> None:
         match part:
@@ -89,8 +92,8 @@ class Nfa:
                 self._wire_sequence(parts, entry, leave)
             case AnyOf(options):
                 self._waiting.extend((option, entry, leave) for option in options)
-            case Repeat(repeated, least, most):
-                self._wire_repeat(repeated, least, most, entry, leave)
+            case Repeat(repeated, low, high):
+                self._wire_repeat(repeated, low, high, entry, leave)
             case AllOf():
                 self._wire_intersection(part, entry, leave)
 
@@ -128,25 +131,25 @@ class Nfa:
                 position += 2
 
     def _wire_list(self, item: Expression, separator: Expression, entry: int, leave: int) -> None:
-        """item (separator item)*, with one item instead of two: in nested lists they would double at every level."""
+        """Wire item (separator item)* with one item, not two: in nested lists they would double at every level."""
         before, after = self._add_states(2)
         self._skip(entry, before)
         self._skip(after, leave)
         self._waiting += [(item, before, after), (separator, after, before)]
 
-    def _wire_repeat(self, part: Expression, least: int, most: int | None, entry: int, leave: int) -> None:
-        if most is None and least <= 0:
+    def _wire_repeat(self, part: Expression, low: int, high: int | None, entry: int, leave: int) -> None:
+        if high is None and low <= 0:
             self._wire_list(EMPTY, part, entry, leave)
-        elif most is None:
-            path = [entry, *self._add_states(least - 1)]
+        elif high is None:
+            path = [entry, *self._add_states(low - 1)]
             self._wire_path(part, path)
             self._wire_list(part, EMPTY, path[-1], leave)
-        elif most <= 0 and least <= 0:
+        elif high <= 0 and low <= 0:
             self._skip(entry, leave)
-        elif most >= least:
-            path = [entry, *self._add_states(most - 1), leave]
+        elif high >= low:
+            path = [entry, *self._add_states(high - 1), leave]
             self._wire_path(part, path)
-            for state in path[max(least, 0) : -1]:
+            for state in path[max(low, 0) : -1]:
                 self._skip(state, leave)
 
     def _wire_path(self, part: Expression, path: list[int]) -> None:
@@ -179,7 +182,7 @@ def _encoded(text: str) -> bytes:
 
 
 def _separator(item: Expression, following: Expression) -> Expression | None:
-    """What separates the items of a list, if that is what ``item`` and the part after it are."""
+    """The separator of a list's items, if ``item`` and the part after it make a list; else None."""
     match following:
         case Repeat(Sequence((*separator, last)), 0, None) if last is item and separator:
             return Sequence(tuple(separator))

@@ -1,4 +1,4 @@
-"""Room for a thought before the text that a constraint demands: the constraint begins where the answer does."""
+"""Room for a thought before a constrained text: the constraint begins where the answer does."""
 
 from dataclasses import replace
 
@@ -11,10 +11,10 @@ from redraft.constrain.automaton.tokens import TokenAutomaton
 def after_thought(
     automaton: TokenAutomaton, opening: int, closing: int, with_text: NDArray[np.bool_]
 ) -> TokenAutomaton:
-    """The texts of ``automaton``, or first ``opening``, any tokens ``with_text`` [V] and ``closing``.
+    """The texts of ``automaton``, each alone or after ``opening``, any tokens ``with_text`` [V] and ``closing``.
 
-    ``opening`` and ``closing`` are token ids that mark a thought. Two states come on top: the new start, which does
-    what the old one did or begins a thought, and the thought, which only ``closing`` ends.
+    ``opening`` and ``closing`` are token ids that mark a thought. Two states come on top: the new start does what the
+    old one did or begins a thought, and the thought lasts until ``closing``.
     """
     states, old_classes = automaton.states, automaton.classes
     thought, start, end = states, states + 1, states + 2

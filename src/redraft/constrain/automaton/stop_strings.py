@@ -9,13 +9,14 @@ from redraft.constrain.automaton.bytes import ByteAutomaton
 from redraft.constrain.automaton.limits import DEFAULT_LIMITS
 from redraft.errors import ConstraintError
 
-_MOST_STATES = 4 * DEFAULT_LIMITS.states
+_MAX_STATES = 4 * DEFAULT_LIMITS.states
 
 
 def without(automaton: ByteAutomaton, stop: Sequence[str]) -> ByteAutomaton:
-    """The accepted texts in which none of ``stop`` stands; ConstraintError where there is none, or too many states.
+    """The accepted texts in which none of ``stop`` stands.
 
-    The product with the automaton that looks for all strings at once (Aho & Corasick 1975).
+    It is the product with the automaton that looks for all strings at once (Aho & Corasick 1975). Raises
+    ConstraintError where no text is left, or the product has too many states.
     """
     if not stop:
         return automaton
@@ -32,9 +33,9 @@ def without(automaton: ByteAutomaton, stop: Sequence[str]) -> ByteAutomaton:
         met = np.unique(pairs)
         frontier = [pair for pair in met.tolist() if pair >= 0 and pair not in numbers]
         numbers.update(zip(frontier, range(len(numbers), len(numbers) + len(frontier)), strict=True))
-        if len(numbers) > _MOST_STATES:
+        if len(numbers) > _MAX_STATES:
             raise ConstraintError(
-                f"the constraint without the stop strings has more than {_MOST_STATES} states; a smaller constraint, "
+                f"the constraint without the stop strings has more than {_MAX_STATES} states; a smaller constraint, "
                 "or fewer or shorter stop strings would help"
             )
         number = np.array([numbers.get(pair, -1) for pair in met.tolist()], dtype=np.int32)
@@ -55,7 +56,7 @@ def without(automaton: ByteAutomaton, stop: Sequence[str]) -> ByteAutomaton:
 
 
 def _search(texts: Sequence[bytes]) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
-    """For each beginning of a text that was seen last, what a byte makes of it; and whether a whole text was seen."""
+    """The beginning of a text that is seen after another one and a byte [., 256]; True if a whole text is seen [.]."""
     beginnings = sorted({text[:length] for text in texts for length in range(len(text) + 1)}, key=len)
     number = {beginning: index for index, beginning in enumerate(beginnings)}
     found = np.array([beginning in texts for beginning in beginnings])
@@ -63,7 +64,7 @@ def _search(texts: Sequence[bytes]) -> tuple[NDArray[np.int32], NDArray[np.bool_
     for index, beginning in enumerate(beginnings[1:], 1):
         longer[number[beginning[:-1]]].append(index)
     after = np.zeros((len(beginnings), 256), dtype=np.int32)
-    # Of each beginning the longest other one that it ends with, which is shorter and so complete before it.
+    # The longest other beginning that each one ends with; it is shorter, and so complete before it.
     ending = np.zeros(len(beginnings), dtype=np.int32)
     for index in range(len(beginnings)):
         after[index] = after[ending[index]]
@@ -75,7 +76,7 @@ def _search(texts: Sequence[bytes]) -> tuple[NDArray[np.int32], NDArray[np.bool_
 
 
 def _leads_on(transitions: NDArray[np.int32], accepting: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Which states [S] lead to an accepting one; -1 among the transitions [S, 256] leads nowhere."""
+    """[S]: True for states that lead to an accepting one; -1 among the transitions [S, 256] leads nowhere."""
     source, byte = np.nonzero(transitions >= 0)
     steps = np.unique(np.stack([transitions[source, byte], source]), axis=1)
     bounds = np.searchsorted(steps[0], np.arange(len(accepting) + 1))

@@ -1,10 +1,9 @@
-"""A byte automaton over the tokens of a vocabulary, with tokens that do the same from every state as one class.
+"""A byte automaton read over the tokens of a vocabulary; tokens that do the same from every state are one class.
 
 A token is a function on the states. Walking the vocabulary's prefix tree composes these functions byte by byte; few
 of them differ (the automaton's transition monoid), so that a table by function and byte does nearly all of the work.
 """
 
-import time
 from collections.abc import Collection
 from dataclasses import dataclass, fields
 from itertools import pairwise
@@ -14,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from redraft.constrain.automaton.bytes import ByteAutomaton
+from redraft.constrain.automaton.chain import Chain
+from redraft.constrain.automaton.limits import DEFAULT_TOKEN_LIMITS, TokenLimits
 from redraft.constrain.automaton.vocabulary import PrefixTree, Vocabulary
-from redraft.constrain.inference.chain import Chain
 from redraft.errors import ConstraintError
 
 # Integers as small as their values allow.
@@ -26,26 +26,6 @@ _NOWHERE, _IDENTITY = 0, 1
 # Memory for each live pair of a class and a state while edges are made, and what of a text an error shows.
 _BYTES_A_TRANSITION = 40
 _SHOWN = 60
-
-
-@dataclass(frozen=True)
-class TokenLimits:
-    """What building a token automaton may take before it is refused."""
-
-    functions: int = 50_000
-    """Ways in which the prefixes of tokens act on the states."""
-    edges: int = 500_000
-    nbytes: int = 2**29
-    """Memory of the work, roughly."""
-    seconds: float = 30.0
-
-    def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            if not value > 0:
-                raise ValueError(f"limit {name}={value} must be above 0")
-
-
-DEFAULT_LIMITS = TokenLimits()
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,7 +72,7 @@ def build(
     automaton: ByteAutomaton,
     vocabulary: Vocabulary,
     end_token_ids: Collection[int],
-    limits: TokenLimits = DEFAULT_LIMITS,
+    limits: TokenLimits = DEFAULT_TOKEN_LIMITS,
 ) -> TokenAutomaton:
     """The token automaton of the texts that ``automaton`` accepts, however they are split into tokens.
 
@@ -146,7 +126,7 @@ class _Monoid:
     """
 
     def __init__(self, automaton: ByteAutomaton, limits: TokenLimits) -> None:
-        self._limits, self._deadline = limits, time.monotonic() + limits.seconds
+        self._limits, self._steps = limits, 0
         self._states = automaton.states
         self._dtype = np.min_scalar_type(self._states)
         columns: dict[bytes, int] = {}
@@ -190,11 +170,12 @@ class _Monoid:
         return np.frombuffer(b"".join(rows), dtype=self._dtype).reshape(len(rows), self._states + 1)
 
     def _compose(self, functions: NDArray[np.int32], byte_classes: NDArray[np.int64]) -> None:
-        """Fill in what each of the byte classes makes of the function at its side."""
+        """Fill in the functions that byte classes make of the functions at their sides."""
         pairs = np.unique(functions.astype(np.int64) * len(self._columns) + byte_classes)
         function, byte_class = np.divmod(pairs, len(self._columns))
         distinct, first = np.unique(function, return_index=True)
         for before, following in zip(distinct.tolist(), np.split(byte_class, first[1:]), strict=True):
+            self._spend(len(following) * (self._states + 1))
             row = np.frombuffer(self._rows[before], dtype=self._dtype).astype(np.int64)
             self._after[before, following] = [self._number(self._columns[c].take(row).tobytes()) for c in following]
 
@@ -205,8 +186,15 @@ class _Monoid:
             self._make_room()
         return number
 
+    def _spend(self, steps: int) -> None:
+        self._steps += steps
+        if self._steps > self._limits.steps:
+            raise ConstraintError(
+                _too_large(f"how its tokens act on {self._states} states takes more than {self._limits.steps} steps")
+            )
+
     def _make_room(self) -> None:
-        """For one function more, unless that goes beyond the limits."""
+        """Make room for one more function; ConstraintError beyond the limits."""
         if len(self._rows) > self._limits.functions:
             raise ConstraintError(
                 _too_large(f"its tokens act on {self._states} states in more than {self._limits.functions} ways")
@@ -217,17 +205,13 @@ class _Monoid:
                     f"how its tokens act on {self._states} states takes more than {self._limits.nbytes / 1e6:.0f} MB"
                 )
             )
-        if time.monotonic() > self._deadline:
-            raise ConstraintError(
-                _too_large(f"how its tokens act on {self._states} states took more than {self._limits.seconds} s")
-            )
         if len(self._rows) > len(self._after):
             self._after = np.concatenate([self._after, np.full_like(self._after, -1)])
 
 
 @dataclass(frozen=True)
 class _Edges:
-    """Which classes take which state where, sorted by source, target and class; END is the greatest target."""
+    """The edges with their classes, sorted by source, target and class; END is the largest target."""
 
     source: NDArray[np.int32]
     target: NDArray[np.int32]
@@ -266,7 +250,7 @@ class _Edges:
         )
 
     def groups(self) -> tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.int32]]:
-        """The group of each edge, and the groups' classes with where each group's start."""
+        """The group of each edge, the start of each group's classes, and the classes."""
         data, width = self.classes.tobytes(), self.classes.itemsize
         numbers: dict[bytes, int] = {}
         bounds = pairwise((self.first * width).tolist())
@@ -277,14 +261,14 @@ class _Edges:
 
     def reached_from(self, start: int) -> NDArray[np.int32]:
         """The fewest tokens from ``start`` to each state [S]; -1 where there is no way."""
-        return _fewest_steps(self.source, self.target, np.array([start]), len(self.accepting))
+        return _min_steps(self.source, self.target, np.array([start]), len(self.accepting))
 
     def distance(self) -> NDArray[np.int32]:
         """The fewest tokens from each state [S] to an accepting one; -1 where there is no way."""
-        return _fewest_steps(self.target, self.source, np.flatnonzero(self.accepting), len(self.accepting))
+        return _min_steps(self.target, self.source, np.flatnonzero(self.accepting), len(self.accepting))
 
 
-def _fewest_steps(
+def _min_steps(
     source: NDArray[np.int32], target: NDArray[np.int32], starts: NDArray[np.int64], states: int
 ) -> NDArray[np.int32]:
     """Breadth-first search over edges [E] between ``states`` states; those from or to END do not count."""
@@ -323,7 +307,7 @@ def _order(values: NDArray[np.int32], count: int) -> NDArray[np.int32]:
 
 
 def _starts(values: NDArray[np.int32], count: int) -> NDArray[np.int64]:
-    """Where each number's run starts in sorted numbers below ``count``, and where the last one ends [count + 1]."""
+    """[count + 1]: the start of each number's run in sorted numbers below ``count``, and the end of the last run."""
     return np.concatenate([[0], np.cumsum(np.bincount(values, minlength=count))]).astype(np.int64)
 
 

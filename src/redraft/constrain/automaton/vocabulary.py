@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from redraft.constrain.language.expression import FIRST_MARKER, MOST_MARKERS
+from redraft.constrain.expression import FIRST_MARKER, MAX_MARKERS
 from redraft.errors import ConstraintError
 
-# What a decoder's steps make of one token: its text, or its bytes where these need not be whole characters.
+# The form that a decoder's steps give one token: its text, or its bytes where these need not be whole characters.
 _Spelling = str | bytes
 _Step = Callable[[_Spelling], _Spelling]
 
@@ -79,8 +79,8 @@ class Vocabulary:
 
         It has a byte that no UTF-8 text has; tokens that had such a byte, and could be part of no text, lose theirs.
         """
-        if len(markers) > MOST_MARKERS:
-            raise ValueError(f"{len(markers)} markers; there is room for {MOST_MARKERS}")
+        if len(markers) > MAX_MARKERS:
+            raise ValueError(f"{len(markers)} markers; there is room for {MAX_MARKERS}")
         data = self.flat.tobytes()
         pieces = [data[start:end] for start, end in pairwise(self.offsets.tolist())]
         pieces = [b"" if piece and max(piece) >= FIRST_MARKER else piece for piece in pieces]
@@ -90,7 +90,7 @@ class Vocabulary:
 
     @cached_property
     def has_text(self) -> NDArray[np.bool_]:
-        """[V]: whether a token stands for text, and is no marker."""
+        """[V]: True for tokens that stand for text and are no markers."""
         found = np.diff(self.offsets) > 0
         found[found] = self.flat[self.offsets[:-1][found]] < FIRST_MARKER
         return found
@@ -138,7 +138,7 @@ def _silent_tokens(tokenizer: Tokenizer) -> set[int]:
 
 
 def _spelling_rule(tokenizer: Tokenizer) -> Callable[[str], bytes]:
-    """How the decoder turns one token into bytes."""
+    """The function by which the decoder turns one token into bytes."""
     if tokenizer.decoder is None:
         raise ConstraintError(_refusal("it has no decoder, and joins tokens with spaces"))
     steps = _steps(json.loads(tokenizer.decoder.__getstate__()))
@@ -260,7 +260,7 @@ def _characters_in_bytes(tokens: list[bytes], company: list[int]) -> list[list[i
 
 
 def _difference(produced: str, expected: str) -> str:
-    """Where two texts part."""
+    """The place where two texts part, in words."""
     pairs = zip(produced, expected, strict=False)
     place = next((at for at, (a, b) in enumerate(pairs) if a != b), min(len(produced), len(expected)))
     start = max(0, place - _SHOWN // 2)

@@ -1,16 +1,16 @@
-"""Exact inference over positions x states of a token automaton: what stands on a canvas, given that its text is valid.
+"""Exact inference over positions x states of a token automaton: the canvas, given that its text is valid.
 
-Viterbi, backward sums, marginals and a joint sample, as DINGO (Suresh et al. 2025, arXiv 2505.23061) finds the best
-sequence, but over classes of tokens. This is the specification; ``kernels.inference`` does the same in compiled code.
+Viterbi, backward sums, marginals and a joint sample. DINGO (Suresh et al. 2025, arXiv 2505.23061) finds the best
+sequence in this way; here it is over classes of tokens. This is the reference; ``kernels.inference`` is compiled.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
+from redraft.constrain.automaton.chain import Chain
 from redraft.errors import ConstraintError, GenerationError
 
 Floats = NDArray[np.float64]
@@ -19,57 +19,61 @@ LOWEST_LOGPROB = -1e9
 
 
 @dataclass(frozen=True, eq=False)
-class Chain:
-    """What inference needs of a token automaton: S states and, numbered S, END, after which every token is allowed.
+class ClassSums:
+    """The token distributions of L positions, each summed up by token class: all that inference needs of them."""
 
-    It must be unambiguous: no sequence of tokens has two paths from where inference starts to where it may end. That
-    holds where it is deterministic, the tokens of a class leading from a state along one edge at most. Class 0 holds
-    the tokens that are allowed nowhere but after END, the last class the end tokens, which lead from accepting states
-    to END.
-    """
-
-    edge_start: NDArray[np.int64]
-    """[S + 1]: the edges of state s are those from edge_start[s] up to, not including, edge_start[s + 1]."""
-    edge_target: NDArray[np.int32]
-    """[E]: the state that an edge leads to."""
-    edge_group: NDArray[np.int32]
-    """[E]: the group of classes whose tokens take the edge."""
-    group_start: NDArray[np.int64]
-    """[G + 1]: where the classes of a group start."""
-    group_class: NDArray[np.int32]
-    """The classes of all groups, ascending within each."""
+    mass: NDArray[np.floating]
+    """[L, n]: the probability of each class."""
+    plogp: NDArray[np.floating]
+    """[L, n]: the sum of p log p over its tokens."""
+    peak: NDArray[np.floating]
+    """[L, n]: the natural log probability of its likeliest token; -inf for a class without tokens."""
 
     def __post_init__(self) -> None:
-        # Compiled code follows these numbers into memory.
-        _check_integers("edge_start", self.edge_start, np.int64)
-        _check_integers("group_start", self.group_start, np.int64)
-        _check_starts("edge_start", self.edge_start, len(self.edge_target))
-        _check_starts("group_start", self.group_start, len(self.group_class))
-        _check_integers("edge_target", self.edge_target, np.int32, self.states + 1)
-        _check_integers("edge_group", self.edge_group, np.int32, len(self.group_start) - 1)
-        _check_integers("group_class", self.group_class, np.int32)
-        if len(self.edge_target) != len(self.edge_group):
-            raise ValueError(f"{len(self.edge_target)} edges have targets, but {len(self.edge_group)} have groups")
+        if self.mass.ndim != 2:
+            raise ValueError(f"mass {[*self.mass.shape]} must be [positions, classes]")
+        _check_shape("plogp", self.plogp, self.mass.shape)
+        _check_shape("peak", self.peak, self.mass.shape)
 
     @property
-    def states(self) -> int:
-        """S, which is also the number of END."""
-        return len(self.edge_start) - 1
+    def positions(self) -> int:
+        """L."""
+        return len(self.mass)
 
-    @cached_property
-    def edge_source(self) -> NDArray[np.int64]:
-        """[E]: the state that an edge leaves."""
-        return np.repeat(np.arange(self.states), np.diff(self.edge_start))
+    def rows(self, positions: slice) -> "ClassSums":
+        """The sums of some of the positions, as views."""
+        return ClassSums(self.mass[positions], self.plogp[positions], self.peak[positions])
 
-    @cached_property
-    def least_classes(self) -> int:
-        """How many classes there must be for the groups to make sense."""
-        return int(self.group_class.max(initial=-1)) + 1
+    def pinned(self, positions: NDArray[np.integer], classes: NDArray[np.integer]) -> "ClassSums":
+        """Sums in which each of ``positions`` holds one token, of the class given for it.
+
+        Only the caller knows which token of the class it is, and has to put it there whatever inference returns.
+        Nothing keeps the text from ending earlier, where a pinned token is thrown away like every other. Raises
+        ConstraintError for a position that is not there or pinned twice.
+        """
+        length, count = self.mass.shape
+        for position, number in zip(positions.tolist(), classes.tolist(), strict=True):
+            if not 0 <= position < length:
+                raise ConstraintError(f"position {position} cannot be pinned: the canvas has {length}, numbered from 0")
+            if not 0 <= number < count:
+                raise ValueError(f"class {number} of the token pinned at {position} is not one of {count}")
+        if len(np.unique(positions)) < len(positions):
+            raise ConstraintError(f"a position is pinned twice: {sorted(positions.tolist())}")
+        mass, plogp, peak = self.mass.copy(), self.plogp.copy(), self.peak.copy()
+        mass[positions], plogp[positions], peak[positions] = 0.0, 0.0, -np.inf
+        mass[positions, classes], peak[positions, classes] = 1.0, 0.0
+        return ClassSums(mass, plogp, peak)
+
+    def without(self, positions: NDArray[np.integer], number: int) -> "ClassSums":
+        """Sums in which no token of a class stands at any of ``positions``."""
+        mass, plogp, peak = self.mass.copy(), self.plogp.copy(), self.peak.copy()
+        mass[positions, number], plogp[positions, number], peak[positions, number] = 0.0, 0.0, -np.inf
+        return ClassSums(mass, plogp, peak)
 
 
 @dataclass(frozen=True, eq=False)
 class Inference:
-    """What a step's distribution says about a canvas of L positions whose text is valid."""
+    """The result of inference: a step's distribution over canvases of L positions whose text is valid."""
 
     best_states: NDArray[np.int64]
     """[L + 1]: the state before each position, and after the last, of the most probable token sequence."""
@@ -78,7 +82,7 @@ class Inference:
     best_logprob: float
     """Its log probability, without the condition that the text is valid."""
     sampled_states: NDArray[np.int64]
-    """[L + 1]: the same of a sequence drawn from the distribution given that the text is valid."""
+    """[L + 1]: the same for a sequence drawn from the distribution given that the text is valid."""
     sampled_classes: NDArray[np.int64]
     """[L]: the class from which to draw the token; -1 after END, where any token may be drawn."""
     log_valid: float
@@ -88,25 +92,25 @@ class Inference:
     tail: Floats
     """[L]: the probability that the text has ended before a position."""
     entropy: Floats
-    """[L]: of the marginals given that the text is valid, in nats."""
+    """[L]: the entropy of the marginals given that the text is valid, in nats."""
 
     @property
     def multiplier(self) -> Floats:
         """[L, n]: token t of class c has at i the marginal ``p_i(t) * (multiplier[i, c] + tail[i])``.
 
-        Held within float64, so that its product with a probability of zero is zero.
+        It stays within float64, so that its product with a probability of zero is zero.
         """
         return np.exp(np.minimum(self.log_multiplier, np.log(np.finfo(np.float64).max)))
 
     @property
     def log_ratio(self) -> Floats:
-        """[L, n]: what to add to a token's log probability, by its class, for that of its marginal."""
+        """[L, n]: the difference, by class, from a token's log probability to that of its marginal."""
         return _log_ratio(self.log_multiplier, self.tail)
 
 
 @dataclass(frozen=True, eq=False)
 class EdgePosteriors:
-    """How often each edge is taken by a canvas whose text is valid."""
+    """The expected use of each edge by a canvas whose text is valid."""
 
     log_expected: Floats
     """[E]: log of the expected number of times; -inf for an edge on no way to an end."""
@@ -141,20 +145,18 @@ def infer(
     chain: Chain,
     start_state: int,
     end_potential: Floats,
-    mass: NDArray[np.floating],
-    plogp: NDArray[np.floating],
-    peak: NDArray[np.floating],
+    sums: ClassSums,
     uniforms: Floats,
 ) -> Inference:
     """Infer what stands on the canvas whose text takes ``chain`` from ``start_state`` to where it may end.
 
-    ``mass``, ``plogp`` and ``peak`` [L, n] are the class sums of each position's token distribution (``Readout``), and
-    ``end_potential`` [S + 1] the log potential of each state, END included, after the last position. ``uniforms``
-    [L, 2] in [0, 1) pick the sample: its edge at a position and the class among those of the edge. A class whose mass
-    underflowed weighs as much as its likeliest token, so that valid text exists whatever the model says; where there
-    is none all the same, pins or the end potential contradict the automaton: ConstraintError.
+    ``sums`` are those of each position's token distribution. ``end_potential`` [S + 1] is the log potential of each
+    state, END included, after the last position. ``uniforms`` [L, 2] in [0, 1) pick the sample: its edge at a position
+    and the class among those of the edge. A class whose mass underflowed weighs as much as its likeliest token, so that
+    valid text exists whatever the model says. Raises ConstraintError where there is none all the same: pins or the end
+    potential contradict the automaton.
     """
-    weights = prepare(chain, start_state, end_potential, mass, plogp, peak, uniforms)
+    weights = prepare(chain, start_state, end_potential, sums, uniforms)
     best_states, best_classes, best_logprob = _best(chain, start_state, weights)
     if best_logprob == -np.inf:
         raise contradiction(chain, start_state, weights)
@@ -177,15 +179,13 @@ def edge_posteriors(
     chain: Chain,
     start_state: int,
     end_potential: Floats,
-    mass: NDArray[np.floating],
-    plogp: NDArray[np.floating],
-    peak: NDArray[np.floating],
+    sums: ClassSums,
 ) -> EdgePosteriors:
     """The expected number of times that a canvas takes each edge, given that its text is valid: forward-backward.
 
     The arguments and the errors are those of ``infer``.
     """
-    weights = prepare(chain, start_state, end_potential, mass, plogp, peak, np.zeros((len(mass), 2)))
+    weights = prepare(chain, start_state, end_potential, sums, np.zeros((sums.positions, 2)))
     groups = _Stretches(chain.group_start).log_sum(weights.total[:, chain.group_class])
     messages = _backward(chain, weights, groups)
     if messages[0, start_state] == -np.inf:
@@ -193,32 +193,6 @@ def edge_posteriors(
     return EdgePosteriors(
         _log_taken(chain, start_state, groups, messages), log_valid(float(messages[0, start_state]), weights)
     )
-
-
-def pin(
-    mass: NDArray[np.floating],
-    plogp: NDArray[np.floating],
-    peak: NDArray[np.floating],
-    positions: NDArray[np.integer],
-    classes: NDArray[np.integer],
-) -> tuple[NDArray[np.floating], NDArray[np.floating], NDArray[np.floating]]:
-    """Class sums [L, n] in which each of ``positions`` holds one token, of the class given for it.
-
-    Which token of the class it is, only the caller knows: it has to stand there whatever inference returns. Nothing
-    keeps the text from ending earlier, where a pinned token is thrown away like every other.
-    """
-    length, count = mass.shape
-    for position, number in zip(positions.tolist(), classes.tolist(), strict=True):
-        if not 0 <= position < length:
-            raise ConstraintError(f"position {position} cannot be pinned: the canvas has {length}, numbered from 0")
-        if not 0 <= number < count:
-            raise ValueError(f"class {number} of the token pinned at {position} is not one of {count}")
-    if len(np.unique(positions)) < len(positions):
-        raise ConstraintError(f"a position is pinned twice: {sorted(positions.tolist())}")
-    mass, plogp, peak = mass.copy(), plogp.copy(), peak.copy()
-    mass[positions], plogp[positions], peak[positions] = 0.0, 0.0, -np.inf
-    mass[positions, classes], peak[positions, classes] = 1.0, 0.0
-    return mass, plogp, peak
 
 
 def end_potential(distance: NDArray[np.integer], tokens_left_after: int, needs_end: bool) -> Floats:
@@ -237,18 +211,15 @@ def prepare(
     chain: Chain,
     start_state: int,
     end_potential: Floats,
-    mass: NDArray[np.floating],
-    plogp: NDArray[np.floating],
-    peak: NDArray[np.floating],
+    sums: ClassSums,
     uniforms: Floats,
 ) -> Weights:
-    """Check what ``infer`` is given, and bring it into the form that both implementations start from."""
-    if mass.ndim != 2 or mass.shape[1] < chain.least_classes:
-        raise ValueError(f"mass {[*mass.shape]} must be [positions, {chain.least_classes} classes or more]")
+    """Check the arguments of ``infer``, and bring them into the form that both implementations start from."""
+    mass, plogp, peak = sums.mass, sums.plogp, sums.peak
+    if mass.shape[1] < chain.min_classes:
+        raise ValueError(f"mass {[*mass.shape]} must be [positions, {chain.min_classes} classes or more]")
     if not 0 <= start_state <= chain.states:
         raise ValueError(f"start state {start_state} is not one of {chain.states} states and END, {chain.states}")
-    _check_shape("plogp", plogp, mass.shape)
-    _check_shape("peak", peak, mass.shape)
     _check_shape("uniforms", uniforms, (len(mass), 2))
     _check_shape("end_potential", end_potential, (chain.states + 1,))
     if not (end_potential < np.inf).all():
@@ -273,7 +244,7 @@ def prepare(
 
 
 def contradiction(chain: Chain, start_state: int, weights: Weights) -> ConstraintError:
-    """Say why no sequence of tokens leads from the start to an end."""
+    """The error that says why no sequence of tokens leads from the start to an end."""
     possible = _Stretches(chain.group_start).largest(weights.peak[:, chain.group_class]) > -np.inf
     reached = np.arange(chain.states + 1) == start_state
     for position, groups in enumerate(possible):
@@ -293,7 +264,7 @@ def contradiction(chain: Chain, start_state: int, weights: Weights) -> Constrain
 
 
 def log_valid(log_sum: float, weights: Weights) -> float:
-    """The sum over all valid sequences, which the rounding of probabilities can leave a hair above what is possible."""
+    """The log of the sum over all valid sequences, without what rounding adds above the possible."""
     return min(log_sum, float(weights.end.max()))
 
 
@@ -322,7 +293,7 @@ class _Stretches:
 
 
 def _best(chain: Chain, start: int, weights: Weights) -> tuple[NDArray[np.int64], NDArray[np.int64], float]:
-    """Viterbi: the states, classes and log probability of the best sequence. Of equals the first edge, then class."""
+    """Viterbi: the states, classes and log probability of the best sequence; of equals the first edge, then class."""
     edges = _Stretches(chain.edge_start)
     groups = _Stretches(chain.group_start).largest(weights.peak[:, chain.group_class])
     scores = np.empty((len(groups) + 1, chain.states + 1))
@@ -340,7 +311,7 @@ def _best(chain: Chain, start: int, weights: Weights) -> tuple[NDArray[np.int64]
 def _backward(chain: Chain, weights: Weights, groups: Floats) -> Floats:
     """[L + 1, S + 1]: log of the sum, over all valid ways to go on from a state before a position, of their weights.
 
-    In log space throughout: a forced path can lie e^-4000 below the best state of its position.
+    It stays in log space throughout: a forced path can lie e^-4000 below the best state of its position.
     """
     edges = _Stretches(chain.edge_start)
     messages = np.empty((len(groups) + 1, chain.states + 1))
@@ -378,7 +349,7 @@ def _marginals(chain: Chain, start: int, groups: Floats, messages: Floats, class
 def _log_taken(chain: Chain, start: int, groups: Floats, messages: Floats) -> Floats:
     """[E]: log of the expected number of times that each edge is taken, from the start on.
 
-    In logs, so that what is very unlikely still tells from what cannot be, and from what is unlikelier.
+    It is in logs, so that what is very unlikely still tells from what cannot be, and from what is unlikelier.
     """
     by_target = np.argsort(chain.edge_target, kind="stable")
     into = _Stretches(np.searchsorted(chain.edge_target[by_target], np.arange(chain.states + 2)))
@@ -395,7 +366,7 @@ def _log_taken(chain: Chain, start: int, groups: Floats, messages: Floats) -> Fl
 
 
 def _entropy(weights: Weights, log_multiplier: Floats, tail: Floats) -> Floats:
-    """[L]: of the classes, plus what is left within each, where the tokens keep their proportions."""
+    """[L]: the entropy of the classes, plus that within each, where the tokens keep their proportions."""
     log_share = _log_ratio(log_multiplier, tail) + weights.total
     share = np.exp(log_share)
     return np.maximum((share * (weights.spread - _finite(log_share))).sum(1), 0.0)
@@ -420,7 +391,7 @@ def _walk(
     classes: Floats,
     choose: Callable[[Floats, int, int], int],
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """From a state on, choose an edge and one of its classes at every position, by their log weights.
+    """Choose an edge and one of its classes at every position, from a state on, by their log weights.
 
     ``choose(log weights, position, 0 for the edge or 1 for the class)`` returns an index.
     """
@@ -452,31 +423,18 @@ def _log_ratio(log_multiplier: Floats, tail: Floats) -> Floats:
 
 
 def _floored(logs: NDArray[np.floating]) -> Floats:
-    """As contiguous float64, with all that is finite at least LOWEST_LOGPROB."""
+    """The logs as contiguous float64, finite ones raised to LOWEST_LOGPROB at least."""
     return np.where(logs > -np.inf, np.maximum(logs, LOWEST_LOGPROB), -np.inf).astype(np.float64)
 
 
 def _finite(logs: Floats) -> Floats:
-    """With 0 for -inf, where what it is taken from or multiplied with is -inf or 0 itself."""
+    """The logs with 0 for -inf, for use where the other operand is -inf or 0 itself."""
     return np.where(logs > -np.inf, logs, 0.0)
 
 
 def _log(values: Floats) -> Floats:
     with np.errstate(divide="ignore"):
         return np.log(values)
-
-
-def _check_integers(name: str, array: NDArray[np.integer], dtype: type[np.integer], limit: int | None = None) -> None:
-    if array.dtype != dtype or array.ndim != 1 or not array.flags.c_contiguous:
-        shown = f"{array.dtype} {[*array.shape]}"
-        raise ValueError(f"{name} must be one contiguous row of {np.dtype(dtype)}, not {shown}")
-    if len(array) and (array.min() < 0 or (limit is not None and array.max() >= limit)):
-        raise ValueError(f"{name} has {array.min()} to {array.max()}; at least 0 and below {limit} is possible")
-
-
-def _check_starts(name: str, starts: NDArray[np.int64], count: int) -> None:
-    if len(starts) == 0 or starts[0] != 0 or starts[-1] != count or (np.diff(starts) < 0).any():
-        raise ValueError(f"{name} must rise from 0 to {count}, the number of what it divides")
 
 
 def _check_shape(name: str, array: NDArray[np.floating], shape: tuple[int, ...]) -> None:

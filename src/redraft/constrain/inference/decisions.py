@@ -1,4 +1,4 @@
-"""Typed decisions: how probable each option of each question in a text is, exactly, from one denoising step.
+"""Typed decisions: the exact probability of each option of each question in a text, from one denoising step.
 
 A frame with holes becomes a token automaton in which every option has states of its own, so that forward-backward over
 the canvas tells how probable it is that the text takes the way through it, all its tokenisations together.
@@ -13,8 +13,9 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
+from redraft.constrain.automaton.chain import Chain
 from redraft.constrain.automaton.vocabulary import Vocabulary
-from redraft.constrain.inference.chain import Chain, Floats, edge_posteriors
+from redraft.constrain.inference.chain import ClassSums, Floats, edge_posteriors
 from redraft.constrain.language import template
 from redraft.errors import ConstraintError
 
@@ -25,16 +26,16 @@ _SHOWN = 60
 
 @dataclass(frozen=True)
 class Decided:
-    """What one step's distribution says about every question, given that the text is a filling of the frame."""
+    """The options' distribution that one step gives for every question, provided the text is a filling of the frame."""
 
     log_probabilities: dict[str, dict[str, float]]
-    """By question and option, both in the order in which they were given."""
+    """Natural logs by question and option, both in the order in which they were given."""
     log_valid: float
     """The log probability that tokens drawn independently at each position make a filling of the frame at all."""
 
     @property
     def probabilities(self) -> dict[str, dict[str, float]]:
-        """By question and option; those of a question add up to 1."""
+        """Probabilities by question and option; those of a question add up to 1."""
         return {
             question: {option: math.exp(logprob) for option, logprob in options.items()}
             for question, options in self.log_probabilities.items()
@@ -43,7 +44,7 @@ class Decided:
 
 @dataclass(frozen=True, eq=False)
 class Decisions:
-    """A frame with questions as a token automaton: what may stand on a canvas, and where each option is entered.
+    """A frame with questions as a token automaton, and the edges at which each option is entered.
 
     The text starts in state 0 and is complete in the last state, from which an end token leads to END. Tokens never
     reach over the border of a hole, which makes every token part of one option or of the frame. One thing is
@@ -55,10 +56,10 @@ class Decisions:
     chain: Chain
     token_class: NDArray[np.int32]
     """[V]: 0 for tokens that stand nowhere in a text, n - 1 for the end tokens; tokens of equal bytes share one."""
-    fewest_tokens: int
+    min_tokens: int
     """Tokens of the shortest filling, without an end token; a canvas needs at least as many positions."""
     entering: dict[str, dict[str, NDArray[np.int64]]]
-    """By question and option: the edges with which the option begins, of which a text takes one or none."""
+    """The edges with which each option begins, by question and option; a text takes one of them or none."""
 
     @classmethod
     def compile(
@@ -68,7 +69,7 @@ class Decisions:
         vocabulary: Vocabulary,
         end_token_ids: Collection[int],
     ) -> "Decisions":
-        """``frame`` with a hole ``{name}`` for each question, ``{{`` and ``}}`` for braces, and each one's options.
+        """Compile ``frame``, with a hole ``{name}`` for each question and ``{{``, ``}}`` for braces, and their options.
 
         Raises ConstraintError, with the name of the question, for fewer than two options, equal or empty ones, a hole
         without options or options without a hole, an option that the vocabulary cannot spell, and a frame in which two
@@ -79,7 +80,7 @@ class Decisions:
             raise ConstraintError("decisions need an end token, with which a text may end before its canvas does")
         if not 0 <= ends[0] <= ends[-1] < vocabulary.size:
             raise ValueError(f"end token ids {ends.tolist()} must be ids of a vocabulary of {vocabulary.size} tokens")
-        layout = _Layout(_parts(frame, questions))
+        layout = _StrandLayout(_parts(frame, questions))
         _check_unambiguous(layout)
         words = _Words.of(layout, vocabulary, ends)
         chain, slot = _chain(layout, words)
@@ -87,14 +88,14 @@ class Decisions:
         return cls(
             chain,
             words.token_class,
-            words.fewest_tokens,
+            words.min_tokens,
             {name: {option: entering[name, option] for option in options} for name, options in questions.items()},
         )
 
     @property
     def classes(self) -> int:
         """n, with the class of tokens never allowed and that of the end tokens."""
-        return self.chain.least_classes
+        return self.chain.min_classes
 
     @cached_property
     def end_potential(self) -> Floats:
@@ -105,25 +106,23 @@ class Decisions:
 
     def decide(
         self,
-        mass: NDArray[np.floating],
-        plogp: NDArray[np.floating],
-        peak: NDArray[np.floating],
+        sums: ClassSums,
         length: int | None = None,
     ) -> Decided:
-        """The probability of every option from the class sums [L, n] of each position's token distribution.
+        """The probability of every option from the class sums of each position's token distribution.
 
         The canvas consists of the first ``length`` positions, or of all; the text may fill it, or end before with an
         end token. Raises ConstraintError where every filling has more tokens, or pinned tokens allow none.
         """
-        length = len(mass) if length is None else length
-        if not 0 <= length <= len(mass):
-            raise ValueError(f"length {length} must be at most the {len(mass)} positions that there are sums of")
-        if self.fewest_tokens > length:
+        length = sums.positions if length is None else length
+        if not 0 <= length <= sums.positions:
+            raise ValueError(f"length {length} must be at most the {sums.positions} positions that there are sums of")
+        if self.min_tokens > length:
             raise ConstraintError(
-                f"the frame needs at least {self.fewest_tokens} tokens, but the canvas has {length} positions; shorten "
+                f"the frame needs at least {self.min_tokens} tokens, but the canvas has {length} positions; shorten "
                 "it, or ask in parts"
             )
-        found = edge_posteriors(self.chain, _START, self.end_potential, mass[:length], plogp[:length], peak[:length])
+        found = edge_posteriors(self.chain, _START, self.end_potential, sums.rows(slice(length)))
         return Decided(
             {
                 name: _normalised({option: found.log_expected[edges] for option, edges in options.items()})
@@ -134,13 +133,11 @@ class Decisions:
 
     def probabilities(
         self,
-        mass: NDArray[np.floating],
-        plogp: NDArray[np.floating],
-        peak: NDArray[np.floating],
+        sums: ClassSums,
         length: int | None = None,
     ) -> dict[str, dict[str, float]]:
-        """What ``decide`` finds, as probabilities by question and option."""
-        return self.decide(mass, plogp, peak, length).probabilities
+        """The probabilities that ``decide`` finds, by question and option."""
+        return self.decide(sums, length).probabilities
 
 
 def calibrated(probabilities: Mapping[str, Mapping[str, float]], temperature: float) -> dict[str, dict[str, float]]:
@@ -223,14 +220,14 @@ def _encoded(text: str, question: str | None) -> bytes:
     try:
         return text.encode()
     except UnicodeEncodeError:
-        raise ConstraintError(f"{_place(question)}: {text!r} has a lone surrogate, which stands for no text") from None
+        raise ConstraintError(f"{_named(question)}: {text!r} has a lone surrogate, which stands for no text") from None
 
 
-def _place(question: str | None) -> str:
+def _named(question: str | None) -> str:
     return "the frame" if question is None else f"question {{{question}}}"
 
 
-class _Layout:
+class _StrandLayout:
     """All strands laid out one after the other: a slot before each byte of a strand, and one after its last.
 
     The slots at the ends of strands are the borders, each a state that the strands which meet there share; every other
@@ -280,7 +277,7 @@ class _Layout:
         return steps
 
 
-def _check_unambiguous(layout: _Layout) -> None:
+def _check_unambiguous(layout: _StrandLayout) -> None:
     """Refuse a frame in which two fillings make the same text, of which nobody could say what it answers.
 
     Such fillings part where one option ends and another, longer one goes on.
@@ -310,7 +307,7 @@ def _prefix_pairs(parts: Sequence[Sequence[_Strand]]) -> Iterator[tuple[int, int
 
 
 def _meet(steps: Sequence[Sequence[tuple[int, int]]], pair: tuple[int, int], seen: set[tuple[int, int]]) -> bool:
-    """Whether some bytes lead from both states of a pair to the same one; pairs already seen do not come to that."""
+    """True if some bytes lead from both states of a pair to the same one; pairs already seen do not."""
     pending = [pair]
     while pending:
         pair = pending.pop()
@@ -332,33 +329,33 @@ class _Words:
     end: NDArray[np.int64]
     """[P]: the slot after it."""
     number: NDArray[np.int64]
-    """[P]: which word, from 1 on."""
+    """[P]: the number of the word, from 1 on."""
     token_class: NDArray[np.int32]
     """[V]: the number of a token's word, 0 if it has none, W + 1 for end tokens."""
-    fewest_tokens: int
+    min_tokens: int
 
     @classmethod
-    def of(cls, layout: _Layout, vocabulary: Vocabulary, ends: NDArray[np.int64]) -> "_Words":
+    def of(cls, layout: _StrandLayout, vocabulary: Vocabulary, ends: NDArray[np.int64]) -> "_Words":
         tree = vocabulary.prefixes
-        start, end, node = _places(layout, vocabulary, ends)
-        read = _fewest(start, end, layout.first, layout.slots)
-        unread = _fewest(end[::-1], start[::-1], layout.last, layout.slots)
-        fewest = _fewest_tokens(layout, unread[layout.first].tolist())
+        start, end, node = _occurrences(layout, vocabulary, ends)
+        read = _min_steps(start, end, layout.first, layout.slots)
+        unread = _min_steps(end[::-1], start[::-1], layout.last, layout.slots)
+        min_tokens = _min_tokens(layout, unread[layout.first].tolist())
         useful = np.isfinite(read[start]) & np.isfinite(unread[end])
         words, number = np.unique(node[useful], return_inverse=True)
         of_node = np.zeros(len(tree.parent), dtype=np.int32)
         of_node[words] = np.arange(1, len(words) + 1)
         token_class = of_node[tree.token_node]
         token_class[ends] = len(words) + 1
-        return cls(start[useful], end[useful], number + 1, token_class, fewest)
+        return cls(start[useful], end[useful], number + 1, token_class, min_tokens)
 
 
-def _places(
-    layout: _Layout, vocabulary: Vocabulary, ends: NDArray[np.int64]
+def _occurrences(
+    layout: _StrandLayout, vocabulary: Vocabulary, ends: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Where tokens stand in strands: the slots before and after them, by the first, and the nodes of their bytes.
+    """The places of tokens in strands: the slots before and after them, by the first, and the nodes of their bytes.
 
-    Walks the vocabulary's prefix tree from all slots at once.
+    It walks the vocabulary's prefix tree from all slots at once.
     """
     tree = vocabulary.prefixes
     spells = np.zeros(len(tree.parent), dtype=bool)
@@ -384,33 +381,33 @@ def _places(
     return start[order], end[order], node[order]
 
 
-def _fewest(source: NDArray[np.int64], target: NDArray[np.int64], origins: NDArray[np.int64], slots: int) -> Floats:
+def _min_steps(source: NDArray[np.int64], target: NDArray[np.int64], origins: NDArray[np.int64], slots: int) -> Floats:
     """[slots]: the fewest steps from an origin to each slot; infinite where there is no way.
 
-    Of the steps, those that lead to a slot come before those that lead on from it.
+    Steps that lead to a slot must come before those that lead on from it.
     """
-    fewest = np.full(slots, math.inf)
-    fewest[origins] = 0.0
-    steps: list[float] = fewest.tolist()
+    found = np.full(slots, math.inf)
+    found[origins] = 0.0
+    steps: list[float] = found.tolist()
     for before, after in zip(source.tolist(), target.tolist(), strict=True):
         steps[after] = min(steps[after], steps[before] + 1)
     return np.array(steps)
 
 
-def _fewest_tokens(layout: _Layout, needed: Sequence[float]) -> int:
+def _min_tokens(layout: _StrandLayout, needed: Sequence[float]) -> int:
     """The tokens of the shortest filling, of the tokens that each strand needs; each must be possible to spell."""
     for strand, tokens in zip(layout.strands, needed, strict=True):
         if tokens == math.inf:
             shown = strand.spelled.decode()[:_SHOWN]
             what = f"{shown!r}, which stands between holes" if strand.option is None else f"the option {shown!r}"
             raise ConstraintError(
-                f"{_place(strand.question)}: the tokens of the model's vocabulary do not add up to {what}"
+                f"{_named(strand.question)}: the tokens of the model's vocabulary do not add up to {what}"
             )
     strands = iter(needed)
     return int(sum(min(next(strands) for _ in part) for part in layout.parts))
 
 
-def _chain(layout: _Layout, words: _Words) -> tuple[Chain, NDArray[np.int64]]:
+def _chain(layout: _StrandLayout, words: _Words) -> tuple[Chain, NDArray[np.int64]]:
     """The token automaton, and the slot before each edge [E], ``layout.slots`` for the end tokens' edge.
 
     Every word is a class, and a group of its own.
@@ -431,8 +428,8 @@ def _chain(layout: _Layout, words: _Words) -> tuple[Chain, NDArray[np.int64]]:
     return chain, slot
 
 
-def _entering(layout: _Layout, slot: NDArray[np.int64]) -> dict[tuple[str | None, str | None], NDArray[np.int64]]:
-    """By question and option: the edges that begin in the option's first slot, of the slots before all edges [E]."""
+def _entering(layout: _StrandLayout, slot: NDArray[np.int64]) -> dict[tuple[str | None, str | None], NDArray[np.int64]]:
+    """The edges that begin in each option's first slot, by question and option; ``slot`` [E] is that before an edge."""
     order = np.argsort(slot, kind="stable")
     bounds = np.searchsorted(slot[order], [layout.first, layout.first + 1]).T.tolist()
     return {
@@ -442,7 +439,7 @@ def _entering(layout: _Layout, slot: NDArray[np.int64]) -> dict[tuple[str | None
 
 
 def _normalised(taken: Mapping[str, Floats]) -> dict[str, float]:
-    """The log probability of each option, of those of its edges.
+    """The log probability of each option, from those of its edges.
 
     They add up to 1 by themselves, but for the rounding of potentials as low as -1e9.
     """

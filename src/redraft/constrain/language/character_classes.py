@@ -1,4 +1,4 @@
-"""What \\d, \\w and \\s mean in the dialects of regular expressions: ASCII in JavaScript and RE2, Unicode in others.
+"""The escapes \\d, \\w and \\s in the dialects of regular expressions: ASCII in JavaScript and RE2, Unicode in others.
 
 Python, Rust and .NET read them by Unicode, each a little differently; JavaScript's \\s is of a third kind.
 """
@@ -8,7 +8,7 @@ import unicodedata
 from collections.abc import Callable
 from functools import cache
 
-from redraft.constrain.language.expression import Characters
+from redraft.constrain.expression import Characters
 
 LETTERS = "dDsSwW"
 

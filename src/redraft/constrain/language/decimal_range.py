@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from decimal import ROUND_CEILING, ROUND_FLOOR, Context, Decimal
 
-from redraft.constrain.language.expression import (
+from redraft.constrain.expression import (
     EMPTY,
     NOTHING,
     Characters,
@@ -15,11 +15,11 @@ from redraft.constrain.language.expression import (
     optional,
 )
 
-MOST_DIGITS = 60
+MAX_DIGITS = 60
 """A bound with more digits than this, before and after the point, is refused: the expression grows with the square."""
 # So many significant digits survive the way through a double, so a reader that has only doubles sees no other order.
 _DOUBLE_DIGITS = 15
-_EXACT = Context(prec=4 * MOST_DIGITS)
+_EXACT = Context(prec=4 * MAX_DIGITS)
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Bound:
 
     @property
     def digits(self) -> tuple[int, int]:
-        """How many stand before and after the decimal point."""
+        """The number of digits before and after the decimal point."""
         exponent = self.value.as_tuple().exponent
         assert isinstance(exponent, int)
         return max(self.value.adjusted() + 1, 1), max(-exponent, 0)
@@ -54,15 +54,15 @@ def decimals(lower: Bound | None, upper: Bound | None) -> Expression:
 
 def _numbers(lower: Bound | None, upper: Bound | None, places: int) -> Expression:
     """Numbers with up to ``places`` digits after the point: integers, when counted in units of the last of them."""
-    least = None if lower is None else _units(lower, places, above=True)
-    most = None if upper is None else _units(upper, places, above=False)
+    low = None if lower is None else _units(lower, places, above=True)
+    high = None if upper is None else _units(upper, places, above=False)
     options = []
-    if most is None or most >= 0:
-        options.append(_magnitudes(max(least or 0, 0), most, places))
-    if least is None or least < 0:
+    if high is None or high >= 0:
+        options.append(_magnitudes(max(low or 0, 0), high, places))
+    if low is None or low < 0:
         # Minus zero is left out: the magnitude is one unit or more.
-        smallest = 1 if most is None else max(1, -most)
-        magnitudes = _magnitudes(smallest, None if least is None else -least, places)
+        smallest = 1 if high is None else max(1, -high)
+        magnitudes = _magnitudes(smallest, None if low is None else -low, places)
         options.append(NOTHING if magnitudes == NOTHING else joined("-", magnitudes))
     return any_of(*(option for option in options if option != NOTHING))
 
@@ -76,15 +76,15 @@ def _units(bound: Bound, places: int, *, above: bool) -> int:
     return nearest
 
 
-def _magnitudes(least: int, most: int | None, places: int) -> Expression:
-    """Numbers from ``least`` to ``most`` units, neither below 0, without a sign."""
-    if most is not None and most < least:
+def _magnitudes(lowest: int, highest: int | None, places: int) -> Expression:
+    """Numbers from ``lowest`` to ``highest`` units, neither below 0, without a sign."""
+    if highest is not None and highest < lowest:
         return NOTHING
-    low = str(least).zfill(places + 1)
+    low = str(lowest).zfill(places + 1)
     whole = len(low) - places
-    if most is None:
+    if highest is None:
         return any_of(_between(low, None, whole, places), _longer(whole, None, places))
-    high = str(most).zfill(places + 1)
+    high = str(highest).zfill(places + 1)
     whole_high = len(high) - places
     if whole == whole_high:
         return _between(low, high, whole, places)
@@ -95,9 +95,9 @@ def _magnitudes(least: int, most: int | None, places: int) -> Expression:
     return any_of(*options)
 
 
-def _longer(whole: int, most: int | None, places: int) -> Expression:
-    """All numbers with more than ``whole`` and at most ``most`` digits before the point."""
-    more = Repeat(_digits(0, 9), whole, None if most is None else most - 1)
+def _longer(whole: int, max_whole: int | None, places: int) -> Expression:
+    """All numbers with more than ``whole`` and at most ``max_whole`` digits before the point."""
+    more = Repeat(_digits(0, 9), whole, None if max_whole is None else max_whole - 1)
     return joined(_digits(1, 9), more, _any_fraction(places))
 
 

@@ -9,8 +9,7 @@ lookaround, back-references.
 import re
 from typing import NoReturn
 
-from redraft.constrain.language import character_classes
-from redraft.constrain.language.expression import (
+from redraft.constrain.expression import (
     LAST_CODE_POINT,
     AnyOf,
     Characters,
@@ -19,10 +18,11 @@ from redraft.constrain.language.expression import (
     Repeat,
     Sequence,
 )
+from redraft.constrain.language import character_classes
 from redraft.errors import ConstraintError
 
-_DEEPEST_GROUP = 100
-_LARGEST_COUNT = 1_000_000
+_MAX_GROUP_DEPTH = 100
+_MAX_COUNT = 1_000_000
 
 # Python's dot leaves out the line feed only, JavaScript's all that ends a line.
 _LINE_FEED = Characters.among("\n")
@@ -164,8 +164,8 @@ class _Parser:
 
     def _open_group(self) -> None:
         at, pattern = self._position, self._pattern
-        if len(self._levels) > _DEEPEST_GROUP:
-            self._fail(f"groups stand inside one another more than {_DEEPEST_GROUP} deep; write it flatter")
+        if len(self._levels) > _MAX_GROUP_DEPTH:
+            self._fail(f"groups stand inside one another more than {_MAX_GROUP_DEPTH} deep; write it flatter")
         name = _NAME.match(pattern, at)
         if name:
             if name[1] in self._names:
@@ -202,7 +202,7 @@ class _Parser:
 
     def _read_repeat(self) -> None:
         at = self._position
-        least, most = self._read_bounds()
+        low, high = self._read_bounds()
         if not self._repeatable:
             self._fail(f"{self._pattern[at]} has nothing to repeat; write \\{self._pattern[at]} for the character", at)
         following = self._pattern[self._position : self._position + 1]
@@ -211,7 +211,7 @@ class _Parser:
         if following == "?":
             self._position += 1
         parts = self._levels[-1].parts
-        parts.append(Repeat(parts.pop(), least, most))
+        parts.append(Repeat(parts.pop(), low, high))
         self._repeatable = False
 
     def _read_bounds(self) -> tuple[int, int | None]:
@@ -223,18 +223,18 @@ class _Parser:
         if not found:
             self._fail("the count is none of {m}, {m,} and {m,n}; write \\{ for the character")
         if len(found[1]) > 7 or len(found[3] or "") > 7:
-            self._fail(f"the count {found[0][:20]} is too large; at most {_LARGEST_COUNT} is possible")
-        least = int(found[1])
-        most = int(found[3]) if found[3] else None if found[2] else least
-        if max(least, most or 0) > _LARGEST_COUNT:
-            self._fail(f"the count {found[0]} is too large; at most {_LARGEST_COUNT} is possible")
-        if most is not None and most < least:
-            self._fail(f"the count {found[0]} ends below its start; write {{{most},{least}}}")
+            self._fail(f"the count {found[0][:20]} is too large; at most {_MAX_COUNT} is possible")
+        low = int(found[1])
+        high = int(found[3]) if found[3] else None if found[2] else low
+        if max(low, high or 0) > _MAX_COUNT:
+            self._fail(f"the count {found[0]} is too large; at most {_MAX_COUNT} is possible")
+        if high is not None and high < low:
+            self._fail(f"the count {found[0]} ends below its start; write {{{high},{low}}}")
         self._position = found.end()
-        return least, most
+        return low, high
 
     def _read_set(self) -> Characters:
-        """A class in brackets."""
+        """Read a class in brackets."""
         opened = self._position
         self._position += 1
         negated = self._pattern.startswith("^", self._position)
@@ -252,7 +252,7 @@ class _Parser:
         return characters.complement() if negated else characters
 
     def _read_range(self, opened: int) -> tuple[tuple[int, int], ...]:
-        """One item of a class: a character, a range or an escape for several."""
+        """Read one item of a class: a character, a range or an escape for several."""
         at, pattern = self._position, self._pattern
         first = self._read_member(opened)
         if not pattern.startswith("-", self._position) or pattern.startswith("-]", self._position):

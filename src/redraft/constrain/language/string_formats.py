@@ -2,8 +2,8 @@
 
 from functools import cache
 
+from redraft.constrain.expression import Expression
 from redraft.constrain.language import regex
-from redraft.constrain.language.expression import Expression
 
 # RFC 3339 with the calendar: every month has its own days, and 29 February its leap years. Python has no year 0.
 _YEAR = "([0-9]{3}[1-9]|[0-9]{2}[1-9][0-9]|[0-9][1-9][0-9]{2}|[1-9][0-9]{3})"

@@ -1,4 +1,4 @@
-"""Text with holes: a fixed frame, and for each named hole what may stand in it."""
+"""Text with holes: a fixed frame, and the texts that each named hole may hold."""
 
 import re
 import typing
@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from redraft.constrain.automaton import bytes as byte_automaton
 from redraft.constrain.automaton.bytes import ByteAutomaton
+from redraft.constrain.expression import AllOf, Characters, Expression, Literal, Repeat, any_of, joined
 from redraft.constrain.language import regex
-from redraft.constrain.language.expression import AllOf, Characters, Expression, Literal, Repeat, any_of, joined
 from redraft.constrain.language.json import text as json_text
 from redraft.constrain.language.json.text import ANY_CHARACTER, Layout
 from redraft.errors import ConstraintError
@@ -35,7 +35,7 @@ _TYPES: dict[str, Expression] = {
 
 @dataclass(frozen=True)
 class Hole:
-    """What may stand in a hole: a regular expression, one of several texts, or a type; "string" if nothing is said.
+    """The texts that may stand in a hole: those of a regular expression, several options, or a type ("string").
 
     ``type`` is "integer", "number" or "json" (as in JSON, compact), "boolean" (true or false), "string" (any text),
     "line" (any text without a line end) or "word" (one character or more, none of them white space). The lengths are in
@@ -118,14 +118,14 @@ def names(text: str) -> list[str]:
 
 
 def values(text: str, holes: Mapping[str, Hole], produced: str) -> dict[str, str]:
-    """What stands in the holes of a produced text.
+    """The values in the holes of a produced text, by name.
 
-    Where there is more than one way to read it, holes are as short as possible, the leftmost first.
+    If there is more than one way to read it, holes are as short as possible, the leftmost first.
     """
     parts = _parts(text, holes)
     encoded = produced.encode(errors="surrogatepass")
     automata = [byte_automaton.build(part.content) for part in parts]
-    # Of each part, the positions from which it and all after it can be read to the end.
+    # The positions from which each part, and all after it, can be read to the end.
     readable = [np.arange(len(encoded) + 1) == len(encoded)]
     for automaton in reversed(automata):
         readable.insert(0, _starts(automaton, encoded, readable[0]))
@@ -167,7 +167,7 @@ def _content(name: str, hole: Hole) -> Expression:
 
 
 def pieces(text: str) -> Iterator[tuple[str, str | None]]:
-    """(text, None) and ("", name of a hole)."""
+    """Yield (text, None) for each piece of the frame and ("", name) for each hole, in their order."""
     position = 0
     while position < len(text):
         match = _PIECE.match(text, position)

@@ -1,4 +1,4 @@
-"""Leaves of JSON texts held against json.loads, and token spans against the definition, byte by byte."""
+"""Leaves of JSON texts compared with json.loads, and token spans against the definition, byte by byte."""
 
 import itertools
 import json
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from redraft.constrain.language.json.spans import Leaf, leaves, token_spans
 
-CHARACTERS = st.characters(exclude_categories=("Cs",))
+CHARACTERS = st.characters(exclude_categories=["Cs"])
 STRINGS = st.text(CHARACTERS, max_size=6) | st.text('"\\/~\n\t\x00é😀\x7f', max_size=6)
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | STRINGS
 DOCUMENTS = st.recursive(
@@ -84,6 +84,7 @@ def same(one: Any, other: Any) -> bool:
     return repr(one) == repr(other)
 
 
+@settings(deadline=None)
 @given(_texts())
 def test_leaves_put_together_are_the_document(case: tuple[str, Any]):
     """Whatever the white space and the escapes; each leaf's characters are its value as it is written."""
@@ -159,7 +160,7 @@ def test_what_is_not_json_is_refused_with_its_position(text: str, match: str):
         leaves(text)
 
 
-@settings(max_examples=300)
+@settings(deadline=None, max_examples=150)
 @given(_texts(), st.data())
 def test_a_damaged_text_is_refused_exactly_if_json_refuses_it(case: tuple[str, Any], data: st.DataObject):
     """One character left out, put in or replaced; Python's NaN and Infinity are refused besides."""
@@ -193,6 +194,7 @@ def _overlapping(start: int, end: int, pieces: list[bytes]) -> list[int]:
 
 
 @example("é", [1], [(0, 1), (1, 1)])
+@settings(deadline=None)
 @given(
     st.text(st.sampled_from('a"é日😀'), max_size=12),
     st.lists(st.integers(0, 40), max_size=12),

@@ -51,7 +51,9 @@ def test_a_schema_is_refused_for_the_listed_reason_with_the_place_of_the_keyword
         expression(group["schema"])
     message = str(refusal.value)
     assert reason in message
-    pointer, named = re.match(r"schema(?: at (\S*))?: (?:'([^']*)')?", message).groups()
+    said = re.match(r"schema(?: at (\S*))?: (?:'([^']*)')?", message)
+    assert said is not None
+    pointer, named = said.groups()
     place = group["schema"]
     for name in (pointer or "").split("/")[1:]:
         name = name.replace("~1", "/").replace("~0", "~")

@@ -10,7 +10,7 @@ from redraft.constrain.automaton import bytes as byte_automaton
 from redraft.constrain.automaton import tokens as token_automaton
 from redraft.constrain.automaton.tokens import TokenAutomaton
 from redraft.constrain.automaton.vocabulary import Vocabulary
-from redraft.constrain.inference.chain import end_potential
+from redraft.constrain.inference.chain import ClassSums, end_potential
 from redraft.constrain.language.json import schema as json_schema
 from redraft.errors import ConstraintError
 from redraft.kernels.inference import infer
@@ -51,7 +51,7 @@ def test_both_sequences_of_random_distributions_are_valid(compiled: TokenAutomat
         if len(tokens):
             peak[:, number] = own.max(1)
     end = end_potential(compiled.distance, 0, needs_end=False)
-    found = infer(compiled, compiled.start, end, mass, plogp, peak, rng.random((length, 2)))
+    found = infer(compiled, compiled.start, end, ClassSums(mass, plogp, peak), rng.random((length, 2)))
     for classes in (found.best_classes, found.sampled_classes):
         chosen = [members[number][rng.integers(len(members[number]))] for number in classes if number >= 0]
         text = Vocabulary.from_tokens(TOKENS).spell(token for token in chosen if token != END)
@@ -63,7 +63,7 @@ def test_a_canvas_too_short_for_the_schema_is_no_reason_to_break_it(compiled: To
     shortest = int(compiled.distance[compiled.start])
     for length in (shortest, shortest - 1):
         mass = np.full((length, compiled.classes), 1 / compiled.classes)
-        arguments = (mass, mass * np.log(mass), np.log(mass), np.full((length, 2), 0.5))
+        arguments = (ClassSums(mass, mass * np.log(mass), np.log(mass)), np.full((length, 2), 0.5))
         end = end_potential(compiled.distance, 0, needs_end=False)
         if length == shortest:
             assert infer(compiled, compiled.start, end, *arguments).best_states[-1] in np.flatnonzero(

@@ -1,4 +1,4 @@
-"""Which JSON schema keywords are supported, and the check of a whole schema document before anything is made of it."""
+"""The supported JSON schema keywords, and the check of a whole schema document before anything is made of it."""
 
 import json
 import math
@@ -13,7 +13,7 @@ from redraft.constrain.language.decimal_range import Bound
 from redraft.errors import ConstraintError
 
 Schema = Mapping[str, Any] | bool
-"""Of a checked document, so a keyword's value has the type that the keyword asks for."""
+"""A schema of a checked document: each keyword's value has the type that the keyword asks for."""
 
 TYPES = ("array", "boolean", "integer", "null", "number", "object", "string")
 ANNOTATIONS = frozenset(
@@ -21,9 +21,9 @@ ANNOTATIONS = frozenset(
     | {"title", "writeOnly"}
 )
 
-_MOST_SCHEMAS = 20_000
-_DEEPEST_VALUE = 32
-_LARGEST_COUNT = 1_000_000
+_MAX_SCHEMAS = 20_000
+_MAX_VALUE_DEPTH = 32
+_MAX_COUNT = 1_000_000
 
 _INSTEAD = {
     "additionalItems": "write 'prefixItems' and 'items'",
@@ -106,8 +106,8 @@ def check(schema: Schema) -> dict[str, Schema]:
         for below, value in _subschemas(current, pointer):
             schemas[below] = _schema_in(value, below)
             waiting.append((below, schemas[below]))
-            if len(schemas) > _MOST_SCHEMAS:
-                raise ConstraintError(f"schema: more than {_MOST_SCHEMAS} schemas inside one another; write less")
+            if len(schemas) > _MAX_SCHEMAS:
+                raise ConstraintError(f"schema: more than {_MAX_SCHEMAS} schemas inside one another; write less")
     return schemas
 
 
@@ -130,14 +130,14 @@ def _check_keywords(schema: Mapping[str, Any], pointer: str) -> None:
 
 
 def _check_counts(schema: Mapping[str, Any], pointer: str) -> None:
-    for least, most in (("minLength", "maxLength"), ("minItems", "maxItems")):
-        low, high = count(schema, least) or 0, count(schema, most)
+    for lower, upper in (("minLength", "maxLength"), ("minItems", "maxItems")):
+        low, high = count(schema, lower) or 0, count(schema, upper)
         if high is not None and low > high:
-            raise fail(pointer, f"{least!r} {low} is above {most!r} {high}; nothing is possible")
+            raise fail(pointer, f"{lower!r} {low} is above {upper!r} {high}; nothing is possible")
 
 
 def count(schema: Mapping[str, Any], keyword: str) -> int | None:
-    """What a keyword such as 'maxItems' says, if it is there; it may be written with a point."""
+    """The value of a keyword such as 'maxItems', if it is there; it may be written with a point."""
     return int(schema[keyword]) if keyword in schema else None
 
 
@@ -183,15 +183,15 @@ def _type(value: object) -> str | None:
 
 def _count(value: object) -> str | None:
     # 2.0 is an integer to JSON schema.
-    whole = _is_number(value) and value % 1 == 0 and 0 <= value <= _LARGEST_COUNT
-    return None if whole else f"must be an integer from 0 to {_LARGEST_COUNT}"
+    whole = _is_number(value) and value % 1 == 0 and 0 <= value <= _MAX_COUNT
+    return None if whole else f"must be an integer from 0 to {_MAX_COUNT}"
 
 
 def _bound(value: object) -> str | None:
     if not _is_number(value):
         return "must be a number"
-    if sum(Bound(Decimal(str(value))).digits) > decimal_range.MOST_DIGITS:
-        return f"must have at most {decimal_range.MOST_DIGITS} digits when written out"
+    if sum(Bound(Decimal(str(value))).digits) > decimal_range.MAX_DIGITS:
+        return f"must have at most {decimal_range.MAX_DIGITS} digits when written out"
     return None
 
 
@@ -248,8 +248,8 @@ def _value(value: object) -> str | None:
     waiting = [(value, 0)]
     while waiting:
         part, depth = waiting.pop()
-        if depth > _DEEPEST_VALUE:
-            return f"must not be nested more than {_DEEPEST_VALUE} deep"
+        if depth > _MAX_VALUE_DEPTH:
+            return f"must not be nested more than {_MAX_VALUE_DEPTH} deep"
         if isinstance(part, Mapping):
             if any(map(_text, part)):
                 return "must have only strings as keys"

@@ -1,4 +1,4 @@
-"""What can be said of JSON schemas without writing a text: whether a value is valid, whether any is.
+"""The logic of JSON schemas: it decides whether a value is valid, and whether any is, without writing a text.
 
 Readers of a schema differ about some strings: dialects of patterns about characters, and 'format' is tested strictly,
 loosely or not at all. A value is *certainly* valid if it is so to all readers, and *possibly* if it may be so to some.
@@ -6,33 +6,34 @@ loosely or not at all. A value is *certainly* valid if it is so to all readers, 
 
 from collections.abc import Mapping
 from decimal import Decimal
-from functools import lru_cache
+from functools import cache, partial
 from typing import Any
 
 from redraft.constrain.automaton import bytes as byte_automaton
 from redraft.constrain.automaton.bytes import ByteAutomaton
+from redraft.constrain.expression import NOTHING, AllOf, Expression, Literal, Repeat, any_of, joined, optional
 from redraft.constrain.language import decimal_range, regex
 from redraft.constrain.language import string_formats as formats
 from redraft.constrain.language.decimal_range import Bound
-from redraft.constrain.language.expression import NOTHING, AllOf, Expression, Literal, Repeat, any_of, joined, optional
 from redraft.constrain.language.json.keywords import ForbiddenError, Value, fail
 from redraft.constrain.language.json.merge import KINDS, Document, Merged, Places
 from redraft.constrain.language.json.text import ANY_CHARACTER
 from redraft.errors import ConstraintError
 
-# So deep in members and items a reason is looked for why two options of a 'oneOf' exclude each other.
+# Members and items are searched so deep for a reason why two options of a 'oneOf' exclude each other.
 _LEVELS = 6
-_REMEMBERED = 256
 
 
 def accepts(document: Document, places: Places, value: Any, *, possibly: bool = False) -> bool:
-    """Whether a value is certainly (or ``possibly``) valid where ``places`` hold."""
+    """True if a value is certainly (or ``possibly``) valid where ``places`` hold."""
     try:
         merged = document.merge(places)
     except ForbiddenError:
         return False
-    if merged.values is not None and Value.of(value) not in map(Value.of, merged.values):
-        return False
+    if merged.values is not None:
+        document.spend(merged.size)
+        if Value.of(value) not in map(Value.of, merged.values):
+            return False
     return satisfies(document, merged, value, possibly=possibly)
 
 
@@ -44,16 +45,18 @@ def satisfies(
     *,
     possibly: bool = False,
 ) -> bool:
-    """Whether a value, one of 'enum' if that is there, is certainly (or ``possibly``) valid under all that is merged,
-    ``chosen`` choices aside."""
+    """True if a value is certainly (or ``possibly``) valid under all that is merged, ``chosen`` alternatives aside.
+
+    Where there is an 'enum', the value must be of it already.
+    """
     kind = _kind(value)
     if merged.kinds is not None and kind not in merged.kinds:
         return False
     with document.nested(merged.pointer):
         return _accepts_kind(document, merged, kind, value, possibly) and all(
-            _accepts_choice(document, choice.keyword, choice.options, value, possibly)
-            for choice in merged.choices
-            if choice.pointer not in chosen
+            _accepts_alternatives(document, one.keyword, one.options, value, possibly)
+            for one in merged.alternatives
+            if one.pointer not in chosen
         )
 
 
@@ -69,7 +72,7 @@ def _kind(value: Any) -> str:
     return "null" if value is None else "array"
 
 
-def _accepts_choice(document: Document, keyword: str, options: Places, value: Any, possibly: bool) -> bool:
+def _accepts_alternatives(document: Document, keyword: str, options: Places, value: Any, possibly: bool) -> bool:
     valid = sum(accepts(document, (option,), value, possibly=possibly) for option in options)
     if keyword == "anyOf" or not valid:
         return bool(valid)
@@ -83,9 +86,9 @@ def _accepts_kind(document: Document, merged: Merged, kind: str, value: Any, pos
             number = Decimal(str(value))
             return _on_side(number, merged.lower, 1) and _on_side(number, merged.upper, -1)
         case "string":
-            return _within(len(value), merged.length) and all(
-                automaton.matches(value.encode()) for automaton in _automata(merged, possibly)
-            )
+            automata = _automata(document, merged, possibly)
+            document.spend(len(value) * len(automata))
+            return _within(len(value), merged.length) and all(one.matches(value.encode()) for one in automata)
         case "object":
             return all(name in value for name in merged.required) and all(
                 accepts(document, merged.member(name), member, possibly=possibly) for name, member in value.items()
@@ -98,7 +101,7 @@ def _accepts_kind(document: Document, merged: Merged, kind: str, value: Any, pos
 
 
 def _on_side(number: Decimal, bound: Bound | None, sign: int) -> bool:
-    """Whether a number is not below (sign 1) or not above (sign -1) a bound."""
+    """True if a number is not below (sign 1) or not above (sign -1) a bound."""
     if bound is None:
         return True
     return sign * number > sign * bound.value or (number == bound.value and not bound.exclusive)
@@ -115,9 +118,9 @@ def impossible(
     possible: frozenset[str] = KINDS,
     levels: int = _LEVELS,
 ) -> bool:
-    """Whether it is certain that no value of the ``possible`` kinds is valid where ``places`` hold.
+    """True if it is certain that no value of the ``possible`` kinds is valid where ``places`` hold.
 
-    Of the choices in ``chosen``, options are among the places.
+    The places already hold an option of each of the ``chosen`` alternatives.
     """
     if levels == 0:
         return False
@@ -132,11 +135,11 @@ def impossible(
         kinds = possible if merged.kinds is None else possible & merged.kinds
         if all(_impossible_kind(document, merged, kind, levels) for kind in kinds):
             return True
-        choice = next((choice for choice in merged.choices if choice.pointer not in chosen), None)
-        if choice is None:
+        alternatives = next((one for one in merged.alternatives if one.pointer not in chosen), None)
+        if alternatives is None:
             return False
-        chosen |= {choice.pointer}
-        return all(impossible(document, (*places, option), chosen, possible, levels) for option in choice.options)
+        chosen |= {alternatives.pointer}
+        return all(impossible(document, (*places, option), chosen, possible, levels) for option in alternatives.options)
 
 
 def _impossible_kind(document: Document, merged: Merged, kind: str, levels: int) -> bool:
@@ -147,7 +150,7 @@ def _impossible_kind(document: Document, merged: Merged, kind: str, levels: int)
             low, high = merged.lower, merged.upper
             return low is not None and high is not None and low.value >= high.value
         case "string":
-            return not _any_string(merged)
+            return not _any_string(document, merged)
         case "object":
             return any(impossible(document, merged.member(name), levels=levels - 1) for name in merged.required)
         case "array":
@@ -158,22 +161,22 @@ def _impossible_kind(document: Document, merged: Merged, kind: str, levels: int)
     return False
 
 
-def _any_string(merged: Merged) -> bool:
-    least, most = merged.length
-    if most is not None and most < least:
+def _any_string(document: Document, merged: Merged) -> bool:
+    low, high = merged.length
+    if high is not None and high < low:
         return False
     texts = languages(merged, possibly=True)
-    return not texts or not is_empty(AllOf((*texts, Repeat(ANY_CHARACTER, least, most))))
+    return not texts or not is_empty(document, AllOf((*texts, Repeat(ANY_CHARACTER, low, high))))
 
 
-def is_empty(expression: Expression) -> bool:
-    """Whether no text matches."""
+def is_empty(document: Document, expression: Expression) -> bool:
+    """True if no text matches."""
     # A mark before each text, so that the empty text, which is allowed beside them, is none of them.
-    return byte_automaton.build(optional(joined("-", expression))).states == 1
+    return document.counted(byte_automaton.build(optional(joined("-", expression)))).states == 1
 
 
 def languages(merged: Merged, *, possibly: bool = False) -> list[Expression]:
-    """What 'pattern' and 'format' say about a string's value that is certainly (or ``possibly``) valid."""
+    """The texts that 'pattern' and 'format' allow as a string's value, certainly (or ``possibly``)."""
     texts = [_searched(*pattern, possibly) for pattern in merged.patterns]
     return texts if possibly else texts + [formats.expression(name) for name in merged.formats]
 
@@ -185,17 +188,21 @@ def _searched(pattern: str, pointer: str, possibly: bool) -> Expression:
         raise fail(pointer, f"'pattern': {error}") from None
 
 
-def _automata(merged: Merged, possibly: bool) -> list[ByteAutomaton]:
-    searched = [_pattern_automaton(*pattern, possibly) for pattern in merged.patterns]
-    return searched if possibly else searched + [_format_automaton(name) for name in merged.formats]
+def _automata(document: Document, merged: Merged, possibly: bool) -> list[ByteAutomaton]:
+    searched = [
+        document.automaton((pattern, possibly), partial(_pattern_automaton, pattern, pointer, possibly))
+        for pattern, pointer in merged.patterns
+    ]
+    if possibly:
+        return searched
+    return searched + [document.automaton(name, partial(_format_automaton, name)) for name in merged.formats]
 
 
-@lru_cache(_REMEMBERED)
 def _pattern_automaton(pattern: str, pointer: str, possibly: bool) -> ByteAutomaton:
     return byte_automaton.build(_searched(pattern, pointer, possibly))
 
 
-@lru_cache(_REMEMBERED)
+@cache
 def _format_automaton(name: str) -> ByteAutomaton:
     return byte_automaton.build(formats.expression(name))
 

@@ -1,12 +1,12 @@
-"""What holds at one place of a JSON schema: its own keywords with those of every '$ref' and 'allOf' merged in."""
+"""The keywords that hold at one place of a JSON schema, with those of every '$ref' and 'allOf' merged in."""
 
-import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import unquote
 
+from redraft.constrain.automaton.bytes import ByteAutomaton
 from redraft.constrain.language.decimal_range import Bound
 from redraft.constrain.language.json.keywords import (
     ForbiddenError,
@@ -22,7 +22,7 @@ from redraft.constrain.language.json.keywords import (
 from redraft.errors import ConstraintError
 
 KINDS = frozenset({"array", "boolean", "fraction", "integer", "null", "object", "string"})
-"""What values are: JSON schema's types, with the numbers that are no integers as a kind of their own."""
+"""The kinds of values: JSON schema's types, with the numbers that are no integers as a kind of their own."""
 _KINDS_OF_TYPE = {name: frozenset({name}) for name in KINDS} | {"number": frozenset({"integer", "fraction"})}
 _KINDS_OF_KEYWORD = (
     (("properties", "additionalProperties", "required"), "object"),
@@ -32,14 +32,17 @@ _KINDS_OF_KEYWORD = (
 )
 
 # Python's own stack must hold so many nested calls several times over.
-_DEEPEST = 64
-_MOST_MERGED = 40_000
-_SECONDS = 10
+_MAX_NESTED = 64
+_MAX_MERGED = 40_000
+# Steps are those that automata count; merging a schema, or an automaton however small, takes about as long as so many.
+_MAX_STEPS = 20_000_000
+_STEPS_A_SCHEMA = 100
+_STEPS_AN_AUTOMATON = 2000
 
 
 @dataclass(frozen=True)
 class Place:
-    """A schema in the document, and how it was reached."""
+    """A schema in the document, and the way on which it was reached."""
 
     schema: Schema
     pointer: str
@@ -72,7 +75,7 @@ Places = tuple[Place, ...]
 
 
 @dataclass(frozen=True)
-class Choice:
+class Alternatives:
     """An 'anyOf' or 'oneOf'."""
 
     keyword: str
@@ -82,12 +85,12 @@ class Choice:
 
 @dataclass
 class Merged:
-    """All that holds at a place; what is None is not stated."""
+    """All that holds at a place; None stands for what no schema states."""
 
     pointer: str
     kinds: frozenset[str] | None = None
     implied_kinds: frozenset[str] = frozenset()
-    """What keywords that speak of one type speak of."""
+    """The kinds of keywords that speak of one type."""
     values: list[Any] | None = None
     lower: Bound | None = None
     upper: Bound | None = None
@@ -101,10 +104,12 @@ class Merged:
     prefix: list[Places] = field(default_factory=list)
     rest: Places | None = None
     items: tuple[int, int | None] = (0, None)
-    choices: list[Choice] = field(default_factory=list)
+    alternatives: list[Alternatives] = field(default_factory=list)
+    size: int = 0
+    """Names, values and characters that the merged schemas list, with their values' parts."""
 
     def member(self, name: str) -> Places:
-        """What holds for the member of that name."""
+        """The schemas that hold for the member of that name."""
         if self.properties is not None and name in self.properties:
             return self.properties[name]
         return self.additional or ()
@@ -113,7 +118,7 @@ class Merged:
         return self.prefix[index] if index < len(self.prefix) else self.rest or ()
 
     def add(self, place: Place) -> None:
-        """The keywords of one schema that are neither '$ref' nor 'allOf'."""
+        """Add the keywords of one schema that are neither '$ref' nor 'allOf'."""
         schema = place.schema
         assert isinstance(schema, Mapping)
         self._add_kinds(schema)
@@ -125,7 +130,7 @@ class Merged:
         for keyword in ("anyOf", "oneOf"):
             if keyword in schema:
                 options = tuple(place.beside(part, keyword, n) for n, part in enumerate(schema[keyword]))
-                self.choices.append(Choice(keyword, joined_pointer(place.pointer, keyword), options))
+                self.alternatives.append(Alternatives(keyword, joined_pointer(place.pointer, keyword), options))
 
     def _add_kinds(self, schema: Mapping[str, Any]) -> None:
         if "type" in schema:
@@ -192,10 +197,10 @@ def _both(left: Places | None, right: Places | None) -> Places | None:
 
 
 def _narrowed(
-    counts: tuple[int, int | None], schema: Mapping[str, Any], least: str, most: str
+    counts: tuple[int, int | None], schema: Mapping[str, Any], lower: str, upper: str
 ) -> tuple[int, int | None]:
-    upper = [bound for bound in (counts[1], count(schema, most)) if bound is not None]
-    return max(counts[0], count(schema, least) or 0), min(upper, default=None)
+    highest = [bound for bound in (counts[1], count(schema, upper)) if bound is not None]
+    return max(counts[0], count(schema, lower) or 0), min(highest, default=None)
 
 
 class Document:
@@ -205,7 +210,9 @@ class Document:
         self._schemas = check(schema)
         self._merged = 0
         self._nested = 0
-        self._deadline = time.monotonic() + _SECONDS
+        self._steps = 0
+        self._sizes = {pointer: _size(part) for pointer, part in self._schemas.items()}
+        self._automata: dict[Hashable, ByteAutomaton] = {}
         for pointer, part in self._schemas.items():
             if isinstance(part, Mapping) and "$ref" in part and _target(part) not in self._schemas:
                 raise fail(pointer, f"'$ref' {part['$ref']!r} leads to no schema; define it under '$defs'")
@@ -214,12 +221,32 @@ class Document:
     def root(self) -> Places:
         return (Place.root(self._schemas[""]),)
 
+    def spend(self, steps: int) -> None:
+        """Count work on the document; ConstraintError once it is too much."""
+        self._steps += steps
+        if self._steps > _MAX_STEPS:
+            raise ConstraintError(
+                f"schema: takes more than {_MAX_STEPS} steps to write out; write simpler patterns, fewer options or a "
+                "smaller depth"
+            )
+
+    def automaton(self, key: Hashable, build: Callable[[], ByteAutomaton]) -> ByteAutomaton:
+        """The automaton of a key, built and counted once for the document."""
+        if key not in self._automata:
+            self._automata[key] = self.counted(build())
+        return self._automata[key]
+
+    def counted(self, automaton: ByteAutomaton) -> ByteAutomaton:
+        """An automaton that was built for the document, with its steps counted."""
+        self.spend(_STEPS_AN_AUTOMATON + automaton.steps)
+        return automaton
+
     @contextmanager
     def nested(self, pointer: str) -> Iterator[None]:
-        """Around work on a place inside another."""
-        if self._nested == _DEEPEST:
+        """Guard work on a place inside another: it must not nest too deep."""
+        if self._nested == _MAX_NESTED:
             raise fail(
-                pointer, f"more than {_DEEPEST} schemas inside one another with '$ref' followed; write it flatter"
+                pointer, f"more than {_MAX_NESTED} schemas inside one another with '$ref' followed; write it flatter"
             )
         self._nested += 1
         try:
@@ -230,14 +257,9 @@ class Document:
     def merge(self, places: Places, depth: int | None = None) -> Merged:
         """All that holds where all ``places`` hold; ``depth`` is how deep a schema may be in itself."""
         self._merged += 1
-        if time.monotonic() > self._deadline:
+        if self._merged > _MAX_MERGED:
             raise ConstraintError(
-                f"schema: took more than {_SECONDS} s to write out; write simpler patterns, fewer options or a smaller "
-                "depth"
-            )
-        if self._merged > _MOST_MERGED:
-            raise ConstraintError(
-                f"schema: more than {_MOST_MERGED} places with '$ref' and choices written out; write fewer options, "
+                f"schema: more than {_MAX_MERGED} places with '$ref' and choices written out; write fewer options, "
                 "fewer '$ref' or a smaller depth"
             )
         merged = Merged(places[0].pointer if places else "")
@@ -252,6 +274,8 @@ class Document:
             if place.schema is False:
                 raise fail(place.pointer, "false allows nothing", ForbiddenError)
             if isinstance(place.schema, Mapping):
+                merged.size += self._sizes[place.pointer]
+                self.spend(_STEPS_A_SCHEMA + merged.size)
                 merged.add(place)
                 waiting += reversed(list(self._same_value(place, depth)))
         return merged
@@ -274,6 +298,21 @@ class Document:
                 TooDeepError,
             )
         return place.referring(self._schemas[target], target)
+
+
+def _size(schema: Schema) -> int:
+    """Names, values and characters that the schema's own keywords list."""
+    if isinstance(schema, bool):
+        return 0
+    listed = sum(len(schema.get(keyword, ())) for keyword in ("properties", "required", "prefixItems", "pattern"))
+    return listed + sum(_value_size(schema[keyword]) for keyword in ("enum", "const") if keyword in schema)
+
+
+def _value_size(value: object) -> int:
+    """The parts of a JSON value, itself included."""
+    if isinstance(value, Mapping):
+        return 1 + sum(map(_value_size, value.values()))
+    return 1 + sum(map(_value_size, value)) if isinstance(value, list | tuple) else 1
 
 
 def _target(schema: Mapping[str, Any]) -> str:

@@ -9,7 +9,7 @@ Every text that matches is valid. Not every valid text matches:
 - Integers are written without a point and an exponent; bounded numbers without an exponent and with a limited number of
   decimal places; other numbers with an exponent of at most two digits.
 - A string with 'pattern', 'format' or a length, and a further key beside declared ones, has only the escapes that JSON
-  demands, so each value has one spelling.
+  requires, so each value has one spelling.
 - A 'pattern' matches in every dialect of regular expressions. A 'format' is always tested, and leaves out what is rare:
   leap seconds, more than six decimals of a second, quoted or bracketed parts of addresses.
 - Options of 'oneOf' must exclude each other to readers with any dialect, and to those that do not test formats.
@@ -20,16 +20,16 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property, partial
 from typing import Any
 
+from redraft.constrain.expression import NOTHING, AllOf, Expression, Repeat, any_of
 from redraft.constrain.language import decimal_range
-from redraft.constrain.language.expression import NOTHING, AllOf, Expression, Repeat, any_of
 from redraft.constrain.language.json import logic as schema_logic
 from redraft.constrain.language.json import text as json_text
 from redraft.constrain.language.json.keywords import ForbiddenError, ImpossibleError, TooDeepError, fail, read
-from redraft.constrain.language.json.merge import KINDS, Choice, Document, Merged, Places
+from redraft.constrain.language.json.merge import KINDS, Alternatives, Document, Merged, Places
 from redraft.constrain.language.json.text import ANY_CHARACTER, Layout, Member, Whitespace
 from redraft.errors import ConstraintError
 
-_DEEPEST = 16
+_MAX_DEPTH = 16
 
 
 def expression(
@@ -42,8 +42,8 @@ def expression(
     and objects may be in one another where the schema does not say what they hold. Raise ConstraintError, naming the
     keyword and its JSON pointer, for what is not supported, malformed or contradicts itself.
     """
-    if isinstance(depth, bool) or not isinstance(depth, int) or not 1 <= depth <= _DEEPEST:
-        raise ConstraintError(f"depth {depth!r} must be an integer from 1 to {_DEEPEST}")
+    if isinstance(depth, bool) or not isinstance(depth, int) or not 1 <= depth <= _MAX_DEPTH:
+        raise ConstraintError(f"depth {depth!r} must be an integer from 1 to {_MAX_DEPTH}")
     return SchemaWriter.write_whole(schema, Layout.of(whitespace), depth)
 
 
@@ -70,9 +70,9 @@ class SchemaWriter:
         """Exactly this value."""
         return json_text.fixed(value, self._layout)
 
-    def string(self, least: int, most: int | None) -> Expression:
-        """A string of so many characters."""
-        return json_text.string(least, most)
+    def string(self, min_length: int, max_length: int | None) -> Expression:
+        """A string of ``min_length`` to ``max_length`` characters."""
+        return json_text.string(min_length, max_length)
 
     def string_of(self, value: Expression) -> Expression:
         """A string whose value matches ``value``."""
@@ -91,14 +91,14 @@ class SchemaWriter:
         return list(dict.fromkeys(names))
 
     def write(self, places: Places, chosen: frozenset[str] = frozenset()) -> Expression:
-        """What is valid where all ``places`` hold; of the choices in ``chosen``, an option is among them."""
+        """The values that are valid where all ``places`` hold; they include an option of each of ``chosen``."""
         merged = self._document.merge(places, self._depth)
         with self._document.nested(merged.pointer):
             if merged.values is not None:
                 return self._fixed(merged)
-            for choice in merged.choices:
-                if choice.pointer not in chosen:
-                    return self._choice(choice, places, chosen)
+            for alternatives in merged.alternatives:
+                if alternatives.pointer not in chosen:
+                    return self._one_of(alternatives, places, chosen)
             if merged.kinds is None and not merged.implied_kinds:
                 return self._any_value
             return self._kinds(merged)
@@ -120,23 +120,23 @@ class SchemaWriter:
             )
         return any_of(*(self.fixed_value(value) for value in values))
 
-    def _choice(self, choice: Choice, places: Places, chosen: frozenset[str]) -> Expression:
-        chosen |= {choice.pointer}
-        if choice.keyword == "oneOf":
-            self._check_exclusive(choice, places, chosen)
-        return _union(partial(self.write, (*places, option), chosen) for option in choice.options)
+    def _one_of(self, alternatives: Alternatives, places: Places, chosen: frozenset[str]) -> Expression:
+        chosen |= {alternatives.pointer}
+        if alternatives.keyword == "oneOf":
+            self._check_exclusive(alternatives, places, chosen)
+        return _union(partial(self.write, (*places, option), chosen) for option in alternatives.options)
 
-    def _check_exclusive(self, choice: Choice, places: Places, chosen: frozenset[str]) -> None:
-        key = (choice.pointer, *(place.pointer for place in places))
+    def _check_exclusive(self, alternatives: Alternatives, places: Places, chosen: frozenset[str]) -> None:
+        key = (alternatives.pointer, *(place.pointer for place in places))
         if key in self._exclusive:
             return
         self._exclusive.add(key)
-        for index, option in enumerate(choice.options):
-            for other_index, other in enumerate(choice.options[:index]):
+        for index, option in enumerate(alternatives.options):
+            for other_index, other in enumerate(alternatives.options[:index]):
                 written = self._written_kinds((*places, option), chosen) | self._written_kinds((*places, other), chosen)
                 if not schema_logic.impossible(self._document, (*places, other, option), chosen, written):
                     raise fail(
-                        choice.pointer,
+                        alternatives.pointer,
                         f"options {other_index} and {index} of 'oneOf' may both hold for a value; write 'anyOf', or "
                         "make them exclude each other, by 'type' or a required property with another 'const' in each",
                     )
@@ -147,7 +147,7 @@ class SchemaWriter:
             merged = self._document.merge(places)
         except ForbiddenError:
             return frozenset()
-        decided = merged.values is None and all(choice.pointer in chosen for choice in merged.choices)
+        decided = merged.values is None and all(one.pointer in chosen for one in merged.alternatives)
         return merged.implied_kinds if decided and merged.kinds is None and merged.implied_kinds else KINDS
 
     def _kinds(self, merged: Merged) -> Expression:
@@ -182,16 +182,16 @@ class SchemaWriter:
         return result
 
     def _string(self, merged: Merged) -> Expression:
-        least, most = merged.length
-        if most is not None and most < least:
-            raise fail(merged.pointer, f"'minLength' {least} is above 'maxLength' {most}", ImpossibleError)
+        low, high = merged.length
+        if high is not None and high < low:
+            raise fail(merged.pointer, f"'minLength' {low} is above 'maxLength' {high}", ImpossibleError)
         texts = schema_logic.languages(merged)
         if not texts:
-            return self.string(least, most)
-        if (least, most) != (0, None):
-            texts.append(Repeat(ANY_CHARACTER, least, most))
+            return self.string(low, high)
+        if (low, high) != (0, None):
+            texts.append(Repeat(ANY_CHARACTER, low, high))
         value = texts[0] if len(texts) == 1 else AllOf(tuple(texts))
-        if schema_logic.is_empty(value):
+        if schema_logic.is_empty(self._document, value):
             raise fail(
                 merged.pointer, "no string satisfies 'pattern', 'format' and the lengths together", ImpossibleError
             )
@@ -223,32 +223,32 @@ class SchemaWriter:
         return None if isinstance(value, ForbiddenError) else value
 
     def _array(self, merged: Merged) -> Expression:
-        least, most = merged.items
-        if most is not None and most < least:
-            raise fail(merged.pointer, f"'minItems' {least} is above 'maxItems' {most}", ImpossibleError)
+        low, high = merged.items
+        if high is not None and high < low:
+            raise fail(merged.pointer, f"'minItems' {low} is above 'maxItems' {high}", ImpossibleError)
         prefix: list[Expression] = []
-        for places in merged.prefix[:most]:
+        for places in merged.prefix[:high]:
             item = self._unless_forbidden(places)
             if isinstance(item, ForbiddenError):
-                if len(prefix) < least:
-                    raise _needed(item, merged, f"item {len(prefix)} is not possible, 'minItems' is {least}")
-                return json_text.array_text(self._layout, prefix, None, least, len(prefix))
+                if len(prefix) < low:
+                    raise _needed(item, merged, f"item {len(prefix)} is not possible, 'minItems' is {low}")
+                return json_text.array_text(self._layout, prefix, None, low, len(prefix))
             prefix.append(item)
-        if most is not None and most == len(prefix):
-            return json_text.array_text(self._layout, prefix, None, least, most)
-        return self._array_with_rest(merged, prefix, least, most)
+        if high is not None and high == len(prefix):
+            return json_text.array_text(self._layout, prefix, None, low, high)
+        return self._array_with_rest(merged, prefix, low, high)
 
-    def _array_with_rest(self, merged: Merged, prefix: list[Expression], least: int, most: int | None) -> Expression:
+    def _array_with_rest(self, merged: Merged, prefix: list[Expression], low: int, high: int | None) -> Expression:
         if merged.rest is None:
-            # After declared items only as many are written as 'minItems' demands.
-            most = max(least, len(prefix)) if prefix else most
-            return json_text.array_text(self._layout, prefix, self._any_part, least, most)
+            # After declared items only as many are written as 'minItems' asks for.
+            high = max(low, len(prefix)) if prefix else high
+            return json_text.array_text(self._layout, prefix, self._any_part, low, high)
         rest = self._unless_forbidden(merged.rest)
         if not isinstance(rest, ForbiddenError):
-            return json_text.array_text(self._layout, prefix, rest, least, most)
-        if least > len(prefix):
-            raise _needed(rest, merged, f"item {len(prefix)} is not possible, 'minItems' is {least}")
-        return json_text.array_text(self._layout, prefix, None, least, len(prefix))
+            return json_text.array_text(self._layout, prefix, rest, low, high)
+        if low > len(prefix):
+            raise _needed(rest, merged, f"item {len(prefix)} is not possible, 'minItems' is {low}")
+        return json_text.array_text(self._layout, prefix, None, low, len(prefix))
 
     def _unless_forbidden(self, places: Places) -> Expression | ForbiddenError:
         try:
@@ -263,7 +263,7 @@ def _needed(error: ForbiddenError, merged: Merged, problem: str) -> ConstraintEr
 
 
 def _union(options: Iterable[Callable[[], Expression]]) -> Expression:
-    """Those options that are possible, of which there must be one."""
+    """Any of the options that are possible; there must be one."""
     texts, errors = [], []
     for write in options:
         try:

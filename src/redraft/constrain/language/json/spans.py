@@ -1,4 +1,4 @@
-"""Where each value of a JSON text stands in it: its path, its characters and its tokens."""
+"""The place of each value in a JSON text: its path, its characters and its tokens."""
 
 import json
 import re
@@ -25,9 +25,9 @@ class Leaf:
     """The keys of objects and the indices in arrays that lead to it; empty for a text that is one leaf."""
     value: Scalar | list[object] | dict[str, object]
     start: int
-    """Of the text's characters; of a string, the first one after the quote."""
+    """The index of its first character; for a string, the one after the opening quote."""
     end: int
-    """One after the last character; of a string, the closing quote."""
+    """The index after its last character; for a string, the closing quote."""
 
     @property
     def pointer(self) -> str:
@@ -43,11 +43,11 @@ class Leaf:
 def leaves(text: str) -> list[Leaf]:
     """The leaves of a JSON text in their order, however deep.
 
-    Of a key that an object has twice the last value counts, as for ``json.loads``. Raises ValueError, with the
+    The last value of a key that an object has twice counts, as for ``json.loads``. Raises ValueError, with the
     position, for what is not one JSON value.
     """
     found: dict[tuple[Key, ...], Leaf] = {}
-    # Of each array and object that is open: where in it we are.
+    # The key or index in each array and object that is open.
     path: list[Key] = []
     at = _after_space(text, 0)
     while True:
@@ -107,7 +107,7 @@ def _leaf(text: str, at: int, path: tuple[Key, ...]) -> Leaf:
 def _read_key(text: str, at: int, path: list[Key], found: dict[tuple[Key, ...], Leaf]) -> int:
     """Read an object's next key and its colon into the last place of the path; return where the value starts.
 
-    What was found under the same key before no longer counts.
+    Values found under the same key before no longer count.
     """
     at = _after_space(text, at)
     match = _STRING.match(text, at)

@@ -8,7 +8,7 @@ from collections.abc import Sequence as ListOf
 from dataclasses import dataclass
 from functools import lru_cache
 
-from redraft.constrain.language.expression import (
+from redraft.constrain.expression import (
     EMPTY,
     LAST_CODE_POINT,
     NOTHING,
@@ -30,7 +30,7 @@ Whitespace = typing.Literal["compact", "one-space", "free"]
 
 DIGIT = Characters.among("0123456789")
 INTEGER = any_of("0", joined(optional(Literal("-")), Characters.among("123456789"), Repeat(DIGIT, 0, None)))
-"""Without -0, which is no other number than 0."""
+"""Integers without -0, which is no other number than 0."""
 # Larger exponents overflow a double, and a reader then gets infinity.
 _EXPONENT = joined(Characters.among("eE"), optional(Characters.among("+-")), Repeat(DIGIT, 1, 2))
 NUMBER = joined(
@@ -57,7 +57,7 @@ _UNICODE_ESCAPE = joined(
     ),
 )
 CHARACTER = any_of(_UNESCAPED, joined("\\", Characters.among('"\\/bfnrt')), _UNICODE_ESCAPE)
-"""One character of a string's value in any spelling; the two halves of a surrogate pair are one character."""
+"""Any character of a string's value in any spelling; the two halves of a surrogate pair are one character."""
 
 # Further keys that begin with so many characters of a declared one are not written, which bounds the automaton.
 _KEY_PREFIX = 64
@@ -66,10 +66,10 @@ _KEY_PREFIX = 64
 STRING = joined('"', Repeat(CHARACTER, 0, None), '"')
 
 
-def string(least: int, most: int | None) -> Expression:
-    """A string whose value has so many characters."""
+def string(min_length: int, max_length: int | None) -> Expression:
+    """A string whose value has from ``min_length`` to ``max_length`` characters."""
     # Where characters are counted, each more state for one is there as often as the count says.
-    return STRING if (least, most) == (0, None) else string_of(Repeat(ANY_CHARACTER, least, most))
+    return STRING if (min_length, max_length) == (0, None) else string_of(Repeat(ANY_CHARACTER, min_length, max_length))
 
 
 def string_of(value: Expression) -> Expression:
@@ -89,8 +89,8 @@ def _spelled(value: Expression) -> Expression:
             return AnyOf(tuple(_spelled(option) for option in options))
         case AllOf(parts):
             return AllOf(tuple(_spelled(part) for part in parts))
-        case Repeat(part, least, most):
-            return Repeat(_spelled(part), least, most)
+        case Repeat(part, low, high):
+            return Repeat(_spelled(part), low, high)
         case Marker():
             raise ValueError("a marker is no text, and cannot stand in a JSON string")
 
@@ -160,10 +160,10 @@ def _other_texts(excluded: set[str], depth: int) -> tuple[Expression, Expression
 
 @dataclass(frozen=True)
 class Layout:
-    """What stands around the members of an object and the items of an array."""
+    """The text around the members of an object and the items of an array."""
 
     inside: Expression
-    """After an opening bracket and before a closing one."""
+    """The text after an opening bracket and before a closing one."""
     comma: Expression
     colon: Expression
 
@@ -216,7 +216,7 @@ def _after(layout: Layout, one: Member) -> Expression:
 
 
 def _from_any_of(leading: ListOf[Expression], after: ListOf[Expression]) -> Expression:
-    """One of ``leading``, then those of ``after`` that come later: halved, so it grows with n log n rather than n²."""
+    """Any of ``leading``, then those of ``after`` that come later: halved, so it grows with n log n rather than n²."""
     if len(leading) == 1:
         return leading[0]
     half = len(leading) // 2
@@ -226,23 +226,23 @@ def _from_any_of(leading: ListOf[Expression], after: ListOf[Expression]) -> Expr
 
 
 def array_text(
-    layout: Layout, prefix: ListOf[Expression], rest: Expression | None, least: int, most: int | None
+    layout: Layout, prefix: ListOf[Expression], rest: Expression | None, min_items: int, max_items: int | None
 ) -> Expression:
-    """An array of ``least`` to ``most`` items: first those of ``prefix``, then any number of ``rest``."""
-    prefix = prefix if most is None else prefix[:most]
-    further = None if most is None else most - len(prefix)
+    """An array of ``min_items`` to ``max_items`` items: first those of ``prefix``, then any number of ``rest``."""
+    prefix = prefix if max_items is None else prefix[:max_items]
+    further = None if max_items is None else max_items - len(prefix)
     if rest is None:
         further = 0
-    texts = [] if least else [_bracketed(layout, "[", EMPTY, "]")]
+    texts = [] if min_items else [_bracketed(layout, "[", EMPTY, "]")]
     if not prefix and further != 0 and rest is not None:
-        texts.append(_bracketed(layout, "[", _list(layout, rest, max(least, 1), further), "]"))
+        texts.append(_bracketed(layout, "[", _list(layout, rest, max(min_items, 1), further), "]"))
     elif prefix:
         after = [joined(layout.comma, item) for item in prefix]
-        fixed_count = max(least, 1)
+        fixed_count = max(min_items, 1)
         tail: list[Expression] = list(after[fixed_count:])
         if rest is not None and further != 0:
-            tail.append(Repeat(joined(layout.comma, rest), max(least - len(prefix), 0), further))
-        ending = _beginnings(tail) if least < len(prefix) else joined(*tail)
+            tail.append(Repeat(joined(layout.comma, rest), max(min_items - len(prefix), 0), further))
+        ending = _beginnings(tail) if min_items < len(prefix) else joined(*tail)
         texts.append(_bracketed(layout, "[", joined(prefix[0], *after[1:fixed_count], ending), "]"))
     return any_of(*texts)
 
@@ -255,13 +255,13 @@ def _beginnings(parts: ListOf[Expression]) -> Expression:
     return any_of(_beginnings(parts[:half]), joined(*parts[:half], _beginnings(parts[half:])))
 
 
-def _list(layout: Layout, item: Expression, least: int, most: int | None) -> Expression:
-    """``least`` (1 or more) to ``most`` items with commas between them."""
+def _list(layout: Layout, item: Expression, min_items: int, max_items: int | None) -> Expression:
+    """``min_items`` (1 or more) to ``max_items`` items with commas between them."""
     following = joined(layout.comma, item)
-    if most is not None:
-        return joined(item, Repeat(following, least - 1, most - 1))
+    if max_items is not None:
+        return joined(item, Repeat(following, min_items - 1, max_items - 1))
     # An item directly before the repeat of itself is what the automaton builder writes out once, not twice.
-    return joined(Repeat(joined(item, layout.comma), least - 1, least - 1), item, Repeat(following, 0, None))
+    return joined(Repeat(joined(item, layout.comma), min_items - 1, min_items - 1), item, Repeat(following, 0, None))
 
 
 def _bracketed(layout: Layout, opening: str, content: Expression, closing: str) -> Expression:

@@ -1,4 +1,4 @@
-"""Regular expressions over text as a tree: what patterns, schemas, choices and templates are turned into.
+"""Regular expressions over text as a tree; patterns, schemas, options and templates all become one.
 
 Parts are immutable and may be shared; one that is shared is one thing only to the reader, not to the automaton.
 """
@@ -34,7 +34,7 @@ class Characters:
 
     @classmethod
     def among(cls, characters: str) -> "Characters":
-        """One of the characters of a string."""
+        """Any one character of a string."""
         return cls.of([(ord(c), ord(c)) for c in characters])
 
     def complement(self) -> "Characters":
@@ -60,7 +60,7 @@ class Sequence:
 
 @dataclass(frozen=True)
 class AnyOf:
-    """One of the options; without options, nothing matches."""
+    """Any one option; without options, nothing matches."""
 
     options: "tuple[Expression, ...]"
 
@@ -74,16 +74,16 @@ class AllOf:
 
 @dataclass(frozen=True)
 class Repeat:
-    """``part`` at least ``least`` and at most ``most`` times; None is any number of times."""
+    """``part`` from ``min_count`` to ``max_count`` times; None is any number of times."""
 
     part: "Expression"
-    least: int
-    most: int | None
+    min_count: int
+    max_count: int | None
 
 
 # UTF-8 has no use for the bytes from 0xF8 on: each of them stands for a special token, which has no text of its own.
 FIRST_MARKER = 0xF8
-MOST_MARKERS = 0x100 - FIRST_MARKER
+MAX_MARKERS = 0x100 - FIRST_MARKER
 
 
 @dataclass(frozen=True)
@@ -93,12 +93,12 @@ class Marker:
     number: int
 
     def __post_init__(self) -> None:
-        if not 0 <= self.number < MOST_MARKERS:
-            raise ValueError(f"marker {self.number} must be from 0 to {MOST_MARKERS - 1}")
+        if not 0 <= self.number < MAX_MARKERS:
+            raise ValueError(f"marker {self.number} must be from 0 to {MAX_MARKERS - 1}")
 
     @property
     def byte(self) -> int:
-        """What stands for it in an automaton over bytes."""
+        """The byte that stands for it in an automaton over bytes."""
         return FIRST_MARKER + self.number
 
 
@@ -119,5 +119,5 @@ def joined(*parts: Expression | str) -> Sequence:
 
 
 def any_of(*options: Expression | str) -> AnyOf:
-    """One of the options; a string is a literal."""
+    """Any one option; a string is a literal."""
     return AnyOf(tuple(Literal(option) if isinstance(option, str) else option for option in options))

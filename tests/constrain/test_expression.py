@@ -1,12 +1,12 @@
-"""Character sets held against plain Python sets, and the short forms against the trees they stand for."""
+"""Character sets compared with plain Python sets, and the short forms against the trees they stand for."""
 
 from collections.abc import Iterable
 from itertools import pairwise
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from redraft.constrain.language.expression import (
+from redraft.constrain.expression import (
     EMPTY,
     LAST_CODE_POINT,
     AnyOf,
@@ -33,6 +33,7 @@ def is_surrogate(point: int) -> bool:
     return 0xD800 <= point < 0xE000
 
 
+@settings(deadline=None)
 @given(range_lists)
 def test_ranges_in_any_order_become_the_same_characters_without_surrogates(ranges: list[tuple[int, int]]):
     tidy = Characters.of(ranges).ranges
@@ -40,6 +41,7 @@ def test_ranges_in_any_order_become_the_same_characters_without_surrogates(range
         assert holds(tidy, point) == (holds(ranges, point) and not is_surrogate(point))
 
 
+@settings(deadline=None)
 @given(range_lists)
 def test_ranges_are_sorted_and_neither_overlap_nor_touch(ranges: list[tuple[int, int]]):
     tidy = Characters.of(ranges).ranges
@@ -47,6 +49,7 @@ def test_ranges_are_sorted_and_neither_overlap_nor_touch(ranges: list[tuple[int,
     assert all(last + 1 < first for (_, last), (first, _) in pairwise(tidy))
 
 
+@settings(deadline=None)
 @given(range_lists)
 def test_the_complement_is_every_other_character_and_its_complement_the_set_again(ranges: list[tuple[int, int]]):
     characters = Characters.of(ranges)
@@ -56,6 +59,7 @@ def test_the_complement_is_every_other_character_and_its_complement_the_set_agai
         assert holds(characters.ranges, point) + holds(complement.ranges, point) == (not is_surrogate(point))
 
 
+@settings(deadline=None)
 @given(st.text())
 def test_among_is_exactly_the_characters_of_the_text(text: str):
     ranges = Characters.among(text).ranges
