@@ -15,7 +15,7 @@ def tiers_here() -> tuple[str, ...]:
 
 
 def use(tier: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """Let ``tier``, or the torch twins, do the work for as long as the test runs."""
+    """Let ``tier``, or the torch references, do the work for as long as the test runs."""
     library = native()
     if tier == "torch":
         monkeypatch.setattr(bindings, "kernels", lambda: None)
@@ -35,8 +35,8 @@ def tier(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Ite
 
 
 @pytest.fixture(params=("torch", *tiers_here()))
-def tier_or_twin(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """Each tier of this processor in turn, and the torch twins."""
+def tier_or_reference(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Each tier of this processor in turn, and the torch references."""
     yield from use(request.param, monkeypatch)
 
 

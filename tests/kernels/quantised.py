@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from redraft.kernels.linear import Norm
-from redraft.kernels.packed import Format
+from redraft.kernels.packed import Activation, Format
 
 
 def random(*shape: int, seed: int = 0, scale: float = 1.0) -> Tensor:
@@ -37,9 +37,11 @@ def one_step(rows: Tensor, format: Format) -> Tensor:
     return most * {"float32": 0.0, "bfloat16": 2.0**-7, "int8": 1 / 127, "int4": 1 / 127}[format]
 
 
-def gated(product: Tensor) -> Tensor:
-    """The tanh form of GELU of the first half, spelled out, times the second half."""
+def gated(product: Tensor, activation: Activation | None = "gelu_tanh") -> Tensor:
+    """The tanh form of GELU, or SiLU, of the first half, spelled out, times the second half."""
     gate, up = product.chunk(2, dim=-1)
+    if activation == "silu":
+        return gate / (1 + (-gate).exp()) * up
     return 0.5 * gate * (1 + torch.tanh((2 / torch.pi) ** 0.5 * (gate + 0.044715 * gate**3))) * up
 
 

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from redraft.kernels.attention import attention
+from redraft.kernels.attention import AttentionSpan, attention, attention_of_spans
 from redraft.layers.attention import Segment
-from redraft.models.diffusion_gemma.model import causal_mask
+from redraft.models.spans import causal_mask
 from tests.kernels.quantised import assert_within, random
 
 DTYPES = [torch.float32, torch.bfloat16]
@@ -82,7 +82,7 @@ def test_any_number_of_queries_and_keys_around_the_tiles(dtype: torch.dtype, siz
 @pytest.mark.usefixtures("tier")
 def test_causal_rows_see_what_came_before_them_within_their_window(dtype: torch.dtype, window: int | None):
     queries, (past, own) = inputs((4, 2, 150, 16, [30, 150]), dtype)
-    masks = None, causal_mask(150, window, queries.device)
+    masks: tuple[Tensor | None, Tensor] = (None, causal_mask(150, window, queries.device))
     if window is not None:
         age = torch.arange(30, 180)[:, None] - torch.arange(30)
         masks = age < window, masks[1]
@@ -146,6 +146,7 @@ def test_a_query_that_sees_nothing_gives_nan_and_only_there(dtype: torch.dtype):
     queries, segments = inputs((4, 2, 20, 24, [150, 20]), dtype, masked=True)
     expected = attention(queries, segments)
     for segment in segments:
+        assert segment.mask is not None
         segment.mask[[0, 13]] = False
     result = attention(queries, segments)
     blind = torch.zeros(20, dtype=torch.bool)
@@ -170,7 +171,7 @@ def test_what_a_query_does_not_see_changes_no_bit_wherever_it_stands(dtype: torc
     for given in (
         [blind[0], *segments],
         [segments[0], blind[1], *segments[1:], blind[0]],
-        [*segments[:2], Segment(*last, seen)],
+        [*segments[:2], Segment(last[0], last[1], seen)],
     ):
         assert torch.equal(attention(queries, given), expected)
 
@@ -206,6 +207,28 @@ def test_the_same_bits_run_to_run_and_on_any_number_of_threads(dtype: torch.dtyp
         with_threads(threads)
         for _ in range(3):
             assert torch.equal(attention(queries, segments), expected)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.usefixtures("tier_or_reference")
+def test_spans_are_what_each_is_over_its_own_segments(dtype: torch.dtype, with_threads):
+    """Rows of one tensor, each stretch with a context of its own, masks and lengths of all kinds; one span is empty."""
+    spans, whole, expected = [], random(1, 4, 340, 24, seed=5).to(dtype), []
+    for number, (start, end, sizes) in enumerate(
+        [(0, 16, [70]), (16, 17, [0, 5]), (17, 17, [3]), (20, 320, [129, 31]), (320, 340, [1])]
+    ):
+        own, segments = inputs((4, 2, end - start, 24, sizes), dtype, masked=number % 2 == 0)
+        whole[:, :, start:end] = own
+        spans.append(AttentionSpan(start, end, segments))
+        expected.append(attention(own, segments))
+    for threads in (1, 3):
+        with_threads(threads)
+        assert torch.equal(attention_of_spans(whole, spans), torch.cat(expected, dim=1))
+
+
+@pytest.mark.usefixtures("tier_or_reference")
+def test_no_spans_give_no_rows():
+    assert attention_of_spans(random(1, 4, 3, 8), []).shape == (1, 0, 32)
 
 
 @pytest.mark.usefixtures("tier")

@@ -33,13 +33,18 @@ def norm_of(hidden: int) -> Norm:
     return Norm(random(hidden, seed=9) + 1.5, 1e-6)
 
 
+def bias_of(packed: PackedMatrix, expert: int) -> Tensor | float:
+    return 0.0 if packed.plain_bias is None else packed.plain_bias[expert].double()
+
+
 def looped(gate_up: PackedMatrix, down: PackedMatrix, x: Tensor, norm: Norm | None, weights, chosen) -> Tensor:
     rows = operand(normed(x, norm), gate_up.format)
     out = torch.zeros(len(x), down.outputs, dtype=torch.float64)
     for token in range(len(x)):
         for weight, expert in zip(weights[token].tolist(), chosen[token].tolist(), strict=True):
-            inner = operand(gated(rows[token] @ gate_up.weight[expert].double().T), down.format)
-            out[token] += weight * (down.weight[expert].double() @ inner)
+            product = rows[token] @ gate_up.weight[expert].double().T + bias_of(gate_up, expert)
+            inner = operand(gated(product, gate_up.activation), down.format)
+            out[token] += weight * (down.weight[expert].double() @ inner + bias_of(down, expert))
     return out
 
 
@@ -56,16 +61,27 @@ def check(
 @pytest.mark.parametrize("norm", [False, True], ids=["no norm", "norm"])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("format", FORMATS)
-@pytest.mark.usefixtures("tier_or_twin")
+@pytest.mark.usefixtures("tier_or_reference")
 def test_is_the_weighted_sum_of_each_tokens_experts(format: Format, shape, norm: bool):
     tokens, count, top_k, hidden, width = shape
     weights, chosen = routed(tokens, count, top_k)
     check(format, random(tokens, hidden), norm_of(hidden) if norm else None, weights, chosen, count, width)
 
 
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.usefixtures("tier_or_reference")
+def test_experts_may_have_biases_and_another_activation(format: Format):
+    weight, weights, chosen = random(5, 48, 40) / 40**0.5, *routed(33, 5, 2)
+    gate_up = pack_gated(weight, format, "silu", random(5, 48, seed=3))
+    down, x = pack(random(5, 40, 24) / 24**0.5, format, random(5, 40, seed=4)), random(33, 40)
+    expected = looped(gate_up, down, x, None, weights, chosen)
+    result = experts(gate_up, down, x, None, weights, chosen)
+    assert_within(result, expected, TOLERANCE[format] * expected.abs().max().item())
+
+
 @pytest.mark.parametrize("tokens", [1, 16, 17, 70])
 @pytest.mark.parametrize("format", FORMATS)
-@pytest.mark.usefixtures("tier_or_twin")
+@pytest.mark.usefixtures("tier_or_reference")
 def test_all_tokens_may_choose_one_expert_and_none_the_others(format: Format, tokens: int):
     for expert in (0, 2, 4):
         chosen = torch.full((tokens, 1), expert)
@@ -73,7 +89,7 @@ def test_all_tokens_may_choose_one_expert_and_none_the_others(format: Format, to
 
 
 @pytest.mark.parametrize("format", FORMATS)
-@pytest.mark.usefixtures("tier_or_twin")
+@pytest.mark.usefixtures("tier_or_reference")
 def test_no_tokens_give_no_rows(format: Format):
     gate_up, down = mixture(3, 20, 8, format)
     nothing = torch.empty(0, 2)
@@ -142,7 +158,7 @@ def test_the_same_bits_run_to_run_and_on_any_number_of_threads(format: Format, w
 
 
 @pytest.mark.parametrize("expert", [-1, 4])
-@pytest.mark.usefixtures("tier_or_twin")
+@pytest.mark.usefixtures("tier_or_reference")
 def test_an_expert_that_is_not_there_is_refused(expert: int):
     gate_up, down = mixture(4, 20, 8, "float32")
     chosen = torch.tensor([[0, 1], [expert, 2]])
@@ -150,7 +166,7 @@ def test_an_expert_that_is_not_there_is_refused(expert: int):
         experts(gate_up, down, random(2, 20), None, random(2, 2), chosen)
 
 
-@pytest.mark.usefixtures("tier_or_twin")
+@pytest.mark.usefixtures("tier_or_reference")
 def test_shapes_that_do_not_fit_are_refused():
     gate_up, down = mixture(4, 20, 8, "float32")
     weights, chosen = routed(3, 4, 2)

@@ -1,4 +1,4 @@
-"""Compiled inference over token automata, held against its twin on automata of the size that schemas have."""
+"""Compiled inference over token automata, held against its reference on automata of the size that schemas have."""
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -7,8 +7,9 @@ from dataclasses import fields
 import numpy as np
 import pytest
 
-from redraft.constrain.inference.chain import Chain, Inference, pin
-from redraft.constrain.inference.chain import infer as infer_twin
+from redraft.constrain.automaton.chain import Chain
+from redraft.constrain.inference.chain import ClassSums, Inference
+from redraft.constrain.inference.chain import infer as infer_reference
 from redraft.errors import ConstraintError
 from redraft.kernels import inference as kernel
 from redraft.kernels.library import TIERS, native, status
@@ -16,7 +17,7 @@ from tests.constrain.chains import Floats, Toy, distributions
 
 needs_library = pytest.mark.skipif(native() is None, reason=status().reason)
 
-Arguments = tuple[Chain, int, Floats, Floats, Floats, Floats, Floats]
+Arguments = tuple[Chain, int, Floats, ClassSums, Floats]
 
 
 def machine(rng: np.random.Generator, states: int, classes: int, moves: int) -> Toy:
@@ -47,13 +48,13 @@ def arguments(
         mass, plogp = np.exp(logp).sum(-1), np.nan_to_num(np.exp(logp) * logp).sum(-1)
     end = np.where(rng.random(states + 1) < 0.3, 0.0, -np.inf)
     end[-1] = 0.0
-    sums = (part.astype(np.float32) for part in (mass, plogp, logp.max(-1)))
-    return chain, 0, end, *sums, rng.random((length, 2))
+    sums = ClassSums(*(part.astype(np.float32) for part in (mass, plogp, logp.max(-1))))
+    return chain, 0, end, sums, rng.random((length, 2))
 
 
 def assert_same(given: Arguments, tolerance: float = 1e-9) -> None:
     """All fields of both; those of the best sequence bit for bit."""
-    found, expected, peak = kernel.infer(*given), infer_twin(*given), given[5]
+    found, expected, peak = kernel.infer(*given), infer_reference(*given), given[3].peak
     for name in ("best_states", "best_classes", "best_logprob", "sampled_states", "sampled_classes"):
         np.testing.assert_array_equal(getattr(found, name), getattr(expected, name), name)
     assert found.log_valid == pytest.approx(expected.log_valid, rel=tolerance, abs=tolerance)
@@ -75,10 +76,10 @@ def bits(found: Inference) -> list[bytes]:
 @needs_library
 @pytest.mark.parametrize("scale", [1.0, 10.0, 60.0])
 @pytest.mark.parametrize("seed", range(2))
-def test_the_same_as_the_twin_on_a_canvas_of_a_large_schema(seed: int, scale: float):
+def test_the_same_as_the_reference_on_a_canvas_of_a_large_schema(seed: int, scale: float):
     """At the largest scale most masses have underflowed to 0."""
     given = arguments(seed, scale)
-    chain, mass, peak = given[0], given[3], given[5]
+    chain, mass, peak = given[0], given[3].mass, given[3].peak
     assert 800 < len(chain.edge_target) < 1000
     assert ((mass == 0) & (peak > -np.inf)).mean() == pytest.approx(0.9 if scale == 60 else 0.0, abs=0.3)
     assert_same(given)
@@ -86,7 +87,7 @@ def test_the_same_as_the_twin_on_a_canvas_of_a_large_schema(seed: int, scale: fl
 
 @needs_library
 @pytest.mark.parametrize("seed", range(20))
-def test_the_same_as_the_twin_where_what_is_forced_is_unlikely(seed: int):
+def test_the_same_as_the_reference_where_what_is_forced_is_unlikely(seed: int):
     """Scales so large that paths lie thousands of nats below others at the same position, in narrow automata."""
     given = arguments(seed, scale=[30.0, 300.0, 3000.0][seed % 3], length=30, states=12, classes=9)
     # Logarithms near -1e5 leave differences an accuracy of 1e-11, times the thousands of nats that they are.
@@ -102,13 +103,13 @@ def refusal(infer: Callable[..., Inference], given: Arguments) -> str | None:
 
 
 @needs_library
-def test_pins_and_contradictions_are_the_twins():
-    chain, start, end, *sums, uniforms = arguments(3, length=20)
+def test_pins_and_contradictions_are_the_references():
+    chain, start, end, sums, uniforms = arguments(3, length=20)
     refused = 0
     for position in (0, 1, 2, 19):
         for number in (1, 100, 200):
-            given = (chain, start, end, *pin(*sums, np.array([position]), np.array([number])), uniforms)
-            message = refusal(infer_twin, given)
+            given = (chain, start, end, sums.pinned(np.array([position]), np.array([number])), uniforms)
+            message = refusal(infer_reference, given)
             assert refusal(kernel.infer, given) == message
             if message is None:
                 assert_same(given)
@@ -142,7 +143,7 @@ def test_requests_at_the_same_time_do_not_disturb_each_other():
             assert [bits(found) for found in pool.map(lambda given: kernel.infer(*given), requests)] == expected
 
 
-def test_without_a_library_the_twin_does_the_work(monkeypatch: pytest.MonkeyPatch):
+def test_without_a_library_the_reference_does_the_work(monkeypatch: pytest.MonkeyPatch):
     given = arguments(5, length=20, states=30, classes=40)
     monkeypatch.setattr(kernel, "native", lambda: None)
-    assert bits(kernel.infer(*given)) == bits(infer_twin(*given))
+    assert bits(kernel.infer(*given)) == bits(infer_reference(*given))

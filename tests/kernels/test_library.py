@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from redraft.errors import RequestError
-from redraft.kernels import library
+from redraft.kernels import interface, library
 from redraft.kernels.library import MAX_THREADS, TIERS, native, physical_cores, set_threads, status
-from tests.kernels.compiler import needs_compiler, shared_library
+from tests.kernels.compiler import needs_compiler, program, shared_library
 
 needs_library = pytest.mark.skipif(native() is None, reason=status().reason)
 
@@ -117,14 +117,70 @@ def test_an_installation_without_a_library(tmp_path):
     assert now["reason"] == "no compiled library (built without a C++ compiler; reinstall with one for speed)"
 
 
+def stub(folder: Path, headers: str | None, name: str, value: int) -> Path:
+    """A library that says what it was built from, and that lays everything out as Python does but for one thing."""
+    known = "".join(f'{{"{n}", {value if n == name else v}}},' for n, v in interface.layout().items())
+    return shared_library(
+        folder,
+        f"""#include <cstdint>
+#include <cstring>
+extern "C" const char* redraft_abi() {{ return "{headers}"; }}
+extern "C" int64_t redraft_layout(const char* name) {{
+    struct Known {{ const char* name; int64_t value; }};
+    static const Known known[] = {{{known}}};
+    for (const Known& one : known) if (!std::strcmp(one.name, name)) return one.value;
+    return -1;
+}}
+""",
+    )
+
+
 @needs_compiler
-def test_a_library_of_another_version(tmp_path):
-    other = shared_library(tmp_path, 'extern "C" const char* redraft_abi() { return "0"; }')
-    now = shown(REDRAFT_KERNELS_LIBRARY=str(other))
+def test_a_library_that_was_built_from_other_sources(tmp_path):
+    now = shown(REDRAFT_KERNELS_LIBRARY=str(stub(tmp_path, "0", "", 0)))
     assert now["tier"] == "torch"
     assert now["reason"] == (
-        f"the library was built for another version of redraft (its interface is 0, not {library.ABI})"
+        f"the library was built from other sources (of headers 0, here {library.headers()}); install again"
     )
+
+
+@needs_compiler
+@pytest.mark.parametrize("name", interface.layout())
+def test_a_library_that_lays_a_structure_out_in_another_way(tmp_path, name):
+    here = interface.layout()[name]
+    found = library.Library(stub(tmp_path, library.headers(), name, here + 8))
+    assert library._stale(found) == (
+        f"the library was built for another version of redraft ({name} is {here + 8} in it, {here} here)"
+    )
+
+
+@needs_compiler
+def test_an_installation_without_headers_compares_structures_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr(library, "headers", lambda: None)
+    assert library._stale(library.Library(stub(tmp_path, "0", "", 0))) == ""
+
+
+@needs_compiler
+def test_members_are_those_of_the_headers(tmp_path):
+    """The compiler says where each member lies, of every structure that Python lays out."""
+    lines = [
+        f'std::printf("{one.__name__[1:]} {member} %zu\\n", offsetof(redraft::{one.__name__[1:]}, {member}));'
+        for one in interface.STRUCTURES
+        for member, *_ in one._fields_
+    ]
+    source = tmp_path / "offsets.cpp"
+    source.write_text(
+        '#include <cstddef>\n#include <cstdio>\n#include "chain.h"\n#include "forward.h"\n'
+        f"int main() {{ {chr(10).join(lines)} }}\n"
+    )
+    native_folder = Path(library.__file__).parent / "native"
+    there = subprocess.run([program(tmp_path, source, "-I", native_folder)], capture_output=True, text=True, check=True)
+    here = [
+        f"{one.__name__[1:]} {member} {getattr(one, member).offset}"
+        for one in interface.STRUCTURES
+        for member, *_ in one._fields_
+    ]
+    assert there.stdout.splitlines() == here
 
 
 @needs_compiler

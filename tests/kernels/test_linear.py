@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from redraft.kernels.linear import Norm, linear
-from redraft.kernels.packed import FORMATS, Format, PackedMatrix, pack, pack_gated
+from redraft.kernels.packed import ACTIVATIONS, FORMATS, Activation, Format, PackedMatrix, pack, pack_gated
 from tests.kernels.quantised import assert_within, gated, normed, one_step, operand, random
 
 # Rows, outputs, inputs.
@@ -27,16 +27,16 @@ def check(packed: PackedMatrix, x: Tensor, norm: Norm | None, result: Tensor) ->
     """``result`` is the float64 product of what the format makes of weights and rows, but for float32's additions."""
     rows, weight = normed(x, norm), packed.weight[0].double()
     taken = operand(rows, packed.format)
-    product = taken @ weight.T
+    product = taken @ weight.T + (0 if packed.plain_bias is None else packed.plain_bias[0].double())
     # A normed row differs from float64's in its last bits, by which one of its numbers may round the other way.
     flip = one_step(rows, packed.format) * weight.abs().amax() if norm is not None and rows.numel() else 0.0
     rounding = 1e-5 * (taken.abs() @ weight.abs().T) + flip + 1e-30
     if packed.gated:
         gate, up = product.chunk(2, dim=-1)
         gate_error, up_error = rounding.chunk(2, dim=-1)
-        # No slope of GELU is above 1.13.
+        # No slope of GELU or of SiLU is above 1.13.
         rounding = 1.13 * gate_error * up.abs() + (gate.abs() + 2 * gate_error) * up_error + 1e-30
-        product = gated(product)
+        product = gated(product, packed.activation)
     assert result.dtype == torch.float32
     assert_within(result, product, rounding)
 
@@ -44,13 +44,46 @@ def check(packed: PackedMatrix, x: Tensor, norm: Norm | None, result: Tensor) ->
 @pytest.mark.parametrize("gate", [False, True], ids=["plain", "gated"])
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("format", FORMATS)
-@pytest.mark.usefixtures("tier_or_twin")
+@pytest.mark.usefixtures("tier_or_reference")
 def test_is_the_product_of_the_quantised_operands(format: Format, norm: str, gate: bool):
     for count, outputs, inputs in SHAPES:
         weight = random(2 * outputs if gate else outputs, inputs)
         packed = (pack_gated if gate else pack)(weight, format)
         x, applied = random(count, inputs, seed=1), norm_of(norm, inputs)
         check(packed, x, applied, linear(packed, x, applied))
+
+
+@pytest.mark.parametrize("activation", [None, *ACTIVATIONS])
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.usefixtures("tier_or_reference")
+def test_a_bias_is_added_before_the_gate(format: Format, activation: Activation | None):
+    for count, outputs, inputs in SHAPES:
+        rows = outputs if activation is None else 2 * outputs
+        weight, bias = random(rows, inputs), random(rows, seed=4)
+        packed = pack(weight, format, bias) if activation is None else pack_gated(weight, format, activation, bias)
+        assert packed.plain_bias is not None
+        assert torch.equal(packed.plain_bias[0], bias)
+        x = random(count, inputs, seed=1)
+        whole = linear(packed, x)
+        check(packed, x, None, whole)
+
+
+@pytest.mark.parametrize("activation", [None, *ACTIVATIONS])
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.usefixtures("tier")
+def test_a_row_with_a_bias_is_the_same_bits_whatever_else_is_computed(format: Format, activation: Activation | None):
+    weight, bias, x = random(140, 200), random(140, seed=4), random(150, 200)
+    packed = pack(weight, format, bias) if activation is None else pack_gated(weight, format, activation, bias)
+    whole = linear(packed, x)
+    for first, last in ((0, 1), (149, 150), (3, 20)):
+        assert torch.equal(linear(packed, x[first:last]), whole[first:last])
+
+
+def test_a_bias_of_another_size_is_refused():
+    with pytest.raises(ValueError, match=r"a bias \[3\] for a weight \[4, 9\]"):
+        pack(random(4, 9), "float32", random(3))
+    with pytest.raises(ValueError, match=r"a bias \[2\] for a weight \[4, 9\]"):
+        pack_gated(random(4, 9), "float32", bias=random(2))
 
 
 @pytest.mark.parametrize("format", FORMATS)
@@ -70,7 +103,7 @@ def test_is_the_product_for_any_shape(format: Format, shape: tuple[int, int, int
 
 
 @pytest.mark.parametrize("format", FORMATS)
-@pytest.mark.usefixtures("tier_or_twin")
+@pytest.mark.usefixtures("tier_or_reference")
 def test_no_rows_give_no_rows(format: Format):
     assert linear(pack(random(40, 9), format), torch.empty(0, 9)).shape == (0, 40)
 
@@ -86,7 +119,7 @@ def test_rows_may_be_columns_of_a_wider_tensor_and_of_any_dtype(format: Format):
 
 
 @pytest.mark.parametrize("format", FORMATS)
-@pytest.mark.usefixtures("tier_or_twin")
+@pytest.mark.usefixtures("tier_or_reference")
 def test_rows_of_zeros_give_zeros_and_nearly_zeros_stay_finite(format: Format):
     packed, x = pack(random(40, 50), format), random(4, 50)
     x[1], x[2] = 0.0, x[2] * 1e-39
@@ -140,7 +173,7 @@ def test_the_same_bits_run_to_run_and_on_any_number_of_threads(format: Format, s
             assert torch.equal(linear(packed, x, norm), expected)
 
 
-@pytest.mark.usefixtures("tier_or_twin")
+@pytest.mark.usefixtures("tier_or_reference")
 def test_rows_of_another_width_than_the_weights_are_refused():
     with pytest.raises(ValueError, match="rows of 8 numbers for a matrix of 9 inputs"):
         linear(pack(random(4, 9), "float32"), random(3, 8))

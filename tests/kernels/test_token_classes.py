@@ -1,4 +1,4 @@
-"""What the fused readout says about token classes, and its draws, held against float64 and the torch twin."""
+"""What the fused readout says about token classes, and its draws, held against float64 and the torch reference."""
 
 import pytest
 import torch
@@ -7,10 +7,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from redraft.canvas.random import PositionRandom
-from redraft.canvas.readout import VocabularyHead
-from redraft.canvas.token_classes import ClassReadout, TokenClasses
+from redraft.canvas.readout import ClassReadout
+from redraft.canvas.token_classes import TokenClasses
 from redraft.kernels.packed import Format, pack
 from redraft.kernels.readout import PackedHead
+from redraft.layers.vocabulary_head import VocabularyHead
 from tests.kernels.quantised import operand
 from tests.kernels.test_readout import FORMATS, capped, check_classes, head_of, hidden_for, log_probabilities, uneven
 
@@ -18,7 +19,7 @@ JUST_BELOW_ONE = 1 - 2**-53
 
 
 def read(head: PackedHead, hidden: Tensor, temperature: float, classes: TokenClasses) -> ClassReadout:
-    found = head.read(hidden, temperature, None, signal=False, classes=classes).classes
+    found = head.read(hidden, temperature, None, self_conditioning=False, classes=classes).classes
     assert found is not None
     return found
 
@@ -64,6 +65,7 @@ def test_class_sums_and_draws_of_a_large_vocabulary(format: Format, kind: str):
     hidden, classes = hidden_for(20, head, scale=0.1), partition(kind, 30_000, 0)
     readout = head.read(hidden, 0.5, None, classes=classes)
     check_classes(head, hidden, 0.5, readout, classes)
+    assert readout.classes is not None
     assert_draws(head, hidden, 0.5, readout.classes, classes, seed=1)
 
 
@@ -92,7 +94,7 @@ def assert_draws(
 
 
 @pytest.mark.parametrize("format", FORMATS)
-@pytest.mark.usefixtures("tier_or_twin")
+@pytest.mark.usefixtures("tier_or_reference")
 @settings(max_examples=6, deadline=None, derandomize=True)
 @given(
     shape=st.tuples(st.integers(1, 40), st.integers(1, 400), st.integers(1, 60)),
@@ -109,11 +111,11 @@ def test_draws_are_those_of_a_float64_cdf(format: Format, shape, kind: str, temp
 
 @pytest.mark.parametrize("format", FORMATS)
 @pytest.mark.usefixtures("tier")
-def test_the_same_as_the_twin(format: Format):
+def test_the_same_as_the_reference(format: Format):
     head, classes = head_of(5001, 33, format), partition("uneven", 5001, 3)
     hidden = hidden_for(30, head, scale=0.1)
-    twin = VocabularyHead(head.table.weight[0], head.softcap, head.embedding_scale)
-    theirs = twin.read((operand(hidden / 30.0, format) * 30.0).float(), 0.7, None, classes=classes).classes
+    reference = VocabularyHead(head.table.weight[0], head.softcap, head.embedding_scale)
+    theirs = reference.read((operand(hidden / 30.0, format) * 30.0).float(), 0.7, None, classes=classes).classes
     ours = read(head, hidden, 0.7, classes)
     assert theirs is not None
     for name in ("mass", "plogp", "peak"):
@@ -144,7 +146,7 @@ def test_ten_thousand_draws_follow_the_distribution_within_a_class(format: Forma
 
 
 @pytest.mark.parametrize("format", FORMATS)
-@pytest.mark.usefixtures("tier_or_twin")
+@pytest.mark.usefixtures("tier_or_reference")
 def test_a_class_far_below_the_others_keeps_its_peak_and_gives_its_argmax(format: Format):
     """Fifteen hundred nats below: all of its mass underflows, in heavy and in light classes."""
     table = torch.full((9000, 1), 1.0)
@@ -168,7 +170,7 @@ def test_a_class_far_below_the_others_keeps_its_peak_and_gives_its_argmax(format
 
 
 @pytest.mark.parametrize("format", FORMATS)
-@pytest.mark.usefixtures("tier_or_twin")
+@pytest.mark.usefixtures("tier_or_reference")
 def test_tokens_without_weight_in_their_class_are_never_drawn(format: Format):
     table = torch.full((6000, 1), -1.0)
     table[[37, 39, 437, 5000]] = 1.0
@@ -200,7 +202,7 @@ def test_draws_are_the_same_whatever_other_positions_and_threads_there_are(forma
 
 
 @pytest.mark.parametrize("format", FORMATS)
-@pytest.mark.usefixtures("tier_or_twin")
+@pytest.mark.usefixtures("tier_or_reference")
 def test_no_positions_and_no_classes_give_nothing(format: Format):
     head = head_of(300, 8, format)
     found = read(head, torch.empty(0, 8), 1.0, partition("uneven", 300, 0))

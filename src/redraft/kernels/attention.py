@@ -1,43 +1,75 @@
 """Attention of a canvas over a cached prefix and itself, as one tiled softmax over both where they lie."""
 
-import ctypes
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from redraft.kernels import bindings
+from redraft.kernels import bindings, interface
 from redraft.layers.attention import Segment
-from redraft.layers.attention import attention as attention_twin
+from redraft.layers.attention import attention as attention_reference
+
+
+class AttentionSpan(NamedTuple):
+    """Rows ``start`` to ``end`` of the queries, and the segments that they see."""
+
+    start: int
+    end: int
+    segments: Sequence[Segment]
 
 
 def attention(queries: Tensor, segments: Sequence[Segment]) -> Tensor:
-    """softmax(q @ k^T) @ v over all segments together (``layers.attention``, which is the twin).
+    """softmax(q @ k^T) @ v over all segments together (``layers.attention`` is the reference).
 
-    queries [1, heads, T, D] and keys and values [1, kv_heads, S, D], all float32 or all bfloat16; a segment's rows
-    must be contiguous, its heads may lie apart, as in a cache. Returns [1, T, heads * D] float32. In bfloat16 the
-    weights are rounded to bfloat16 before the second product. Queries that see nothing give NaN.
+    queries [1, heads, T, D] and keys and values [1, kv_heads, S, D], all float32 or all bfloat16; a head's rows must be
+    contiguous, the heads may lie apart, as in a cache. Returns [1, T, heads * D] float32. In bfloat16 the weights are
+    rounded to bfloat16 before the second product. Queries that see nothing give NaN.
     """
+    return attention_of_spans(queries, [AttentionSpan(0, queries.shape[2], segments)])
+
+
+def attention_of_spans(queries: Tensor, spans: Sequence[AttentionSpan]) -> Tensor:
+    """``attention`` of each span over its own segments, as one job: bit for bit what the spans give one by one.
+
+    queries [1, heads, T, D]; masks [rows of the span, S]. Returns [1, rows of all spans, heads * D] float32, a span's
+    rows after those of the one before.
+    """
+    _, heads, _, head_dim = queries.shape
     if bindings.kernels() is None or queries.dtype not in (torch.float32, torch.bfloat16):
-        return attention_twin(queries, segments).float()
+        parts = [
+            attention_reference(queries[:, :, s.start : s.end], s.segments).float() for s in spans if s.end > s.start
+        ]
+        return torch.cat(parts, dim=1) if parts else torch.empty(1, 0, heads * head_dim)
     if len(queries) != 1:
         raise ValueError(f"{len(queries)} sequences at once; the kernel takes one")
-    for segment in segments:
-        _check(segment, queries, segments[0].keys.shape[1])
-    queries = queries.contiguous()
-    parts = [Segment(_rows(s.keys), _rows(s.values), None if s.mask is None else s.mask.contiguous()) for s in segments]
-    out = bindings.floats(queries.shape[2], queries.shape[1] * queries.shape[3])
-    bindings.entry("redraft_attention")(ctypes.byref(attention_for_c(queries, parts, out)))
+    queries = _rows(queries)
+    out = bindings.floats(sum(end - start for start, end, _ in spans), heads * head_dim)
+    calls, kept, row = (interface.CAttention * len(spans))(), [], 0
+    for call, (start, end, segments) in zip(calls, spans, strict=True):
+        own = queries[:, :, start:end]
+        for segment in segments:
+            _check(segment, own, segments[0].keys.shape[1])
+        segments = [
+            Segment(_rows(s.keys), _rows(s.values), None if s.mask is None else s.mask.contiguous()) for s in segments
+        ]
+        kept.append(segments)
+        _describe(call, own, segments, out[row : row + end - start])
+        row += end - start
+    bindings.entry("redraft_attention")(calls, len(spans))
     return out[None]
 
 
-def attention_for_c(queries: Tensor, segments: Sequence[Segment], out: Tensor) -> bindings.CAttention:
-    """The call of the kernel, good for as long as its tensors live: queries [1, heads, T, D] contiguous, segments whose
-    heads' rows and masks are contiguous, and ``out`` [T, heads * D] float32."""
+def _describe(call: interface.CAttention, queries: Tensor, segments: Sequence[Segment], out: Tensor) -> None:
+    """Fill in a call, which is good for as long as the tensors live."""
     _, heads, length, head_dim = queries.shape
-    stretches = (bindings.CStretch * len(segments))(
+    call.format = bindings.format_number(str(queries.dtype).removeprefix("torch."))
+    call.stretches, call.heads, call.kv_heads = len(segments), heads, segments[0].keys.shape[1]
+    call.length, call.head_dim, call.query_stride = length, head_dim, queries.stride(1)
+    call.queries, call.out = queries.data_ptr(), out.data_ptr()
+    call.stretch = (interface.CStretch * len(segments))(
         *(
-            bindings.CStretch(
+            interface.CStretch(
                 keys=keys.data_ptr(),
                 values=values.data_ptr(),
                 count=keys.shape[2],
@@ -47,17 +79,6 @@ def attention_for_c(queries: Tensor, segments: Sequence[Segment], out: Tensor) -
             )
             for keys, values, mask in segments
         )
-    )
-    return bindings.CAttention(
-        format=bindings.format_number(str(queries.dtype).removeprefix("torch.")),
-        stretches=len(segments),
-        heads=heads,
-        kv_heads=segments[0].keys.shape[1],
-        length=length,
-        head_dim=head_dim,
-        queries=queries.data_ptr(),
-        stretch=stretches,
-        out=out.data_ptr(),
     )
 
 

@@ -6,14 +6,14 @@ import torch
 from torch import Tensor
 
 from redraft.kernels import bindings
-from redraft.kernels.linear import Norm, as_operand, check_width, gate, norm_for_c
+from redraft.kernels.linear import Norm, as_operand, check_width, norm_for_c, product_with
 from redraft.kernels.packed import PackedMatrix
 
 
 def experts(
     gate_up: PackedMatrix, down: PackedMatrix, x: Tensor, norm: Norm | None, weights: Tensor, chosen: Tensor
 ) -> Tensor:
-    """Sum over each token's chosen experts of ``weight * down(gelu_tanh(gate(x)) * up(x))``, x normed first.
+    """Sum over each token's chosen experts of ``weight * down(activation(gate(x)) * up(x))``, x normed first.
 
     gate_up and down hold one matrix an expert; x [count, inputs] float32; weights float32 and chosen int64
     [count, top_k]. Returns float32 [count, outputs of down]. A token's choices are summed in their order, so that the
@@ -27,7 +27,7 @@ def experts(
         if lowest < 0 or highest >= gate_up.count:
             raise ValueError(f"expert {lowest if lowest < 0 else highest} is none of {gate_up.count}")
     if bindings.kernels() is None:
-        return experts_twin(gate_up, down, x, norm, weights, chosen)
+        return experts_reference(gate_up, down, x, norm, weights, chosen)
     x, weights, chosen = bindings.rows(x), weights.float().contiguous(), chosen.long().contiguous()
     out = bindings.floats(len(x), down.outputs)
     bindings.entry("redraft_experts")(
@@ -38,7 +38,7 @@ def experts(
     return out
 
 
-def experts_twin(
+def experts_reference(
     gate_up: PackedMatrix, down: PackedMatrix, x: Tensor, norm: Norm | None, weights: Tensor, chosen: Tensor
 ) -> Tensor:
     """``experts`` in plain torch, one expert after the other."""
@@ -46,6 +46,6 @@ def experts_twin(
     out = torch.zeros(len(x), chosen.shape[1], down.outputs)
     for expert in chosen.unique().tolist():
         token, choice = (chosen == expert).nonzero(as_tuple=True)
-        inner = gate(rows[token] @ gate_up.weight[expert].T)
-        out[token, choice] = as_operand(inner, down.format) @ down.weight[expert].T
+        inner = product_with(gate_up, expert, rows[token])
+        out[token, choice] = product_with(down, expert, as_operand(inner, down.format))
     return (out * weights[..., None]).sum(dim=1)

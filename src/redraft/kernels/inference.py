@@ -3,12 +3,12 @@
 import ctypes
 
 import numpy as np
-from numpy.typing import NDArray
 
-from redraft.constrain.inference.chain import Chain, Floats, Inference, contradiction, prepare
-from redraft.constrain.inference.chain import infer as infer_twin
+from redraft.constrain.automaton.chain import Chain
+from redraft.constrain.inference.chain import ClassSums, Floats, Inference, contradiction, prepare
+from redraft.constrain.inference.chain import infer as infer_reference
 from redraft.constrain.inference.chain import log_valid as limited
-from redraft.kernels import bindings
+from redraft.kernels import bindings, interface
 from redraft.kernels.library import native
 
 
@@ -16,22 +16,20 @@ def infer(
     chain: Chain,
     start_state: int,
     end_potential: Floats,
-    mass: NDArray[np.floating],
-    plogp: NDArray[np.floating],
-    peak: NDArray[np.floating],
+    sums: ClassSums,
     uniforms: Floats,
 ) -> Inference:
-    """See ``constrain.inference.chain.infer``, which is the twin; a sample may differ where rounding decides."""
+    """See ``constrain.inference.chain.infer``, which is the reference; a sample may differ where rounding decides."""
     if native() is None:
-        return infer_twin(chain, start_state, end_potential, mass, plogp, peak, uniforms)
-    weights = prepare(chain, start_state, end_potential, mass, plogp, peak, uniforms)
+        return infer_reference(chain, start_state, end_potential, sums, uniforms)
+    weights = prepare(chain, start_state, end_potential, sums, uniforms)
     length, classes = weights.total.shape
     best_states, sampled_states = np.empty((2, length + 1), dtype=np.int64)
     best_classes, sampled_classes = np.empty((2, length), dtype=np.int64)
     log_multiplier = np.empty((length, classes))
     tail, entropy = np.empty((2, length))
     best_logprob, log_valid = ctypes.c_double(), ctypes.c_double()
-    call = bindings.CChain(
+    call = interface.CChain(
         length=length,
         states=chain.states,
         classes=classes,

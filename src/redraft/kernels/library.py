@@ -1,9 +1,10 @@
 """The compiled kernels: where their library is, which instruction set it uses, and on how many threads.
 
-Nothing here fails for want of the library: without one the kernels' torch twins do the work, and `status` says why.
+Nothing here fails for want of the library: without one the torch references do the work, and `status` says why.
 """
 
 import ctypes
+import hashlib
 import math
 import os
 import sys
@@ -15,8 +16,8 @@ from typing import Any
 
 import redraft.kernels
 from redraft.errors import RequestError
+from redraft.kernels.interface import layout
 
-ABI = "5"  # of native/abi.h; a library with another is not called
 TIERS = ("generic", "avx2", "avx512", "amx")  # in the order of native/dispatch.h
 MAX_THREADS = 1024
 
@@ -43,6 +44,10 @@ class Library:
         self._file = ctypes.CDLL(str(path))
         self.abi: str = self.function("redraft_abi", ctypes.c_char_p)().decode()
         self.reason = ""
+
+    def layout(self, name: str) -> int:
+        """Bytes of a structure, or the value of a constant, in the library; -1 where it knows none of the name."""
+        return int(self.function("redraft_layout", ctypes.c_int64, ctypes.c_char_p)(name.encode()))
 
     def function(self, name: str, result: Any, *arguments: Any) -> Callable[..., Any]:
         """Look up an exported function by its C types. Keep what this returns: each call makes a new object."""
@@ -138,18 +143,40 @@ def _load() -> tuple[Library | None, str]:
         return None, "no compiled library (built without a C++ compiler; reinstall with one for speed)"
     try:
         library = Library(path)
+        stale = _stale(library)
     except OSError as error:
         return None, f"the library cannot be loaded: {error}"
     except AttributeError:
         return None, f"{path} is not a library of redraft's kernels"
-    if library.abi != ABI:
-        return None, f"the library was built for another version of redraft (its interface is {library.abi}, not {ABI})"
+    if stale:
+        return None, stale
     if TIERS.index(wanted) < TIERS.index(library.best_tier):
         library.set_tier(wanted, f"REDRAFT_KERNELS={wanted}")
     else:
         library.set_tier(library.best_tier, "the best that this processor, its system and the compiler have")
     library.set_threads(physical_cores())
     return library, library.reason
+
+
+def headers() -> str | None:
+    """A hash of the headers of the C++ sources, as CMakeLists.txt computes it; None of an installation without them."""
+    found = sorted((Path(__file__).parent / "native").glob("*.h"), key=lambda path: path.name)
+    if not found:
+        return None
+    hashes = "".join(hashlib.sha256(path.read_bytes()).hexdigest() for path in found)
+    return hashlib.sha256(hashes.encode()).hexdigest()[:16]
+
+
+def _stale(library: Library) -> str:
+    """Why a library is not the one that belongs to this package, or nothing."""
+    wanted = headers()
+    if wanted is not None and library.abi != wanted:
+        return f"the library was built from other sources (of headers {library.abi}, here {wanted}); install again"
+    for name, here in layout().items():
+        there = library.layout(name)
+        if there != here:
+            return f"the library was built for another version of redraft ({name} is {there} in it, {here} here)"
+    return ""
 
 
 def _find() -> Path | None:

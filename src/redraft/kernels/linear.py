@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from redraft.kernels import bindings
+from redraft.kernels import bindings, interface
 from redraft.kernels.packed import Format, PackedMatrix
 
 
@@ -25,14 +25,14 @@ class Norm:
 
 
 def linear(packed: PackedMatrix, x: Tensor, norm: Norm | None = None) -> Tensor:
-    """``norm(x) @ weight.T`` for x [count, inputs] float32, or ``gelu_tanh(gate) * up`` of it for a gated matrix.
+    """``norm(x) @ weight.T + bias`` for x [count, inputs] float32; of a gated matrix ``activation(gate) * up``.
 
     Returns float32 [count, outputs]. bfloat16 rounds the normed rows to bfloat16; int8 and int4 round them to int8
     with one scale a row. Sums are taken in float32 or int32. A row's result depends on no other row.
     """
     check_width(packed, x)
     if bindings.kernels() is None:
-        return linear_twin(packed, x, norm)
+        return linear_reference(packed, x, norm)
     x = bindings.rows(x)
     out = bindings.floats(len(x), packed.outputs)
     bindings.entry("redraft_linear")(
@@ -48,22 +48,26 @@ def check_width(packed: PackedMatrix, x: Tensor) -> None:
         raise ValueError(f"rows of {x.shape[-1]} numbers for a matrix of {packed.inputs} inputs")
 
 
-def norm_for_c(norm: Norm | None) -> bindings.CNorm | None:
+def norm_for_c(norm: Norm | None) -> interface.CNorm | None:
     """``norm`` as the C entries take it."""
-    return None if norm is None else bindings.CNorm(bindings.pointer(norm.weight), norm.epsilon)
+    return None if norm is None else interface.CNorm(bindings.pointer(norm.weight), norm.epsilon)
 
 
-def linear_twin(packed: PackedMatrix, x: Tensor, norm: Norm | None = None) -> Tensor:
+def linear_reference(packed: PackedMatrix, x: Tensor, norm: Norm | None = None) -> Tensor:
     """``linear`` in plain torch: what it means, and what it is where there is no compiled library."""
     rows = x.float() if norm is None else norm(x.float())
-    product = as_operand(rows, packed.format) @ packed.weight[0].T
-    return gate(product) if packed.gated else product
+    return product_with(packed, 0, as_operand(rows, packed.format))
 
 
-def gate(product: Tensor) -> Tensor:
-    """gelu_tanh of the first half of the columns, times the second."""
-    first, second = product.chunk(2, dim=-1)
-    return F.gelu(first, approximate="tanh") * second
+def product_with(packed: PackedMatrix, number: int, operand: Tensor) -> Tensor:
+    """The product of ``operand`` [count, inputs] with one of the matrices, its bias added, gated where they are."""
+    product = operand @ packed.weight[number].T
+    if packed.plain_bias is not None:
+        product = product + packed.plain_bias[number]
+    if packed.activation is None:
+        return product
+    gate, up = product.chunk(2, dim=-1)
+    return (F.silu(gate) if packed.activation == "silu" else F.gelu(gate, approximate="tanh")) * up
 
 
 def as_operand(rows: Tensor, format: Format) -> Tensor:
@@ -72,7 +76,7 @@ def as_operand(rows: Tensor, format: Format) -> Tensor:
         return rows
     if format == "bfloat16":
         return rows.bfloat16().float()
-    most = rows.abs().amax(-1, keepdim=True)
+    largest = rows.abs().amax(-1, keepdim=True)
     # Numbers so small that the inverse is infinite are zeros.
-    whole = (rows * torch.where(most < 1e-36, 0.0, 127 / most)).round()
-    return whole * (most / 127)
+    whole = (rows * torch.where(largest < 1e-36, 0.0, 127 / largest)).round()
+    return whole * (largest / 127)

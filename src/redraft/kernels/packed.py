@@ -15,10 +15,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from redraft.kernels.interface import CONSTANTS
+
 Format = Literal["float32", "bfloat16", "int8", "int4"]
 FORMATS: tuple[Format, ...] = get_args(Format)
+Activation = Literal["gelu_tanh", "silu"]
+ACTIVATIONS: tuple[Activation, ...] = get_args(Activation)
 
-PANEL, BLOCK, GROUP = 16, 32, 128
+PANEL, BLOCK, GROUP = 16, CONSTANTS["kBlock"], CONSTANTS["kGroup"]
 # Inputs that lie side by side, and what the number of inputs is padded to.
 _SIDE_BY_SIDE = {"float32": 1, "bfloat16": 2, "int8": 4, "int4": 8}
 _PADDED_TO = {"float32": 32, "bfloat16": 32, "int8": 64, "int4": GROUP}
@@ -29,20 +33,26 @@ _INT4_RANGES = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7)
 
 @dataclass(frozen=True)
 class PackedMatrix:
-    """One weight [outputs, inputs], or ``count`` of them of one shape, in a kernel's format.
-
-    gated: the weight is a gate and what it gates, [2 * outputs, inputs], in alternate panels.
-    """
+    """One weight [outputs, inputs], or ``count`` of them of one shape, in a kernel's format."""
 
     format: Format
     outputs: int
     inputs: int
     count: int
-    gated: bool
+    activation: Activation | None
+    """Of a gated weight, what its gate is passed through: it is a gate and what it gates, [2 * outputs, inputs], in
+    alternate panels."""
     data: Tensor
     """[count, blocks, 2, padded_inputs / s, 16, s] float32, bfloat16 or uint8; int4 has s / 2 bytes at the end."""
     scales: Tensor
     """float32: int8 [count, padded_outputs]; int4 [count, blocks, padded_inputs / 128, 32]; else empty."""
+    bias: Tensor | None = None
+    """[count, padded_outputs] float32, in the order of the panels; None for none."""
+
+    @property
+    def gated(self) -> bool:
+        """True of a gate and what it gates."""
+        return self.activation is not None
 
     @property
     def padded_inputs(self) -> int:
@@ -55,13 +65,27 @@ class PackedMatrix:
 
     @property
     def nbytes(self) -> int:
-        return self.data.nbytes + self.scales.nbytes
+        return self.data.nbytes + self.scales.nbytes + (0 if self.bias is None else self.bias.nbytes)
+
+    def rows(self, outputs: Tensor) -> Tensor:
+        """Return some rows of the only matrix, float32 [n, inputs]: what the packed numbers of ``outputs`` [n] stand
+        for."""
+        block, panel, lane = outputs // BLOCK, outputs % BLOCK // PANEL, outputs % PANEL
+        own = self.data[0, block, panel, :, lane]
+        if self.format == "int4":
+            whole = torch.stack((own & 15, own >> 4), dim=-2).flatten(-2).float() - 8
+            scales = self.scales[0, block, :, outputs % BLOCK].repeat_interleave(GROUP, dim=-1)
+            return (whole.flatten(1) * scales)[:, : self.inputs]
+        values = own.flatten(1).float()
+        if self.format == "int8":
+            values = (values - 128) * self.scales[0, outputs, None]
+        return values[:, : self.inputs]
 
     @cached_property
     def weight(self) -> Tensor:
         """The weights that the packed numbers stand for, float32 [count, outputs, inputs]; of a gated matrix
-        [count, 2 * outputs, inputs], gates first. Made when first asked for, and kept: the torch twins compute with
-        it."""
+        [count, 2 * outputs, inputs], gates first. Made when first asked for, and kept: the torch references
+        compute with it."""
         count, blocks = self.data.shape[:2]
         if self.format == "int4":
             nibbles = torch.stack((self.data & 15, self.data >> 4), dim=-2).flatten(-2)
@@ -76,23 +100,32 @@ class PackedMatrix:
         elif self.format == "int4":
             scales = self.scales.transpose(2, 3).reshape(count, blocks * BLOCK, -1)
             rows = rows * scales.repeat_interleave(GROUP, dim=-1)
-        if self.gated:
-            pairs = rows.view(count, blocks, 2, PANEL, -1)
-            rows = torch.cat(
-                [pairs[:, :, half].reshape(count, blocks * PANEL, -1)[:, : self.outputs] for half in (0, 1)], dim=1
-            )
-        else:
-            rows = rows[:, : self.outputs]
-        return rows[..., : self.inputs].contiguous()
+        return self._in_order(rows)[..., : self.inputs].contiguous()
+
+    @cached_property
+    def plain_bias(self) -> Tensor | None:
+        """The bias in the order of ``weight``'s outputs [count, outputs], or [count, 2 * outputs]."""
+        return None if self.bias is None else self._in_order(self.bias[..., None])[..., 0].contiguous()
+
+    def _in_order(self, rows: Tensor) -> Tensor:
+        """Rows [count, padded_outputs, .] of all panels as those of the weight."""
+        if not self.gated:
+            return rows[:, : self.outputs]
+        pairs = rows.unflatten(1, (-1, 2, PANEL))
+        return torch.cat([pairs[:, :, half].flatten(1, 2)[:, : self.outputs] for half in (0, 1)], dim=1)
 
 
-def pack(weight: Tensor, format: Format) -> PackedMatrix:
-    """Pack ``weight`` [outputs, inputs], or [count, outputs, inputs], of any floating dtype."""
-    return _pack(_stacked(weight), weight.shape[-2], format, gated=False, arrange=lambda rows: rows)
+def pack(weight: Tensor, format: Format, bias: Tensor | None = None) -> PackedMatrix:
+    """Pack ``weight`` [outputs, inputs], or [count, outputs, inputs], of any floating dtype, and its bias [outputs] or
+    [count, outputs], which stays float32."""
+    return _pack(weight, weight.shape[-2], format, None, bias, arrange=lambda rows: rows)
 
 
-def pack_gated(gate_up: Tensor, format: Format) -> PackedMatrix:
-    """Pack a gate and what it gates, stacked as [2 * outputs, inputs] or [count, 2 * outputs, inputs]."""
+def pack_gated(
+    gate_up: Tensor, format: Format, activation: Activation = "gelu_tanh", bias: Tensor | None = None
+) -> PackedMatrix:
+    """Pack a gate and what it gates, stacked as [2 * outputs, inputs] or [count, 2 * outputs, inputs], and their bias
+    [2 * outputs] or [count, 2 * outputs]."""
     outputs = gate_up.shape[-2] // 2
 
     def alternate(rows: Tensor) -> Tensor:
@@ -100,26 +133,34 @@ def pack_gated(gate_up: Tensor, format: Format) -> PackedMatrix:
         halves = F.pad(halves, (0, 0, 0, -outputs % PANEL))
         return halves.unflatten(1, (-1, PANEL)).transpose(0, 1).reshape(-1, rows.shape[-1])
 
-    return _pack(_stacked(gate_up), outputs, format, gated=True, arrange=alternate)
-
-
-def _stacked(weight: Tensor) -> Tensor:
-    return weight if weight.ndim == 3 else weight[None]
+    return _pack(gate_up, outputs, format, activation, bias, arrange=alternate)
 
 
 def _pack(
-    weights: Tensor, outputs: int, format: Format, gated: bool, arrange: Callable[[Tensor], Tensor]
+    weight: Tensor,
+    outputs: int,
+    format: Format,
+    activation: Activation | None,
+    bias: Tensor | None,
+    arrange: Callable[[Tensor], Tensor],
 ) -> PackedMatrix:
+    if bias is not None and bias.shape != weight.shape[:-1]:
+        raise ValueError(f"a bias {[*bias.shape]} for a weight {[*weight.shape]}")
+    weights = weight if weight.ndim == 3 else weight[None]
     # One matrix at a time: the experts of a layer in float32 may not fit beside the model.
-    parts = [_pack_one(arrange(weight.float()), format) for weight in weights]
+    parts = [_pack_one(arrange(one.float()), format) for one in weights]
+    if bias is not None:
+        columns = [arrange(one.float()[:, None])[:, 0] for one in bias.view(len(weights), -1)]
+        bias = torch.stack([F.pad(column, (0, -len(column) % BLOCK)) for column in columns])
     return PackedMatrix(
         format=format,
         outputs=outputs,
         inputs=weights.shape[-1],
         count=len(weights),
-        gated=gated,
+        activation=activation,
         data=torch.stack([data for data, _ in parts]),
         scales=torch.stack([scales for _, scales in parts]),
+        bias=bias,
     )
 
 
@@ -145,11 +186,11 @@ def _round_to_int4(weight: Tensor) -> tuple[Tensor, Tensor]:
     """Whole numbers -8 .. 7 [outputs, inputs] and scales [outputs, groups], the range of each group chosen for the
     least squared error."""
     groups = weight.unflatten(-1, (-1, GROUP))
-    most = groups.abs().amax(-1, keepdim=True)
-    best_error = torch.full_like(most, float("inf"))
-    best_scale, best_whole = most, groups
+    largest = groups.abs().amax(-1, keepdim=True)
+    best_error = torch.full_like(largest, float("inf"))
+    best_scale, best_whole = largest, groups
     for share in _INT4_RANGES:
-        scale = (most * share / 7).clamp(min=1e-30)
+        scale = (largest * share / 7).clamp(min=1e-30)
         whole = (groups / scale).round().clamp(-8, 7)
         error = (whole * scale - groups).square().sum(-1, keepdim=True)
         better = error < best_error

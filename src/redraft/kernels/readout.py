@@ -6,26 +6,28 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from redraft.canvas.readout import Readout, VocabularyHead, check_classes, check_temperature
-from redraft.canvas.token_classes import ClassReadout, TokenClasses
-from redraft.kernels import bindings
-from redraft.kernels.linear import as_operand, check_width
+from redraft.canvas.readout import ClassReadout, Readout
+from redraft.canvas.token_classes import TokenClasses
+from redraft.kernels import bindings, interface
+from redraft.kernels.linear import as_operand, check_width, linear
 from redraft.kernels.packed import PackedMatrix
+from redraft.layers.vocabulary_head import VocabularyHead, check_classes, check_tied, temperatures_of
 
-TILE, REGION = 256, 2048  # kTokens and kRegion of native/formats.h
+TILE, REGION = interface.CONSTANTS["kTokens"], interface.CONSTANTS["kRegion"]
 ALIGNED = 16  # numbers
 
 
 @dataclass(frozen=True)
 class PackedHead:
-    """A packed embedding table with the soft cap of its logits and the scale of its embeddings.
+    """A packed table with the soft cap of its logits, or None, and the scale of its embeddings, None of a table that
+    is not the embedding.
 
-    ``canvas.readout.VocabularyHead`` is the twin; this one draws in the same way, from the same uniforms.
+    ``layers.vocabulary_head.VocabularyHead`` is the reference; this one draws in the same way, from the same uniforms.
     """
 
     table: PackedMatrix
-    softcap: float
-    embedding_scale: float
+    softcap: float | None
+    embedding_scale: float | None
 
     def __post_init__(self) -> None:
         if self.table.format == "int4":
@@ -35,10 +37,10 @@ class PackedHead:
     def read(
         self,
         hidden: Tensor,
-        temperature: float,
+        temperature: float | Tensor,
         uniforms: Tensor | None,
         *,
-        signal: bool = True,
+        self_conditioning: bool = True,
         top_k: int = 0,
         classes: TokenClasses | None = None,
     ) -> Readout:
@@ -47,29 +49,35 @@ class PackedHead:
         if uniforms is not None and uniforms.shape != (len(hidden),):
             raise ValueError(f"uniforms {[*uniforms.shape]} must be [{len(hidden)}]")
         check_classes(classes, self.table.outputs)
+        check_tied(self.embedding_scale, self_conditioning)
         if bindings.kernels() is None:
-            return self._twin().read(
-                self._as_operand(hidden), temperature, uniforms, signal=signal, top_k=top_k, classes=classes
+            return self._reference().read(
+                self._as_operand(hidden),
+                temperature,
+                uniforms,
+                self_conditioning=self_conditioning,
+                top_k=top_k,
+                classes=classes,
             )
-        check_temperature(temperature, self.softcap)
+        temperatures = temperatures_of(temperature, len(hidden), self.softcap).float().contiguous()
         count, vocabulary = len(hidden), self.table.outputs
         top_k = min(top_k, vocabulary)
         hidden = hidden.float().contiguous()
         uniforms = None if uniforms is None else uniforms.double().contiguous()
         argmax, sample = torch.empty(2, count, dtype=torch.int64)
         entropy, confidence = torch.empty(2, count)
-        mean = torch.empty(hidden.shape) if signal else None
+        mean = torch.empty(hidden.shape) if self_conditioning else None
         top_ids = torch.empty(count, top_k, dtype=torch.int64) if top_k else None
         top_logprobs = torch.empty(count, top_k) if top_k else None
-        sums = None if classes is None else _ClassSums(self, hidden, temperature, classes)
+        sums = None if classes is None else _ClassBuffers(self, hidden, temperatures, classes)
         matrix = bindings.matrix(self.table)
-        call = bindings.CReadout(
+        call = interface.CReadout(
             rows=count,
             hidden=hidden.data_ptr(),
             table=ctypes.pointer(matrix),
-            softcap=self.softcap,
-            temperature=temperature,
-            embedding_scale=self.embedding_scale,
+            softcap=self.softcap or 0.0,
+            embedding_scale=self.embedding_scale or 0.0,
+            temperatures=temperatures.data_ptr(),
             top_k=top_k,
             uniforms=bindings.pointer(uniforms),
             classes=None if sums is None else ctypes.pointer(sums.call),
@@ -77,34 +85,49 @@ class PackedHead:
             sample=sample.data_ptr(),
             entropy=entropy.data_ptr(),
             confidence=confidence.data_ptr(),
-            signal=bindings.pointer(mean),
+            self_conditioning=bindings.pointer(mean),
             top_ids=bindings.pointer(top_ids),
             top_logprobs=bindings.pointer(top_logprobs),
         )
         bindings.entry("redraft_readout")(ctypes.byref(call))
         by_class = None if sums is None else sums.readout()
-        return Readout(argmax, sample, entropy, confidence, mean, top_ids, top_logprobs, by_class)
 
-    def _twin(self) -> VocabularyHead:
+        def probability(tokens: Tensor) -> Tensor:
+            cap = self.softcap or 1.0
+            operand = as_operand(hidden / cap, self.table.format)
+            own, best = ((operand * self.table.rows(row)).sum(-1) for row in (tokens, argmax))
+            if self.softcap is not None:
+                own, best = own.tanh(), best.tanh()
+            return confidence * ((own - best) * (cap / temperatures)).exp()
+
+        return Readout(argmax, sample, entropy, confidence, probability, mean, top_ids, top_logprobs, by_class)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Return float32 logits [C, V] of ``hidden`` [C, H], soft-capped where the head is: for tests, comparisons."""
+        logits = linear(self.table, hidden)
+        return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
+
+    def _reference(self) -> VocabularyHead:
         return VocabularyHead(self.table.weight[0], self.softcap, self.embedding_scale)
 
     def _as_operand(self, hidden: Tensor) -> Tensor:
-        return as_operand(hidden.float() / self.softcap, self.table.format) * self.softcap
+        cap = self.softcap or 1.0
+        return as_operand(hidden.float() / cap, self.table.format) * cap
 
 
-class _ClassSums:
+class _ClassBuffers:
     """Room for what a readout finds out about token classes, and what it keeps to draw from them afterwards."""
 
-    def __init__(self, head: PackedHead, hidden: Tensor, temperature: float, classes: TokenClasses) -> None:
+    def __init__(self, head: PackedHead, hidden: Tensor, temperatures: Tensor, classes: TokenClasses) -> None:
         rows, tiles = len(hidden), _aligned(-(-head.table.outputs // TILE)) + ALIGNED
-        self._head, self._hidden, self._temperature, self._classes = head, hidden, temperature, classes
+        self._head, self._hidden, self._temperatures, self._classes = head, hidden, temperatures, classes
         self._mass, self._plogp, self._peak = torch.empty(3, rows, classes.count)
         self._argmax = torch.empty(rows, classes.count, dtype=torch.int64)
         self._references = torch.empty(rows, tiles)
         self._tile_masses = torch.empty(rows, len(classes.heavy) + 1, tiles)
         regions = -(-head.table.outputs // REGION)
         self._region_peaks, self._region_masses = torch.empty(2, regions, len(classes.middle), _aligned(rows))
-        self.call = bindings.CClasses(
+        self.call = interface.CClasses(
             count=classes.count,
             heavy=len(classes.heavy),
             middle=len(classes.middle),
@@ -137,13 +160,13 @@ class _ClassSums:
         )
         tokens = torch.empty(len(positions), dtype=torch.int64)
         matrix = bindings.matrix(self._head.table)
-        call = bindings.CClassDraw(
+        call = interface.CClassDraw(
             count=len(positions),
             rows=len(self._hidden),
             hidden=self._hidden.data_ptr(),
             table=ctypes.pointer(matrix),
-            softcap=self._head.softcap,
-            temperature=self._temperature,
+            softcap=self._head.softcap or 0.0,
+            temperatures=self._temperatures.data_ptr(),
             classes=ctypes.pointer(self.call),
             position=positions.data_ptr(),
             number=classes.data_ptr(),

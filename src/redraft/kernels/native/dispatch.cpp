@@ -121,8 +121,6 @@ const Kernels& kernels() { return *table(tier_in_use().load(std::memory_order_re
 
 }  // namespace redraft
 
-REDRAFT_EXPORT const char* redraft_abi() { return REDRAFT_ABI; }
-
 REDRAFT_EXPORT int redraft_best_tier() { return redraft::best(); }
 
 REDRAFT_EXPORT int redraft_tier() { return redraft::tier_in_use().load(); }

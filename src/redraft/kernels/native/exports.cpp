@@ -1,43 +1,46 @@
-// The C entries that run kernels. Python checks shapes and types before it calls (kernels/*.py).
+// The C entries that compute, and what Python asks before it calls any. Python checks shapes and types (kernels/*.py).
+#include <cstring>
+
 #include "abi.h"
 #include "chain.h"
 #include "dispatch.h"
-#include "layer.h"
+#include "forward.h"
 
 using namespace redraft;
 
-REDRAFT_EXPORT void redraft_linear(const Matrix* w, const float* x, int64_t count, int64_t ldx, const Norm* norm,
-                                   float* out, int64_t ldo) {
-    kernels().linear(*w, x, count, ldx, norm, out, ldo);
+// A hash of the headers that this was compiled with; CMakeLists.txt computes it, and kernels/library.py the same where
+// the headers are at hand.
+REDRAFT_EXPORT const char* redraft_abi() { return REDRAFT_HEADERS; }
+
+// Bytes of a structure, or the value of a constant, that Python has too; -1 for what there is none of by the name.
+REDRAFT_EXPORT int64_t redraft_layout(const char* name) {
+    struct Known {
+        const char* name;
+        int64_t value;
+    };
+#define STRUCTURE(type) {#type, sizeof(type)},
+    static const Known known[] = {
+        REDRAFT_STRUCTURES(STRUCTURE) {"kBlock", kBlock},
+        {"kGroup", kGroup},
+        {"kTokens", kTokens},
+        {"kRegion", kRegion},
+    };
+#undef STRUCTURE
+    for (const Known& one : known)
+        if (std::strcmp(one.name, name) == 0) return one.value;
+    return -1;
 }
 
-REDRAFT_EXPORT void redraft_experts(const Matrix* up, const Matrix* down, int64_t expert_count, const float* x,
-                                    int64_t count, int64_t ldx, const Norm* norm, const int64_t* chosen,
-                                    const float* weights, int64_t top_k, float* out, int64_t ldo) {
-    kernels().experts(*up, *down, expert_count, x, count, ldx, norm, chosen, weights, top_k, out, ldo);
-}
-
-REDRAFT_EXPORT void redraft_attention(const Attention* a) { kernels().attention(*a); }
-
-REDRAFT_EXPORT void redraft_readout(const Readout* a) { kernels().readout(*a); }
-
-REDRAFT_EXPORT void redraft_draw_from_classes(const ClassDraw* d) { kernels().draw_from_classes(*d); }
-
-REDRAFT_EXPORT void redraft_split_heads(const float* x, int64_t ldx, int64_t count, int64_t heads, int64_t dim,
-                                        const float* weight, float epsilon, const float* cosines, const float* sines,
-                                        int32_t format, void* out, int64_t head_stride) {
-    kernels().split_heads(x, ldx, count, heads, dim, weight, epsilon, cosines, sines, format, out, head_stride);
-}
-
-REDRAFT_EXPORT void redraft_add_normed(float* residual, const float* branch, const float* branch_weight,
-                                       const float* other, const float* other_weight, const float* weight,
-                                       float epsilon, float scalar, int64_t count, int64_t width) {
-    kernels().add_normed(residual, branch, branch_weight, other, other_weight, weight, epsilon, scalar, count, width);
-}
+// The kernels of the tier in use. A reference is a pointer to C.
+#define KERNEL(result, name, parameters, arguments) \
+    REDRAFT_EXPORT result redraft_##name parameters { return kernels().name arguments; }
+REDRAFT_KERNELS(KERNEL)
+#undef KERNEL
 
 REDRAFT_EXPORT void redraft_project(const Layer* layer, const float* x, int64_t count, const float* cosines,
-                                    const float* sines, void* queries, void* keys, void* values) {
-    project(*layer, x, count, cosines, sines, queries, keys, values);
+                                    const float* sines, const int64_t* positions, void* queries, void* keys,
+                                    void* values) {
+    project(*layer, x, count, cosines, sines, positions, queries, keys, values);
 }
 
 REDRAFT_EXPORT void redraft_finish(const Layer* layer, float* x, int64_t count, const float* context,
@@ -45,10 +48,8 @@ REDRAFT_EXPORT void redraft_finish(const Layer* layer, float* x, int64_t count, 
     finish(*layer, x, count, context, rows, stretches);
 }
 
-REDRAFT_EXPORT void redraft_denoise(const CanvasForward* forward, float* x) { denoise(*forward, x); }
+REDRAFT_EXPORT void redraft_forward(const Stack* stack, const Span* spans, int64_t count, int64_t encoded, float* x) {
+    forward(*stack, spans, count, encoded, x);
+}
 
 REDRAFT_EXPORT void redraft_infer(const Chain* c) { infer(*c); }
-
-REDRAFT_EXPORT int32_t redraft_signal_format(int32_t table_format) { return kernels().signal_format(table_format); }
-
-REDRAFT_EXPORT int64_t redraft_saturate(int32_t format, int64_t rounds) { return kernels().saturate(format, rounds); }

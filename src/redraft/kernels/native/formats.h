@@ -7,29 +7,55 @@ namespace redraft {
 
 enum Format : int32_t { kFloat32 = 0, kBFloat16 = 1, kInt8 = 2, kInt4 = 3 };
 
+// What a gate is passed through before it multiplies what it gates.
+enum Activation : int32_t { kNotGated = 0, kGeluTanh = 1, kSilu = 2 };
+
 constexpr int64_t kBlock = 32;   // columns computed together: two panels of 16
 constexpr int64_t kGroup = 128;  // inputs that share a scale in kInt4
-constexpr int64_t kTokens = 256;  // of a readout's tile, which stays in the cache; also in kernels/readout.py
-constexpr int64_t kRegion = 2048; // tokens, the least that masses of larger light classes are kept for; there as well
+constexpr int64_t kTokens = 256;  // of a readout's tile, which stays in the cache
+constexpr int64_t kRegion = 2048; // tokens, the fewest that masses of larger light classes are kept for
 
 // A weight [outputs, inputs] in blocks of 32 outputs, each two panels of 16 outputs. A panel holds, for every 1, 2, 4
 // or 8 inputs (by format), those of its 16 outputs side by side: a 64-byte row, which is an operand of the dot-product
 // instructions and a row of an AMX tile alike. Both sizes are padded with zeros.
 struct Matrix {
     int32_t format;
-    int32_t gated;  // panel 0 of a block belongs to a gate, panel 1 to what it gates: 16 outputs gelu(gate) * up
+    int32_t gated;  // an Activation: panel 0 of a block belongs to a gate, panel 1 to what it gates, 16 outputs
     int64_t outputs;
     int64_t inputs;
     int64_t padded_outputs;  // of the blocks; a gated matrix has twice as many columns as outputs
     int64_t padded_inputs;
     const void* data;
     const float* scales;  // kInt8: [padded_outputs]; kInt4: [block][group][32]
+    const float* bias;    // [padded_outputs], added to the product before a gate, or null
 };
 
 // An RMSNorm applied to the rows before a product: weight [inputs] or null, and its epsilon.
 struct Norm {
     const float* weight;
     float epsilon;
+};
+
+// Heads that come out of a product, and what is done to each of their rows: a norm, a rotation, a scale.
+struct Heads {
+    int64_t heads, dim;
+    const Norm* norm;          // or null for none
+    const float* cosines;      // [positions there are, dim / 2], or null for no rotation
+    const float* sines;
+    const int64_t* positions;  // [rows]: which row of the table each is turned by, or null for its own number
+    float scale;
+    int32_t format;  // kFloat32 or kBFloat16
+};
+
+// What is added to a residual: a branch, or the sum of two, each normed first, and the whole once more, and the sum of
+// it all multiplied by a scalar. Norms may be null.
+struct Branches {
+    const float* branch;
+    const Norm* branch_norm;  // of a branch beside another
+    const float* other;       // or null
+    const Norm* other_norm;
+    const Norm* norm;
+    float scalar;
 };
 
 // Keys and values [heads, count, head_dim] of one stretch of positions, with the distance between heads in elements.
@@ -46,7 +72,8 @@ struct Attention {
     int32_t format;  // of queries, keys and values: kFloat32 or kBFloat16
     int32_t stretches;
     int64_t heads, kv_heads, length, head_dim;
-    const void* queries;  // [heads, length, head_dim]
+    int64_t query_stride;  // elements between the queries of one head and of the next
+    const void* queries;   // [heads, length, head_dim]
     const Stretch* stretch;
     float* out;  // [length, heads * head_dim]
 };
@@ -75,7 +102,9 @@ struct Readout {
     int64_t rows;
     const float* hidden;   // [rows, inputs of the table]
     const Matrix* table;   // the embedding: keys and values
-    float softcap, temperature, embedding_scale;
+    float softcap;  // 0 for none
+    float embedding_scale;
+    const float* temperatures;  // [rows]
     int32_t top_k;
     const double* uniforms;  // [rows] or null: the argmax is the sample
     const Classes* classes;  // or null
@@ -83,7 +112,7 @@ struct Readout {
     int64_t* sample;
     float* entropy;
     float* confidence;
-    float* signal;        // [rows, inputs] or null
+    float* self_conditioning;  // [rows, inputs] or null
     int64_t* top_ids;     // [rows, top_k]
     float* top_logprobs;  // [rows, top_k]
 };
@@ -93,7 +122,8 @@ struct ClassDraw {
     int64_t count, rows;
     const float* hidden;  // [rows, inputs of the table], as the other four were those of the readout
     const Matrix* table;
-    float softcap, temperature;
+    float softcap;  // 0 for none
+    const float* temperatures;  // [rows]
     const Classes* classes;
     const int64_t* position;  // [count]
     const int64_t* number;    // [count]: the class, -1 for any token

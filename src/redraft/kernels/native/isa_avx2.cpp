@@ -1,4 +1,5 @@
 // x86-64 with AVX2, FMA and F16C.
+#include "cache.h"
 #include "kernels.h"
 #include "scratch.h"
 #include "threads.h"
@@ -10,21 +11,6 @@ using redraft::kGroup;
 
 #include "ahead.inc"
 #include "isa_avx2.inc"
-#include "rows.inc"
-#include "vector.inc"
-#include "kernels.inc"
-#include "token_classes.inc"
-#include "readout.inc"
-#include "class_draw.inc"
 
-namespace redraft {
-
-const Kernels* kernels_avx2() {
-    static const Kernels kernels{
-        "avx2", linear, experts, attention, readout, draw_from_classes, split_heads, add_normed, saturate,
-        signal_format,
-    };
-    return &kernels;
-}
-
-}  // namespace redraft
+#define REDRAFT_TIER avx2
+#include "tier.inc"

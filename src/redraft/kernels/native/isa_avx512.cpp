@@ -1,5 +1,6 @@
 // x86-64 with AVX-512 F, BW, VL, DQ, BF16 and VNNI.
 #define REDRAFT_BYTE_SUMS
+#include "cache.h"
 #include "kernels.h"
 #include "scratch.h"
 #include "threads.h"
@@ -11,21 +12,6 @@ using redraft::kGroup;
 
 #include "ahead.inc"
 #include "isa_avx512.inc"
-#include "rows.inc"
-#include "vector.inc"
-#include "kernels.inc"
-#include "token_classes.inc"
-#include "readout.inc"
-#include "class_draw.inc"
 
-namespace redraft {
-
-const Kernels* kernels_avx512() {
-    static const Kernels kernels{
-        "avx512", linear, experts, attention, readout, draw_from_classes, split_heads, add_normed, saturate,
-        signal_format,
-    };
-    return &kernels;
-}
-
-}  // namespace redraft
+#define REDRAFT_TIER avx512
+#include "tier.inc"

@@ -5,8 +5,12 @@ namespace redraft {
 
 const Kernels* kernels_generic() {
     // No kernels: Python computes in torch where this table is in use.
-    static const Kernels kernels{"generic", nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr,
-                                 nullptr};
+    static const Kernels kernels{
+        "generic",
+#define KERNEL(result, name, parameters, arguments) nullptr,
+        REDRAFT_KERNELS(KERNEL)
+#undef KERNEL
+    };
     return &kernels;
 }
 

@@ -9,24 +9,38 @@
 
 namespace redraft {
 
-// What each does is said where it is written, in kernels.inc. A table without kernels has only its name.
+// The list of kernels: what each returns, its name, its parameters and their names. Tables, tiers and C entries are
+// made from it. What each does is said where it is written, in kernels.inc, readout.inc and class_draw.inc.
+#define REDRAFT_KERNELS(KERNEL)                                                                                        \
+    KERNEL(void, linear,                                                                                               \
+           (const Matrix& w, const float* x, int64_t count, int64_t ldx, const Norm* norm, float* out, int64_t ldo),   \
+           (w, x, count, ldx, norm, out, ldo))                                                                         \
+    KERNEL(void, experts,                                                                                              \
+           (const Matrix& up, const Matrix& down, int64_t expert_count, const float* x, int64_t count, int64_t ldx,    \
+            const Norm* norm, const int64_t* chosen, const float* weights, int64_t top_k, float* out, int64_t ldo),    \
+           (up, down, expert_count, x, count, ldx, norm, chosen, weights, top_k, out, ldo))                            \
+    KERNEL(void, attention, (const Attention* calls, int64_t count), (calls, count))                                   \
+    KERNEL(void, readout, (const Readout& a), (a))                                                                     \
+    KERNEL(void, draw_from_classes, (const ClassDraw& d), (d))                                                         \
+    KERNEL(void, split_heads, (const Heads& heads, const float* x, int64_t ldx, int64_t count, void* out),             \
+           (heads, x, ldx, count, out))                                                                                \
+    KERNEL(void, add_normed, (const Branches& branches, float* residual, int64_t count, int64_t width),                \
+           (branches, residual, count, width))                                                                         \
+    KERNEL(int64_t, saturate, (int32_t format, int64_t rounds), (format, rounds))                                      \
+    KERNEL(int32_t, self_conditioning_format, (int32_t table_format), (table_format))
+
+// The structures that Python lays out itself (kernels/interface.py), which are compared when it loads the library.
+#define REDRAFT_STRUCTURES(STRUCTURE)                                                                                  \
+    STRUCTURE(Matrix) STRUCTURE(Norm) STRUCTURE(Heads) STRUCTURE(Branches) STRUCTURE(Stretch) STRUCTURE(Attention)     \
+    STRUCTURE(Classes) STRUCTURE(Readout) STRUCTURE(ClassDraw) STRUCTURE(Layer) STRUCTURE(ScaledRows)                  \
+    STRUCTURE(Stack) STRUCTURE(Kept) STRUCTURE(Context) STRUCTURE(Span) STRUCTURE(Chain)
+
+// A table without kernels has only its name.
 struct Kernels {
     const char* name;
-    void (*linear)(const Matrix&, const float* x, int64_t count, int64_t ldx, const Norm*, float* out, int64_t ldo);
-    void (*experts)(const Matrix& up, const Matrix& down, int64_t expert_count, const float* x, int64_t count,
-                    int64_t ldx, const Norm*, const int64_t* chosen, const float* weights, int64_t top_k, float* out,
-                    int64_t ldo);
-    void (*attention)(const Attention&);
-    void (*readout)(const Readout&);
-    void (*draw_from_classes)(const ClassDraw&);
-    void (*split_heads)(const float* x, int64_t ldx, int64_t count, int64_t heads, int64_t dim, const float* weight,
-                        float epsilon, const float* cosines, const float* sines, int32_t format, void* out,
-                        int64_t head_stride);
-    void (*add_normed)(float* residual, const float* branch, const float* branch_weight, const float* other,
-                       const float* other_weight, const float* weight, float epsilon, float scalar, int64_t count,
-                       int64_t width);
-    int64_t (*saturate)(int32_t format, int64_t rounds);
-    int32_t (*signal_format)(int32_t table_format);
+#define KERNEL(result, name, parameters, arguments) result(*name) parameters;
+    REDRAFT_KERNELS(KERNEL)
+#undef KERNEL
 };
 
 const Kernels* kernels_generic();

@@ -1,9 +1,11 @@
 #include "layer.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "dispatch.h"
 #include "scratch.h"
+#include "threads.h"
 
 namespace redraft {
 namespace {
@@ -29,75 +31,101 @@ int64_t next_expert(const float* logits, int64_t experts, const int64_t* chosen,
 // they keep their order.
 void route(const float* logits, int64_t experts, int64_t top_k, const float* scale, int64_t* chosen, float* weights) {
     for (int64_t c = 0; c < top_k; c++) chosen[c] = top_k == experts ? c : next_expert(logits, experts, chosen, c);
-    float most = logits[chosen[0]], total = 0.0f;
-    for (int64_t c = 1; c < top_k; c++) most = logits[chosen[c]] > most ? logits[chosen[c]] : most;
-    for (int64_t c = 0; c < top_k; c++) total += weights[c] = std::exp(logits[chosen[c]] - most);
+    float max = logits[chosen[0]], total = 0.0f;
+    for (int64_t c = 1; c < top_k; c++) max = logits[chosen[c]] > max ? logits[chosen[c]] : max;
+    for (int64_t c = 0; c < top_k; c++) total += weights[c] = std::exp(logits[chosen[c]] - max);
     for (int64_t c = 0; c < top_k; c++) weights[c] = weights[c] / total * scale[chosen[c]];
 }
 
+// The experts of every row and their weights, [count, top_k] each.
+struct Routes {
+    int64_t* chosen;
+    float* weights;
+};
+
+Routes route_rows(const Layer& layer, const float* logits, int64_t count) {
+    const int64_t experts = layer.experts, top_k = layer.top_k;
+    const size_t chosen_bytes = static_cast<size_t>(count * top_k) * sizeof(int64_t);
+    const Routes routes{static_cast<int64_t*>(scratch(Slot::routed, chosen_bytes)),
+                        room(Slot::route_weights, count * top_k)};
+    const auto some = [&](int64_t first, int64_t last) {
+        for (int64_t t = first; t < last; t++)
+            route(logits + t * experts, experts, top_k, layer.expert_scale, routes.chosen + t * top_k,
+                  routes.weights + t * top_k);
+    };
+    // One pass over the experts for each choice: of many rows it is worth sharing.
+    constexpr int64_t kWorthSharing = 1 << 18;
+    if (count * experts * top_k < kWorthSharing)
+        some(0, count);
+    else
+        parallel_for(static_cast<int>((count + 15) / 16),
+                     [&](int64_t task) { some(task * 16, std::min(count, task * 16 + 16)); });
+    return routes;
+}
+
+// A norm by the layer's epsilon, that is not there where it has no weight.
+struct OptionalNorm {
+    OptionalNorm(const Layer& layer, const float* weight) : norm{weight, layer.epsilon} {}
+    const Norm* get() const { return norm.weight ? &norm : nullptr; }
+    Norm norm;
+};
+
 }  // namespace
 
-void project(const Layer& layer, const float* x, int64_t count, const float* cosines, const float* sines, void* queries,
-             void* keys, void* values) {
+void project(const Layer& layer, const float* x, int64_t count, const float* cosines, const float* sines,
+             const int64_t* positions, void* queries, void* keys, void* values) {
     const Kernels& run = kernels();
-    const int64_t width = layer.qkv.outputs, dim = layer.head_dim, apart = count * dim;
-    const Norm norm{layer.input_norm, layer.epsilon};
+    const int64_t width = layer.qkv.outputs, dim = layer.head_dim;
+    const OptionalNorm input(layer, layer.input_norm), q(layer, layer.q_norm), k(layer, layer.k_norm);
+    const Norm plain{nullptr, layer.epsilon};
     float* projected = room(Slot::projected, count * width);
-    run.linear(layer.qkv, x, count, layer.hidden, &norm, projected, width);
+    run.linear(layer.qkv, x, count, layer.hidden, input.get(), projected, width);
     const float* own_keys = projected + layer.heads * dim;
     const float* own_values = layer.values_are_keys ? own_keys : own_keys + layer.kv_heads * dim;
-    run.split_heads(projected, width, count, layer.heads, dim, layer.q_norm, layer.epsilon, cosines, sines,
-                    layer.kv_format, queries, apart);
-    run.split_heads(own_keys, width, count, layer.kv_heads, dim, layer.k_norm, layer.epsilon, cosines, sines,
-                    layer.kv_format, keys, apart);
-    run.split_heads(own_values, width, count, layer.kv_heads, dim, nullptr, layer.epsilon, nullptr, nullptr,
-                    layer.kv_format, values, apart);
+    const float scale = layer.attention_scale;
+    const int32_t format = layer.kv_format;
+    run.split_heads({layer.heads, dim, q.get(), cosines, sines, positions, scale, format}, projected, width, count,
+                    queries);
+    run.split_heads({layer.kv_heads, dim, k.get(), cosines, sines, positions, 1.0f, format}, own_keys, width, count,
+                    keys);
+    const Norm* v = layer.values_normed ? &plain : nullptr;
+    run.split_heads({layer.kv_heads, dim, v, nullptr, nullptr, nullptr, 1.0f, format}, own_values, width, count,
+                    values);
 }
 
 void finish(const Layer& layer, float* x, int64_t count, const float* context, const ScaledRows* rows,
             int64_t stretches) {
     const Kernels& run = kernels();
-    const int64_t hidden = layer.hidden, inner = layer.gate_up.outputs, top_k = layer.top_k;
-    const float epsilon = layer.epsilon;
+    const int64_t hidden = layer.hidden, inner = layer.gate_up.outputs;
     float* branch = room(Slot::branch, count * hidden);
     run.linear(layer.o, context, count, layer.o.inputs, nullptr, branch, hidden);
-    run.add_normed(x, branch, nullptr, nullptr, nullptr, layer.post_attention, epsilon, 1.0f, count, hidden);
+    const OptionalNorm post_attention(layer, layer.post_attention);
+    run.add_normed({branch, nullptr, nullptr, nullptr, post_attention.get(), 1.0f}, x, count, hidden);
 
-    const Norm dense{layer.dense_norm, epsilon}, plain{nullptr, epsilon}, experts{layer.experts_norm, epsilon};
-    float* middle = room(Slot::projected, count * inner);
-    run.linear(layer.gate_up, x, count, hidden, &dense, middle, inner);
+    const OptionalNorm dense(layer, layer.dense_norm);
+    float* middle = room(Slot::dense_inner, count * inner);
+    run.linear(layer.gate_up, x, count, hidden, dense.get(), middle, inner);
     run.linear(layer.down, middle, count, inner, nullptr, branch, hidden);
 
-    float* logits = room(Slot::projected, count * layer.experts);
-    run.linear(layer.router, x, count, hidden, &plain, logits, layer.experts);
-    const size_t chosen_bytes = static_cast<size_t>(count * top_k) * sizeof(int64_t);
-    int64_t* chosen = static_cast<int64_t*>(scratch(Slot::routed, chosen_bytes));
-    float* weights = room(Slot::route_weights, count * top_k);
-    for (int64_t t = 0; t < count; t++)
-        route(logits + t * layer.experts, layer.experts, top_k, layer.expert_scale, chosen + t * top_k,
-              weights + t * top_k);
-    float* mixed = room(Slot::mixed, count * hidden);
-    run.experts(layer.experts_gate_up, layer.experts_down, layer.experts, x, count, hidden, &experts, chosen, weights,
-                top_k, mixed, hidden);
+    float* mixed = nullptr;
+    if (layer.experts) {
+        const Norm plain{nullptr, layer.epsilon};
+        const OptionalNorm experts(layer, layer.experts_norm);
+        float* logits = room(Slot::router_logits, count * layer.experts);
+        run.linear(layer.router, x, count, hidden, &plain, logits, layer.experts);
+        const Routes routes = route_rows(layer, logits, count);
+        mixed = room(Slot::mixed, count * hidden);
+        run.experts(layer.experts_gate_up, layer.experts_down, layer.experts, x, count, hidden, experts.get(),
+                    routes.chosen, routes.weights, layer.top_k, mixed, hidden);
+    }
 
+    const OptionalNorm post_dense(layer, layer.post_dense), post_experts(layer, layer.post_experts);
+    const OptionalNorm post_feedforward(layer, layer.post_feedforward);
     for (int64_t s = 0; s < stretches; s++) {
         const int64_t first = rows[s].start * hidden;
-        run.add_normed(x + first, branch + first, layer.post_dense, mixed + first, layer.post_experts,
-                       layer.post_feedforward, epsilon, rows[s].scalar, rows[s].end - rows[s].start, hidden);
-    }
-}
-
-void denoise(const CanvasForward& forward, float* x) {
-    for (int64_t i = 0; i < forward.layers; i++) {
-        const Layer& layer = *forward.layer[i];
-        const Attention& attention = forward.attention[i];
-        const Stretch& own = attention.stretch[attention.stretches - 1];
-        // Read by attention, and room for the step to write to.
-        project(layer, x, forward.count, forward.cosines[i], forward.sines[i], const_cast<void*>(attention.queries),
-                const_cast<void*>(own.keys), const_cast<void*>(own.values));
-        kernels().attention(attention);
-        const ScaledRows all{0, forward.count, forward.scalars[i]};
-        finish(layer, x, forward.count, attention.out, &all, 1);
+        run.add_normed({branch + first, post_dense.get(), mixed ? mixed + first : nullptr, post_experts.get(),
+                        post_feedforward.get(), rows[s].scalar},
+                       x + first, rows[s].end - rows[s].start, hidden);
     }
 }
 
