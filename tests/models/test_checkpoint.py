@@ -13,11 +13,14 @@ from torch import Tensor
 from transformers import DiffusionGemmaForBlockDiffusion
 
 import redraft
-from redraft.engine.memory import KVPool
+from redraft.canvas.acceptance import ConfidenceThreshold, EntropyBound
 from redraft.errors import CheckpointError
 from redraft.models import checkpoint
 from redraft.models.base import GenerationDefaults
+from redraft.models.diffusion_gemma.config import DiffusionGemmaConfig
 from redraft.models.diffusion_gemma.model import DiffusionGemma
+from redraft.models.family import PlainModel
+from tests.models.driving import denoise, encoded, read
 from tests.random_checkpoint import END_TOKEN_IDS, random_checkpoint, reference_model
 
 WEIGHTS, INDEX, CONFIG, GENERATION = (
@@ -32,30 +35,28 @@ PROMPT = torch.randint(0, 64, (1, 21), generator=torch.Generator().manual_seed(1
 CANVASES = torch.randint(0, 64, (2, 1, 8), generator=torch.Generator().manual_seed(2))
 
 
-@torch.inference_mode()
-def two_steps(model: DiffusionGemma) -> list[Tensor]:
+def two_steps(model: PlainModel) -> list[Tensor]:
     """Logits of two denoising steps after a prompt, the second one conditioned on the first."""
-    cache = KVPool.of(model).open()[0]
-    model.encode(PROMPT, cache)
-    hidden = model.denoise(CANVASES[0], cache, None)
-    signal = model.readout(hidden[0], TEMPERATURE, None).signal
-    assert signal is not None
-    return [model.logits(hidden), model.logits(model.denoise(CANVASES[1], cache, signal[None]))]
+    cache = encoded(model, PROMPT[0])
+    hidden = denoise(model, CANVASES[0, 0], cache)
+    soft = read(model, hidden, TEMPERATURE).self_conditioning
+    assert soft is not None
+    return [model.logits(hidden), model.logits(denoise(model, CANVASES[1, 0], cache, soft))]
 
 
 @torch.inference_mode()
 def reference_two_steps(model: DiffusionGemmaForBlockDiffusion) -> list[Tensor]:
     first = model(input_ids=PROMPT, decoder_input_ids=CANVASES[0]).logits
     second = model(input_ids=PROMPT, decoder_input_ids=CANVASES[1], self_conditioning_logits=first / TEMPERATURE)
-    return [first, second.logits]
+    return [first[0], second.logits[0]]
 
 
-def assert_same_logits(model: DiffusionGemma, reference: DiffusionGemmaForBlockDiffusion) -> None:
+def assert_same_logits(model: PlainModel, reference: DiffusionGemmaForBlockDiffusion) -> None:
     for own, expected in zip(two_steps(model), reference_two_steps(reference), strict=True):
         torch.testing.assert_close(own, expected, rtol=0, atol=1e-4)
 
 
-def assert_same_state(one: DiffusionGemma, other: DiffusionGemma) -> None:
+def assert_same_state(one: PlainModel, other: PlainModel) -> None:
     state, other_state = one.state_dict(), other.state_dict()
     assert state.keys() == other_state.keys()
     assert all(torch.equal(value, other_state[name]) for name, value in state.items())
@@ -103,6 +104,7 @@ class TestLoad:
 
     def test_the_encoders_own_layer_scalars_are_loaded(self, plain):
         model = checkpoint.read(plain).load()
+        assert isinstance(model, DiffusionGemma)
         for layer in model.layers:
             assert layer.layer_scalar != layer.encoder_layer_scalar
 
@@ -110,6 +112,15 @@ class TestLoad:
     def test_every_tensor_has_the_wanted_dtype(self, plain, wanted):
         state = checkpoint.read(plain).load(wanted).state_dict()
         assert {value.dtype for value in state.values()} == {getattr(torch, wanted)}
+
+    def test_an_option_that_the_family_does_not_have_is_refused_by_name(self, plain):
+        found = checkpoint.read(plain)
+        with pytest.raises(CheckpointError, match=r"no option 'block_length'.*it has window_policy"):
+            found.load(options={"block_length": 4})
+        with pytest.raises(
+            CheckpointError, match="window_policy 'wide' is not supported; choose one of 'shared', 'per"
+        ):
+            found.load(options={"window_policy": "wide"})
 
     def test_unknown_dtype_is_refused(self, plain):
         with pytest.raises(CheckpointError, match=r"'float8'.*'bfloat16'"):
@@ -193,7 +204,10 @@ class TestSave:
         edit_json(folder / CONFIG, lambda c: c["text_config"]["rope_parameters"].__setitem__("sliding_attention", rope))
         original = checkpoint.read(folder)
         checkpoint.save(original.load(), tmp_path / "saved", torch.float32)
-        assert checkpoint.read(tmp_path / "saved").config.layers == original.config.layers
+        again = checkpoint.read(tmp_path / "saved")
+        assert isinstance(original.config, DiffusionGemmaConfig)
+        assert isinstance(again.config, DiffusionGemmaConfig)
+        assert again.config.layers == original.config.layers
 
 
 NORM = "model.decoder.norm.weight"
@@ -257,6 +271,21 @@ def set_generation(**values: Any) -> Callable[[Path], None]:
 
 
 ROPE = {"rope_type": "yarn", "rope_theta": 10_000.0}
+
+# Values of a layer that there is not, and of fields that a text model cannot have.
+LAYERS_OUTSIDE: list[dict[str, Any]] = [{"3": {"head_dim": 16}}, {"2": {}, "3": None}]
+NO_VALUES: list[tuple[str, Any]] = [
+    ("hidden_size", None),
+    ("vocab_size", "64"),
+    ("num_experts", None),
+    ("top_k_experts", 5),
+    ("head_dim", -8),
+    ("sliding_window", 0),
+    ("max_position_embeddings", None),
+    ("rms_norm_eps", None),
+    ("per_layer_config", []),
+    ("rope_parameters", "default"),
+]
 
 # What is done to the folder, and what the message must say: where it is wrong, and what would work.
 DAMAGES = [
@@ -326,7 +355,7 @@ DAMAGES = [
     ),
     *(
         pytest.param(set_text_config(per_layer_config=value), [CONFIG, "per_layer_config['3']"], id=f"layers {value}")
-        for value in ({"3": {"head_dim": 16}}, {"2": {}, "3": None})
+        for value in LAYERS_OUTSIDE
     ),
     pytest.param(
         set_text_config(per_layer_config={"2": 16}), [CONFIG, "per_layer_config['2']", "object"], id="layer no object"
@@ -337,18 +366,7 @@ DAMAGES = [
             [CONFIG, name],
             id=f"{name} = {value!r}",
         )
-        for name, value in [
-            ("hidden_size", None),
-            ("vocab_size", "64"),
-            ("num_experts", None),
-            ("top_k_experts", 5),
-            ("head_dim", -8),
-            ("sliding_window", 0),
-            ("max_position_embeddings", None),
-            ("rms_norm_eps", None),
-            ("per_layer_config", []),
-            ("rope_parameters", "default"),
-        ]
+        for name, value in NO_VALUES
     ),
     pytest.param(
         set_config(canvas_length=-8),
@@ -463,7 +481,7 @@ class TestGenerationDefaults:
         assert checkpoint.read(folder).defaults == GenerationDefaults(end_token_ids=END_TOKEN_IDS)
 
     def test_fields_are_read(self, tmp_path):
-        stated = {"max_denoising_steps": 3, "t_max": 0.9, "t_min": 0.2, "stability_threshold": 2}
+        stated: dict[str, Any] = {"max_denoising_steps": 3, "t_max": 0.9, "t_min": 0.2, "stability_threshold": 2}
         generation = {
             **stated,
             "confidence_threshold": 0.5,
@@ -479,3 +497,8 @@ class TestGenerationDefaults:
         folder = random_checkpoint(tmp_path, context_length=32, generation=generation)
         result = redraft.load(folder).generate([2, 20, 21], seed=0)
         assert result.usage.completion_tokens == 32 - 3
+
+    def test_the_rule_of_acceptance_is_the_entropy_bound_unless_a_family_has_its_own(self):
+        assert GenerationDefaults(entropy_bound=0.7).acceptance_rule == EntropyBound(0.7)
+        own = ConfidenceThreshold(0.8)
+        assert GenerationDefaults(acceptance=own).acceptance_rule is own

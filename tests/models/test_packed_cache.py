@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from redraft.engine.memory import KVPool
 from redraft.kernels.packed import FORMATS, Format
-from redraft.models import checkpoint, packed_cache
-from redraft.models.diffusion_gemma.packed import PackedDiffusionGemma
+from redraft.models import checkpoint
+from redraft.models.diffusion_gemma.family import DiffusionGemmaFamily
+from redraft.models.packed import PackedModel
 from redraft.models.packed_cache import FOLDER, load_packed
+from tests.models.driving import denoise, fresh
 from tests.random_checkpoint import random_checkpoint
 
 
@@ -32,12 +33,12 @@ def no_warning():
         yield
 
 
-def loaded(folder: Path, format: Format = "int8") -> PackedDiffusionGemma:
+def loaded(folder: Path, format: Format = "int8") -> PackedModel:
     return load_packed(checkpoint.read(folder), format, cached_from=0)
 
 
-def logits(model: PackedDiffusionGemma) -> torch.Tensor:
-    return model.logits(model.denoise(torch.arange(20, 28)[None], KVPool.of(model).open()[0], None))
+def logits(model: PackedModel) -> torch.Tensor:
+    return model.logits(denoise(model, torch.arange(20, 28), fresh(model)))
 
 
 def cached(folder: Path) -> list[Path]:
@@ -48,13 +49,13 @@ def cached(folder: Path) -> list[Path]:
 def packings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The formats that weights are packed to from now on."""
     packed: list[str] = []
-    pack_weights = packed_cache.pack_weights
+    pack = DiffusionGemmaFamily.pack
 
-    def counted(model, format):
+    def counted(family, model, format):
         packed.append(format)
-        return pack_weights(model, format)
+        return pack(family, model, format)
 
-    monkeypatch.setattr(packed_cache, "pack_weights", counted)
+    monkeypatch.setattr(DiffusionGemmaFamily, "pack", counted)
     return packed
 
 

@@ -1,15 +1,18 @@
 """The numbers of ``redraft info`` against counting the reference model, and the cache's own buffers."""
 
 from math import prod
+from typing import Any
 
 import pytest
 import torch
 
-from redraft.engine.memory import KVPool, PooledCache
+from redraft.engine.memory import KVPool
 from redraft.models import checkpoint
 from redraft.models.base import KV_BLOCK
+from redraft.models.diffusion_gemma.model import DiffusionGemma
 from redraft.models.diffusion_gemma.packed import pack_weights
 from redraft.models.sizing import kv_bytes_per_token, parameters, part_bytes
+from tests.models.driving import encoded
 from tests.random_checkpoint import random_checkpoint, reference_model
 
 SHAPES = [{}, {"num_experts": 6, "top_k": 1, "layer_types": ["full_attention"]}, {"dtype": torch.bfloat16}]
@@ -39,27 +42,25 @@ def test_parts_add_up_to_the_loaded_model(found):
 @pytest.mark.parametrize("format", ["int8", "int4"])
 def test_packed_formats_take_what_is_said_and_their_padding(tmp_path, format):
     """Sizes that need no padding: the rest is the scales of int8, a float32 a row."""
-    sizes = {"hidden_size": 128, "intermediate_size": 128, "moe_intermediate_size": 128, "vocab_size": 256}
+    sizes: dict[str, Any] = {
+        "hidden_size": 128,
+        "intermediate_size": 128,
+        "moe_intermediate_size": 128,
+        "vocab_size": 256,
+    }
     found = checkpoint.read(random_checkpoint(tmp_path, **sizes, head_dim=32, global_head_dim=32))
-    matrices = dict(pack_weights(found.load("float32"), format))
+    model = found.load("float32")
+    assert isinstance(model, DiffusionGemma)
+    matrices = dict(pack_weights(model, format))
     packed = sum(matrix.nbytes for name, matrix in matrices.items() if "router" not in name)
     scales = sum(m.padded_outputs * m.count * 4 for m in matrices.values() if m.format == "int8")
     kept = sum(4 * prod(t.shape) for name, t in found.tensors.items() if len(t.shape) < 2 or "router" in name)
     assert sum(part_bytes(found, format).values()) == packed - scales + kept
 
 
-@torch.inference_mode()
-def filled_cache(found: checkpoint.Checkpoint, length: int) -> PooledCache:
-    model = found.load("auto")
-    cache = KVPool.of(model).open()[0]
-    for _ in range(length):
-        model.encode(torch.zeros(1, 1, dtype=torch.long), cache)
-    return cache
-
-
 def test_cache_bytes_are_what_the_layers_read(found):
     length = 40
-    cache = filled_cache(found, length)
+    cache = encoded(found.load("auto"), torch.zeros(length, dtype=torch.long), chunk=1)
     read = 0
     for index, spec in enumerate(found.config.layers):
         own = sum(part.nbytes for blocks in cache.read(index) for part in blocks)

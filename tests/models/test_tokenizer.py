@@ -222,12 +222,12 @@ class TestLongTexts:
         change(made)
         assert ChatTokenizer(made, {}, None).fewest_tokens("the " * 10_000) == 0
 
-    def test_what_is_too_long_is_refused_before_it_is_tokenized(self, tmp_path):
+    def test_what_is_too_long_is_refused_before_it_is_tokenized(self, tmp_path, monkeypatch):
         write_letters_tokenizer(tmp_path, vocab_size=400)
         own = ChatTokenizer.from_folder(tmp_path)
         tokenized = []
         own._tokenizer = type("Spy", (), {"encode_batch_fast": lambda *given, **_: tokenized.append(given)})()
-        own.fewest_tokens = len
+        monkeypatch.setattr(own, "fewest_tokens", len)
 
         def check(fewest):
             raise RequestError(f"{fewest} tokens")
@@ -317,6 +317,9 @@ class TestDecode:
         own = ChatTokenizer(letters_tokenizer(tmp_path), {}, None)
         first, second = (own.token_id(f"<0x{value:02X}>") for value in "ñ".encode())
         text, pad = own.encode_text("the"), own.token_id("<pad>")
+        assert first is not None
+        assert second is not None
+        assert pad is not None
         assert own.decode([*text, first, pad, second]) == "theñ"
         assert own.settled([*text, first, pad]) == len(text)
         assert own.settled([*text, first, pad, second, *text]) == 2 * len(text) + 3

@@ -1,15 +1,16 @@
-"""What an engine asks of a model family, and nothing more."""
+"""The contract between an engine and a model family: a cache, spans, one forward, one readout."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
-from redraft.canvas.acceptance import EntropyBound
-from redraft.canvas.noise import Noise
-from redraft.canvas.readout import Readout
+from redraft.canvas.acceptance import AcceptanceRule, EntropyBound
+from redraft.canvas.corruption import Corruption
+from redraft.canvas.readout import Readout, ReadoutSpec
 from redraft.canvas.schedule import LinearTemperature
 from redraft.canvas.stopping import StableAndConfident
 from redraft.models.tools import ToolSyntax
@@ -18,10 +19,13 @@ KV_BLOCK = 128
 """Positions that keys and values are kept and shared by."""
 PREFILL_CHUNK = 256
 """Positions of a prompt that are encoded in one forward."""
+WindowPolicy = Literal["shared", "per_query"]
+"""A sliding layer shows a canvas past its window a part of the cache: "shared" shows every position the same last
+window - 1 tokens (the reference and Google's sampler), "per_query" slides the window along the canvas (vLLM)."""
 
 
 def most_blocks(positions: int, block: int) -> int:
-    """In how many blocks so many positions, one after the other, lie at most."""
+    """Return the largest number of blocks that so many positions, one after the other, can lie in."""
     return -(-(positions - 1) // block) + 1
 
 
@@ -49,10 +53,24 @@ class Cache(Protocol):
         """Count ``count`` tokens as encoded, after every layer wrote them."""
         ...
 
+    def rewind(self) -> None:
+        """Forget what layers wrote since the last ``advance``: the forward failed."""
+        ...
+
+
+@runtime_checkable
+class InPlaceCache(Cache, Protocol):
+    """A cache whose memory a kernel fills itself."""
+
+    def room(self, layer: int, count: int) -> list[tuple[Tensor, Tensor]]:
+        """Make room behind what the layer has for ``count`` positions -> views [B, kv_heads, S, D] of their keys and
+        values, in order, that the caller fills; they count as written, and are visible to ``read`` at once."""
+        ...
+
 
 @dataclass(frozen=True)
 class GenerationDefaults:
-    """What a checkpoint says of its own sampling (``generation_config.json``); the reference's values otherwise."""
+    """A checkpoint's own sampling (``generation_config.json``); where it says nothing, the reference's values."""
 
     max_denoising_steps: int = 48
     entropy_bound: float = 0.1
@@ -64,6 +82,13 @@ class GenerationDefaults:
     choice_temperature: float | None = None
     """Fitted to make the probabilities of ``choose`` true; None where nobody has. In a file of its own, for the
     reference refuses what it does not know (``checkpoint.OWN_FILE``)."""
+    acceptance: AcceptanceRule | None = None
+    """The rule of a family that does not accept by an entropy bound."""
+
+    @property
+    def acceptance_rule(self) -> AcceptanceRule:
+        """The rule by which positions are accepted unless a request says otherwise."""
+        return EntropyBound(self.entropy_bound) if self.acceptance is None else self.acceptance
 
     def __post_init__(self) -> None:
         whole = isinstance(self.max_denoising_steps, int) and self.max_denoising_steps >= 1
@@ -95,35 +120,75 @@ class BlockDiffusionConfig(Protocol):
     @property
     def image_token_ids(self) -> tuple[int, ...]: ...
     @property
-    def thought_markers(self) -> tuple[str, str]: ...
+    def thought_markers(self) -> tuple[str, str] | None:
+        """The tokens between which the model thinks; None for a family that does not."""
+        ...
+
     @property
-    def tool_syntax(self) -> ToolSyntax: ...
+    def tool_syntax(self) -> ToolSyntax | None:
+        """The syntax of tool calls; None for a family that makes none."""
+        ...
+
+
+Mode = Literal["encode", "denoise"]
+
+
+@dataclass(frozen=True, eq=False)
+class Span:
+    """One request's share of a forward: tokens that follow its cache, B sequences of one length in training.
+
+    An "encode" span is causal, and its keys and values are appended to the cache. A "denoise" span is a canvas, whole:
+    it is bidirectional within itself, reads the cache, and leaves nothing there. Of two spans on one cache the later
+    one follows the earlier one: a commit and the first step of the canvas after it share a forward.
+    """
+
+    tokens: Tensor
+    """[T] or [B, T] int64."""
+    cache: Cache
+    mode: Mode
+    self_conditioning: Tensor | None = None
+    """[..., T, H]: the soft embedding of the step before; None at a canvas's first step."""
+
+    @property
+    def rows(self) -> int:
+        """Tokens in all."""
+        return self.tokens.numel()
 
 
 class BlockDiffusionModel(Protocol):
-    """A family: causal ``encode`` that writes the cache, bidirectional ``denoise`` that reads it, and a ``readout``.
-
-    ``commit_and_denoise`` is both for a finished canvas and the next one's first step, where a family can share work.
-    """
+    """A family with its weights: one forward for spans of any requests, and a readout of their canvases."""
 
     defaults: GenerationDefaults
 
     @property
     def config(self) -> BlockDiffusionConfig: ...
     @property
-    def noise(self) -> Noise: ...
+    def corruption(self) -> Corruption: ...
+    @property
+    def self_conditions(self) -> bool:
+        """True where a denoising step reads the soft embedding of the step before."""
+        ...
+
     @property
     def device(self) -> torch.device: ...
     @property
     def kv_dtype(self) -> torch.dtype: ...
     @property
-    def chunk_independent(self) -> bool:
-        """Whether a context gives the same bits however many of its tokens are encoded in one forward."""
+    def batch_independent(self) -> bool:
+        """True where a row gives the same bits whatever else is in its forward, and however a context is cut."""
         ...
 
     def cache_layout(self) -> list[tuple[int, int, int | None]]: ...
-    def encode(self, tokens: Tensor, cache: Cache) -> None: ...
-    def denoise(self, canvas: Tensor, cache: Cache, signal: Tensor | None) -> Tensor: ...
-    def commit_and_denoise(self, tokens: Tensor, canvas: Tensor, cache: Cache) -> Tensor: ...
-    def logits(self, hidden: Tensor) -> Tensor: ...
-    def readout(self, hidden: Tensor, temperature: float, uniforms: Tensor | None, **wanted: Any) -> Readout: ...
+
+    def forward(self, spans: Sequence[Span]) -> list[Tensor | None]:
+        """Compute all spans together -> the final normed hidden states [..., T, H] of each canvas, None of what was
+        encoded. Each cache with an encode span counts its tokens afterwards."""
+        ...
+
+    def readout(self, hidden: Sequence[Tensor], specs: Sequence[ReadoutSpec]) -> list[Readout]:
+        """Read each canvas's hidden rows [C, H] as its spec asks."""
+        ...
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Return all float32 logits [..., V] of hidden states [..., H]: for tests, and comparisons."""
+        ...

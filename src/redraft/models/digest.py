@@ -1,4 +1,4 @@
-"""What tells one checkpoint from another: SHA-256 of all that its files say."""
+"""Digests that tell one checkpoint from another: SHA-256 of all that its files say."""
 
 import hashlib
 import json
@@ -17,7 +17,7 @@ KEPT_FROM = 64 << 20
 
 
 def weights_digest(found: Checkpoint, kept_from: int = KEPT_FROM) -> str:
-    """Of ``config.json`` and of every weight file that the text model has a part in, whole and with its name.
+    """Return the digest of ``config.json`` and of every weight file that the model has a part in, with their names.
 
     The digest of a file of ``kept_from`` bytes or more is kept beside packed weights, and good for as long as the
     file's size and time of change are the same.
@@ -32,7 +32,7 @@ def weights_digest(found: Checkpoint, kept_from: int = KEPT_FROM) -> str:
 
 
 def tokenizer_digest(folder: Path) -> str:
-    """Of ``tokenizer.json``."""
+    """Return the digest of ``tokenizer.json``."""
     return _digest(folder / TOKENIZER_FILE)
 
 

@@ -1,18 +1,18 @@
-"""Where an engine's model came from and what computes it, so that another can be told to be the same."""
+"""The origin of an engine's model: its checkpoint and what computes it, so that another can be told to be the same."""
 
 from dataclasses import dataclass
 from functools import cached_property
 
 from redraft.kernels.library import status
 from redraft.kernels.packed import Format
+from redraft.models.base import WindowPolicy
 from redraft.models.checkpoint import Checkpoint
-from redraft.models.diffusion_gemma.model import WindowPolicy
 from redraft.models.digest import tokenizer_digest, weights_digest
 
 
 @dataclass(frozen=True)
 class Origin:
-    """What ``redraft.load`` was asked for, and found."""
+    """A call of ``redraft.load``, and the checkpoint that it found."""
 
     source: str
     """The bundled name, folder or hub id."""
@@ -24,12 +24,12 @@ class Origin:
 
     @cached_property
     def digest(self) -> str:
-        """Of the configuration and all weights; the first time, a large checkpoint is read through."""
+        """SHA-256 of the configuration and all weights; the first time, a large checkpoint is read through."""
         return weights_digest(self.checkpoint)
 
     @cached_property
     def tokenizer(self) -> str:
-        """Of the tokenizer."""
+        """SHA-256 of the tokenizer."""
         return tokenizer_digest(self.checkpoint.folder)
 
     @property

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import warnings
+from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
 
@@ -12,48 +13,50 @@ import torch
 from redraft.files import replacing
 from redraft.kernels.packed import Format, PackedMatrix
 from redraft.models.checkpoint import Checkpoint
-from redraft.models.diffusion_gemma.model import WindowPolicy
-from redraft.models.diffusion_gemma.packed import PackedDiffusionGemma, pack_weights
+from redraft.models.packed import PackedModel
 
 # Raise it whenever the layout, the quantisation or the names of packed matrices change.
-LAYOUT = 1
+LAYOUT = 2
 FOLDER = ".redraft"
 # Smaller models are packed anew each time, in less time than a person notices.
 CACHED_FROM = 64 << 20
 
 
 def load_packed(
-    found: Checkpoint, format: Format, window_policy: WindowPolicy = "shared", cached_from: int = CACHED_FROM
-) -> PackedDiffusionGemma:
+    found: Checkpoint,
+    format: Format,
+    options: Mapping[str, object] | None = None,
+    cached_from: int = CACHED_FROM,
+) -> PackedModel:
     """Load ``found`` in ``format``; packed weights of ``cached_from`` bytes or more are kept for the next load.
+    ``options`` are the family's own.
 
     They lie in ``.redraft`` in the checkpoint's folder, or, where that cannot be written, in the user's cache folder
     ($XDG_CACHE_HOME/redraft, by default ~/.cache/redraft). A cache that belongs to other weight files is replaced; one
     that cannot be written or read is a warning, not an error.
     """
     # In the dtype the files have, tensors stay mapped from them: packing reads each once.
-    stored = next(iter(found.tensors.values())).dtype
-    model = found.load("bfloat16" if stored == torch.bfloat16 else "float32", window_policy)
+    model = found.load("bfloat16" if found.stored == torch.bfloat16 else "float32", options)
     name, key = f"{format}-{LAYOUT}.pt", _fingerprint(found)
     for folder in cache_folders(found.folder):
         matrices = _read(folder / name, key)
         if matrices is not None:
-            return PackedDiffusionGemma(model, matrices, format)
-    matrices = dict(pack_weights(model, format))
+            return found.family.packed(model, matrices, format)
+    matrices = dict(found.family.pack(model, format))
     if sum(matrix.nbytes for matrix in matrices.values()) >= cached_from:
         _write(cache_folders(found.folder), name, key, matrices)
-    return PackedDiffusionGemma(model, matrices, format)
+    return found.family.packed(model, matrices, format)
 
 
 def cache_folders(folder: Path) -> list[Path]:
-    """Where what was computed from a checkpoint's folder may be kept, the best place first."""
+    """Return where what was computed from a checkpoint's folder may be kept, the best place first."""
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     own = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]
     return [folder / FOLDER, home / "redraft" / own]
 
 
 def _fingerprint(found: Checkpoint) -> str:
-    """What changes when the weight files do: their names, sizes and times."""
+    """Return what changes when the weight files do: their names, sizes and times."""
     files = sorted({tensor.file for tensor in found.tensors.values()})
     stats = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
     return json.dumps(stats)

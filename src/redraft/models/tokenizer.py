@@ -74,7 +74,7 @@ class ChatTokenizer:
         return self._tokenizer
 
     def token_id(self, text: str) -> int | None:
-        """The id of the token whose name is ``text``; None if there is none."""
+        """Return the id of the token whose name is ``text``; None if there is none."""
         found = self._tokenizer.token_to_id(text)
         return None if found is None else int(found)
 
@@ -124,17 +124,20 @@ class ChatTokenizer:
         tokens = self._encode(text, check, add_special_tokens=False)
         return tokens if tokens[len(tokens) - len(ending) :] == list(ending) else [*tokens, *ending]
 
-    def empty_thought(self, markers: tuple[str, str]) -> list[int]:
-        """What a model that is not to think writes first, between the ``markers`` of a thought; nothing where these are
-        not single tokens. Gemma 4's own template ends with it; one that does not leaves it to the model."""
-        if any(self.token_id(marker) is None for marker in markers):
+    def empty_thought(self, markers: tuple[str, str] | None) -> list[int]:
+        """Return what a model that is not to think writes first, between the ``markers`` of a thought.
+
+        It is empty where there are no markers, or these are not single tokens. Gemma 4's own template ends with it; one
+        that does not leaves it to the model.
+        """
+        if markers is None or any(self.token_id(marker) is None for marker in markers):
             return []
         opening, closing = markers
         return self.encode_text(f"{opening}thought\n{closing}")
 
     @cached_property
     def knows_tools(self) -> bool:
-        """Whether the chat template reads ``tools``."""
+        """True where the chat template reads ``tools``."""
         return "tools" in meta.find_undeclared_variables(self._compiled.environment.parse(self.template or ""))
 
     @cached_property
@@ -154,7 +157,7 @@ class ChatTokenizer:
         return str(self._tokenizer.decode(list(tokens), skip_special_tokens=False))
 
     def settled(self, tokens: Sequence[int]) -> int:
-        """How many of the first tokens have a text that none which follow can change.
+        """Return the number of first tokens whose text none that follow can change.
 
         Decoders take neighbouring byte tokens together: if they are not UTF-8 as a whole, none of them is a character.
         Special tokens between them are no border.

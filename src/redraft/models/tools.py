@@ -35,14 +35,14 @@ class ToolCall:
 
 @dataclass(frozen=True)
 class CallPart:
-    """What is new of a call that comes in parts; nothing of it has to be taken back."""
+    """The next part of a call that comes in parts; nothing of it has to be taken back."""
 
     call: int
-    """Its number in the answer, from 0."""
+    """The call's number in the answer, from 0."""
     name: str | None
-    """With the first part; None with the others."""
+    """The name comes with the first part; None with the others."""
     arguments: str
-    """Those of all parts one after the other are the call's."""
+    """All parts' arguments one after the other are the call's."""
     last: bool = False
     """The call is complete with it."""
 
@@ -51,12 +51,12 @@ class CallReader(Protocol):
     """Takes an answer's tokens apart into what is said and what is called, canvas by canvas."""
 
     def add(self, tokens: Sequence[int]) -> tuple[list[int], list[CallPart]]:
-        """Those of the tokens that are not part of a call, and what they add to calls."""
+        """Return the tokens that are not part of a call, and what the others add to calls."""
         ...
 
 
 class ToolSyntax(Protocol):
-    """How a family writes tool calls."""
+    """A family's way to write tool calls."""
 
     @property
     def markers(self) -> tuple[str, ...]:

@@ -1,8 +1,5 @@
 """The model and the canvas process against ``transformers``, step by step on the same canvases."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -17,15 +14,13 @@ from transformers.models.diffusion_gemma.generation_diffusion_gemma import (
     StableAndConfidentStoppingCriteria,
 )
 
-from redraft.api import Engine
-from redraft.engine.memory import KVPool, PooledCache
-from redraft.engine.result import StepEvent
-from redraft.layers.attention import Segment
-from redraft.loading import load
+from redraft.canvas.random import PositionRandom
+from redraft.layers.attention import Segment, attention
 from redraft.models import checkpoint
-from redraft.models.diffusion_gemma.model import DiffusionGemma, visible
+from redraft.models.diffusion_gemma.model import DiffusionGemma
 from redraft.models.packed_cache import load_packed
-from redraft.models.tokenizer import ChatTokenizer
+from redraft.models.spans import visible
+from tests.models.driving import Step, denoise, encoded, fresh, run
 from tests.random_checkpoint import random_checkpoint, reference_model
 
 SLIDING, FULL = "sliding_attention", "full_attention"
@@ -50,7 +45,7 @@ CASES: dict[str, tuple[dict[str, Any], int, int]] = {
     "vocabulary of several tiles": ({"vocab_size": 5001, "seed": 5}, 10, 256),
 }
 # Random models are unsure; a low temperature lets their argmax settle, and the threshold leaves stopping to that.
-GENERATION = {
+GENERATION: dict[str, Any] = {
     "max_denoising_steps": 12,
     "sampler_config": {"_cls_name": "EntropyBoundSamplerConfig", "entropy_bound": 3.0},
     "confidence_threshold": 100.0,
@@ -60,45 +55,6 @@ GENERATION = {
 }
 
 
-@dataclass
-class Recorded:
-    """What our engine did: an event a step, and the processed logits behind it."""
-
-    events: list[StepEvent]
-    logits: list[torch.Tensor]
-
-    def canvases(self) -> Iterator[list[tuple[StepEvent, torch.Tensor]]]:
-        steps = list(zip(self.events, self.logits, strict=True))
-        for index in range(self.events[-1].canvas_index + 1):
-            yield [step for step in steps if step[0].canvas_index == index]
-
-
-@contextmanager
-def recorded_logits(model: DiffusionGemma, into: list[torch.Tensor]) -> Iterator[None]:
-    """Keeps the processed logits of every step, which generation itself never holds at once."""
-    read = model.readout
-
-    def readout(hidden: torch.Tensor, temperature: float, *rest: Any, **wanted: Any) -> Any:
-        into.append(model.logits(hidden) / temperature)
-        return read(hidden, temperature, *rest, **wanted)
-
-    model.readout = readout  # type: ignore[method-assign]
-    try:
-        yield
-    finally:
-        del model.readout
-
-
-def run(engine: Engine, prompt: list[int], canvases: int) -> Recorded:
-    recorded = Recorded([], [])
-    engine.model.defaults = replace(engine.model.defaults, end_token_ids=())
-    with recorded_logits(engine.model, recorded.logits):
-        engine.generate(
-            prompt, max_tokens=canvases * engine.model.config.canvas_length, seed=3, on_step=recorded.events.append
-        )
-    return recorded
-
-
 @pytest.mark.parametrize("path", ["plain", "kernels"])
 @pytest.mark.parametrize("name", CASES)
 def test_every_step_equals_the_reference(name: str, path: str, tmp_path: Path) -> None:
@@ -106,68 +62,59 @@ def test_every_step_equals_the_reference(name: str, path: str, tmp_path: Path) -
     shape, prompt_length, chunk = CASES[name]
     found = checkpoint.read(random_checkpoint(tmp_path, generation=GENERATION, query_scale=0.03, **shape))
     model = found.load("float32") if path == "plain" else load_packed(found, "float32")
-    engine = Engine(model, ChatTokenizer.from_folder(found.folder), prefill_chunk=chunk)
     reference = reference_model(found.folder)
-    vocab = engine.model.config.vocab_size
+    vocab = model.config.vocab_size
     prompt = torch.randint(16, vocab, (prompt_length,), generator=torch.Generator().manual_seed(1)).tolist()
-    recorded = run(engine, prompt, canvases=3)
 
     cache = DynamicCache(config=reference.config.get_text_config(decoder=True))
     context, stops = torch.tensor([prompt]), []
-    for steps in recorded.canvases():
+    for steps in run(model, prompt, canvases=3, chunk=chunk):
         with torch.no_grad():
             reference.model.encoder(input_ids=context, past_key_values=cache)
         stops.append(compare_canvas(reference, cache, steps))
-        context = steps[-1][0].argmax[None]
+        context = steps[-1].outcome.committed[None]
     assert len(stops) == 3
     assert any(stops), "no canvas stopped early: the stopping rule was not put to the test"
 
 
-def compare_canvas(
-    reference: DiffusionGemmaForBlockDiffusion, cache: DynamicCache, steps: list[tuple[StepEvent, torch.Tensor]]
-) -> bool:
+def compare_canvas(reference: DiffusionGemmaForBlockDiffusion, cache: DynamicCache, steps: list[Step]) -> bool:
     """Drive the reference along the canvases that our run saw; returns whether it stopped before the step limit."""
-    limit = steps[0][0].step
-    length, vocab = steps[0][1].shape
+    limit = GENERATION["max_denoising_steps"]
+    length, vocab = steps[0].logits.shape
     temper = LinearTemperatureScheduleLogitsProcessor(GENERATION["t_min"], GENERATION["t_max"], limit)
     bound = GENERATION["sampler_config"]["entropy_bound"]
     sampler = EntropyBoundSampler(EntropyBoundSamplerConfig(bound), length, vocab, limit)
     stopping = StableAndConfidentStoppingCriteria(GENERATION["stability_threshold"], GENERATION["confidence_threshold"])
-    signal = None
-    for event, ours in steps:
+    believed = None
+    for own in steps:
         with torch.no_grad():
             raw = reference(
-                decoder_input_ids=event.tokens_in[None], past_key_values=cache, self_conditioning_logits=signal
+                decoder_input_ids=own.tokens[None], past_key_values=cache, self_conditioning_logits=believed
             ).logits
-        processed = temper(None, raw, event.step)
+        left = limit - own.number + 1  # the reference counts down
+        processed = temper(None, raw, left)
         # 1e-4 at the temperatures that checkpoints have; dividing by a lower one enlarges rounding in proportion.
-        tolerance = TOLERANCE * max(1.0, 0.4 / event.temperature)
-        torch.testing.assert_close(ours, processed[0], atol=tolerance, rtol=0)
-        assert torch.equal(event.argmax, processed[0].argmax(-1))
+        tolerance = TOLERANCE * max(1.0, 0.4 / own.temperature)
+        torch.testing.assert_close(own.logits, processed[0], atol=tolerance, rtol=0)
+        assert torch.equal(own.readout.argmax, processed[0].argmax(-1))
         entropy = torch.distributions.Categorical(logits=processed[0]).entropy()
-        torch.testing.assert_close(event.entropy, entropy, atol=TOLERANCE, rtol=0)
-        sampler.accept_canvas(event.tokens_in[None], event.sample[None], processed, event.step)
-        assert torch.equal(event.accepted, sampler.accepted_token_mask[0])
-        assert event.finished == bool(stopping(event.argmax[None], processed))
-        signal = processed
-    assert steps[-1][0].finished or steps[-1][0].step == 1
-    return steps[-1][0].finished and steps[-1][0].step > 1
+        torch.testing.assert_close(own.readout.entropy, entropy, atol=TOLERANCE, rtol=0)
+        sampler.accept_canvas(own.tokens[None], own.readout.sample[None], processed, left)
+        assert torch.equal(own.outcome.accepted, sampler.accepted_token_mask[0])
+        assert own.finished == bool(stopping(own.readout.argmax[None], processed))
+        believed = processed
+    assert torch.equal(steps[-1].outcome.committed, steps[-1].readout.argmax)
+    return steps[-1].finished and steps[-1].number < limit
 
 
 def test_the_canvas_of_the_next_step_is_samples_where_accepted_and_noise_elsewhere(tmp_path: Path) -> None:
-    engine = load(random_checkpoint(tmp_path, generation=GENERATION))
-    recorded = run(engine, [20, 21, 22], canvases=2)
-    for steps in recorded.canvases():
-        for (event, _), (following, _) in pairwise(steps):
-            assert torch.equal(event.tokens_out[event.accepted], event.sample[event.accepted])
-            assert torch.equal(following.tokens_in, event.tokens_out)
-
-
-def encoded(model: DiffusionGemma, tokens: torch.Tensor, chunk: int) -> PooledCache:
-    cache = KVPool.of(model).open()[0]
-    for start in range(0, len(tokens), chunk):
-        model.encode(tokens[None, start : start + chunk], cache)
-    return cache
+    model = checkpoint.read(random_checkpoint(tmp_path, generation=GENERATION)).load()
+    for steps in run(model, [20, 21, 22], canvases=2):
+        for before, after in pairwise(steps):
+            accepted = before.outcome.accepted
+            assert torch.equal(after.tokens[accepted], before.readout.sample[accepted])
+            noise = PositionRandom(3, before.canvas, GENERATION["max_denoising_steps"] - before.number + 1, 8).noise
+            assert torch.equal(after.tokens[~accepted], (noise * model.config.vocab_size).long()[~accepted])
 
 
 @pytest.mark.parametrize("chunk", [1, 2, 7, 8, 9, 15, 16, 64])
@@ -175,11 +122,18 @@ def test_prefill_does_not_depend_on_the_chunk_size(tmp_path: Path, chunk: int) -
     """Around the window of 8, where a chunk-wise mask goes wrong first."""
     model = checkpoint.read(random_checkpoint(tmp_path, sliding_window=8)).load("float32")
     tokens = torch.randint(16, 64, (37,), generator=torch.Generator().manual_seed(2))
-    canvas = torch.arange(20, 28)[None]
-    whole = model.denoise(canvas, encoded(model, tokens, len(tokens)), None)
-    torch.testing.assert_close(model.denoise(canvas, encoded(model, tokens, chunk), None), whole, atol=1e-5, rtol=0)
+    canvas = torch.arange(20, 28)
+    whole = denoise(model, canvas, encoded(model, tokens))
+    torch.testing.assert_close(denoise(model, canvas, encoded(model, tokens, chunk)), whole, atol=1e-5, rtol=0)
 
 
+def plain(found: checkpoint.Checkpoint, **options: object) -> DiffusionGemma:
+    model = found.load("float32", options)
+    assert isinstance(model, DiffusionGemma)
+    return model
+
+
+@torch.inference_mode()
 def test_the_per_query_window_slides_along_the_canvas(tmp_path: Path) -> None:
     """Independent computation: with the window on one sliding layer, each position alone, on a cache cut to its window.
 
@@ -188,47 +142,56 @@ def test_the_per_query_window_slides_along_the_canvas(tmp_path: Path) -> None:
     """
     folder = random_checkpoint(tmp_path, layer_types=(SLIDING, FULL), sliding_window=8)
     found = checkpoint.read(folder)
-    per_query, shared = found.load("float32", "per_query"), found.load("float32", "shared")
+    per_query, shared = (plain(found, window_policy=policy) for policy in ("per_query", "shared"))
     tokens = torch.randint(16, 64, (30,), generator=torch.Generator().manual_seed(4))
-    canvas = torch.arange(20, 28)[None]
+    canvas = torch.arange(20, 28)
     layer, spec = per_query.layers[0], per_query.config.layers[0]
-    cache = encoded(per_query, tokens, 30)
+    cache = encoded(per_query, tokens)
     x = per_query.self_conditioning(per_query.embed(canvas), None)
-    rope = per_query.rope(30, 8)[spec]
+    cosines, sines = per_query.rope(30, 8)[spec]
+    projected = layer.project(x, (cosines[:, None], sines[:, None]))
+    queries, own_keys, own_values = (part.transpose(0, 1)[None] for part in projected)
     keys, values = (torch.cat(parts, dim=2) for parts in zip(*cache.read(0), strict=True))
-    past = visible(cache.read(0), 30, 30, 8, window=8)
-    together, _, _ = layer(x, rope, past, None, layer.layer_scalar)
+    own = Segment(own_keys, own_values)
+    together = attention(queries, [*visible(cache.read(0), 30, 30, 8, window=8), own])
     for position in range(8):
         # Position p sees the cache from 30 + p - 7 on; of the seven kept tokens the last 7 - p.
         seen = 7 - position
         cut = [] if seen == 0 else [Segment(keys[:, :, -seen:], values[:, :, -seen:])]
-        alone, _, _ = layer(x, rope, cut, None, layer.layer_scalar)
+        alone = attention(queries, [*cut, own])
         torch.testing.assert_close(together[:, position], alone[:, position], atol=1e-5, rtol=0)
-    assert not torch.allclose(
-        per_query.denoise(canvas, cache, None), shared.denoise(canvas, encoded(shared, tokens, 30), None), atol=1e-3
-    )
+    slid, fixed = (denoise(model, canvas, encoded(model, tokens)) for model in (per_query, shared))
+    assert not torch.allclose(slid, fixed, atol=1e-3)
+    # The whole forward is what those parts say: the first layer, then the full one, which has no window.
+    gathered = layer.finish(x, together[0], layer.layer_scalar)
+    last, full = per_query.layers[1], per_query.config.layers[1]
+    cosines, sines = per_query.rope(30, 8)[full]
+    projected = last.project(gathered, (cosines[:, None], sines[:, None]))
+    queries, own_keys, own_values = (part.transpose(0, 1)[None] for part in projected)
+    context = attention(queries, [*(Segment(k, v) for k, v in cache.read(1)), Segment(own_keys, own_values)])
+    expected = per_query.norm(last.finish(gathered, context[0], last.layer_scalar))
+    torch.testing.assert_close(slid, expected, atol=1e-5, rtol=0)
 
 
-def test_a_canvas_starts_without_the_signal_of_the_one_before(tmp_path: Path) -> None:
-    """Self-conditioning is reset: the first step of every canvas equals a step that was never given a signal."""
-    engine = load(random_checkpoint(tmp_path, generation=GENERATION))
-    recorded = run(engine, [20, 21, 22], canvases=2)
-    model, committed = engine.model, torch.tensor([20, 21, 22])
-    for steps in recorded.canvases():
-        event, logits = steps[0]
-        hidden = model.denoise(event.tokens_in[None], encoded(model, committed, 256), None)
-        torch.testing.assert_close(model.logits(hidden[0]) / event.temperature, logits, atol=TOLERANCE, rtol=0)
-        committed = torch.cat((committed, steps[-1][0].argmax))
+def test_a_canvas_starts_without_the_soft_embedding_of_the_one_before(tmp_path: Path) -> None:
+    """Self-conditioning is reset: the first step of every canvas equals a step that was never given any."""
+    model = checkpoint.read(random_checkpoint(tmp_path, generation=GENERATION)).load("float32")
+    committed = torch.tensor([20, 21, 22])
+    for steps in run(model, committed.tolist(), canvases=2):
+        first = steps[0]
+        hidden = denoise(model, first.tokens, encoded(model, committed))
+        torch.testing.assert_close(model.logits(hidden) / first.temperature, first.logits, atol=TOLERANCE, rtol=0)
+        committed = torch.cat((committed, steps[-1].outcome.committed))
 
 
 def test_the_router_reads_the_raw_residual_and_full_layers_have_no_values_of_their_own(tmp_path: Path) -> None:
     """Router on the normed state and an invented V projection are how others served this model wrong."""
-    model = checkpoint.read(random_checkpoint(tmp_path)).load("float32")
-    seen = {}
+    model = plain(checkpoint.read(random_checkpoint(tmp_path)))
+    seen: dict[str, torch.Tensor] = {}
     model.layers[0].router.register_forward_pre_hook(lambda _, inputs: seen.update(router=inputs[0]))
     model.layers[0].pre_feedforward_layernorm.register_forward_pre_hook(lambda _, inputs: seen.update(x=inputs[0]))
-    model.denoise(torch.arange(20, 28)[None], KVPool.of(model).open()[0], None)
-    assert torch.equal(seen["router"], seen["x"].flatten(0, 1))
+    denoise(model, torch.arange(20, 28), fresh(model))
+    assert torch.equal(seen["router"], seen["x"])
     assert [layer.self_attn.v_proj is None for layer in model.layers] == [False, False, True]
 
 
@@ -238,9 +201,9 @@ def test_bfloat16_weights_keep_the_residual_stream_in_float32(tmp_path: Path) ->
     model = checkpoint.read(folder).load("bfloat16")
     exact, reference = reference_model(folder), reference_model(folder, torch.bfloat16)
     prompt, canvas = torch.arange(20, 33)[None], torch.arange(40, 48)[None]
-    hidden = model.denoise(canvas, encoded(model, prompt[0], 256), None)
+    hidden = denoise(model, canvas[0], encoded(model, prompt[0]))
     with torch.no_grad():
         truth = exact(input_ids=prompt, decoder_input_ids=canvas).logits
         theirs = reference(input_ids=prompt, decoder_input_ids=canvas).logits
     assert hidden.dtype == torch.float32
-    assert (model.logits(hidden) - truth).square().mean() < (theirs - truth).square().mean()
+    assert (model.logits(hidden)[None] - truth).square().mean() < (theirs - truth).square().mean()

@@ -1,23 +1,28 @@
-"""The model on packed weights: one forward for two, the formats' errors, and what is refused."""
+"""DiffusionGemma on packed weights: batches of many requests, the formats' errors, and what is refused."""
 
+import random
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
-from redraft.engine.memory import KVPool, PooledCache
+from redraft.canvas.readout import ReadoutSpec
 from redraft.kernels import bindings
 from redraft.kernels.packed import FORMATS, Format
 from redraft.models import checkpoint
+from redraft.models.base import BlockDiffusionModel, Mode, Span, WindowPolicy
 from redraft.models.checkpoint import Checkpoint
-from redraft.models.diffusion_gemma.model import WindowPolicy
-from redraft.models.diffusion_gemma.packed import PackedDiffusionGemma, torch_on_one_thread
+from redraft.models.packed import torch_on_one_thread
 from redraft.models.packed_cache import load_packed
+from tests.models.driving import commit_and_denoise, denoise, encode, encoded, fresh, kept, read
 from tests.random_checkpoint import random_checkpoint
 
 needs_kernels = pytest.mark.skipif(bindings.kernels() is None, reason="torch's products are not bit for bit by row")
 SLIDING, FULL = "sliding_attention", "full_attention"
-CANVAS = torch.arange(20, 28)[None]
+CANVAS = torch.arange(20, 28)
 # Of the logits, by root mean squares. Over four seeds it was 0.005 to 0.011, 0.024 to 0.043 and 0.20 to 0.41: random
 # weights are as hard to quantise as weights can be.
 RELATIVE_ERROR = {"bfloat16": 0.015, "int8": 0.06, "int4": 0.55}
@@ -53,18 +58,7 @@ def unrouted(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
 
 
 def prompt(length: int) -> torch.Tensor:
-    return torch.randint(16, 300, (1, length), generator=torch.Generator().manual_seed(length))
-
-
-def encoded(model: PackedDiffusionGemma, tokens: torch.Tensor, chunk: int = 256) -> PooledCache:
-    cache = KVPool.of(model).open()[0]
-    for start in range(0, tokens.shape[1], chunk):
-        model.encode(tokens[:, start : start + chunk], cache)
-    return cache
-
-
-def kept(cache: PooledCache, layers: int) -> list[torch.Tensor]:
-    return [part for layer in range(layers) for blocks in cache.read(layer) for part in blocks]
+    return torch.randint(16, 300, (length,), generator=torch.Generator().manual_seed(length))
 
 
 @needs_kernels
@@ -74,12 +68,12 @@ def kept(cache: PooledCache, layers: int) -> list[torch.Tensor]:
 def test_a_commit_together_with_the_next_canvas_is_both_bit_for_bit(
     found: Checkpoint, format: Format, window_policy: WindowPolicy, context: int
 ):
-    model = load_packed(found, format, window_policy)
+    model = load_packed(found, format, {"window_policy": window_policy})
     tokens = prompt(8)
     together, apart = (encoded(model, prompt(context)) for _ in range(2))
-    hidden = model.commit_and_denoise(tokens, CANVAS, together)
-    model.encode(tokens, apart)
-    assert torch.equal(hidden, model.denoise(CANVAS, apart, None))
+    hidden = commit_and_denoise(model, tokens, CANVAS, together)
+    encode(model, tokens, apart)
+    assert torch.equal(hidden, denoise(model, CANVAS, apart))
     assert together.length == apart.length == context + 8
     for one, other in zip(kept(together, 4), kept(apart, 4), strict=True):
         assert torch.equal(one, other)
@@ -91,9 +85,9 @@ def test_a_commit_of_another_length_than_the_canvas_is_both_too(found: Checkpoin
     model = load_packed(found, format)
     for length in (1, 7, 30):
         together, apart = (encoded(model, prompt(9)) for _ in range(2))
-        hidden = model.commit_and_denoise(prompt(length), CANVAS, together)
-        model.encode(prompt(length), apart)
-        assert torch.equal(hidden, model.denoise(CANVAS, apart, None))
+        hidden = commit_and_denoise(model, prompt(length), CANVAS, together)
+        encode(model, prompt(length), apart)
+        assert torch.equal(hidden, denoise(model, CANVAS, apart))
 
 
 @needs_kernels
@@ -114,19 +108,18 @@ def test_prefill_in_other_chunks_is_the_same_bit_for_bit(found: Checkpoint, form
     whole, chunked = (encoded(model, tokens, size) for size in (256, chunk))
     for one, other in zip(kept(whole, 4), kept(chunked, 4), strict=True):
         assert torch.equal(one, other)
-    assert torch.equal(model.denoise(CANVAS, whole, None), model.denoise(CANVAS, chunked, None))
+    assert torch.equal(denoise(model, CANVAS, whole), denoise(model, CANVAS, chunked))
 
 
 @pytest.mark.parametrize("window_policy", ["shared", "per_query"])
 def test_float32_gives_the_logits_of_the_plain_model(found: Checkpoint, window_policy: WindowPolicy):
-    model, plain = load_packed(found, "float32", window_policy), found.load("float32", window_policy)
-    tokens, signal = prompt(40), None
-    ours, theirs = encoded(model, tokens), KVPool.of(plain).open()[0]
-    plain.encode(tokens, theirs)
+    options = {"window_policy": window_policy}
+    model, plain = load_packed(found, "float32", options), found.load("float32", options)
+    ours, theirs, soft = encoded(model, prompt(40)), encoded(plain, prompt(40)), None
     for _ in range(3):
-        hidden, expected = model.denoise(CANVAS, ours, signal), plain.denoise(CANVAS, theirs, signal)
+        hidden, expected = denoise(model, CANVAS, ours, soft), denoise(plain, CANVAS, theirs, soft)
         torch.testing.assert_close(model.logits(hidden), plain.logits(expected), atol=1e-4, rtol=0)
-        signal = plain.readout(expected[0], 0.8, None).signal[None]
+        soft = read(plain, expected, 0.8).self_conditioning
 
 
 @pytest.mark.parametrize("format", RELATIVE_ERROR)
@@ -137,15 +130,14 @@ def test_the_other_formats_stay_within_their_logit_error(
     plain, errors = unrouted.load("float32"), []
     for work in (bindings.kernels, lambda: None):
         monkeypatch.setattr(bindings, "kernels", work)
-        model, signal = load_packed(unrouted, format), None
-        ours, theirs = encoded(model, prompt(40)), KVPool.of(plain).open()[0]
-        plain.encode(prompt(40), theirs)
+        model, soft = load_packed(unrouted, format), None
+        ours, theirs = encoded(model, prompt(40)), encoded(plain, prompt(40))
         for _ in range(2):
-            expected = plain.denoise(CANVAS, theirs, signal)
+            expected = denoise(plain, CANVAS, theirs, soft)
             exact = plain.logits(expected)
-            error = model.logits(model.denoise(CANVAS, ours, signal)) - exact
+            error = model.logits(denoise(model, CANVAS, ours, soft)) - exact
             errors.append((error.square().mean() / exact.square().mean()).sqrt().item())
-            signal = plain.readout(expected[0], 0.8, None).signal[None]
+            soft = read(plain, expected, 0.8).self_conditioning
     assert max(errors) < RELATIVE_ERROR[format]
     assert max(errors[:2]) < 1.2 * max(errors[2:])
 
@@ -153,13 +145,104 @@ def test_the_other_formats_stay_within_their_logit_error(
 @pytest.mark.parametrize("format", FORMATS)
 def test_a_readout_is_that_of_the_logits(found: Checkpoint, format: Format):
     model = load_packed(found, format)
-    hidden = model.denoise(CANVAS, encoded(model, prompt(20)), None)[0]
+    hidden = denoise(model, CANVAS, encoded(model, prompt(20)))
     logp = (model.logits(hidden) / 0.5).log_softmax(-1)
-    readout = model.readout(hidden, 0.5, None, top_k=2)
+    readout = read(model, hidden, 0.5, top=2)
     # logits() rounds the hidden states, the readout those divided by the cap, at times the other way.
-    close = {"rtol": 0, "atol": 1e-4 if format == "float32" else 0.05}
+    close: dict[str, Any] = {"rtol": 0, "atol": 1e-4 if format == "float32" else 0.05}
     torch.testing.assert_close(readout.top_logprobs, logp.topk(2, dim=-1).values, **close)
     torch.testing.assert_close(readout.entropy, -(logp.exp() * logp).sum(-1), **close)
+
+
+class Drawn:
+    """One of a mix of requests: it has a context, goes through random spans, and knows what each of them gave alone."""
+
+    def __init__(self, model: BlockDiffusionModel, draw: random.Random) -> None:
+        self._model, self._draw = model, draw
+        length = draw.choice([0, 1, 7, 12, 40, 130])
+        self.together, self.alone = (encoded(model, prompt(length)) if length else fresh(model) for _ in range(2))
+
+    def spans(self) -> tuple[list[Span], list[torch.Tensor | None]]:
+        """What it asks of the next forward, and what that gives where nobody else is in it."""
+        draw, width = self._draw, 144
+        canvas = torch.tensor(draw.choices(range(16, 300), k=draw.choice([3, 8, 17])))
+        soft = None if draw.random() < 0.4 else torch.randn(len(canvas), width, generator=_generator(draw))
+        tokens = torch.tensor(draw.choices(range(16, 300), k=draw.choice([1, 5, 8, 33])))
+        kind = draw.choice(["prefill", "commit", "denoise", "denoise"])
+        if kind == "denoise":
+            return [Span(canvas, self.together, "denoise", soft)], [denoise(self._model, canvas, self.alone, soft)]
+        encode(self._model, tokens, self.alone)
+        if kind == "prefill":
+            return [Span(tokens, self.together, "encode")], [None]
+        after = denoise(self._model, canvas, self.alone)
+        return [Span(tokens, self.together, "encode"), Span(canvas, self.together, "denoise")], [None, after]
+
+
+def _generator(draw: random.Random) -> torch.Generator:
+    return torch.Generator().manual_seed(draw.randrange(1 << 30))
+
+
+def mixes(model: BlockDiffusionModel, seed: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """(what a canvas or a cache holds after forwards with others, the same after forwards alone), of random mixes."""
+    draw, pairs = random.Random(seed), []
+    requests = [Drawn(model, draw) for _ in range(draw.randint(2, 5))]
+    for _ in range(4):
+        asked = [request.spans() for request in draw.sample(requests, draw.randint(2, len(requests)))]
+        with torch.inference_mode():
+            found = model.forward([span for spans, _ in asked for span in spans])
+        expected = [hidden for _, hiddens in asked for hidden in hiddens]
+        for one, other in zip(found, expected, strict=True):
+            assert (one is None) == (other is None)
+            pairs += [] if one is None or other is None else [(one, other)]
+    for request in requests:
+        assert request.together.length == request.alone.length
+        pairs += zip(kept(request.together, 4), kept(request.alone, 4), strict=True)
+    return pairs
+
+
+@needs_kernels
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("window_policy", ["shared", "per_query"])
+@pytest.mark.parametrize("format", FORMATS)
+def test_what_a_request_gets_does_not_depend_on_who_shares_its_forwards(
+    found: Checkpoint, format: Format, window_policy: WindowPolicy, seed: int
+):
+    pairs = mixes(load_packed(found, format, {"window_policy": window_policy}), seed)
+    assert all(torch.equal(one, other) for one, other in pairs)
+    assert len(pairs) > 8
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("window_policy", ["shared", "per_query"])
+def test_in_plain_torch_it_does_not_but_for_rounding(found: Checkpoint, window_policy: WindowPolicy, seed: int):
+    pairs = mixes(found.load("float32", {"window_policy": window_policy}), seed)
+    for one, other in pairs:
+        torch.testing.assert_close(one, other, atol=2e-5, rtol=1e-4)
+
+
+@needs_kernels
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_canvas_reads_the_same_beside_others(found: Checkpoint, format: Format):
+    """Of other temperatures, sampled and greedy, with and without self-conditioning and the likeliest tokens."""
+    model, draws = load_packed(found, format), torch.rand(3, 8, generator=torch.Generator().manual_seed(1)).double()
+    hidden = [denoise(model, CANVAS + shift, encoded(model, prompt(9))) for shift in range(4)]
+    specs = [
+        ReadoutSpec(0.7, draws[0], True, 3),
+        ReadoutSpec(1.3, None, True),
+        ReadoutSpec(0.2, draws[1], False, 1),
+        ReadoutSpec(0.7, draws[2], True),
+    ]
+    for own, alone, spec in zip(
+        model.readout(hidden, specs),
+        (model.readout([one], [spec])[0] for one, spec in zip(hidden, specs, strict=True)),
+        specs,
+        strict=True,
+    ):
+        for name in ("argmax", "sample", "entropy", "confidence", "self_conditioning", "top_ids", "top_logprobs"):
+            ours, theirs = getattr(own, name), getattr(alone, name)
+            assert (ours is None) == (theirs is None), name
+            assert ours is None or torch.equal(ours, theirs), name
+        assert (own.self_conditioning is None) != spec.self_conditioning
 
 
 @pytest.mark.parametrize("format", FORMATS)
@@ -168,7 +251,7 @@ def test_keys_and_values_are_kept_in_bfloat16_except_for_float32(found: Checkpoi
     cache = encoded(model, prompt(5))
     assert model.kv_dtype == (torch.float32 if format == "float32" else torch.bfloat16)
     assert {part.dtype for part in kept(cache, 4)} == {model.kv_dtype}
-    assert model.denoise(CANVAS, cache, None).dtype == torch.float32
+    assert denoise(model, CANVAS, cache).dtype == torch.float32
 
 
 def test_a_smaller_format_takes_less_memory(found: Checkpoint):
@@ -176,17 +259,12 @@ def test_a_smaller_format_takes_less_memory(found: Checkpoint):
     assert sizes == sorted(sizes, reverse=True)
 
 
-@pytest.mark.parametrize("tokens_of", [1, 2])
-def test_several_sequences_are_refused(found: Checkpoint, tokens_of: int):
+@pytest.mark.parametrize("mode", ["encode", "denoise"])
+def test_several_sequences_in_a_span_are_refused(found: Checkpoint, mode: Mode):
     model = load_packed(found, "float32")
-    two, cache = prompt(5).repeat(2, 1), KVPool.of(model).open()[0]
-    refused = pytest.raises(ValueError, match="2 sequences at once; packed weights compute one sequence at a time")
-    with refused:
-        model.encode(two, cache)
-    with refused:
-        model.denoise(two, cache, None)
-    with refused:
-        model.commit_and_denoise(prompt(5).repeat(tokens_of, 1), CANVAS.repeat(3 - tokens_of, 1), cache)
+    cache = fresh(model)
+    with pytest.raises(ValueError, match=r"tokens \[2, 8\] in a span; packed weights compute one sequence a span"):
+        model.forward([Span(prompt(5), cache, "encode"), Span(CANVAS.repeat(2, 1), cache, mode)])
     assert cache.length == 0
 
 
@@ -195,8 +273,7 @@ def test_a_checkpoint_in_bfloat16_is_packed_from_what_it_stores(tmp_path: Path):
     """Also in float32, which then is as exact as the file."""
     found = checkpoint.read(random_checkpoint(tmp_path, dtype=torch.bfloat16))
     model, plain = load_packed(found, "float32"), found.load("float32")
-    hidden = model.denoise(CANVAS, KVPool.of(model).open()[0], None)
-    expected = plain.denoise(CANVAS, KVPool.of(plain).open()[0], None)
+    hidden, expected = denoise(model, CANVAS, fresh(model)), denoise(plain, CANVAS, fresh(plain))
     torch.testing.assert_close(model.logits(hidden), plain.logits(expected), atol=1e-4, rtol=0)
 
 
@@ -213,17 +290,23 @@ class TestTorchsThreads:
     @needs_kernels
     def test_one_during_a_forward(self, found, monkeypatch):
         model, seen = load_packed(found, "float32"), []
-        monkeypatch.setattr(
-            type(model), "_embed", lambda *_: seen.append(torch.get_num_threads()) or torch.zeros(8, 144)
-        )
-        model.denoise(CANVAS, KVPool.of(model).open()[0], None)
+        embed = model.parts.embed
+
+        def embedded(tokens: Tensor) -> Tensor:
+            seen.append(torch.get_num_threads())
+            return embed(tokens)
+
+        watched = replace(model.parts, embed=embedded)
+        monkeypatch.setattr(model, "parts", watched)
+        denoise(model, CANVAS, fresh(model))
         assert seen == [1]
         assert torch.get_num_threads() == 3
 
     def test_restored_after_an_error(self, found):
         model = load_packed(found, "float32")
-        with pytest.raises(ValueError, match="one sequence"):
-            model.denoise(CANVAS.expand(2, -1), KVPool.of(model).open()[0], None)
+        cache = fresh(model)
+        with pytest.raises(ValueError, match="follows a canvas"):
+            model.forward([Span(CANVAS, cache, "denoise"), Span(CANVAS, cache, "denoise")])
         assert torch.get_num_threads() == 3
 
     def test_kept_where_torch_does_the_work(self, monkeypatch):

@@ -12,7 +12,7 @@ from redraft import ConstraintError, JSONSchema, RequestError
 from redraft.api import Engine
 from redraft.constrain.automaton.bytes import ByteAutomaton, build
 from redraft.constrain.constraint import Constraint
-from redraft.constrain.language.expression import Marker
+from redraft.constrain.expression import Marker
 from redraft.loading import load
 from redraft.models.diffusion_gemma.tools import MARKERS, GemmaTools
 from redraft.models.tools import Tool
@@ -167,13 +167,15 @@ def test_a_model_that_knows_nothing_makes_valid_calls_over_several_canvases(engi
     wanted = GemmaTools().constraint([Tool("f", json.dumps(SCHEMA))], least=1, most=2, content=None)
     result = engine.generate("hello", constraint=wanted, seed=seed, max_tokens=70)
     tokenizer = engine.tokenizer
-    said, calls = GemmaTools().reader(engine.tool_markers, tokenizer.decode, tokenizer.settled).add(result.token_ids)
+    said, calls = (
+        GemmaTools().reader(engine.runtime.tool_markers, tokenizer.decode, tokenizer.settled).add(result.token_ids)
+    )
     assert said == []
     assert 1 <= len(calls) <= 2
     for one in calls:
         assert (one.name, one.last) == ("f", True)
         jsonschema.validate(json.loads(one.arguments), SCHEMA)
-    canvas_by_canvas = GemmaTools().reader(engine.tool_markers, tokenizer.decode, tokenizer.settled)
+    canvas_by_canvas = GemmaTools().reader(engine.runtime.tool_markers, tokenizer.decode, tokenizer.settled)
     arguments = ["" for _ in calls]
     for start in range(0, len(result.token_ids), 24):
         for part in canvas_by_canvas.add(result.token_ids[start : start + 24])[1]:
@@ -182,4 +184,4 @@ def test_a_model_that_knows_nothing_makes_valid_calls_over_several_canvases(engi
 
 
 def test_a_checkpoint_without_the_markers_has_none(tmp_path: Path) -> None:
-    assert load(random_checkpoint(tmp_path)).tool_markers == []
+    assert load(random_checkpoint(tmp_path)).runtime.tool_markers == []

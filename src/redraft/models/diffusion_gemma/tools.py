@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from redraft.constrain.constraint import Constraint
-from redraft.constrain.language.expression import AllOf, Characters, Expression, Literal, Marker, Repeat, any_of, joined
+from redraft.constrain.expression import AllOf, Characters, Expression, Literal, Marker, Repeat, any_of, joined
 from redraft.constrain.language.json import text as json_text
 from redraft.constrain.language.json.schema import SchemaWriter
 from redraft.constrain.language.json.text import ANY_CHARACTER, Layout, Member

@@ -1,0 +1,20 @@
+"""The JSON files of a checkpoint's folder, each an object, with every fault named."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from redraft.errors import CheckpointError
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """Read a JSON object; raises CheckpointError naming the file that is missing, damaged or something else."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(f"{path.parent} has no {path.name}; is it a checkpoint folder?") from None
+    except (ValueError, OSError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} holds {type(content).__name__}, not a JSON object")
+    return content

@@ -1,0 +1,103 @@
+"""Weights in safetensors files, one or many behind an index: described by their headers, read by name, written."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from redraft.errors import CheckpointError
+from redraft.files import replacing
+from redraft.formats.json_objects import read_object
+
+INDEX_FILE, WEIGHTS_FILE = "model.safetensors.index.json", "model.safetensors"
+_TORCH_DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """A tensor in a file, as the header describes it."""
+
+    file: Path
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+
+class TensorReader(Protocol):
+    """Reads tensors by name from files that are open."""
+
+    def __call__(self, name: str) -> Tensor:
+        """Return one tensor as it is stored, mapped from its file."""
+        ...
+
+
+def stored_tensors(folder: Path) -> dict[str, StoredTensor]:
+    """Describe all tensors of a folder by name, in the order of its files, from headers alone.
+
+    Raises CheckpointError naming the file that is missing or damaged, or the tensor of a dtype that is not read.
+    """
+    if (folder / INDEX_FILE).exists():
+        index = read_object(folder / INDEX_FILE).get("weight_map")
+        if not isinstance(index, dict) or not all(isinstance(name, str) for name in index.values()):
+            raise CheckpointError(f"{folder / INDEX_FILE} has no 'weight_map' of tensor names to file names")
+        paths = [folder / name for name in sorted(set(index.values()))]
+    elif (folder / WEIGHTS_FILE).exists():
+        index, paths = {}, [folder / WEIGHTS_FILE]
+    else:
+        raise CheckpointError(f"{folder} has neither {WEIGHTS_FILE} nor {INDEX_FILE}; its weights are missing")
+    stored = {name: tensor for path in paths for name, tensor in _described(path)}
+    for name in index:
+        if name not in stored:
+            raise CheckpointError(f"{folder / index[name]} lacks tensor {name}, which {INDEX_FILE} says it holds")
+    return stored
+
+
+@contextmanager
+def reading(tensors: Mapping[str, StoredTensor]) -> Iterator[TensorReader]:
+    """Open the files of ``tensors`` and hand out what reads one of them by name.
+
+    Raises CheckpointError naming the file that cannot be opened.
+    """
+    with ExitStack() as files:
+        opened = {path: files.enter_context(_open(path)) for path in _files(tensors.values())}
+        yield lambda name: opened[tensors[name].file].get_tensor(name)
+
+
+def write(folder: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write all tensors into one file, in the place of what the folder had."""
+    whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    # A link, as in the hub's cache, is replaced itself: others share the file that it leads to.
+    with replacing(folder / WEIGHTS_FILE, keep_link=False) as new:
+        save_file(whole, new, {"format": "pt"})
+    # An index left by a sharded checkpoint would be read in place of the file just written.
+    (folder / INDEX_FILE).unlink(missing_ok=True)
+
+
+def _files(tensors: Iterable[StoredTensor]) -> set[Path]:
+    return {tensor.file for tensor in tensors}
+
+
+def _described(path: Path) -> Iterator[tuple[str, StoredTensor]]:
+    with _open(path) as file:
+        for name in file.keys():  # noqa: SIM118 - a safetensors file is no mapping
+            part = file.get_slice(name)
+            if part.get_dtype() not in _TORCH_DTYPES:
+                supported = ", ".join(_TORCH_DTYPES)
+                raise CheckpointError(
+                    f"{path}: tensor {name} is stored as {part.get_dtype()}; supported are {supported}"
+                )
+            yield name, StoredTensor(path, tuple(part.get_shape()), _TORCH_DTYPES[part.get_dtype()])
+
+
+def _open(path: Path) -> Any:
+    if not path.exists():
+        raise CheckpointError(f"weight file {path} is missing; download the checkpoint again")
+    try:
+        return safe_open(path, framework="pt")
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"weight file {path} is damaged or cut short ({error}); download it again") from error

@@ -1,0 +1,22 @@
+"""Which family a checkpoint belongs to, by the architecture that its ``config.json`` names: one line a family."""
+
+from importlib import import_module
+from typing import Any
+
+from redraft.errors import CheckpointError
+from redraft.models.family import Family
+
+# Modules with a ``FAMILY``, imported when a checkpoint asks for them.
+FAMILIES = {
+    "DiffusionGemmaForBlockDiffusion": "redraft.models.diffusion_gemma.family",
+}
+
+
+def family_of(architecture: object) -> Family[Any, Any]:
+    """Return the family of ``architecture``; raises CheckpointError that lists those there are."""
+    module = FAMILIES.get(architecture) if isinstance(architecture, str) else None
+    if module is None:
+        known = f"supported {'is' if len(FAMILIES) == 1 else 'are'} {', '.join(map(repr, FAMILIES))}"
+        raise CheckpointError(f"architecture {architecture!r} is not supported; {known}")
+    family: Family[Any, Any] = import_module(module).FAMILY
+    return family

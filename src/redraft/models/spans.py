@@ -1,0 +1,130 @@
+"""The places of a batch's spans among its rows, and what of its context each of them sees."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from redraft.layers.attention import Segment
+from redraft.models.base import Cache, Span
+
+_FOLLOWS_A_CANVAS = "a span follows a canvas on the same cache; only what is encoded can be followed"
+
+
+@dataclass(frozen=True, eq=False)
+class SpanRows:
+    """A span's place in a forward: rows ``start`` to ``end`` of all, at positions from ``position`` on."""
+
+    span: Span
+    start: int
+    end: int
+    position: int
+    """The position of its first token in its sequence."""
+
+    @property
+    def causal(self) -> bool:
+        return self.span.mode == "encode"
+
+    @property
+    def own(self) -> slice:
+        """The rows of the span among all."""
+        return slice(self.start, self.end)
+
+    @property
+    def length(self) -> int:
+        """T, the tokens of each of its sequences."""
+        return self.span.tokens.shape[-1]
+
+    def sequences(self, rows: Tensor) -> Tensor:
+        """Return its part of ``rows`` [N, heads, D] as [B, heads, T, D]."""
+        return rows[self.own].unflatten(0, (-1, self.length)).transpose(1, 2)
+
+
+def lay_out(spans: Sequence[Span]) -> list[SpanRows]:
+    """Give every span its rows, in order; what is encoded moves the spans behind it on the same cache.
+
+    Raises ValueError for a canvas that another span follows on its cache: it leaves nothing there to be read.
+    """
+    placed: list[SpanRows] = []
+    next_position: dict[int, int] = {}
+    ended: set[int] = set()
+    start = 0
+    for span in spans:
+        key = id(span.cache)
+        if key in ended:
+            raise ValueError(_FOLLOWS_A_CANVAS)
+        position = next_position.get(key, span.cache.length)
+        placed.append(SpanRows(span, start, start + span.rows, position))
+        start += span.rows
+        next_position[key] = position + span.tokens.shape[-1]
+        if span.mode == "denoise":
+            ended.add(key)
+    return placed
+
+
+def encoded_first(spans: Sequence[Span]) -> list[int]:
+    """Return the numbers of the spans, those that encode before all canvases, else in order, as the kernels take them.
+
+    A canvas still follows what is encoded before it. Raises ValueError as ``lay_out`` does.
+    """
+    ended: set[int] = set()
+    for span in spans:
+        if id(span.cache) in ended:
+            raise ValueError(_FOLLOWS_A_CANVAS)
+        if span.mode == "denoise":
+            ended.add(id(span.cache))
+    return sorted(range(len(spans)), key=lambda index: spans[index].mode == "denoise")
+
+
+def advance(rows: Sequence[SpanRows]) -> None:
+    """Count what was encoded, once every layer has written it."""
+    for one in rows:
+        if one.causal:
+            one.span.cache.advance(one.length)
+
+
+def visible(
+    stored: Sequence[tuple[Tensor, Tensor]],
+    end: int,
+    start: int,
+    length: int,
+    window: int | None,
+    masks: dict[tuple[int, int], Tensor | None] | None = None,
+) -> list[Segment]:
+    """Return what each of ``length`` tokens from position ``start`` on sees of ``stored``, blocks of the positions up
+    to ``end``: none that come after it, and with a ``window`` none that are older. ``masks`` keeps what was made for
+    one layer for others of the same window."""
+    made = {} if masks is None else masks
+    segments = []
+    first = end - sum(keys.shape[2] for keys, _ in stored)
+    for keys, values in stored:
+        own = first, first + keys.shape[2]
+        if own not in made:
+            made[own] = _mask(own, start, length, window, keys.device)
+        segments.append(Segment(keys, values, made[own]))
+        first = own[1]
+    return segments
+
+
+def _mask(keys: tuple[int, int], start: int, length: int, window: int | None, device: torch.device) -> Tensor | None:
+    """Bool [T, S] for the tokens and a stretch of positions; None where all of it is seen by all."""
+    youngest, oldest = start - (keys[1] - 1), start + length - 1 - keys[0]
+    if youngest >= 0 and (window is None or oldest < window):
+        return None
+    age = torch.arange(start, start + length, device=device)[:, None] - torch.arange(*keys, device=device)
+    return age >= 0 if window is None else (age >= 0) & (age < window)
+
+
+def causal_mask(length: int, window: int | None, device: torch.device) -> Tensor:
+    """Return bool [T, T]: token t sees itself and what came before, at most ``window`` tokens in all."""
+    position = torch.arange(length, device=device)
+    age = position[:, None] - position[None, :]
+    seen = age >= 0
+    return seen if window is None else seen & (age < window)
+
+
+def past(one: SpanRows, cache: Cache, layer: int, window: int | None) -> list[Segment]:
+    """Return what a span sees of what was encoded before it; the window of a canvas is None where all of its positions
+    see what the first one sees."""
+    return visible(cache.read(layer), one.position, one.position, one.length, window)

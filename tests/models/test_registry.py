@@ -1,0 +1,58 @@
+"""A family is found by its architecture, imported when it is asked for, and named by nothing else."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import redraft
+from redraft.errors import CheckpointError
+from redraft.models import registry
+from redraft.models.registry import FAMILIES, family_of
+
+SOURCES = Path(redraft.__file__).parent
+
+
+@pytest.mark.parametrize("architecture", list(FAMILIES))
+def test_every_line_leads_to_a_family(architecture: str):
+    family = family_of(architecture)
+    assert family is family_of(architecture)
+    assert {"read_config", "build", "pack", "packed", "describe", "role"} <= set(dir(family))
+
+
+@pytest.mark.parametrize("architecture", ["LlamaForCausalLM", None, 3, ["DiffusionGemmaForBlockDiffusion"]])
+def test_another_architecture_is_refused_with_those_there_are(architecture: object):
+    with pytest.raises(CheckpointError, match=re.escape(f"architecture {architecture!r} is not supported")) as error:
+        family_of(architecture)
+    assert all(repr(known) in str(error.value) for known in FAMILIES)
+
+
+def test_two_families_are_listed_both(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(registry.FAMILIES, "Second", "nowhere")
+    with pytest.raises(CheckpointError, match="supported are 'DiffusionGemmaForBlockDiffusion', 'Second'"):
+        family_of("Third")
+
+
+def test_a_family_is_imported_when_it_is_asked_for():
+    code = """
+import sys
+from redraft.models import checkpoint, packed_cache, sizing
+assert not [name for name in sys.modules if name.startswith("redraft.models.diffusion_gemma")]
+from redraft.models.registry import family_of
+family_of("DiffusionGemmaForBlockDiffusion")
+assert "redraft.models.diffusion_gemma.family" in sys.modules
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_what_serves_every_family_imports_none():
+    """Training recipes are each for one kind of model; all else asks the registry."""
+    rooms = [path for path in SOURCES.rglob("*.py") if path.relative_to(SOURCES).parts[0] not in ("train", "bundled")]
+    own = {SOURCES / "models" / "registry.py", SOURCES / "cli" / "train.py"}
+    others = [path for path in rooms if path not in own and "diffusion_gemma" not in path.relative_to(SOURCES).parts]
+    assert len(others) > 80
+    named = [path.name for path in others if "redraft.models.diffusion_gemma" in path.read_text(encoding="utf-8")]
+    assert not named
