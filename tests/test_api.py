@@ -1,8 +1,10 @@
 """What a request may rely on: its seed, its limits, its end, its cost, and errors before any work."""
 
 import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,8 +12,10 @@ from safetensors.torch import load_file, save_file
 
 from redraft import ConfidenceThreshold, GenerationError, Regex, ReproducesCanvas, RequestError, StepEvent
 from redraft.api import Engine
+from redraft.engine.request import generate
 from redraft.kernels.packed import FORMATS, Format
 from redraft.loading import load
+from redraft.models.base import Span
 from tests.random_checkpoint import END_TOKEN_IDS, random_checkpoint
 
 # Confident enough to accept and change, never converging: every canvas takes all its steps.
@@ -44,18 +48,13 @@ def small_blocks(folder: Path, block: int) -> Engine:
 def commit_counter(engine: Engine) -> list[int]:
     """How many tokens are encoded together from now on, alone or with a canvas's first step."""
     lengths: list[int] = []
-    encode, commit_and_denoise = engine.model.encode, engine.model.commit_and_denoise
+    forward = engine.model.forward
 
-    def counted(tokens: torch.Tensor, cache: object) -> None:
-        lengths.append(tokens.shape[1])
-        encode(tokens, cache)
+    def counted(spans: Sequence[Span]) -> list[torch.Tensor | None]:
+        lengths.extend(span.rows for span in spans if span.mode == "encode")
+        return forward(spans)
 
-    def counted_with_a_step(tokens: torch.Tensor, canvas: torch.Tensor, cache: object) -> torch.Tensor:
-        lengths.append(tokens.shape[1])
-        return commit_and_denoise(tokens, canvas, cache)
-
-    engine.model.encode = counted  # type: ignore[method-assign]
-    engine.model.commit_and_denoise = counted_with_a_step  # type: ignore[method-assign]
+    engine.model.forward = counted  # type: ignore[method-assign]
     return lengths
 
 
@@ -73,7 +72,8 @@ def test_a_seed_gives_the_same_tokens_alone_after_others_and_with_its_prompt_cac
 
 def test_a_prompt_that_shares_a_beginning_reuses_whole_blocks_of_it_bit_for_bit(folder: Path) -> None:
     other = [*PROMPT[:17], 60, 61, 62]
-    fresh, warm = [], []
+    fresh: list[StepEvent] = []
+    warm: list[StepEvent] = []
     small_blocks(folder, 4).generate(other, max_tokens=20, seed=3, on_step=fresh.append)
     engine = small_blocks(folder, 4)
     engine.generate(PROMPT, max_tokens=8, seed=9)
@@ -201,7 +201,7 @@ def test_entropy_bound_canvas_length_and_step_limit_are_the_requests_own(engine:
     result = engine.generate(
         PROMPT, max_tokens=9, seed=1, entropy_bound=1000, canvas_length=5, max_denoising_steps=3, on_step=seen.append
     )
-    assert [event.step for event in seen] == [3, 2, 1, 3, 2, 1]
+    assert [(event.step, event.steps) for event in seen] == [(step, 3) for step in (1, 2, 3)] * 2
     assert all(event.accepted.all() and len(event.accepted) == 5 for event in seen)
     assert result.usage.denoising_steps == 6
 
@@ -253,7 +253,8 @@ def test_text_chat_and_token_ids_are_prompts(engine: Engine) -> None:
     text = engine.generate("w20 w21", max_tokens=8, seed=1)
     assert text.usage.prompt_tokens == 3, "the tokenizer adds <bos>"
     assert text.token_ids == engine.generate([2, 20, 21], max_tokens=8, seed=1).token_ids
-    assert text.token_ids == engine.generate(torch.tensor([2, 20, 21]), max_tokens=8, seed=1).token_ids
+    ids: Any = torch.tensor([2, 20, 21])
+    assert text.token_ids == engine.generate(ids, max_tokens=8, seed=1).token_ids
     chat = engine.generate([{"role": "user", "content": "w20 w21"}], max_tokens=8, seed=1)
     rendered = "<bos><|turn>user\nw20 w21<turn|>\n<|turn>model\n"
     assert chat.usage.prompt_tokens == len(engine.tokenizer.encode_text(rendered))
@@ -292,8 +293,22 @@ def test_what_cannot_be_honoured_is_refused_before_any_work(
 
 
 def test_an_unknown_parameter_is_named(engine: Engine) -> None:
+    """By Python, where a verb's parameters are written out; and by the check that all of them come to."""
+    verbs = {
+        engine.generate: (PROMPT,),
+        engine.stream: (PROMPT,),
+        engine.request: (PROMPT,),
+        engine.generate_many: ([PROMPT],),
+        engine.fill: ("a", "b"),
+        engine.edit: ("a", [(0, 1)]),
+        engine.choose: (PROMPT, ["a", "b"]),
+        engine.extract: ("a", {"type": "integer"}),
+    }
+    for verb, given in verbs.items():
+        with pytest.raises(TypeError, match="unexpected keyword argument 'top_p'"):
+            verb(*given, top_p=0.9)
     with pytest.raises(RequestError, match=r"'top_p'; known are max_tokens, seed, temperature.*on_step"):
-        engine.generate(PROMPT, top_p=0.9)
+        generate(engine.runtime, PROMPT, top_p=0.9)
 
 
 def test_the_other_rules_of_acceptance_and_stopping_can_be_chosen(engine: Engine) -> None:

@@ -4,13 +4,17 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 
 import redraft
+from redraft.engine.memory import KVPool
 from redraft.errors import CheckpointError
 from redraft.kernels import bindings
+from redraft.models import checkpoint
+from redraft.models.base import Span
 from redraft.models.checkpoint import DType
 from redraft.models.diffusion_gemma.model import DiffusionGemma
-from redraft.models.diffusion_gemma.packed import PackedDiffusionGemma
+from redraft.models.packed import PackedModel
 from tests.random_checkpoint import random_checkpoint
 
 PUZZLE = "53..7.... 6..195... .98....6. 8...6...3 4..8.3..1 7...2...6 .6....28. ...419..5 ....8..79"
@@ -37,7 +41,7 @@ def torch_only(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_with_kernels_every_dtype_has_packed_weights(folder: Path, dtype: DType, format: str):
     model = redraft.load(folder, dtype=dtype).model
-    assert isinstance(model, PackedDiffusionGemma)
+    assert isinstance(model, PackedModel)
     assert model.format == format
 
 
@@ -47,8 +51,8 @@ def test_with_kernels_every_dtype_has_packed_weights(folder: Path, dtype: DType,
         ("auto", DiffusionGemma),
         ("float32", DiffusionGemma),
         ("bfloat16", DiffusionGemma),
-        ("int8", PackedDiffusionGemma),
-        ("int4", PackedDiffusionGemma),
+        ("int8", PackedModel),
+        ("int4", PackedModel),
     ],
 )
 def test_without_kernels_only_the_lossy_dtypes_have_packed_weights(
@@ -79,9 +83,26 @@ def test_an_unknown_dtype_lists_the_choices(folder: Path):
 @pytest.mark.parametrize("policy", ["shared", "per_query"])
 @with_and_without
 def test_the_window_policy_reaches_the_model(folder: Path, policy: str, without: bool, monkeypatch: pytest.MonkeyPatch):
+    """Of a prompt that the window of 8 has left behind: the first step's entropies are those of the plain model with
+    the same policy, and not those with the other."""
     if without:
         torch_only(monkeypatch)
-    assert redraft.load(folder, window_policy=policy).model.window_policy == policy  # type: ignore[arg-type]
+    prompt = list(range(20, 50))
+    engine = redraft.load(folder, window_policy=policy)  # type: ignore[arg-type]
+    seen: list[redraft.StepEvent] = []
+    engine.generate(prompt, seed=1, max_tokens=4, on_step=seen.append)
+    close = {}
+    for own in ("shared", "per_query"):
+        model = checkpoint.read(folder).load(options={"window_policy": own})
+        cache, _ = KVPool.of(model).open()
+        with torch.no_grad():
+            spans = [Span(torch.tensor(prompt), cache, "encode"), Span(seen[0].tokens_in, cache, "denoise")]
+            _, hidden = model.forward(spans)
+            assert hidden is not None
+            logits = model.logits(hidden) / seen[0].temperature
+        entropy = torch.distributions.Categorical(logits=logits).entropy()
+        close[own] = torch.allclose(entropy, seen[0].entropy, atol=1e-4, rtol=0)
+    assert close == {"shared": policy == "shared", "per_query": policy == "per_query"}
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8", "int4"])

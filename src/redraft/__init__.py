@@ -1,43 +1,64 @@
-"""Redraft: run, serve, constrain and fine-tune block-diffusion language models on the machine you have."""
+"""Redraft: run, serve, constrain and train block-diffusion language models on the machine you have.
 
+engine = redraft.load("sudoku")
+out = engine.generate([{"role": "user", "content": "53..7....6..195....98....6.8..."}], seed=7)
+"""
+
+from importlib import import_module
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-from redraft.errors import (
-    CheckpointError,
-    ConstraintError,
-    GenerationError,
-    RecordingError,
-    RedraftError,
-    RequestError,
-)
-
 if TYPE_CHECKING:
-    from redraft.api import Engine
+    from redraft.api import Engine, Generation
     from redraft.calibrate.choice import ChoiceExample, fit_choice_temperature
-    from redraft.canvas.acceptance import ConfidenceThreshold, EntropyBound
-    from redraft.canvas.stopping import ReproducesCanvas, StableAndConfident
-    from redraft.constrain.constraint import Choice, Hole, JSONSchema, Regex, Template
-    from redraft.engine.generation import Generation
-    from redraft.engine.request import Draft
+    from redraft.canvas.acceptance import AcceptanceRule, AcceptanceView, ConfidenceThreshold, EntropyBound
+    from redraft.canvas.draft import Draft
+    from redraft.canvas.stopping import ReproducesCanvas, StableAndConfident, StoppingRule, StoppingView
+    from redraft.constrain.constraint import Choice, JSONSchema, Regex, Template
+    from redraft.constrain.language.template import Hole
     from redraft.engine.result import Chunk, Result, StepEvent, TokenLogprob, Usage
     from redraft.engine.verify import Candidate
+    from redraft.errors import (
+        BatchError,
+        CheckpointError,
+        ConstraintError,
+        GenerationError,
+        RecordingError,
+        RedraftError,
+        RequestError,
+    )
     from redraft.loading import load
     from redraft.models.checkpoint import save_choice_temperature
+    from redraft.models.tools import ToolCall
     from redraft.record.recorder import RecordingFolder
     from redraft.record.recording import Recording
     from redraft.record.replay import replay
+    from redraft.tasks.choose import ChooseResult, Decision
+    from redraft.tasks.edit import EditResult
+    from redraft.tasks.extract import Extraction
+    from redraft.tasks.fill import FillResult
+
+    __version__: str
 
 __all__ = [
+    "AcceptanceRule",
+    "AcceptanceView",
+    "BatchError",
     "Candidate",
     "CheckpointError",
     "Choice",
     "ChoiceExample",
+    "ChooseResult",
     "Chunk",
     "ConfidenceThreshold",
     "ConstraintError",
+    "Decision",
     "Draft",
+    "EditResult",
     "Engine",
     "EntropyBound",
+    "Extraction",
+    "FillResult",
     "Generation",
     "GenerationError",
     "Hole",
@@ -52,8 +73,11 @@ __all__ = [
     "Result",
     "StableAndConfident",
     "StepEvent",
+    "StoppingRule",
+    "StoppingView",
     "Template",
     "TokenLogprob",
+    "ToolCall",
     "Usage",
     "fit_choice_temperature",
     "load",
@@ -61,28 +85,43 @@ __all__ = [
     "save_choice_temperature",
 ]
 
-_LAZY = {
-    "Candidate": "redraft.engine.verify",
-    "Draft": "redraft.engine.request",
-    "Engine": "redraft.api",
-    "Generation": "redraft.engine.generation",
-    "load": "redraft.loading",
-    "save_choice_temperature": "redraft.models.checkpoint",
-    **dict.fromkeys(("ChoiceExample", "fit_choice_temperature"), "redraft.calibrate.choice"),
-    "Recording": "redraft.record.recording",
-    "RecordingFolder": "redraft.record.recorder",
-    "replay": "redraft.record.replay",
-    **dict.fromkeys(("ConfidenceThreshold", "EntropyBound"), "redraft.canvas.acceptance"),
-    **dict.fromkeys(("ReproducesCanvas", "StableAndConfident"), "redraft.canvas.stopping"),
-    **dict.fromkeys(("Choice", "Hole", "JSONSchema", "Regex", "Template"), "redraft.constrain.constraint"),
-    **dict.fromkeys(("Chunk", "Result", "StepEvent", "TokenLogprob", "Usage"), "redraft.engine.result"),
+# Where each public name lives. Looked up when it is first asked for: torch takes seconds to import, and
+# `redraft --help` and the errors do without it.
+_PUBLIC = {
+    "redraft.api": ("Engine", "Generation"),
+    "redraft.calibrate.choice": ("ChoiceExample", "fit_choice_temperature"),
+    "redraft.canvas.acceptance": ("AcceptanceRule", "AcceptanceView", "ConfidenceThreshold", "EntropyBound"),
+    "redraft.canvas.draft": ("Draft",),
+    "redraft.canvas.stopping": ("ReproducesCanvas", "StableAndConfident", "StoppingRule", "StoppingView"),
+    "redraft.constrain.constraint": ("Choice", "JSONSchema", "Regex", "Template"),
+    "redraft.constrain.language.template": ("Hole",),
+    "redraft.engine.result": ("Chunk", "Result", "StepEvent", "TokenLogprob", "Usage"),
+    "redraft.engine.verify": ("Candidate",),
+    "redraft.errors": (
+        *("BatchError", "CheckpointError", "ConstraintError", "GenerationError"),
+        *("RecordingError", "RedraftError", "RequestError"),
+    ),
+    "redraft.loading": ("load",),
+    "redraft.models.checkpoint": ("save_choice_temperature",),
+    "redraft.models.tools": ("ToolCall",),
+    "redraft.record.recorder": ("RecordingFolder",),
+    "redraft.record.recording": ("Recording",),
+    "redraft.record.replay": ("replay",),
+    "redraft.tasks.choose": ("ChooseResult", "Decision"),
+    "redraft.tasks.edit": ("EditResult",),
+    "redraft.tasks.extract": ("Extraction",),
+    "redraft.tasks.fill": ("FillResult",),
 }
+_HOME = {name: module for module, names in _PUBLIC.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:
-    # torch takes seconds to import; `redraft --help` and the errors do without it.
-    if name in _LAZY:
-        from importlib import import_module
-
-        return getattr(import_module(_LAZY[name]), name)
+    if name == "__version__":
+        return version("redraft")
+    if name in _HOME:
+        return getattr(import_module(_HOME[name]), name)
     raise AttributeError(f"module 'redraft' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

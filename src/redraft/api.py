@@ -1,47 +1,68 @@
-"""``Engine``: one model, its tokenizer, and ``generate``."""
+"""``Engine``: one model behind one method a verb."""
 
-import inspect
-from collections.abc import Mapping, Sequence
-from typing import Any, Protocol, cast
+import asyncio
+import functools
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
+from types import TracebackType
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
-import torch
-
-from redraft.canvas.acceptance import AcceptanceRule, EntropyBound
-from redraft.canvas.schedule import LinearTemperature
-from redraft.canvas.stopping import StableAndConfident, StoppingRule
-from redraft.constrain.automaton.vocabulary import Vocabulary
-from redraft.constrain.compiler import CompiledConstraint, Compiler, ThoughtMarkers
+from redraft.canvas.acceptance import AcceptanceRule
+from redraft.canvas.draft import Draft
+from redraft.canvas.stopping import StoppingRule
 from redraft.constrain.constraint import Constraint
-from redraft.engine import request as checks
-from redraft.engine.context import Contexts
-from redraft.engine.generation import Generation
-from redraft.engine.memory import KVPool
-from redraft.engine.request import Draft, Request
-from redraft.engine.result import OnStep, Result
-from redraft.engine.task import Work, finish
-from redraft.engine.text import AnswerText
+from redraft.constrain.language.template import Hole
+from redraft.engine.generation import Generate, Recorders
+from redraft.engine.request import Request, check_listeners, check_whole, generate
+from redraft.engine.result import Chunk, OnStep, Result
+from redraft.engine.runtime import Prompt, Runtime, forward_alone, run, start
+from redraft.engine.scheduler import Handle, Scheduler
+from redraft.engine.task import Progress, Runnable, StepRecorder, Task
+from redraft.engine.tools import GenerateWithTools, ToolChoice, calling, tokens_with_tools, tool_use
 from redraft.engine.verify import Verifier
-from redraft.errors import RequestError
+from redraft.errors import BatchError, RequestError
 from redraft.models.base import KV_BLOCK, PREFILL_CHUNK, BlockDiffusionModel
 from redraft.models.origin import Origin
-from redraft.models.tokenizer import ChatTokenizer, Check
-from redraft.tasks.choose import ChooseResult, Choosing, choose
+from redraft.models.tokenizer import ChatTokenizer
+from redraft.tasks.choose import ChooseResult, choose
+from redraft.tasks.edit import EditResult, edit
 from redraft.tasks.extract import Extraction, extract
-from redraft.tasks.infill import EditResult, FillResult, edit, fill
+from redraft.tasks.fill import FillResult, fill
 
-Prompt = str | Sequence[int] | Sequence[Mapping[str, Any]]
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
-class Recorders(Protocol):
-    """Makes generations, and decisions, that are recorded."""
+def in_async(verb: Callable[Concatenate["Engine", P], T]) -> Callable[Concatenate["Engine", P], Coroutine[Any, Any, T]]:
+    """Make the ``async`` twin of a verb: it runs in batches with what else is under way; cancelled, it ends."""
 
-    def generation(self, engine: "Engine", request: Request, on_step: OnStep | None) -> Generation: ...
+    @functools.wraps(verb)
+    async def twin(engine: "Engine", /, *given: P.args, **named: P.kwargs) -> T:
+        scheduler, request, on_step = await engine._checked(verb, given, named)
+        handle: Handle[T] = scheduler.submit(request, on_step=on_step)
+        try:
+            return await asyncio.wrap_future(handle.future)
+        except asyncio.CancelledError:
+            handle.cancel()
+            raise
 
-    def decision(self, choosing: Choosing, on_step: OnStep | None) -> Work[ChooseResult]: ...
+    return twin
+
+
+def streamed_in_async(
+    verb: Callable[Concatenate["Engine", P], Result],
+) -> Callable[Concatenate["Engine", P], "AsyncGeneration"]:
+    """Make the twin of a verb that hands out its chunks."""
+
+    @functools.wraps(verb)
+    def twin(engine: "Engine", /, *given: P.args, **named: P.kwargs) -> "AsyncGeneration":
+        return AsyncGeneration(engine._checked(verb, given, named))
+
+    return twin
 
 
 class Engine:
-    """Generates with one model. Not safe for use from several threads at once."""
+    """One model, its tokenizer and its memory. One thread at a time may use it; the ``async`` twins share it."""
 
     def __init__(
         self,
@@ -51,54 +72,258 @@ class Engine:
         kv_bytes: int | None = None,
         kv_block: int = KV_BLOCK,
     ) -> None:
-        """``prefill_chunk``: positions encoded in one forward. On the kernels it changes no bit of a result; in torch
-        results differ between values by the rounding of the dtype. ``kv_bytes``: what keys and values may take, those
-        that are kept for later prompts included. ``kv_block``: positions that are kept and shared together."""
-        self.model = model
-        self.tokenizer = tokenizer
-        self.origin: Origin | None = None
-        """Set where the engine was loaded from a checkpoint."""
-        checks.check_whole("prefill_chunk", prefill_chunk, 1)
-        checks.check_whole("kv_block", kv_block, 1)
+        """``prefill_chunk``: positions of a prompt encoded in one forward. On the kernels it changes no bit of a
+        result; in torch results differ between values by the rounding of the dtype. ``kv_bytes``: what keys and values
+        may take, those that are kept for later prompts included. ``kv_block``: positions that are kept and shared
+        together.
+        """
+        check_whole("prefill_chunk", prefill_chunk, 1)
+        check_whole("kv_block", kv_block, 1)
         if kv_bytes is not None:
-            checks.check_whole("kv_bytes", kv_bytes, 1)
-        self.pool = KVPool.of(model, kv_block, kv_bytes, prefill_chunk)
-        self.contexts = Contexts(model, self.pool, prefill_chunk)
-        config = model.config
-        found = [tokenizer.token_id(marker) for marker in config.tool_syntax.markers]
-        self.tool_markers = [token for token in found if token is not None] if None not in found else []
-        """The ids of the tokens that mark tool calls; empty where the checkpoint does not have all of them."""
-        opening, closing = map(tokenizer.token_id, config.thought_markers)
-        self.thought_markers = None if opening is None or closing is None else ThoughtMarkers(opening, closing)
-        """None where the checkpoint's tokenizer does not have both."""
-        self.empty_thought = tokenizer.empty_thought(config.thought_markers)
-        """The end of a chat prompt after which the model is not to think."""
-        self.constraints = Compiler(
-            lambda: Vocabulary.of(tokenizer.tokenizer, config.vocab_size, config.image_token_ids).with_markers(
-                self.tool_markers
-            )
-        )
+            check_whole("kv_bytes", kv_bytes, 1)
+        self._runtime: Runtime | None = Runtime(model, tokenizer, prefill_chunk, kv_bytes, kv_block)
+        self._scheduler: Scheduler | None = None
+        self._starting = threading.Lock()
 
-    def generate(self, prompt: Prompt, **parameters: Any) -> Result:
-        """Answer ``prompt`` and return the whole answer; parameters and errors as in ``stream``."""
-        return self.stream(prompt, **parameters).result()
+    @property
+    def runtime(self) -> Runtime:
+        """Model, tokenizer, memory and compiled constraints, on which requests run. RequestError once it is closed."""
+        if self._runtime is None:
+            raise RequestError("this engine was closed; load the model again")
+        return self._runtime
+
+    @property
+    def model(self) -> BlockDiffusionModel:
+        """The model itself."""
+        return self.runtime.model
+
+    @property
+    def tokenizer(self) -> ChatTokenizer:
+        """Its tokenizer and chat template."""
+        return self.runtime.tokenizer
+
+    @property
+    def origin(self) -> Origin | None:
+        """The model's source, if it was loaded from a checkpoint."""
+        return self.runtime.origin
+
+    def close(self) -> None:
+        """Free the model's memory; requests of the ``async`` twins that still run are cancelled."""
+        if self._scheduler is not None:
+            self._scheduler.close()
+        self._runtime = self._scheduler = None
+
+    def __enter__(self) -> "Engine":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        if self._runtime is None:
+            return "<redraft.Engine, closed>"
+        origin, config = self._runtime.origin, self._runtime.model.config
+        name = "a model" if origin is None else f"{origin.source!r} {origin.dtype} on {origin.device}"
+        return f"<redraft.Engine of {name}, context {config.context_length}, canvas {config.canvas_length}>"
+
+    def generate(
+        self,
+        prompt: Prompt,
+        *,
+        max_tokens: int | None = None,
+        seed: int | None = None,
+        temperature: float = 1.0,
+        max_denoising_steps: int | None = None,
+        entropy_bound: float | None = None,
+        stop: str | Sequence[str] | None = None,
+        canvas_length: int | None = None,
+        acceptance: AcceptanceRule | None = None,
+        stopping: StoppingRule | None = None,
+        constraint: Constraint | None = None,
+        thinking: bool = False,
+        verifier: Verifier | None = None,
+        verify_rounds: int = 3,
+        best_of: int = 1,
+        draft: Draft | None = None,
+        top_logprobs: int | None = None,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        tool_choice: ToolChoice = "auto",
+        on_step: OnStep | None = None,
+        record: Recorders | None = None,
+    ) -> Result:
+        """Answer ``prompt`` (raw text, token ids, or chat messages) and return the whole answer.
+
+        max_tokens: at most so many tokens, by default what the context has left. seed: 0 .. 2**64-1, by default a
+        random one, which the result names. temperature: scales the checkpoint's schedule; 0 takes the argmax for a
+        sample. max_denoising_steps, entropy_bound (nats a canvas): by default the checkpoint's. stop: strings at
+        which the answer ends, not part of it. canvas_length: positions denoised at once, at most the model's own.
+        acceptance: the rule itself in place of the entropy bound, such as ``ConfidenceThreshold``. stopping: the rule
+        in place of the checkpoint's stable-and-confident one, such as ``ReproducesCanvas``.
+
+        constraint: ``JSONSchema``, ``Regex``, ``Choice`` or ``Template``, which the whole answer matches; stop strings
+        then do not occur in it. thinking: ask the model to think first; the thought is not part of the answer, nor
+        held to the constraint. verifier: called with a ``Candidate`` for every canvas, says which positions are wrong;
+        these alone are denoised again, at most verify_rounds times. best_of: so many candidates for every canvas, of
+        which the one with the fewest wrong positions stays, then the one that the model is surest of. draft: what the
+        canvases start from in the place of noise. top_logprobs: keep so many of the likeliest tokens of every position
+        with their log probabilities, 0 to 20; without a constraint.
+
+        Raises RequestError, before any work, for a prompt or parameter that cannot be honoured (ConstraintError if it
+        is the constraint), and GenerationError while running if the model yields NaN.
+
+        tools: functions that the answer may call, as OpenAI's clients write them, with chat messages; ``tool_calls`` of
+        the result are valid under their schemas. tool_choice: "auto", "none", "required", or the one to call.
+
+        on_step: called after every denoising step. record: a ``RecordingFolder``, which keeps what happens.
+        """
+        request = self.request(
+            prompt,
+            max_tokens=max_tokens,
+            seed=seed,
+            temperature=temperature,
+            max_denoising_steps=max_denoising_steps,
+            entropy_bound=entropy_bound,
+            stop=stop,
+            canvas_length=canvas_length,
+            acceptance=acceptance,
+            stopping=stopping,
+            constraint=constraint,
+            thinking=thinking,
+            verifier=verifier,
+            verify_rounds=verify_rounds,
+            best_of=best_of,
+            draft=draft,
+            top_logprobs=top_logprobs,
+            tools=tools,
+            tool_choice=tool_choice,
+        )
+        check_listeners(on_step, record)
+        return self._run(self._answer(request, record, tools is not None), on_step)
 
     def stream(
         self,
         prompt: Prompt,
         *,
+        max_tokens: int | None = None,
+        seed: int | None = None,
+        temperature: float = 1.0,
+        max_denoising_steps: int | None = None,
+        entropy_bound: float | None = None,
+        stop: str | Sequence[str] | None = None,
+        canvas_length: int | None = None,
+        acceptance: AcceptanceRule | None = None,
+        stopping: StoppingRule | None = None,
+        constraint: Constraint | None = None,
+        thinking: bool = False,
+        verifier: Verifier | None = None,
+        verify_rounds: int = 3,
+        best_of: int = 1,
+        draft: Draft | None = None,
+        top_logprobs: int | None = None,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        tool_choice: ToolChoice = "auto",
         on_step: OnStep | None = None,
         record: Recorders | None = None,
-        **parameters: Any,
-    ) -> Generation:
-        """Start answering ``prompt``; parameters and errors as in ``request``. on_step: called after every denoising
-        step. record: a ``RecordingFolder``, which keeps what happens."""
-        return self.begin(self.request(prompt, **parameters), on_step, record)
+    ) -> "Generation":
+        """Start answering ``prompt``; iterate for a chunk each canvas. Parameters and errors as in ``generate``."""
+        request = self.request(
+            prompt,
+            max_tokens=max_tokens,
+            seed=seed,
+            temperature=temperature,
+            max_denoising_steps=max_denoising_steps,
+            entropy_bound=entropy_bound,
+            stop=stop,
+            canvas_length=canvas_length,
+            acceptance=acceptance,
+            stopping=stopping,
+            constraint=constraint,
+            thinking=thinking,
+            verifier=verifier,
+            verify_rounds=verify_rounds,
+            best_of=best_of,
+            draft=draft,
+            top_logprobs=top_logprobs,
+            tools=tools,
+            tool_choice=tool_choice,
+        )
+        check_listeners(on_step, record)
+        recorder = None if record is None else record.recorder(request, self.runtime)
+        answer = self._answer(request, None, tools is not None)
+        return Generation(self.runtime, answer.task(on_step, recorder), recorder)
 
-    def begin(self, request: Request, on_step: OnStep | None = None, record: Recorders | None = None) -> Generation:
-        """Start answering a request that is checked; on_step and record as in ``stream``."""
-        checks.check_listeners(on_step, record)
-        return Generation(self, request, on_step) if record is None else record.generation(self, request, on_step)
+    def generate_many(
+        self,
+        prompts: Sequence[Prompt],
+        *,
+        seeds: Sequence[int] | None = None,
+        max_tokens: int | None = None,
+        temperature: float = 1.0,
+        max_denoising_steps: int | None = None,
+        entropy_bound: float | None = None,
+        stop: str | Sequence[str] | None = None,
+        canvas_length: int | None = None,
+        acceptance: AcceptanceRule | None = None,
+        stopping: StoppingRule | None = None,
+        constraint: Constraint | None = None,
+        thinking: bool = False,
+        verifier: Verifier | None = None,
+        verify_rounds: int = 3,
+        best_of: int = 1,
+        draft: Draft | None = None,
+        top_logprobs: int | None = None,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        tool_choice: ToolChoice = "auto",
+        max_batch_rows: int | None = None,
+        record: Recorders | None = None,
+    ) -> list[Result]:
+        """Answer several prompts in batches and return the answers in their order.
+
+        seeds: one for each prompt, by default random ones. max_batch_rows: rows of one forward at most. Other
+        parameters as in ``generate``. A prompt that cannot be honoured is refused before any work, with its number; if
+        one fails while running, BatchError is raised when the others have ended, and holds their results.
+        """
+        if isinstance(prompts, str | bytes):
+            raise RequestError("prompts must be a list of prompts; give a single one to generate")
+        if seeds is not None and len(seeds) != len(prompts):
+            raise RequestError(f"there are {len(seeds)} seeds for {len(prompts)} prompts; give one for each")
+        requests = []
+        for number, prompt in enumerate(prompts):
+            try:
+                requests.append(
+                    self.request(
+                        prompt,
+                        seed=None if seeds is None else seeds[number],
+                        max_tokens=max_tokens,
+                        temperature=temperature,
+                        max_denoising_steps=max_denoising_steps,
+                        entropy_bound=entropy_bound,
+                        stop=stop,
+                        canvas_length=canvas_length,
+                        acceptance=acceptance,
+                        stopping=stopping,
+                        constraint=constraint,
+                        thinking=thinking,
+                        verifier=verifier,
+                        verify_rounds=verify_rounds,
+                        best_of=best_of,
+                        draft=draft,
+                        top_logprobs=top_logprobs,
+                        tools=tools,
+                        tool_choice=tool_choice,
+                    )
+                )
+            except RequestError as error:
+                raise type(error)(f"prompt {number}: {error}") from error
+        check_listeners(None, record)
+        limits = {} if max_batch_rows is None else {"max_batch_rows": check_whole("max_batch_rows", max_batch_rows, 1)}
+        scheduler = Scheduler(self.runtime, max_waiting=len(requests) + 1, **limits)
+        try:
+            return _all([scheduler.submit(self._answer(one, record, tools is not None)) for one in requests])
+        finally:
+            scheduler.close()
 
     def request(
         self,
@@ -120,198 +345,386 @@ class Engine:
         best_of: int = 1,
         draft: Draft | None = None,
         top_logprobs: int | None = None,
-        **unknown: object,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        tool_choice: ToolChoice = "auto",
     ) -> Request:
-        """What ``prompt`` asks for, checked: a raw text, token ids, or chat messages (``{"role", "content"}``).
-
-        max_tokens: at most so many tokens, by default what the context has left. seed: 0 .. 2**64-1, by default a
-        random one, which the result names. temperature: scales the checkpoint's schedule; 0 takes the argmax for a
-        sample. max_denoising_steps, entropy_bound (nats a canvas): by default the checkpoint's. stop: strings at
-        which the answer ends, not part of it. canvas_length: positions denoised at once, at most the model's own.
-        acceptance: the rule itself in place of the entropy bound, such as ``ConfidenceThreshold``. stopping: the rule
-        in place of the checkpoint's stable-and-confident one, such as ``ReproducesCanvas``.
-
-        constraint: ``JSONSchema``, ``Regex``, ``Choice`` or ``Template``, which the whole answer matches; stop strings
-        then do not occur in it. thinking: ask the model to think first; the thought is not part of the answer, nor
-        held to the constraint. verifier: called with a ``Candidate`` for every canvas, says which positions are wrong;
-        these alone are denoised again, at most verify_rounds times. best_of: so many candidates for every canvas, of
-        which the one with the fewest wrong positions stays, then the one that the model is surest of. draft: what the
-        canvases start from in the place of noise. top_logprobs: keep so many of the likeliest tokens of every position
-        with their log probabilities, 0 to 20; without a constraint.
-
-        Raises RequestError, before any work, for a prompt or parameter that cannot be honoured (ConstraintError if it
-        is the constraint), and GenerationError while running if the model yields NaN.
-        """
-        if unknown:
-            name = next(iter(unknown))
-            if name in ("on_step", "record"):
-                raise RequestError(
-                    f"{name} cannot be given here; generate, stream, fill and edit take it, extract takes record"
-                )
-            known = ", ".join(own for own, p in _PARAMETERS.items() if p.kind is p.KEYWORD_ONLY)
-            raise RequestError(f"unknown parameter {name!r}; known are {known}, on_step, record")
-        if top_logprobs is not None and constraint is not None:
-            raise RequestError("top_logprobs and constraint exclude each other; what a constraint leaves is no token's")
-        if acceptance is not None and entropy_bound is not None:
-            raise RequestError("entropy_bound and acceptance exclude each other; put the bound into EntropyBound(...)")
-        config, defaults = self.model.config, self.model.defaults
-        tokens = checks.check_prompt(self.tokenize(prompt, thinking), config.vocab_size, config.image_token_ids)
-        bound = defaults.entropy_bound if entropy_bound is None else entropy_bound
-        steps = defaults.max_denoising_steps if max_denoising_steps is None else max_denoising_steps
-        length = config.canvas_length if canvas_length is None else canvas_length
-        length = checks.check_whole("canvas_length", length, 1, config.canvas_length)
-        thought = self._needed_thought_markers() if checks.check_switch("thinking", thinking) else None
-        room = checks.check_length(max_tokens, len(tokens), config.context_length)
-        room = checks.check_memory(self.pool, len(tokens), room, length, max_tokens is not None)
-        stop_strings = checks.check_stop(stop)
-        rounds = checks.check_whole("verify_rounds", verify_rounds, 0)
-        compiled = None if constraint is None else self.compile(constraint, stop_strings, thought)
-        if compiled is not None:
-            checks.check_budget(compiled, max_tokens, room)
-        return Request(
-            prompt=tokens,
-            max_tokens=room,
-            canvas_length=length,
-            seed=checks.check_seed(seed),
-            temperature=checks.check_temperature(temperature),
-            max_denoising_steps=checks.check_whole("max_denoising_steps", steps, 1),
-            schedule=LinearTemperature(defaults.t_max, defaults.t_min),
-            acceptance=checks.check_rule("acceptance", acceptance, ("accepted",), "ConfidenceThreshold(0.9)")
-            or EntropyBound(checks.check_number("entropy_bound", bound, 0)),
-            stopping=checks.check_rule("stopping", stopping, ("memory", "finished"), "ReproducesCanvas()")
-            or StableAndConfident(defaults.stability_threshold, defaults.confidence_threshold),
-            stop=stop_strings,
-            end_token_ids=defaults.end_token_ids,
-            context_length=config.context_length,
-            constraint=compiled,
-            demand=constraint,
-            thought=thought,
-            verifier=checks.check_verifier(verifier),
-            verify_rounds=rounds if verifier is not None else 0,
-            best_of=checks.check_whole("best_of", best_of, 1),
-            draft=checks.check_draft(draft, config.vocab_size),
-            top_logprobs=None if top_logprobs is None else checks.check_whole("top_logprobs", top_logprobs, 0, 20),
+        """Check what ``prompt`` asks for, before any work; parameters and errors as in ``generate``."""
+        if tools is not None:
+            use = tool_use(tools, tool_choice)
+            prompt = tokens_with_tools(self.runtime, prompt, use, thinking)
+            constraint = calling(self.runtime, use, constraint)
+        elif tool_choice not in ("auto", "none"):
+            raise RequestError(f"tool_choice {tool_choice!r} needs tools; give at least one")
+        return generate(
+            self.runtime,
+            prompt,
+            max_tokens=max_tokens,
+            seed=seed,
+            temperature=temperature,
+            max_denoising_steps=max_denoising_steps,
+            entropy_bound=entropy_bound,
+            stop=stop,
+            canvas_length=canvas_length,
+            acceptance=acceptance,
+            stopping=stopping,
+            constraint=constraint,
+            thinking=thinking,
+            verifier=verifier,
+            verify_rounds=verify_rounds,
+            best_of=best_of,
+            draft=draft,
+            top_logprobs=top_logprobs,
         )
+
+    def begin(self, request: Request, on_step: OnStep | None = None, record: Recorders | None = None) -> "Generation":
+        """Start answering a request that is checked; on_step and record as in ``generate``."""
+        check_listeners(on_step, record)
+        recorder = None if record is None else record.recorder(request, self.runtime)
+        return Generation(self.runtime, Generate(self.runtime, request).task(on_step, recorder), recorder)
 
     def fill(
         self,
         prefix: str,
         suffix: str,
         *,
+        prompt: Prompt | None = None,
+        hole: Hole | None = None,
+        max_tokens: int | None = None,
+        seed: int | None = None,
+        temperature: float = 1.0,
+        max_denoising_steps: int | None = None,
+        entropy_bound: float | None = None,
+        canvas_length: int | None = None,
+        acceptance: AcceptanceRule | None = None,
+        stopping: StoppingRule | None = None,
+        verifier: Verifier | None = None,
+        verify_rounds: int = 3,
+        best_of: int = 1,
+        top_logprobs: int | None = None,
         on_step: OnStep | None = None,
         record: Recorders | None = None,
-        **parameters: Any,
     ) -> FillResult:
-        """Write what stands between ``prefix`` and ``suffix``; parameters and errors as in ``infill.fill``, on_step and
-        record as in ``stream``."""
-        return finish(fill(self, prefix, suffix, **parameters).work(on_step, record), self.pool)
+        """Write what stands between ``prefix`` and ``suffix``, and return all three.
+
+        prompt: what comes before the prefix, such as chat messages that say what is wanted. hole: what may stand there,
+        any text by default. max_tokens: of the middle; by default what one canvas holds beside the suffix's beginning,
+        or as many as the hole needs. Other parameters, and errors, as in ``generate``.
+        """
+        check_listeners(on_step, record)
+        request = fill(
+            self.runtime,
+            prefix,
+            suffix,
+            prompt=prompt,
+            hole=hole,
+            record=record,
+            max_tokens=max_tokens,
+            seed=seed,
+            temperature=temperature,
+            max_denoising_steps=max_denoising_steps,
+            entropy_bound=entropy_bound,
+            canvas_length=canvas_length,
+            acceptance=acceptance,
+            stopping=stopping,
+            verifier=verifier,
+            verify_rounds=verify_rounds,
+            best_of=best_of,
+            top_logprobs=top_logprobs,
+        )
+        return self._run(request, on_step)
 
     def edit(
         self,
         text: str,
         spans: Sequence[tuple[int, int]] | None = None,
         *,
+        instruction: str | None = None,
+        strength: float = 0.8,
+        hole: Hole | Sequence[Hole] | None = None,
+        max_tokens: int | None = None,
+        seed: int | None = None,
+        temperature: float = 1.0,
+        max_denoising_steps: int | None = None,
+        entropy_bound: float | None = None,
+        canvas_length: int | None = None,
+        acceptance: AcceptanceRule | None = None,
+        stopping: StoppingRule | None = None,
+        constraint: Constraint | None = None,
+        verifier: Verifier | None = None,
+        verify_rounds: int = 3,
+        best_of: int = 1,
+        top_logprobs: int | None = None,
         on_step: OnStep | None = None,
         record: Recorders | None = None,
-        **parameters: Any,
     ) -> EditResult:
-        """Rewrite parts of ``text``, or the whole by an instruction; parameters and errors as in ``infill.edit``,
-        on_step and record as in ``stream``."""
-        return finish(edit(self, text, spans, **parameters).work(on_step, record), self.pool)
+        """Rewrite the ``spans`` of ``text``, (start, end) in characters, or with an instruction alone all of it.
+
+        Everything outside of the spans stays as it is, byte for byte. instruction: said to the model as a user's
+        message, along with the text. strength: the share of the old text that is noise at the start, 0 to 1; the rest
+        the model may keep or not. hole: what may stand in the spans, one for all or one each. constraint: for the whole
+        text where no spans are given. Other parameters, and errors, as in ``generate``.
+        """
+        check_listeners(on_step, record)
+        more: dict[str, Any] = {"constraint": constraint, "max_tokens": max_tokens}
+        request = edit(
+            self.runtime,
+            text,
+            spans,
+            instruction=instruction,
+            strength=strength,
+            hole=hole,
+            record=record,
+            **{name: value for name, value in more.items() if value is not None},
+            seed=seed,
+            temperature=temperature,
+            max_denoising_steps=max_denoising_steps,
+            entropy_bound=entropy_bound,
+            canvas_length=canvas_length,
+            acceptance=acceptance,
+            stopping=stopping,
+            verifier=verifier,
+            verify_rounds=verify_rounds,
+            best_of=best_of,
+            top_logprobs=top_logprobs,
+        )
+        return self._run(request, on_step)
 
     def choose(
         self,
         prompt: Prompt,
         options: Sequence[str] | Mapping[str, Sequence[str]],
         *,
+        frame: str | None = None,
+        max_denoising_steps: int = 1,
+        temperature: float | None = None,
+        calibrated: bool = False,
+        seed: int | None = None,
+        entropy_bound: float | None = None,
+        canvas_length: int | None = None,
+        acceptance: AcceptanceRule | None = None,
+        stopping: StoppingRule | None = None,
+        on_step: OnStep | None = None,
         record: Recorders | None = None,
-        **parameters: Any,
     ) -> ChooseResult:
-        """The probability of each option, of one question or several; parameters and errors as in ``decide.choose``,
-        record as in ``stream``."""
-        return finish(choose(self, prompt, options, **parameters).work(record=record), self.pool)
+        """Find the probability of each of ``options`` as the answer to ``prompt``, all ways to split it into tokens
+        together.
 
-    def extract(self, text: str, schema: Mapping[str, Any] | str, **parameters: Any) -> Extraction:
-        """Read ``text`` into JSON under a schema; parameters and errors as in ``extract.extract``."""
-        return finish(extract(self, text, schema, **parameters), self.pool)
-
-    def tokenize(
-        self,
-        prompt: Prompt,
-        thinking: bool = False,
-        tools: Sequence[Mapping[str, Any]] | None = None,
-        check: Check | None = None,
-    ) -> Sequence[int]:
-        """The token ids of a prompt.
-
-        Raises RequestError if it is empty, no text that the tokenizer knows, or, before the work of tokenizing it, if
-        it surely does not fit the context; before that what ``check`` raises.
+        options: the answers to one question, or a mapping of questions to theirs, all decided on one canvas. frame: how
+        the answers stand there, a template with a hole ``{name}`` for each question; by default one line each, in
+        order, or the answer alone. max_denoising_steps: with one, everything is read off the first step; with more, the
+        canvas is denoised under the frame first, and read at its last step. temperature: of the logits that are read, 1
+        by default. calibrated: apply the temperature that was fitted for this checkpoint instead. Other parameters, and
+        errors, as in ``generate``.
         """
-        fits = self.fits(check)
-        if isinstance(prompt, str):
-            if not prompt:
-                raise RequestError("the prompt is empty; give some text")
-            return self.tokenizer.encode(prompt, fits)
-        if len(prompt) and isinstance(prompt[0], Mapping):
-            messages = cast(Sequence[Mapping[str, Any]], prompt)
-            ending = () if thinking else self.empty_thought
-            return self.tokenizer.encode_chat(messages, thinking, tools, fits, ending)
-        return prompt.tolist() if isinstance(prompt, torch.Tensor) else cast(Sequence[int], prompt)
+        check_listeners(on_step, record)
+        request = choose(
+            self.runtime,
+            prompt,
+            options,
+            frame=frame,
+            max_denoising_steps=max_denoising_steps,
+            temperature=temperature,
+            calibrated=calibrated,
+            record=record,
+            seed=seed,
+            entropy_bound=entropy_bound,
+            canvas_length=canvas_length,
+            acceptance=acceptance,
+            stopping=stopping,
+        )
+        return self._run(request, on_step)
 
-    def fits(self, check: Check | None = None) -> Check:
-        """Raises RequestError for a prompt that surely does not fit the context; before that what ``check`` raises."""
-        context = self.model.config.context_length
+    def extract(
+        self,
+        text: str,
+        schema: Mapping[str, Any] | str,
+        *,
+        instruction: str | None = None,
+        confidence: bool = True,
+        max_tokens: int | None = None,
+        seed: int | None = None,
+        temperature: float = 1.0,
+        max_denoising_steps: int | None = None,
+        entropy_bound: float | None = None,
+        canvas_length: int | None = None,
+        acceptance: AcceptanceRule | None = None,
+        stopping: StoppingRule | None = None,
+        verifier: Verifier | None = None,
+        verify_rounds: int = 3,
+        best_of: int = 1,
+        top_logprobs: int | None = None,
+        on_step: OnStep | None = None,
+        record: Recorders | None = None,
+    ) -> Extraction:
+        """Read ``text`` into JSON that is valid under ``schema``.
 
-        def fits(fewest: int) -> None:
-            if check is not None:
-                check(fewest)
-            if fewest >= context:
-                raise RequestError(
-                    f"the prompt has {fewest} tokens or more and the context holds {context}; "
-                    f"shorten the prompt to {context - 1} tokens or fewer"
-                )
+        instruction: what the model is told, in the place of a sentence that names the schema. confidence: one denoising
+        step more for every field, of which on_step and record are not told. Other parameters, and errors, as in
+        ``generate``; GenerationError where an open object has a key twice, of which no pointer could say which.
+        """
+        check_listeners(on_step, record)
+        request = extract(
+            self.runtime,
+            text,
+            schema,
+            instruction=instruction,
+            confidence=confidence,
+            record=record,
+            max_tokens=max_tokens,
+            seed=seed,
+            temperature=temperature,
+            max_denoising_steps=max_denoising_steps,
+            entropy_bound=entropy_bound,
+            canvas_length=canvas_length,
+            acceptance=acceptance,
+            stopping=stopping,
+            verifier=verifier,
+            verify_rounds=verify_rounds,
+            best_of=best_of,
+            top_logprobs=top_logprobs,
+        )
+        return self._run(request, on_step)
 
-        return fits
+    def min_tokens(self, constraint: Constraint) -> int:
+        """Return how many tokens the shortest text takes that a constraint allows."""
+        return self.runtime.min_tokens(constraint)
 
-    def question(self, instruction: str, text: str) -> Prompt:
-        """An instruction about a text: a user's message, or raw text where the checkpoint has no chat template."""
-        content = f"{instruction}\n\n{text}"
-        return f"{content}\n\n" if self.tokenizer.template is None else [{"role": "user", "content": content}]
+    async def _checked(
+        self, verb: Callable[..., Any], given: Sequence[Any], named: Mapping[str, Any]
+    ) -> tuple[Scheduler, Any, OnStep | None]:
+        """Check and compile what an ``async`` twin was given, off the event loop -> where it runs, and what."""
+        with self._starting:
+            if self._scheduler is None:
+                self._scheduler = Scheduler(self.runtime)
+        request, on_step = await asyncio.to_thread(verb, _Checking(self.runtime), *given, **named)
+        return self._scheduler, request, on_step
 
-    def fewest_tokens(self, constraint: Constraint) -> int:
-        """How many tokens the shortest text takes that a constraint allows."""
-        return self.compile(constraint).fewest_tokens
+    def _answer(self, request: Request, record: Recorders | None, calls: bool) -> Generate | GenerateWithTools:
+        answer = Generate(self.runtime, request, record)
+        return GenerateWithTools(answer) if calls else answer
 
-    def compile(
-        self, constraint: Constraint, stop: Sequence[str] = (), thought: ThoughtMarkers | None = None
-    ) -> CompiledConstraint:
-        """What holds an answer to ``constraint``, free of ``stop`` strings, after a thought where there are markers;
-        ConstraintError as in ``Compiler.compile``."""
-        # Looked for, not made: what is compiled already need not be written out again.
-        if isinstance(constraint, type) or inspect.getattr_static(constraint, "expression", None) is None:
-            raise RequestError(
-                f"constraint {constraint!r} must be a JSONSchema, Regex, Choice or Template, such as "
-                "redraft.JSONSchema({...})"
-            )
-        ends = self.model.defaults.end_token_ids
-        if not ends:
-            raise RequestError("the checkpoint names no end token, with which a constrained answer has to end")
-        return self.constraints.compile(constraint, ends, stop, thought)
+    def _run(self, request: Runnable[T], on_step: OnStep | None) -> T:
+        if self._scheduler is not None:
+            return self._scheduler.submit(request, on_step=on_step).result()
+        return run(self.runtime, request.task(on_step))
 
-    def answer_text(self, request: Request, stop: Sequence[str] = ()) -> AnswerText:
-        """Takes the tokens of an answer to ``request`` apart."""
-        # Under a constraint without a thought no marker can stand.
-        markers = self.thought_markers if request.constraint is None else request.thought
-        tokenizer = self.tokenizer
-        return AnswerText(tokenizer.decode, stop, markers, tokenizer.settled, thinking=request.thought is not None)
-
-    def _needed_thought_markers(self) -> ThoughtMarkers:
-        if self.thought_markers is None:
-            opening, closing = self.model.config.thought_markers
-            raise RequestError(
-                f"this checkpoint cannot think: its tokenizer has no {opening!r} and {closing!r}; leave thinking out"
-            )
-        return self.thought_markers
+    agenerate = in_async(generate)
+    afill = in_async(fill)
+    aedit = in_async(edit)
+    achoose = in_async(choose)
+    aextract = in_async(extract)
+    astream = streamed_in_async(generate)
 
 
-_PARAMETERS = inspect.signature(Engine.request).parameters
+class _Checking(Engine):
+    """An engine whose verbs check and compile a request, and hand it back in the place of running it."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime, self._scheduler = runtime, None
+
+    def _run(self, request: Runnable[T], on_step: OnStep | None) -> T:
+        return request, on_step  # type: ignore[return-value]
+
+
+class Generation(Iterator[Chunk]):
+    """An answer under way: iterate for its chunks, one a canvas; ``result`` runs what is left and returns the whole."""
+
+    def __init__(self, runtime: Runtime, task: Task[Result], recorder: StepRecorder | None) -> None:
+        self._runtime = runtime
+        self.recorder = recorder
+        """The recorder that keeps the answer; None where nothing does."""
+        self._chunks: list[Chunk] = []
+        self._closed = False
+        self._progress: Progress[Result] = Progress(task, self._chunks.append)
+
+    def __next__(self) -> Chunk:
+        progress = self._progress
+        while not self._chunks:
+            if self._closed:
+                raise StopIteration
+            if progress.ended:
+                if progress.error is not None:
+                    raise progress.error
+                raise StopIteration
+            if progress.asked is None:
+                start(progress)
+            else:
+                forward_alone(self._runtime, progress)
+        return self._chunks.pop(0)
+
+    def close(self) -> None:
+        """Stop here and give back all memory; of an answer that is not whole there will be no result."""
+        self._progress.close()
+        self._closed = not self._progress.ended
+
+    def result(self) -> Result:
+        """Finish the answer and return it."""
+        for _ in self:
+            pass
+        if self._closed:
+            raise RuntimeError("the generation was closed before it was whole; there is no result")
+        return self._progress.value
+
+    def __repr__(self) -> str:
+        state = "finished" if self._progress.ended else "closed" if self._closed else "under way"
+        return f"<redraft.Generation, {state}>"
+
+
+class AsyncGeneration(AsyncIterator[Chunk]):
+    """An answer under way among others: ``async for`` its chunks, or ``await`` its ``result``."""
+
+    def __init__(self, prepared: Awaitable[tuple[Scheduler, Runnable[Result], OnStep | None]]) -> None:
+        self._prepared = prepared
+        self._handle: Handle[Result] | None = None
+        self._chunks: asyncio.Queue[Chunk | None] = asyncio.Queue()
+
+    async def __anext__(self) -> Chunk:
+        handle = await self._begun()
+        chunk = await self._chunks.get()
+        if chunk is None:
+            # Whoever asks once more is told the same.
+            self._chunks.put_nowait(None)
+            if handle.future.exception() is not None:
+                handle.future.result()
+            raise StopAsyncIteration
+        return chunk
+
+    async def result(self) -> Result:
+        """Wait for the whole answer."""
+        async for _ in self:
+            pass
+        return (await self._begun()).future.result()
+
+    def cancel(self) -> None:
+        """End the answer; it gives back what it holds."""
+        if self._handle is not None:
+            self._handle.cancel()
+
+    async def _begun(self) -> Handle[Result]:
+        if self._handle is None:
+            loop = asyncio.get_running_loop()
+            scheduler, request, on_step = await self._prepared
+
+            def post(chunk: Chunk | None) -> None:
+                loop.call_soon_threadsafe(self._chunks.put_nowait, chunk)
+
+            self._handle = scheduler.submit(request, on_chunk=post, on_step=on_step)
+            self._handle.future.add_done_callback(lambda _: post(None))
+        return self._handle
+
+
+def _all(handles: Sequence[Handle[T]]) -> list[T]:
+    """All results, or BatchError with those that there are."""
+    results: list[T | None] = []
+    errors: dict[int, Exception] = {}
+    for number, handle in enumerate(handles):
+        try:
+            results.append(handle.result())
+        except Exception as error:
+            results.append(None)
+            errors[number] = error
+    if errors:
+        number, first = next(iter(errors.items()))
+        more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
+        raise BatchError(f"prompt {number}{more}: {first}", results, errors) from first
+    return results  # type: ignore[return-value]

@@ -1,5 +1,8 @@
 """The errors a user can cause; each message says what was wrong, where, and what would work."""
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 
 class RedraftError(Exception):
     """Base of all errors that Redraft raises on purpose."""
@@ -19,6 +22,15 @@ class ConstraintError(RequestError):
 
 class GenerationError(RedraftError):
     """The model produced something that must not be handed out, such as NaN, or other answers hold the memory."""
+
+
+class BatchError(GenerationError):
+    """Some of several prompts failed while they ran."""
+
+    def __init__(self, message: str, results: Sequence[Any], errors: Mapping[int, Exception]) -> None:
+        """``results``: one for each prompt, None where it failed; ``errors``: by the number of the prompt."""
+        super().__init__(message)
+        self.results, self.errors = list(results), dict(errors)
 
 
 class RecordingError(RedraftError):

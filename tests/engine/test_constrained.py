@@ -1,7 +1,7 @@
 """What is generated under a constraint is never invalid, whatever the model says; and every step before is valid too.
 
-Judged by ``json``, ``jsonschema`` and ``re``. The models here are rigged: random, very sure, or set on breaking the
-constraint.
+Judged by ``json``, ``jsonschema`` and ``re``. The models here say what is scripted: at random, very sure, or set on
+breaking the constraint.
 """
 
 import json
@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import jsonschema
 import numpy as np
@@ -20,6 +21,7 @@ import torch
 from torch import Tensor
 
 from redraft import (
+    Candidate,
     Choice,
     ConfidenceThreshold,
     ConstraintError,
@@ -38,9 +40,11 @@ from redraft.api import Engine
 from redraft.constrain.automaton import bytes as byte_automaton
 from redraft.constrain.automaton.bytes import ByteAutomaton
 from redraft.constrain.constraint import Constraint
+from redraft.constrain.language.json.text import Whitespace
 from redraft.loading import load
+from redraft.models.checkpoint import DType
 from tests.constrain.random_schemas import RandomSchemas
-from tests.engine.rigged import VOCAB_SIZE, random_logits, rigged_engine
+from tests.engine.scripted import VOCAB_SIZE, model_of, random_logits, scripted_engine
 from tests.random_checkpoint import END_TOKEN_IDS, THOUGHT_IDS, random_checkpoint
 
 OPENING, CLOSING = THOUGHT_IDS
@@ -110,13 +114,13 @@ def random_template(chance: random.Random) -> tuple[Template, str]:
     return Template(frame, holes), pattern
 
 
-def drawn_constraint(kind: str, seed: int) -> tuple[Constraint, Judge] | None:
+def drawn_constraint(kind: str, seed: int) -> tuple[Constraint, Judge]:
     chance = random.Random(seed)
     match kind:
         case "schema":
             schema = RandomSchemas(seed, loose=chance.random() < 0.4).draw()
-            whitespace = chance.choice(["compact", "compact", "one-space", "free"])
-            return JSONSchema(schema, depth=2, whitespace=whitespace), json_judge(schema)
+            ways: list[Whitespace] = ["compact", "compact", "one-space", "free"]
+            return JSONSchema(schema, depth=2, whitespace=chance.choice(ways)), json_judge(schema)
         case "regex":
             pattern = random_pattern(chance)
             return Regex(pattern), lambda text: re.fullmatch(pattern, text, re.ASCII) is not None
@@ -151,7 +155,7 @@ def kinds_of_models() -> dict[str, Callable[[int, Engine, Constraint], Callable[
 
     def saboteur(seed: int, engine: Engine, constraint: Constraint) -> Callable[[Tensor, int], Tensor]:
         """At every position, 60 more for whatever cannot come next in some state of the automaton."""
-        automaton, base = engine.compile(constraint).automaton, random_logits(seed)
+        automaton, base = engine.runtime.compile(constraint).automaton, random_logits(seed)
         chance = np.random.default_rng(seed)
 
         def logits(canvas: Tensor, context: int) -> Tensor:
@@ -211,7 +215,7 @@ class Watch:
         self.check(event.sample.tolist())
         assert (event.entropy >= 0).all()
         assert (event.entropy <= np.log(VOCAB_SIZE) + 1e-4).all()
-        if not event.finished and event.step > 1:
+        if not event.last:
             assert torch.equal(event.tokens_out[event.accepted], event.sample[event.accepted])
 
     def check(self, canvas: list[int]) -> None:
@@ -227,7 +231,7 @@ class Watch:
                 assert not whole, "the answer ends within a thought"
                 return
             tokens = tokens[tokens.index(CLOSING) + 1 :]
-        spelled = self.engine.constraints.vocabulary.spell(tokens)
+        spelled = self.engine.runtime.constraints.vocabulary.spell(tokens)
         state = self.texts.start
         for byte in spelled:
             state = self.texts.transitions[state, byte]
@@ -243,7 +247,7 @@ def texts_of(constraint: Constraint, known: dict[Constraint, ByteAutomaton]) -> 
     return known[constraint]
 
 
-def fewest(engine: Engine, constraint: Constraint, **parameters: object) -> int:
+def min_tokens(engine: Engine, constraint: Constraint, **parameters: Any) -> int:
     """From outside: as the refusal of too few tokens says it, or 1, the least that can be asked for."""
     try:
         engine.request([2, 20], constraint=constraint, max_tokens=1, **parameters)
@@ -279,7 +283,7 @@ def assert_true(result: Result, watch: Watch, engine: Engine, max_tokens: int, c
     assert result.text == engine.tokenizer.decode(answer)
 
 
-def settings(chance: random.Random) -> dict[str, object]:
+def settings(chance: random.Random) -> dict[str, Any]:
     return {
         "seed": chance.randrange(1 << 64),
         "temperature": chance.choice([0, 0.05, 1.0, 3.0]),
@@ -292,7 +296,7 @@ def settings(chance: random.Random) -> dict[str, object]:
 
 def generations(kind: str, count: int, folder: Path, each: int = 12) -> Counter[str]:
     """Generate under random constraints of a kind, with random models and settings, and check it all."""
-    engine = rigged_engine(folder, random_logits(0))
+    engine = scripted_engine(folder, random_logits(0))
     done: Counter[str] = Counter()
     known: dict[Constraint, ByteAutomaton] = {}
     seed = 0
@@ -304,7 +308,7 @@ def generations(kind: str, count: int, folder: Path, each: int = 12) -> Counter[
             max_denoising_steps=2, end_token_ids=chance.choice([(1,), END_TOKEN_IDS, (1, 5, 40)])
         )
         try:
-            engine.fewest_tokens(constraint)
+            engine.min_tokens(constraint)
         except ConstraintError:
             done["contradictions"] += 1
             continue
@@ -314,10 +318,10 @@ def generations(kind: str, count: int, folder: Path, each: int = 12) -> Counter[
             thinking = chance.random() < 0.1
             parameters |= {"stop": stop, "thinking": thinking}
             name = chance.choice(list(MODELS))
-            engine.model.rigged = MODELS[name](seed, engine, constraint)
-            engine.model.encoded.clear()
+            model_of(engine).script = MODELS[name](seed, engine, constraint)
+            model_of(engine).encoded.clear()
             try:
-                least = fewest(engine, constraint, stop=stop, thinking=thinking)
+                least = min_tokens(engine, constraint, stop=stop, thinking=thinking)
             except ConstraintError:
                 assert stop
                 done["ruled out by stop strings"] += 1
@@ -325,7 +329,7 @@ def generations(kind: str, count: int, folder: Path, each: int = 12) -> Counter[
             if least > 1:
                 with pytest.raises(RequestError, match=f"shortest text takes {least} tokens"):
                     engine.generate([2, 20], constraint=constraint, **{**parameters, "max_tokens": least - 1})
-                assert engine.model.encoded == [], "refused before any work"
+                assert model_of(engine).encoded == [], "refused before any work"
             canvas_length = parameters["canvas_length"]
             max_tokens = least + chance.choice([0, 0, 1, chance.randrange(40)])
             max_tokens = max(least, min(max_tokens, max(least, 4 * canvas_length)))
@@ -356,23 +360,25 @@ def test_nothing_invalid_is_generated(kind: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_is_denoised_again_or_picked_from_several_is_valid_too(kind: str, tmp_path: Path) -> None:
-    """Verifiers that mark at random, with locked positions around, and several candidates a canvas."""
-    engine, done = rigged_engine(tmp_path, random_logits(0)), 0
+    """Verifiers that mark at random, with pinned positions around, and several candidates a canvas."""
+    engine, done = scripted_engine(tmp_path, random_logits(0)), 0
     for seed in range(1, 30):
         chance = random.Random(seed)
         constraint, judge = drawn_constraint(kind, seed)
         try:
-            least = engine.fewest_tokens(constraint)
+            least = engine.min_tokens(constraint)
         except ConstraintError:
             continue
-        engine.model.rigged = chance.choice(list(MODELS.values()))(seed, engine, constraint)
+        model_of(engine).script = chance.choice(list(MODELS.values()))(seed, engine, constraint)
+
+        def marked(candidate: Candidate, chance: random.Random = chance) -> list[int]:
+            return [at for at in range(len(candidate.token_ids)) if chance.random() < 0.4]
+
         result = engine.generate(
             [2, 20],
             constraint=constraint,
             max_tokens=max(1, least + chance.choice([0, 1, 9])),
-            verifier=lambda candidate, chance=chance: [
-                at for at in range(len(candidate.token_ids)) if chance.random() < 0.4
-            ],
+            verifier=marked,
             verify_rounds=chance.randrange(4),
             best_of=chance.randrange(1, 4),
             **settings(chance),
@@ -383,7 +389,7 @@ def test_what_is_denoised_again_or_picked_from_several_is_valid_too(kind: str, t
 
 
 @pytest.mark.parametrize("dtype", ["float32", "int8"])
-def test_a_true_model_writes_nothing_invalid_either(dtype: str, tmp_path: Path) -> None:
+def test_a_true_model_writes_nothing_invalid_either(dtype: DType, tmp_path: Path) -> None:
     """From its own hidden states, through the readout that the model has."""
     engine = load(random_checkpoint(tmp_path, letters=True, vocab_size=VOCAB_SIZE, canvas_length=24), dtype=dtype)
     done = 0
@@ -391,7 +397,7 @@ def test_a_true_model_writes_nothing_invalid_either(dtype: str, tmp_path: Path) 
         chance = random.Random(seed)
         constraint, judge = drawn_constraint(KINDS[seed % 4], seed)
         try:
-            least = engine.fewest_tokens(constraint)
+            least = engine.min_tokens(constraint)
         except ConstraintError:
             continue
         max_tokens = max(1, least + chance.choice([0, 1, 30]))
@@ -408,9 +414,9 @@ def test_a_true_model_writes_nothing_invalid_either(dtype: str, tmp_path: Path) 
 def test_the_end_of_the_context_finds_the_text_whole(name: str, tmp_path: Path) -> None:
     """Without a limit of its own an answer goes on to where the context ends, on a last canvas that is shorter."""
     for context in range(10, 34):
-        engine = rigged_engine(tmp_path, random_logits(0), canvas_length=8, context_length=context)
+        engine = scripted_engine(tmp_path, random_logits(0), canvas_length=8, context_length=context)
         constraint = Regex('"[a-z]*"|(?:ab|cde)+')
-        engine.model.rigged = MODELS[name](context, engine, constraint)
+        model_of(engine).script = MODELS[name](context, engine, constraint)
         result = engine.generate([2, 20, 21], constraint=constraint, seed=context)
         assert re.fullmatch(constraint.pattern, result.text)
         assert len(result.token_ids) <= context - 3
@@ -419,7 +425,7 @@ def test_the_end_of_the_context_finds_the_text_whole(name: str, tmp_path: Path) 
 
 
 def test_greedy_samples_are_the_argmax_under_a_constraint_too(tmp_path: Path) -> None:
-    engine = rigged_engine(tmp_path, random_logits(0), canvas_length=8)
+    engine = scripted_engine(tmp_path, random_logits(0), canvas_length=8)
     for temperature in (0, 1.0):
         steps: list[StepEvent] = []
         for seed in range(8):

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -9,15 +10,18 @@ from torch import Tensor
 
 from redraft import JSONSchema, Regex, RequestError, StepEvent
 from redraft.api import Engine
-from redraft.engine.generation import Generation
+from redraft.constrain.constraint import Constraint
+from redraft.engine.generation import Generate
+from redraft.engine.runtime import advance, run, start
+from redraft.engine.task import Progress
 from redraft.kernels import inference as chain
 from redraft.loading import load
-from tests.engine.rigged import VOCAB_SIZE, random_logits, rigged_engine
+from tests.engine.scripted import VOCAB_SIZE, Logits, model_of, random_logits, scripted_engine
 from tests.random_checkpoint import END_TOKEN_IDS, LETTERS_SIZE, THOUGHT_IDS, random_checkpoint
 
 PROMPT = list(range(20, 50))
 OPENING, CLOSING = THOUGHT_IDS
-CONSTRAINTS = [
+CONSTRAINTS: list[Constraint] = [
     JSONSchema({"type": "object", "properties": {"a": {"type": "integer"}, "b": {"type": "string", "maxLength": 9}}}),
     Regex("[a-z ]{30,}"),
     Regex("(the |a )*end"),
@@ -57,23 +61,23 @@ def test_a_seed_means_the_same_answer_alone_after_others_and_with_its_prompt_cac
 def test_generations_that_take_turns_do_not_disturb_each_other(folder: Path) -> None:
     """One forward each in turn, under different constraints and one under none."""
     engine = load(folder)
-    asked = [{"constraint": one, "seed": seed, "max_tokens": 50} for seed, one in enumerate([*CONSTRAINTS, None])]
+    asked: list[dict[str, Any]] = [
+        {"constraint": one, "seed": seed, "max_tokens": 50} for seed, one in enumerate([*CONSTRAINTS, None])
+    ]
     expected = [engine.generate(PROMPT, **one) for one in asked]
-    running: list[Generation] = [engine.stream(PROMPT, **one) for one in asked]
-    waiting = list(running)
-    while waiting:
-        for generation in list(waiting):
-            try:
-                generation.advance()
-            except StopIteration:
-                waiting.remove(generation)
-    for generation, alone in zip(running, expected, strict=True):
-        assert generation.result().token_ids == alone.token_ids
-        assert generation.result().log_valid == alone.log_valid
+    tasks = [Progress(Generate(engine.runtime, engine.request(PROMPT, **one)).task()) for one in asked]
+    for task in tasks:
+        start(task)
+    while waiting := [task for task in tasks if not task.ended]:
+        for task in waiting:
+            advance(engine.runtime, [task])
+    for task, alone in zip(tasks, expected, strict=True):
+        assert task.value.token_ids == alone.token_ids
+        assert task.value.log_valid == alone.log_valid
 
 
 @pytest.mark.parametrize("constraint", CONSTRAINTS, ids=str)
-def test_compiled_inference_and_its_twin_give_the_same_answer(folder: Path, constraint, monkeypatch) -> None:
+def test_compiled_inference_and_its_reference_give_the_same_answer(folder: Path, constraint, monkeypatch) -> None:
     """Where no two tokens are equally likely but for rounding, which a seed's uniforms make almost sure."""
     engine = load(folder)
     answers = []
@@ -93,7 +97,7 @@ def test_compiled_inference_and_its_twin_give_the_same_answer(folder: Path, cons
 def test_while_the_budget_does_not_bind_it_changes_nothing(tmp_path: Path) -> None:
     """A text that is over long before: the same tokens for every budget that leaves each canvas free to end anywhere.
     The distance to the end is 1 at most in every state of this language."""
-    engine = rigged_engine(tmp_path, random_logits(3), canvas_length=8)
+    engine = scripted_engine(tmp_path, random_logits(3), canvas_length=8)
     for seed in range(5):
         answers = [
             engine.generate(PROMPT, constraint=Regex("[a-z]{1,12}"), seed=seed, max_tokens=budget, canvas_length=4)
@@ -103,19 +107,22 @@ def test_while_the_budget_does_not_bind_it_changes_nothing(tmp_path: Path) -> No
 
 
 def test_the_first_canvas_is_out_before_the_second_is_begun_and_chunks_add_up(tmp_path: Path) -> None:
-    engine = rigged_engine(tmp_path, random_logits(3), canvas_length=5)
+    engine = scripted_engine(tmp_path, random_logits(3), canvas_length=5)
     generation = engine.stream(PROMPT, constraint=Regex("[a-z]{23}"), seed=1)
     chunks = list(generation)
     result = generation.result()
     assert "".join(chunk.text for chunk in chunks) == result.text
     assert sum((chunk.token_ids for chunk in chunks), ()) == result.token_ids
-    assert len(generation.canvases) == result.usage.canvases == len(chunks)
+    request = engine.request(PROMPT, constraint=Regex("[a-z]{23}"), seed=1)
+    answer = run(engine.runtime, Generate(engine.runtime, request).answer())
+    assert len(answer.canvases) == result.usage.canvases == len(chunks) == 3
+    assert answer.result.token_ids == result.token_ids
 
 
 # Thinking.
 
 
-def thinking_model(thought: list[int], answer: list[int]) -> object:
+def thinking_model(thought: list[int], answer: list[int]) -> Logits:
     """A model that is sure of a thought, its markers and an answer, wherever canvases begin."""
     script = [OPENING, *thought, CLOSING, *answer, END_TOKEN_IDS[0]]
 
@@ -134,10 +141,10 @@ def thinking_model(thought: list[int], answer: list[int]) -> object:
 def test_a_thought_is_split_from_the_answer_wherever_canvases_meet(
     tmp_path: Path, canvas_length: int, constraint
 ) -> None:
-    engine = rigged_engine(tmp_path, random_logits(0))
+    engine = scripted_engine(tmp_path, random_logits(0))
     thought = engine.tokenizer.encode_text("hm, the é 😀 is")
     answer = engine.tokenizer.encode_text("2026")
-    engine.model.rigged = thinking_model(thought, answer)
+    model_of(engine).script = thinking_model(thought, answer)
     generation = engine.stream(
         PROMPT, thinking=True, constraint=constraint, canvas_length=canvas_length, max_tokens=60, seed=1
     )
@@ -152,7 +159,7 @@ def test_a_thought_is_split_from_the_answer_wherever_canvases_meet(
 
 def test_a_thought_within_an_answer_is_no_text_of_it(tmp_path: Path) -> None:
     """Whether or not it begins with the first token of a canvas: canvas borders do not change what is text."""
-    engine = rigged_engine(tmp_path, random_logits(0))
+    engine = scripted_engine(tmp_path, random_logits(0))
     tokens = [*engine.tokenizer.encode_text("xyz"), OPENING, *engine.tokenizer.encode_text("q"), CLOSING]
 
     def logits(canvas: Tensor, context: int) -> Tensor:
@@ -162,7 +169,7 @@ def test_a_thought_within_an_answer_is_no_text_of_it(tmp_path: Path) -> None:
             out[position, tokens[at] if at < len(tokens) else END_TOKEN_IDS[0]] = 40.0
         return out
 
-    engine.model.rigged = logits
+    model_of(engine).script = logits
     results = [engine.generate(PROMPT, thinking=True, canvas_length=n, max_tokens=30, seed=1) for n in (2, 3, 8)]
     assert {(one.thought, one.text, one.token_ids) for one in results} == {("q", "xyz", tuple(tokens))}
     plain = [engine.generate(PROMPT, canvas_length=n, max_tokens=30, seed=1) for n in (2, 3, 8)]
@@ -170,9 +177,9 @@ def test_a_thought_within_an_answer_is_no_text_of_it(tmp_path: Path) -> None:
 
 
 def test_the_empty_thought_of_a_model_that_was_not_asked_to_think_is_no_text(tmp_path: Path) -> None:
-    engine = rigged_engine(tmp_path, random_logits(0))
+    engine = scripted_engine(tmp_path, random_logits(0))
     name, answer = engine.tokenizer.encode_text("thought\n"), engine.tokenizer.encode_text("2026")
-    engine.model.rigged = thinking_model(name, answer)
+    model_of(engine).script = thinking_model(name, answer)
     generation = engine.stream(PROMPT, canvas_length=5, max_tokens=60, seed=1)
     assert "".join(chunk.text for chunk in generation) == generation.result().text == "2026"
     assert list(generation.result().token_ids) == [OPENING, *name, CLOSING, *answer]
@@ -180,7 +187,7 @@ def test_the_empty_thought_of_a_model_that_was_not_asked_to_think_is_no_text(tmp
 
 def test_a_chat_prompt_ends_with_an_empty_thought_unless_one_is_asked_for(tmp_path: Path) -> None:
     """So does that of a decision: what is chosen from begins where the model's answer does."""
-    engine = rigged_engine(tmp_path, random_logits(0))
+    engine = scripted_engine(tmp_path, random_logits(0))
     messages = [{"role": "user", "content": "hi"}]
     block = engine.tokenizer.encode_text("<|channel>thought\n<channel|>")
     rendered = engine.tokenizer.encode_chat(messages)
@@ -189,7 +196,7 @@ def test_a_chat_prompt_ends_with_an_empty_thought_unless_one_is_asked_for(tmp_pa
     assert list(engine.request("hi").prompt) == engine.tokenizer.encode("hi"), "raw text stays as it is"
     assert engine.request(rendered).prompt == tuple(rendered), "so do token ids"
     engine.choose(messages, ["yes", "no"])
-    assert engine.model.encoded[-1][-len(block) :] == block
+    assert model_of(engine).encoded[-1][-len(block) :] == block
 
 
 def test_without_the_markers_a_chat_prompt_stays_as_it_is(tmp_path: Path) -> None:
@@ -199,7 +206,7 @@ def test_without_the_markers_a_chat_prompt_stays_as_it_is(tmp_path: Path) -> Non
 
 
 def test_without_a_thought_there_is_an_empty_one_and_without_asking_there_is_none(tmp_path: Path) -> None:
-    engine = rigged_engine(tmp_path, random_logits(0))
+    engine = scripted_engine(tmp_path, random_logits(0))
     assert engine.generate(PROMPT, constraint=Regex("a"), max_tokens=1, thinking=True, seed=1).thought == ""
     assert engine.generate(PROMPT, constraint=Regex("a"), max_tokens=1, seed=1).thought is None
 

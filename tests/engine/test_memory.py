@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from torch import Tensor
 
-from redraft.engine.memory import KVPool, PooledCache
+from redraft.engine.memory import KVPool, PooledCache, _Block
 from redraft.models import checkpoint
+from redraft.models.base import Span
 from redraft.models.diffusion_gemma.model import DiffusionGemma
 from tests.random_checkpoint import random_checkpoint
 
@@ -62,9 +63,10 @@ def joined(stored: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
     return torch.cat(keys, dim=2), torch.cat(values, dim=2)
 
 
-def blocks_of(pool: KVPool, caches: list[PooledCache]) -> list[object]:
+def blocks_of(pool: KVPool, caches: list[PooledCache]) -> list[_Block]:
     """All blocks that anything leads to, once each."""
-    found, left = {}, [pool._root, *chain(*(cache._blocks for cache in caches))]
+    found: dict[int, _Block] = {}
+    left = [pool._root, *chain(*(cache._blocks for cache in caches))]
     while left:
         block = left.pop()
         found[id(block)] = block
@@ -355,7 +357,9 @@ def test_hits_and_lookups_count_tokens_of_those_that_got_room():
 @pytest.fixture(scope="module", params=[1, 2, 8], ids="window {}".format)
 def model(request, tmp_path_factory) -> DiffusionGemma:
     folder = tmp_path_factory.mktemp("model")
-    return checkpoint.read(random_checkpoint(folder, sliding_window=request.param)).load()
+    model = checkpoint.read(random_checkpoint(folder, sliding_window=request.param)).load()
+    assert isinstance(model, DiffusionGemma)
+    return model
 
 
 @pytest.mark.parametrize("chunk", [1, 3, 8, 9])
@@ -363,11 +367,13 @@ def model(request, tmp_path_factory) -> DiffusionGemma:
 @torch.inference_mode()
 def test_in_the_model_chunks_give_what_one_forward_gives(model, chunk, block):
     def logits(cache: PooledCache) -> Tensor:
-        return model.logits(model.denoise(torch.arange(20, 28)[None], cache, None))
+        (hidden,) = model([Span(torch.arange(20, 28), cache, "denoise")])
+        assert hidden is not None
+        return model.logits(hidden)
 
-    prompt = torch.randint(0, 64, (1, 30), generator=torch.Generator().manual_seed(0))
+    prompt = torch.randint(0, 64, (30,), generator=torch.Generator().manual_seed(0))
     whole, parts = (KVPool.of(model, block).open()[0] for _ in range(2))
-    model.encode(prompt, whole)
-    for part in prompt.split(chunk, dim=1):
-        model.encode(part, parts)
+    model([Span(prompt, whole, "encode")])
+    for part in prompt.split(chunk):
+        model([Span(part, parts, "encode")])
     torch.testing.assert_close(logits(parts), logits(whole), rtol=0, atol=1e-4)

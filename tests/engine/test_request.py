@@ -68,7 +68,7 @@ def engine(tmp_path_factory) -> Engine:
         ({"draft": redraft.Draft(torch.tensor([1.0]), torch.tensor([0.5]))}, "draft must have tokens"),
         ({"draft": redraft.Draft(torch.tensor([1]), torch.tensor([1.5]))}, "survival from 0 to 1"),
         ({"draft": redraft.Draft(torch.tensor([1]), torch.tensor([math.nan]))}, "survival from 0 to 1"),
-        ({"draft": redraft.Draft([1], [0.5])}, "draft must have tokens"),
+        ({"draft": redraft.Draft([1], [0.5])}, "draft must have tokens"),  # type: ignore[arg-type]
         ({"constraint": "[a-z]"}, "constraint .* must be a JSONSchema, Regex, Choice or Template"),
         ({"on_step": 5}, "on_step 5 must be a function"),
         pytest.param(
@@ -108,7 +108,7 @@ def test_prompt_is_refused(engine, prompt, words):
 
 
 def test_nothing_runs_before_the_checks(engine):
-    steps = []
+    steps: list[redraft.StepEvent] = []
     with pytest.raises(RequestError):
         engine.stream(PROMPT, max_tokens=CONTEXT, on_step=steps.append)
     assert not steps

@@ -1,23 +1,42 @@
-"""What a service promises: everybody gets the answer they would get alone, and nobody's fault is another's."""
+"""What a scheduler promises: everybody gets the answer they would get alone, and nobody's fault is another's."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any, Generic, TypeVar
 
 import pytest
+import torch
 
 from redraft import JSONSchema, Result
 from redraft.api import Engine
-from redraft.engine.result import Chunk
-from redraft.engine.scheduler import Service
-from redraft.engine.task import Waiting, Work
+from redraft.engine.generation import Generate
+from redraft.engine.result import Chunk, OnStep
+from redraft.engine.runtime import Runtime
+from redraft.engine.scheduler import Handle, Scheduler
+from redraft.engine.task import Forward, Task, Waiting
 from redraft.errors import BusyError, CancelledError, GenerationError, ShuttingDownError
 from redraft.loading import load
+from redraft.models.base import Span
 from redraft.tasks.choose import choose
+from tests.engine.scripted import random_logits, scripted_engine
 from tests.random_checkpoint import LETTERS_SIZE, random_checkpoint
 
 SETTINGS = {"max_denoising_steps": 4, "t_max": 0.4, "t_min": 0.2}
 PROMPTS = ["one", "two two", "three three three", "and a fourth one", "one"]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Made(Generic[T]):
+    """A task of a test's own (a ``task.Runnable``)."""
+
+    begin: Callable[[], Task[T]]
+
+    def task(self, on_step: OnStep | None = None) -> Task[T]:
+        return self.begin()
 
 
 @pytest.fixture(scope="module")
@@ -26,171 +45,305 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return random_checkpoint(folder, letters=True, vocab_size=LETTERS_SIZE, canvas_length=24, generation=SETTINGS)
 
 
-@pytest.fixture
-def engine(folder: Path) -> Engine:
-    return load(folder)
+@pytest.fixture(scope="module")
+def runtime(tmp_path_factory: pytest.TempPathFactory) -> Runtime:
+    return scripted_engine(tmp_path_factory.mktemp("scripted"), random_logits(0), canvas_length=8).runtime
 
 
 @pytest.fixture
-def service(engine: Engine) -> Iterator[Service]:
-    service = Service(engine, max_concurrency=3)
-    yield service
-    service.close()
+def scheduler(runtime: Runtime) -> Iterator[Scheduler]:
+    scheduler = Scheduler(runtime, max_concurrency=3)
+    yield scheduler
+    scheduler.close()
 
 
-def test_every_request_gets_the_answer_that_it_gets_alone(folder: Path, engine: Engine, service: Service) -> None:
-    alone = load(folder)
+def ask(engine: Engine, prompt: str, **parameters: Any) -> Generate:
+    return Generate(engine.runtime, engine.request(prompt, **parameters))
+
+
+def test_every_request_gets_the_answer_that_it_gets_alone(folder: Path) -> None:
+    alone, engine = load(folder), load(folder)
+    scheduler = Scheduler(engine.runtime, max_concurrency=3)
     schema = JSONSchema({"type": "array", "items": {"type": "integer"}, "maxItems": 3})
     expected = [alone.generate(prompt, seed=i, max_tokens=60) for i, prompt in enumerate(PROMPTS)]
     constrained = alone.generate("four", seed=7, constraint=schema, max_tokens=20)
     chosen = alone.choose("is it?", ["yes", "no"], seed=3)
-    tickets = [
-        service.submit(lambda i=i, prompt=prompt: engine.stream(prompt, seed=i, max_tokens=60).work)
-        for i, prompt in enumerate(PROMPTS)
-    ]
-    json_ticket = service.submit(lambda: engine.stream("four", seed=7, constraint=schema, max_tokens=20).work)
-    choice = service.submit(lambda: choose(engine, "is it?", ["yes", "no"], seed=3).work())
-    assert [ticket.result(60).token_ids for ticket in tickets] == [result.token_ids for result in expected]
-    assert json_ticket.result(60).text == constrained.text
+    handles = [scheduler.submit(ask(engine, prompt, seed=i, max_tokens=60)) for i, prompt in enumerate(PROMPTS)]
+    json_handle = scheduler.submit(ask(engine, "four", seed=7, constraint=schema, max_tokens=20))
+    choice = scheduler.submit(choose(engine.runtime, "is it?", ["yes", "no"], seed=3))
+    assert [handle.result(60).token_ids for handle in handles] == [result.token_ids for result in expected]
+    assert json_handle.result(60).text == constrained.text
     assert choice.result(60).answers == chosen.answers
-    assert service.load.finished == 7
+    assert scheduler.load.finished == 7
+    assert scheduler.load.forwards < scheduler.load.requests, "some of them shared a forward"
+    scheduler.close()
 
 
 class Gate:
-    """A request that holds the service's thread until it is opened, so that others are queued when they are."""
+    """A request that holds the scheduler's thread until it is opened, so that others are queued when they are."""
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, scheduler: Scheduler) -> None:
         self._opened, started = threading.Event(), threading.Event()
 
-        def blocked() -> Work[str]:
+        def blocked() -> Task[str]:
             started.set()
             self._opened.wait(10)
-            yield None
+            yield Forward()
             return "done"
 
-        self.ticket = service.submit(blocked)
+        self.handle = scheduler.submit(Made(blocked), client="gate")
         assert started.wait(10)
 
     def open(self) -> None:
         self._opened.set()
 
 
-def turns(log: list[str], name: str, count: int) -> Work[str]:
-    for _ in range(count):
-        log.append(name)
-        yield None
-    return name
+def turns(log: list[str], name: str, count: int) -> Made[str]:
+    """A task of so many forwards, without a row in any of them."""
+
+    def begin() -> Task[str]:
+        for _ in range(count):
+            log.append(name)
+            yield Forward()
+        return name
+
+    return Made(begin)
 
 
-def test_requests_take_turns_and_join_and_leave_at_any_of_them(service: Service) -> None:
+def test_requests_share_forwards_and_join_and_leave_between_any_two(scheduler: Scheduler) -> None:
     log: list[str] = []
-    gate = Gate(service)
+    gate = Gate(scheduler)
     counts = {"a": 9, "b": 1, "c": 2, "d": 1}
-    tickets = [service.submit(lambda n=n, c=c: turns(log, n, c)) for n, c in counts.items()]
+    handles = [scheduler.submit(turns(log, n, c)) for n, c in counts.items()]
     gate.open()
-    assert [ticket.result(10) for ticket in tickets] == ["a", "b", "c", "d"]
+    assert [handle.result(10) for handle in handles] == ["a", "b", "c", "d"]
     assert log[:2] == ["a", "b"], "two join the blocked one, a third has to wait for a place"
     assert {name: log.count(name) for name in counts} == counts
     assert log.index("d") < len(log) - 1, "the last one joins before the first has finished"
+    assert scheduler.load.forwards == 1 + 9, "the blocked one's, and then as many as the longest one takes"
+    assert scheduler.load.requests == 1 + sum(counts.values())
 
 
-def test_clients_are_served_in_turn(engine: Engine) -> None:
-    service = Service(engine, max_concurrency=1)
+def rows_of(runtime: Runtime, log: list[str], name: str, *rows: int) -> Made[str]:
+    """A task whose forwards encode so many rows each."""
+
+    def begin() -> Task[str]:
+        cache, _ = runtime.pool.open()
+        try:
+            for count in rows:
+                log.append(name)
+                yield Forward((Span(torch.zeros(count, dtype=torch.int64), cache, "encode"),))
+            return name
+        finally:
+            cache.close()
+
+    return Made(begin)
+
+
+@pytest.fixture
+def batches(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
+    """The rows of every request in every batch from now on."""
+    seen: list[list[int]] = []
+    forward = runtime.forward
+
+    def counted(forwards: list[Forward]) -> Any:
+        seen.append([one.rows for one in forwards])
+        return forward(forwards)
+
+    monkeypatch.setattr(runtime, "forward", counted)
+    return seen
+
+
+def test_clients_are_served_in_turn(runtime: Runtime) -> None:
+    scheduler = Scheduler(runtime, max_concurrency=1)
     log: list[str] = []
-    gate = Gate(service)
-    tickets = [service.submit(lambda n=n: turns(log, n, 1), client=n[0]) for n in ("a1", "a2", "a3", "b1", "b2")]
+    gate = Gate(scheduler)
+    names = ("a1", "a2", "a3", "b1", "b2")
+    handles = [scheduler.submit(rows_of(runtime, log, name, 5), client=name[0]) for name in names]
     gate.open()
-    for ticket in tickets:
-        ticket.result(10)
-    service.close()
+    for handle in handles:
+        handle.result(10)
+    scheduler.close()
     assert log == ["a1", "b1", "a2", "b2", "a3"]
 
 
+def test_the_next_to_join_is_of_the_client_that_has_had_the_fewest_rows(runtime: Runtime) -> None:
+    """Long prompts of one client against short ones of another: as many rows for both, not as many requests."""
+    scheduler = Scheduler(runtime, max_concurrency=1)
+    log: list[str] = []
+    gate = Gate(scheduler)
+    handles = [scheduler.submit(rows_of(runtime, log, "long", 40), client="a") for _ in range(3)]
+    handles += [scheduler.submit(rows_of(runtime, log, "short", 10), client="b") for _ in range(8)]
+    gate.open()
+    for handle in handles:
+        handle.result(10)
+    scheduler.close()
+    assert log == ["long", *["short"] * 4, "long", *["short"] * 4, "long"]
+
+
+def test_a_batch_is_filled_by_rows_and_by_turns_of_the_clients(runtime: Runtime, batches: list[list[int]]) -> None:
+    """All run at once; a batch holds 100 rows. Of one client's many requests and another's single one both get half."""
+    scheduler = Scheduler(runtime, max_concurrency=8, max_batch_rows=100)
+    log: list[str] = []
+    gate = Gate(scheduler)
+    handles = [scheduler.submit(rows_of(runtime, log, "many", *[50] * 4), client="a") for _ in range(3)]
+    handles.append(scheduler.submit(rows_of(runtime, log, "one", *[50] * 4), client="b"))
+    ended: list[int] = []
+    handles[-1].future.add_done_callback(lambda _: ended.append(len(batches)))
+    gate.open()
+    for handle in handles:
+        handle.result(10)
+    scheduler.close()
+    shared = [own for own in batches if sum(own)]
+    assert all(sum(own) == 100 for own in shared)
+    assert len(shared) == (3 * 4 + 4) * 50 // 100
+    assert ended == [1 + 4], "half of each batch is the single one's: its four forwards are in the first four"
+
+
+def test_what_a_request_asks_is_in_a_batch_whole_or_not_at_all(runtime: Runtime, batches: list[list[int]]) -> None:
+    scheduler = Scheduler(runtime, max_concurrency=8, max_batch_rows=100)
+    log: list[str] = []
+    gate = Gate(scheduler)
+    sizes = [60, 70, 30, 250, 40, 100, 101]
+    handles = [scheduler.submit(rows_of(runtime, log, str(size), size, size)) for size in sizes]
+    gate.open()
+    for handle in handles:
+        handle.result(10)
+    load = scheduler.load
+    scheduler.close()
+    alone = [own for own in batches if sum(own) > 100]
+    assert sorted(alone) == [[101], [101], [250], [250]], "what is larger than the limit goes alone, and once"
+    assert sorted(row for own in batches for row in own if row) == sorted(2 * sizes)
+    assert load.rows == 2 * sum(sizes)
+    assert load.forwards == len(batches)
+    assert load.requests == sum(map(len, batches))
+
+
+def test_many_small_requests_do_not_keep_a_large_one_out(runtime: Runtime, batches: list[list[int]]) -> None:
+    """It does not fit beside the others of its client that came before it, and goes as soon as it is the first."""
+    scheduler = Scheduler(runtime, max_concurrency=4, max_batch_rows=100)
+    log: list[str] = []
+    gate = Gate(scheduler)
+    before = [scheduler.submit(rows_of(runtime, log, "small", 10, 10)) for _ in range(2)]
+    large = scheduler.submit(rows_of(runtime, log, "large", 95))
+    after = [scheduler.submit(rows_of(runtime, log, "small", *[10] * 5)) for _ in range(20)]
+    gate.open()
+    for own in (before, [large], after):
+        for handle in own:
+            handle.result(10)
+    scheduler.close()
+    assert batches.index([95]) <= 4, "the two before it take two batches; twenty that came later many more"
+
+
 @pytest.mark.parametrize("error", [ValueError("a fault"), GenerationError("NaN"), MemoryError()])
-def test_a_fault_ends_its_own_request_only(service: Service, error: Exception) -> None:
-    def faulty() -> Work[None]:
-        yield None
+def test_a_fault_ends_its_own_request_only(scheduler: Scheduler, error: Exception) -> None:
+    def faulty() -> Task[None]:
+        yield Forward()
         raise error
 
     log: list[str] = []
-    tickets = [service.submit(faulty), service.submit(lambda: turns(log, "good", 5)), service.submit(faulty)]
-    assert tickets[1].result(10) == "good"
-    for ticket in (tickets[0], tickets[2]):
+    handles: list[Handle[Any]] = [
+        scheduler.submit(Made(faulty)),
+        scheduler.submit(turns(log, "good", 5)),
+        scheduler.submit(Made(faulty)),
+    ]
+    assert handles[1].result(10) == "good"
+    for handle in (handles[0], handles[2]):
         with pytest.raises(type(error)):
-            ticket.result(10)
-    assert service.submit(lambda: turns(log, "after", 1)).result(10) == "after"
+            handle.result(10)
+    assert scheduler.submit(turns(log, "after", 1)).result(10) == "after"
+    assert (scheduler.load.finished, scheduler.load.failed) == (2, 2)
 
 
-def test_a_fault_in_how_a_request_ends_is_its_own_too(service: Service) -> None:
+@pytest.mark.parametrize("error", [ValueError("a fault"), RuntimeError("no task")])
+def test_a_request_that_cannot_even_begin_ends_alone(scheduler: Scheduler, error: Exception) -> None:
+    def fail() -> Task[None]:
+        raise error
+
+    handle = scheduler.submit(Made(fail))
+    with pytest.raises(type(error)):
+        handle.result(10)
+    assert scheduler.submit(turns([], "after", 1)).result(10) == "after"
+
+
+def test_a_fault_in_how_a_request_ends_is_its_own_too(scheduler: Scheduler) -> None:
     begun = threading.Event()
 
-    def faulty() -> Work[None]:
+    def faulty() -> Task[None]:
         try:
             while True:
                 begun.set()
-                yield None
+                yield Forward()
         finally:
             raise ValueError("while it was closed")
 
-    ticket = service.submit(faulty)
+    handle = scheduler.submit(Made(faulty))
     assert begun.wait(10)
-    ticket.cancel()
+    handle.cancel()
     with pytest.raises(ValueError, match="while it was closed"):
-        ticket.result(10)
-    assert service.submit(lambda: turns([], "after", 1)).result(10) == "after"
+        handle.result(10)
+    assert scheduler.submit(turns([], "after", 1)).result(10) == "after"
 
 
-def test_a_service_that_fails_leaves_nobody_waiting(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(self: Service) -> None:
-        raise SystemError("the service's own fault")
+def test_a_scheduler_that_fails_leaves_nobody_waiting(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(self: Scheduler) -> None:
+        raise SystemError("the scheduler's own fault")
 
     monkeypatch.setattr(threading, "excepthook", lambda _: None)
-    monkeypatch.setattr(Service, "_admit", fail)
-    service = Service(engine)
-    ticket = service.submit(lambda: turns([], "never", 1))
+    monkeypatch.setattr(Scheduler, "_admit", fail)
+    scheduler = Scheduler(runtime)
+    handle = scheduler.submit(turns([], "never", 1))
     with pytest.raises(CancelledError, match="the service ended"):
-        ticket.result(10)
+        handle.result(10)
     with pytest.raises(ShuttingDownError):
-        service.submit(lambda: turns([], "never", 1))
-    service.close()
+        scheduler.submit(turns([], "never", 1))
+    scheduler.close()
 
 
-def test_a_receiver_that_fails_ends_its_own_request_only(engine: Engine, service: Service) -> None:
-    def fail(chunk: Chunk) -> None:
+def test_a_receiver_that_fails_ends_its_own_request_only(folder: Path) -> None:
+    def fail(_: object) -> None:
         raise RuntimeError("the receiver's own")
 
-    ticket = service.submit(lambda: engine.stream("one", seed=1, max_tokens=60).work, on_chunk=fail)
-    with pytest.raises(RuntimeError, match="the receiver's own"):
-        ticket.result(10)
-    assert isinstance(service.submit(lambda: engine.stream("one", max_tokens=5).work).result(10), Result)
+    engine = load(folder)
+    scheduler = Scheduler(engine.runtime, max_concurrency=3)
+    handles: list[Handle[Any]] = [
+        scheduler.submit(ask(engine, "one", seed=1, max_tokens=60), on_chunk=fail),
+        scheduler.submit(ask(engine, "one", seed=1, max_tokens=60), on_step=fail),
+    ]
+    for handle in handles:
+        with pytest.raises(RuntimeError, match="the receiver's own"):
+            handle.result(10)
+    assert isinstance(scheduler.submit(ask(engine, "one", max_tokens=5)).result(10), Result)
+    scheduler.close()
+    assert engine.runtime.pool.used == engine.runtime.pool.promised == 0
 
 
-def test_cancelling_ends_the_work_before_its_next_turn_but_one(service: Service) -> None:
+def test_cancelling_ends_the_task_before_the_next_forward_but_one(scheduler: Scheduler) -> None:
     closed, started = threading.Event(), threading.Event()
 
-    def endless() -> Work[None]:
+    def endless() -> Task[None]:
         try:
             while True:
                 started.set()
-                yield None
+                yield Forward()
         finally:
             closed.set()
 
-    ticket = service.submit(endless)
+    handle = scheduler.submit(Made(endless))
     assert started.wait(10)
-    ticket.cancel()
+    handle.cancel()
     with pytest.raises(CancelledError):
-        ticket.result(10)
+        handle.result(10)
     assert closed.is_set()
-    assert service.load.running == 0
+    assert scheduler.load.running == 0
 
 
-def test_when_all_wait_for_memory_the_youngest_gives_up_its_own_and_starts_again(service: Service) -> None:
+def test_when_all_wait_for_memory_the_youngest_gives_up_its_own_and_starts_again(scheduler: Scheduler) -> None:
     """Two requests that each need two of three units: without giving back, neither would ever get its second."""
     free = 3
     pieces: list[tuple[str, int]] = []
 
-    def greedy(name: str) -> Work[str]:
+    def greedy(name: str) -> Task[str]:
         nonlocal free
         held = 0
         try:
@@ -201,49 +354,93 @@ def test_when_all_wait_for_memory_the_youngest_gives_up_its_own_and_starts_again
                 yield Chunk(index, name, (), 1, True)
             while free > 0 and held < 3:
                 free, held = free - 1, held + 1
-            yield None
+            yield Forward()
             return name
         finally:
             free += held
 
-    tickets = [
-        service.submit(
-            lambda name=name: greedy(name), on_chunk=lambda chunk: pieces.append((chunk.text, chunk.canvas_index))
+    gate = Gate(scheduler)
+    handles = [
+        scheduler.submit(
+            Made(partial(greedy, name)), on_chunk=lambda chunk: pieces.append((chunk.text, chunk.canvas_index))
         )
         for name in ("a", "b")
     ]
-    assert [ticket.result(10) for ticket in tickets] == ["a", "b"]
+    gate.open()
+    assert [handle.result(10) for handle in handles] == ["a", "b"]
     assert free == 3
     assert sorted(pieces) == [("a", 0), ("a", 1), ("b", 0), ("b", 1)], "nothing is handed out twice"
 
 
-def test_a_full_queue_and_a_closing_service_refuse(engine: Engine) -> None:
-    service = Service(engine, max_concurrency=1, max_waiting=1)
-    gate = Gate(service)
-    waiting = service.submit(lambda: turns([], "w", 1))
+def test_when_the_youngest_holds_nothing_others_give_way_until_the_oldest_can_go_on(scheduler: Scheduler) -> None:
+    """Each of three needs three units of four: two hold two of them, and the youngest came too late for any."""
+    free, ended = 4, []
+
+    def needing(name: str) -> Task[str]:
+        nonlocal free
+        held = 0
+        try:
+            for wanted in (2, 1):
+                while free < wanted:
+                    yield Waiting.FOR_MEMORY
+                free, held = free - wanted, held + wanted
+                yield Forward()
+            ended.append(name)
+            return name
+        finally:
+            free += held
+
+    # Until it is opened all of them are queued; then three run at once.
+    gate = Gate(scheduler)
+    handles = [scheduler.submit(Made(partial(needing, name))) for name in ("a", "b", "c")]
+    gate.open()
+    assert [handle.result(10) for handle in handles] == ["a", "b", "c"]
+    assert ended == ["a", "b", "c"]
+    assert free == 4
+    assert scheduler.load.preempted > 0
+
+
+def test_who_waits_for_what_nobody_here_can_give_back_is_told(
+    scheduler: Scheduler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scheduler.runtime.pool, "budget", 1_000_000)
+
+    def waiting() -> Task[None]:
+        while True:
+            yield Waiting.FOR_MEMORY
+
+    with pytest.raises(GenerationError, match="other answers under way hold"):
+        scheduler.submit(Made(waiting)).result(10)
+    assert scheduler.submit(turns([], "after", 1)).result(10) == "after"
+
+
+def test_a_full_queue_and_a_closing_scheduler_refuse(runtime: Runtime) -> None:
+    scheduler = Scheduler(runtime, max_concurrency=1, max_waiting=1)
+    gate = Gate(scheduler)
+    waiting = scheduler.submit(turns([], "w", 1))
     with pytest.raises(BusyError, match="1 requests are waiting"):
-        service.submit(lambda: turns([], "x", 1))
-    closing = threading.Thread(target=service.close, args=(10,))
+        scheduler.submit(turns([], "x", 1))
+    closing = threading.Thread(target=scheduler.close, args=(10,))
     closing.start()
-    while not service._closing:
+    while not scheduler._closing:
         pass
     with pytest.raises(ShuttingDownError):
-        service.submit(lambda: turns([], "x", 1))
+        scheduler.submit(turns([], "x", 1))
     gate.open()
-    assert (gate.ticket.result(10), waiting.result(10)) == ("done", "w"), (
+    assert (gate.handle.result(10), waiting.result(10)) == ("done", "w"), (
         "who was there may finish within the grace time"
     )
     closing.join(10)
 
 
-def test_what_is_left_after_the_grace_time_is_cancelled(engine: Engine) -> None:
-    service = Service(engine)
+def test_what_is_left_after_the_grace_time_is_cancelled(runtime: Runtime) -> None:
+    scheduler = Scheduler(runtime)
 
-    def endless() -> Work[None]:
+    def endless() -> Task[None]:
         while True:
-            yield None
+            yield Forward()
 
-    ticket = service.submit(endless)
-    service.close(grace=0.05)
+    handle = scheduler.submit(Made(endless))
+    scheduler.close(grace=0.05)
     with pytest.raises(CancelledError, match="the service ended"):
-        ticket.result(10)
+        handle.result(10)

@@ -7,14 +7,18 @@ import gc
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from redraft import GenerationError, RequestError
+from redraft import Generation, GenerationError, RequestError
 from redraft.api import Engine
-from redraft.engine.generation import Generation
-from redraft.engine.task import Waiting
+from redraft.engine.context import open_context
+from redraft.engine.generation import Generate
+from redraft.engine.result import Result
+from redraft.engine.runtime import advance, start
+from redraft.engine.task import Progress, Waiting
 from redraft.errors import RedraftError
 from redraft.kernels import bindings
 from redraft.kernels.packed import FORMATS
@@ -29,7 +33,7 @@ SLIDING, FULL = "sliding_attention", "full_attention"
 PROMPT = [20 + i * 7 % 43 for i in range(53)]
 OTHERS = [[*PROMPT[:29], 16, 17, 18], [30] * 40, [*PROMPT, *range(16, 40)], PROMPT[:5]]
 Seen = list[torch.Tensor]
-PATHS = [*(f"kernels {format}" for format in FORMATS), *(f"twin {format}" for format in FORMATS), "module"]
+PATHS = [*(f"kernels {format}" for format in FORMATS), *(f"torch {format}" for format in FORMATS), "module"]
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +55,7 @@ def model(request: pytest.FixtureRequest, folder: Path, monkeypatch: pytest.Monk
     kind, _, format = request.param.partition(" ")
     if kind == "kernels" and bindings.kernels() is None:
         pytest.skip("no compiled kernels are in use")
-    if kind == "twin":
+    if kind == "torch":
         monkeypatch.setattr(bindings, "kernels", lambda: None)
     found = checkpoint.read(folder)
     model = found.load("float32") if kind == "module" else load_packed(found, format)
@@ -65,13 +69,21 @@ def engine_of(
     """``room``: how many positions fit the budget."""
     engine = Engine(model, ChatTokenizer.from_folder(folder), chunk, kv_block=block)
     if room is not None:
-        engine.pool.budget = engine.pool.bytes_for(room)
+        engine.runtime.pool.budget = engine.runtime.pool.bytes_for(room)
     return engine
 
 
 def stream(engine: Engine, prompt: list[int], seen: Seen, **parameters: int) -> Generation:
-    settings = {"max_tokens": 30, "seed": 7} | parameters
+    settings: dict[str, Any] = {"max_tokens": 30, "seed": 7} | parameters
     return engine.stream(prompt, on_step=lambda event: seen.append(event.entropy), **settings)
+
+
+def begun(engine: Engine, prompt: list[int], seen: Seen) -> Progress[Result]:
+    """The task of ``stream``, up to what it asks first."""
+    request = engine.request(prompt, max_tokens=30, seed=7)
+    task: Progress[Result] = Progress(Generate(engine.runtime, request).task(lambda event: seen.append(event.entropy)))
+    start(task)
+    return task
 
 
 def entropies(engine: Engine, prompt: list[int] = PROMPT) -> tuple[Seen, int]:
@@ -97,7 +109,7 @@ def test_alone_after_others_and_with_any_prefix_cached(model: BlockDiffusionMode
         cached.append(known)
     assert cached[0] in (24, 16), "whole blocks of 29 tokens; in torch, whole chunks of 16"
     assert cached[1:] == [48] * 3
-    assert busy.pool.used == busy.pool.promised == 0
+    assert busy.runtime.pool.used == busy.runtime.pool.promised == 0
 
 
 def test_in_turns_with_others(model: BlockDiffusionModel, folder: Path) -> None:
@@ -105,17 +117,17 @@ def test_in_turns_with_others(model: BlockDiffusionModel, folder: Path) -> None:
     expected = []
     for prompt in prompts:
         expected.append(entropies(engine_of(model, folder), prompt)[0])
-    engine, seen = engine_of(model, folder), [[] for _ in prompts]
-    running = [stream(engine, prompt, own) for prompt, own in zip(prompts, seen, strict=True)]
-    while running:
-        for generation in list(running):
-            try:
-                assert generation.advance() is not Waiting.FOR_MEMORY
-            except StopIteration:
-                running.remove(generation)
+    engine = engine_of(model, folder)
+    seen: list[Seen] = [[] for _ in prompts]
+    tasks = [begun(engine, prompt, own) for prompt, own in zip(prompts, seen, strict=True)]
+    while running := [task for task in tasks if not task.ended]:
+        for task in running:
+            assert task.asked is not Waiting.FOR_MEMORY
+            advance(engine.runtime, [task])
+    assert all(len(task.value.token_ids) == 30 for task in tasks)
     for own, alone in zip(seen, expected, strict=True):
         assert_same(own, alone)
-    assert engine.pool.used == engine.pool.promised == 0
+    assert engine.runtime.pool.used == engine.runtime.pool.promised == 0
 
 
 def test_after_what_was_cached_had_to_go(model: BlockDiffusionModel, folder: Path) -> None:
@@ -127,7 +139,7 @@ def test_after_what_was_cached_had_to_go(model: BlockDiffusionModel, folder: Pat
             assert_same(seen, expected)
             found.append(known)
     assert min(found) < 48, "nothing was ever dropped"
-    assert engine.pool.used + engine.pool.cached <= engine.pool.budget
+    assert engine.runtime.pool.used + engine.runtime.pool.cached <= engine.runtime.pool.budget
 
 
 @pytest.mark.parametrize("path", PATHS[:4])
@@ -148,29 +160,35 @@ def test_waiting_for_memory_changes_nothing(model: BlockDiffusionModel, folder: 
     """More than fits at a time: some wait, all end, and each as if it had been alone."""
     prompts = [PROMPT, OTHERS[1], [50] * 30, OTHERS[0]]
     expected = [entropies(engine_of(model, folder), prompt)[0] for prompt in prompts]
-    engine, seen = engine_of(model, folder, room=96), [[] for _ in prompts]
-    running = [stream(engine, prompt, own) for prompt, own in zip(prompts, seen, strict=True)]
+    engine = engine_of(model, folder, room=96)
+    seen: list[Seen] = [[] for _ in prompts]
+    tasks = {which: begun(engine, prompt, seen[which]) for which, prompt in enumerate(prompts)}
     waited = 0
-    while running:
-        # The first one always gets what it needs: whoever started later starts again.
-        for index, generation in enumerate(list(running)):
-            try:
-                if generation.advance() is Waiting.FOR_MEMORY:
-                    waited += 1
-                    if index == 0:
-                        for later in range(1, len(running)):
-                            running[later].close()
-                            which = prompts.index(list(running[later]._request.prompt))
-                            seen[which].clear()
-                            running[later] = stream(engine, prompts[which], seen[which])
-                        break
-            except StopIteration:
-                running.remove(generation)
-            assert engine.pool.used + engine.pool.cached <= engine.pool.budget
+    while running := [which for which, task in tasks.items() if not task.ended]:
+        for which in running:
+            task = tasks[which]
+            if task.asked is not Waiting.FOR_MEMORY:
+                advance(engine.runtime, [task])
+            else:
+                task.advance()
+            if task.asked is Waiting.FOR_MEMORY:
+                waited += 1
+                if which == running[0]:
+                    # The first one always gets what it needs: whoever started later starts again.
+                    for later in running[1:]:
+                        tasks[later].close()
+                        seen[later].clear()
+                    task.advance()
+                    assert task.asked is not Waiting.FOR_MEMORY, "nobody else holds any"
+                    for later in running[1:]:
+                        tasks[later] = begun(engine, prompts[later], seen[later])
+                    break
+            assert engine.runtime.pool.used + engine.runtime.pool.cached <= engine.runtime.pool.budget
     assert waited
+    assert all(len(task.value.token_ids) == 30 for task in tasks.values())
     for own, alone in zip(seen, expected, strict=True):
         assert_same(own, alone)
-    assert engine.pool.used == engine.pool.promised == 0
+    assert engine.runtime.pool.used == engine.runtime.pool.promised == 0
 
 
 @pytest.fixture
@@ -181,7 +199,7 @@ def engine(folder: Path) -> Engine:
 
 
 def test_a_request_that_never_fits_is_refused_with_what_would(engine: Engine) -> None:
-    pool = engine.pool
+    pool = engine.runtime.pool
     pool.budget = pool.bytes_for(53 + 16)
     engine.generate(PROMPT, max_tokens=24, seed=1)
     needed = pool.bytes_for(53 + 24)
@@ -200,56 +218,57 @@ def test_a_budget_that_is_no_size_is_refused(folder: Path, kv_bytes: object) -> 
 
 
 def test_load_sets_the_budget(folder: Path) -> None:
-    assert load(folder, kv_bytes=1 << 20).pool.budget == 1 << 20
+    assert load(folder, kv_bytes=1 << 20).runtime.pool.budget == 1 << 20
 
 
 def test_a_budget_that_just_suffices_does_for_one_after_the_other(engine: Engine) -> None:
     expected, _ = entropies(engine)
-    engine.pool.forget()
-    engine.pool.budget = engine.pool.bytes_for(53 + 24)
+    engine.runtime.pool.forget()
+    engine.runtime.pool.budget = engine.runtime.pool.bytes_for(53 + 24)
     for prompt in (OTHERS[1], PROMPT, OTHERS[0], PROMPT, PROMPT):
         seen, _ = entropies(engine, prompt)
     assert_same(seen, expected)
 
 
 def test_who_cannot_go_on_alone_is_told_who_holds_the_memory(engine: Engine) -> None:
-    engine.pool.budget = engine.pool.bytes_for(53 + 24)
+    engine.runtime.pool.budget = engine.runtime.pool.bytes_for(53 + 24)
     first, second = (stream(engine, prompt, []) for prompt in (PROMPT, OTHERS[1]))
     next(first)
     with pytest.raises(GenerationError, match="kv_bytes allows, other answers under way hold"):
         second.result()
-    assert next(engine.contexts.open(OTHERS[1])) is Waiting.FOR_MEMORY
+    assert next(open_context(engine.runtime, OTHERS[1])) is Waiting.FOR_MEMORY
     first.close()
     assert len(second.result().token_ids) == 30, "it waited, and goes on"
 
 
-def stops_early(generation: Generation) -> None:
+def stops_early(engine: Engine) -> None:
+    generation = stream(engine, PROMPT, [])
     next(generation)
     generation.close()
     with pytest.raises(RuntimeError, match="was closed"):
         generation.result()
+    assert list(generation) == []
 
 
-def is_dropped(generation: Generation) -> None:
-    next(generation)
+def is_dropped(engine: Engine) -> None:
+    next(stream(engine, PROMPT, []))
 
 
-def fails(generation: Generation) -> None:
+def fails(engine: Engine) -> None:
     def fail(_: object) -> None:
         raise RedraftError("the caller's own")
 
-    generation._on_step = fail
     with pytest.raises(RedraftError, match="own"):
-        generation.result()
+        engine.generate(PROMPT, max_tokens=30, seed=7, on_step=fail)
 
 
 @pytest.mark.parametrize("end", [stops_early, is_dropped, fails])
-def test_whatever_ends_an_answer_gives_its_memory_back(engine: Engine, end: Callable[[Generation], None]) -> None:
+def test_whatever_ends_an_answer_gives_its_memory_back(engine: Engine, end: Callable[[Engine], None]) -> None:
     expected, _ = entropies(engine)
-    engine.pool.forget()
-    end(stream(engine, PROMPT, []))
+    engine.runtime.pool.forget()
+    end(engine)
     gc.collect()
-    assert engine.pool.used == engine.pool.promised == 0
+    assert engine.runtime.pool.used == engine.runtime.pool.promised == 0
     seen, known = entropies(engine)
     assert known == 48, "what was encoded before stays"
     assert_same(seen, expected)

@@ -150,7 +150,7 @@ def marked_tokenizer() -> ChatTokenizer:
 
 
 MARKED = marked_tokenizer()
-OPENING, CLOSING, CALL, PAD = (MARKED.token_id(name) for name in SPECIAL)
+OPENING, CLOSING, CALL, PAD = (token for name in SPECIAL if (token := MARKED.token_id(name)) is not None)
 MARKERS = ThoughtMarkers(OPENING, CLOSING)
 
 WRITTEN = [

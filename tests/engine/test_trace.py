@@ -12,11 +12,14 @@ from redraft.engine.trace import Trace
 from tests.random_checkpoint import random_checkpoint
 
 
-def event(canvas: int, step: int, argmax: list[int], sample: list[int], accepted: list[bool], finished: bool):
+def event(
+    canvas: int, step: int, steps: int, argmax: list[int], sample: list[int], accepted: list[bool], finished: bool
+):
     length = len(argmax)
     return StepEvent(
         canvas_index=canvas,
         step=step,
+        steps=steps,
         temperature=1.0,
         tokens_in=torch.zeros(length, dtype=torch.long),
         argmax=torch.tensor(argmax),
@@ -55,7 +58,7 @@ def seen(trace: Trace) -> dict[str, int]:
 
 @st.composite
 def runs(draw: st.DrawFn) -> list[StepEvent]:
-    """Canvases of one request: steps count down from its limit until a canvas is finished or they are used up."""
+    """Canvases of one request: steps count up to its limit until a canvas is finished or they are used up."""
     limit = draw(st.integers(1, 5))
     events = []
     for canvas in range(draw(st.integers(1, 3))):
@@ -64,7 +67,7 @@ def runs(draw: st.DrawFn) -> list[StepEvent]:
         flags = st.lists(st.booleans(), min_size=length, max_size=length)
         for index in range(taken):
             finished = index == taken - 1 and (taken < limit or draw(st.booleans()))
-            events.append(event(canvas, limit - index, draw(row), draw(row), draw(flags), finished))
+            events.append(event(canvas, index + 1, limit, draw(row), draw(row), draw(flags), finished))
     return events
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ import torch
 from redraft import Candidate, Hole, JSONSchema, Regex, RequestError, StepEvent
 from redraft.api import Engine
 from redraft.engine.verify import wrong_positions
-from tests.engine.rigged import VOCAB_SIZE, random_logits, rigged_engine
+from tests.engine.scripted import VOCAB_SIZE, model_of, random_logits, scripted_engine
 from tests.random_checkpoint import END_TOKEN_IDS
 
 PROMPT = [2, 30, 31]
@@ -26,17 +27,17 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture
 def engine(tmp_path: Path) -> Engine:
-    return rigged_engine(tmp_path, random_logits(0, scale=2.0), canvas_length=8)
+    return scripted_engine(tmp_path, random_logits(0, scale=2.0), canvas_length=8)
 
 
 class Attempts:
-    """Splits the events of one canvas into the attempts at it: steps count down anew."""
+    """Splits the events of one canvas into the attempts at it: steps count up anew."""
 
     def __init__(self) -> None:
         self.attempts: list[list[StepEvent]] = []
 
     def __call__(self, event: StepEvent) -> None:
-        if not self.attempts or event.step >= self.attempts[-1][-1].step or self.new_canvas(event):
+        if not self.attempts or event.step <= self.attempts[-1][-1].step or self.new_canvas(event):
             self.attempts.append([])
         self.attempts[-1].append(event)
 
@@ -53,7 +54,7 @@ def test_only_marked_positions_change_in_the_next_round(engine: Engine, constrai
     after the end token."""
     changed = rounds = 0
     for seed in range(60):
-        engine.model.rigged = random_logits(seed, scale=2.0)
+        model_of(engine).script = random_logits(seed, scale=2.0)
         marks: list[tuple[int, frozenset[int]]] = []
 
         def verifier(candidate: Candidate, marks=marks) -> list[int]:
@@ -104,11 +105,16 @@ def test_what_was_not_marked_is_not_cut_off_either(engine: Engine) -> None:
             out[:, END_TOKEN_IDS[0]] += 80.0
         return out
 
-    engine.model.rigged = logits
+    model_of(engine).script = logits
+
+    def once(candidate: Candidate) -> list[int]:
+        calls.append(candidate)
+        return [1] if len(calls) == 1 else []
+
     result = engine.generate(
         PROMPT,
         constraint=Regex("[a-z]*"),
-        verifier=lambda candidate: calls.append(candidate) or ([1] if len(calls) == 1 else []),
+        verifier=once,
         seed=1,
         max_tokens=20,
     )
@@ -154,10 +160,15 @@ def test_rounds_are_limited(engine: Engine, rounds: int) -> None:
 
 def test_a_satisfied_verifier_ends_the_search(engine: Engine) -> None:
     calls: list[Candidate] = []
+
+    def satisfied(candidate: Candidate) -> list[int]:
+        calls.append(candidate)
+        return []
+
     result = engine.generate(
         PROMPT,
         constraint=Regex("[a-z]{20}"),
-        verifier=lambda candidate: calls.append(candidate) or [],
+        verifier=satisfied,
         best_of=5,
         seed=1,
         max_tokens=25,
@@ -193,7 +204,7 @@ def test_what_a_verifier_raises_reaches_the_caller_and_the_engine_works_on(engin
         ("12", "the verifier returned '12'"),
     ],
 )
-def test_marks_that_are_no_positions_are_refused(engine: Engine, said: object, words: str) -> None:
+def test_marks_that_are_no_positions_are_refused(engine: Engine, said: Any, words: str) -> None:
     with pytest.raises(RequestError, match=words):
         engine.generate(
             PROMPT, constraint=Regex("[a-z]{5}"), verifier=lambda candidate: said, seed=1, max_tokens=5, canvas_length=5
@@ -255,7 +266,7 @@ def test_an_edit_of_several_canvases_is_verified_if_all_of_them_are(engine: Engi
 def scored(engine: Engine, events: list[StepEvent]) -> float:
     """The mean log of the likeliest tokens' probabilities at the last step, up to and with the end token."""
     last = events[-1]
-    logits = engine.model.rigged(last.tokens_in, len(PROMPT)) / last.temperature
+    logits = model_of(engine).script(last.tokens_in, len(PROMPT)) / last.temperature
     tokens = last.argmax.tolist()
     end = next((at for at, token in enumerate(tokens) if token in END_TOKEN_IDS), len(tokens))
     return float(logits.log_softmax(-1).max(-1).values[: end + 1].double().mean())
@@ -264,12 +275,12 @@ def scored(engine: Engine, events: list[StepEvent]) -> float:
 @pytest.mark.parametrize("count", [1, 2, 5])
 def test_the_surest_of_several_candidates_stays_and_the_prompt_is_encoded_once(engine: Engine, count: int) -> None:
     for seed in range(4):
-        engine.model.rigged = random_logits(seed, scale=4.0)
-        engine.pool.forget()
-        engine.model.encoded.clear()
+        model_of(engine).script = random_logits(seed, scale=4.0)
+        engine.runtime.pool.forget()
+        model_of(engine).encoded.clear()
         seen = Attempts()
         result = engine.generate(PROMPT, best_of=count, seed=seed, max_tokens=8, on_step=seen)
-        assert engine.model.encoded == [PROMPT]
+        assert model_of(engine).encoded == [PROMPT]
         assert len(seen.attempts) == count
         assert len({tuple(events[-1].argmax.tolist()) for events in seen.attempts}) == count, "candidates differ"
         assert len({tuple(events[0].tokens_in.tolist()) for events in seen.attempts}) == count
@@ -289,8 +300,8 @@ def test_best_of_several_is_the_same_for_a_seed_and_its_first_candidate_that_of_
 
 
 def test_every_canvas_is_committed_once_however_many_candidates_there_were(engine: Engine) -> None:
-    engine.pool.forget()
-    engine.model.encoded.clear()
+    engine.runtime.pool.forget()
+    model_of(engine).encoded.clear()
     result = engine.generate(
         PROMPT,
         constraint=Regex("[a-z]{24}"),
@@ -301,7 +312,7 @@ def test_every_canvas_is_committed_once_however_many_candidates_there_were(engin
         max_tokens=24,
     )
     commits = [list(result.token_ids[start : start + 8]) for start in range(0, len(result.token_ids), 8)]
-    assert engine.model.encoded == [PROMPT, *commits[:-1]]
+    assert model_of(engine).encoded == [PROMPT, *commits[:-1]]
 
 
 def test_wrong_positions_take_any_whole_numbers(engine: Engine) -> None:

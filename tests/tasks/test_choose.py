@@ -14,7 +14,9 @@ from redraft import RequestError
 from redraft.api import Engine
 from redraft.canvas.random import INITIAL, PositionRandom
 from redraft.loading import load
-from tests.engine.rigged import random_logits, rigged_engine
+from redraft.models.base import Span
+from redraft.tasks.choose import choose
+from tests.engine.scripted import model_of, random_logits, scripted_engine
 from tests.random_checkpoint import LETTERS_SIZE, random_checkpoint
 
 PROMPT = [2, 30, 31]
@@ -37,13 +39,13 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Engine:
 
 
 @pytest.fixture
-def rigged(tmp_path: Path) -> Engine:
-    return rigged_engine(tmp_path, random_logits(0), canvas_length=12)
+def scripted(tmp_path: Path) -> Engine:
+    return scripted_engine(tmp_path, random_logits(0), canvas_length=12)
 
 
 def spellings(engine: Engine, text: bytes) -> Iterator[tuple[int, ...]]:
     """Every sequence of tokens that spells a text."""
-    vocabulary = engine.constraints.vocabulary
+    vocabulary = engine.runtime.constraints.vocabulary
     of_bytes: dict[bytes, list[int]] = {}
     for token in range(vocabulary.size):
         of_bytes.setdefault(vocabulary.spell([token]), []).append(token)
@@ -90,10 +92,13 @@ def brute_force(engine: Engine, parts: list[str | list[str]], logits: torch.Tens
 def first_logits(engine: Engine, seed: int, length: int) -> torch.Tensor:
     """Those of the first step, from the noise that the seed means."""
     draws = PositionRandom(seed, 0, INITIAL, length)
-    cache, _ = engine.pool.open()
+    cache, _ = engine.runtime.pool.open()
     with torch.inference_mode():
-        engine.model.encode(torch.tensor([PROMPT]), cache)
-        return engine.model.logits(engine.model.denoise(engine.model.noise.tokens(draws.noise)[None], cache, None)[0])
+        canvas = engine.model.corruption.noise.tokens(draws.noise)
+        spans = [Span(torch.tensor(PROMPT), cache, "encode"), Span(canvas, cache, "denoise")]
+        _, hidden = engine.model.forward(spans)
+        assert hidden is not None
+        return engine.model.logits(hidden)
 
 
 OPTIONS = [["yes", "no"], ["the", "he", "then"], ["10", "1", "2026", "20"], ["é", "日", "a"], [" the", "the"]]
@@ -117,7 +122,7 @@ def test_probabilities_are_sums_over_all_spellings(real: Engine, options: list[s
 def test_several_questions_are_decided_together(real: Engine) -> None:
     questions = {"first": ["yes", "no"], "second": ["the", "a", "on"]}
     for seed in range(4):
-        parts = [questions["first"], "\n", questions["second"]]
+        parts: list[str | list[str]] = [questions["first"], "\n", questions["second"]]
         expected, log_valid = brute_force(real, parts, first_logits(real, seed, 8))
         found = real.choose(PROMPT, questions, seed=seed, canvas_length=8)
         for name, shares in zip(questions, expected, strict=True):
@@ -138,17 +143,17 @@ def test_the_order_of_options_makes_no_difference(real: Engine) -> None:
 
 
 @pytest.mark.parametrize("steps", [1, 2, 5])
-def test_more_steps_are_read_at_the_last_one(rigged: Engine, steps: int) -> None:
+def test_more_steps_are_read_at_the_last_one(scripted: Engine, steps: int) -> None:
     """The canvas that the model saw last gives the probabilities; the steps before held to the frame."""
     questions = {"a": ["yes", "no"], "b": ["the", "on"]}
-    rigged.model.rigged = random_logits(4)
-    rigged.model.canvases_seen.clear()
-    found = rigged.choose(PROMPT, questions, frame="{a}: {b}", max_denoising_steps=steps, seed=1)
-    seen = rigged.model.canvases_seen
+    model_of(scripted).script = random_logits(4)
+    model_of(scripted).canvases_seen.clear()
+    found = scripted.choose(PROMPT, questions, frame="{a}: {b}", max_denoising_steps=steps, seed=1)
+    seen = model_of(scripted).canvases_seen
     assert len(seen) == found.usage.denoising_steps == steps
-    logits = rigged.model.rigged(seen[-1], len(PROMPT))
+    logits = model_of(scripted).script(seen[-1], len(PROMPT))
     # The space before a hole belongs to its options.
-    expected, _ = brute_force(rigged, [["yes", "no"], ":", [" the", " on"]], logits)
+    expected, _ = brute_force(scripted, [["yes", "no"], ":", [" the", " on"]], logits)
     for own, shares in zip(found.answers.values(), expected, strict=True):
         np.testing.assert_allclose(list(own.probabilities.values()), shares, rtol=1e-3)
 
@@ -203,14 +208,27 @@ def test_a_seed_means_the_same_answer_also_after_others(real: Engine) -> None:
         (["a", "b"], {"calibrated": True}, "no fitted choice_temperature"),
         (["a", "b"], {"calibrated": "yes"}, "calibrated 'yes' must be True or False"),
         (["a", "b"], {"max_denoising_steps": 0}, "max_denoising_steps 0 is out of range"),
-        (["a", "b"], {"constraint": None}, "constraint cannot be given to choose"),
-        (["a", "b"], {"max_tokens": 4}, "max_tokens cannot be given to choose"),
-        (["a", "b"], {"best_of": 2}, "best_of cannot be given to choose"),
         (["a", "b"], {"seed": -1}, "seed -1 is out of range"),
-        (["a", "b"], {"top_p": 1}, "unknown parameter 'top_p'"),
     ],
 )
-def test_what_cannot_be_honoured_is_named_before_any_work(rigged: Engine, options, parameters, words: str) -> None:
+def test_what_cannot_be_honoured_is_named_before_any_work(scripted: Engine, options, parameters, words: str) -> None:
     with pytest.raises(RequestError, match=words):
-        rigged.choose(PROMPT, options, **parameters)
-    assert rigged.model.encoded == []
+        scripted.choose(PROMPT, options, **parameters)
+    assert model_of(scripted).encoded == []
+
+
+@pytest.mark.parametrize(
+    ("parameters", "words"),
+    [
+        ({"constraint": None}, "constraint cannot be given to choose"),
+        ({"max_tokens": 4}, "max_tokens cannot be given to choose"),
+        ({"best_of": 2}, "best_of cannot be given to choose"),
+        ({"top_p": 1}, "unknown parameter 'top_p'"),
+    ],
+)
+def test_what_belongs_to_other_verbs_is_refused_by_name(scripted: Engine, parameters, words: str) -> None:
+    with pytest.raises(RequestError, match=words):
+        choose(scripted.runtime, PROMPT, ["a", "b"], **parameters)
+    with pytest.raises(TypeError, match=f"unexpected keyword argument {next(iter(parameters))!r}"):
+        scripted.choose(PROMPT, ["a", "b"], **parameters)
+    assert model_of(scripted).encoded == []

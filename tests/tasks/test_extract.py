@@ -10,12 +10,12 @@ import jsonschema
 import pytest
 import torch
 
-from redraft import JSONSchema, RequestError
+from redraft import JSONSchema, RequestError, StepEvent
 from redraft.api import Engine
 from redraft.canvas.random import PositionRandom
-from redraft.tasks.extract import _CONFIDENCE, INSTRUCTION
+from redraft.tasks.extract import _CONFIDENCE, INSTRUCTION, extract
 from tests.constrain.random_schemas import RandomSchemas
-from tests.engine.rigged import VOCAB_SIZE, random_logits, rigged_engine
+from tests.engine.scripted import VOCAB_SIZE, model_of, random_logits, scripted_engine
 from tests.random_checkpoint import END_TOKEN_IDS
 
 
@@ -29,7 +29,7 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture
 def engine(tmp_path: Path) -> Engine:
-    return rigged_engine(tmp_path, random_logits(0), canvas_length=24)
+    return scripted_engine(tmp_path, random_logits(0), canvas_length=24)
 
 
 def pointers(value: object, path: str = "") -> set[str]:
@@ -58,7 +58,7 @@ SCHEMA = {
 @pytest.mark.parametrize("canvas_length", [3, 5, 8, 24])
 def test_every_leaf_has_a_confidence_on_one_canvas_and_on_many(engine: Engine, canvas_length: int) -> None:
     for seed in range(6):
-        engine.model.rigged = random_logits(seed, scale=(0.0, 3.0, 60.0)[seed % 3])
+        model_of(engine).script = random_logits(seed, scale=(0.0, 3.0, 60.0)[seed % 3])
         result = engine.extract("some text", SCHEMA, seed=seed, canvas_length=canvas_length, max_tokens=80)
         assert result.value == json.loads(result.text)
         jsonschema.validate(result.value, SCHEMA)
@@ -72,7 +72,7 @@ def test_random_schemas_are_extracted(engine: Engine) -> None:
     done = 0
     for seed in range(30):
         schema = RandomSchemas(seed).draw()
-        engine.model.rigged = random_logits(seed)
+        model_of(engine).script = random_logits(seed)
         try:
             result = engine.extract(
                 "x", schema, seed=seed, max_tokens=60, canvas_length=random.Random(seed).choice([4, 9])
@@ -90,11 +90,11 @@ def test_random_schemas_are_extracted(engine: Engine) -> None:
 def test_a_confidence_is_what_enumerating_all_values_finds(engine: Engine, schema: dict) -> None:
     """The value's positions are noise and all others stay: of all tokens that may stand there, the probability that the
     model gives the value's own, the least of them."""
-    vocabulary, compared = engine.constraints.vocabulary, 0
+    vocabulary, compared = engine.runtime.constraints.vocabulary, 0
     spelled = [vocabulary.spell([token]) for token in range(VOCAB_SIZE)]
     valid = {json.dumps(v).encode() for v in schema.get("enum", range(100))}
     for seed in range(25):
-        engine.model.rigged = random_logits(seed, scale=1.0)
+        model_of(engine).script = random_logits(seed, scale=1.0)
         result = engine.extract("x", schema, seed=seed, canvas_length=6, max_tokens=30)
         tokens = result.token_ids
         quote = int(result.text[0] == '"')
@@ -103,20 +103,24 @@ def test_a_confidence_is_what_enumerating_all_values_finds(engine: Engine, schem
             continue
         compared += 1
         steps: list[torch.Tensor] = []
+
+        def kept(event: StepEvent, steps: list[torch.Tensor] = steps) -> None:
+            steps.append(event.argmax)
+
         engine.generate(
-            engine.question(INSTRUCTION.format(schema=json.dumps(schema)), "x"),
+            engine.runtime.question(INSTRUCTION.format(schema=json.dumps(schema)), "x"),
             constraint=JSONSchema(schema),
             seed=seed,
             canvas_length=6,
             max_tokens=30,
-            on_step=lambda event, steps=steps: steps.append(event.argmax),
+            on_step=kept,
         )
         canvas = steps[-1]
-        noise = engine.model.noise.tokens(PositionRandom(seed, _CONFIDENCE, 1, 6).noise)
+        noise = engine.model.corruption.noise.tokens(PositionRandom(seed, _CONFIDENCE, 1, 6).noise)
         seen = canvas.clone()
         seen[own] = noise[own]
         context = result.usage.prompt_tokens
-        p = engine.model.rigged(seen, context).double().softmax(-1)
+        p = model_of(engine).script(seen, context).double().softmax(-1)
         total, of_own = 0.0, [0.0] * len(own)
         usable = [token for token in range(VOCAB_SIZE) if spelled[token] and token not in END_TOKEN_IDS]
         starts = {text[:count] for text in valid for count in range(len(text) + 1)}
@@ -134,18 +138,18 @@ def test_a_confidence_is_what_enumerating_all_values_finds(engine: Engine, schem
 
 def test_the_question_names_the_schema_or_says_the_instruction(engine: Engine) -> None:
     for instruction, shown in ((None, '"maxLength": 6'), ("read {it}", "read {it}")):
-        engine.pool.forget()
-        engine.model.encoded.clear()
+        engine.runtime.pool.forget()
+        model_of(engine).encoded.clear()
         engine.extract("the text", SCHEMA, instruction=instruction, seed=1, confidence=False)
-        prompt = engine.tokenizer.decode(engine.model.encoded[0])
+        prompt = engine.tokenizer.decode(model_of(engine).encoded[0])
         assert shown in prompt
         assert "the text" in prompt
 
 
 def test_without_confidence_no_step_more_is_taken(engine: Engine) -> None:
-    engine.model.canvases_seen.clear()
+    model_of(engine).canvases_seen.clear()
     result = engine.extract("x", SCHEMA, seed=1, confidence=False)
-    assert len(engine.model.canvases_seen) == result.usage.denoising_steps
+    assert len(model_of(engine).canvases_seen) == result.usage.denoising_steps
     assert result.confidence == {}
 
 
@@ -161,7 +165,7 @@ def test_of_a_key_that_stands_there_twice_the_last_value_counts(engine: Engine) 
             out[position, token] = 60.0
         return out
 
-    engine.model.rigged = insisting
+    model_of(engine).script = insisting
     found = engine.extract("x", schema, seed=1)
     assert (found.text, found.value) == (twice, {"a": False})
     assert found.confidence == {"/a": pytest.approx(1.0)}
@@ -176,12 +180,27 @@ def test_of_a_key_that_stands_there_twice_the_last_value_counts(engine: Engine) 
         ("x", "{", {}, "not JSON"),
         ("x", SCHEMA, {"instruction": 5}, "instruction 5 must be a text"),
         ("x", SCHEMA, {"confidence": "yes"}, "confidence 'yes' must be True or False"),
-        ("x", SCHEMA, {"stop": "a"}, "stop cannot be given to extract"),
         ("x", SCHEMA, {"max_tokens": 3}, "max_tokens 3 is too small for the constraint: its shortest text takes"),
-        ("x", SCHEMA, {"top_p": 3}, "unknown parameter 'top_p'"),
     ],
 )
 def test_what_cannot_be_honoured_is_named_before_any_work(engine: Engine, text, schema, parameters, words) -> None:
     with pytest.raises(RequestError, match=words):
         engine.extract(text, schema, **parameters)
-    assert engine.model.encoded == []
+    assert model_of(engine).encoded == []
+
+
+@pytest.mark.parametrize(
+    ("parameters", "words"),
+    [
+        ({"stop": "a"}, "stop cannot be given to extract"),
+        ({"constraint": None}, "constraint cannot be given to extract"),
+        ({"thinking": True}, "thinking cannot be given to extract"),
+        ({"top_p": 3}, "unknown parameter 'top_p'"),
+    ],
+)
+def test_what_belongs_to_other_verbs_is_refused_by_name(engine: Engine, parameters, words: str) -> None:
+    with pytest.raises(RequestError, match=words):
+        extract(engine.runtime, "x", SCHEMA, **parameters)
+    with pytest.raises(TypeError, match=f"unexpected keyword argument {next(iter(parameters))!r}"):
+        engine.extract("x", SCHEMA, **parameters)
+    assert model_of(engine).encoded == []

@@ -11,13 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from redraft import ConstraintError, Draft, Hole, RequestError
+from redraft import ConstraintError, Hole, Regex, RequestError, StepEvent
 from redraft.api import Engine
 from redraft.canvas.random import INITIAL, PositionRandom
-from redraft.engine.result import Chunk
-from redraft.engine.task import Work
-from redraft.tasks.infill import edit, fill
-from tests.engine.rigged import VOCAB_SIZE, Logits, random_logits, rigged_engine
+from redraft.engine.runtime import run
+from redraft.engine.task import Runnable
+from redraft.tasks.edit import edit
+from redraft.tasks.fill import fill
+from tests.engine.scripted import VOCAB_SIZE, Logits, model_of, random_logits, scripted_engine
 from tests.random_checkpoint import END_TOKEN_IDS
 
 CANVAS = 16
@@ -33,7 +34,7 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Engine:
-    return rigged_engine(tmp_path_factory.mktemp("engine"), random_logits(0), canvas_length=CANVAS)
+    return scripted_engine(tmp_path_factory.mktemp("engine"), random_logits(0), canvas_length=CANVAS)
 
 
 def without_end(logits: Logits) -> Logits:
@@ -75,7 +76,7 @@ def test_prefix_and_suffix_come_back_byte_for_byte(
 ) -> None:
     """The tokens say the middle and then the suffix, as far as it was shown; the hole's description holds."""
     for seed in range(3):
-        engine.model.rigged = random_logits(seed)
+        model_of(engine).script = random_logits(seed)
         result = engine.fill(prefix, suffix, hole=hole, seed=seed, canvas_length=(5, 11, CANVAS)[seed])
         assert result.text.encode() == prefix.encode() + result.middle.encode() + suffix.encode()
         assert re.fullmatch(pattern, result.middle)
@@ -90,11 +91,11 @@ def test_the_prefix_is_context_after_the_prompt(engine: Engine) -> None:
     """A prompt comes before it: token ids, a text or messages, the last through the chat template."""
     messages = [{"role": "user", "content": "fill it"}]
     for prompt in ([2, 20, 21], "some text", messages):
-        engine.model.encoded.clear()
-        engine.pool.forget()
+        model_of(engine).encoded.clear()
+        engine.runtime.pool.forget()
         result = engine.fill("pre ", " post", prompt=prompt, seed=1)
-        expected = [*engine.tokenize(prompt), *engine.tokenizer.encode_text("pre ")]
-        assert [token for tokens in engine.model.encoded for token in tokens][: len(expected)] == expected
+        expected = [*engine.runtime.tokenize(prompt), *engine.tokenizer.encode_text("pre ")]
+        assert [token for tokens in model_of(engine).encoded for token in tokens][: len(expected)] == expected
         assert result.usage.prompt_tokens == len(expected)
 
 
@@ -102,7 +103,7 @@ def test_the_prefix_is_context_after_the_prompt(engine: Engine) -> None:
 def test_max_tokens_are_those_of_the_middle(engine: Engine, count: int) -> None:
     """However long the suffix: letters that are a token each fit exactly, and one more is refused with their number. A
     model that never ends by itself stays within them."""
-    engine.model.rigged = without_end(random_logits(1))
+    model_of(engine).script = without_end(random_logits(1))
     for suffix in ("", "xyz", LONG):
         text = engine.fill("a", suffix, max_tokens=count, hole=Hole(regex=f"z{{{count}}}"), seed=1).text
         assert text == "a" + "z" * count + suffix
@@ -120,66 +121,65 @@ def test_without_a_limit_a_hole_that_needs_several_canvases_gets_them(engine: En
     assert result.usage.canvases == 3
 
 
-def told(work: Work[Any]) -> tuple[list[str], Any]:
+def told(engine: Engine, request: Runnable[Any]) -> tuple[list[str], Any]:
     """The texts of all chunks, and the result."""
-    texts = []
-    try:
-        while True:
-            moved = next(work)
-            if isinstance(moved, Chunk):
-                texts.append(moved.text)
-    except StopIteration as done:
-        return texts, done.value
+    texts: list[str] = []
+    result = run(engine.runtime, request.task(), lambda chunk: texts.append(chunk.text))
+    return texts, result
 
 
 @pytest.mark.parametrize("suffix", ["", "inon", "onononin", LONG])
 def test_the_chunks_of_a_fill_add_up_to_the_middle_whatever_the_suffix_looks_like(engine: Engine, suffix: str) -> None:
     for seed in range(6):
-        task = fill(engine, "a", suffix, max_tokens=60, hole=Hole(regex="(in|on){40,50}"), seed=seed)
-        texts, result = told(task.work())
+        request = fill(engine.runtime, "a", suffix, max_tokens=60, hole=Hole(regex="(in|on){40,50}"), seed=seed)
+        texts, result = told(engine, request)
         assert len(texts) == result.usage.canvases > 1
         assert "".join(texts) == result.middle
         assert sum(map(bool, texts)) > 1, "text goes out before the end"
-        again, same = told(task.work())
+        again, same = told(engine, request)
         assert (again, same.text) == (texts, result.text), "it can begin again"
 
 
 def test_the_chunks_of_an_edit_add_up_to_what_is_written(engine: Engine) -> None:
-    task = edit(engine, "a b c" + LONG, [(0, 1)], hole=Hole(regex="(in|on){40}"), seed=1)
-    texts, result = told(task.work())
+    request = edit(engine.runtime, "a b c" + LONG, [(0, 1)], hole=Hole(regex="(in|on){40}"), seed=1)
+    texts, result = told(engine, request)
     assert "".join(texts) == result.replacements[0]
     assert sum(map(bool, texts)) > 1
-    task = edit(engine, "a b c" + LONG * 9 + "d", [(0, 1), (4, 5), (len(LONG) * 9 + 5, len(LONG) * 9 + 6)], seed=1)
-    texts, result = told(task.work())
+    request = edit(
+        engine.runtime, "a b c" + LONG * 9 + "d", [(0, 1), (4, 5), (len(LONG) * 9 + 5, len(LONG) * 9 + 6)], seed=1
+    )
+    texts, result = told(engine, request)
     one, two, three = result.replacements
     assert "".join(texts) == f"{one} b {two}{three}"
 
 
-def test_what_an_edit_is_held_to_is_compiled_before_its_work_begins(engine: Engine) -> None:
-    engine.constraints._kept.clear()
-    task = edit(engine, "a" + LONG * 9 + "b", [(0, 1), (len(LONG) * 9 + 1, len(LONG) * 9 + 2)], seed=1)
-    engine.constraints._kept.clear()
+def test_what_an_edit_is_held_to_is_compiled_before_its_task_begins(engine: Engine) -> None:
+    engine.runtime.constraints._kept.clear()
+    request = edit(engine.runtime, "a" + LONG * 9 + "b", [(0, 1), (len(LONG) * 9 + 1, len(LONG) * 9 + 2)], seed=1)
+    engine.runtime.constraints._kept.clear()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(type(engine.constraints), "_compiled", lambda *_: pytest.fail("compiled while others wait"))
-        assert told(task.work())[1].usage.canvases > 1
+        patch.setattr(
+            type(engine.runtime.constraints), "_compiled", lambda *_: pytest.fail("compiled while others wait")
+        )
+        assert told(engine, request)[1].usage.canvases > 1
 
 
 def test_a_hole_of_no_tokens_is_possible_and_by_default_the_middle_fits_one_canvas(engine: Engine) -> None:
-    engine.model.rigged = random_logits(0)
+    model_of(engine).script = random_logits(0)
     assert engine.fill("a", "b", hole=Hole(choices=("",)), seed=0).text == "ab"
-    engine.model.rigged = without_end(random_logits(0))
+    model_of(engine).script = without_end(random_logits(0))
     result = engine.fill("a", LONG * 9, seed=0)
     assert result.usage.canvases == 1
     assert result.middle
 
 
 def test_little_room_in_the_context_is_enough_for_a_default_fill(tmp_path: Path) -> None:
-    engine = rigged_engine(tmp_path, random_logits(0), canvas_length=CANVAS, context_length=40)
+    engine = scripted_engine(tmp_path, random_logits(0), canvas_length=CANVAS, context_length=40)
     prefix = "x" * 30
     assert engine.fill(prefix, "y", seed=0).text.startswith(prefix)
-    tiny = rigged_engine(tmp_path, random_logits(0), canvas_length=1)
+    tiny = scripted_engine(tmp_path, random_logits(0), canvas_length=1)
     assert tiny.fill("x", "😀", seed=0).text.endswith("😀")
-    assert rigged_engine(tmp_path, random_logits(0), canvas_length=2).fill("x", "😀", seed=0).text.endswith("😀")
+    assert scripted_engine(tmp_path, random_logits(0), canvas_length=2).fill("x", "😀", seed=0).text.endswith("😀")
 
 
 # Edit.
@@ -203,7 +203,7 @@ def test_everything_outside_of_the_spans_stays(
     """Random texts and spans: adjacent, empty, at both ends; one canvas or several."""
     engine = shared(tmp_path_factory)
     text, spans = edit
-    engine.model.rigged = random_logits(seed)
+    model_of(engine).script = random_logits(seed)
     hole = Hole(regex="[xy]{0,3}é?")
     result = engine.edit(text, spans, hole=hole, seed=seed, strength=strength, temperature=2.0)
     assert len(result.replacements) == len(spans)
@@ -220,24 +220,24 @@ _SHARED: list[Engine] = []
 
 def shared(factory: pytest.TempPathFactory) -> Engine:
     if not _SHARED:
-        _SHARED.append(rigged_engine(factory.mktemp("edit"), random_logits(0), canvas_length=CANVAS))
+        _SHARED.append(scripted_engine(factory.mktemp("edit"), random_logits(0), canvas_length=CANVAS))
     return _SHARED[0]
 
 
 def test_many_spans_far_apart_take_several_canvases_and_each_sees_what_was_written_before(engine: Engine) -> None:
-    engine.model.rigged = random_logits(3)
-    engine.pool.forget()
-    engine.model.encoded.clear()
+    model_of(engine).script = random_logits(3)
+    engine.runtime.pool.forget()
+    model_of(engine).encoded.clear()
     text = "".join(f"{LONG}<{number}>" for number in range(6))
     spans = [(at, at + 1) for at in (text.index(f"<{number}>") + 1 for number in range(6))]
-    steps = []
+    steps: list[StepEvent] = []
     result = engine.edit(text, spans, hole=Hole(regex="[A-Z]{2}"), seed=5, on_step=steps.append)
     assert re.fullmatch("".join(re.escape(LONG) + "<[A-Z]{2}>" for _ in range(6)), result.text)
     assert result.usage.canvases == 6
     assert len(result.log_valid) == 6
     assert result.usage.denoising_steps == len(steps)
     assert result.usage.completion_tokens == len(result.token_ids)
-    last = engine.model.encoded[-1]
+    last = model_of(engine).encoded[-1]
     written = result.text[: result.text.rindex("<") + 1]
     assert engine.tokenizer.encode(written)[-len(last) :] == last, "the last canvas follows all that was written before"
     again = engine.edit(text, spans, hole=Hole(regex="[A-Z]{2}"), seed=5)
@@ -261,7 +261,7 @@ def test_the_text_after_a_canvas_is_shown_only_up_to_the_next_span(engine: Engin
 @pytest.mark.parametrize("strength", [0.0, 0.3, 0.8, 1.0])
 def test_strength_is_the_share_of_the_old_text_that_starts_as_noise(tmp_path: Path, strength: float) -> None:
     """Of 400 tokens in the span; those around it are there for certain. Noise hits the old token once in V."""
-    engine = rigged_engine(tmp_path, random_logits(0), canvas_length=1024)
+    engine = scripted_engine(tmp_path, random_logits(0), canvas_length=1024)
     inner = "xq" * 200
     first: list[Tensor] = []
     engine.edit(
@@ -276,7 +276,7 @@ def test_strength_is_the_share_of_the_old_text_that_starts_as_noise(tmp_path: Pa
 
 
 def test_an_instruction_alone_starts_from_the_whole_text_and_may_change_all_of_it(engine: Engine) -> None:
-    engine.model.rigged = without_end(random_logits(2))
+    model_of(engine).script = without_end(random_logits(2))
     first: list[Tensor] = []
     result = engine.edit(
         "abxy",
@@ -291,7 +291,7 @@ def test_an_instruction_alone_starts_from_the_whole_text_and_may_change_all_of_i
     assert first[0].tolist() == [*old, *noise[len(old) :]]
     assert result.replacements == ()
     assert result.text == engine.tokenizer.decode(result.token_ids)
-    assert result.usage.prompt_tokens == len(engine.tokenize(engine.question("shout", "abxy")))
+    assert result.usage.prompt_tokens == len(engine.runtime.tokenize(engine.runtime.question("shout", "abxy")))
 
 
 @pytest.mark.parametrize(
@@ -304,9 +304,9 @@ def test_an_instruction_alone_starts_from_the_whole_text_and_may_change_all_of_i
         (lambda e: e.fill("a", "b", max_tokens="3"), "max_tokens '3' must be a whole number"),
         (lambda e: e.fill("a", "b", max_tokens=0), "max_tokens 0 is out of range"),
         (lambda e: e.fill("a", "b", hole=Hole(regex="(")), "hole {middle}.*never closed"),
-        (lambda e: e.fill("a", "b", stop="x"), "stop cannot be given here"),
-        (lambda e: e.fill("a", "b", constraint=None), "constraint cannot be given here"),
-        (lambda e: e.fill("a", "b", top_p=1), "unknown parameter 'top_p'"),
+        (lambda e: fill(e.runtime, "a", "b", stop="x"), "stop cannot be given here"),
+        (lambda e: fill(e.runtime, "a", "b", constraint=None), "constraint cannot be given here"),
+        (lambda e: fill(e.runtime, "a", "b", top_p=1), "unknown parameter 'top_p'"),
         (lambda e: e.fill("", "b", prompt=""), "the prompt is empty"),
         (lambda e: e.edit(3, [(0, 1)]), "text 3 must be a text"),
         (lambda e: e.edit("abc"), "edit needs spans that are to change, an instruction, or both"),
@@ -324,39 +324,25 @@ def test_an_instruction_alone_starts_from_the_whole_text_and_may_change_all_of_i
         (lambda e: e.edit("abc", [(0, 1)], hole=5), "hole 5 must be a redraft.Hole"),
         (lambda e: e.edit("abc", instruction="x", hole=Hole()), "hole says what may stand in spans"),
         (lambda e: e.edit("abc", instruction=5), "instruction 5 must be a text"),
-        (lambda e: e.edit("abc", [(0, 1)], constraint=None), "constraint cannot be given here"),
-        (lambda e: e.edit("abc", [(0, 1)], draft=None), "draft cannot be given here"),
+        (lambda e: e.edit("abc", [(0, 1)], constraint=Regex("a")), "constraint cannot be given here"),
+        (lambda e: edit(e.runtime, "abc", [(0, 1)], draft=None), "draft cannot be given here"),
     ],
 )
 def test_what_cannot_be_honoured_is_named_before_any_work(engine: Engine, call, words: str) -> None:
-    engine.pool.forget()
-    engine.model.encoded.clear()
+    engine.runtime.pool.forget()
+    model_of(engine).encoded.clear()
     with pytest.raises(RequestError, match=words):
         call(engine)
-    assert engine.model.encoded == []
+    assert model_of(engine).encoded == []
 
 
 def test_a_hole_that_nothing_fills_is_refused_before_the_first_canvas_also_in_the_last_group(engine: Engine) -> None:
     text = "a" + LONG * 3 + "b"
-    engine.model.encoded.clear()
+    model_of(engine).encoded.clear()
     with pytest.raises(ConstraintError, match=r"span0.*3,1"):
         engine.edit(text, [(0, 1), (len(text) - 1, len(text))], hole=[Hole(), Hole(regex="x{3,1}")])
     with pytest.raises(RequestError, match=r"max_tokens 5 is too small.*takes 7 tokens"):
         engine.edit(
             text, [(0, 1), (len(text) - 1, len(text))], hole=[Hole(type="boolean"), Hole(regex="z{7}")], max_tokens=5
         )
-    assert engine.model.encoded == []
-
-
-# Draft.
-
-
-@pytest.mark.parametrize(("start", "length"), [(0, 4), (0, 9), (3, 4), (6, 5), (7, 3), (20, 2)])
-def test_a_draft_lies_over_the_noise_where_its_tokens_survive(start: int, length: int) -> None:
-    """Position by position: the draft's token if its uniform is below its survival, else the noise."""
-    tokens, survival = torch.arange(100, 107), torch.tensor([0.0, 0.5, 1.0, 0.3, 0.3, 1.0, 0.0], dtype=torch.float64)
-    noise, uniforms = torch.arange(length), torch.rand(length, dtype=torch.float64)
-    expected = [
-        int(tokens[start + i]) if start + i < 7 and uniforms[i] < survival[start + i] else i for i in range(length)
-    ]
-    assert Draft(tokens, survival).laid_over(noise, start, uniforms).tolist() == expected
+    assert model_of(engine).encoded == []

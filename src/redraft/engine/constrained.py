@@ -8,24 +8,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from redraft.canvas.random import PositionRandom
-from redraft.canvas.readout import Readout
-from redraft.canvas.token_classes import ClassReadout
+from redraft.canvas.readout import ClassReadout, Readout
+from redraft.canvas.step import Pinned
 from redraft.constrain.compiler import CompiledConstraint
-from redraft.constrain.inference.chain import Floats, Inference, end_potential, pin
+from redraft.constrain.inference.chain import ClassSums, Floats, Inference, end_potential
 from redraft.kernels.inference import infer
 
 # Below it sums of float32 probabilities have lost too much for an entropy.
 _FAINT = 1e-25
-
-
-@dataclass(frozen=True, eq=False)
-class Locked:
-    """Positions of a canvas that keep the token they have."""
-
-    mask: Tensor
-    """[C] bool."""
-    tokens: Tensor
-    """[C] int64; what stands where ``mask`` is False does not count."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,8 +24,8 @@ class ConstrainedStep:
 
     readout: Readout
     """``argmax`` is the likeliest valid canvas, ``sample`` one drawn given validity. Entropy and confidence are those
-    of the model's distribution at each position over the tokens that can stand there in a valid text. The signal is
-    the model's own."""
+    of the model's distribution at each position over the tokens that can stand there in a valid text. The
+    self-conditioning is the model's own."""
     inference: Inference
     """Over the positions that belong to the answer."""
 
@@ -44,10 +34,10 @@ class ConstrainedStep:
         """Log probability that independent draws at each position would have been valid."""
         return self.inference.log_valid
 
-    @property
-    def end_state(self) -> int:
-        """Where the argmax canvas leads: a state, or END."""
-        return int(self.inference.best_states[-1])
+    def end_state(self, sampled: bool) -> int:
+        """Return where the sampled canvas, or else the likeliest one, leads: a state, or END."""
+        states = self.inference.sampled_states if sampled else self.inference.best_states
+        return int(states[-1])
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,18 +60,30 @@ class CanvasConstraint:
         left = max(0, room - length)
         return cls(compiled, state, positions, end_potential(compiled.automaton.distance, left, needs_end))
 
-    def apply(self, readout: Readout, draws: PositionRandom, greedy: bool, locked: Locked | None) -> ConstrainedStep:
+    def apply(
+        self,
+        readout: Readout,
+        draws: PositionRandom,
+        greedy: bool,
+        pinned: Pinned | None,
+        settled: Pinned | None = None,
+    ) -> ConstrainedStep:
         """Condition a step's readout, with its class sums, on validity.
 
-        Raises ConstraintError where locked tokens contradict the constraint.
+        ``pinned`` tokens are part of the text. ``settled`` ones, the pinned among them, stay where they are too, and
+        may stand behind the text's end. Raises ConstraintError where pinned tokens contradict the constraint.
         """
         classes = _classes(readout)
         length, positions = len(readout.argmax), self.positions
-        mass, plogp, peak = (values[:positions] for values in class_sums(readout))
-        if locked is not None:
-            mass, plogp, peak = self._pinned(mass, plogp, peak, locked)
+        sums = class_sums(readout).rows(slice(positions))
+        if settled is not None:
+            sums = self._standing(sums, settled)
+        elif pinned is not None:
+            sums = self._standing(sums, pinned)
+        if pinned is not None:
+            sums = self._end_behind(sums, pinned)
         uniforms = draws.path[:positions].numpy()
-        found = infer(self.compiled.automaton, self.state, self.end, mass, plogp, peak, uniforms)
+        found = infer(self.compiled.automaton, self.state, self.end, sums, uniforms)
 
         best = _padded(found.best_classes, length, -1).to(readout.argmax.device)
         likeliest = classes.argmax.gather(1, best.clamp(min=0)[:, None])[:, 0]
@@ -90,28 +92,37 @@ class CanvasConstraint:
         if not greedy:
             sample = classes.draw(_padded(found.sampled_classes, length, -1), draws.sample)
         entropy, confidence = readout.entropy.clone(), readout.confidence.clone()
-        entropy[:positions], confidence[:positions] = map(torch.from_numpy, _certainty(found, mass, plogp, peak))
-        constrained = replace(readout, argmax=argmax, sample=sample, entropy=entropy, confidence=confidence)
+        entropy[:positions], confidence[:positions] = map(torch.from_numpy, _certainty(found, sums))
+
+        def probability(tokens: Tensor) -> Tensor:
+            own = tokens[:positions].cpu().numpy()
+            factor = _factors(found, sums)[np.arange(positions), self.compiled.automaton.token_class[own]]
+            likely = readout.probability(tokens).clone()
+            likely[:positions] = (likely[:positions] * torch.from_numpy(factor).to(likely)).clamp(max=1.0)
+            return likely
+
+        constrained = replace(
+            readout, argmax=argmax, sample=sample, entropy=entropy, confidence=confidence, probability=probability
+        )
         return ConstrainedStep(constrained, found)
 
-    def _pinned(
-        self, mass: NDArray[np.floating], plogp: NDArray[np.floating], peak: NDArray[np.floating], locked: Locked
-    ) -> tuple[NDArray[np.floating], NDArray[np.floating], NDArray[np.floating]]:
-        """Class sums [L, n] with locked tokens in their places, and no end of the text before the last of them."""
-        token_class = self.compiled.automaton.token_class
-        mask, tokens = locked.mask[: self.positions].numpy(), locked.tokens[: self.positions].numpy()
-        held = np.flatnonzero(mask)
-        mass, plogp, peak = pin(mass, plogp, peak, held, token_class[tokens[held]])
-        ends = self.compiled.automaton.classes - 1
-        before_last = np.flatnonzero(~mask[: held.max(initial=-1) + 1])
-        mass[before_last, ends], plogp[before_last, ends], peak[before_last, ends] = 0.0, 0.0, -np.inf
-        return mass, plogp, peak
+    def _standing(self, sums: ClassSums, tokens: Pinned) -> ClassSums:
+        """Return class sums [L, n] with ``tokens`` in their places."""
+        mask, own = tokens.mask[: self.positions].numpy(), tokens.tokens[: self.positions].numpy()
+        places = np.flatnonzero(mask)
+        return sums.pinned(places, self.compiled.automaton.token_class[own[places]])
+
+    def _end_behind(self, sums: ClassSums, pinned: Pinned) -> ClassSums:
+        """Return class sums [L, n] in which the text does not end before the last pinned token."""
+        mask = pinned.mask[: self.positions].numpy()
+        before_last = np.flatnonzero(~mask[: np.flatnonzero(mask).max(initial=-1) + 1])
+        return sums.without(before_last, self.compiled.automaton.classes - 1)
 
 
-def class_sums(readout: Readout) -> tuple[NDArray[np.floating], NDArray[np.floating], NDArray[np.floating]]:
-    """Mass, sum of p log p and peak [C, n] of each class, as inference takes them."""
+def class_sums(readout: Readout) -> ClassSums:
+    """The readout's class sums of all C positions, as inference takes them."""
     classes = _classes(readout)
-    return classes.mass.cpu().numpy(), classes.plogp.cpu().numpy(), classes.peak.cpu().numpy()
+    return ClassSums(classes.mass.cpu().numpy(), classes.plogp.cpu().numpy(), classes.peak.cpu().numpy())
 
 
 def _classes(readout: Readout) -> ClassReadout:
@@ -120,27 +131,14 @@ def _classes(readout: Readout) -> ClassReadout:
     return readout.classes
 
 
-def hold(readout: Readout, locked: Locked) -> Readout:
-    """A readout in which locked positions have their token for certain."""
-    tokens, mask = locked.tokens.to(readout.argmax.device), locked.mask.to(readout.argmax.device)
-    return replace(
-        readout,
-        argmax=torch.where(mask, tokens, readout.argmax),
-        sample=torch.where(mask, tokens, readout.sample),
-        entropy=torch.where(mask, 0.0, readout.entropy),
-        confidence=torch.where(mask, 1.0, readout.confidence),
-    )
-
-
-def _certainty(
-    found: Inference, mass: NDArray[np.floating], plogp: NDArray[np.floating], peak: NDArray[np.floating]
-) -> tuple[Floats, Floats]:
+def _certainty(found: Inference, sums: ClassSums) -> tuple[Floats, Floats]:
     """[L] each: entropy, and the probability of the likeliest token, over the tokens that can stand at a position.
 
     Not those of the marginals given validity: in them a rule counts that the model follows by itself already, and the
     canvas would settle on what the model is not sure of (docs/sudoku.md has the measurement). Where the text may have
     ended before a position, any token can stand there, and the marginal's entropy tells how sure that is.
     """
+    mass, plogp, peak = sums.mass, sums.plogp, sums.peak
     possible = np.isfinite(found.log_multiplier)
     allowed = np.where(possible, mass, 0.0).sum(1, dtype=np.float64)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -158,6 +156,17 @@ def _certainty(
     confidence[ended] = np.exp((log_ratio + peak[ended]).max(1))
     # Rounding can leave a certain position a hair outside.
     return np.maximum(np.where(ended, found.entropy, entropy), 0.0), np.minimum(confidence, 1.0)
+
+
+def _factors(found: Inference, sums: ClassSums) -> Floats:
+    """[L, n]: what the model's probability of a class's token becomes over the tokens that can stand at a position."""
+    possible = np.isfinite(found.log_multiplier)
+    allowed = np.where(possible, sums.mass, 0.0).sum(1, dtype=np.float64, keepdims=True)
+    with np.errstate(divide="ignore"):
+        factors = np.where(possible & (allowed > 0), 1.0 / allowed, 0.0)
+        ended = found.tail > 0
+        factors[ended] = np.exp(np.logaddexp(found.log_multiplier[ended], np.log(found.tail[ended])[:, None]))
+    return factors
 
 
 def _padded(values: NDArray[np.int64], length: int, value: int) -> Tensor:

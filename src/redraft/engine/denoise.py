@@ -1,13 +1,4 @@
-"""One canvas while it is denoised: what a step needs from the step before, and what is made of its hidden states.
-
-noise --> canvas --> denoise --> readout --> accept --> next canvas
-            ^          ^           |           |            |
-            |          +-- signal -+           +-- renoise  |
-            +-----------------------------------------------+
-          until the argmax canvas is stable and sure, or the steps are used up
-
-A constraint stands between readout and accept. The forward itself is the caller's, who may have others to run.
-"""
+"""One canvas from noise to its last step: a task that asks for a forward a step."""
 
 from dataclasses import dataclass
 
@@ -15,30 +6,50 @@ import torch
 from torch import Tensor
 
 from redraft.canvas.random import INITIAL, PositionRandom
-from redraft.canvas.readout import Readout
+from redraft.canvas.readout import ReadoutSpec
+from redraft.canvas.step import CanvasState, Pinned, StepOutcome, StepRules, start, step
 from redraft.canvas.token_classes import TokenClasses
-from redraft.engine.constrained import CanvasConstraint, Locked, hold
+from redraft.engine.constrained import CanvasConstraint, ConstrainedStep
+from redraft.engine.memory import PooledCache
 from redraft.engine.request import Request
 from redraft.engine.result import OnStep, StepEvent
+from redraft.engine.runtime import Runtime
+from redraft.engine.task import Forward, Reading, Task, on_host, read
 from redraft.errors import GenerationError
-from redraft.models.base import BlockDiffusionModel
+from redraft.models.base import BlockDiffusionModel, Span
 
 # Attempts at one canvas draw from streams of their own, above the numbers that canvases have.
 ATTEMPT = 1 << 32
 
 
 @dataclass(frozen=True, eq=False)
+class CanvasPlan:
+    """A canvas that is to be denoised, and what holds on it."""
+
+    index: int
+    """Its number in the answer, from 0."""
+    length: int
+    attempt: int = 0
+    """The number of the try at it, from 0."""
+    constraint: CanvasConstraint | None = None
+    pinned: Pinned | None = None
+    read_classes: TokenClasses | None = None
+    """Token classes to read the canvas by at its last step, in the place of a step."""
+    read_temperature: float = 1.0
+
+
+@dataclass(frozen=True, eq=False)
 class FinishedCanvas:
-    """The argmax canvas of the last step, and how it came about."""
+    """What a canvas came to, and how; all tensors are on the CPU."""
 
     tokens: Tensor
-    """[C] int64."""
+    """[C] int64: what is committed."""
     confidence: Tensor
-    """[C] float32: the probability of the likeliest token at the last step."""
+    """[C] float32: how sure the model was of each position."""
     denoising_steps: int
     converged: bool
     log_valid: float | None = None
-    """At the last step, if there is a constraint: log probability that independent draws would have been valid."""
+    """The log probability, at the last step, that independent draws would have been valid, if there is a constraint."""
     end_state: int | None = None
     """Where the constraint stands after it."""
     top_ids: Tensor | None = None
@@ -47,149 +58,179 @@ class FinishedCanvas:
     """[C, k] float32: their natural log probabilities, of the processed logits."""
 
 
-class DenoisingCanvas:
-    """Canvas ``index`` of a request, at its ``attempt``-th try, from its starting tokens to its last step."""
+class Denoising:
+    """The steps of one canvas: its state, its draws, and the forward that it asks for next."""
 
-    def __init__(
-        self,
-        model: BlockDiffusionModel,
-        request: Request,
-        index: int,
-        length: int,
-        *,
-        attempt: int = 0,
-        constraint: CanvasConstraint | None = None,
-        locked: Locked | None = None,
-        on_step: OnStep | None = None,
-    ) -> None:
-        """``length`` positions that follow the cache; ``locked`` ones keep their token."""
-        self._model, self._request, self._index, self._length = model, request, index, length
-        self._constraint, self._locked, self._on_step = constraint, locked, on_step
-        self._stream = index + attempt * ATTEMPT
-        self._step = request.max_denoising_steps
-        self._open = torch.ones(length, dtype=torch.bool) if locked is None else ~locked.mask
-        self._earlier: list[Tensor] = []
-        self.tokens = self._starting_tokens().to(model.device)
-        """[C] int64: what the model is to see next."""
-        self.signal: Tensor | None = None
-        """[C, H]: the soft embedding of the step before, None at the first."""
+    def __init__(self, runtime: Runtime, request: Request, plan: CanvasPlan, cache: PooledCache) -> None:
+        self._model: BlockDiffusionModel = runtime.model
+        self._piece = runtime.tokenizer.piece
+        self._request, self._plan, self._cache = request, plan, cache
+        self._rules = StepRules(
+            request.acceptance, request.stopping, self._model.corruption, request.max_denoising_steps
+        )
+        self.state = start(
+            self._draws(INITIAL),
+            self._rules,
+            draft=request.draft,
+            offset=plan.index * request.canvas_length,
+            pinned=plan.pinned,
+            device=self._model.device,
+        )
 
-    def _draws(self, step: int) -> PositionRandom:
-        return PositionRandom(self._request.seed, self._stream, step, self._length)
+    def finish(self, commit: Tensor | None, on_step: OnStep | None) -> Task[FinishedCanvas]:
+        """Denoise to the last step. ``commit`` [T]: what is still to be encoded before the canvas."""
+        while True:
+            number, temperature = self.state.step, self._temperature()
+            reading = yield from read(Forward(self._spans(commit), self._spec(temperature)))
+            commit = None
+            outcome, conditioned = yield from self._step(reading)
+            finished = bool(outcome.flags[0])
+            if on_step is not None:
+                on_step(self._event(temperature, self.state, outcome, finished))
+            self.state = outcome.state
+            if finished or number == self._rules.steps:
+                return self._finished(number, finished, outcome, conditioned)
 
-    def _starting_tokens(self) -> Tensor:
-        draws = self._draws(INITIAL)
-        tokens = self._model.noise.tokens(draws.noise)
-        draft = self._request.draft
-        if draft is not None:
-            tokens = draft.laid_over(tokens, self._index * self._request.canvas_length, draws.sample)
-        return tokens if self._locked is None else torch.where(self._locked.mask, self._locked.tokens, tokens)
+    def read_last(self, commit: Tensor | None, on_step: OnStep | None) -> Task[tuple[Reading, int]]:
+        """Denoise, and read the last step by the plan's classes in the place of taking it -> what was read, and how
+        many steps there were."""
+        plan = self._plan
+        wanted = ReadoutSpec(plan.read_temperature, classes=plan.read_classes)
+        while self.state.step < self._rules.steps:
+            number, temperature = self.state.step, self._temperature()
+            reading = yield from read(Forward(self._spans(commit), self._spec(temperature)))
+            commit = None
+            outcome, _ = yield from self._step(reading)
+            finished = bool(outcome.flags[0])
+            if on_step is not None:
+                on_step(self._event(temperature, self.state, outcome, finished))
+            if finished:
+                last = yield from read(Forward(readout=wanted, hidden=reading.hidden))
+                yield from self._check_numbers(last)
+                return last, number
+            self.state = outcome.state
+        last = yield from read(Forward(self._spans(commit), wanted))
+        yield from self._check_numbers(last)
+        if on_step is not None:
+            on_step(self._only_read(last))
+        return last, self.state.step
 
-    @torch.inference_mode()
-    def advance(self, hidden: Tensor) -> FinishedCanvas | None:
-        """Take in the hidden states [C, H] of ``tokens``, and be ready for the next step; the canvas if it is the last.
+    def _draws(self, key: int) -> PositionRandom:
+        plan = self._plan
+        return PositionRandom(self._request.seed, plan.index + plan.attempt * ATTEMPT, key, plan.length)
 
-        Raises GenerationError where the model yields NaN or infinities.
-        """
-        request, step, steps = self._request, self._step, self._request.max_denoising_steps
-        draws, device = self._draws(step), self._model.device
+    @property
+    def _step_draws(self) -> PositionRandom:
+        """The draws of the step that is next, whose key counts down: so it did when the first recordings were made."""
+        return self._draws(self._rules.steps - self.state.step + 1)
+
+    def _temperature(self) -> float:
+        request = self._request
         scale = request.temperature if request.temperature > 0 else 1.0
-        temperature = scale * request.schedule.temperature(step, steps)
-        readout, log_valid, end_state = self._read(hidden, temperature, draws)
-        accepted = request.acceptance.accepted(readout.entropy, readout.confidence)
-        noise = self._model.noise.tokens(draws.noise).to(device)
-        following = torch.where(accepted, readout.sample, noise)
-        if self._locked is not None:
-            following = torch.where(self._locked.mask.to(device), readout.sample, following)
-        # Locked positions are certain, which says nothing of the others.
-        settling = readout.argmax[self._open]
-        finished = request.stopping.finished(
-            settling, readout.entropy[self._open], self.tokens[self._open], self._earlier
-        )
-        if self._on_step is not None:
-            self._tell(self._on_step, temperature, readout, accepted, following, finished)
-        if finished or step == 1:
-            return FinishedCanvas(
-                readout.argmax.cpu(),
-                readout.confidence.cpu(),
-                steps - step + 1,
-                finished,
-                log_valid,
-                end_state,
-                None if readout.top_ids is None else readout.top_ids.cpu(),
-                None if readout.top_logprobs is None else readout.top_logprobs.cpu(),
-            )
-        memory = request.stopping.memory
-        self._earlier = [*self._earlier, settling][-memory:] if memory else []
-        self.tokens, self.signal, self._step = following, readout.signal, step - 1
-        return None
+        return scale * request.schedule.temperature(self.state.step, self._rules.steps)
 
-    @torch.inference_mode()
-    def read(self, hidden: Tensor, temperature: float, classes: TokenClasses, told: bool) -> Readout:
-        """What the hidden states [C, H] of ``tokens`` say, class sums and all, of logits at ``temperature``. Nothing is
-        accepted, and the canvas does not go on. ``told``: they were those of the last ``advance``, whose event was all
-        that there is to tell of the step.
+    def _spans(self, commit: Tensor | None) -> tuple[Span, ...]:
+        state = self.state
+        canvas = Span(state.tokens, self._cache, "denoise", state.self_conditioning)
+        return (canvas,) if commit is None else (Span(commit, self._cache, "encode"), canvas)
 
-        Raises GenerationError where the model yields NaN or infinities.
-        """
-        readout = self._model.readout(hidden, temperature, None, signal=False, classes=classes)
-        self._check_numbers(readout.entropy)
-        if self._on_step is not None and not told:
-            nothing = torch.zeros(self._length, dtype=torch.bool)
-            following = self._model.noise.tokens(self._draws(self._step).noise)
-            self._tell(self._on_step, temperature, readout, nothing, following, finished=False)
-        return readout
-
-    def _tell(
-        self,
-        on_step: OnStep,
-        temperature: float,
-        readout: Readout,
-        accepted: Tensor,
-        following: Tensor,
-        finished: bool,
-    ) -> None:
-        on_step(
-            StepEvent(
-                canvas_index=self._index,
-                step=self._step,
-                temperature=temperature,
-                tokens_in=self.tokens.cpu(),
-                argmax=readout.argmax.cpu(),
-                sample=readout.sample.cpu(),
-                entropy=readout.entropy.cpu(),
-                accepted=accepted.cpu(),
-                tokens_out=following.cpu(),
-                finished=finished,
-            )
-        )
-
-    def _read(
-        self, hidden: Tensor, temperature: float, draws: PositionRandom
-    ) -> tuple[Readout, float | None, int | None]:
-        """What the step reads off, under the constraint and with locked positions; its log P(valid) and end state."""
-        greedy, constraint = self._request.temperature == 0, self._constraint
-        readout = self._model.readout(
-            hidden,
+    def _spec(self, temperature: float) -> ReadoutSpec:
+        request, constraint = self._request, self._plan.constraint
+        return ReadoutSpec(
             temperature,
-            None if greedy else draws.sample,
-            signal=self._step > 1,
+            None if request.temperature == 0 else self._step_draws.sample,
+            self_conditioning=self._model.self_conditions and self.state.step < self._rules.steps,
             # The likeliest token's is that of the token which is committed; it is always among them.
-            top_k=0 if self._request.top_logprobs is None else max(1, self._request.top_logprobs),
+            top_logprobs=0 if request.top_logprobs is None else max(1, request.top_logprobs),
             classes=None if constraint is None else constraint.compiled.classes,
         )
-        self._check_numbers(readout.entropy)
-        log_valid = end_state = None
-        if constraint is not None:
-            constrained = constraint.apply(readout, draws, greedy, self._locked)
-            readout, log_valid, end_state = constrained.readout, constrained.log_valid, constrained.end_state
-        return readout if self._locked is None else hold(readout, self._locked), log_valid, end_state
 
-    def _check_numbers(self, entropy: Tensor) -> None:
+    def _step(self, reading: Reading) -> Task[tuple[StepOutcome, ConstrainedStep | None]]:
+        """Take a step under the constraint, if there is one."""
+        constraint, readout, conditioned = self._plan.constraint, reading.readout, None
+        draws = self._step_draws
+        if constraint is not None:
+            # Inference would not say what is wrong with numbers that are none.
+            yield from self._check_numbers(reading)
+            greedy = self._request.temperature == 0
+            conditioned = constraint.apply(readout, draws, greedy, self._plan.pinned, self._settled())
+            readout = conditioned.readout
+        with torch.inference_mode():
+            outcome = step(self.state, readout, draws, self._rules)
+        _, broken = yield from on_host(outcome.flags)
+        if broken:
+            self._refuse_numbers(reading.readout.entropy)
+        return outcome, conditioned
+
+    def _settled(self) -> Pinned | None:
+        """What stays where it stands for good; None where all but pins may be renoised."""
+        if not self._rules.corruption.monotone:
+            return None
+        return Pinned(~self.state.open.cpu(), self.state.tokens.cpu())
+
+    def _check_numbers(self, reading: Reading) -> Task[None]:
+        entropy = reading.readout.entropy
+        (broken,) = yield from on_host((~torch.isfinite(entropy)).any()[None])
+        if broken:
+            self._refuse_numbers(entropy)
+
+    def _refuse_numbers(self, entropy: Tensor) -> None:
         broken = (~torch.isfinite(entropy)).nonzero()
-        if len(broken):
-            raise GenerationError(
-                f"the model's output is not a number at {len(broken)} of {self._length} positions of canvas "
-                f"{self._index}, step {self._step} (first at position {broken[0].item()}); the checkpoint's weights "
-                "are damaged, or too large for this dtype. Try dtype='float32', or load the checkpoint afresh"
-            )
+        raise GenerationError(
+            f"the model's output is not a number at {len(broken)} of {self._plan.length} positions of canvas "
+            f"{self._plan.index}, step {self.state.step} (first at position {broken[0].item()}); the checkpoint's "
+            "weights are damaged, or too large for this dtype. Try dtype='float32', or load the checkpoint afresh"
+        )
+
+    def _event(self, temperature: float, seen: CanvasState, outcome: StepOutcome, finished: bool) -> StepEvent:
+        readout = outcome.readout
+        return StepEvent(
+            canvas_index=self._plan.index,
+            step=seen.step,
+            steps=self._rules.steps,
+            temperature=temperature,
+            tokens_in=seen.tokens.cpu(),
+            argmax=readout.argmax.cpu(),
+            sample=readout.sample.cpu(),
+            entropy=readout.entropy.cpu(),
+            accepted=outcome.accepted.cpu(),
+            tokens_out=outcome.state.tokens.cpu(),
+            finished=finished,
+            piece=self._piece,
+        )
+
+    def _only_read(self, reading: Reading) -> StepEvent:
+        """A step at which nothing was accepted."""
+        readout, state = reading.readout, self.state
+        noise = self._model.corruption.noise.tokens(self._step_draws.noise)
+        nothing = torch.zeros(self._plan.length, dtype=torch.bool)
+        return StepEvent(
+            canvas_index=self._plan.index,
+            step=state.step,
+            steps=self._rules.steps,
+            temperature=self._plan.read_temperature,
+            tokens_in=state.tokens.cpu(),
+            argmax=readout.argmax.cpu(),
+            sample=readout.sample.cpu(),
+            entropy=readout.entropy.cpu(),
+            accepted=nothing,
+            tokens_out=self._model.corruption.following(state.tokens.cpu(), nothing, readout.sample.cpu(), noise),
+            finished=False,
+            piece=self._piece,
+        )
+
+    def _finished(
+        self, number: int, converged: bool, outcome: StepOutcome, conditioned: ConstrainedStep | None
+    ) -> FinishedCanvas:
+        top_ids, top_logprobs = outcome.readout.top_ids, outcome.readout.top_logprobs
+        sampled = self._rules.corruption.monotone and self._request.temperature > 0
+        return FinishedCanvas(
+            outcome.committed.cpu(),
+            outcome.state.confidence.cpu(),
+            number,
+            converged,
+            None if conditioned is None else conditioned.log_valid,
+            None if conditioned is None else conditioned.end_state(sampled),
+            None if top_ids is None else top_ids.cpu(),
+            None if top_logprobs is None else top_logprobs.cpu(),
+        )

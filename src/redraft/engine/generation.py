@@ -1,23 +1,62 @@
-"""An answer under way, one forward of the model at a time."""
+"""The task of one answer: canvas after canvas, candidates, commits, and the text that comes of them."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
 import torch
+from torch import Tensor
 
-from redraft.engine.constrained import CanvasConstraint, Locked
-from redraft.engine.denoise import DenoisingCanvas, FinishedCanvas
+from redraft.canvas.step import Pinned
+from redraft.engine.constrained import CanvasConstraint
+from redraft.engine.context import follow, open_context, prefill
+from redraft.engine.denoise import CanvasPlan, Denoising, FinishedCanvas
 from redraft.engine.memory import PooledCache
-from redraft.engine.request import Request
-from redraft.engine.result import Chunk, FinishReason, Result, StepEvent, TokenLogprob, Usage
-from redraft.engine.task import Waiting, Work, no_room
+from redraft.engine.request import Request, answer_text
+from redraft.engine.result import Chunk, FinishReason, OnStep, Result, TokenLogprob, Usage
+from redraft.engine.runtime import Runtime
+from redraft.engine.task import StepRecorder, Task, Waiting, recorded
 from redraft.engine.verify import Candidate, wrong_positions
-from redraft.errors import GenerationError
 
-if TYPE_CHECKING:
-    from redraft.api import Engine
+
+class Recorders(Protocol):
+    """Makes recorders, one for each request."""
+
+    def recorder(self, request: Request, runtime: Runtime, reading: Any = None) -> StepRecorder:
+        """Begin to keep what happens in a request; ``reading``: what is read off its canvas, if it is a decision."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """A finished answer, and the canvases that it came of."""
+
+    result: Result
+    canvases: Sequence[FinishedCanvas]
+    """Whole, also where the answer ends before them."""
+
+
+@dataclass(frozen=True, eq=False)
+class Generate:
+    """An answer that is asked for (a ``task.Runnable``)."""
+
+    runtime: Runtime
+    request: Request
+    record: Recorders | None = None
+
+    def task(self, on_step: OnStep | None = None, recorder: StepRecorder | None = None) -> Task[Result]:
+        """Begin to answer. Every finished canvas is a chunk. ``recorder``: in the place of one from ``record``."""
+        return (yield from self.answer(on_step, recorder)).result
+
+    def answer(self, on_step: OnStep | None = None, recorder: StepRecorder | None = None) -> Task[Answer]:
+        """Begin to answer, and keep the canvases."""
+        if recorder is None and self.record is not None:
+            recorder = self.record.recorder(self.request, self.runtime)
+        return recorded(self._begin, recorder, on_step, lambda answer: answer.result)
+
+    def _begin(self, on_step: OnStep | None) -> Task[Answer]:
+        return _Writing(self.runtime, self.request, on_step).run()
 
 
 @dataclass(frozen=True)
@@ -37,83 +76,48 @@ class _Attempt:
         return len(self.wrong), -self.score
 
 
-class Generation(Iterator[Chunk]):
-    """Iterate for the answer's chunks, one a canvas; ``result`` runs what is left and returns the whole.
+class _Writing:
+    """An answer under way."""
 
-    ``work`` does one forward at a time, so that several generations can take turns.
-    """
-
-    def __init__(self, engine: "Engine", request: Request, on_step: Callable[[StepEvent], None] | None) -> None:
-        self._engine, self._request, self._on_step = engine, request, on_step
-        self._text = engine.answer_text(request, request.stop)
+    def __init__(self, runtime: Runtime, request: Request, on_step: OnStep | None) -> None:
+        self._runtime, self._request, self._on_step = runtime, request, on_step
+        self._text = answer_text(runtime, request, request.stop)
         self._state = None if request.constraint is None else request.constraint.automaton.start
         self._encoded = len(request.prompt)
-        self._uncommitted: torch.Tensor | None = None
+        self._uncommitted: Tensor | None = None
         self._finish: FinishReason | None = None
         self._canvases: list[_Attempt] = []
         self._logprobs: list[TokenLogprob] = []
         self._steps = 0
-        self._result: Result | None = None
-        self.work: Work[Result] = self._run()
-        """What there is to do, one forward at a time."""
 
-    def advance(self) -> Chunk | Waiting | None:
-        """One forward: a chunk of the prompt, or a denoising step; the chunk of the canvas that it finished, if any.
-
-        Waiting.FOR_MEMORY where no forward was done, since keys and values need memory that others hold now. Raises
-        StopIteration when the answer is whole.
-        """
-        return next(self.work)
-
-    def close(self) -> None:
-        """Stop here and give back all memory; of an answer that is not whole there will be no result."""
-        self.work.close()
-
-    @property
-    def canvases(self) -> list[FinishedCanvas]:
-        """The finished canvases, whole, also where the answer ends before them."""
-        return [attempt.canvas for attempt in self._canvases]
-
-    def __next__(self) -> Chunk:
-        while not isinstance(chunk := self.advance(), Chunk):
-            if chunk is Waiting.FOR_MEMORY:
-                # Nobody else does anything until this returns.
-                raise GenerationError(no_room(self._engine.pool))
-        return chunk
-
-    def result(self) -> Result:
-        """Finish the answer and return it."""
-        for _ in self:
-            pass
-        if self._result is None:
-            raise RuntimeError(
-                "the generation was closed, or ended with an error that was raised where it was iterated"
-            )
-        return self._result
-
-    def _run(self) -> Work[Result]:
+    def run(self) -> Task[Answer]:
+        """Write the answer."""
         began = time.perf_counter()
-        request, contexts = self._request, self._engine.contexts
-        cache, cached = yield from contexts.open(request.prompt)
+        request, runtime = self._request, self._runtime
+        cache, cached = yield from open_context(runtime, request.prompt)
         try:
-            for _ in contexts.chunks(request.prompt, cache):
-                yield None
+            self._uncommitted = yield from prefill(runtime, request.prompt, cache)
             first_token = 0.0
             while self._finish is None:
-                # The first step of a canvas commits the one before.
+                # The first step of a canvas commits what comes before it.
                 while not cache.reserve(self._encoded):
                     yield Waiting.FOR_MEMORY
                 # A canvas is never cut short for max_tokens: the model was trained on whole ones. Only the end of the
                 # context leaves no room for one.
                 length = min(request.canvas_length, request.context_length - self._encoded)
                 chunk = self._take((yield from self._best(cache, length)), length)
-                contexts.commits(cache, self._canvases[-1].canvas.tokens.tolist())
+                follow(runtime, cache, self._canvases[-1].canvas.tokens.tolist())
                 first_token = first_token or time.perf_counter() - began
                 yield chunk
         finally:
             cache.close()
-        canvases = self._canvases
-        self._result = Result(
+        seconds = time.perf_counter() - began
+        return Answer(self._result(cached, first_token, seconds), [attempt.canvas for attempt in self._canvases])
+
+    def _result(self, cached: int, first_token: float, seconds: float) -> Result:
+        request, canvases = self._request, self._canvases
+        assert self._finish is not None, "the answer is whole"
+        return Result(
             text=self._text.text,
             token_ids=tuple(self._text.token_ids),
             finish_reason=self._finish,
@@ -130,12 +134,11 @@ class Generation(Iterator[Chunk]):
                 canvases=len(canvases),
                 denoising_steps=self._steps,
                 time_to_first_token=first_token,
-                seconds=time.perf_counter() - began,
+                seconds=seconds,
             ),
         )
-        return self._result
 
-    def _best(self, cache: PooledCache, length: int) -> Work[_Attempt]:
+    def _best(self, cache: PooledCache, length: int) -> Task[_Attempt]:
         """The best of the candidates for the next canvas: first by what the verifier marks, then by the score."""
         best, number = None, 0
         for _ in range(self._request.best_of):
@@ -153,31 +156,18 @@ class Generation(Iterator[Chunk]):
         assert best is not None, "a request has at least one candidate"
         return best
 
-    def _denoise(self, cache: PooledCache, length: int, number: int, locked: Locked | None) -> Work[_Attempt]:
-        """Denoise the next canvas, one forward between two yields."""
-        model, request = self._engine.model, self._request
-        index, room = len(self._canvases), request.max_tokens - len(self._text.token_ids)
+    def _denoise(self, cache: PooledCache, length: int, number: int, pinned: Pinned | None) -> Task[_Attempt]:
+        """Denoise the next canvas."""
+        request = self._request
+        room = request.max_tokens - len(self._text.token_ids)
         constraint = None
         if request.constraint is not None and self._state is not None:
             constraint = CanvasConstraint.of(request.constraint, self._state, length, room)
-        canvas = DenoisingCanvas(
-            model, request, index, length, attempt=number, constraint=constraint, locked=locked, on_step=self._on_step
-        )
-        finished = None
-        while finished is None:
-            with torch.inference_mode():
-                if self._uncommitted is not None:
-                    # The canvas before is committed along with the first step of this one.
-                    before, self._uncommitted = self._uncommitted.to(model.device)[None], None
-                    hidden = model.commit_and_denoise(before, canvas.tokens[None], cache)[0]
-                else:
-                    signal = None if canvas.signal is None else canvas.signal[None]
-                    hidden = model.denoise(canvas.tokens[None], cache, signal)[0]
-            finished = canvas.advance(hidden)
-            self._steps += 1
-            if finished is None:
-                yield None
-        return self._judged(finished, length, room)
+        plan = CanvasPlan(len(self._canvases), length, number, constraint, pinned)
+        commit, self._uncommitted = self._uncommitted, None
+        canvas = yield from Denoising(self._runtime, request, plan, cache).finish(commit, self._on_step)
+        self._steps += canvas.denoising_steps
+        return self._judged(canvas, length, room)
 
     def _judged(self, canvas: FinishedCanvas, length: int, room: int) -> _Attempt:
         request = self._request
@@ -194,7 +184,7 @@ class Generation(Iterator[Chunk]):
         return _Attempt(canvas, tokens, finish, wrong, score)
 
     def _candidate(self, tokens: list[int]) -> Candidate:
-        before, tokenizer = tuple(self._text.token_ids), self._engine.tokenizer
+        before, tokenizer = tuple(self._text.token_ids), self._runtime.tokenizer
         # The markers of a thought that was asked for tell where the answer begins.
         decode = tokenizer.decode if self._request.thought is None else tokenizer.decode_all
         return Candidate(len(self._canvases), decode([*before, *tokens]), tuple(tokens), before, decode)
@@ -210,18 +200,18 @@ class Generation(Iterator[Chunk]):
         if self._text.stopped:
             self._finish = "stop"
         # Handed out before it is committed, which the next canvas's first step does; after the last one nothing.
-        self._uncommitted = canvas.tokens
+        self._uncommitted = canvas.tokens.to(self._runtime.model.device)
         tokens = tuple(self._text.token_ids[before:])
         logprobs = _logprobs(canvas, tokens, self._request)
         self._logprobs += logprobs
         return Chunk(index, text, tokens, canvas.denoising_steps, canvas.converged, thought, logprobs)
 
 
-def _all_but(attempt: _Attempt) -> Locked:
-    """Lock a canvas but for the positions that are wrong."""
+def _all_but(attempt: _Attempt) -> Pinned:
+    """Pin a canvas but for the positions that are wrong."""
     mask = torch.ones(len(attempt.canvas.tokens), dtype=torch.bool)
     mask[list(attempt.wrong)] = False
-    return Locked(mask, attempt.canvas.tokens)
+    return Pinned(mask, attempt.canvas.tokens)
 
 
 def _logprobs(canvas: FinishedCanvas, tokens: Sequence[int], request: Request) -> tuple[TokenLogprob, ...]:

@@ -108,7 +108,7 @@ class KVPool:
             block,
             budget,
             longest_write=max(chunk, model.config.canvas_length),
-            multiple=1 if model.chunk_independent else chunk,
+            multiple=1 if model.batch_independent else chunk,
             dtype=model.kv_dtype,
             device=model.device,
         )
@@ -333,19 +333,28 @@ class PooledCache:
         return found
 
     def write(self, layer: int, keys: Tensor, values: Tensor) -> None:
+        start = 0
+        for own_keys, own_values in self.room(layer, keys.shape[2]):
+            end = start + own_keys.shape[2]
+            own_keys[:] = keys[:, :, start:end].detach()
+            own_values[:] = values[:, :, start:end].detach()
+            start = end
+
+    def room(self, layer: int, count: int) -> list[tuple[Tensor, Tensor]]:
         self._check_open()
         number, rank = self._pool._places[layer]
         start, size = self._stored[layer], self._pool.block
-        end = start + keys.shape[2]
+        end = start + count
         self._grow(end)
+        found = []
         for index in range(start // size, -(-end // size)):
             part = self._blocks[index].parts[number]
             assert part is not None, "what is written is held"
-            first, last = max(start, index * size), min(end, (index + 1) * size)
-            into = slice(first - index * size, last - index * size)
-            for stored, new in zip(part.layers[rank], (keys, values), strict=True):
-                stored[:, :, into] = new[:, :, first - start : last - start].detach()
+            own = slice(max(start, index * size) - index * size, min(end, (index + 1) * size) - index * size)
+            keys, values = part.layers[rank]
+            found.append((keys[:, :, own], values[:, :, own]))
         self._stored[layer] = end
+        return found
 
     def advance(self, count: int) -> None:
         # A model without layers writes nothing, and its tokens count all the same.
@@ -359,6 +368,9 @@ class PooledCache:
                 self._pool._release(block, number)
             self._first[number] = max(self._first[number], first)
         self._pool._trim()
+
+    def rewind(self) -> None:
+        self._stored = [self._length] * len(self._stored)
 
     def follow(self, tokens: Sequence[int]) -> None:
         """Say what is encoded after the tokens that are known: their blocks, too, are shared as soon as they are whole,

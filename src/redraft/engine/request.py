@@ -1,5 +1,6 @@
 """What one generation asks for, checked before any work."""
 
+import inspect
 import math
 import secrets
 from collections.abc import Sequence
@@ -9,17 +10,20 @@ from typing import TypeVar, cast
 import torch
 from torch import Tensor
 
-from redraft.canvas.acceptance import AcceptanceRule
-from redraft.canvas.schedule import TemperatureSchedule
-from redraft.canvas.stopping import StoppingRule
+from redraft.canvas.acceptance import AcceptanceRule, EntropyBound
+from redraft.canvas.draft import Draft
+from redraft.canvas.schedule import LinearTemperature, TemperatureSchedule
+from redraft.canvas.stopping import StableAndConfident, StoppingRule
 from redraft.constrain.compiler import CompiledConstraint, ThoughtMarkers
 from redraft.constrain.constraint import Constraint
 from redraft.engine.memory import KVPool
+from redraft.engine.runtime import Prompt, Runtime
+from redraft.engine.text import AnswerText
 from redraft.engine.verify import Verifier
 from redraft.errors import RequestError
 
 MAX_STOP_STRINGS = 16
-LEAST_TEMPERATURE = 1e-4
+MIN_TEMPERATURE = 1e-4
 
 _Rule = TypeVar("_Rule")
 
@@ -44,7 +48,7 @@ class Request:
     end_token_ids: tuple[int, ...]
     context_length: int
     constraint: CompiledConstraint | None = None
-    demand: Constraint | None = None
+    constraint_source: Constraint | None = None
     """What ``constraint`` was compiled from."""
     thought: ThoughtMarkers | None = None
     verifier: Verifier | None = None
@@ -52,26 +56,17 @@ class Request:
     """Times a candidate's positions that the verifier marked are denoised again."""
     best_of: int = 1
     """Candidates of every canvas, all on one prefix."""
-    draft: "Draft | None" = None
+    draft: Draft | None = None
     top_logprobs: int | None = None
     """Log probabilities are kept, and those of so many of the likeliest tokens of every position."""
 
 
-@dataclass(frozen=True, eq=False)
-class Draft:
-    """Text from which the canvases start, in the place of noise, as far as it survives (Meng et al. 2021, SDEdit)."""
-
-    tokens: Tensor
-    """[T] int64, from the first canvas's first position on."""
-    survival: Tensor
-    """[T] float64: the probability that a token stays."""
-
-    def laid_over(self, noise: Tensor, start: int, uniforms: Tensor) -> Tensor:
-        """``noise`` [C], the canvas from position ``start`` on, with the tokens that survive ``uniforms`` [C]."""
-        own = slice(start, start + len(noise))
-        count = len(self.tokens[own])
-        stays = uniforms[:count] < self.survival[own]
-        return torch.cat((torch.where(stays, self.tokens[own], noise[:count]), noise[count:]))
+def answer_text(runtime: Runtime, request: Request, stop: Sequence[str] = ()) -> AnswerText:
+    """Make what takes the tokens of an answer to ``request`` apart."""
+    # Under a constraint without a thought no marker can stand.
+    markers = runtime.thought_markers if request.constraint is None else request.thought
+    tokenizer = runtime.tokenizer
+    return AnswerText(tokenizer.decode, stop, markers, tokenizer.settled, thinking=request.thought is not None)
 
 
 def check_whole(name: str, value: object, least: int, most: int | None = None) -> int:
@@ -126,7 +121,7 @@ def check_listeners(on_step: object, record: object) -> None:
     """RequestError for what cannot be told of steps, or keep them; None is nobody."""
     if on_step is not None and not callable(on_step):
         raise RequestError(f"on_step {on_step!r} must be a function that takes a StepEvent")
-    if record is not None and not hasattr(record, "generation"):
+    if record is not None and not hasattr(record, "recorder"):
         raise RequestError(f"record {record!r} must be a RecordingFolder, such as redraft.RecordingFolder('runs')")
 
 
@@ -159,10 +154,8 @@ def check_draft(draft: Draft | None, vocab_size: int) -> Draft | None:
 def check_temperature(value: object) -> float:
     """0, or a temperature that float32 logits can be divided by; else a RequestError."""
     temperature = check_number("temperature", value, 0)
-    if 0 < temperature < LEAST_TEMPERATURE:
-        raise RequestError(
-            f"temperature {temperature:g} is too small; use 0 for greedy, or {LEAST_TEMPERATURE} or more"
-        )
+    if 0 < temperature < MIN_TEMPERATURE:
+        raise RequestError(f"temperature {temperature:g} is too small; use 0 for greedy, or {MIN_TEMPERATURE} or more")
     return temperature
 
 
@@ -201,7 +194,7 @@ def check_prompt(tokens: Sequence[int], vocab_size: int, image_token_ids: Sequen
 
 def check_budget(constraint: CompiledConstraint, max_tokens: int | None, room: int) -> None:
     """Refuse a constraint whose shortest text does not fit ``room`` tokens."""
-    fewest = constraint.fewest_tokens
+    fewest = constraint.min_tokens
     if fewest <= room:
         return
     if max_tokens is None:
@@ -257,3 +250,103 @@ def check_memory(pool: KVPool, prompt_length: int, room: int, canvas_length: int
             f"fit, or kv_bytes {needed:,}"
         )
     return room
+
+
+def generate(
+    runtime: Runtime,
+    prompt: Prompt,
+    *,
+    max_tokens: int | None = None,
+    seed: int | None = None,
+    temperature: float = 1.0,
+    max_denoising_steps: int | None = None,
+    entropy_bound: float | None = None,
+    stop: str | Sequence[str] | None = None,
+    canvas_length: int | None = None,
+    acceptance: AcceptanceRule | None = None,
+    stopping: StoppingRule | None = None,
+    constraint: Constraint | None = None,
+    thinking: bool = False,
+    verifier: Verifier | None = None,
+    verify_rounds: int = 3,
+    best_of: int = 1,
+    draft: Draft | None = None,
+    top_logprobs: int | None = None,
+    **unknown: object,
+) -> Request:
+    """Check what ``prompt`` asks for: a raw text, token ids, or chat messages (``{"role", "content"}``).
+
+    max_tokens: at most so many tokens, by default what the context has left. seed: 0 .. 2**64-1, by default a
+    random one, which the result names. temperature: scales the checkpoint's schedule; 0 takes the argmax for a
+    sample. max_denoising_steps, entropy_bound (nats a canvas): by default the checkpoint's. stop: strings at
+    which the answer ends, not part of it. canvas_length: positions denoised at once, at most the model's own.
+    acceptance: the rule itself in place of the entropy bound, such as ``ConfidenceThreshold``. stopping: the rule
+    in place of the checkpoint's stable-and-confident one, such as ``ReproducesCanvas``.
+
+    constraint: ``JSONSchema``, ``Regex``, ``Choice`` or ``Template``, which the whole answer matches; stop strings
+    then do not occur in it. thinking: ask the model to think first; the thought is not part of the answer, nor
+    held to the constraint. verifier: called with a ``Candidate`` for every canvas, says which positions are wrong;
+    these alone are denoised again, at most verify_rounds times. best_of: so many candidates for every canvas, of
+    which the one with the fewest wrong positions stays, then the one that the model is surest of. draft: what the
+    canvases start from in the place of noise. top_logprobs: keep so many of the likeliest tokens of every position
+    with their log probabilities, 0 to 20; without a constraint.
+
+    Raises RequestError, before any work, for a prompt or parameter that cannot be honoured (ConstraintError if it
+    is the constraint), and GenerationError while running if the model yields NaN.
+    """
+    if unknown:
+        name = next(iter(unknown))
+        if name in ("on_step", "record"):
+            raise RequestError(
+                f"{name} cannot be given here; generate, stream, fill and edit take it, extract takes record"
+            )
+        known = ", ".join(own for own, p in _PARAMETERS.items() if p.kind is p.KEYWORD_ONLY)
+        raise RequestError(f"unknown parameter {name!r}; known are {known}, on_step, record")
+    if top_logprobs is not None and constraint is not None:
+        raise RequestError("top_logprobs and constraint exclude each other; what a constraint leaves is no token's")
+    if acceptance is not None and entropy_bound is not None:
+        raise RequestError("entropy_bound and acceptance exclude each other; put the bound into EntropyBound(...)")
+    config, defaults = runtime.model.config, runtime.model.defaults
+    tokens = check_prompt(runtime.tokenize(prompt, thinking), config.vocab_size, config.image_token_ids)
+    steps = defaults.max_denoising_steps if max_denoising_steps is None else max_denoising_steps
+    length = config.canvas_length if canvas_length is None else canvas_length
+    length = check_whole("canvas_length", length, 1, config.canvas_length)
+    thought = runtime.needed_thought_markers() if check_switch("thinking", thinking) else None
+    room = check_length(max_tokens, len(tokens), config.context_length)
+    room = check_memory(runtime.pool, len(tokens), room, length, max_tokens is not None)
+    stop_strings = check_stop(stop)
+    rounds = check_whole("verify_rounds", verify_rounds, 0)
+    compiled = None if constraint is None else runtime.compile(constraint, stop_strings, thought)
+    if compiled is not None:
+        check_budget(compiled, max_tokens, room)
+    return Request(
+        prompt=tokens,
+        max_tokens=room,
+        canvas_length=length,
+        seed=check_seed(seed),
+        temperature=check_temperature(temperature),
+        max_denoising_steps=check_whole("max_denoising_steps", steps, 1),
+        schedule=LinearTemperature(defaults.t_max, defaults.t_min),
+        acceptance=check_rule("acceptance", acceptance, ("accept",), "ConfidenceThreshold(0.9)")
+        or (
+            defaults.acceptance_rule
+            if entropy_bound is None
+            else EntropyBound(check_number("entropy_bound", entropy_bound, 0))
+        ),
+        stopping=check_rule("stopping", stopping, ("memory", "finished"), "ReproducesCanvas()")
+        or StableAndConfident(defaults.stability_threshold, defaults.confidence_threshold),
+        stop=stop_strings,
+        end_token_ids=defaults.end_token_ids,
+        context_length=config.context_length,
+        constraint=compiled,
+        constraint_source=constraint,
+        thought=thought,
+        verifier=check_verifier(verifier),
+        verify_rounds=rounds if verifier is not None else 0,
+        best_of=check_whole("best_of", best_of, 1),
+        draft=check_draft(draft, config.vocab_size),
+        top_logprobs=None if top_logprobs is None else check_whole("top_logprobs", top_logprobs, 0, 20),
+    )
+
+
+_PARAMETERS = inspect.signature(generate).parameters

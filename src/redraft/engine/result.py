@@ -1,21 +1,27 @@
 """What a generation hands out: an event a denoising step, a chunk a canvas, and the result with its cost."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
+from html import escape
 from typing import Any, Literal
 
 from torch import Tensor
 
+from redraft.models.tools import ToolCall
+
 FinishReason = Literal["stop", "length"]
+_SHOWN = 60
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class StepEvent:
     """One denoising step; tensors are [C], on the CPU, and belong to the receiver."""
 
     canvas_index: int
     step: int
-    """Counted down from the limit to 1."""
+    """Counted from 1."""
+    steps: int
+    """The limit."""
     temperature: float
     """Of the processed logits; the schedule's own where the request is greedy."""
     tokens_in: Tensor
@@ -31,6 +37,33 @@ class StepEvent:
     finished: bool
     """The canvas converged at this step."""
 
+    piece: Callable[[int], str] = field(default=str, compare=False)
+    """Gives the text of a token for drawing; its number where no tokenizer is at hand."""
+
+    def __repr__(self) -> str:
+        return (
+            f"<redraft.StepEvent canvas {self.canvas_index}, step {self.step} of {self.steps}: "
+            f"{int(self.accepted.sum())} of {len(self.accepted)} accepted, "
+            f"mean entropy {float(self.entropy.mean()):.3g} nats{', finished' if self.finished else ''}>"
+        )
+
+    def _repr_html_(self) -> str:
+        """Draw the canvas in a notebook: the likeliest tokens, those accepted set off, the unsure ones fainter."""
+        cells = zip(self.argmax.tolist(), self.accepted.tolist(), self.entropy.tolist(), strict=True)
+        drawn = "".join(
+            f'<span style="opacity:{max(0.25, 1 - entropy / 3):.2f};{_ACCEPTED if accepted else ""}" '
+            f'title="{entropy:.3f} nats">{escape(self.piece(token))}</span>'
+            for token, accepted, entropy in cells
+        )
+        return f"<p>{escape(repr(self)[1:-1])}</p><pre>{drawn}</pre>"
+
+    @property
+    def last(self) -> bool:
+        """Whether the canvas ends with this step."""
+        return self.finished or self.step == self.steps
+
+
+_ACCEPTED = "background:#cfe8cf;color:#123"
 
 OnStep = Callable[[StepEvent], None]
 """Called after every denoising step."""
@@ -88,7 +121,7 @@ class Usage:
         return self.completion_tokens / self.denoising_steps
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Result:
     """A finished answer."""
 
@@ -112,6 +145,30 @@ class Result:
     """With a verifier: whether it found nothing wrong in any canvas."""
     logprobs: tuple[TokenLogprob, ...] = ()
     """Of each of ``token_ids``; empty unless asked for."""
+    tool_calls: tuple[ToolCall, ...] = ()
+    """The calls that the answer makes, where tools were given; ``text`` is what is said beside them."""
+
+    def __repr__(self) -> str:
+        shown = self.text if len(self.text) <= _SHOWN else f"{self.text[:_SHOWN]}..."
+        flagged = "" if self.converged else f", canvases {list(self.unconverged_canvases)} unfinished"
+        return (
+            f"<redraft.{type(self).__name__} {shown!r}: {self.finish_reason}, {len(self.token_ids)} tokens in "
+            f"{self.usage.denoising_steps} steps, seed {self.seed}{flagged}>"
+        )
+
+    def _repr_html_(self) -> str:
+        """Draw the answer in a notebook, with what it cost."""
+        thought = (
+            ""
+            if not self.thought
+            else f"<details><summary>thought</summary><pre>{escape(self.thought)}</pre></details>"
+        )
+        usage = self.usage
+        return (
+            f"{thought}<pre>{escape(self.text)}</pre><p>{self.finish_reason}, {usage.completion_tokens} tokens, "
+            f"{usage.canvases} canvases, {usage.denoising_steps} denoising steps, {usage.seconds:.2f} s, seed "
+            f"{self.seed}{'' if self.converged else ', not converged'}</p>"
+        )
 
     @property
     def converged(self) -> bool:

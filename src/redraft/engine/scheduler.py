@@ -1,96 +1,148 @@
-"""Many requests, one model: a thread of its own lets them take turns, one forward each.
+"""Many requests, one model: a thread of its own puts what their tasks ask for into batches.
 
-A request joins and leaves between two forwards. What it says does not depend on who else is there: every forward
-computes one request's rows, and every draw is keyed by the request's own seed.
+A request joins and leaves between two forwards. On the kernels what it says does not depend on who else is there: a row
+is computed from that row alone, and every draw is keyed by the request's own seed.
 """
 
 import threading
 from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from typing import Any, Generic, TypeVar
 
-from redraft.api import Engine
-from redraft.engine.result import Chunk
-from redraft.engine.task import Waiting, Work
-from redraft.errors import BusyError, CancelledError, ShuttingDownError
+from redraft.engine.result import Chunk, OnStep
+from redraft.engine.runtime import Runtime, advance, no_room, start
+from redraft.engine.task import Forward, Progress, Runnable, Waiting
+from redraft.errors import BusyError, CancelledError, GenerationError, ShuttingDownError
 
 T = TypeVar("T")
+
+MAX_BATCH_ROWS = 1024
+"""Rows of a batch unless said otherwise: four canvases of 256. `python -m bench.batching --rows` tries others."""
+MAX_CONCURRENCY = 16
 
 
 @dataclass(frozen=True)
 class Load:
-    """What a service is doing."""
+    """What a scheduler is doing."""
 
-    running: int
-    waiting: int
-    finished: int
-    failed: int
-    cancelled: int
-    preempted: int
+    running: int = 0
+    waiting: int = 0
+    finished: int = 0
+    failed: int = 0
+    cancelled: int = 0
+    preempted: int = 0
     """Times a request was put back because memory ran out, and began again later."""
-    forwards: int
+    forwards: int = 0
+    """Batches computed."""
+    requests: int = 0
+    """Requests in all of these batches together."""
+    rows: int = 0
+    """Rows in all of them together."""
 
 
 @dataclass(eq=False)
-class Ticket(Generic[T]):
-    """One request's place in a service. ``result`` waits for what comes of it."""
+class Handle(Generic[T]):
+    """One request's place in a scheduler. ``result`` waits for what comes of it."""
 
-    make: Callable[[], Work[T]]
-    """Begins the work, afresh after it was put back."""
+    runnable: Runnable[T]
     client: str
     on_chunk: Callable[[Chunk], None] | None
+    on_step: OnStep | None
     future: "Future[T]" = field(default_factory=Future)
-    _work: Work[T] | None = None
+    _progress: Progress[T] | None = None
     _cancelled: bool = False
     _chunks: int = 0
-    """Handed out already, which a request that begins again does not do twice."""
+    """Chunks handed out already, which a request that begins again does not hand out twice."""
     _repeated: int = 0
 
     def result(self, timeout: float | None = None) -> T:
-        """What the request comes to; its error if it failed, TimeoutError after ``timeout`` seconds."""
+        """Wait for the result; raises the request's error, or TimeoutError after ``timeout`` seconds."""
         return self.future.result(timeout)
 
     def cancel(self) -> None:
         """End the request: it gives back what it holds before the model's next forward but one."""
         self._cancelled = True
 
+    @property
+    def asked(self) -> object:
+        """What the task waits for."""
+        return None if self._progress is None else self._progress.asked
 
-class Service:
-    """Runs the work of many requests in turns. Its methods may be called from any thread."""
+    @property
+    def rows(self) -> int:
+        """Rows that the task takes of the next batch."""
+        asked = self.asked
+        return asked.rows if isinstance(asked, Forward) else 0
 
-    def __init__(self, engine: Engine, *, max_concurrency: int = 8, max_waiting: int = 256) -> None:
-        """``max_concurrency``: requests that take turns; the others wait, at most ``max_waiting`` of them. Clients are
-        served in turn, and each one's requests in the order in which they came."""
-        self.engine = engine
-        self._most, self._most_waiting = max_concurrency, max_waiting
-        self._running: list[Ticket[Any]] = []
-        self._waiting: OrderedDict[str, deque[Ticket[Any]]] = OrderedDict()
-        self._load = Load(0, 0, 0, 0, 0, 0, 0)
+    def begin(self) -> None:
+        """Begin the task, or begin it again after it was put back."""
+        self._repeated = 0
+        self._progress = Progress(self.runnable.task(self.on_step), self._hand_out)
+        start(self._progress)
+
+    def _hand_out(self, chunk: Chunk) -> None:
+        self._repeated += 1
+        if self._repeated > self._chunks:
+            self._chunks = self._repeated
+            if self.on_chunk is not None:
+                self.on_chunk(chunk)
+
+
+class Scheduler:
+    """Runs the tasks of many requests in batches. Its methods may be called from any thread."""
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        *,
+        max_concurrency: int = MAX_CONCURRENCY,
+        max_waiting: int = 256,
+        max_batch_rows: int = MAX_BATCH_ROWS,
+    ) -> None:
+        """``max_concurrency``: requests that run; the others wait, at most ``max_waiting`` of them. ``max_batch_rows``:
+        rows of one forward; a canvas is in a batch whole or not at all, and one that is larger goes alone.
+
+        Whose turn it is goes by the rows that a client's requests have had computed so far, the least first, and among
+        one client's requests by the order in which they came.
+        """
+        self.runtime = runtime
+        self._max_concurrency, self._max_waiting, self._max_rows = max_concurrency, max_waiting, max_batch_rows
+        self._running: list[Handle[Any]] = []
+        self._waiting: OrderedDict[str, deque[Handle[Any]]] = OrderedDict()
+        self._rows: dict[str, int] = {}
+        self._load = Load()
         self._changed = threading.Condition()
         self._closing = self._closed = False
         self._thread = threading.Thread(target=self._run, name="redraft-engine", daemon=True)
         self._thread.start()
 
     def submit(
-        self, make: Callable[[], Work[T]], *, client: str = "", on_chunk: Callable[[Chunk], None] | None = None
-    ) -> Ticket[T]:
-        """Queue the work that ``make`` begins; ``on_chunk`` is called from the service's thread for each canvas.
+        self,
+        runnable: Runnable[T],
+        *,
+        client: str = "",
+        on_chunk: Callable[[Chunk], None] | None = None,
+        on_step: OnStep | None = None,
+    ) -> Handle[T]:
+        """Queue a request; ``on_chunk`` and ``on_step`` are called from the scheduler's thread.
 
         Raises ShuttingDownError once ``close`` was called, and BusyError where too many wait.
         """
-        ticket = Ticket(make, client, on_chunk)
+        handle = Handle(runnable, client, on_chunk, on_step)
         # Whoever waits for the future must not cancel it under the thread that fulfils it; there is ``cancel``.
-        ticket.future.set_running_or_notify_cancel()
+        handle.future.set_running_or_notify_cancel()
         with self._changed:
             if self._closing:
                 raise ShuttingDownError("the server is shutting down; it takes no more requests")
-            if sum(map(len, self._waiting.values())) >= self._most_waiting:
-                raise BusyError(f"{self._most_waiting} requests are waiting already; try again later")
-            self._waiting.setdefault(client, deque()).append(ticket)
+            if sum(map(len, self._waiting.values())) >= self._max_waiting:
+                raise BusyError(f"{self._max_waiting} requests are waiting already; try again later")
+            # Whoever comes anew has no claim to the time before.
+            self._rows.setdefault(client, min(self._rows.values(), default=0))
+            self._waiting.setdefault(client, deque()).append(handle)
             self._changed.notify_all()
-        return ticket
+        return handle
 
     @property
     def load(self) -> Load:
@@ -111,17 +163,17 @@ class Service:
 
     def _run(self) -> None:
         try:
-            self._take_turns()
+            self._serve()
         finally:
-            # Also where the service itself fails: nobody shall wait for an answer that cannot come.
+            # Also where the scheduler itself fails: nobody shall wait for an answer that cannot come.
             with self._changed:
                 self._closing = self._closed = True
-                left = [*self._running, *(ticket for queue in self._waiting.values() for ticket in queue)]
+                left = [*self._running, *(handle for queue in self._waiting.values() for handle in queue)]
                 self._waiting.clear()
-            for ticket in left:
-                self._end(ticket, CancelledError("the service ended before the request was finished"))
+            for handle in left:
+                self._end(handle, CancelledError("the service ended before the request was finished"))
 
-    def _take_turns(self) -> None:
+    def _serve(self) -> None:
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._closed or self._running or self._waiting)
@@ -129,85 +181,131 @@ class Service:
                     return
                 self._admit()
                 running = list(self._running)
-            moved = [self._advance(ticket) for ticket in running]
-            if running and not any(moved):
-                self._put_back(running[-1])
+            for handle in running:
+                self._prepare(handle)
+            running = [handle for handle in running if handle in self._running]
+            batch = self._batch([handle for handle in running if isinstance(handle.asked, Forward)])
+            if batch:
+                self._compute(batch)
+            elif running and all(handle.asked is Waiting.FOR_MEMORY for handle in running):
+                self._make_room(running)
 
     def _admit(self) -> None:
-        """Let waiting requests join, one of each client in turn."""
-        while len(self._running) < self._most and self._waiting:
-            client, queue = self._waiting.popitem(last=False)
+        """Let waiting requests join, of the client first that has had the fewest rows."""
+        joined: dict[str, int] = {}
+        while len(self._running) < self._max_concurrency and self._waiting:
+            client = min(self._waiting, key=lambda name: (joined.get(name, 0), self._rows[name]))
+            joined[client] = joined.get(client, 0) + 1
+            queue = self._waiting[client]
             self._running.append(queue.popleft())
-            if queue:
-                self._waiting[client] = queue
+            if not queue:
+                del self._waiting[client]
 
-    def _advance(self, ticket: Ticket[Any]) -> bool:
-        """One forward of a request, or its end; False where it waits for memory."""
-        if ticket._cancelled:
-            self._end(ticket, CancelledError("the request was cancelled"))
-            return True
+    def _prepare(self, handle: Handle[Any]) -> None:
+        """Take a request to what it asks of the next batch, or to its end."""
+        progress = handle._progress
+        if handle._cancelled:
+            self._end(handle, CancelledError("the request was cancelled"))
+            return
         try:
-            if ticket._work is None:
-                ticket._work = ticket.make()
-            step = next(ticket._work)
-        except StopIteration as done:
-            self._end(ticket, None, done.value)
-            return True
+            if progress is None:
+                handle.begin()
+            elif progress.asked is Waiting.FOR_MEMORY:
+                progress.advance()
         except Exception as error:  # whatever goes wrong with one request must not end the others
-            self._end(ticket, error)
-            return True
-        if step is Waiting.FOR_MEMORY:
-            return False
-        with self._changed:
-            self._load = replace(self._load, forwards=self._load.forwards + 1)
-        if isinstance(step, Chunk):
-            self._hand_out(ticket, step)
-        return True
-
-    def _hand_out(self, ticket: Ticket[Any], chunk: Chunk) -> None:
-        ticket._repeated += 1
-        if ticket._repeated <= ticket._chunks:
+            self._end(handle, error)
             return
-        ticket._chunks = ticket._repeated
-        if ticket.on_chunk is not None:
-            try:
-                ticket.on_chunk(chunk)
-            except Exception as error:
-                self._end(ticket, error)
+        self._settle(handle)
 
-    def _put_back(self, ticket: Ticket[Any]) -> None:
+    def _batch(self, ready: Sequence[Handle[Any]]) -> list[Handle[Any]]:
+        """What goes into the next forward: by client, the one with the fewest rows first, until the rows are full."""
+        queues: dict[str, deque[Handle[Any]]] = {}
+        for handle in ready:
+            queues.setdefault(handle.client, deque()).append(handle)
+        taken: dict[str, int] = dict.fromkeys(queues, 0)
+        batch: list[Handle[Any]] = []
+        rows = 0
+        while queues:
+            client = min(queues, key=lambda name: self._rows[name] + taken[name])
+            handle = queues[client].popleft()
+            if not queues[client]:
+                del queues[client]
+            if rows and rows + handle.rows > self._max_rows:
+                continue
+            batch.append(handle)
+            rows += handle.rows
+            taken[client] += handle.rows
+        return batch
+
+    def _compute(self, batch: Sequence[Handle[Any]]) -> None:
+        rows = {handle: handle.rows for handle in batch}
+        advance(self.runtime, [handle._progress for handle in batch if handle._progress is not None])
+        with self._changed:
+            for handle, own in rows.items():
+                self._rows[handle.client] += own
+            self._load = replace(
+                self._load,
+                forwards=self._load.forwards + 1,
+                requests=self._load.requests + len(batch),
+                rows=self._load.rows + sum(rows.values()),
+            )
+        for handle in batch:
+            self._settle(handle)
+
+    def _settle(self, handle: Handle[Any]) -> None:
+        """End a request whose task has ended."""
+        progress = handle._progress
+        if progress is not None and progress.ended:
+            self._end(handle, progress.error, None if progress.error is not None else progress.value)
+
+    def _make_room(self, running: Sequence[Handle[Any]]) -> None:
+        """Put requests back, the youngest first, until the oldest can go on: so each comes to its end in its turn.
+
+        The youngest alone may hold nothing, or less than anybody needs, and would take it again at once.
+        """
+        oldest, *others = running
+        while oldest.asked is Waiting.FOR_MEMORY and others:
+            self._put_back(others.pop())
+            self._prepare(oldest)
+        if oldest.asked is Waiting.FOR_MEMORY:
+            self._end(oldest, GenerationError(no_room(self.runtime.pool)))
+
+    def _put_back(self, handle: Handle[Any]) -> None:
         """Take from a request all that it holds; it begins again, with the same result, when there is room."""
-        fault = self._give_back(ticket)
+        fault = self._give_back(handle)
         if fault is not None:
-            self._end(ticket, fault)
+            self._end(handle, fault)
             return
-        ticket._repeated = 0
         with self._changed:
-            self._running.remove(ticket)
-            queue = self._waiting.setdefault(ticket.client, deque())
-            queue.appendleft(ticket)
-            self._waiting.move_to_end(ticket.client, last=False)
+            self._running.remove(handle)
+            self._waiting.setdefault(handle.client, deque()).appendleft(handle)
             self._load = replace(self._load, preempted=self._load.preempted + 1)
 
-    def _end(self, ticket: Ticket[Any], error: Exception | None, value: Any = None) -> None:
-        error = self._give_back(ticket) or error
+    def _end(self, handle: Handle[Any], error: Exception | None, value: Any = None) -> None:
+        error = self._give_back(handle) or error
         with self._changed:
-            if ticket in self._running:
-                self._running.remove(ticket)
+            if handle in self._running:
+                self._running.remove(handle)
             outcome = "finished" if error is None else "cancelled" if isinstance(error, CancelledError) else "failed"
             self._load = replace(self._load, **{outcome: getattr(self._load, outcome) + 1})
+            self._forget_clients()
             self._changed.notify_all()
         if error is None:
-            ticket.future.set_result(value)
+            handle.future.set_result(value)
         else:
-            ticket.future.set_exception(error)
+            handle.future.set_exception(error)
 
-    def _give_back(self, ticket: Ticket[Any]) -> Exception | None:
+    def _forget_clients(self) -> None:
+        """Keep count of those alone that still have something here."""
+        here = {handle.client for handle in self._running} | set(self._waiting)
+        self._rows = {client: rows for client, rows in self._rows.items() if client in here}
+
+    def _give_back(self, handle: Handle[Any]) -> Exception | None:
         """Take from a request all that it holds; the fault, if there is one in how it ends."""
-        work, ticket._work = ticket._work, None
+        progress, handle._progress = handle._progress, None
         try:
-            if work is not None:
-                work.close()
+            if progress is not None:
+                progress.close()
         except Exception as error:
             return error
         return None

@@ -1,40 +1,201 @@
-"""Work on a model that stops after every forward, so that many requests can take turns."""
+"""Cooperative tasks: what a request asks of the model, one forward after the other.
 
-from collections.abc import Generator
+A task is a generator. It yields what it needs and is sent what came of it, so that a scheduler can put the forwards of
+many tasks into one batch; it knows of no thread and of no other request.
+"""
+
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
 from enum import Enum
-from typing import TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
-from redraft.engine.memory import KVPool
-from redraft.engine.result import Chunk
-from redraft.errors import GenerationError
+from torch import Tensor
+
+from redraft.canvas.readout import Readout, ReadoutSpec
+from redraft.engine.result import Chunk, OnStep, StepEvent
+from redraft.errors import RecordingError
+from redraft.models.base import Span
+
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
+
+
+@dataclass(frozen=True, eq=False)
+class Forward:
+    """A request's share of the next batch. It is answered by a ``Reading``, or by None where nothing is read."""
+
+    spans: tuple[Span, ...] = ()
+    """On one cache, in their order; a canvas is the last of them."""
+    readout: ReadoutSpec | None = None
+    """What to read off the canvas; None where there is none."""
+    hidden: Tensor | None = None
+    """[C, H]: hidden rows of an earlier forward, to be read once more in the place of a canvas."""
+
+    @property
+    def rows(self) -> int:
+        """Rows of a batch that it takes."""
+        return sum(span.rows for span in self.spans)
+
+
+@dataclass(frozen=True, eq=False)
+class Reading:
+    """What was read off a canvas, and the hidden rows [C, H] that it was read off."""
+
+    readout: Readout
+    hidden: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class HostRead:
+    """A small tensor [n] that the host has to know. It is answered by its values; a batch's are read together."""
+
+    tensor: Tensor
 
 
 class Waiting(Enum):
-    """What work yields when it could not do a forward."""
+    """Says why a task did not ask for a forward."""
 
     FOR_MEMORY = "for memory"
 
 
-T = TypeVar("T")
-Work = Generator[Chunk | Waiting | None, None, T]
-"""Yields after every forward: the chunk of a canvas that is finished, or None. Returns what was wanted."""
+Asked = Forward | HostRead | Waiting | Chunk
+Answer = Reading | Sequence[bool] | None
+Task = Generator[Asked, Answer, T]
+"""Yields what it asks for, and a chunk for every canvas that is finished; returns the request's result."""
 
 
-def finish(work: Work[T], pool: KVPool) -> T:
-    """Do all of the work, and return what it comes to; GenerationError where others hold the ``pool``'s memory."""
+class StepRecorder(Protocol):
+    """Keeps one request's steps, and how it ended."""
+
+    def __call__(self, event: StepEvent) -> None: ...
+    def finish(self, result: Any) -> object: ...
+    def fail(self, error: BaseException) -> object: ...
+
+
+class Runnable(Protocol[T_co]):
+    """A request that is checked; it may be begun any number of times, each time the same."""
+
+    def task(self, on_step: OnStep | None = None) -> "Task[T_co]":
+        """Begin. ``on_step`` is called after every denoising step."""
+        ...
+
+
+def recorded(
+    begin: Callable[[OnStep | None], Task[T]],
+    recorder: StepRecorder | None,
+    on_step: OnStep | None,
+    result_of: Callable[[T], object] = lambda value: value,
+) -> Task[T]:
+    """Wrap a task so that its steps, its result or its error are kept; one that is given up leaves nothing."""
+    if recorder is None:
+        return (yield from begin(on_step))
+
+    def listen(event: StepEvent) -> None:
+        recorder(event)
+        if on_step is not None:
+            on_step(event)
+
     try:
+        value = yield from begin(listen)
+    except Exception as error:
+        try:
+            recorder.fail(error)
+        except RecordingError as unwritten:
+            error.add_note(str(unwritten))
+        raise
+    recorder.finish(result_of(value))
+    return value
+
+
+def with_chunks(task: Task[T], change: Callable[[Chunk], Chunk]) -> Task[T]:
+    """Run a task whose chunks are handed on as ``change`` makes them."""
+    try:
+        asked = next(task)
         while True:
-            if next(work) is Waiting.FOR_MEMORY:
-                # Nobody else does anything until this returns.
-                raise GenerationError(no_room(pool))
+            if isinstance(asked, Chunk):
+                asked = change(asked)
+            try:
+                answer = yield asked
+            except Exception as error:
+                asked = task.throw(error)
+            else:
+                asked = task.send(answer)
     except StopIteration as done:
         value: T = done.value
         return value
+    finally:
+        task.close()
 
 
-def no_room(pool: KVPool) -> str:
-    """Why an answer that nothing else takes turns with cannot go on."""
-    return (
-        f"of the {pool.budget:,} bytes that kv_bytes allows, other answers under way hold {pool.promised:,}; "
-        "finish or close them, or let them take turns in a Service"
-    )
+def encode(span: Span) -> Task[None]:
+    """Ask for the forward of what is only encoded."""
+    yield Forward((span,))
+
+
+def read(forward: Forward) -> Task[Reading]:
+    """Ask for a forward whose canvas is read."""
+    answer = yield forward
+    assert isinstance(answer, Reading), "a forward with a readout is answered by what was read"
+    return answer
+
+
+def on_host(tensor: Tensor) -> Task[Sequence[bool]]:
+    """Ask for the values of a small tensor."""
+    answer = yield HostRead(tensor)
+    assert answer is not None, "a host read is answered by values"
+    assert not isinstance(answer, Reading), "a host read is answered by values"
+    return answer
+
+
+class Progress(Generic[T]):
+    """A task under way: what it asks for now, or what came of it."""
+
+    def __init__(self, task: Task[T], on_chunk: Callable[[Chunk], None] | None = None) -> None:
+        self._task, self._on_chunk = task, on_chunk
+        self.asked: Forward | HostRead | Waiting | None = None
+        """None before the task began and once it ended."""
+        self.ended = False
+        self.error: Exception | None = None
+        self._value: T | None = None
+
+    @property
+    def value(self) -> T:
+        """The result of a task that ended; its error is raised if it failed."""
+        if self.error is not None:
+            raise self.error
+        assert self.ended, "the task has not ended"
+        return self._value  # type: ignore[return-value]
+
+    def advance(self, answer: Answer = None) -> None:
+        """Send what was asked for; chunks are handed out on the way to what is asked next."""
+        try:
+            asked = next(self._task) if self.asked is None else self._task.send(answer)
+            while isinstance(asked, Chunk):
+                if self._on_chunk is not None:
+                    self._on_chunk(asked)
+                asked = next(self._task)
+            self.asked = asked
+        except StopIteration as done:
+            self._end(done.value, None)
+        except Exception as error:  # whatever goes wrong with one task must not end the others
+            self._end(None, error)
+
+    def fail(self, error: Exception) -> None:
+        """End the task with an error of its forward, which it may clean up after."""
+        try:
+            self._task.throw(error)
+        except StopIteration as done:
+            self._end(done.value, None)
+        except Exception as raised:
+            self._end(None, raised)
+        else:
+            self._task.close()
+            self._end(None, error)
+
+    def close(self) -> None:
+        """Stop here; the task gives back what it holds."""
+        self._task.close()
+        self.asked = None
+
+    def _end(self, value: T | None, error: Exception | None) -> None:
+        self.asked, self.ended, self.error, self._value = None, True, error, value

@@ -25,13 +25,13 @@ class Trace:
     """[C] bool of the current canvas: corrected at the last step."""
     _held: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
     _was_accepted: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.bool))
-    _canvas: int = 0
+    _canvas: int = -1
     _previous_step: int = 0
 
     def __call__(self, event: StepEvent) -> None:
         """Take in one step."""
-        # Steps count down within a canvas; one that does not is the first of the next request's canvas.
-        if event.canvas_index != self._canvas or event.step >= self._previous_step:
+        # Steps count up within a canvas; one that does not is the first of the next request's canvas.
+        if event.canvas_index != self._canvas or event.step <= self._previous_step:
             self._canvas = event.canvas_index
             self._held = torch.full_like(event.argmax, _NOTHING)
             self._was_accepted = torch.zeros_like(event.accepted)
@@ -39,7 +39,7 @@ class Trace:
         self.steps += 1
         self.acceptances += int(event.accepted.sum())
         # The canvas that is committed is the argmax; at the last step it has the last word on every position.
-        last = event.finished or event.step == 1
+        last = event.last
         self.withdrawals += 0 if last else int((self._was_accepted & ~event.accepted).sum())
         settled, tokens = (torch.ones_like(event.accepted), event.argmax) if last else (event.accepted, event.sample)
         self.changed = settled & (self._held != _NOTHING) & (self._held != tokens)

@@ -3,33 +3,29 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import torch
-
-from redraft.canvas.readout import Readout
 from redraft.canvas.token_classes import TokenClasses
 from redraft.constrain.constraint import Template
 from redraft.constrain.inference.decisions import Decisions
 from redraft.constrain.inference.decisions import calibrated as tempered
 from redraft.constrain.language.template import Hole
 from redraft.engine.constrained import CanvasConstraint, class_sums
-from redraft.engine.denoise import DenoisingCanvas
-from redraft.engine.memory import PooledCache
+from redraft.engine.context import open_context, prefill
+from redraft.engine.denoise import CanvasPlan, Denoising
+from redraft.engine.generation import Recorders
 from redraft.engine.request import (
-    LEAST_TEMPERATURE,
+    MIN_TEMPERATURE,
     Request,
-    check_listeners,
     check_number,
     check_switch,
     check_text,
+    generate,
 )
 from redraft.engine.result import OnStep, Usage
-from redraft.engine.task import Work
+from redraft.engine.runtime import Prompt, Runtime
+from redraft.engine.task import StepRecorder, Task, recorded
 from redraft.errors import RequestError
-
-if TYPE_CHECKING:
-    from redraft.api import Engine, Prompt, Recorders
 
 _ONLY = "answer"
 
@@ -93,46 +89,50 @@ class Reading:
     """The fitted temperature of the probabilities, where it is applied."""
 
 
-@dataclass(frozen=True)
-class Choosing:
-    """Questions that are checked and compiled; the work on them may begin any number of times."""
+@dataclass(frozen=True, eq=False)
+class ChooseRequest:
+    """Questions that are checked and compiled (a ``task.Runnable``)."""
 
-    engine: "Engine"
+    runtime: Runtime
     request: Request
     reading: Reading
     decisions: Decisions
     classes: TokenClasses
     length: int
-    """Of the canvas."""
+    """Positions of the canvas."""
+    record: Recorders | None = None
 
     @classmethod
-    def of(cls, engine: "Engine", request: Request, reading: Reading) -> "Choosing":
+    def of(
+        cls, runtime: Runtime, request: Request, reading: Reading, record: Recorders | None = None
+    ) -> "ChooseRequest":
         """Compile what is read after a request; RequestError where the answers do not fit on its canvas."""
-        decisions, classes = engine.constraints.decisions(reading.frame, reading.questions, request.end_token_ids)
+        decisions, classes = runtime.constraints.decisions(reading.frame, reading.questions, request.end_token_ids)
         length = min(request.canvas_length, request.context_length - len(request.prompt))
-        if decisions.fewest_tokens > length:
+        if decisions.min_tokens > length:
             raise RequestError(
-                f"the answers take {decisions.fewest_tokens} tokens or more, and the canvas has {length}; ask fewer "
+                f"the answers take {decisions.min_tokens} tokens or more, and the canvas has {length}; ask fewer "
                 "questions at a time"
             )
-        return cls(engine, request, reading, decisions, classes, length)
+        return cls(runtime, request, reading, decisions, classes, length, record)
 
-    def work(self, on_step: OnStep | None = None, record: "Recorders | None" = None) -> Work[ChooseResult]:
-        """Decide. on_step: called after every denoising step, also the one that is only read. record: as in
-        ``Engine.stream``."""
-        check_listeners(on_step, record)
-        return self._decided(on_step) if record is None else record.decision(self, on_step)
+    def task(self, on_step: OnStep | None = None, recorder: StepRecorder | None = None) -> Task[ChooseResult]:
+        """Begin to decide. ``on_step`` is called after every denoising step, also the one that is only read.
+        ``recorder``: in the place of one from ``record``."""
+        if recorder is None and self.record is not None:
+            recorder = self.record.recorder(self.request, self.runtime, self.reading)
+        return recorded(self._begin, recorder, on_step)
 
-    def _decided(self, on_step: OnStep | None) -> Work[ChooseResult]:
-        began, engine, request = perf_counter(), self.engine, self.request
-        cache, cached = yield from engine.contexts.open(request.prompt)
+    def _begin(self, on_step: OnStep | None) -> Task[ChooseResult]:
+        began, runtime, request = perf_counter(), self.runtime, self.request
+        cache, cached = yield from open_context(runtime, request.prompt)
         try:
-            for _ in engine.contexts.chunks(request.prompt, cache):
-                yield None
-            readout, steps = yield from self._denoised(cache, on_step)
+            commit = yield from prefill(runtime, request.prompt, cache)
+            canvas = Denoising(runtime, request, self._plan(), cache)
+            last, steps = yield from canvas.read_last(commit, on_step)
         finally:
             cache.close()
-        decided, power = self.decisions.decide(*class_sums(readout)), self.reading.power
+        decided, power = self.decisions.decide(class_sums(last.readout)), self.reading.power
         probabilities = decided.probabilities if power is None else tempered(decided.probabilities, power)
         seconds = perf_counter() - began
         return ChooseResult(
@@ -142,55 +142,52 @@ class Choosing:
             Usage(len(request.prompt), cached, 0, 1, steps, seconds, seconds),
         )
 
-    def _denoised(self, cache: PooledCache, on_step: OnStep | None) -> Work[tuple[Readout, int]]:
-        """What the last step of a canvas shows, and how many steps there were."""
-        model, request, state = self.engine.model, self.request, None
+    def _plan(self) -> CanvasPlan:
+        request, constraint = self.request, None
         if request.constraint is not None:
             start = request.constraint.automaton.start
-            state = CanvasConstraint.of(request.constraint, start, self.length, request.max_tokens)
-        canvas = DenoisingCanvas(model, request, 0, self.length, constraint=state, on_step=on_step)
-        for step in range(1, request.max_denoising_steps + 1):
-            signal = None if canvas.signal is None else canvas.signal[None]
-            with torch.inference_mode():
-                hidden = model.denoise(canvas.tokens[None], cache, signal)[0]
-            converged = step < request.max_denoising_steps and canvas.advance(hidden) is not None
-            if converged or step == request.max_denoising_steps:
-                return canvas.read(hidden, self.reading.temperature, self.classes, told=converged), step
-            yield None
-        raise AssertionError("a request has at least one denoising step")
+            constraint = CanvasConstraint.of(request.constraint, start, self.length, request.max_tokens)
+        return CanvasPlan(
+            0,
+            self.length,
+            constraint=constraint,
+            read_classes=self.classes,
+            read_temperature=self.reading.temperature,
+        )
 
 
 def choose(
-    engine: "Engine",
-    prompt: "Prompt",
+    runtime: Runtime,
+    prompt: Prompt,
     options: Sequence[str] | Mapping[str, Sequence[str]],
     *,
     frame: str | None = None,
     max_denoising_steps: int = 1,
     temperature: float | None = None,
     calibrated: bool = False,
+    record: Recorders | None = None,
     **parameters: Any,
-) -> Choosing:
-    """To find the probability of each of ``options`` as the answer to ``prompt``, all ways to split it into tokens
-    together.
+) -> ChooseRequest:
+    """Check a request for the probability of each of ``options`` as the answer to ``prompt``, all ways to split it into
+    tokens together.
 
     options: the answers to one question, or a mapping of questions to theirs, all decided on one canvas. frame: how the
     answers stand there, a template with a hole ``{name}`` for each question; by default one line each, in order, or
     the answer alone. max_denoising_steps: with one, everything is read off the first step; with more, the canvas is
     denoised under the frame first, and read at its last step. temperature: of the logits that are read, 1 by default.
-    calibrated: apply the temperature that was fitted for this checkpoint instead. Other parameters (seed,
-    entropy_bound and so on), and errors, as in ``Engine.request``.
+    calibrated: apply the temperature that was fitted for this checkpoint instead. record: keeps what
+    happens. Other parameters (seed, entropy_bound and so on), and errors, as in ``request.generate``.
     """
     questions = _questions(options)
     if frame is None:
         frame = "\n".join(f"{{{name}}}" for name in questions)
     check_text("frame", frame)
-    power = _calibration(engine, temperature) if check_switch("calibrated", calibrated) else None
-    scale = 1.0 if temperature is None else check_number("temperature", temperature, LEAST_TEMPERATURE)
+    power = _calibration(runtime, temperature) if check_switch("calibrated", calibrated) else None
+    scale = 1.0 if temperature is None else check_number("temperature", temperature, MIN_TEMPERATURE)
     # What is wrong with the questions themselves is told before what is wrong with the request.
-    engine.constraints.decisions(frame, questions, engine.model.defaults.end_token_ids)
-    request = _request(engine, prompt, frame, questions, max_denoising_steps, parameters)
-    return Choosing.of(engine, request, Reading(frame, questions, scale, power))
+    runtime.constraints.decisions(frame, questions, runtime.model.defaults.end_token_ids)
+    request = _request(runtime, prompt, frame, questions, max_denoising_steps, parameters)
+    return ChooseRequest.of(runtime, request, Reading(frame, questions, scale, power), record)
 
 
 def _questions(options: Sequence[str] | Mapping[str, Sequence[str]]) -> dict[str, tuple[str, ...]]:
@@ -208,8 +205,8 @@ def _questions(options: Sequence[str] | Mapping[str, Sequence[str]]) -> dict[str
 
 
 def _request(
-    engine: "Engine",
-    prompt: "Prompt",
+    runtime: Runtime,
+    prompt: Prompt,
     frame: str,
     questions: Mapping[str, Sequence[str]],
     steps: int,
@@ -221,13 +218,13 @@ def _request(
     holes = {name: Hole(choices=tuple(options)) for name, options in questions.items()}
     # A single step is only read; nothing is accepted that the frame would have to hold.
     constraint = Template(frame, holes) if steps != 1 else None
-    return engine.request(prompt, constraint=constraint, max_denoising_steps=steps, **parameters)
+    return generate(runtime, prompt, constraint=constraint, max_denoising_steps=steps, **parameters)
 
 
-def _calibration(engine: "Engine", temperature: float | None) -> float:
+def _calibration(runtime: Runtime, temperature: float | None) -> float:
     if temperature is not None:
         raise RequestError("temperature and calibrated exclude each other; the fitted temperature is for logits as is")
-    fitted = engine.model.defaults.choice_temperature
+    fitted = runtime.model.defaults.choice_temperature
     if fitted is None:
         raise RequestError(
             "this checkpoint has no fitted choice_temperature in a redraft.json; leave calibrated out, or "

@@ -3,31 +3,33 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from redraft.canvas.random import PositionRandom
+from redraft.canvas.readout import ReadoutSpec
+from redraft.canvas.step import Pinned
 from redraft.constrain.constraint import JSONSchema
 from redraft.constrain.language.json.spans import Leaf, leaves, token_spans
-from redraft.engine.constrained import CanvasConstraint, Locked
-from redraft.engine.generation import Generation
+from redraft.engine.constrained import CanvasConstraint
+from redraft.engine.context import open_context, prefill
+from redraft.engine.generation import Answer, Generate, Recorders
 from redraft.engine.memory import PooledCache
-from redraft.engine.request import Request, check_switch, check_text
-from redraft.engine.result import Result, fields_of
-from redraft.engine.task import Work
+from redraft.engine.request import Request, check_switch, check_text, generate
+from redraft.engine.result import OnStep, Result, fields_of
+from redraft.engine.runtime import Runtime
+from redraft.engine.task import Forward, Task, encode, read
 from redraft.errors import GenerationError, RequestError
-
-if TYPE_CHECKING:
-    from redraft.api import Engine, Recorders
+from redraft.models.base import Span
 
 INSTRUCTION = "Read the text below and write what it says as JSON under this schema:\n{schema}"
 # Where the noise of the confidence's canvases is drawn, apart from that of all attempts at generating.
 _CONFIDENCE = 1 << 63
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Extraction(Result):
     """``text`` is the JSON."""
 
@@ -38,23 +40,40 @@ class Extraction(Result):
     least likely token when the value is noise, and all the rest of the answer is there."""
 
 
+@dataclass(frozen=True, eq=False)
+class ExtractRequest:
+    """An extraction that is checked and compiled (a ``task.Runnable``)."""
+
+    runtime: Runtime
+    request: Request
+    confidence: bool
+    """Whether each value's confidence is wanted."""
+    record: Recorders | None = None
+
+    def task(self, on_step: OnStep | None = None) -> Task[Extraction]:
+        """Begin to read. The steps of the confidence are neither told nor kept."""
+        answer = yield from Generate(self.runtime, self.request, self.record).answer(on_step)
+        found = (yield from _confidence(self.runtime, self.request, answer)) if self.confidence else {}
+        return Extraction(**fields_of(answer.result), value=_value(answer.result.text), confidence=found)
+
+
 def extract(
-    engine: "Engine",
+    runtime: Runtime,
     text: str,
     schema: Mapping[str, Any] | str,
     *,
     instruction: str | None = None,
     confidence: bool = True,
-    record: "Recorders | None" = None,
+    record: Recorders | None = None,
     **parameters: Any,
-) -> Work[Extraction]:
-    """Read ``text`` into JSON that is valid under ``schema``.
+) -> ExtractRequest:
+    """Check a request to read ``text`` into JSON that is valid under ``schema``.
 
     instruction: what the model is told, in the place of a sentence that names the schema. confidence: one denoising
-    step more for every field. record: as in ``Engine.stream``; it keeps how the JSON is generated, and not the steps of
-    the confidence. Other parameters, and errors, as in ``Engine.request``; an answer that its step limit
-    left unfinished is flagged like any other. Raises GenerationError where an open object has a key twice, of which no
-    pointer could say which.
+    step more for every field. record: keeps how the JSON is generated, and not the steps of the confidence. Other
+    parameters, and errors, as in ``request.generate``; an answer that its step limit left unfinished is flagged like
+    any other. The task raises GenerationError where an open object has a key twice, of which no pointer could say
+    which.
     """
     for name in ("constraint", "stop", "draft", "thinking"):
         if name in parameters:
@@ -64,14 +83,8 @@ def extract(
     said = INSTRUCTION.format(schema=constraint.schema) if instruction is None else instruction
     check_text("instruction", said)
     check_switch("confidence", confidence)
-    request = engine.request(engine.question(said, text), constraint=constraint, **parameters)
-    return _extracted(engine, request, engine.begin(request, record=record), confidence)
-
-
-def _extracted(engine: "Engine", request: Request, generation: Generation, confidence: bool) -> Work[Extraction]:
-    result = yield from generation.work
-    found = (yield from _confidence(engine, request, generation, result)) if confidence else {}
-    return Extraction(**fields_of(result), value=_value(result.text), confidence=found)
+    request = generate(runtime, runtime.question(said, text), constraint=constraint, **parameters)
+    return ExtractRequest(runtime, request, confidence, record)
 
 
 def _value(text: str) -> Any:
@@ -84,11 +97,11 @@ def _value(text: str) -> Any:
         ) from error
 
 
-def _confidence(engine: "Engine", request: Request, generation: Generation, result: Result) -> Work[dict[str, float]]:
+def _confidence(runtime: Runtime, request: Request, answer: Answer) -> Task[dict[str, float]]:
     """By JSON pointer; a canvas after the other, each on the context that it was denoised on."""
     if request.constraint is None:
         raise ValueError("confidence is that of a constrained answer")
-    vocabulary, compiled = engine.constraints.vocabulary, request.constraint
+    vocabulary, compiled, result = runtime.constraints.vocabulary, request.constraint, answer.result
     try:
         found = leaves(result.text)
     except ValueError as error:
@@ -100,20 +113,22 @@ def _confidence(engine: "Engine", request: Request, generation: Generation, resu
     positions = token_spans([_shown_by(leaf, result.text) for leaf in found], pieces)
     least = {leaf.pointer: 1.0 for leaf in found}
     start, context, state = 0, list(request.prompt), compiled.automaton.start
-    for index, finished in enumerate(generation.canvases):
+    for index, finished in enumerate(answer.canvases):
         canvas = finished.tokens
         constraint = CanvasConstraint.of(compiled, state, len(canvas), request.max_tokens - start)
-        cache, _ = yield from engine.contexts.open(context)
+        cache, _ = yield from open_context(runtime, context)
         try:
-            for _ in engine.contexts.chunks(context, cache):
-                yield None
+            rest = yield from prefill(runtime, context, cache)
+            if rest is not None:
+                yield from encode(Span(rest, cache, "encode"))
             for number, (leaf, own) in enumerate(zip(found, positions, strict=True)):
                 here = [position - start for position in own if start <= position < start + len(canvas)]
                 if here:
                     draws = PositionRandom(request.seed, _CONFIDENCE + index, number + 1, len(canvas))
-                    probability = _least_likely(engine, cache, canvas, torch.tensor(here), constraint, draws)
+                    probability = yield from _min_probability(
+                        runtime, cache, canvas, torch.tensor(here), constraint, draws
+                    )
                     least[leaf.pointer] = min(least[leaf.pointer], probability)
-                    yield None
         finally:
             cache.close()
         start, context = start + len(canvas), context + canvas.tolist()
@@ -126,26 +141,25 @@ def _shown_by(leaf: Leaf, text: str) -> tuple[int, int]:
     return leaf.start, leaf.end + int(text[leaf.start - 1 : leaf.start] == '"')
 
 
-@torch.inference_mode()
-def _least_likely(
-    engine: "Engine",
+def _min_probability(
+    runtime: Runtime,
     cache: PooledCache,
     canvas: Tensor,
     positions: Tensor,
     constraint: CanvasConstraint,
     draws: PositionRandom,
-) -> float:
+) -> Task[float]:
     """The least probability of the tokens at ``positions`` of a canvas [C] in which these are noise."""
-    model = engine.model
+    model = runtime.model
     mask = torch.ones(len(canvas), dtype=torch.bool)
     mask[positions] = False
-    seen = torch.where(mask, canvas, model.noise.tokens(draws.noise)).to(model.device)
-    hidden = model.denoise(seen[None], cache, None)[0]
-    readout = model.readout(hidden, 1.0, None, signal=False, classes=constraint.compiled.classes)
-    found = constraint.apply(readout, draws, True, Locked(mask, canvas)).inference
+    seen = torch.where(mask, canvas, model.corruption.noise.tokens(draws.noise)).to(model.device)
+    wanted = ReadoutSpec(1.0, classes=constraint.compiled.classes)
+    readout = (yield from read(Forward((Span(seen, cache, "denoise"),), wanted))).readout
+    found = constraint.apply(readout, draws, True, Pinned(mask, canvas)).inference
     tokens = canvas[positions]
-    logprobs = model.logits(hidden[positions.to(model.device)]).log_softmax(-1).cpu()
+    logprobs = readout.probability(canvas.to(model.device)).cpu()[positions].log()
     token_class = constraint.compiled.automaton.token_class[tokens.numpy()]
     ratio = torch.from_numpy(found.log_ratio[positions.numpy(), token_class])
     # Rounding can leave a certain token a hair above one.
-    return float((logprobs.gather(1, tokens[:, None])[:, 0] + ratio).clamp(max=0.0).exp().min())
+    return float((logprobs + ratio).clamp(max=0.0).exp().min())

@@ -1,4 +1,4 @@
-"""An engine with a real tokenizer whose model says what a test wants it to say: logits are a function of the step."""
+"""An engine with a real tokenizer whose model says what a test scripts: logits are a function of the canvas."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -9,10 +9,14 @@ import torch
 from torch import Tensor
 
 from redraft.api import Engine
+from redraft.canvas.corruption import Corruption, UniformCorruption
 from redraft.canvas.noise import UniformNoise
-from redraft.canvas.readout import Readout, VocabularyHead
-from redraft.models.base import GenerationDefaults
+from redraft.canvas.readout import Readout, ReadoutSpec
+from redraft.layers.readouts import read_canvases
+from redraft.layers.vocabulary_head import VocabularyHead
+from redraft.models.base import GenerationDefaults, Span
 from redraft.models.diffusion_gemma.tools import GemmaTools
+from redraft.models.spans import advance, lay_out
 from redraft.models.tokenizer import ChatTokenizer
 from redraft.models.tools import ToolSyntax
 from tests.random_checkpoint import END_TOKEN_IDS, LETTERS_SIZE, write_letters_tokenizer
@@ -26,7 +30,7 @@ Logits = Callable[[Tensor, int], Tensor]
 
 
 @dataclass(frozen=True)
-class RiggedConfig:
+class ScriptedConfig:
     vocab_size: int = VOCAB_SIZE
     context_length: int = 4096
     canvas_length: int = 64
@@ -36,21 +40,29 @@ class RiggedConfig:
 
 
 @dataclass
-class RiggedModel:
+class ScriptedModel:
     """A block-diffusion model without weights (``models.base``); its hidden states are the logits themselves."""
 
-    rigged: Logits
-    config: RiggedConfig = field(default_factory=RiggedConfig)
+    script: Logits
+    config: ScriptedConfig = field(default_factory=ScriptedConfig)
     defaults: GenerationDefaults = field(
         default_factory=lambda: GenerationDefaults(max_denoising_steps=2, end_token_ids=END_TOKEN_IDS)
     )
+    given_corruption: Corruption | None = None
+    """In the place of uniform noise over the vocabulary."""
     encoded: list[list[int]] = field(default_factory=list)
-    """What was encoded, a call each, also along with a canvas's first step."""
+    """What was encoded, a span each, also along with a canvas's first step."""
     canvases_seen: list[Tensor] = field(default_factory=list)
+    forwards: int = 0
+    readouts: int = 0
 
     @property
-    def noise(self) -> UniformNoise:
-        return UniformNoise(self.config.vocab_size)
+    def corruption(self) -> Corruption:
+        return self.given_corruption or UniformCorruption(UniformNoise(self.config.vocab_size))
+
+    @property
+    def self_conditions(self) -> bool:
+        return False
 
     @property
     def device(self) -> torch.device:
@@ -61,38 +73,54 @@ class RiggedModel:
         return torch.float32
 
     @property
-    def chunk_independent(self) -> bool:
+    def batch_independent(self) -> bool:
         return True
 
     def cache_layout(self) -> list[tuple[int, int, int | None]]:
         return []
 
-    def encode(self, tokens: Tensor, cache: Any) -> None:
-        self.encoded.append(tokens[0].tolist())
-        cache.advance(tokens.shape[1])
+    def forward(self, spans: Sequence[Span]) -> list[Tensor | None]:
+        self.forwards += 1
+        rows = lay_out(spans)
+        hidden: list[Tensor | None] = []
+        for one in rows:
+            tokens = one.span.tokens
+            if one.causal:
+                self.encoded.append(tokens.tolist())
+                hidden.append(None)
+            else:
+                self.canvases_seen.append(tokens.clone())
+                hidden.append(self.script(tokens, one.position))
+        advance(rows)
+        return hidden
 
-    def denoise(self, canvas: Tensor, cache: Any, signal: Tensor | None) -> Tensor:
-        self.canvases_seen.append(canvas[0].clone())
-        return self.rigged(canvas[0], cache.length)[None]
-
-    def commit_and_denoise(self, tokens: Tensor, canvas: Tensor, cache: Any) -> Tensor:
-        self.encode(tokens, cache)
-        return self.denoise(canvas, cache, None)
+    def readout(self, hidden: Sequence[Tensor], specs: Sequence[ReadoutSpec]) -> list[Readout]:
+        self.readouts += 1
+        return read_canvases(VocabularyHead(torch.eye(self.config.vocab_size), _CAP, 1.0), hidden, specs)
 
     def logits(self, hidden: Tensor) -> Tensor:
         return hidden
 
-    def readout(self, hidden: Tensor, temperature: float, uniforms: Tensor | None, **wanted: Any) -> Readout:
-        head = VocabularyHead(torch.eye(self.config.vocab_size), _CAP, 1.0)
-        return head.read(hidden, temperature, uniforms, **wanted)
 
-
-def rigged_engine(folder: Path, logits: Logits, *, ends: Sequence[int] = END_TOKEN_IDS, **config: Any) -> Engine:
+def scripted_engine(
+    folder: Path,
+    logits: Logits,
+    *,
+    ends: Sequence[int] = END_TOKEN_IDS,
+    corruption: Corruption | None = None,
+    **config: Any,
+) -> Engine:
     """An engine whose model says ``logits``, with the tokenizer that can spell any text."""
     write_letters_tokenizer(folder, VOCAB_SIZE)
-    model = RiggedModel(logits, RiggedConfig(**config))
+    model = ScriptedModel(logits, ScriptedConfig(**config), given_corruption=corruption)
     model.defaults = GenerationDefaults(max_denoising_steps=2, end_token_ids=tuple(ends))
-    return Engine(model, ChatTokenizer.from_folder(folder))  # type: ignore[arg-type]
+    return Engine(model, ChatTokenizer.from_folder(folder))
+
+
+def model_of(engine: Engine) -> ScriptedModel:
+    """Return the model of a scripted engine, to give it another script or to see what it was asked."""
+    assert isinstance(engine.model, ScriptedModel)
+    return engine.model
 
 
 def random_logits(seed: int, scale: float = 3.0) -> Logits:

@@ -1,0 +1,241 @@
+"""What every task runs on: a model, its tokenizer, its memory, its compiled constraints; and the only loop."""
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from redraft.constrain.automaton.vocabulary import Vocabulary
+from redraft.constrain.compiler import CompiledConstraint, Compiler, ThoughtMarkers
+from redraft.constrain.constraint import Constraint
+from redraft.engine.memory import KVPool
+from redraft.engine.result import Chunk
+from redraft.engine.task import Answer, Forward, HostRead, Progress, Reading, Task, Waiting
+from redraft.errors import GenerationError, RequestError
+from redraft.models.base import BlockDiffusionModel
+from redraft.models.origin import Origin
+from redraft.models.tokenizer import ChatTokenizer, Check
+
+Prompt = str | Sequence[int] | Sequence[Mapping[str, Any]]
+"""Raw text, token ids, or chat messages with "role" and "content"."""
+
+T = TypeVar("T")
+
+
+class Runtime:
+    """One model and what belongs to it. Its forwards are for one thread at a time."""
+
+    def __init__(
+        self, model: BlockDiffusionModel, tokenizer: ChatTokenizer, prefill_chunk: int, kv_bytes: int | None, block: int
+    ) -> None:
+        """``prefill_chunk``: positions of a prompt that are encoded in one forward. ``kv_bytes``: what keys and values
+        may take. ``block``: positions that are kept and shared together."""
+        self.model, self.tokenizer, self.prefill_chunk = model, tokenizer, prefill_chunk
+        self.pool = KVPool.of(model, block, kv_bytes, prefill_chunk)
+        config = model.config
+        markers = () if config.tool_syntax is None else config.tool_syntax.markers
+        found = [tokenizer.token_id(marker) for marker in markers]
+        known = [token for token in found if token is not None] if None not in found else []
+        self.tool_markers = known
+        """The ids of the tokens that mark tool calls; empty where the checkpoint does not have all of them."""
+        thought = config.thought_markers
+        opening, closing = (None, None) if thought is None else map(tokenizer.token_id, thought)
+        self.thought_markers = None if opening is None or closing is None else ThoughtMarkers(opening, closing)
+        """None where the checkpoint's tokenizer does not have both."""
+        self.empty_thought = tokenizer.empty_thought(thought)
+        """The end of a chat prompt after which the model is not to think."""
+        # What reads the vocabulary must not hold the runtime: deleted, that frees its memory at once.
+        self.constraints = Compiler(
+            lambda: Vocabulary.of(tokenizer.tokenizer, config.vocab_size, config.image_token_ids).with_markers(known)
+        )
+        self.origin: Origin | None = None
+        """Where the model came from, if it was loaded from a checkpoint."""
+
+    @torch.inference_mode()
+    def forward(self, forwards: Sequence[Forward]) -> list[Tensor | None]:
+        """Compute the spans of many requests together -> the hidden rows [C, H] of the canvas that each wants read."""
+        spans = [span for forward in forwards for span in forward.spans]
+        computed = iter(self.model.forward(spans) if spans else [])
+        rows = []
+        for forward in forwards:
+            hidden = [next(computed) for _ in forward.spans]
+            rows.append(hidden[-1] if hidden else forward.hidden)
+        return rows
+
+    @torch.inference_mode()
+    def read(self, forwards: Sequence[Forward], rows: Sequence[Tensor | None]) -> list[Reading | None]:
+        """Read the canvases among what ``forward`` computed."""
+        wanted = [
+            (own, forward.readout)
+            for forward, own in zip(forwards, rows, strict=True)
+            if forward.readout is not None and own is not None
+        ]
+        found = iter(self.model.readout([own for own, _ in wanted], [spec for _, spec in wanted]) if wanted else [])
+        return [
+            None if forward.readout is None or own is None else Reading(next(found), own)
+            for forward, own in zip(forwards, rows, strict=True)
+        ]
+
+    def tokenize(
+        self,
+        prompt: Prompt,
+        thinking: bool = False,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        check: Check | None = None,
+    ) -> Sequence[int]:
+        """Return the token ids of a prompt.
+
+        Raises RequestError if it is empty, no text that the tokenizer knows, or, before the work of tokenizing it, if
+        it surely does not fit the context; before that what ``check`` raises.
+        """
+        fits = self.fits(check)
+        if isinstance(prompt, str):
+            if not prompt:
+                raise RequestError("the prompt is empty; give some text")
+            return self.tokenizer.encode(prompt, fits)
+        if isinstance(prompt, bytes | bytearray):
+            raise RequestError("the prompt is bytes; decode it to text, or give token ids as a list")
+        if isinstance(prompt, Tensor | np.ndarray):
+            return cast(Sequence[int], prompt.tolist())
+        if len(prompt) and isinstance(prompt[0], Mapping):
+            messages = cast(Sequence[Mapping[str, Any]], prompt)
+            ending = () if thinking else self.empty_thought
+            return self.tokenizer.encode_chat(messages, thinking, tools, fits, ending)
+        return cast(Sequence[int], prompt)
+
+    def fits(self, check: Check | None = None) -> Check:
+        """Make a check that raises RequestError for a prompt that surely does not fit the context, and before that what
+        ``check`` raises."""
+        context = self.model.config.context_length
+
+        def fits(needed: int) -> None:
+            if check is not None:
+                check(needed)
+            if needed >= context:
+                raise RequestError(
+                    f"the prompt has {needed} tokens or more and the context holds {context}; "
+                    f"shorten the prompt to {context - 1} tokens or fewer"
+                )
+
+        return fits
+
+    def question(self, instruction: str, text: str) -> Prompt:
+        """Return an instruction about a text: a user's message, or raw text where there is no chat template."""
+        content = f"{instruction}\n\n{text}"
+        return f"{content}\n\n" if self.tokenizer.template is None else [{"role": "user", "content": content}]
+
+    def compile(
+        self, constraint: Constraint, stop: Sequence[str] = (), thought: ThoughtMarkers | None = None
+    ) -> CompiledConstraint:
+        """Compile what holds an answer to ``constraint``, free of ``stop`` strings, after a thought where there are
+        markers; ConstraintError as in ``Compiler.compile``."""
+        # Looked for, not made: what is compiled already need not be written out again.
+        if isinstance(constraint, type) or inspect.getattr_static(constraint, "expression", None) is None:
+            raise RequestError(
+                f"constraint {constraint!r} must be a JSONSchema, Regex, Choice or Template, such as "
+                "redraft.JSONSchema({...})"
+            )
+        ends = self.model.defaults.end_token_ids
+        if not ends:
+            raise RequestError("the checkpoint names no end token, with which a constrained answer has to end")
+        return self.constraints.compile(constraint, ends, stop, thought)
+
+    def min_tokens(self, constraint: Constraint) -> int:
+        """Return how many tokens the shortest text takes that a constraint allows."""
+        return self.compile(constraint).min_tokens
+
+    def needed_thought_markers(self) -> ThoughtMarkers:
+        """Return the token ids between which the model thinks; RequestError where it cannot."""
+        markers = self.model.config.thought_markers
+        if markers is None:
+            raise RequestError("this family of models does not think before it answers; leave thinking out")
+        if self.thought_markers is None:
+            raise RequestError(
+                f"this checkpoint cannot think: its tokenizer has no {markers[0]!r} and {markers[1]!r}; leave thinking "
+                "out"
+            )
+        return self.thought_markers
+
+
+def advance(runtime: Runtime, batch: Sequence[Progress[Any]]) -> None:
+    """Do one forward for the tasks of ``batch``, each of which asks for one, and take each to what it asks next.
+
+    What they have to know on the host is read once for all of them. What fails is repeated for each task alone, so that
+    one request's fault is not another's.
+    """
+    forwards = [cast(Forward, progress.asked) for progress in batch]
+    try:
+        rows = runtime.forward(forwards)
+    except Exception as error:
+        for forward in forwards:
+            for span in forward.spans:
+                span.cache.rewind()
+        if len(batch) == 1:
+            batch[0].fail(error)
+        for progress in batch if len(batch) > 1 else ():
+            advance(runtime, [progress])
+        return
+    try:
+        answers = runtime.read(forwards, rows)
+    except Exception:
+        for progress, forward, own in zip(batch, forwards, rows, strict=True):
+            try:
+                progress.advance(runtime.read([forward], [own])[0])
+            except Exception as error:
+                progress.fail(error)
+    else:
+        for progress, answer in zip(batch, answers, strict=True):
+            progress.advance(answer)
+    read_on_host(batch)
+
+
+def read_on_host(batch: Sequence[Progress[Any]]) -> None:
+    """Answer every task of ``batch`` that waits for a host read, until none does, each time with one read for all."""
+    while waiting := [(progress, progress.asked) for progress in batch if isinstance(progress.asked, HostRead)]:
+        values = torch.cat([asked.tensor.flatten() for _, asked in waiting]).tolist()
+        start = 0
+        for progress, asked in waiting:
+            count = asked.tensor.numel()
+            own: Answer = values[start : start + count]
+            progress.advance(own)
+            start += count
+
+
+def run(runtime: Runtime, task: Task[T], on_chunk: Callable[[Chunk], None] | None = None) -> T:
+    """Do all of a task, in batches of its own; GenerationError where others hold the memory that it needs."""
+    progress = Progress(task, on_chunk)
+    try:
+        start(progress)
+        while not progress.ended:
+            forward_alone(runtime, progress)
+    finally:
+        progress.close()
+    return progress.value
+
+
+def forward_alone(runtime: Runtime, progress: Progress[Any]) -> None:
+    """Do the forward that a task asks for, in a batch of its own; GenerationError where others hold its memory."""
+    if progress.asked is Waiting.FOR_MEMORY:
+        # Others may have given something back since it was asked; until this returns nobody does.
+        progress.advance()
+        if progress.asked is Waiting.FOR_MEMORY:
+            raise GenerationError(no_room(runtime.pool))
+        return
+    advance(runtime, [progress])
+
+
+def start(progress: Progress[Any]) -> None:
+    """Take a task to what it asks first."""
+    progress.advance()
+    read_on_host([progress])
+
+
+def no_room(pool: KVPool) -> str:
+    """Say why an answer that nothing else takes turns with cannot go on."""
+    return (
+        f"of the {pool.budget:,} bytes that kv_bytes allows, other answers under way hold {pool.promised:,}; "
+        "finish or close them, or let them take turns in a Scheduler"
+    )

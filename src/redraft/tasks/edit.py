@@ -1,0 +1,256 @@
+"""Text rewritten in the place of spans, or as a whole by an instruction; all else stays byte for byte."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from redraft.canvas.draft import Draft
+from redraft.constrain.compiler import CompiledConstraint
+from redraft.constrain.constraint import Template
+from redraft.constrain.language.template import Hole, escaped
+from redraft.engine.generation import Generate, Recorders
+from redraft.engine.request import Request, check_number, check_text, generate
+from redraft.engine.result import OnStep, Result, Usage, fields_of
+from redraft.engine.runtime import Prompt, Runtime
+from redraft.engine.task import Task
+from redraft.errors import RequestError
+from redraft.tasks.infill import (
+    before_ending,
+    beginning_of,
+    check_holes,
+    context_before,
+    draft_of,
+    one_canvas,
+    refuse,
+    without_ending,
+)
+
+
+@dataclass(frozen=True, repr=False)
+class EditResult(Result):
+    """``text`` is the whole edited text."""
+
+    replacements: tuple[str, ...] = ()
+    """What stands in the place of each span, in their order; empty where the whole was rewritten."""
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Spans that stand so close that they are rewritten on the same canvas."""
+
+    spans: list[tuple[int, int]]
+
+    @property
+    def start(self) -> int:
+        return self.spans[0][0]
+
+    @property
+    def end(self) -> int:
+        return self.spans[-1][1]
+
+
+@dataclass(frozen=True)
+class _Canvas:
+    """What a group of spans is written under, and what it starts from."""
+
+    frame: Template
+    """From the first span to the end of the last one."""
+    shown: str
+    """What follows them on the canvas."""
+    constraint: Template
+    """Both."""
+    compiled: CompiledConstraint
+    """Held here so that it is at hand when the group's turn comes."""
+    draft: Draft
+
+
+@dataclass(frozen=True, eq=False)
+class EditRequest:
+    """An edit of spans that is checked and compiled (a ``task.Runnable``)."""
+
+    runtime: Runtime
+    prompt: Prompt | None
+    text: str
+    spans: Sequence[tuple[int, int]]
+    groups: Sequence[_Group]
+    canvases: Sequence[_Canvas]
+    """One for each group."""
+    parameters: Mapping[str, Any]
+    request: Request
+    """That of the first group; what is asked for the others depends on what it says."""
+    record: Recorders | None = None
+
+    def task(self, on_step: OnStep | None = None) -> Task[EditResult]:
+        """Begin to rewrite the spans. The chunks' texts are what is written from the first span on a canvas to the end
+        of the last one."""
+        done, position, parameters, request = "", 0, self.parameters, self.request
+        results: list[Result] = []
+        replacements: dict[tuple[int, int], str] = {}
+        for index, (group, canvas) in enumerate(zip(self.groups, self.canvases, strict=True)):
+            done += self.text[position : group.start]
+            if index:
+                request = _request(self.runtime, self.prompt, done, canvas, parameters)
+            answer = Generate(self.runtime, request, self.record).task(on_step)
+            result = yield from before_ending(answer, canvas.shown)
+            written = without_ending(result.text, canvas.shown)
+            replacements |= dict(zip(group.spans, _values(canvas.frame, written), strict=True))
+            done += written
+            position = group.end
+            results.append(result)
+            # The next group's noise is its own: the same noise would make similar spans say the same.
+            parameters = {**parameters, "seed": (result.seed + 1) % (1 << 64)}
+        whole = done + self.text[position:]
+        return EditResult(
+            **fields_of(_together(results), text=whole), replacements=tuple(replacements[span] for span in self.spans)
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class RewriteRequest:
+    """An edit of a whole text that is checked and compiled (a ``task.Runnable``)."""
+
+    runtime: Runtime
+    request: Request
+    record: Recorders | None = None
+
+    def task(self, on_step: OnStep | None = None) -> Task[EditResult]:
+        """Begin to write the text afresh, which the chunks' texts add up to."""
+        return EditResult(**fields_of((yield from Generate(self.runtime, self.request, self.record).task(on_step))))
+
+
+def edit(
+    runtime: Runtime,
+    text: str,
+    spans: Sequence[tuple[int, int]] | None = None,
+    *,
+    instruction: str | None = None,
+    strength: float = 0.8,
+    hole: Hole | Sequence[Hole] | None = None,
+    record: Recorders | None = None,
+    **parameters: Any,
+) -> EditRequest | RewriteRequest:
+    """Check a request to rewrite the ``spans`` of ``text``, (start, end) in characters, or with an instruction alone
+    all of it.
+
+    Everything outside of the spans stays as it is, byte for byte. instruction: said to the model as a user's message,
+    along with the text. strength: the share of the old text that is noise in the starting canvas, 0 to 1; the rest the
+    model may keep or not. hole: what may stand in the spans, one for all or one each; any text by default. record:
+    keeps what happens. Other parameters, and errors, as in ``request.generate``.
+    """
+    refuse(parameters, ("thinking", "draft", "stop", *(("constraint",) if spans is not None else ())))
+    check_text("text", text)
+    if instruction is not None:
+        check_text("instruction", instruction)
+    if check_number("strength", strength, 0) > 1:
+        raise RequestError(f"strength {strength} must be from 0 (start from the old text) to 1 (start from noise)")
+    if spans is None:
+        if instruction is None:
+            raise RequestError("edit needs spans that are to change, an instruction, or both")
+        if hole is not None:
+            raise RequestError("hole says what may stand in spans, and there are none; use constraint for the whole")
+        asked = runtime.tokenize(runtime.question(instruction, text))
+        draft = draft_of(runtime, [(text, 1 - strength)])
+        request = generate(runtime, asked, draft=draft, **parameters)
+        return RewriteRequest(runtime, request, record)
+    ordered = _check_spans(text, spans)
+    holes = dict(zip(ordered, check_holes(hole, len(ordered)), strict=True))
+    prompt = None if instruction is None else runtime.question(instruction, text)
+    groups = _groups(runtime, text, ordered)
+    borders = [*(group.start for group in groups[1:]), len(text)]
+    canvases = [_canvas(runtime, text, *places, holes, strength) for places in zip(groups, borders, strict=True)]
+    for canvas in canvases:
+        # What cannot be written is to be refused before anything is.
+        needed, given = canvas.compiled.min_tokens, parameters.get("max_tokens")
+        if isinstance(given, int) and given < needed:
+            raise RequestError(
+                f"max_tokens {given} is too small for a canvas whose shortest text takes {needed} tokens"
+            )
+    first = _request(runtime, prompt, text[: groups[0].start], canvases[0], parameters)
+    return EditRequest(runtime, prompt, text, ordered, groups, canvases, parameters, first, record)
+
+
+def _request(
+    runtime: Runtime, prompt: Prompt | None, before: str, canvas: _Canvas, parameters: Mapping[str, Any]
+) -> Request:
+    """What is asked for on one canvas of an edit, after the text ``before`` it."""
+    context = context_before(runtime, prompt, before)
+    settings = {"max_tokens": one_canvas(runtime, context, canvas.compiled.min_tokens), **parameters}
+    return generate(runtime, context, constraint=canvas.constraint, draft=canvas.draft, **settings)
+
+
+def _values(frame: Template, written: str) -> list[str]:
+    """What stands in the holes of a frame that begins and ends with one."""
+    # Reading a frame takes time that grows with its length, and of a single hole there is nothing to be read.
+    return [written] if len(frame.holes) == 1 else list(frame.values(written).values())
+
+
+def _canvas(
+    runtime: Runtime, text: str, group: _Group, following: int, holes: Mapping[tuple[int, int], Hole], strength: float
+) -> _Canvas:
+    """What is asked of the canvas of one group of spans, which shows some of the text up to the ``following`` one."""
+    shown = beginning_of(runtime, text[group.end : following], runtime.model.config.canvas_length // 4)
+    frame, old, holes_of, position = "", [], {}, group.start
+    for number, (start, end) in enumerate(group.spans):
+        frame += escaped(text[position:start]) + f"{{span{number}}}"
+        old += [(text[position:start], 1.0), (text[start:end], 1 - strength)]
+        holes_of[f"span{number}"] = holes[start, end]
+        position = end
+    constraint = Template(frame + escaped(shown), holes_of)
+    draft = draft_of(runtime, [*old, (shown, 1.0)])
+    return _Canvas(Template(frame, holes_of), shown, constraint, runtime.compile(constraint), draft)
+
+
+def _groups(runtime: Runtime, text: str, spans: Sequence[tuple[int, int]]) -> list[_Group]:
+    """Neighbouring spans together, as long as they and what is between them take no more than half a canvas."""
+    most = runtime.model.config.canvas_length // 2
+    groups: list[_Group] = []
+    for span in spans:
+        if groups and len(runtime.tokenizer.encode_text(text[groups[-1].start : span[1]])) <= most:
+            groups[-1].spans.append(span)
+        else:
+            groups.append(_Group([span]))
+    return groups
+
+
+def _check_spans(text: str, spans: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """The spans, which must be in order."""
+    if not isinstance(spans, Sequence) or isinstance(spans, str):
+        raise RequestError(f"spans {spans!r} must be a list of (start, end) in characters")
+    checked = []
+    last = 0
+    for index, span in enumerate(spans):
+        try:
+            start, end = span
+            usable = type(start) is int and type(end) is int and last <= start <= end <= len(text)
+        except (TypeError, ValueError):
+            usable = False
+        if not usable:
+            raise RequestError(
+                f"span {index} is {span!r}; spans are (start, end) in characters, in order and apart, within the "
+                f"{len(text)} characters of the text"
+            )
+        checked.append((start, end))
+        last = end
+    if not checked or len(set(checked)) < len(checked):
+        raise RequestError("spans must be one span or more, each once")
+    return checked
+
+
+def _together(results: Sequence[Result]) -> Result:
+    """The results of several canvases one after the other as one."""
+    first = results[0]
+    counts = [asdict(result.usage) for result in results]
+    usage = {name: sum(count[name] for count in counts) for name in counts[0]}
+    unconverged, canvases = [], 0
+    for result in results:
+        unconverged += [canvases + index for index in result.unconverged_canvases]
+        canvases += result.usage.canvases
+    return replace(
+        first,
+        token_ids=tuple(token for result in results for token in result.token_ids),
+        finish_reason="length" if any(result.finish_reason == "length" for result in results) else "stop",
+        unconverged_canvases=tuple(unconverged),
+        verified=None if first.verified is None else all(result.verified for result in results),
+        log_valid=tuple(value for result in results for value in result.log_valid),
+        usage=Usage(**{**usage, "time_to_first_token": first.usage.time_to_first_token}),
+    )
