@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import redraft
-from redraft import Generation, GenerationError, Recording, RecordingError, RecordingFolder, StepEvent, replay
+from redraft import GenerationError, Recording, RecordingError, RecordingFolder, StepEvent, replay
 from redraft.api import Engine
+from redraft.canvas.acceptance import AcceptanceView
+from redraft.engine.generation import Generate
+from redraft.engine.runtime import advance, start
+from redraft.engine.task import Progress
 from redraft.kernels.packed import FORMATS, Format
 from redraft.loading import load
 from redraft.models import checkpoint, digest
@@ -55,7 +60,7 @@ def engine(folder: Path) -> Engine:
 def recorded(engine: Engine, path: Path, prompt: Any = PROMPT, **parameters: Any) -> Recording:
     generation = engine.stream(prompt, **{"max_tokens": 60, "seed": 7} | parameters, record=RecordingFolder(path))
     generation.result()
-    return Recording.load(generation.recorder.path)  # type: ignore[attr-defined]
+    return Recording.load(generation.recorder.path)
 
 
 @pytest.mark.parametrize("dtype", FORMATS)
@@ -136,11 +141,19 @@ class TestOtherVerbs:
         assert len(recording.events) == found.usage.denoising_steps
         assert replay(recording, engine).identical
 
-    def test_verbs_that_tell_of_no_steps_say_so(self, engine: Engine) -> None:
-        with pytest.raises(redraft.RequestError, match="on_step cannot be given here; generate"):
-            engine.choose("is it?", ["yes", "no"], on_step=print)
-        with pytest.raises(redraft.RequestError, match="record 'runs' must be a RecordingFolder"):
-            engine.choose("is it?", ["yes", "no"], record="runs")
+    def test_what_keeps_no_recordings_is_refused_by_every_verb(self, engine: Engine) -> None:
+        verbs: list[Callable[..., Any]] = [
+            lambda **given: engine.generate(PROMPT, **given),
+            lambda **given: engine.stream(PROMPT, **given),
+            lambda **given: engine.generate_many([PROMPT], **given),
+            lambda **given: engine.fill("a", "b", **given),
+            lambda **given: engine.edit("abc", [(0, 1)], **given),
+            lambda **given: engine.choose("is it?", ["yes", "no"], **given),
+            lambda **given: engine.extract("a", {"type": "integer"}, **given),
+        ]
+        for verb in verbs:
+            with pytest.raises(redraft.RequestError, match="record 'runs' must be a RecordingFolder"):
+                verb(record="runs")
 
 
 QUESTIONS = {"is": ["yes", "no"], "code": ["red", "green", "blue"]}
@@ -191,8 +204,10 @@ class TestDecisions:
         self, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         engine = load(folder)
-        denoise = engine.model.denoise
-        monkeypatch.setattr(engine.model, "denoise", lambda *given: denoise(*given) * torch.nan)
+        forward = engine.model.forward
+        monkeypatch.setattr(
+            engine.model, "forward", lambda spans: [None if own is None else own * torch.nan for own in forward(spans)]
+        )
         with pytest.raises(GenerationError, match="not a number"):
             engine.choose("is it?", QUESTIONS, seed=3, record=RecordingFolder(tmp_path))
         recording = Recording.load(next(tmp_path.iterdir()))
@@ -239,7 +254,7 @@ class TestWhatDiffers:
         assert again.comparison.entropy_difference > 0
 
     @pytest.mark.parametrize("changed", [{"max_tokens": 24}, {"max_denoising_steps": 3}, {"canvas_length": 12}])
-    def test_a_parameter(self, engine: Engine, tmp_path: Path, changed: dict[str, int]) -> None:
+    def test_a_parameter(self, engine: Engine, tmp_path: Path, changed: dict[str, Any]) -> None:
         recording = recorded(engine, tmp_path)
         again = replay(recording, engine, **changed)
         (name,) = parameters_of(recording, again.recording)
@@ -365,8 +380,8 @@ class TestWhatIsNotKept:
 
     def test_a_rule_of_ones_own_is_named_and_taken(self, engine: Engine, tmp_path: Path) -> None:
         class Everything:
-            def accepted(self, entropy: torch.Tensor, confidence: torch.Tensor) -> torch.Tensor:
-                return torch.ones_like(entropy, dtype=torch.bool)
+            def accept(self, view: AcceptanceView) -> torch.Tensor:
+                return torch.ones_like(view.open)
 
         recording = recorded(engine, tmp_path, acceptance=Everything())
         with pytest.raises(RecordingError, match=r"its acceptance is .*Everything"):
@@ -389,10 +404,12 @@ class TestWhatIsNotKept:
 class TestFailures:
     def test_a_request_that_was_cancelled_is_repeated_as_far_as_it_came(self, engine: Engine) -> None:
         request = engine.request(PROMPT, max_tokens=60, seed=7)
-        recorder = Recorder(request, engine)
-        generation = Generation(engine, request, recorder)
-        for _ in zip(range(7), generation.work, strict=False):
-            pass
+        recorder = Recorder(request, engine.runtime)
+        cancelled = Progress(Generate(engine.runtime, request).task(recorder))
+        start(cancelled)
+        for _ in range(7):
+            advance(engine.runtime, [cancelled])
+        cancelled.close()
         recording = recorder.fail(redraft.RedraftError("gone"))
         seen: list[StepEvent] = []
         again = replay(recording, engine, on_step=seen.append)

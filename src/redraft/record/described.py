@@ -3,26 +3,26 @@
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 
 from redraft.canvas.acceptance import ConfidenceThreshold, EntropyBound
+from redraft.canvas.corruption import MaskNoise
+from redraft.canvas.draft import Draft
 from redraft.canvas.noise import UniformNoise
 from redraft.canvas.schedule import LinearTemperature
 from redraft.canvas.stopping import ReproducesCanvas, StableAndConfident
 from redraft.constrain.constraint import Choice, JSONSchema, Regex, Template
 from redraft.constrain.language.template import Hole
-from redraft.engine.request import Draft, Request
+from redraft.engine.request import Request, generate
+from redraft.engine.runtime import Runtime
 from redraft.errors import RecordingError
 from redraft.tasks.choose import Reading
 
-if TYPE_CHECKING:
-    from redraft.api import Engine
-
 _PARTS = (
-    *(LinearTemperature, UniformNoise),
+    *(LinearTemperature, UniformNoise, MaskNoise),
     *(EntropyBound, ConfidenceThreshold, StableAndConfident, ReproducesCanvas),
     *(JSONSchema, Regex, Choice, Template, Hole, Reading),
 )
@@ -32,16 +32,16 @@ _FROM_CHECKPOINT = ("schedule", "end_token_ids", "context_length")
 
 
 def described(request: Request) -> dict[str, Any]:
-    """The request as JSON has it, by the names that ``Engine.request`` knows."""
+    """The request as JSON has it, by the names that ``request.generate`` knows."""
     found = {field.name: getattr(request, field.name) for field in fields(request)}
     # What was compiled for one vocabulary follows from these.
-    found["constraint"] = found.pop("demand")
+    found["constraint"] = found.pop("constraint_source")
     found["thinking"] = found.pop("thought") is not None
     return {name: plain(value) for name, value in found.items()}
 
 
-def requested(engine: "Engine", description: Mapping[str, Any], **changed: Any) -> Request:
-    """The request that was described, for ``engine``; ``changed`` are parameters of ``Engine.request``.
+def requested(runtime: Runtime, description: Mapping[str, Any], **changed: Any) -> Request:
+    """The request that was described, for ``runtime``; ``changed`` are parameters of ``request.generate``.
 
     Raises RecordingError for what is code and was not kept, unless it is given.
     """
@@ -49,10 +49,10 @@ def requested(engine: "Engine", description: Mapping[str, Any], **changed: Any) 
     prompt = changed.pop("prompt", None) or given.pop("prompt")
     given.pop("prompt", None)
     parameters = {name: _restored(name, value) for name, value in given.items()} | changed
-    request = engine.request(prompt, **parameters)
+    request = generate(runtime, prompt, **parameters)
     ends = tuple(description["end_token_ids"])
-    if request.demand is not None and ends != request.end_token_ids:
-        compiled = engine.constraints.compile(request.demand, ends, request.stop, request.thought)
+    if request.constraint_source is not None and ends != request.end_token_ids:
+        compiled = runtime.constraints.compile(request.constraint_source, ends, request.stop, request.thought)
         request = replace(request, constraint=compiled)
     return replace(request, schedule=_restored("schedule", description["schedule"]), end_token_ids=ends)
 

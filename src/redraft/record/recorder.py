@@ -7,27 +7,21 @@ import threading
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any
 
 import torch
 
-from redraft.engine.generation import Generation
 from redraft.engine.request import Request
-from redraft.engine.result import OnStep, Result, StepEvent
-from redraft.engine.task import Work
+from redraft.engine.result import Result, StepEvent
+from redraft.engine.runtime import Runtime
 from redraft.errors import RecordingError
 from redraft.record.described import described, plain, prompt_digest
 from redraft.record.recording import Recording, draws_of, result_object
 from redraft.record.steps import Steps
-from redraft.tasks.choose import ChooseResult, Choosing, Reading
-
-if TYPE_CHECKING:
-    from redraft.api import Engine
+from redraft.tasks.choose import ChooseResult, Reading
 
 _NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9_-]+")
 _LONGEST_ID = 80
-
-_Answer = TypeVar("_Answer", Result, ChooseResult)
 
 
 class Recorder:
@@ -39,7 +33,7 @@ class Recorder:
     def __init__(
         self,
         request: Request,
-        engine: "Engine",
+        runtime: Runtime,
         id: str | None = None,
         *,
         keep_prompt: bool = True,
@@ -51,14 +45,14 @@ class Recorder:
 
         Raises RecordingError for an engine that ``redraft.load`` did not make, whose weights cannot be told.
         """
-        origin = engine.origin
+        origin = runtime.origin
         if origin is None:
             raise RecordingError(
                 "only an engine that redraft.load has made can be recorded: others' weights are unknown"
             )
         self.id = _NOT_IN_A_NAME.sub("-", id or secrets.token_hex(4))[:_LONGEST_ID]
         self.began = datetime.now(UTC).isoformat(timespec="microseconds")
-        self.noise = plain(engine.model.noise)
+        self.noise = plain(runtime.model.corruption.noise)
         self.request = described(request)
         if not keep_prompt:
             self.request["prompt"] = prompt_digest(request.prompt)
@@ -121,12 +115,12 @@ class FileRecorder(Recorder):
         self,
         folder: Path,
         request: Request,
-        engine: "Engine",
+        runtime: Runtime,
         id: str | None,
         keep_prompt: bool,
         reading: Reading | None = None,
     ) -> None:
-        super().__init__(request, engine, id, keep_prompt=keep_prompt, reading=reading)
+        super().__init__(request, runtime, id, keep_prompt=keep_prompt, reading=reading)
         self._folder = folder
         self.path: Path | None = None
         """The file, once there is one."""
@@ -154,66 +148,13 @@ class RecordingFolder:
             raise RecordingError(f"recordings cannot be written to {self.path}: {error}") from error
         self._lock = threading.Lock()
 
-    def recorder(self, request: Request, engine: "Engine", id: str | None = None) -> FileRecorder:
-        """A recorder for one request; its ``finish`` or ``fail`` writes the file. The first one for an engine may have
-        to read the model's weight files through."""
+    def recorder(
+        self, request: Request, runtime: Runtime, reading: Reading | None = None, id: str | None = None
+    ) -> FileRecorder:
+        """Make a recorder for one request; its ``finish`` or ``fail`` writes the file.
+
+        ``reading``: of a request for decisions, what is read off its canvas. The first recorder for a model may have to
+        read its weight files through.
+        """
         with self._lock:
-            return FileRecorder(self.path, request, engine, id, self._keep_prompts)
-
-    def generation(
-        self,
-        engine: "Engine",
-        request: Request,
-        on_step: OnStep | None = None,
-        id: str | None = None,
-    ) -> "RecordedGeneration":
-        """A generation that is recorded by itself, also where it ends with an error."""
-        return RecordedGeneration(engine, request, on_step, self.recorder(request, engine, id))
-
-    def decision(self, choosing: Choosing, on_step: OnStep | None = None) -> Work[ChooseResult]:
-        """The work of decisions that are recorded by themselves."""
-        with self._lock:
-            recorder = FileRecorder(
-                self.path, choosing.request, choosing.engine, None, self._keep_prompts, choosing.reading
-            )
-        return _kept(choosing.work(_both(recorder, on_step)), recorder)
-
-
-class RecordedGeneration(Generation):
-    """A generation whose file is written when it ends. One that is given up before its end leaves none."""
-
-    def __init__(
-        self,
-        engine: "Engine",
-        request: Request,
-        on_step: OnStep | None,
-        recorder: FileRecorder,
-    ) -> None:
-        super().__init__(engine, request, _both(recorder, on_step))
-        self.recorder = recorder
-        self.work = _kept(self.work, recorder)
-
-
-def _both(recorder: Recorder, on_step: OnStep | None) -> OnStep:
-    """Tells the recorder, then whoever else listens."""
-
-    def listen(event: StepEvent) -> None:
-        recorder(event)
-        if on_step is not None:
-            on_step(event)
-
-    return listen
-
-
-def _kept(work: Work[_Answer], recorder: Recorder) -> Work[_Answer]:
-    """The work, whose recording is finished when it ends, also with an error."""
-    try:
-        result = yield from work
-    except Exception as error:
-        try:
-            recorder.fail(error)
-        except RecordingError as unwritten:
-            error.add_note(str(unwritten))
-        raise
-    recorder.finish(result)
-    return result
+            return FileRecorder(self.path, request, runtime, id, self._keep_prompts, reading)

@@ -6,7 +6,7 @@ import os
 import secrets
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from pathlib import Path
@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from redraft.canvas.corruption import AbsorbingCorruption, Corruption, MaskNoise, UniformCorruption
+from redraft.canvas.draft import Draft
 from redraft.canvas.noise import UniformNoise
-from redraft.engine.request import Draft
 from redraft.engine.result import Result, StepEvent
 from redraft.errors import RecordingError
 from redraft.record.described import restored
@@ -47,7 +48,7 @@ class Recording:
     """``dtype``, ``device``, ``kernels``, ``prefill_chunk``, ``window_policy``: what rounding depends on."""
     noise: Mapping[str, Any]
     request: Mapping[str, Any]
-    """By the names of ``Engine.request``, with the prompt as token ids, or their number and SHA-256."""
+    """By the names of ``request.generate``, with the prompt as token ids, or their number and SHA-256."""
     result: Mapping[str, Any] | None
     """The fields of ``Result``, or of ``ChooseResult``; None where the request failed."""
     error: Mapping[str, str] | None
@@ -60,7 +61,7 @@ class Recording:
     @cached_property
     def events(self) -> list[StepEvent]:
         """The steps as they were handed out, bit for bit."""
-        return read(self.arrays, draws_of(self.request, self.noise))
+        return read(self.arrays, draws_of(self.request, self.noise), self.request["max_denoising_steps"])
 
     @cached_property
     def reading(self) -> Reading | None:
@@ -155,14 +156,24 @@ _BROKEN = (
 )
 
 
+# What the noise that a recording names belongs to.
+_CORRUPTIONS: dict[str, Callable[[Any], Corruption]] = {
+    UniformNoise.__name__: UniformCorruption,
+    MaskNoise.__name__: AbsorbingCorruption,
+}
+
+
 def draws_of(request: Mapping[str, Any], noise: Mapping[str, Any]) -> Draws | None:
     """What a described request's seed puts on a canvas; None where its noise is not one that is known."""
-    if noise.get("is") != UniformNoise.__name__:
+    kind = _CORRUPTIONS.get(str(noise.get("is")))
+    if kind is None:
         return None
     draft = restored(request["draft"])
     if not isinstance(draft, Draft | None):
         raise ValueError("its draft is not a draft")
-    return Draws(request["seed"], restored(noise), draft, request["canvas_length"])
+    return Draws(
+        request["seed"], kind(restored(noise)), draft, request["canvas_length"], request["max_denoising_steps"]
+    )
 
 
 def result_object(result: Result | ChooseResult) -> dict[str, Any]:

@@ -5,15 +5,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from redraft.api import Engine
-from redraft.engine.generation import Generation
+from redraft.engine.generation import Generate
 from redraft.engine.result import Chunk, Result, StepEvent
-from redraft.engine.task import Waiting, Work, no_room
+from redraft.engine.runtime import advance, no_room, start
+from redraft.engine.task import Progress, Runnable, Waiting
 from redraft.errors import GenerationError, RecordingError
 from redraft.record.compare import Comparison, compare, compare_beginning
 from redraft.record.described import prompt_digest, requested
 from redraft.record.recorder import Recorder
 from redraft.record.recording import Recording
-from redraft.tasks.choose import ChooseResult, Choosing
+from redraft.tasks.choose import ChooseRequest, ChooseResult
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +42,7 @@ def replay(
 ) -> Replay:
     """Run the recorded request on ``engine`` and compare every step.
 
-    any_model: do so with other weights than the recorded ones. changed: parameters of ``Engine.request`` in the place
+    any_model: do so with other weights than the recorded ones. changed: parameters of ``Engine.generate`` in the place
     of the recorded ones: a prompt that was not kept, a verifier, another seed. A request that had failed is repeated as
     far as it came.
 
@@ -50,39 +51,40 @@ def replay(
     if not any_model:
         check_model(recording, engine)
     _check_prompt(recording, engine, changed)
-    request, reading = requested(engine, recording.request, **changed), recording.reading
-    recorder = Recorder(request, engine, reading=reading)
+    runtime = engine.runtime
+    request, reading = requested(runtime, recording.request, **changed), recording.reading
+    recorder = Recorder(request, runtime, reading=reading)
 
     def listen(event: StepEvent) -> None:
         recorder(event)
         if on_step is not None:
             on_step(event)
 
-    work: Work[Result] | Work[ChooseResult] = (
-        Generation(engine, request, listen).work
-        if reading is None
-        else Choosing.of(engine, request, reading).work(listen)
+    again: Runnable[Result] | Runnable[ChooseResult] = (
+        Generate(runtime, request) if reading is None else ChooseRequest.of(runtime, request, reading)
     )
+    progress: Progress[Any] = Progress(again.task(listen), on_chunk)
     failed_by_model = recording.error is not None and recording.error.get("type") == GenerationError.__name__
     # One forward beyond the last recorded step shows whether the model fails again.
     limit = None if recording.error is None else len(recording.events) + failed_by_model
     try:
-        while limit is None or len(recorder) < limit:
-            moved = next(work)
-            if moved is Waiting.FOR_MEMORY:
-                raise RecordingError(no_room(engine.pool))
-            if isinstance(moved, Chunk) and on_chunk is not None:
-                on_chunk(moved)
-    except StopIteration as done:
-        again = recorder.finish(done.value)
-        return Replay(again, compare(recording, again))
-    except GenerationError as error:
-        again = recorder.fail(error)
-        return Replay(again, compare(recording, again))
+        start(progress)
+        while not progress.ended and (limit is None or len(recorder) < limit):
+            if progress.asked is Waiting.FOR_MEMORY:
+                raise RecordingError(no_room(runtime.pool))
+            advance(runtime, [progress])
     finally:
-        work.close()
-    again = recorder.fail(RecordingError("stopped where the recorded request had ended"))
-    return Replay(again, compare(recording, again) if failed_by_model else compare_beginning(recording, again))
+        progress.close()
+    if not progress.ended:
+        same = recorder.fail(RecordingError("stopped where the recorded request had ended"))
+        return Replay(same, compare(recording, same) if failed_by_model else compare_beginning(recording, same))
+    if progress.error is not None:
+        if not isinstance(progress.error, GenerationError):
+            raise progress.error
+        same = recorder.fail(progress.error)
+    else:
+        same = recorder.finish(progress.value)
+    return Replay(same, compare(recording, same))
 
 
 def check_model(recording: Recording, engine: Engine) -> None:
@@ -105,8 +107,8 @@ def _check_prompt(recording: Recording, engine: Engine, changed: dict[str, Any])
         return
     if changed.get("prompt") is None:
         raise RecordingError(f"the recording was made without its prompt of {kept['tokens']} tokens; give the prompt")
-    given = list(engine.tokenize(changed["prompt"], bool(recording.request["thinking"])))
-    ending = engine.empty_thought
+    given = list(engine.runtime.tokenize(changed["prompt"], bool(recording.request["thinking"])))
+    ending = engine.runtime.empty_thought
     if prompt_digest(given) != kept and ending and given[-len(ending) :] == ending:
         # Recorded before chat prompts ended with an empty thought.
         given = given[: -len(ending)]

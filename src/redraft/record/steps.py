@@ -14,10 +14,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from redraft.canvas.noise import Noise
+from redraft.canvas.acceptance import EntropyBound
+from redraft.canvas.corruption import Corruption
+from redraft.canvas.draft import Draft
 from redraft.canvas.random import INITIAL, PositionRandom
+from redraft.canvas.step import StepRules, start
+from redraft.canvas.stopping import ReproducesCanvas
 from redraft.engine.denoise import ATTEMPT
-from redraft.engine.request import Draft
 from redraft.engine.result import StepEvent
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -49,11 +52,11 @@ class Places:
         self._step = 0
 
     def next(self, canvas: int, step: int) -> Place:
-        """The place of the step that follows. Steps count down within an attempt; one that does not begins another."""
+        """The place of the step that follows. Steps count up within an attempt; one that does not begins another."""
         before = self._place
         if before is None or before.canvas != canvas:
             place = Place(canvas, 0, 1)
-        elif step >= self._step:
+        elif step <= self._step:
             place = Place(canvas, before.attempt + 1, 1)
         else:
             place = Place(canvas, before.attempt, before.number + 1)
@@ -69,28 +72,28 @@ def places(events: Iterable[StepEvent]) -> list[Place]:
 
 @dataclass(frozen=True)
 class Draws:
-    """What a seed puts on a canvas."""
+    """What a seed puts on a canvas, by the rule of the step itself (``canvas.step``)."""
 
     seed: int
-    noise: Noise
+    corruption: Corruption
     draft: Draft | None
     canvas_length: int
+    steps: int
+    """The limit, from which the draws' keys count down."""
 
     def first(self, place: Place, length: int) -> Tensor:
-        """[C]: the canvas that an attempt starts from, if no position is locked."""
-        draws = self._draws(place, INITIAL, length)
-        tokens = self.noise.tokens(draws.noise)
-        if self.draft is None:
-            return tokens
-        return self.draft.laid_over(tokens, place.canvas * self.canvas_length, draws.sample)
+        """[C]: the canvas that an attempt starts from, if no position is pinned."""
+        rules = StepRules(EntropyBound(), ReproducesCanvas(), self.corruption, self.steps)
+        offset = place.canvas * self.canvas_length
+        return start(self._draws(place, INITIAL, length), rules, draft=self.draft, offset=offset).tokens
 
-    def following(self, place: Place, step: int, accepted: Tensor, sample: Tensor) -> Tensor:
-        """[C]: the canvas after a step: samples where accepted, noise elsewhere."""
-        noise = self._draws(place, step, len(sample)).noise
-        return torch.where(accepted, sample, self.noise.tokens(noise))
+    def following(self, place: Place, step: int, seen: Tensor, accepted: Tensor, sample: Tensor) -> Tensor:
+        """[C]: the canvas after a step."""
+        draws = self._draws(place, self.steps - step + 1, len(sample))
+        return self.corruption.following(seen, accepted, sample, self.corruption.noise.tokens(draws.noise))
 
-    def _draws(self, place: Place, step: int, length: int) -> PositionRandom:
-        return PositionRandom(self.seed, place.canvas + place.attempt * ATTEMPT, step, length)
+    def _draws(self, place: Place, key: int, length: int) -> PositionRandom:
+        return PositionRandom(self.seed, place.canvas + place.attempt * ATTEMPT, key, length)
 
 
 class Steps:
@@ -111,7 +114,8 @@ class Steps:
         at, place, draws = len(self), self._places.next(event.canvas_index, event.step), self._draws
         values = {
             "canvas": event.canvas_index,
-            "step": event.step,
+            # As the draws' keys count, and as the first recordings had it: down to 1.
+            "step": event.steps - event.step + 1,
             "length": len(event.argmax),
             "temperature": event.temperature,
             "finished": event.finished,
@@ -125,7 +129,9 @@ class Steps:
         seen = self._following
         if place.number == 1:
             seen = None if draws is None else draws.first(place, len(event.tokens_in))
-        following = None if draws is None else draws.following(place, event.step, event.accepted, event.sample)
+        following = (
+            None if draws is None else draws.following(place, event.step, event.tokens_in, event.accepted, event.sample)
+        )
         if seen is None or not torch.equal(seen, event.tokens_in):
             self._rows["tokens_in"].append((at, _as_int32(event.tokens_in)))
         if following is None or not torch.equal(following, event.tokens_out):
@@ -145,32 +151,34 @@ class Steps:
         return found
 
 
-def read(arrays: Arrays, draws: Draws | None) -> list[StepEvent]:
-    """The steps that ``Steps.arrays`` was made of; ValueError saying what does not fit together."""
+def read(arrays: Arrays, draws: Draws | None, steps: int) -> list[StepEvent]:
+    """Read the steps that ``Steps.arrays`` was made of, at most ``steps`` a canvas; ValueError saying what does not fit
+    together."""
     lengths = _checked(arrays)
     spans = list(pairwise(np.cumsum([0, *lengths]).tolist()))
     accepted = np.unpackbits(arrays["accepted"], count=sum(lengths)).astype(np.bool_)
     rows = {name: _rows(name, arrays, lengths) for name in _ROWS}
     found: list[StepEvent] = []
     counter = Places()
-    for at, (start, end) in enumerate(spans):
-        canvas, step = int(arrays["canvas"][at]), int(arrays["step"][at])
-        place, own = counter.next(canvas, step), torch.from_numpy(accepted[start:end].copy())
-        argmax, sample = (_as_int64(arrays[name][start:end]) for name in ("argmax", "sample"))
+    for at, (first, end) in enumerate(spans):
+        canvas, step = int(arrays["canvas"][at]), steps - int(arrays["step"][at]) + 1
+        place, own = counter.next(canvas, step), torch.from_numpy(accepted[first:end].copy())
+        argmax, sample = (_as_int64(arrays[name][first:end]) for name in ("argmax", "sample"))
         seen, following = rows["tokens_in"].get(at), rows["tokens_out"].get(at)
         if seen is None:
-            seen = found[-1].tokens_out if place.number > 1 else _known(draws).first(place, end - start)
+            seen = found[-1].tokens_out if place.number > 1 else _known(draws).first(place, end - first)
         if following is None:
-            following = _known(draws).following(place, step, own, sample)
+            following = _known(draws).following(place, step, seen, own, sample)
         found.append(
             StepEvent(
                 canvas_index=canvas,
                 step=step,
+                steps=steps,
                 temperature=float(arrays["temperature"][at]),
                 tokens_in=seen,
                 argmax=argmax,
                 sample=sample,
-                entropy=torch.from_numpy(arrays["entropy"][start:end].copy()),
+                entropy=torch.from_numpy(arrays["entropy"][first:end].copy()),
                 accepted=own,
                 tokens_out=following,
                 finished=bool(arrays["finished"][at]),
