@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from redraft.canvas.acceptance import EntropyBound
+from redraft.canvas.acceptance import AcceptanceView, EntropyBound
+from redraft.models.base import Span
 from redraft.train.objective import ObjectiveConfig, PromptCache, Trajectories, UniformStateObjective
 from redraft.train.recipes.sudoku import layout
 from redraft.train.recipes.sudoku.model import SudokuShape, build
 from redraft.train.recipes.sudoku.puzzles import generate
 from redraft.train.recipes.sudoku.recipe import PuzzleSource
+from tests.readouts import readout_of
 
 SHAPE = SudokuShape(hidden_size=48, layers=2, heads=3, head_dim=32, dense_width=16, expert_width=8)
 SOURCE = PuzzleSource(generate(10, (30, 40), 0), generate(10, (25, 30), 2))
@@ -29,13 +31,15 @@ def test_the_loss_is_the_weighted_cross_entropy_plus_the_mass_outside_the_target
     trajectories.beliefs = torch.rand_like(trajectories.beliefs)
     model, config = subject._model, subject._config
     cache = PromptCache()
-    model.encode(trajectories.prompts, cache)
+    model([Span(trajectories.prompts, cache, "encode")])
     loss, _ = subject._score(
         trajectories.canvases, cache.segments, trajectories.beliefs, trajectories.targets, trajectories.weights
     )
     table = model.embed_tokens.weight.double()
-    signal = (trajectories.beliefs.double() @ table[: config.target_vocabulary]).float() * SHAPE.hidden_size**0.5
-    logits = model.logits(model.denoise(trajectories.canvases, cache, signal)).double()
+    soft = (trajectories.beliefs.double() @ table[: config.target_vocabulary]).float() * SHAPE.hidden_size**0.5
+    (hidden,) = model([Span(trajectories.canvases, cache, "denoise", soft)])
+    assert hidden is not None
+    logits = model.logits(hidden).double()
     inside, outside = logits[..., : config.target_vocabulary], logits[..., config.target_vocabulary :]
     expected = 0.0
     for board in range(16):
@@ -69,7 +73,8 @@ def test_advancing_is_one_step_of_the_sampler() -> None:
     subject._advance(trajectories, logits)
     probabilities = (logits.double() / 0.5).softmax(-1)
     entropy = -(probabilities * probabilities.clamp(min=1e-300).log()).sum(-1)
-    accepted = EntropyBound(config.entropy_bound).accepted(entropy, entropy)
+    view = AcceptanceView(readout_of(entropy, entropy), torch.ones_like(sure), step=1, steps=1)
+    accepted = EntropyBound(config.entropy_bound).accept(view)
     assert (trajectories.canvases[accepted & sure] == 5).all()
     assert (accepted & sure).sum() == sure.sum()
     assert trajectories.canvases[~accepted].float().mean() > 100, "noise is drawn from the whole vocabulary"
@@ -91,18 +96,20 @@ def test_solved_and_old_canvases_are_replaced_and_others_go_on() -> None:
     assert done([True, True], [3, 3], replace(config, refresh_solved=0.0)) == [False, False]
 
 
-def test_a_step_without_belief_gives_the_zero_signal_not_zero_logits() -> None:
+def test_a_step_without_belief_is_conditioned_on_zero_and_not_on_zero_logits() -> None:
     """Zero logits would be the mean embedding; others trained that by mistake."""
     subject = objective()
     model = subject._model
     prompts = layout.prompt_tokens(SOURCE.easy.boards[:2])
     canvas = layout.answer_tokens(SOURCE.easy.solutions[:2])
     cache = PromptCache()
-    model.encode(prompts, cache)
+    model([Span(prompts, cache, "encode")])
     zero = torch.zeros(2, layout.CANVAS_LENGTH, layout.TARGET_VOCABULARY)
     weights = torch.ones(2, layout.CANVAS_LENGTH)
     _, logits = subject._score(canvas, cache.segments, zero, canvas, weights)
-    expected = model.logits(model.denoise(canvas, cache, None), slice(0, layout.TARGET_VOCABULARY))
+    (hidden,) = model([Span(canvas, cache, "denoise")])
+    assert hidden is not None
+    expected = model.logits(hidden, slice(0, layout.TARGET_VOCABULARY))
     torch.testing.assert_close(logits, expected)
 
 
@@ -126,4 +133,4 @@ def test_prompts_beyond_the_sliding_window_are_refused() -> None:
 @pytest.mark.parametrize("field", ["fully_noised", "keep_belief", "refresh_any"])
 def test_shares_outside_0_to_1_are_refused(field: str) -> None:
     with pytest.raises(ValueError, match=field):
-        replace(CONFIG, **{field: 1.5})
+        replace(CONFIG, **{field: 1.5})  # type: ignore[arg-type]

@@ -15,7 +15,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from redraft.canvas.acceptance import EntropyBound
+from redraft.canvas.corruption import UniformCorruption
 from redraft.canvas.noise import UniformNoise
+from redraft.canvas.readout import Readout
+from redraft.canvas.step import CanvasState, StepRules, step
+from redraft.canvas.stopping import ReproducesCanvas
+from redraft.models.base import Span
 from redraft.models.diffusion_gemma.model import DiffusionGemma
 from redraft.train.data import Examples, ExampleSource
 
@@ -31,7 +36,7 @@ class ObjectiveConfig:
     fully_noised: float = 0.5
     """Share of fresh canvases that start from noise alone; the others keep a uniform share of their target."""
     keep_belief: float = 0.9
-    """Probability that a step is conditioned on the previous one's distribution; else the signal is zero."""
+    """Probability that a step is conditioned on the previous one's distribution; else the self-conditioning is zero."""
     max_age: int = 16
     """Denoising steps after which a canvas is replaced, solved or not."""
     refresh_solved: float = 0.8
@@ -50,6 +55,14 @@ class ObjectiveConfig:
         for name in ("target_vocabulary", "steps_per_update", "max_age"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} {getattr(self, name)} must be at least 1")
+
+
+@dataclass(frozen=True)
+class _Draws:
+    """A step's randomness from torch's own generator (``canvas.step.Draws``); the sample is drawn already."""
+
+    sample: Tensor
+    noise: Tensor
 
 
 class PromptCache:
@@ -71,6 +84,9 @@ class PromptCache:
 
     def advance(self, count: int) -> None:
         self._length += count
+
+    def rewind(self) -> None:
+        """A failed forward ends the training; there is nothing to go back to."""
 
 
 @dataclass
@@ -104,7 +120,10 @@ class UniformStateObjective:
         windows = [spec.window for spec in model.config.layers if spec.window is not None]
         self._model, self._source, self._config, self._batch = model, source, config, batch
         self._noise = UniformNoise(model.config.vocab_size)
-        self._acceptance = EntropyBound(config.entropy_bound)
+        # Trajectories are replaced by their age; a canvas that its rules call finished goes on until then.
+        self._rules = StepRules(
+            EntropyBound(config.entropy_bound), ReproducesCanvas(), UniformCorruption(self._noise), config.max_age
+        )
         self._shortest_window = min(windows, default=None)
         self._encode: Callable[[Tensor], list[tuple[Tensor, Tensor]]] = self._encode_prompts
         self._score: Callable[..., tuple[Tensor, Tensor]] = self._score_canvases
@@ -155,7 +174,7 @@ class UniformStateObjective:
 
     def _encode_prompts(self, prompts: Tensor) -> list[tuple[Tensor, Tensor]]:
         cache = PromptCache()
-        self._model.encode(prompts, cache)
+        self._model([Span(prompts, cache, "encode")])
         return cache.segments
 
     def _score_canvases(
@@ -164,8 +183,9 @@ class UniformStateObjective:
         """Weighted loss of one denoising step and its logits over the target vocabulary [B, C, n]."""
         model, count = self._model, self._config.target_vocabulary
         table = model.embed_tokens.weight
-        signal = (beliefs @ table[:count]).float() * model.config.hidden_size**0.5
-        hidden = model.denoise(canvases, PromptCache(segments, segments[0][0].shape[2]), signal)
+        soft = (beliefs @ table[:count]).float() * model.config.hidden_size**0.5
+        cache = PromptCache(segments, segments[0][0].shape[2])
+        (hidden,) = model([Span(canvases, cache, "denoise", soft)])
         logits = model.logits(hidden, slice(0, count))
         nll = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").view_as(weights)
         loss = (nll * weights).mean()
@@ -177,16 +197,23 @@ class UniformStateObjective:
 
     @torch.no_grad()
     def _advance(self, trajectories: Trajectories, logits: Tensor) -> None:
-        """One step of the sampler: sample, accept, renoise, and carry the distribution on as the next belief."""
+        """Take one step of the sampler, and carry the distribution on as the next belief."""
         config, (batch, length) = self._config, trajectories.canvases.shape
         temperature = config.t_min + (config.t_max - config.t_min) * torch.rand(batch, 1, 1)
         logprobs = F.log_softmax(logits.float() / temperature, dim=-1)
         probabilities = logprobs.exp()
-        entropy = -(probabilities * logprobs).sum(-1)
-        accepted = self._acceptance.accepted(entropy, probabilities.amax(-1))
         sample = torch.multinomial(probabilities.flatten(0, 1), 1).view(batch, length)
-        noise = self._noise.tokens(torch.rand(batch, length, dtype=torch.float64))
-        trajectories.canvases = torch.where(accepted, sample, noise)
+        readout = Readout(
+            argmax=probabilities.argmax(-1),
+            sample=sample,
+            entropy=-(probabilities * logprobs).sum(-1),
+            confidence=probabilities.amax(-1),
+            probability=lambda tokens: probabilities.gather(-1, tokens[..., None])[..., 0],
+        )
+        canvases = trajectories.canvases
+        state = CanvasState(canvases, torch.ones_like(canvases, dtype=torch.bool), torch.zeros_like(readout.entropy))
+        draws = _Draws(torch.empty(0), torch.rand(batch, length, dtype=torch.float64))
+        trajectories.canvases = step(state, readout, draws, self._rules).state.tokens
         trajectories.beliefs = probabilities * (torch.rand(batch, 1, 1) < config.keep_belief)
         trajectories.ages += 1
 

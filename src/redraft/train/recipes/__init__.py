@@ -1,0 +1,1 @@
+"""Recipes: what a bundled model is trained on, and how."""

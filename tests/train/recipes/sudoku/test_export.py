@@ -5,10 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tests.random_checkpoint import reference_model
-from transformers import AutoTokenizer
 
-from redraft import RequestError
+from redraft import RequestError, StepEvent
 from redraft.loading import load
 from redraft.models.tokenizer import ChatTokenizer
 from redraft.train.recipes.sudoku import layout
@@ -16,6 +14,7 @@ from redraft.train.recipes.sudoku.evaluate import as_text, from_text
 from redraft.train.recipes.sudoku.export import DEFAULTS, export
 from redraft.train.recipes.sudoku.model import SudokuShape, build, materialise
 from redraft.train.recipes.sudoku.puzzles import generate
+from tests.random_checkpoint import reference_model
 
 PUZZLES = generate(3, (30, 35), seed=3)
 FLAT = "".join(as_text(PUZZLES.boards[0]).split())
@@ -83,10 +82,12 @@ def test_what_is_no_board_reads_as_blank(text: str) -> None:
 
 def test_transformers_reads_the_folder_and_agrees(folder: Path) -> None:
     """Every weight is found (the vision tower aside, which it makes up), logits and token ids are the same."""
+    from transformers import AutoTokenizer
+
     reference, engine = reference_model(folder), load(folder)
     prompt = layout.prompt_tokens(PUZZLES.boards[:1])
-    seen = []
-    engine.generate(prompt[0], max_tokens=1, seed=1, max_denoising_steps=1, on_step=seen.append)
+    seen: list[StepEvent] = []
+    engine.generate(prompt[0].tolist(), max_tokens=1, seed=1, max_denoising_steps=1, on_step=seen.append)
     with torch.no_grad():
         theirs = reference(input_ids=prompt, decoder_input_ids=seen[0].tokens_in[None]).logits[0]
     entropy = torch.distributions.Categorical(logits=theirs / seen[0].temperature).entropy()

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from redraft import RedraftError
+from redraft.models.base import Span
 from redraft.models.diffusion_gemma.model import DiffusionGemma
 from redraft.train.objective import PromptCache
 from redraft.train.optimizer import flatten_experts
@@ -21,10 +22,12 @@ def test_the_first_layer_attends_to_its_own_cell_in_the_prompt() -> None:
     prompts, canvas = layout.prompt_tokens(PUZZLES.boards), layout.answer_tokens(PUZZLES.solutions)
     cache = PromptCache()
     with torch.no_grad():
-        model.encode(prompts, cache)
+        model([Span(prompts, cache, "encode")])
         layer, spec = model.layers[0], model.config.layers[0]
         x = model.self_conditioning(model.embed(canvas), None)
-        queries = layer.self_attn.queries(layer.input_layernorm(x), model.rope(91, 90)[spec])
+        angles = [part.repeat(3, 1)[:, None] for part in model.rope(91, 90)[spec]]
+        rows, _, _ = layer.project(x.flatten(0, 1), (angles[0], angles[1]))
+        queries = rows.unflatten(0, (3, 90)).transpose(1, 2)
         scores = queries[:, :2] @ cache.segments[0][0][:, :2].transpose(-1, -2)
     attended = scores.argmax(-1)
     cells = torch.from_numpy(layout.CELL_POSITIONS)
@@ -48,8 +51,10 @@ def test_materialising_keeps_every_logit() -> None:
     with torch.no_grad():
         caches = [PromptCache(), PromptCache()]
         for subject, cache in zip((model, plain), caches, strict=True):
-            subject.encode(layout.prompt_tokens(PUZZLES.boards), cache)
-        one, other = (m.logits(m.denoise(canvas, c, None)) for m, c in zip((model, plain), caches, strict=True))
+            subject([Span(layout.prompt_tokens(PUZZLES.boards), cache, "encode")])
+        one, other = (
+            m.logits(m([Span(canvas, cache, "denoise")])[0]) for m, cache in zip((model, plain), caches, strict=True)
+        )
     assert torch.equal(one, other)
 
 

@@ -3,7 +3,6 @@
 import numpy as np
 
 from redraft.calibrate.choice import predict
-from redraft.loading import load
 from redraft.train.recipes.sudoku.evaluate import KINDS, as_text, fresh_puzzles
 from redraft.train.recipes.sudoku.questions import DIGITS, mixed, questions
 
@@ -32,14 +31,14 @@ def test_the_kinds_come_in_turn_and_other_seeds_bring_other_puzzles():
     assert mixed(2, 8, seed=8)[0].prompt != mixed(2, 8, seed=7)[0].prompt
 
 
-def test_one_step_is_right_about_most_cells_whatever_the_order_of_questions_and_options():
-    engine, asked = load("sudoku"), questions(BOARD, SOLUTION, None, np.random.default_rng(0))
-    found = predict(engine, [asked], seed=1)
+def test_one_step_is_right_about_most_cells_whatever_the_order_of_questions_and_options(bundled):
+    asked = questions(BOARD, SOLUTION, None, np.random.default_rng(0))
+    found = predict(bundled, [asked], seed=1)
     assert (found.probabilities.argmax(1) == found.truth).mean() > 0.6
     turned = {name: DIGITS[::-1] for name in reversed(list(asked.options))}
     for steps in (1, 3):
         one, other = (
-            engine.choose(asked.prompt, options, frame=asked.frame, seed=1, max_denoising_steps=steps)
+            bundled.choose(asked.prompt, options, frame=asked.frame, seed=1, max_denoising_steps=steps)
             for options in (asked.options, turned)
         )
         assert one.answers == other.answers

@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 
 from redraft.constrain.automaton import bytes as byte_automaton
-from redraft.constrain.language.expression import Expression
+from redraft.constrain.expression import Expression
 from redraft.engine.verify import Candidate
-from redraft.loading import load
 from redraft.train.recipes.sudoku.evaluate import KINDS, as_text, fresh_puzzles
 from redraft.train.recipes.sudoku.rules import Rules, grid, rows
 
@@ -99,13 +98,12 @@ class TestRules:
     def test_what_is_no_grid_is_wrong_everywhere(self):
         assert list(Rules(BOARD)(candidate("12\n3"))) == [0, 1, 2, 3]
 
-    def test_with_them_an_answer_is_verified_if_and_only_if_it_is_a_solution(self):
-        engine = load("sudoku")
+    def test_with_them_an_answer_is_verified_if_and_only_if_it_is_a_solution(self, bundled):
         seen = set()
         for number, board in enumerate(PUZZLES.boards):
             prompt = [{"role": "user", "content": as_text(board)}]
             for steps in (3, 18):
-                out = engine.generate(
+                out = bundled.generate(
                     prompt, constraint=grid(board), verifier=Rules(board), verify_rounds=1, seed=number,
                     max_tokens=90, max_denoising_steps=steps,
                 )  # fmt: skip

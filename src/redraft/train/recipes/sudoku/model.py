@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from redraft.errors import RedraftError
-from redraft.models.diffusion_gemma.model import Attention, AttentionSpec, DiffusionGemma, DiffusionGemmaConfig, Layer
+from redraft.models.diffusion_gemma.config import AttentionSpec, DiffusionGemmaConfig
+from redraft.models.diffusion_gemma.model import Attention, DiffusionGemma, Layer
 from redraft.train.recipes.sudoku import layout
 
 # Coordinates of the residual stream that the prior gives a meaning.
@@ -142,12 +143,12 @@ def build(shape: SudokuShape, seed: int, structured: bool = True, offset: int = 
     return model
 
 
-def adopt(model: DiffusionGemma, trained: DiffusionGemma) -> None:
+def adopt(model: DiffusionGemma, trained: object) -> None:
     """Give ``model``, made by ``build``, the weights of a plain model of the same shape.
 
     Raises RedraftError where the shapes differ, or where cell embeddings are no sums of row, column, box and content.
     """
-    if trained.config != model.config:
+    if not isinstance(trained, DiffusionGemma) or trained.config != model.config:
         raise RedraftError("the checkpoint to start from has another shape than the model to be trained")
     table: Any = model.embed_tokens.parametrizations
     own = trained.embed_tokens.weight

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from redraft.constrain.constraint import Exactly, Template
-from redraft.constrain.language.expression import AllOf, Characters, Expression, Literal, Repeat, joined
+from redraft.constrain.expression import AllOf, Characters, Expression, Literal, Repeat, joined
 from redraft.constrain.language.template import Hole
 from redraft.engine.verify import Candidate
 from redraft.train.recipes.sudoku import layout
