@@ -5,6 +5,8 @@ import platform
 import subprocess
 import sys
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -12,6 +14,8 @@ from redraft.errors import RequestError
 from redraft.measure import machine
 from redraft.measure.machine import Machine
 from redraft.measure.memory import peak_bytes, resident_bytes
+from redraft.models import checkpoint
+from tests.random_checkpoint import random_checkpoint
 
 GLIBC = sys.platform == "linux" and platform.libc_ver()[0] == "glibc"
 QUIET = Machine("Abacus", 4, "Linux", "3.11", "2.13", None, "none", 0.5)
@@ -53,26 +57,35 @@ class TestMalloc:
         ("system", "libc", "named"), [("darwin", "", "darwin"), ("linux", "musl", "linux without")]
     )
     def test_elsewhere(self, monkeypatch, system, libc, named):
-        monkeypatch.setattr(machine.sys, "platform", system)
-        monkeypatch.setattr(machine.platform, "libc_ver", lambda: (libc, ""))
+        monkeypatch.setattr(sys, "platform", system)
+        monkeypatch.setattr(platform, "libc_ver", lambda: (libc, ""))
         assert machine.malloc(None).description == machine.malloc("default").description == "the system's own"
         with pytest.raises(RequestError, match=f"--malloc tuned .* {named}"):
             machine.malloc("tuned")
 
 
 class TestTransformers:
-    def test_is_there(self):
-        assert machine.transformers_fault() is None
+    @pytest.fixture
+    def found(self, tmp_path):
+        return checkpoint.read(random_checkpoint(tmp_path))
 
-    def test_is_not_installed(self, monkeypatch):
+    def test_is_there(self, found):
+        assert machine.transformers_fault(found) is None
+
+    def test_is_not_installed(self, monkeypatch, found):
         monkeypatch.setattr(machine, "find_spec", lambda _: None)
-        assert "pip install transformers" in str(machine.transformers_fault())
+        assert "pip install transformers" in str(machine.transformers_fault(found))
 
-    def test_is_too_old(self, monkeypatch, tmp_path):
+    def test_has_no_such_family(self, found):
+        other: Any = SimpleNamespace(architecture="Other", family=SimpleNamespace(transformers_package=None))
+        assert machine.transformers_fault(other) == "transformers does not generate with Other"
+
+    def test_is_too_old(self, monkeypatch, tmp_path, found):
         (tmp_path / "models").mkdir()
-        spec = __import__("types").SimpleNamespace(submodule_search_locations=[str(tmp_path)])
+        spec = SimpleNamespace(submodule_search_locations=[str(tmp_path)])
         monkeypatch.setattr(machine, "find_spec", lambda _: spec)
-        assert "has no DiffusionGemma; install a newer one" in str(machine.transformers_fault())
+        fault = str(machine.transformers_fault(found))
+        assert "has no DiffusionGemmaForBlockDiffusion; install a newer one" in fault
 
 
 @pytest.mark.skipif(sys.platform not in ("linux", "darwin"), reason="not told by this system")

@@ -1,8 +1,10 @@
 """Alternation and statistics against closed forms."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from redraft.errors import RequestError
@@ -15,7 +17,7 @@ class TestAlternate:
     def test_every_contender_once_a_round_each_first_in_turn(self):
         calls: list[tuple[str, int]] = []
 
-        def contender(name):
+        def contender(name: str) -> Callable[[int], None]:
             return lambda number: calls.append((name, number))
 
         alternate({name: contender(name) for name in "abc"}, rounds=3)
@@ -31,6 +33,7 @@ class TestAlternate:
         alternate({"a": lambda _: 0, "b": lambda _: 0}, rounds=3, on_run=lambda: ticks.append(None))
         assert len(ticks) == 2 * (1 + 3)
 
+    @settings(deadline=None)
     @given(st.integers(1, 7), st.integers(0, 50))
     def test_a_rotation_keeps_all_and_moves_on_by_one(self, count, number):
         names = [str(i) for i in range(count)]
@@ -49,6 +52,7 @@ def test_three_rounds_are_enough():
 
 
 class TestSpread:
+    @settings(deadline=None)
     @given(SECONDS)
     def test_like_numpy(self, values):
         one = Spread(tuple(values))
@@ -76,6 +80,7 @@ class TestSpread:
 
 
 class TestTimesAsFast:
+    @settings(deadline=None)
     @given(SECONDS, st.floats(0.1, 10))
     def test_a_machine_that_slows_down_leaves_a_constant_ratio_alone(self, own, factor):
         """The ratio of medians would depend on the rounds; that of each round does not."""

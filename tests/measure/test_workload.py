@@ -1,12 +1,14 @@
 """Contenders do the work they were asked for, ours and the reference the same."""
 
+import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from redraft.errors import RequestError
 from redraft.loading import load
-from redraft.measure import workload as module
 from redraft.measure.reference import TransformersContender
 from redraft.measure.workload import (
     Contender,
@@ -18,6 +20,7 @@ from redraft.measure.workload import (
     random_prompt,
 )
 from redraft.models import checkpoint
+from redraft.models.base import Span
 from tests.random_checkpoint import END_TOKEN_IDS, MARKERS, random_checkpoint
 
 PROMPT = (20, 21, 22, 23)
@@ -75,15 +78,20 @@ class TestContenders:
         assert (before.token_ids, before.denoising_steps) == (after.token_ids, after.denoising_steps)
 
 
-def test_redraft_encodes_the_prompt_for_every_answer(folder):
+def test_redraft_encodes_the_prompt_for_every_answer(folder, monkeypatch):
     engine = load(folder)
     contender = RedraftContender(engine)
     prompt = tuple([20] * 300)
     contender.answer(Workload(prompt, 8, 1), 0)
     assert engine.generate(prompt, max_tokens=8).usage.cached_prompt_tokens == 256, "it is kept for others"
     encoded: list[int] = []
-    encode = engine.model.encode
-    engine.model.encode = lambda tokens, cache: (encoded.append(tokens.shape[1]), encode(tokens, cache))[1]
+    forward = engine.model.forward
+
+    def counting(spans: Sequence[Span]) -> Any:
+        encoded.extend(span.rows for span in spans if span.mode == "encode")
+        return forward(spans)
+
+    monkeypatch.setattr(engine.model, "forward", counting)
     contender.answer(Workload(prompt, 8, 1), 0)
     assert sum(encoded) == 300
 
@@ -92,17 +100,17 @@ class TestStopwatch:
     @pytest.fixture
     def clock(self, monkeypatch) -> list[float]:
         now = [0.0]
-        monkeypatch.setattr(module.time, "perf_counter", lambda: now[0])
+        monkeypatch.setattr(time, "perf_counter", lambda: now[0])
         return now
 
     def test_two_canvases(self, clock):
         clock[0] = 100.0
         watch = Stopwatch()
-        for time, event in [
+        for moment, event in [
             (105.0, "step"), (106.0, "step"), (108.0, "step"), (108.5, "canvas"),
             (112.0, "step"), (113.0, "step"), (113.5, "canvas"),
         ]:  # fmt: skip
-            clock[0] = time
+            clock[0] = moment
             getattr(watch, event)()
         clock[0] = 114.0
         run = watch.stop([1, 2, 3, 4, 5])

@@ -1,19 +1,12 @@
-"""Whether probabilities mean what they say: of the answers given with 80%, are 80% right? (Guo et al. 2017)."""
+"""Calibration: are 80% of the answers right that are given with a probability of 80%? (Guo et al. 2017)."""
 
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from redraft.files import replacing
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
 Floats = NDArray[np.float64]
-# What probabilities may miss a sum of 1 by: the rounding of float16.
+# Probabilities may miss a sum of 1 by the rounding of float16.
 _TOLERANCE = 1e-3
 # Quantile of the normal distribution for an interval of 95%.
 _NORMAL_95 = 1.959964
@@ -24,7 +17,7 @@ class ReliabilityTable:
     """Answers by their confidence, in M bins of equal width; bin m holds those in (m / M, (m + 1) / M]."""
 
     edges: Floats
-    """[M + 1]: from 0 to 1."""
+    """[M + 1]: the bins' borders, from 0 to 1."""
     counts: NDArray[np.int64]
     """[M]: answers in a bin."""
     confidence: Floats
@@ -61,7 +54,7 @@ class ReliabilityTable:
 
 @dataclass(frozen=True)
 class Calibration:
-    """How good N predicted distributions are, and how honest."""
+    """Figures of N predicted distributions: how good they are, and how honest."""
 
     accuracy: float
     """The share of answers whose most probable option, of equals the first, is the truth."""
@@ -139,60 +132,6 @@ def fit_temperature(log_probabilities: NDArray[np.floating], truth: NDArray[np.i
         middle = (low + high) / 2
         low, high = (low, middle) if _slope(score, possible, middle) > 0 else (middle, high)
     return 2 / (low + high)
-
-
-def reliability_plot(table: ReliabilityTable, path: Path) -> None:
-    """Draw accuracy over confidence, with intervals of 95% (Wilson), above how many answers each bin holds.
-
-    Raises RedraftError for a path that is no picture's, or without matplotlib.
-    """
-    # It knows the benchmark too, and with it torch, which numbers alone do not need.
-    from redraft.measure.plot import check_plot
-
-    check_plot(path)
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    figure, (reliability, counts) = plt.subplots(
-        2, 1, figsize=(4.6, 5.6), height_ratios=(3, 1), sharex=True, layout="constrained"
-    )
-    _draw_reliability(reliability, table)
-    left, width = table.edges[:-1], np.diff(table.edges)
-    counts.bar(left, table.counts, width, align="edge", color="#8a8a8a", edgecolor="white")
-    counts.set_ylabel("answers")
-    counts.set_xlabel("confidence: the probability of the answer given")
-    counts.set_xlim(0, 1)
-    for axes in (reliability, counts):
-        axes.set_axisbelow(True)
-        axes.grid(axis="y", color="#dddddd", linewidth=0.8)
-        axes.spines[["top", "right"]].set_visible(False)
-    with replacing(path) as new:
-        figure.savefig(new, dpi=200)
-    plt.close(figure)
-
-
-def _draw_reliability(axes: "Axes", table: ReliabilityTable) -> None:
-    filled = table.counts > 0
-    left, width = table.edges[:-1][filled], np.diff(table.edges)[filled]
-    accuracy, confidence = table.accuracy[filled], table.confidence[filled]
-    low, high = wilson_interval(accuracy, table.counts[filled])
-    axes.plot([0, 1], [0, 1], color="#222222", linewidth=1, linestyle="--", label="as sure as right")
-    axes.bar(left, accuracy, width, align="edge", color="#8dc0ea", edgecolor="white", label="share of right answers")
-    axes.errorbar(
-        confidence, accuracy, yerr=[accuracy - low, high - accuracy], fmt="o", color="#0e3558", markersize=3.5,
-        elinewidth=1, capsize=2.5, label="at their mean confidence, 95% interval",
-    )  # fmt: skip
-    axes.set_ylim(0, 1.02)
-    axes.set_ylabel("accuracy")
-    axes.legend(loc="upper left", frameon=False, fontsize=8)
-    axes.set_title(
-        f"{table.counts.sum():,} answers, expected calibration error {100 * table.expected_error:.1f}% "
-        f"({len(table.counts)} bins)",
-        loc="left",
-        fontsize=9,
-    )
 
 
 def wilson_interval(share: Floats, counts: NDArray[np.integer]) -> tuple[Floats, Floats]:

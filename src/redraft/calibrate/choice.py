@@ -1,4 +1,4 @@
-"""How true the probabilities of ``choose`` are, on questions whose answers are known, and the temperature for them."""
+"""The probabilities of ``choose`` on questions whose answers are known, and the temperature fitted to them."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,12 +11,13 @@ from redraft.calibrate.calibration import Floats, fit_temperature
 from redraft.errors import RequestError
 
 if TYPE_CHECKING:
-    from redraft.api import Engine, Prompt
+    from redraft.api import Engine
+    from redraft.engine.runtime import Prompt
 
 
 @dataclass(frozen=True)
 class ChoiceExample:
-    """What ``choose`` is asked, and the true answers."""
+    """A prompt and options for ``choose``, with the true answers."""
 
     prompt: "Prompt"
     options: Sequence[str] | Mapping[str, Sequence[str]]
@@ -30,7 +31,7 @@ class Predictions:
     """The distributions over the options of N questions, and the truth."""
 
     probabilities: Floats
-    """[N, K]: in the order in which the options were given; 0 where a question has fewer than K."""
+    """[N, K]: probabilities in the order in which the options were given; 0 where a question has fewer than K."""
     truth: NDArray[np.int64]
     """[N]: the number of the right option."""
 
@@ -45,7 +46,7 @@ class Predictions:
         return logs
 
     def at(self, temperature: float) -> "Predictions":
-        """As ``choose`` gives them with ``calibrated`` and this ``choice_temperature``."""
+        """The predictions that ``choose`` makes with ``calibrated`` and this ``choice_temperature``."""
         powers = (self.probabilities / self.probabilities.max(1, keepdims=True)) ** (1 / temperature)
         return Predictions(powers / powers.sum(1, keepdims=True), self.truth)
 

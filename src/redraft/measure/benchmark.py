@@ -1,4 +1,4 @@
-"""Runs contenders on workloads in alternation and keeps every run, by round."""
+"""The benchmark: it runs contenders on workloads in alternation, and keeps every run, by round."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,17 +11,17 @@ GB = 1e9
 
 @dataclass(frozen=True)
 class Metric:
-    """One thing read off a run."""
+    """A figure that is read off a run."""
 
     key: str
-    """In JSON."""
+    """Its name in JSON."""
     label: str
-    """In a table."""
+    """Its name in a table."""
     of: Callable[[Run], float | None]
     compared: bool = False
-    """Seconds of which the ratio to the reference is reported."""
+    """True for seconds whose ratio to the reference is reported."""
     divisor: float = 1.0
-    """From JSON's unit to the table's."""
+    """The table's unit, in that of JSON."""
 
 
 SECONDS = Metric("seconds", "seconds per answer", lambda run: run.seconds, compared=True)
@@ -47,7 +47,7 @@ METRICS = (
 
 @dataclass(frozen=True)
 class Ratios:
-    """How many times as fast each contender is as ``reference``, in pairs of one round."""
+    """The speed of each contender as a multiple of that of ``reference``, in pairs of one round."""
 
     reference: str
     by_contender: Mapping[str, Spread]
@@ -59,16 +59,16 @@ class Measurement:
 
     workload: Workload
     runs: Mapping[str, Sequence[Run]]
-    """By contender, in the order of the rounds."""
+    """The runs of each contender, in the order of the rounds."""
     references: tuple[str, ...]
-    """Contenders of which the faster is what the others are compared with."""
+    """Contenders; the others are compared with the faster of them."""
 
     def spread(self, contender: str, metric: Metric) -> Spread | None:
-        """None where no run has a value."""
+        """The spread over the runs; None where no run has a value."""
         return spread([metric.of(run) for run in self.runs[contender]])
 
     def ratios(self, metric: Metric) -> Ratios | None:
-        """Against the reference with the lowest median of this very metric; None where there is nothing to compare."""
+        """Ratios to the reference with the lowest median of this very metric; None with nothing to compare."""
         medians = {name: s.median for name in self.references if (s := self.spread(name, metric)) is not None}
         if not medians or len(self.runs) < 2:
             return None
@@ -86,8 +86,10 @@ def measure(
     seed: int,
     on_run: Callable[[], None] | None = None,
 ) -> list[Measurement]:
-    """Every workload in ``rounds`` counted rounds after one that warms up. In round r all contenders get the noise
-    seed ``seed`` + r, as far as their generators are comparable."""
+    """Measure every workload in ``rounds`` counted rounds after one that warms up.
+
+    In round r all contenders get the noise seed ``seed`` + r, as far as their generators are comparable.
+    """
     measurements = []
     for workload in workloads:
         answers = {

@@ -1,4 +1,4 @@
-"""On what was measured: processor, threads, load, versions, and the C library's malloc settings."""
+"""The machine that is measured on: processor, threads, load, versions, and the C library's malloc settings."""
 
 import os
 import platform
@@ -13,21 +13,22 @@ from pathlib import Path
 from typing import Literal
 
 from redraft.errors import RequestError
+from redraft.models.checkpoint import Checkpoint
 
 MallocChoice = Literal["tuned", "default"]
 # Above glibc's own limit of 32 MiB every larger temporary is mapped, faulted in and given back each time.
 _TUNED = {"MALLOC_MMAP_THRESHOLD_": "4000000000", "MALLOC_TRIM_THRESHOLD_": "8000000000"}
-# Of the usable cores: other work above this share disturbs medians.
+# Other work on more than this share of the usable cores disturbs medians.
 BUSY_SHARE = 0.25
 
 
 @dataclass(frozen=True)
 class Malloc:
-    """How memory is allocated in the contenders' processes."""
+    """The way in which the contenders' processes allocate memory."""
 
     description: str
     environment: Mapping[str, str]
-    """Of a contender's process, whole."""
+    """The whole environment of a contender's process."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Machine:
 
     processor: str
     cores: int
-    """Usable by this process."""
+    """Cores that this process may use."""
     system: str
     python: str
     torch: str
@@ -47,7 +48,7 @@ class Machine:
 
     @property
     def warning(self) -> str | None:
-        """What a busy machine means for the figures; None for a quiet one."""
+        """A warning of what a busy machine means for the figures; None for a quiet one."""
         if self.load_average is None or self.load_average <= BUSY_SHARE * self.cores:
             return None
         return (
@@ -73,15 +74,18 @@ def describe() -> Machine:
     )
 
 
-def transformers_fault() -> str | None:
-    """Why ``transformers`` cannot be measured against; None if it can."""
+def transformers_fault(found: Checkpoint) -> str | None:
+    """Return why ``transformers`` cannot be measured against with this checkpoint; None if it can."""
+    package = found.family.transformers_package
+    if package is None:
+        return f"transformers does not generate with {found.architecture}"
     spec = find_spec("transformers")
     if spec is None or not spec.submodule_search_locations:
         return "transformers is not installed; install it with: pip install transformers"
     # Looked for as a folder: importing the package takes seconds.
-    if not any((Path(path) / "models" / "diffusion_gemma").is_dir() for path in spec.submodule_search_locations):
+    if not any((Path(path) / "models" / package).is_dir() for path in spec.submodule_search_locations):
         return (
-            f"transformers {version('transformers')} has no DiffusionGemma; "
+            f"transformers {version('transformers')} has no {found.architecture}; "
             "install a newer one with: pip install --upgrade transformers"
         )
     return None

@@ -18,7 +18,7 @@ def resident_bytes() -> int | None:
 
 
 def peak_bytes() -> int | None:
-    """The greatest resident set since the program started; None where it cannot be told."""
+    """The largest resident set since the program started; None where it cannot be told."""
     if sys.platform == "linux":
         # getrusage's ru_maxrss is no use here: a program inherits it from the process that started it.
         return _status("VmHWM")

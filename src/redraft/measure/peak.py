@@ -1,7 +1,7 @@
-"""How far a denoising step is from what the processor could do: its multiply-adds against a peak measured on the spot.
+"""The distance of a denoising step from the processor's peak: its multiply-adds against a peak measured on the spot.
 
-The roofline's flat part (Williams et al. 2009): the time in which the arithmetic units, kept busy with independent
-multiply-adds in registers on every thread, would do the step's arithmetic, over the time that the step took.
+It is the flat part of the roofline (Williams et al. 2009). The arithmetic units, kept busy with independent
+multiply-adds in registers on every thread, would do the step's arithmetic in a time that is set against the step's own.
 """
 
 import statistics
@@ -9,39 +9,46 @@ import time
 from collections import Counter
 
 from redraft.kernels import bindings
-from redraft.kernels.packed import Format
-from redraft.models.diffusion_gemma.model import DiffusionGemmaConfig
+from redraft.kernels.packed import Format, PackedMatrix
+from redraft.models.packed import PackedModel
 
 _SAMPLES = 3
 _SAMPLE_SECONDS = 0.01
 
 
-def step_multiply_adds(config: DiffusionGemmaConfig, format: Format, context: int, canvas: int) -> dict[Format, int]:
-    """Multiply-adds of a denoising step with a signal over ``canvas`` positions after ``context`` tokens, by the
-    format that they are done in."""
-    return dict(sum(multiply_adds_by_kernel(config, format, context, canvas).values(), Counter[Format]()))
+def step_multiply_adds(model: PackedModel, context: int, canvas: int) -> dict[Format, int]:
+    """Return the multiply-adds of a denoising step over ``canvas`` positions after ``context`` tokens, by the format
+    that they are done in; self-conditioning is part of it where the model has any."""
+    return dict(sum(multiply_adds_by_kernel(model, context, canvas).values(), Counter[Format]()))
 
 
-def multiply_adds_by_kernel(
-    config: DiffusionGemmaConfig, format: Format, context: int, canvas: int
-) -> dict[str, Counter[Format]]:
-    """What ``step_multiply_adds`` is the sum of, by the kernel that does it."""
-    hidden, linear, experts, attention = config.hidden_size, Counter[Format](), Counter[Format](), Counter[Format]()
+def multiply_adds_by_kernel(model: PackedModel, context: int, canvas: int) -> dict[str, Counter[Format]]:
+    """Return what ``step_multiply_adds`` is the sum of, by the kernel that does it."""
+    parts, linear, experts, attention = model.parts, Counter[Format](), Counter[Format](), Counter[Format]()
     # Queries, keys and weights of attention are no weights of the model: they stay in bfloat16 or float32.
-    unpacked: Format = "float32" if format == "float32" else "bfloat16"
-    linear[format] += canvas * 3 * hidden * config.intermediate_size
-    for spec in config.layers:
-        queries, kv = config.num_attention_heads * spec.head_dim, spec.kv_heads * spec.head_dim
-        projections = hidden * (2 * queries + (kv if spec.window is None else 2 * kv))
-        linear[format] += canvas * (projections + 3 * hidden * config.intermediate_size)
-        linear["float32"] += canvas * hidden * config.num_experts
-        experts[format] += canvas * config.top_k_experts * 3 * hidden * config.moe_intermediate_size
-        seen = canvas + (context if spec.window is None else min(context, spec.window - 1))
-        attention[unpacked] += 2 * canvas * queries * seen
-    table: Format = "int8" if format == "int4" else format
-    readout = Counter({bindings.signal_format(table): canvas * config.vocab_size * hidden})
-    readout[table] += canvas * config.vocab_size * hidden
+    unpacked: Format = "float32" if model.format == "float32" else "bfloat16"
+    conditioning = parts.self_conditioning
+    dense = [] if conditioning is None else [conditioning.gate_up, conditioning.down]
+    for layer, place in zip(parts.layers, parts.places, strict=True):
+        dense += [layer.qkv, layer.o, layer.gate_up, layer.down]
+        dense += [] if layer.router is None else [layer.router]
+        for matrix in (layer.experts_gate_up, layer.experts_down):
+            if matrix is not None:
+                experts[matrix.format] += canvas * layer.top_k * _products(matrix)
+        seen = canvas + (context if place.window is None else min(context, place.window - 1))
+        attention[unpacked] += 2 * canvas * layer.heads * layer.head_dim * seen
+    for matrix in dense:
+        linear[matrix.format] += canvas * _products(matrix)
+    table = parts.head.table
+    readout = Counter({table.format: canvas * _products(table)})
+    if conditioning is not None:
+        readout[bindings.self_conditioning_format(table.format)] += canvas * _products(table)
     return {"linear": linear, "experts": experts, "attention": attention, "readout": readout}
+
+
+def _products(matrix: PackedMatrix) -> int:
+    """Multiply-adds of one row with the matrix, or with one of its experts."""
+    return matrix.outputs * matrix.inputs * (2 if matrix.gated else 1)
 
 
 def seconds_at_peak(work: dict[Format, int]) -> float | None:

@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from redraft.errors import RedraftError
 from redraft.files import replacing
 from redraft.measure.benchmark import SECONDS, Measurement
 from redraft.measure.report import Report
@@ -12,24 +11,16 @@ from redraft.measure.report import Report
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-FORMATS = (".png", ".svg", ".pdf")
 # Told apart by lightness and hatching too, for readers without colour.
 _OURS = (("#0e3558", ""), ("#1f5a92", ""), ("#4f93ce", ""), ("#8dc0ea", ""), ("#c5e0f5", ""))
 _THEIRS = (("#8a8a8a", "///"), ("#c4c4c4", "\\\\\\"))
 
 
-def check_plot(path: Path) -> None:
-    """RedraftError, before any measuring, where the plot could not be made."""
-    if path.suffix.lower() not in FORMATS:
-        raise RedraftError(f"the plot {path} must end in {', '.join(FORMATS[:-1])} or {FORMATS[-1]}")
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError as error:
-        raise RedraftError(f"a plot needs {error.name}; install it with: pip install 'redraft[train]'") from error
-
-
 def plot(report: Report, path: Path) -> None:
-    """Write the figure: a panel a prompt length, a group of bars an answer length, a bar a contender."""
+    """Write the figure: a panel a prompt length, a group of bars an answer length, a bar a contender.
+
+    ``calibrate.plot.check_plot`` says before any measuring whether it can be made.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
@@ -82,17 +73,17 @@ def _panel(axes: "Axes", measurements: Sequence[Measurement], styles: Mapping[st
             spread, ratios = measurement.spread(name, SECONDS), measurement.ratios(SECONDS)
             if spread is None:
                 continue
-            x, (least, greatest) = group + (place - (len(styles) - 1) / 2) * bar, spread.extremes
+            x, (low, high) = group + (place - (len(styles) - 1) / 2) * bar, spread.extremes
             axes.bar(
                 x, spread.median, 0.92 * bar, color=colour, hatch=hatch, edgecolor="white", linewidth=0,
-                yerr=[[spread.median - least], [greatest - spread.median]],
+                yerr=[[spread.median - low], [high - spread.median]],
                 error_kw={"elinewidth": 1, "capsize": 2.5, "capthick": 1, "ecolor": "#222222"},
                 label=name if group == 0 else None,
             )  # fmt: skip
             if ratios is not None:
                 own = name != ratios.reference
                 axes.annotate(
-                    f"{ratios.by_contender[name].median:.2f}\u00d7" if own else "reference", (x, greatest),
+                    f"{ratios.by_contender[name].median:.2f}\u00d7" if own else "reference", (x, high),
                     xytext=(0, 3), textcoords="offset points", ha="center", va="bottom",
                     fontsize=9 if own else 7, color="black" if own else "#555555",
                 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""A contender in a process of its own: its memory can be told apart, and a crash of it is no crash of the bench."""
+"""A contender in a process of its own: its memory can be told apart, and a crash of it is no crash of the benchmark."""
 
 import json
 import signal
@@ -23,13 +23,13 @@ class ContenderError(RedraftError):
 
 
 class ProcessContender:
-    """Start it with ``with``: it is ready when that returns, and its process is gone afterwards.
+    """A contender whose process starts with ``with``, is ready when that returns, and is gone afterwards.
 
-    Raises ContenderError for whatever goes wrong in its process.
+    Raises ContenderError for whatever goes wrong in the process.
     """
 
     def __init__(self, name: str, spec: ContenderSpec, environment: Mapping[str, str]) -> None:
-        """``environment``: the process's own, whole."""
+        """``environment`` is the whole environment of the process."""
         self._name = name
         # What libraries print is shown only if the process dies without a word.
         self._log = tempfile.TemporaryFile(mode="w+", encoding="utf-8", errors="replace")  # noqa: SIM115 - closed with it

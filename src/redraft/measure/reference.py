@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+import transformers
 from torch import Tensor
-from transformers import DiffusionGemmaForBlockDiffusion
 
 from redraft.measure.workload import Run, Stopwatch, Workload
 from redraft.models import checkpoint
@@ -14,13 +14,14 @@ ReferenceDType = Literal["float32", "bfloat16"]
 
 
 class TransformersContender:
-    """``DiffusionGemmaForBlockDiffusion.generate`` with its fastest attention and experts."""
+    """``generate`` of the class that the checkpoint's architecture names, with its fastest attention and experts."""
 
     def __init__(self, folder: Path, dtype: ReferenceDType) -> None:
-        loader: Any = DiffusionGemmaForBlockDiffusion
+        found = checkpoint.read(folder)
+        loader: Any = getattr(transformers, found.architecture)
         self.model = loader.from_pretrained(folder, dtype=getattr(torch, dtype), attn_implementation="sdpa").eval()
         self.model.set_experts_implementation("grouped_mm")
-        self._end_token_ids = checkpoint.read(folder).defaults.end_token_ids
+        self._end_token_ids = found.defaults.end_token_ids
 
     def answer(self, workload: Workload, seed: int) -> Run:
         # End tokens are given by name because a checkpoint may leave them to its config.json.

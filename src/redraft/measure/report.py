@@ -14,17 +14,17 @@ from redraft.measure.worker import Loaded
 
 
 @dataclass(frozen=True)
-class Settings:
-    """What was asked for."""
+class BenchmarkSettings:
+    """The settings of a benchmark."""
 
     model: str
     rounds: int
     seed: int
     prompt: str
-    """What the prompts are, in words."""
+    """The prompts, in words."""
     malloc: Malloc
     remarks: tuple[str, ...] = ()
-    """What a reader has to know besides."""
+    """Further lines that a reader has to know."""
 
 
 @dataclass(frozen=True)
@@ -32,13 +32,13 @@ class Report:
     """A whole benchmark."""
 
     machine: Machine
-    settings: Settings
+    settings: BenchmarkSettings
     loaded: Mapping[str, Loaded]
-    """By contender."""
+    """The loaded process of each contender."""
     measurements: Sequence[Measurement]
 
     def as_object(self) -> dict[str, Any]:
-        """For JSON: what the tables show, the single rounds, and every run as it was."""
+        """The report for JSON: the figures of the tables, the single rounds, and every run as it was."""
         settings = {**asdict(self.settings), "malloc": self.settings.malloc.description}
         return {
             "machine": {**asdict(self.machine), "warning": self.machine.warning},
@@ -50,12 +50,12 @@ class Report:
         }
 
     def peak_bytes(self, contender: str) -> int | None:
-        """The greatest resident set of a contender's process, warm-ups included."""
+        """The largest resident set of a contender's process, warm-ups included."""
         peaks = [run.peak_bytes for m in self.measurements for run in m.runs[contender] if run.peak_bytes is not None]
         return max(peaks, default=None)
 
     def print(self, console: Console) -> None:
-        """Header, memory, and a table a workload."""
+        """Print the header, the memory, and a table for each workload."""
         for line in self._header():
             console.print(line, highlight=False)
         console.print(_memory_table(self))
@@ -149,7 +149,7 @@ def _workload_table(measurement: Measurement, rounds: int) -> Table:
 def _cell(spread: Spread | None, divisor: float = 1.0) -> str:
     if spread is None:
         return "-"
-    median, (least, greatest) = spread.median / divisor, spread.extremes
-    if least == greatest:
+    median, (low, high) = spread.median / divisor, spread.extremes
+    if low == high:
         return f"{short(median)} (always)"
-    return f"{short(median)} ({short(least / divisor)} to {short(greatest / divisor)})"
+    return f"{short(median)} ({short(low / divisor)} to {short(high / divisor)})"

@@ -8,15 +8,15 @@ from typing import TypeVar
 from redraft.errors import RequestError
 
 T = TypeVar("T")
-LEAST_ROUNDS = 3
+MIN_ROUNDS = 3
 
 
 def check_rounds(rounds: int) -> int:
-    """``rounds`` if they suffice for a median and a spread; else a RequestError that says why not."""
-    if rounds < LEAST_ROUNDS:
+    """Return ``rounds`` if they suffice for a median and a spread; else raise a RequestError that says why not."""
+    if rounds < MIN_ROUNDS:
         raise RequestError(
             f"rounds {rounds} is too few: one or two times cannot tell the contender from the machine's mood, and "
-            f"have no spread; measure {LEAST_ROUNDS} rounds or more"
+            f"have no spread; measure {MIN_ROUNDS} rounds or more"
         )
     return rounds
 
@@ -51,7 +51,7 @@ class Spread:
     """A median with the values it stands for; there is no way to ask for one of them alone as "the best"."""
 
     values: tuple[float, ...]
-    """In the order of the rounds; at least one."""
+    """Values in the order of the rounds, one or more."""
 
     def __post_init__(self) -> None:
         if not self.values:
@@ -63,7 +63,7 @@ class Spread:
 
     @property
     def extremes(self) -> tuple[float, float]:
-        """The least and the greatest value."""
+        """The smallest and the largest value."""
         return min(self.values), max(self.values)
 
     @property
@@ -75,12 +75,12 @@ class Spread:
         return lower, upper
 
     def as_object(self) -> dict[str, object]:
-        """For JSON."""
-        (least, greatest), (lower, upper) = self.extremes, self.quartiles
+        """The spread for JSON."""
+        (low, high), (lower, upper) = self.extremes, self.quartiles
         return {
             "median": self.median,
-            "min": least,
-            "max": greatest,
+            "min": low,
+            "max": high,
             "lower_quartile": lower,
             "upper_quartile": upper,
             "rounds": list(self.values),

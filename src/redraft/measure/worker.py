@@ -16,7 +16,7 @@ from redraft.models.checkpoint import DType
 
 @dataclass(frozen=True)
 class ContenderSpec:
-    """What a process is to load."""
+    """The contender that a process is to load."""
 
     implementation: Literal["redraft", "transformers"]
     folder: str
@@ -27,14 +27,14 @@ class ContenderSpec:
 
 @dataclass(frozen=True)
 class Loaded:
-    """What a process reports when its contender can answer. Memory is the resident set, in bytes."""
+    """The report of a process whose contender can answer. Memory is the resident set, in bytes."""
 
     threads: int
-    """Of the compiled kernels where they are in use, else of torch."""
+    """Threads of the compiled kernels where they are in use, else of torch."""
     libraries_bytes: int | None
-    """With the libraries imported and no model."""
+    """Memory with the libraries imported and no model."""
     loaded_bytes: int | None
-    """With the model loaded; weights mapped from files count once they are read."""
+    """Memory with the model loaded; weights mapped from files count once they are read."""
 
 
 def _importer(implementation: str) -> Callable[[Path, str], Contender]:

@@ -1,4 +1,4 @@
-"""What a contender is asked to do, what it cost, and the contender that is Redraft itself."""
+"""Workloads, the runs that contenders make of them, and the contender that is Redraft itself."""
 
 import json
 import random
@@ -16,13 +16,13 @@ from redraft.errors import RequestError
 from redraft.loading import load
 from redraft.measure.peak import seconds_at_peak, step_multiply_adds
 from redraft.models.checkpoint import Checkpoint, DType
-from redraft.models.diffusion_gemma.packed import PackedDiffusionGemma
+from redraft.models.packed import PackedModel
 from redraft.models.tokenizer import TOKENIZER_FILE
 
 
 @dataclass(frozen=True)
 class Workload:
-    """One answer to generate."""
+    """An answer to generate."""
 
     prompt: tuple[int, ...]
     """Token ids."""
@@ -34,17 +34,17 @@ class Workload:
 
 @dataclass(frozen=True)
 class Run:
-    """One answer, and when its parts were there. Times are in seconds."""
+    """An answer, and the times at which its parts were there, in seconds."""
 
     seconds: float
     first_token_seconds: float
-    """Until the first canvas was finished: no token of it is final before."""
+    """The time until the first canvas was finished: no token of it is final before."""
     first_step_seconds: float
-    """Until the end of the first denoising step, with encoding the prompt."""
+    """The time until the end of the first denoising step, with encoding the prompt."""
     later_step_seconds: tuple[float, ...]
-    """Of each further denoising step of a canvas."""
+    """The time of each further denoising step of a canvas."""
     commit_step_seconds: tuple[float, ...]
-    """From the end of one canvas to the end of the next one's first step, with encoding the former."""
+    """The time from the end of one canvas to the end of the next one's first step, with encoding the former."""
     denoising_steps: int
     canvases: int
     token_ids: tuple[int, ...]
@@ -53,7 +53,7 @@ class Run:
     """Seconds that a further denoising step of the first canvas would take at the processor's peak, measured right
     after the answer; None where the compiled kernels are not in use."""
     peak_bytes: int | None = None
-    """The greatest resident set of the contender's own process so far; None where it shares one with others."""
+    """The largest resident set of the contender's own process so far; None where it shares one with others."""
 
     @property
     def later_step(self) -> float | None:
@@ -62,7 +62,7 @@ class Run:
 
     @property
     def share_of_peak(self) -> float | None:
-        """Of what the arithmetic units could do, the part that further denoising steps reach."""
+        """The share of what the arithmetic units could do that further denoising steps reach."""
         step, ideal = self.later_step, self.later_step_at_peak
         return None if step is None or ideal is None else ideal / step
 
@@ -91,7 +91,7 @@ class Contender(Protocol):
 
 
 class Stopwatch:
-    """Started when it is made; told of every denoising step and every finished canvas."""
+    """A watch that starts when it is made, and is told of every denoising step and every finished canvas."""
 
     def __init__(self) -> None:
         self._began = time.perf_counter()
@@ -99,16 +99,16 @@ class Stopwatch:
         self._first_canvas = 0.0
 
     def step(self) -> None:
-        """A denoising step ended."""
+        """Note the end of a denoising step."""
         self._canvases[-1].append(time.perf_counter())
 
     def canvas(self) -> None:
-        """The canvas of the steps told so far is finished."""
+        """Note that the canvas of the steps told so far is finished."""
         self._first_canvas = self._first_canvas or time.perf_counter()
         self._canvases.append([])
 
     def stop(self, token_ids: Sequence[int]) -> Run:
-        """The answer is complete."""
+        """Make the run of an answer that is complete now."""
         ended = time.perf_counter()
         canvases = [marks for marks in self._canvases if marks]
         return Run(
@@ -142,7 +142,7 @@ class RedraftContender:
             stopping = StableAndConfident(workload.steps, defaults.confidence_threshold)
             defaults = replace(defaults, end_token_ids=())
         self._engine.model.defaults = defaults
-        self._engine.pool.forget()
+        self._engine.runtime.pool.forget()
         watch = Stopwatch()
         generation = self._engine.stream(
             workload.prompt,
@@ -156,10 +156,10 @@ class RedraftContender:
             watch.canvas()
         run = watch.stop(generation.result().token_ids)
         model = self._engine.model
-        if not isinstance(model, PackedDiffusionGemma):
+        if not isinstance(model, PackedModel):
             return run
         length = min(model.config.canvas_length, model.config.context_length - len(workload.prompt))
-        work = step_multiply_adds(model.config, model.format, len(workload.prompt), length)
+        work = step_multiply_adds(model, len(workload.prompt), length)
         return replace(run, later_step_at_peak=seconds_at_peak(work))
 
 
@@ -172,7 +172,7 @@ def random_prompt(found: Checkpoint, tokens: int, seed: int) -> tuple[int, ...]:
     """Token ids drawn evenly from the vocabulary without markers and image tokens. A longer prompt of the same seed
     begins with the shorter one."""
     config = found.config
-    markers = {config.bos_token_id, config.pad_token_id, *config.end_token_ids, *config.image_token_ids}
+    markers = {*config.special_token_ids}
     path = found.folder / TOKENIZER_FILE
     if path.exists():
         markers |= {token["id"] for token in json.loads(path.read_text(encoding="utf-8")).get("added_tokens", [])}
