@@ -13,12 +13,25 @@ import httpx
 import pytest
 
 from redraft.api import Engine
+from redraft.engine.result import OnStep
+from redraft.engine.task import Forward, Task
 from redraft.loading import load
-from redraft.serve.http.server import Server
-from redraft.serve.state import Settings
-from tests.random_checkpoint import LETTERS_SIZE, random_checkpoint
+from redraft.serve.server import Server
+from redraft.serve.state import ServerSettings
+from tests.conftest import WriteCheckpoint
+from tests.random_checkpoint import LETTERS_SIZE
 
 NAME = "tiny"
+
+
+@dataclass(frozen=True)
+class Endless:
+    """A request that ends only when it is cancelled; its forwards have no rows."""
+
+    def task(self, on_step: OnStep | None = None) -> Task[None]:
+        while True:
+            time.sleep(0.001)
+            yield Forward()
 
 
 @dataclass(frozen=True)
@@ -30,19 +43,18 @@ class Served:
     engine: Engine
 
     def post(self, path: str, body: Any, **more: Any) -> httpx.Response:
-        return httpx.post(f"{self.url}{path}", json=body, timeout=60, **more)
+        return httpx.post(f"{self.url}{path}", json=body, timeout=600, **more)
 
     @property
     def idle(self) -> bool:
-        load = self.server.service.load
+        load = self.server.scheduler.load
         return load.running == 0 and load.waiting == 0
 
 
 @pytest.fixture(scope="session")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def checkpoint(checkpoint_of: WriteCheckpoint) -> Path:
     """Answers are noise, soon given up; all of tools, thinking and any text can be spelled."""
-    return random_checkpoint(
-        tmp_path_factory.mktemp("served"),
+    return checkpoint_of(
         letters=True,
         vocab_size=LETTERS_SIZE,
         canvas_length=48,
@@ -52,9 +64,9 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @contextmanager
-def serving(engine: Engine, settings: Settings | None = None, **options: Any) -> Iterator[Served]:
+def serving(engine: Engine, settings: ServerSettings | None = None, **options: Any) -> Iterator[Served]:
     """A server for as long as this lasts."""
-    server = Server(engine, settings or Settings(NAME), port=0, **{"grace": 0.0, **options})
+    server = Server(engine, settings or ServerSettings(NAME), port=0, **{"grace": 0.0, **options})
     thread = threading.Thread(target=lambda: asyncio.run(server.serve()), daemon=True)
     thread.start()
     wait_until(lambda: server.started)
@@ -62,11 +74,12 @@ def serving(engine: Engine, settings: Settings | None = None, **options: Any) ->
         yield Served(f"http://127.0.0.1:{server.port}", server, engine)
     finally:
         server.should_exit = True
-        thread.join(30)
+        thread.join(600)
         assert not thread.is_alive()
 
 
-def wait_until(condition: Callable[[], bool], seconds: float = 20) -> None:
+def wait_until(condition: Callable[[], bool], seconds: float = 600) -> None:
+    """Wait for what happens in the end, however busy the machine is; the limit only ends a test that hangs."""
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "waited in vain"

@@ -6,7 +6,7 @@ from redraft.api import Engine
 from redraft.record.recorder import RecordingFolder
 from redraft.record.recording import Recording
 from redraft.record.replay import replay
-from redraft.serve.state import Settings
+from redraft.serve.state import ServerSettings
 from tests.serve.conftest import NAME, serving
 
 CHAT = {"model": NAME, "messages": [{"role": "user", "content": "one"}], "max_tokens": 60}
@@ -27,7 +27,7 @@ REQUESTS = {
 
 def test_every_answer_leaves_a_file_that_replays_to_the_same(engine: Engine, alone: Engine, tmp_path: Path) -> None:
     folder = tmp_path / "runs"
-    with serving(engine, Settings(NAME, record=RecordingFolder(folder))) as up:
+    with serving(engine, ServerSettings(NAME, record=RecordingFolder(folder))) as up:
         for count, (route, body) in enumerate(REQUESTS.items(), 1):
             assert up.post(route, body).status_code == 200, route
             assert len(list(folder.iterdir())) == count, route
@@ -43,7 +43,7 @@ def test_every_answer_leaves_a_file_that_replays_to_the_same(engine: Engine, alo
 
 def test_prompts_can_be_left_out(engine: Engine, tmp_path: Path) -> None:
     folder = tmp_path / "runs"
-    with serving(engine, Settings(NAME, record=RecordingFolder(folder, keep_prompts=False))) as up:
+    with serving(engine, ServerSettings(NAME, record=RecordingFolder(folder, keep_prompts=False))) as up:
         up.post("/v1/chat/completions", CHAT)
     (path,) = folder.iterdir()
     assert set(Recording.load(path).header["request"]["prompt"]) == {"tokens", "sha256"}

@@ -1,4 +1,4 @@
-"""What a client is told when something goes wrong, in the envelope that its format has for it."""
+"""Errors as a client is told of them, in the envelope that its format has for them."""
 
 import json
 import re
@@ -49,7 +49,7 @@ class ApiError(Exception):
         return {"www-authenticate": "Bearer"} if self.status == 401 else {}
 
     def envelope(self, path: str) -> dict[str, Any]:
-        """The body, as clients of the route ``path`` read it."""
+        """Return the body, as clients of the route ``path`` read it."""
         if path.startswith("/v1/messages"):
             kind = _ANTHROPIC_TYPES.get(self.status, "api_error")
             return {"type": "error", "error": {"type": kind, "message": self.message}}
@@ -57,7 +57,7 @@ class ApiError(Exception):
         return {"error": error}
 
     def response(self, path: str) -> Response:
-        """The whole answer to a request that ended with this error."""
+        """Return the whole answer to a request that ended with this error."""
         return Json(self.envelope(path), self.status, self.headers)
 
 
@@ -71,28 +71,27 @@ class Json(Response):
 
 
 def to_json(content: Any) -> str:
-    """Compact JSON text."""
+    """Write compact JSON text."""
     return json.dumps(content, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
 
 
 def bad_request(message: str, param: str | None) -> ApiError:
-    """A field that cannot be honoured."""
+    """Refuse a field that cannot be honoured."""
     return ApiError(400, message, param=param)
 
 
-def of_engine(error: BaseException, names: Mapping[str, str], constraint: str | None = None) -> ApiError:
-    """What an error of the engine is to a client.
+def of_engine(error: BaseException, fields: Mapping[str, str]) -> ApiError:
+    """Say to a client what went wrong in the engine.
 
-    ``names``: by the engine's parameters, the fields that they came from. ``constraint``: the field that the
-    constraint came from.
+    ``fields``: by the engine's parameters, "prompt" and "constraint" among them, the fields that they came from.
     """
     match error:
         case ApiError():
             return error
         case ConstraintError():
-            return bad_request(str(error), constraint or _param(error, names))
+            return bad_request(str(error), fields.get("constraint") or _param(error, fields))
         case RequestError():
-            return bad_request(str(error), _param(error, names))
+            return bad_request(str(error), _param(error, fields))
         case BusyError():
             return ApiError(429, str(error), type="rate_limit_error", code="busy")
         case ShuttingDownError() | CancelledError():
@@ -103,7 +102,7 @@ def of_engine(error: BaseException, names: Mapping[str, str], constraint: str | 
 
 
 def of_validation(error: RequestValidationError) -> ApiError:
-    """The first fault that was found in a body, named by its field."""
+    """Name the first fault that was found in a body by its field."""
     fault = error.errors()[0]
     where = [str(part) for part in fault["loc"] if part not in ("body", "query")]
     if fault["type"] == "json_invalid":
@@ -115,7 +114,7 @@ def of_validation(error: RequestValidationError) -> ApiError:
     return bad_request(f"{param}: {message}" if param else message, param)
 
 
-def _param(error: BaseException, names: Mapping[str, str]) -> str | None:
-    """The field that an error of the engine is about: its messages begin with a name."""
-    said = [name for name in names if re.match(rf"{name}\b", str(error))]
-    return names.get(max(said, key=len, default="prompt"))
+def _param(error: BaseException, fields: Mapping[str, str]) -> str | None:
+    """Find the field that an error of the engine is about: its messages begin with a name."""
+    said = [name for name in fields if re.match(rf"{name}\b", str(error))]
+    return fields.get(max(said, key=len, default="prompt"))

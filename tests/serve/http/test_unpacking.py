@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import sys
 import tracemalloc
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -11,10 +12,14 @@ import pytest
 from typesafe_sdk import Noul, TypeSafeClient
 
 from redraft.api import Engine
-from redraft.serve.http.limits import Limits
-from redraft.serve.http.unpacking import zstd
-from redraft.serve.state import Settings
+from redraft.serve.http.limits import RequestLimits
+from redraft.serve.state import ServerSettings
 from tests.serve.conftest import NAME, Served, serving
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
 
 CHAT: dict[str, Any] = {"model": NAME, "messages": [{"role": "user", "content": "hi"}], "max_tokens": 20, "seed": 1}
 PACK: dict[str, Callable[[bytes], bytes]] = {"gzip": gzip.compress, "zstd": zstd.compress}
@@ -23,13 +28,13 @@ MOST = 20_000
 
 @pytest.fixture(scope="module")
 def small(engine: Engine) -> Iterator[Served]:
-    with serving(engine, Settings(NAME, limits=Limits(body_bytes=MOST))) as up:
+    with serving(engine, ServerSettings(NAME, limits=RequestLimits(body_bytes=MOST))) as up:
         yield up
 
 
 def post(served: Served, content: Any, encoding: str, path: str = "/v1/chat/completions") -> httpx.Response:
     headers = {"content-type": "application/json", "content-encoding": encoding}
-    return httpx.post(f"{served.url}{path}", content=content, headers=headers, timeout=60)
+    return httpx.post(f"{served.url}{path}", content=content, headers=headers, timeout=600)
 
 
 def padded(size: int) -> bytes:

@@ -11,8 +11,7 @@ import pytest
 from playwright.sync_api import Browser, ConsoleMessage, Page, Request, expect, sync_playwright
 
 from redraft.api import Engine
-from redraft.loading import load
-from redraft.serve.state import Settings
+from redraft.serve.state import ServerSettings
 from tests.serve.conftest import serving
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
@@ -48,14 +47,14 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="session")
-def sudoku() -> Engine:
-    return load("sudoku")
+def sudoku(bundled: Engine) -> Engine:
+    return bundled
 
 
 @pytest.fixture(scope="session")
 def base_url(sudoku: Engine) -> Iterator[str]:
     """A server with the bundled Sudoku model."""
-    with serving(sudoku, Settings("sudoku")) as up:
+    with serving(sudoku, ServerSettings("sudoku")) as up:
         yield up.url
 
 
@@ -120,6 +119,13 @@ def set_option(page: Page, name: str, value: str) -> None:
     if not field.is_visible():
         page.get_by_text("Options", exact=True).locator("visible=true").click()
     field.fill(value)
+
+
+def sent_json(request: Request) -> Any:
+    """What the page sent."""
+    sent: Any = request.post_data_json
+    assert sent is not None
+    return sent
 
 
 def steps_in(text: str) -> int:

@@ -7,7 +7,7 @@ from http import HTTPStatus
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from redraft.serve.http.app import PAGE
+from redraft.serve.app import PAGE
 
 # Bytes of a stream, or what to wait for before the next of them.
 Part = bytes | threading.Event
@@ -84,7 +84,7 @@ def stepped(number: int, letters: str = LETTERS) -> bytes:
     """The event of one denoising step of eight, counted from 1."""
     step = {
         "canvas": 0,
-        "step": 9 - number,
+        "step": number,
         "of": 8,
         "temperature": 0.5,
         "tokens": [0, 1, 2, 3],

@@ -1,11 +1,13 @@
 """axe finds nothing and nothing scrolls sideways: in every tab, theme and width, before an answer and after it."""
 
+from typing import Literal
+
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect
 
 from redraft.api import Engine
-from redraft.serve.state import Settings
+from redraft.serve.state import ServerSettings
 from tests.serve.conftest import Served, serving
 from tests.serve.page.conftest import Opener, settle
 
@@ -14,7 +16,8 @@ BUTTONS = {"chat": "Send", "sudoku": "Solve", "schema": "Answer", "fill": "Fill"
 
 def check(page: Page) -> None:
     """Look at the page as it is on a desk in light, and on a phone in dark."""
-    for theme, width in (("light", 1280), ("dark", 360)):
+    shown: list[tuple[Literal["light", "dark"], int]] = [("light", 1280), ("dark", 360)]
+    for theme, width in shown:
         page.emulate_media(color_scheme=theme)
         page.set_viewport_size({"width": width, "height": 900})
         found = Axe().run(page, options={"resultTypes": ["violations"]})
@@ -61,7 +64,7 @@ def test_text_of_several_canvases_and_what_the_model_saw(opened: Opener, served:
 
 
 def test_the_dialog_for_the_key(opened: Opener, sudoku: Engine):
-    with serving(sudoku, Settings("sudoku", api_keys=("opensesame",))) as up:
+    with serving(sudoku, ServerSettings("sudoku", api_keys=("opensesame",))) as up:
         page = opened(up.url)
         expect(page.get_by_role("dialog")).to_be_visible()
         check(page)

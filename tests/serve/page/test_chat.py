@@ -6,7 +6,7 @@ import re
 from playwright.sync_api import Page, expect
 
 from tests.serve.conftest import Served, wait_until
-from tests.serve.page.conftest import Opener, set_option, settle
+from tests.serve.page.conftest import Opener, sent_json, set_option, settle
 
 
 def ask(page: Page, text: str) -> None:
@@ -27,7 +27,7 @@ def test_it_answers_a_puzzle_and_says_what_it_cannot_take(opened: Opener, base_u
         page.get_by_role("button", name="Send").click()
     settle(page)
     # The message that had no answer is not part of the conversation.
-    assert len(sent.value.post_data_json["messages"]) == 1
+    assert len(sent_json(sent.value)["messages"]) == 1
     expect(page.get_by_role("list", name="Conversation")).to_contain_text("534678912\n672195348")
     expect(message).to_have_value("")
 
@@ -54,7 +54,7 @@ def test_an_answer_of_several_canvases_and_the_conversation_after_it(opened: Ope
     with page.expect_request("**/v1/redraft/generate") as sent:
         ask(page, "And a step?")
     expect(page.get_by_role("group", name="What the answer cost")).to_have_count(2)
-    messages = sent.value.post_data_json["messages"]
+    messages = sent_json(sent.value)["messages"]
     assert [message["role"] for message in messages] == ["user", "assistant", "user"]
     assert messages[1]["content"] == text
     shows = page.get_by_role("button", name="Show its canvas").first

@@ -3,7 +3,7 @@
 import pytest
 from playwright.sync_api import expect
 
-from tests.serve.page.conftest import Opener
+from tests.serve.page.conftest import Opener, sent_json
 
 
 def test_bars_add_up_and_the_likeliest_stands_first(opened: Opener, base_url: str):
@@ -40,7 +40,7 @@ def test_questions_and_options_come_and_go_by_keyboard(opened: Opener, base_url:
     page.get_by_role("textbox", name="Frame").fill("534{fourth}")
     with page.expect_request("**/v1/redraft/choose") as sent:
         page.get_by_role("button", name="Decide", exact=True).click()
-    assert sent.value.post_data_json["questions"] == {"fourth": ["6", "8"]}
+    assert sent_json(sent.value)["questions"] == {"fourth": ["6", "8"]}
     expect(page.get_by_role("list", name="Options of fourth").get_by_role("listitem")).to_have_count(2)
 
 

@@ -12,10 +12,10 @@ from safetensors.torch import load_file, save_file
 
 from redraft.api import Engine
 from redraft.loading import load
-from redraft.serve.state import Settings
+from redraft.serve.state import ServerSettings
 from tests.serve.conftest import serving
 from tests.serve.page.conftest import Opener, set_option, settle
-from tests.serve.page.scripted_server import ScriptedServer, event, resulted, started, stepped
+from tests.serve.page.scripted_server import Part, ScriptedServer, event, resulted, started, stepped
 
 
 def ask(page: Page, text: str = "What is a canvas?") -> None:
@@ -30,7 +30,7 @@ def test_a_parameter_that_the_server_refuses_is_named(page: Page):
 
 
 def test_a_server_that_is_gone_is_said(opened: Opener, sudoku: Engine):
-    with serving(sudoku, Settings("sudoku")) as up:
+    with serving(sudoku, ServerSettings("sudoku")) as up:
         page = opened(up.url, "sudoku")
     page.get_by_role("button", name="Solve").click()
     expect(page.get_by_role("alert").filter(has_text="Is redraft serve still running?")).to_be_visible()
@@ -110,7 +110,7 @@ def held() -> Iterator[threading.Event]:
 
 
 def test_a_step_that_is_looked_at_stays_while_others_arrive(opened: Opener, held: threading.Event):
-    parts = [started(), stepped(1), stepped(2), held, stepped(3), stepped(4), resulted()]
+    parts: list[Part] = [started(), stepped(1), stepped(2), held, stepped(3), stepped(4), resulted()]
     with ScriptedServer(parts) as scripted:
         page = opened(scripted.url, "chat")
         ask(page)
@@ -126,7 +126,7 @@ def test_a_step_that_is_looked_at_stays_while_others_arrive(opened: Opener, held
 
 
 def test_nothing_of_an_answer_that_was_left_reaches_the_next_one(opened: Opener, held: threading.Event):
-    late = [started(), stepped(1, "wxyz"), held, stepped(2), stepped(3), resulted("wxyz")]
+    late: list[Part] = [started(), stepped(1, "wxyz"), held, stepped(2), stepped(3), resulted("wxyz")]
     with ScriptedServer(late, [started(), stepped(1), stepped(2), resulted()]) as scripted:
         page = opened(scripted.url, "sudoku")
         page.get_by_role("button", name="Solve").click()

@@ -5,9 +5,9 @@ import re
 from playwright.sync_api import Page, expect
 
 from redraft.api import Engine
-from redraft.serve.state import Settings
+from redraft.serve.state import ServerSettings
 from tests.serve.conftest import serving
-from tests.serve.page.conftest import Opener, set_option, settle
+from tests.serve.page.conftest import Opener, sent_json, set_option, settle
 
 
 def test_it_opens_where_the_model_is_at_home(page: Page):
@@ -50,7 +50,7 @@ def test_options_are_sent_and_empty_ones_are_not(page: Page):
     set_option(page, "Seed", "11")
     with page.expect_request("**/v1/redraft/generate") as sent:
         page.get_by_role("button", name="Solve").click()
-    assert set(sent.value.post_data_json) == {"messages", "seed"}
+    assert set(sent_json(sent.value)) == {"messages", "seed"}
     expect(page.get_by_role("group", name="What the answer cost")).to_contain_text("seed 11")
     expect(page.get_by_text("Options, 1 set").locator("visible=true")).to_be_visible()
 
@@ -66,7 +66,7 @@ def test_an_option_that_is_wrong_is_shown_where_it_was_hidden(page: Page):
 
 
 def test_a_key_is_asked_for_and_kept_for_the_session(opened: Opener, sudoku: Engine):
-    with serving(sudoku, Settings("sudoku", api_keys=("opensesame",))) as up:
+    with serving(sudoku, ServerSettings("sudoku", api_keys=("opensesame",))) as up:
         page = opened(up.url)
         dialog = page.get_by_role("dialog", name="API key")
         dialog.get_by_role("button", name="Cancel").click()

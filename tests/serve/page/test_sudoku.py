@@ -5,7 +5,7 @@ import re
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.serve.page.conftest import COPYING, Opener, canvas_text, set_option, settle
+from tests.serve.page.conftest import COPYING, Opener, canvas_text, sent_json, set_option, settle
 
 PUZZLE = "53..7....6..195....98....6.8...6...34..8.3..17...2...6.6....28....419..5....8..79"
 SOLUTION = "534678912672195348198342567859761423426853791713924856961537284287419635345286179"
@@ -103,7 +103,7 @@ def test_givens_are_held_by_a_constraint(page: Page):
     page.get_by_role("checkbox", name="Hold the givens").check()
     with page.expect_request("**/v1/redraft/generate") as sent:
         solve(page)
-    pattern = sent.value.post_data_json["constraint"]["pattern"]
+    pattern = sent_json(sent.value)["constraint"]["pattern"]
     assert pattern.count("\\n") == 8
     assert re.fullmatch(pattern, LINES)
     assert not re.fullmatch(pattern, LINES.replace("5", "1"))

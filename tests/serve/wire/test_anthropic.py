@@ -10,7 +10,7 @@ import pytest
 from anthropic import Anthropic
 
 from redraft.api import Engine
-from redraft.serve import prepare as asking
+from redraft.serve import prepare
 from tests.serve.conftest import NAME, Served
 
 MESSAGES: list[Any] = [{"role": "user", "content": "say something"}]
@@ -29,7 +29,7 @@ TOOL: Any = {
 @pytest.fixture(autouse=True)
 def _seeds(monkeypatch: pytest.MonkeyPatch) -> None:
     """The format has no seed; those that the server draws are the same in every run."""
-    monkeypatch.setattr(asking, "new_seed", count(1).__next__)
+    monkeypatch.setattr(prepare, "new_seed", count(1).__next__)
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +57,7 @@ def test_an_answer_is_that_of_the_engine(client: Anthropic, alone: Engine) -> No
     expected = alone.generate(whole, seed=1, max_tokens=60)
     assert message.content[0].text == expected.text
     assert message.usage.output_tokens == expected.usage.completion_tokens
-    prompt = len(alone.tokenize(whole))
+    prompt = len(alone.runtime.tokenize(whole))
     assert message.usage.input_tokens + message.usage.cache_read_input_tokens == prompt
 
 
@@ -101,7 +101,9 @@ def test_a_stream_is_in_order_and_adds_up(client: Anthropic) -> None:
     assert events[-2].usage.output_tokens > 0
     with client.messages.stream(model=NAME, messages=MESSAGES, max_tokens=60) as stream:
         text = "".join(stream.text_stream)
-        assert stream.get_final_message().content[0].text == text
+        (block,) = stream.get_final_message().content
+        assert block.type == "text"
+        assert block.text == text
 
 
 @pytest.mark.parametrize("choice", [{"type": "any"}, {"type": "tool", "name": "look_up"}])
@@ -134,7 +136,7 @@ def test_a_long_input_is_streamed_canvas_by_canvas(client: Anthropic) -> None:
             assert block.type == "tool_use"
             jsonschema.validate(block.input, schema if block.name == "write" else TOOL["input_schema"])
         written = [event for event in events if event.type == "input_json"]
-        if any(block.name == "write" for block in message.content):
+        if any(block.type == "tool_use" and block.name == "write" for block in message.content):
             assert len(written) > len(message.content)
 
 

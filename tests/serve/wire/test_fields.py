@@ -8,7 +8,7 @@ import pytest
 from openai.types.chat import completion_create_params
 
 from redraft.api import Engine
-from redraft.serve.wire.openai.chat import ChatRequest
+from redraft.serve.wire.openai.chat import ChatBody
 from tests.serve.conftest import NAME, Served
 
 BASE: dict[str, Any] = {"model": NAME, "messages": [{"role": "user", "content": "hi"}], "max_tokens": 40, "seed": 1}
@@ -92,7 +92,7 @@ def said(served: Served, **fields: Any) -> str:
 def test_every_field_of_the_client_is_known_to_this_test() -> None:
     fields = set(get_type_hints(completion_create_params.CompletionCreateParamsNonStreaming)) | {"stream"}
     assert fields - HONOURED <= set(REFUSED), "a new field of the client: honour it, or say that it is refused"
-    assert set(ChatRequest.model_fields) <= fields | {"diffusing"}
+    assert set(ChatBody.model_fields) <= fields | {"diffusing"}
 
 
 @pytest.mark.parametrize("field", REFUSED)
@@ -165,5 +165,5 @@ def test_messages_that_cannot_be_are_refused(served: Served, message: Any) -> No
 
 def test_the_documentation_has_every_field() -> None:
     page = (Path(__file__).parents[3] / "docs" / "serve.md").read_text()
-    for field in ChatRequest.model_fields:
+    for field in ChatBody.model_fields:
         assert re.search(rf"`{field}`", page), field

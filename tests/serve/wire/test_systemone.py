@@ -6,8 +6,8 @@ import pytest
 from typesafe_sdk import Choice, Noul, Score, TypeSafeClient
 
 from redraft.api import Engine
-from redraft.serve.http.limits import Limits
-from redraft.serve.state import Settings
+from redraft.serve.http.limits import RequestLimits
+from redraft.serve.state import ServerSettings
 from tests.serve.conftest import NAME, Served, serving
 
 STATE = "I was charged twice. Please help."
@@ -76,7 +76,7 @@ def test_what_cannot_be_asked_is_refused(served: Served, question: Any, param: s
 
 
 def test_too_many_questions_are_refused(engine: Engine) -> None:
-    with serving(engine, Settings(NAME, limits=Limits(questions=2))) as up:
+    with serving(engine, ServerSettings(NAME, limits=RequestLimits(questions=2))) as up:
         questions = {name: {"type": "noul", "instructions": "x"} for name in "abc"}
         answer = up.post("/v1/systemone", {"model": NAME, "state": "s", "questions": questions})
         assert answer.status_code == 422

@@ -1,4 +1,4 @@
-"""What one request may ask of the server, checked before any work."""
+"""Sizes that one request may have, checked before any work."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,18 +12,18 @@ from redraft.serve.errors import ApiError, to_json
 
 
 @dataclass(frozen=True)
-class Limits:
+class RequestLimits:
     """Sizes beyond which a request is refused: a body or prompt with 413, a schema or questions with 422."""
 
     body_bytes: int = 4 << 20
     prompt_tokens: int | None = None
-    """By default what the model's context holds."""
+    """None for what the model's context holds."""
     schema_bytes: int = 64 << 10
     questions: int = 64
     choices: int = 16
     """Answers to one prompt (``n``)."""
     answers: int = 128
-    """Of one request, to all of its prompts."""
+    """Answers to all prompts of one request together."""
 
     def check_prompt(self, tokens: int, param: str | None, more: str = "") -> None:
         """Refuse a prompt of too many tokens; ``more`` is said after their number."""
@@ -35,8 +35,8 @@ class Limits:
             )
 
     def before_tokenizing(self, param: str | None) -> Check:
-        """Refuses a text that is too long however it is tokenized."""
-        return lambda fewest: self.check_prompt(fewest, param, " or more")
+        """Make a check that refuses a text which is too long however it is tokenized."""
+        return lambda needed: self.check_prompt(needed, param, " or more")
 
     def check_schema(self, schema: Mapping[str, Any] | bool | str, param: str) -> None:
         """Refuse a schema, or a pattern, of too many bytes."""
@@ -53,16 +53,16 @@ class Limits:
             )
 
 
-def too_large(most: int) -> str:
-    """What is said of a body beyond the limit, packed or not."""
-    return f"the body is larger than the {most} bytes that this server takes"
+def too_large(max_bytes: int) -> str:
+    """Say that a body is beyond the limit, packed or not."""
+    return f"the body is larger than the {max_bytes} bytes that this server takes"
 
 
 class BodyLimit:
-    """ASGI middleware that refuses bodies beyond a size, whether or not they say how long they are."""
+    """ASGI middleware that refuses bodies beyond a size, also those that do not say how long they are."""
 
-    def __init__(self, app: ASGIApp, most: int) -> None:
-        self._app, self._most = app, most
+    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
+        self._app, self._max_bytes = app, max_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on with its body counted."""
@@ -70,7 +70,7 @@ class BodyLimit:
             await self._app(scope, receive, send)
             return
         said = dict(scope["headers"]).get(b"content-length", b"0")
-        if said.isdigit() and int(said) > self._most:
+        if said.isdigit() and int(said) > self._max_bytes:
             await self._refuse(scope, receive, send)
             return
         received = 0
@@ -79,15 +79,15 @@ class BodyLimit:
             nonlocal received
             message = await receive()
             received += len(message.get("body", b""))
-            if received > self._most:
+            if received > self._max_bytes:
                 # Of what reading a body may raise, this is what the framework hands on.
-                raise HTTPException(413, too_large(self._most))
+                raise HTTPException(413, too_large(self._max_bytes))
             return message
 
         await self._app(scope, counted, send)
 
     async def _refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
-        response = ApiError(413, too_large(self._most)).response(scope["path"])
+        response = ApiError(413, too_large(self._max_bytes)).response(scope["path"])
         # What is left of the body is not read.
         response.headers["connection"] = "close"
         await response(scope, receive, send)

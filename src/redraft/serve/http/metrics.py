@@ -1,4 +1,4 @@
-"""What ``/metrics`` says, in Prometheus's text format."""
+"""Counts of one server for ``/metrics``, in Prometheus's text format."""
 
 from collections.abc import Iterator
 
@@ -7,19 +7,19 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from redraft.engine.result import Usage
-from redraft.engine.scheduler import Service
+from redraft.engine.scheduler import Scheduler
 
 _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 _STEPS = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 96)
 _TOKENS_A_STEP = (0.5, 1, 2, 4, 8, 12, 16, 24, 32, 64, 128)
 
 
-class Metrics:
+class ServerMetrics:
     """Counters and histograms of one server."""
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, scheduler: Scheduler) -> None:
         self._registry = CollectorRegistry()
-        self._registry.register(_ServiceCollector(service))
+        self._registry.register(_SchedulerCollector(scheduler))
         self.requests = Counter(
             "redraft_http_requests", "Requests by route and status.", ["route", "status"], registry=self._registry
         )
@@ -60,25 +60,25 @@ class Metrics:
             self._tokens_per_step.observe(usage.tokens_per_step)
 
     def text(self) -> bytes:
-        """The whole page."""
+        """Return the whole page."""
         return generate_latest(self._registry)
 
 
-class _ServiceCollector(Collector):
-    """Reads the service's own counts when they are asked for."""
+class _SchedulerCollector(Collector):
+    """Reads the scheduler's own counts when they are asked for."""
 
-    def __init__(self, service: Service) -> None:
-        self._service = service
+    def __init__(self, scheduler: Scheduler) -> None:
+        self._scheduler = scheduler
 
     def collect(self) -> Iterator[Metric]:
-        """One family a count."""
-        load = self._service.load
+        """Yield one family a count."""
+        load = self._scheduler.load
         for name, value, text in (
-            ("running", load.running, "Requests that take turns on the model."),
+            ("running", load.running, "Requests that share the model's forwards."),
             ("waiting", load.waiting, "Requests in the queue."),
         ):
             yield GaugeMetricFamily(f"redraft_{name}", text, value=value)
-        pool = self._service.engine.pool
+        pool = self._scheduler.runtime.pool
         memory = GaugeMetricFamily(
             "redraft_kv_bytes", "Keys and values: in use, kept for later, allowed.", labels=["kind"]
         )
@@ -89,7 +89,9 @@ class _ServiceCollector(Collector):
         for name, value, text in (
             ("prompt_tokens", pool.lookups, "Tokens of all prompts that were begun."),
             ("prompt_tokens_reused", pool.hits, "Those of them that were not encoded again."),
-            ("forwards", load.forwards, "Forwards of the model."),
+            ("forwards", load.forwards, "Batches that the model computed, a forward each."),
+            ("batched_requests", load.requests, "Requests in all of these batches together."),
+            ("batched_rows", load.rows, "Rows in all of these batches together."),
             ("preempted", load.preempted, "Times a request gave back its memory and began again."),
             ("finished", load.finished, "Requests that the engine finished."),
             ("failed", load.failed, "Requests that ended with an error."),

@@ -1,4 +1,4 @@
-"""Who may ask, and what a browser may do with the answers."""
+"""API keys of those who may ask, and headers that say what a browser may do with the answers."""
 
 import hmac
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ _HEADERS = [
 
 
 def check_keys(keys: Sequence[str]) -> Sequence[str]:
-    """``keys`` if all are texts that a client has to know; else a RequestError.
+    """Return ``keys`` if all are texts that a client has to know; else raise RequestError.
 
     An empty one is mostly a variable that is not set, and must not be taken for a server that needs no key.
     """
@@ -61,19 +61,19 @@ class ApiKeys:
         await self._app(scope, receive, send)
 
     def _known(self, headers: Headers) -> bool:
-        """In a time that does not tell how much of a key was right, nor which key."""
+        """Compare in a time that does not tell how much of a key was right, nor which key."""
         given = key_of(headers).encode()
         return any([hmac.compare_digest(given, key) for key in self._keys])
 
 
 def key_of(headers: Headers) -> str:
-    """The API key that a request came with; empty if there is none."""
+    """Return the API key that a request came with; empty if there is none."""
     scheme, _, token = headers.get("authorization", "").partition(" ")
     return token.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
 
 
 class BrowserHeaders:
-    """ASGI middleware: a strict content security policy, and no guessing of content types."""
+    """ASGI middleware that sets a strict content security policy, and forbids guessing of content types."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app

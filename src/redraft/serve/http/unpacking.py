@@ -1,5 +1,7 @@
-"""Bodies that clients pack (``content-encoding``) are unpacked before anything else sees them, up to the limit of a
-body: what would come after is never made."""
+"""Unpacks bodies that clients pack (``content-encoding``) before anything else sees them.
+
+Unpacking stops at the limit of a body: what would come after is never made.
+"""
 
 import asyncio
 import sys
@@ -49,9 +51,9 @@ else:
 class Unpacking:
     """ASGI middleware: unpacks bodies, each a single gzip member or zstd frame, and refuses other encodings."""
 
-    def __init__(self, app: ASGIApp, most: int) -> None:
-        """``most``: bytes of a body that is unpacked."""
-        self._app, self._most = app, most
+    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
+        """``max_bytes``: of a body that is unpacked."""
+        self._app, self._max_bytes = app, max_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, its body unpacked."""
@@ -82,23 +84,23 @@ class Unpacking:
                     return message
                 packed += message.get("body", b"")
                 more = message.get("more_body", False)
-            body = await asyncio.to_thread(_unpack, bytes(packed), encoding, self._most)
+            body = await asyncio.to_thread(_unpack, bytes(packed), encoding, self._max_bytes)
             return {"type": "http.request", "body": body, "more_body": False}
 
         await self._app({**scope, "headers": headers.raw}, whole, send)
 
 
-def _unpack(packed: bytes, encoding: str, most: int) -> bytes:
-    """The body; HTTPException, which the framework hands on, where it is too large or broken."""
+def _unpack(packed: bytes, encoding: str, max_bytes: int) -> bytes:
+    """Return the body; HTTPException, which the framework hands on, where it is too large or broken."""
     if not packed:
         return b""
     unpacker = _UNPACKERS[encoding]()
     try:
-        body = unpacker.decompress(packed, most + 1)
+        body = unpacker.decompress(packed, max_bytes + 1)
     except _BROKEN as error:
         raise HTTPException(400, f"the body is not what its content-encoding {encoding} says: {error}") from error
-    if len(body) > most:
-        raise HTTPException(413, too_large(most))
+    if len(body) > max_bytes:
+        raise HTTPException(413, too_large(max_bytes))
     if not unpacker.eof:
         raise HTTPException(400, f"the body is not what its content-encoding {encoding} says: its end is missing")
     # One after the other they could be so many, each of nothing, that opening them would take seconds.

@@ -11,17 +11,20 @@ from pydantic import Discriminator, Field
 from starlette.responses import Response
 
 from redraft.engine.result import Chunk, Result
-from redraft.serve import prepare as asking
+from redraft.engine.tools import ToolUse
+from redraft.serve import deltas, prepare
+from redraft.serve.answers import Answers, Done, EventStream
+from redraft.serve.deltas import Piece, Pieces, usage_of
 from redraft.serve.errors import Json, bad_request, of_engine, to_json
-from redraft.serve.prepare import Ask, Asked, Piece, Pieces, ToolUse, usage_of
-from redraft.serve.state import Answers, Done, EventStream, Serving, client_of, serving
+from redraft.serve.prepare import Prepared
+from redraft.serve.state import Serving, client_of, serving
 from redraft.serve.wire.fields import Body, Whole, WholeNucleus, only
 
 router = APIRouter()
 
 
 class CacheControl(Body):
-    """Asks to keep the prompt up to here: prefixes always are, as far as memory goes, and usage says what it saved."""
+    """A wish to keep the prompt up to here. Prefixes are kept anyway, as memory allows; usage says what that saved."""
 
     type: Literal["ephemeral"]
 
@@ -55,7 +58,7 @@ class ToolUseBlock(Body):
 
 
 class ToolResultBlock(Body):
-    """What a tool answered."""
+    """The answer of a tool."""
 
     type: Literal["tool_result"]
     tool_use_id: str
@@ -86,7 +89,7 @@ class CustomTool(Body):
 
 
 class ToolChoice(Body):
-    """Whether tools are to be called: if the model wants, surely, one by name, or never."""
+    """When tools are to be called: if the model wants, surely, one by name, or never."""
 
     type: Literal["auto", "any", "tool", "none"]
     name: str | None = None
@@ -94,7 +97,7 @@ class ToolChoice(Body):
 
 
 class Thinking(Body):
-    """Whether the model thinks before it answers."""
+    """A switch: the model thinks before it answers, or it does not."""
 
     type: Literal["enabled", "disabled", "adaptive"]
     budget_tokens: Whole | None = None
@@ -102,12 +105,12 @@ class Thinking(Body):
 
 
 class Metadata(Body):
-    """Who asks."""
+    """The user who asks."""
 
     user_id: str | None = None
 
 
-class MessagesRequest(Body):
+class MessagesBody(Body):
     """The body of a message."""
 
     model: str
@@ -125,33 +128,39 @@ class MessagesRequest(Body):
     service_tier: Annotated[Literal["auto", "standard_only"] | None, only("auto", "standard_only")] = None
 
 
-_NAMES = {"prompt": "messages", "stop": "stop_sequences", "max_tokens": "max_tokens", "temperature": "temperature"}
+_FIELDS = {
+    "prompt": "messages",
+    "stop": "stop_sequences",
+    "max_tokens": "max_tokens",
+    "temperature": "temperature",
+    "constraint": "tools",
+}
 
 
 @router.post("/v1/messages")
-async def messages(body: MessagesRequest, http: HttpRequest) -> Response:
+async def messages(body: MessagesBody, http: HttpRequest) -> Response:
     """Answer a conversation."""
     here = serving(http)
     here.check_model(body.model)
     here.note_prompt(http, [turn.model_dump(exclude_none=True) for turn in body.messages])
-    asked = await asking.check(here, _ask(here, body))
+    prepared = await _prepare(here, body)
     user = None if body.metadata is None else body.metadata.user_id
-    answers = asking.start(here, http, asked, client_of(http, user))
-    reply = _Reply(here, asked)
+    answers = Answers(http, prepared.answers(), client_of(http, user))
+    reply = _Reply(here, prepared)
     if body.stream:
         return EventStream(reply.stream(answers, http.url.path), answers)
     try:
-        results = await answers.results(http.receive)
+        (result,) = await answers.results(http.receive)
     except Exception as error:
-        raise of_engine(error, _NAMES) from error
-    return Json(reply.whole(results[0]))
+        raise of_engine(error, _FIELDS) from error
+    return Json(reply.whole(result))
 
 
-def _ask(here: Serving, body: MessagesRequest) -> Ask:
+async def _prepare(here: Serving, body: MessagesBody) -> Prepared:
     tools = _tools(here, body)
     if tools is not None and body.stop_sequences:
         raise bad_request("stop_sequences cannot be given together with tools", "stop_sequences")
-    given = {
+    parameters = {
         "max_tokens": body.max_tokens,
         "temperature": body.temperature,
         "stop": body.stop_sequences or None,
@@ -162,11 +171,10 @@ def _ask(here: Serving, body: MessagesRequest) -> Ask:
         shown.append({"role": "system", "content": _text(body.system)})
     for turn in body.messages:
         shown += _for_template(turn)
-    parameters = {name: value for name, value in given.items() if value is not None}
-    return Ask(shown, parameters, _NAMES, "tools", tools)
+    return await prepare.generation(here, shown, parameters, _FIELDS, tools)
 
 
-def _thinks(body: MessagesRequest) -> bool:
+def _thinks(body: MessagesBody) -> bool:
     thinking = body.thinking
     if thinking is None or thinking.type == "disabled":
         return False
@@ -185,7 +193,7 @@ def _text(content: str | Sequence[TextBlock]) -> str:
 
 
 def _for_template(turn: Turn) -> list[dict[str, Any]]:
-    """A turn as chat templates take it: what tools answered are messages of their own, before the text beside them."""
+    """Return a turn as chat templates take it; tools' answers become messages of their own, before its text."""
     if isinstance(turn.content, str):
         return [{"role": turn.role, "content": turn.content}]
     text, thought, calls, results = "", "", [], []
@@ -210,25 +218,25 @@ def _for_template(turn: Turn) -> list[dict[str, Any]]:
     return [*results, *([message] if text or calls or not results else [])]
 
 
-def _tools(here: Serving, body: MessagesRequest) -> ToolUse | None:
+def _tools(here: Serving, body: MessagesBody) -> ToolUse | None:
     if not body.tools:
         if body.tool_choice is not None and body.tool_choice.type != "none":
             raise bad_request("tool_choice needs tools", "tool_choice")
         return None
     tools, shown = [], []
     for given in body.tools:
-        tools.append(asking.tool(here, given.name, given.input_schema))
+        tools.append(prepare.tool(here, given.name, given.input_schema))
         function = {"name": given.name, "description": given.description or "", "parameters": given.input_schema}
         shown.append({"type": "function", "function": function})
     choice = body.tool_choice or ToolChoice(type="auto")
-    most = 1 if choice.disable_parallel_tool_use else None
+    max_calls = 1 if choice.disable_parallel_tool_use else None
     match choice.type:
         case "none":
             return ToolUse(tools, shown, 0, 0)
         case "auto":
-            return ToolUse(tools, shown, 0, most)
+            return ToolUse(tools, shown, 0, max_calls)
         case "any":
-            return ToolUse(tools, shown, 1, most)
+            return ToolUse(tools, shown, 1, max_calls)
     chosen = [tool for tool in tools if tool.name == choice.name]
     if not chosen:
         raise bad_request(f"tool_choice: there is no tool {choice.name!r}", "tool_choice")
@@ -238,13 +246,13 @@ def _tools(here: Serving, body: MessagesRequest) -> ToolUse | None:
 class _Reply:
     """Writes an answer in Anthropic's words."""
 
-    def __init__(self, here: Serving, asked: Asked) -> None:
-        self._here, self._asked = here, asked
+    def __init__(self, here: Serving, prepared: Prepared) -> None:
+        self._model, self._prepared = here.settings.model, prepared
         self._id = f"msg_{uuid4().hex}"
 
     def whole(self, result: Result) -> dict[str, Any]:
-        """The message at once."""
-        piece = asking.whole(self._here, self._asked, result)
+        """Return the message at once."""
+        piece = deltas.whole(self._prepared, result)
         content: list[dict[str, Any]] = []
         if piece.thought:
             content.append({"type": "thinking", "thinking": piece.thought, "signature": ""})
@@ -263,7 +271,7 @@ class _Reply:
             "id": self._id,
             "type": "message",
             "role": "assistant",
-            "model": self._here.settings.model,
+            "model": self._model,
             "content": content,
             "stop_reason": None,
             "stop_sequence": None,
@@ -283,7 +291,7 @@ class _Reply:
         }
 
     def _stop(self, result: Result, called: bool) -> dict[str, Any]:
-        stop = asking.stop_string(self._here, self._asked, result)
+        stop = deltas.stop_string(self._prepared, result)
         if called:
             reason = "tool_use"
         elif stop is not None:
@@ -293,10 +301,10 @@ class _Reply:
         return {"stop_reason": reason, "stop_sequence": stop}
 
     async def stream(self, answers: Answers[Result], path: str) -> AsyncIterator[str]:
-        """message_start, each block's start, deltas and stop, message_delta, message_stop."""
-        pieces, blocks = Pieces(self._here, self._asked), _Blocks()
+        """Yield message_start, each block's start, deltas and stop, message_delta, message_stop."""
+        pieces, blocks = Pieces(self._prepared), _Blocks()
         try:
-            yield _event("message_start", message=self._message([], len(self._asked.request.prompt), 0))
+            yield _event("message_start", message=self._message([], len(self._prepared.request.prompt), 0))
             for one in blocks.add(pieces.certain_call):
                 yield one
             if called := bool(pieces.certain_call):
@@ -318,7 +326,7 @@ class _Reply:
                     yield _event("message_delta", delta=stop, usage=self._usage(event.result))
             yield _event("message_stop")
         except Exception as error:
-            yield f"event: error\ndata: {to_json(of_engine(error, _NAMES).envelope(path))}\n\n"
+            yield f"event: error\ndata: {to_json(of_engine(error, _FIELDS).envelope(path))}\n\n"
 
 
 class _Blocks:
@@ -328,7 +336,7 @@ class _Blocks:
         self._index, self._kind = -1, ""
 
     def add(self, piece: Piece) -> list[str]:
-        """The events for more content."""
+        """Return the events for more content."""
         events: list[str] = []
         if piece.thought:
             events += self._open("thinking", {"type": "thinking", "thinking": "", "signature": ""})
@@ -344,7 +352,7 @@ class _Blocks:
         return events
 
     def close(self) -> list[str]:
-        """The events at the end; an answer without any content is an empty text."""
+        """Return the events at the end; an answer without any content is an empty text."""
         opened = [] if self._index >= 0 else self._open("text", {"type": "text", "text": ""})
         return [*opened, *self._stop()]
 

@@ -1,9 +1,8 @@
-"""Kinds of fields that several wire formats have."""
+"""Fields that several wire formats have."""
 
-from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from redraft.constrain.constraint import JSONSchema
 
@@ -15,7 +14,7 @@ class Body(BaseModel):
 
 
 def only(*values: Any, instead: str = "leave it out") -> BeforeValidator:
-    """A field that is accepted where it asks for nothing, and refused otherwise."""
+    """Accept a field where it asks for nothing, and refuse it otherwise."""
 
     def check(value: Any) -> Any:
         if value is None or any(value == one and isinstance(value, bool) == isinstance(one, bool) for one in values):
@@ -24,16 +23,6 @@ def only(*values: Any, instead: str = "leave it out") -> BeforeValidator:
         raise ValueError(f"only {shown} is supported by this server; {instead}")
 
     return BeforeValidator(check)
-
-
-def checked(check: Callable[[Any], None]) -> AfterValidator:
-    """A field with a check of its own, which raises ValueError."""
-
-    def run(value: Any) -> Any:
-        check(value)
-        return value
-
-    return AfterValidator(run)
 
 
 Temperature = Annotated[float, Field(ge=0, le=2)]

@@ -1,8 +1,8 @@
-"""What editors ask of Mercury and Codestral: fill in the middle, edit a region, apply an update."""
+"""Mercury's and Codestral's routes for editors: fill in the middle, edit a region, apply an update."""
 
 import re
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from typing import Annotated, Any, Literal
 from uuid import uuid4
 
@@ -11,16 +11,23 @@ from fastapi import Request as HttpRequest
 from pydantic import Field
 from starlette.responses import Response
 
+from redraft.engine.result import Result
+from redraft.engine.task import Runnable
+from redraft.serve import prepare
+from redraft.serve.answers import Answers, EventStream
+from redraft.serve.deltas import Ending, Passage
 from redraft.serve.errors import Json, bad_request, of_engine
-from redraft.serve.state import EventStream, Serving, client_of, new_seed, serving
+from redraft.serve.state import client_of, new_seed, serving
 from redraft.serve.wire.fields import Body, NoPenalty, Seed, Stop, Temperature, Whole, WholeNucleus, only
-from redraft.serve.wire.openai.common import DONE, FINGERPRINT, StreamOptions, frame, names_of, usage
-from redraft.serve.writing import Ending, Writing, fill_gap
-from redraft.tasks.infill import EditResult, edit
+from redraft.serve.wire.openai.common import DONE, FINGERPRINT, StreamOptions, fields_of, frame, usage
+from redraft.tasks.edit import EditRequest, EditResult, RewriteRequest, edit
+from redraft.tasks.fill import FillResult
 
 router = APIRouter()
-_FIM_NAMES = names_of({"prompt": "prompt", "there": "prompt", "prefix": "prompt", "suffix": "suffix"})
-_EDIT_NAMES = names_of({"prompt": "messages", "text": "messages", "span": "messages"})
+_FIM_FIELDS = fields_of(
+    {"prompt": "prompt", "there": "prompt", "prefix": "prompt", "suffix": "suffix", "constraint": "suffix"}
+)
+_EDIT_FIELDS = fields_of({"prompt": "messages", "text": "messages", "span": "messages", "constraint": "messages"})
 
 _FILE = re.compile(r"<\|current_file_content\|>\n?(.*)<\|/current_file_content\|>", re.DOTALL)
 _REGION = re.compile(r"<\|code_to_edit\|>(\n?)(.*?)(\n?)<\|/code_to_edit\|>", re.DOTALL)
@@ -38,7 +45,7 @@ _APPLY = (
 )
 
 
-class FimRequest(Body):
+class FimBody(Body):
     """The body of a fill-in-the-middle completion, Mercury's and Codestral's."""
 
     model: str
@@ -60,7 +67,7 @@ class FimRequest(Body):
 
 
 @router.post("/v1/fim/completions")
-async def fim(body: FimRequest, http: HttpRequest) -> Response:
+async def fim(body: FimBody, http: HttpRequest) -> Response:
     """Write what stands between ``prompt`` and ``suffix``."""
     here = serving(http)
     here.check_model(body.model)
@@ -71,9 +78,13 @@ async def fim(body: FimRequest, http: HttpRequest) -> Response:
         raise bad_request("stream_options needs stream: true", "stream_options")
     seed = body.random_seed if body.seed is None else body.seed
     parameters = {"max_tokens": body.max_tokens, "temperature": body.temperature, "seed": seed}
-    client = client_of(http, body.user)
-    writing = await fill_gap(http, body.prompt, body.suffix or "", parameters, body.stop, _FIM_NAMES, client)
-    return await _reply(here, http, writing, _FIM_NAMES, body.stream, body.stream_options)
+    passage = Passage(_middle, prepare.stop_strings(body.stop))
+    filling = await prepare.gap(here, body.prompt, body.suffix or "", parameters, _FIM_FIELDS)
+    return await _reply(body, http, filling, passage, _FIM_FIELDS)
+
+
+def _middle(result: FillResult) -> str:
+    return result.middle
 
 
 class EditMessage(Body):
@@ -83,7 +94,7 @@ class EditMessage(Body):
     content: str
 
 
-class EditRequest(Body):
+class EditBody(Body):
     """The body of an edit or an apply completion."""
 
     model: str
@@ -100,7 +111,7 @@ class EditRequest(Body):
 
 
 @router.post("/v1/edit/completions")
-async def edit_region(body: EditRequest, http: HttpRequest) -> Response:
+async def edit_region(body: EditBody, http: HttpRequest) -> Response:
     """Rewrite the region between ``<|code_to_edit|>`` marks; everything outside of it stays."""
     content = body.messages[0].content
     found = _FILE.search(content)
@@ -117,59 +128,65 @@ async def edit_region(body: EditRequest, http: HttpRequest) -> Response:
     instruction = _EDIT.format(context=context.strip())
 
     spans = [(start, start + len(old))]
-    return await _edited(body, http, text, spans, instruction, lambda result: result.replacements[0])
+    return await _edited(body, http, text, spans, instruction, Passage(_replacement))
+
+
+def _replacement(result: EditResult) -> str:
+    return result.replacements[0]
 
 
 @router.post("/v1/apply/completions")
-async def apply(body: EditRequest, http: HttpRequest) -> Response:
+async def apply(body: EditBody, http: HttpRequest) -> Response:
     """Write the original code with the update snippet put in."""
     content = body.messages[0].content
     original, update = _ORIGINAL.search(content), _UPDATE.search(content)
     if original is None or update is None:
         missing = "original_code" if original is None else "update_snippet"
         raise bad_request(f"the message has no <|{missing}|>", "messages")
-    return await _edited(body, http, original[1], None, _APPLY.format(update=update[1]), lambda result: result.text)
+    return await _edited(body, http, original[1], None, _APPLY.format(update=update[1]), Passage(_text))
+
+
+def _text(result: EditResult) -> str:
+    return result.text
 
 
 async def _edited(
-    body: EditRequest,
+    body: EditBody,
     http: HttpRequest,
     text: str,
     spans: list[tuple[int, int]] | None,
     instruction: str,
-    said: Callable[[EditResult], str],
+    passage: Passage,
 ) -> Response:
-    """Edit ``text`` and answer with what its result ``said``."""
+    """Edit ``text`` and answer with the ``passage`` of it that was written."""
     here = serving(http)
     here.check_model(body.model)
     here.note_prompt(http, body.messages[0].content)
     if body.stream_options is not None and not body.stream:
         raise bad_request("stream_options needs stream: true", "stream_options")
-    check = here.limits.before_tokenizing("messages")
-    count = await here.prepare(lambda: len(here.tokenizer.encode_text(body.messages[0].content, check)), _EDIT_NAMES)
-    here.limits.check_prompt(count, "messages")
     given = {
         "max_tokens": body.max_tokens,
         "temperature": body.temperature,
         "seed": new_seed() if body.seed is None else body.seed,
     }
     parameters: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-    task = await here.prepare(
-        lambda: edit(here.engine, text, spans, instruction=instruction, **parameters), _EDIT_NAMES
-    )
-    writing = Writing(http, task, said, _EDIT_NAMES, client_of(http, body.user))
-    return await _reply(here, http, writing, _EDIT_NAMES, body.stream, body.stream_options)
+
+    def check() -> EditRequest | RewriteRequest:
+        too_long = here.limits.before_tokenizing("messages")
+        tokens = here.tokenizer.encode_text(body.messages[0].content, too_long)
+        here.limits.check_prompt(len(tokens), "messages")
+        record = here.settings.record
+        return edit(here.runtime, text, spans, instruction=instruction, record=record, **parameters)
+
+    return await _reply(body, http, await here.check(check, _EDIT_FIELDS), passage, _EDIT_FIELDS)
 
 
 async def _reply(
-    here: Serving,
-    http: HttpRequest,
-    writing: Writing,
-    names: dict[str, str],
-    stream: bool | None,
-    options: StreamOptions | None,
+    body: FimBody | EditBody, http: HttpRequest, request: Runnable[Result], passage: Passage, fields: dict[str, str]
 ) -> Response:
-    """The answer in Mercury's ``text`` and Codestral's ``message.content`` at once; in a stream, what is new of it."""
+    """Answer in Mercury's ``text`` and Codestral's ``message.content`` at once; in a stream, with what is new of it."""
+    here, options = serving(http), body.stream_options
+    answers = Answers(http, [request], client_of(http, body.user))
     head = {"id": f"cmpl-{uuid4().hex}", "created": int(time.time()), "model": here.settings.model}
     head["system_fingerprint"] = FINGERPRINT
 
@@ -185,20 +202,24 @@ async def _reply(
             "unconverged_canvases": list(result.unconverged_canvases),
         }
 
-    if not stream:
-        text, ending = await writing.whole()
+    if not body.stream:
+        try:
+            (result,) = await answers.results(http.receive)
+        except Exception as error:
+            raise of_engine(error, fields) from error
+        text, ending = passage.whole(result)
         choices = [choice(text, ending, "message")]
         return Json({**head, "object": "chat.completion", "choices": choices, "usage": usage([ending.result])})
 
     async def frames() -> AsyncIterator[str]:
         chunk = {**head, "object": "chat.completion.chunk"}
         try:
-            async for text, ending in writing.pieces():
+            async for text, ending in passage.stream(answers):
                 yield frame({**chunk, "choices": [choice(text, ending, "delta")]})
                 if ending is not None and options is not None and options.include_usage:
                     yield frame({**chunk, "choices": [], "usage": usage([ending.result])})
             yield DONE
         except Exception as error:
-            yield frame(of_engine(error, names).envelope(http.url.path))
+            yield frame(of_engine(error, fields).envelope(http.url.path))
 
-    return EventStream(frames(), writing.answers)
+    return EventStream(frames(), answers)

@@ -1,7 +1,7 @@
 """Redraft's own routes: every denoising step as an event, enough to draw a run and to replay it; and decisions."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import asdict
 from typing import Annotated, Any, Literal
 from uuid import uuid4
@@ -13,14 +13,17 @@ from starlette.responses import Response
 
 from redraft.constrain.constraint import Choice, Constraint, JSONSchema, Regex, Template
 from redraft.constrain.language.template import Hole, HoleType
+from redraft.engine.request import Request
 from redraft.engine.result import Chunk, Result, StepEvent, Usage
-from redraft.engine.task import Work
+from redraft.engine.task import Runnable
 from redraft.errors import RedraftError
+from redraft.serve import prepare
+from redraft.serve.answers import Answers, Done, EventStream
 from redraft.serve.errors import ApiError, Json, bad_request, of_engine, to_json
-from redraft.serve.state import Answers, Done, EventStream, Post, Serving, Steps, client_of, new_seed, serving
+from redraft.serve.state import Serving, client_of, new_seed, serving
 from redraft.serve.wire.fields import Body, Seed, Stop, Temperature, Whole
-from redraft.tasks.choose import Choosing, choose
-from redraft.tasks.infill import FillResult, context_before, fill
+from redraft.tasks.choose import ChooseRequest, choose
+from redraft.tasks.fill import FillResult
 
 router = APIRouter()
 _PARAMETERS = ("max_tokens", "seed", "temperature", "max_denoising_steps", "entropy_bound", "thinking", "stop")
@@ -42,28 +45,28 @@ class Gap(Body):
 
 
 class BySchema(Body):
-    """JSON under a schema."""
+    """A constraint: JSON under a schema."""
 
     type: Literal["json_schema"]
     schema_: Annotated[dict[str, Any] | bool, Field(alias="schema")]
 
 
 class ByRegex(Body):
-    """A text that a pattern matches."""
+    """A constraint: a text that a pattern matches."""
 
     type: Literal["regex"]
     pattern: str
 
 
 class ByChoice(Body):
-    """One of several texts."""
+    """A constraint: one of several texts."""
 
     type: Literal["choice"]
     options: Annotated[list[str], Field(min_length=1, max_length=255)]
 
 
 class HoleBody(Body):
-    """What may stand in a hole."""
+    """A hole, and what may stand in it."""
 
     regex: str | None = None
     choices: list[str] | None = None
@@ -73,7 +76,7 @@ class HoleBody(Body):
 
 
 class ByTemplate(Body):
-    """A text with holes."""
+    """A constraint: a text with holes."""
 
     type: Literal["template"]
     text: str
@@ -83,7 +86,7 @@ class ByTemplate(Body):
 AnyConstraint = Annotated[BySchema | ByRegex | ByChoice | ByTemplate, Discriminator("type")]
 
 
-class GenerateRequest(Body):
+class GenerateBody(Body):
     """The body of a request to generate."""
 
     model: str | None = None
@@ -100,7 +103,7 @@ class GenerateRequest(Body):
     stop: Stop | None = None
 
 
-class ChooseRequest(Body):
+class ChooseBody(Body):
     """The body of a request for decisions."""
 
     model: str | None = None
@@ -113,34 +116,38 @@ class ChooseRequest(Body):
     calibrated: bool | None = None
 
 
-_NAMES = {name: name for name in _PARAMETERS}
+_FIELDS = {name: name for name in _PARAMETERS}
 
 
 @router.post("/v1/redraft/generate")
-async def generate(body: GenerateRequest, http: HttpRequest) -> Response:
+async def generate(body: GenerateBody, http: HttpRequest) -> Response:
     """Answer as events: start, a step for each denoising step, a chunk for each canvas, and the result."""
     here = serving(http)
     if body.model is not None:
         here.check_model(body.model)
     source = _source(body)
     here.note_prompt(http, body.model_dump(include={source, "messages"}, exclude_none=True))
-    names = {**_NAMES, "prompt": source, "there": source}
-    given = {name: getattr(body, name) for name in _PARAMETERS}
-    parameters = {name: value for name, value in given.items() if value is not None}
-    parameters.setdefault("seed", new_seed())
-    if here.settings.max_tokens is not None and body.fill is None:
-        parameters.setdefault("max_tokens", here.settings.max_tokens)
-    constraint = None if body.constraint is None else await here.prepare(lambda: _constraint(here, body), names)
-    prepared = await here.prepare(
-        lambda: _prepare(here, body, source, constraint, parameters), names, "constraint" if constraint else source
-    )
-    start, make = prepared
-    answers = Answers(http, [make], client_of(http))
-    return EventStream(_events(here, answers, start, names, http.url.path), answers)
+    fields = {**_FIELDS, "prompt": source, "there": source, "constraint": source if body.fill else "constraint"}
+    prompt: Any = body.prompt if body.messages is None else _messages(body.messages)
+    parameters = {name: getattr(body, name) for name in _PARAMETERS}
+    answer: Runnable[Result]
+    if body.fill is not None:
+        parameters["prompt"] = prompt
+        filling = await prepare.gap(here, body.fill.prefix, body.fill.suffix, parameters, fields)
+        answer, request, beginning = filling, filling.request, ""
+    else:
+        if body.constraint is not None:
+            parameters["constraint"] = await here.check(lambda: _constraint(here, body), fields)
+        prepared = await prepare.generation(here, prompt, parameters, fields)
+        (answer,), request = prepared.answers(), prepared.request
+        beginning = "" if request.constraint is None else request.constraint.beginning
+    answers = Answers(http, [answer], client_of(http), steps=True)
+    start = _start(here, request, beginning)
+    return EventStream(_events(here, answers, start, fields), answers)
 
 
-def _source(body: GenerateRequest) -> str:
-    """Which of the fields says what to generate."""
+def _source(body: GenerateBody) -> str:
+    """Name the field that says what to generate."""
     if body.fill is not None:
         if body.prompt is not None:
             raise bad_request("prompt: give a prompt, or fill with messages", "prompt")
@@ -154,7 +161,7 @@ def _source(body: GenerateRequest) -> str:
     return given[0]
 
 
-def _constraint(here: Serving, body: GenerateRequest) -> Constraint:
+def _constraint(here: Serving, body: GenerateBody) -> Constraint:
     match body.constraint:
         case BySchema(schema_=schema):
             here.limits.check_schema(schema, "constraint")
@@ -174,49 +181,22 @@ def _messages(messages: Sequence[ChatMessage]) -> list[dict[str, Any]]:
     return [message.model_dump() for message in messages]
 
 
-Make = Callable[[Post], Callable[[], Work[Result]]]
-
-
-def _prepare(
-    here: Serving, body: GenerateRequest, source: str, constraint: Constraint | None, parameters: dict[str, Any]
-) -> tuple[dict[str, Any], Make]:
-    """The start event, and what begins the work."""
-    engine = here.engine
-    start = {
+def _start(here: Serving, request: Request, beginning: str) -> dict[str, Any]:
+    """Return the first event; ``beginning``: text that is certain."""
+    model = here.runtime.model
+    return {
         "id": f"gen-{uuid4().hex}",
         "model": here.settings.model,
-        "seed": parameters["seed"],
-        "canvas_length": engine.model.config.canvas_length,
-        "end_token_ids": list(engine.model.defaults.end_token_ids),
+        "seed": request.seed,
+        "canvas_length": model.config.canvas_length,
+        "end_token_ids": list(model.defaults.end_token_ids),
+        "prompt_tokens": len(request.prompt),
+        "beginning": beginning,
     }
-    prompt = None if body.messages is None else _messages(body.messages)
-    check = here.limits.before_tokenizing(source)
-    if body.fill is not None:
-        prefix, suffix = body.fill.prefix, body.fill.suffix
-        tokens = len(context_before(engine, prompt, prefix, check))
-        here.limits.check_prompt(tokens, source)
-        filling = fill(engine, prefix, suffix, prompt=prompt, **parameters)
-
-        def make_fill(post: Post) -> Callable[[], Work[Result]]:
-            on_step = Steps(post)
-            return lambda: filling.work(on_step, here.settings.record)
-
-        return {**start, "prompt_tokens": tokens, "beginning": ""}, make_fill
-    thinking = bool(parameters.get("thinking"))
-    given = engine.tokenize(body.prompt if prompt is None else prompt, thinking, check=check)  # type: ignore[arg-type]
-    request = engine.request(given, constraint=constraint, **parameters)
-    here.limits.check_prompt(len(request.prompt), source)
-
-    def make(post: Post) -> Callable[[], Work[Result]]:
-        on_step = Steps(post)
-        return lambda: here.generation(request, on_step).work
-
-    beginning = "" if request.constraint is None else request.constraint.beginning
-    return {**start, "prompt_tokens": len(request.prompt), "beginning": beginning}, make
 
 
 async def _events(
-    here: Serving, answers: Answers[Result], start: dict[str, Any], names: dict[str, str], path: str
+    here: Serving, answers: Answers[Result], start: dict[str, Any], fields: dict[str, str]
 ) -> AsyncIterator[str]:
     drawing = _Drawing(here)
     try:
@@ -232,7 +212,7 @@ async def _events(
                 case Done(result=result):
                     yield _event("result", _result(result))
     except Exception as error:
-        problem = of_engine(error, names)
+        problem = of_engine(error, fields)
         yield _event("error", {"message": problem.message, "type": problem.type, "param": problem.param})
 
 
@@ -242,14 +222,14 @@ class _Drawing:
     def __init__(self, here: Serving) -> None:
         self._here = here
         self._known: set[int] = set()
-        self._canvas, self._of = -1, 0
+        self._canvas = -1
         self._before: list[int] = []
 
     def step(self, event: StepEvent) -> dict[str, Any]:
-        """One denoising step."""
+        """Write down one denoising step."""
         tokens, argmax = event.tokens_in.tolist(), event.argmax.tolist()
         if event.canvas_index != self._canvas:
-            self._canvas, self._before, self._of = event.canvas_index, [], event.step
+            self._canvas, self._before = event.canvas_index, []
         before: list[int] | list[None] = self._before or [None] * len(argmax)
         new = {*tokens, *argmax} - self._known
         self._known |= new
@@ -257,7 +237,7 @@ class _Drawing:
         return {
             "canvas": event.canvas_index,
             "step": event.step,
-            "of": self._of,
+            "of": event.steps,
             "temperature": event.temperature,
             "tokens": tokens,
             "argmax": argmax,
@@ -301,8 +281,8 @@ def _event(kind: str, content: dict[str, Any]) -> str:
 
 
 @router.post("/v1/redraft/choose")
-async def decide(body: ChooseRequest, http: HttpRequest) -> Response:
-    """The probability of each option of each question."""
+async def decide(body: ChooseBody, http: HttpRequest) -> Response:
+    """Find the probability of each option of each question."""
     here = serving(http)
     if body.model is not None:
         here.check_model(body.model)
@@ -312,7 +292,13 @@ async def decide(body: ChooseRequest, http: HttpRequest) -> Response:
     prompt: Any = body.prompt if body.messages is None else _messages(body.messages)
     here.note_prompt(http, prompt)
     source = "prompt" if body.messages is None else "messages"
-    names = {**_NAMES, "prompt": source, "the answers": "questions", "template": "frame"}
+    fields = {
+        **_FIELDS,
+        "prompt": source,
+        "the answers": "questions",
+        "template": "frame",
+        "constraint": "questions",
+    }
     given = {
         "frame": body.frame,
         "max_denoising_steps": body.max_denoising_steps,
@@ -321,17 +307,15 @@ async def decide(body: ChooseRequest, http: HttpRequest) -> Response:
     }
     parameters: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
 
-    def checked() -> Choosing:
-        check = here.limits.before_tokenizing(source)
-        here.limits.check_prompt(len(here.engine.tokenize(prompt, check=check)), source)
-        return choose(here.engine, prompt, body.questions, **parameters)
+    def check() -> ChooseRequest:
+        tokens = prepare.prompt_tokens(here, prompt, source)
+        return choose(here.runtime, tokens, body.questions, record=here.settings.record, **parameters)
 
-    choosing = await here.prepare(checked, names, "questions")
-    answers = Answers(http, [lambda post: lambda: choosing.work(record=here.settings.record)], client_of(http))
+    answers = Answers(http, [await here.check(check, fields)], client_of(http))
     try:
-        result = (await answers.results(http.receive))[0]
+        (result,) = await answers.results(http.receive)
     except (RedraftError, ApiError) as error:
-        raise of_engine(error, names) from error
+        raise of_engine(error, fields) from error
     return Json(
         {
             "answers": {

@@ -5,7 +5,7 @@ the client sent them cannot change an answer.
 """
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -14,15 +14,16 @@ from fastapi import Request as HttpRequest
 from pydantic import Discriminator, Field
 from starlette.responses import Response
 
-from redraft.api import Prompt
-from redraft.engine.task import Work
+from redraft.engine.runtime import Prompt
+from redraft.serve.answers import Answers
 from redraft.serve.errors import Json, bad_request, of_engine
-from redraft.serve.state import Answers, Post, Serving, client_of, serving
+from redraft.serve.prepare import prompt_tokens
+from redraft.serve.state import Serving, client_of, serving
 from redraft.serve.wire.fields import Body
-from redraft.tasks.choose import ChooseResult, Choosing, Decision, choose
+from redraft.tasks.choose import ChooseRequest, Decision, choose
 
 router = APIRouter()
-_NAMES = {"prompt": "state", "the answers": "questions"}
+_FIELDS = {"prompt": "state", "the answers": "questions", "constraint": "questions"}
 # The same request gets the same answer.
 _SEED = 0
 _INSTRUCTION = "Read what is given, and answer the questions about it, each on a line of its own."
@@ -32,7 +33,7 @@ _Text = Content | None
 
 
 class NoulQuestion(Body):
-    """Yes or no."""
+    """A question that is answered by yes or no."""
 
     type: Literal["noul"]
     instructions: _Text = None
@@ -40,14 +41,14 @@ class NoulQuestion(Body):
 
 
 class NoulCriteria(Body):
-    """What yes and no mean."""
+    """The meanings of yes and no."""
 
     true: _Text = None
     false: _Text = None
 
 
 class ChoiceQuestion(Body):
-    """One of several options, with what each means."""
+    """A choice of one of several options, with the meaning of each."""
 
     type: Literal["choice"]
     instructions: _Text = None
@@ -65,7 +66,7 @@ class ScoreQuestion(Body):
 Question = Annotated[NoulQuestion | ChoiceQuestion | ScoreQuestion, Discriminator("type")]
 
 
-class SystemOneRequest(Body):
+class SystemOneBody(Body):
     """The body of a request for decisions."""
 
     model: str
@@ -74,7 +75,7 @@ class SystemOneRequest(Body):
 
 
 @dataclass(frozen=True)
-class _Asked:
+class _PlainQuestion:
     """A question in plain text, and the options as they stand on the canvas."""
 
     name: str
@@ -84,34 +85,30 @@ class _Asked:
 
 
 @router.post("/v1/systemone")
-async def system_one(body: SystemOneRequest, http: HttpRequest) -> Response:
+async def system_one(body: SystemOneBody, http: HttpRequest) -> Response:
     """Decide all questions, on as few canvases as hold them."""
     here = serving(http)
     here.check_model(body.model)
     here.note_prompt(http, body.state)
     here.limits.check_questions(len(body.questions))
-    asked = [_asked(name, body.questions[name]) for name in sorted(body.questions)]
+    questions = [_in_plain_text(name, body.questions[name]) for name in sorted(body.questions)]
 
-    def prepared() -> tuple[list[list[_Asked]], list[Choosing]]:
-        groups = _groups(here, asked)
-        return groups, [_choosing(here, body.state, group) for group in groups]
+    def check() -> tuple[list[list[_PlainQuestion]], list[ChooseRequest]]:
+        groups = _groups(here, questions)
+        return groups, [_choose(here, body.state, group) for group in groups]
 
-    groups, choosings = await here.prepare(prepared, _NAMES, "questions")
-
-    def maker(choosing: Choosing) -> Callable[[Post], Callable[[], Work[ChooseResult]]]:
-        return lambda post: lambda: choosing.work(record=here.settings.record)
-
-    answers = Answers(http, [maker(choosing) for choosing in choosings], client_of(http))
+    groups, requests = await here.check(check, _FIELDS)
+    answers = Answers(http, requests, client_of(http))
     try:
         results = await answers.results(http.receive)
     except Exception as error:
-        raise of_engine(error, _NAMES) from error
+        raise of_engine(error, _FIELDS) from error
     decided = {
         one.name: result.answers[f"q{number}"]
         for group, result in zip(groups, results, strict=True)
         for number, one in enumerate(group)
     }
-    by_name = {one.name: one for one in asked}
+    by_name = {one.name: one for one in questions}
     return Json(
         {
             "model": here.settings.model,
@@ -127,7 +124,7 @@ async def system_one(body: SystemOneRequest, http: HttpRequest) -> Response:
     )
 
 
-def _asked(name: str, question: NoulQuestion | ChoiceQuestion | ScoreQuestion) -> _Asked:
+def _in_plain_text(name: str, question: NoulQuestion | ChoiceQuestion | ScoreQuestion) -> _PlainQuestion:
     instructions = "" if question.instructions is None else _plain(question.instructions)
     match question:
         case NoulQuestion(criteria=criteria):
@@ -138,16 +135,18 @@ def _asked(name: str, question: NoulQuestion | ChoiceQuestion | ScoreQuestion) -
                     f"questions.{name}",
                 )
             meanings = {} if criteria is None else {"yes": criteria.true, "no": criteria.false}
-            return _Asked(name, question, _described(name, instructions, ("yes", "no"), meanings), ("yes", "no"))
+            return _PlainQuestion(
+                name, question, _described(name, instructions, ("yes", "no"), meanings), ("yes", "no")
+            )
         case ChoiceQuestion(criteria=options):
             if not all(option.strip() for option in options):
                 raise bad_request(f"questions.{name}: an option is empty", f"questions.{name}.criteria")
             ordered = tuple(sorted(options))
-            return _Asked(name, question, _described(name, instructions, ordered, options), ordered)
+            return _PlainQuestion(name, question, _described(name, instructions, ordered, options), ordered)
         case ScoreQuestion(criteria=levels):
             digits = tuple(str(level) for level in range(len(levels)))
             meanings = dict(zip(digits, levels, strict=True))
-            return _Asked(name, question, _described(name, instructions, digits, meanings), digits)
+            return _PlainQuestion(name, question, _described(name, instructions, digits, meanings), digits)
 
 
 def _described(name: str, instructions: str, options: Sequence[str], meanings: Mapping[str, _Text]) -> str:
@@ -162,25 +161,24 @@ def _plain(content: Content) -> str:
     return content if isinstance(content, str) else json.dumps(content, ensure_ascii=False, sort_keys=True)
 
 
-def _prompt(here: Serving, state: Content, group: Sequence[_Asked]) -> Prompt:
+def _prompt(here: Serving, state: Content, group: Sequence[_PlainQuestion]) -> Prompt:
     # The state comes first: it is the prefix that requests about the same thing share.
     questions = "\n\n".join(one.text for one in group)
-    return here.engine.question(_INSTRUCTION, f"{_plain(state)}\n\n{questions}")
+    return here.runtime.question(_INSTRUCTION, f"{_plain(state)}\n\n{questions}")
 
 
-def _choosing(here: Serving, state: Content, group: Sequence[_Asked]) -> Choosing:
-    prompt = _prompt(here, state, group)
-    here.limits.check_prompt(len(here.engine.tokenize(prompt, check=here.limits.before_tokenizing("state"))), "state")
+def _choose(here: Serving, state: Content, group: Sequence[_PlainQuestion]) -> ChooseRequest:
+    tokens = prompt_tokens(here, _prompt(here, state, group), "state")
     options = {f"q{number}": one.options for number, one in enumerate(group)}
-    return choose(here.engine, prompt, options, seed=_SEED)
+    return choose(here.runtime, tokens, options, seed=_SEED, record=here.settings.record)
 
 
-def _groups(here: Serving, asked: Sequence[_Asked]) -> list[list[_Asked]]:
-    """Questions in their order, as many on a canvas as surely fit whatever the answers are."""
-    room = here.engine.model.config.canvas_length - 1
-    groups: list[list[_Asked]] = []
+def _groups(here: Serving, questions: Sequence[_PlainQuestion]) -> list[list[_PlainQuestion]]:
+    """Group questions in their order, as many on a canvas as surely fit whatever the answers are."""
+    room = here.runtime.model.config.canvas_length - 1
+    groups: list[list[_PlainQuestion]] = []
     left = 0
-    for one in asked:
+    for one in questions:
         longest = max(len(here.tokenizer.encode_text(f"{option}\n")) for option in one.options)
         if not groups or longest > left:
             groups.append([])
@@ -190,9 +188,9 @@ def _groups(here: Serving, asked: Sequence[_Asked]) -> list[list[_Asked]]:
     return groups
 
 
-def _answer(asked: _Asked, decision: Decision) -> dict[str, Any]:
+def _answer(plain: _PlainQuestion, decision: Decision) -> dict[str, Any]:
     probabilities = decision.probabilities
-    match asked.question:
+    match plain.question:
         case NoulQuestion():
             return {"type": "noul", "noul": probabilities["yes"]}
         case ChoiceQuestion(criteria=options):

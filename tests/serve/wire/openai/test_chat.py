@@ -1,7 +1,6 @@
 """OpenAI's own client against the server."""
 
 import json
-import time
 from typing import Any
 
 import jsonschema
@@ -10,8 +9,7 @@ import pytest
 from openai import OpenAI
 
 from redraft.api import Engine
-from redraft.engine.task import Work
-from tests.serve.conftest import NAME, Served, serving
+from tests.serve.conftest import NAME, Endless, Served, serving
 
 MESSAGES: list[Any] = [{"role": "user", "content": "say something"}]
 SCHEMA = {
@@ -173,25 +171,19 @@ def test_streamed_calls_are_those_of_the_whole(client: OpenAI, tools: Any, paral
 
 def test_the_name_of_a_call_that_must_be_made_is_sent_before_any_step(engine: Engine) -> None:
     with serving(engine, max_concurrency=1) as up:
-        holding = up.server.service.submit(endless)
+        holding = up.server.scheduler.submit(Endless())
         client = OpenAI(base_url=f"{up.url}/v1", api_key="none", max_retries=0)
         named: Any = {"type": "function", "function": {"name": "look_up"}}
         chunks = iter(chat(client, tools=[TOOL, OTHER], tool_choice=named, stream=True))
         assert next(chunks).choices[0].delta.role == "assistant"
         (call,) = next(chunks).choices[0].delta.tool_calls
         assert (call.function.name, call.function.arguments) == ("look_up", "")
-        assert up.server.service.load.waiting == 1, "the model has done nothing for it"
+        assert up.server.scheduler.load.waiting == 1, "the model has done nothing for it"
         holding.cancel()
         rest = [part for chunk in chunks for part in chunk.choices[0].delta.tool_calls or []]
         assert {(part.index, part.id, part.function.name) for part in rest} == {(0, None, None)}
         arguments = "".join(part.function.arguments for part in rest)
         jsonschema.validate(json.loads(arguments), TOOL["function"]["parameters"])
-
-
-def endless() -> Work[None]:
-    while True:
-        time.sleep(0.001)
-        yield None
 
 
 def test_no_tool_is_called_where_none_may_be(client: OpenAI) -> None:
@@ -216,12 +208,12 @@ def test_logprobs_are_those_of_each_token(client: OpenAI, alone: Engine) -> None
     content = answer.choices[0].logprobs.content
     expected = alone.generate(MESSAGES, seed=6, max_tokens=60).token_ids
     assert [one.token for one in content if not one.bytes] == [
-        alone.tokenizer.piece(token) for token in expected if not alone.constraints.vocabulary.has_text[token]
+        alone.tokenizer.piece(token) for token in expected if not alone.runtime.constraints.vocabulary.has_text[token]
     ]
     assert [bytes(one.bytes) for one in content if one.bytes] == [
-        alone.constraints.vocabulary.spell([token])
+        alone.runtime.constraints.vocabulary.spell([token])
         for token in expected
-        if alone.constraints.vocabulary.has_text[token]
+        if alone.runtime.constraints.vocabulary.has_text[token]
     ]
     for one in content:
         assert one.logprob <= 0

@@ -11,8 +11,8 @@ from openai.types.responses import ResponseStreamEvent
 
 from redraft.api import Engine
 from redraft.models.tools import CallPart
+from redraft.serve.deltas import Piece
 from redraft.serve.errors import ApiError
-from redraft.serve.prepare import Piece
 from redraft.serve.wire.openai.events import ResponseEvents
 from tests.serve.conftest import NAME
 
@@ -46,13 +46,13 @@ def read(frame: str) -> Any:
 def test_items_are_told_one_after_the_other_as_they_are_in_the_end(
     alone: Engine, pieces: list[Piece], expected: list[tuple[str, str]]
 ) -> None:
-    asked: Any = SimpleNamespace(request=SimpleNamespace(thought=None))
+    prepared: Any = SimpleNamespace(request=SimpleNamespace(thought=None))
     result = alone.generate([{"role": "user", "content": "x"}], seed=1, max_tokens=1)
     events = ResponseEvents(DESCRIBED)
     frames = [
         *events.begin(Piece()),
         *(one for piece in pieces for one in events.add(piece)),
-        *events.end(asked, result),
+        *events.end(prepared, result),
     ]
     told = [read(frame) for frame in frames]
     assert [event.sequence_number for event in told] == list(range(len(told)))

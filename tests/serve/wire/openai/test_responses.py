@@ -14,7 +14,7 @@ from openai.types.responses import response_create_params
 from pydantic import BaseModel, Field
 
 from redraft.api import Engine
-from redraft.serve.wire.openai.responses import ResponsesRequest
+from redraft.serve.wire.openai.responses import ResponsesBody
 from tests.serve.conftest import NAME, Served, wait_until
 
 MESSAGES: list[Any] = [{"role": "user", "content": "say something"}]
@@ -240,7 +240,7 @@ def test_a_connection_that_is_closed_ends_the_work(client: OpenAI, served: Serve
 def test_every_field_of_the_client_is_known_to_this_test() -> None:
     fields = set(get_type_hints(response_create_params.ResponseCreateParamsNonStreaming)) | {"stream"}
     assert fields - HONOURED <= set(REFUSED), "a new field of the client: honour it, or say that it is refused"
-    assert set(ResponsesRequest.model_fields) <= fields | {"seed"}
+    assert set(ResponsesBody.model_fields) <= fields | {"seed"}
 
 
 @pytest.mark.parametrize("field", REFUSED)
@@ -302,6 +302,7 @@ def test_what_was_parsed_can_be_sent_back(client: OpenAI) -> None:
         kind: str = Field(max_length=4)
 
     answer = client.responses.parse(model=NAME, input=MESSAGES, max_output_tokens=60, text_format=Thing)
+    assert answer.usage is not None
     conversation: list[Any] = [*MESSAGES, *answer.output, *MESSAGES]
     assert respond(client, input=conversation).usage.input_tokens > answer.usage.input_tokens
 
@@ -316,12 +317,12 @@ def test_half_a_character_that_a_client_sent_comes_back_in_a_stream(served: Serv
     body = {"model": NAME, "input": "hi", "max_output_tokens": 5, "seed": 5, "stream": True}
     body["metadata"] = {"half": "\ud800"}
     route, sent = f"{served.url}/v1/responses", json.dumps(body)
-    answer = httpx.post(route, content=sent, headers={"content-type": "application/json"}, timeout=60)
+    answer = httpx.post(route, content=sent, headers={"content-type": "application/json"}, timeout=600)
     last = json.loads(answer.text.strip().rpartition("data: ")[2])
     assert (last["response"]["status"], last["response"]["metadata"]) == ("incomplete", {"half": "\ud800"})
 
 
 def test_the_documentation_has_every_field() -> None:
     page = (Path(__file__).parents[4] / "docs" / "serve.md").read_text()
-    for field in ResponsesRequest.model_fields:
+    for field in ResponsesBody.model_fields:
         assert re.search(rf"`{field}`", page), field

@@ -1,0 +1,1 @@
+"""OpenAI's formats: chat completions, completions and responses, and what these have in common."""

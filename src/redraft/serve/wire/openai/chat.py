@@ -13,11 +13,14 @@ from starlette.responses import Response
 
 from redraft.constrain.constraint import Constraint
 from redraft.engine.result import Chunk, Result, StepEvent, TokenLogprob
+from redraft.engine.tools import ToolUse
 from redraft.models.tools import ToolCall
-from redraft.serve import prepare as asking
+from redraft.serve import deltas, prepare
+from redraft.serve.answers import Answers, Done, EventStream
+from redraft.serve.deltas import Piece, Pieces
 from redraft.serve.errors import Json, bad_request, of_engine
-from redraft.serve.prepare import Ask, Asked, Piece, Pieces, ToolUse
-from redraft.serve.state import Answers, Done, EventStream, Serving, client_of, serving
+from redraft.serve.prepare import Prepared
+from redraft.serve.state import Serving, client_of, serving
 from redraft.serve.wire.fields import (
     JSON_OBJECT,
     Body,
@@ -32,19 +35,19 @@ from redraft.serve.wire.fields import (
 )
 from redraft.serve.wire.openai.common import (
     DONE,
+    FIELDS_OF_TOOLS,
     FINGERPRINT,
-    NAMES_OF_TOOLS,
     Function,
     FunctionName,
     StreamOptions,
     TopLogprobs,
     call_for_template,
+    fields_of,
     frame,
     json_constraint,
-    names_of,
     thought_tokens,
     token_logprob,
-    tool_use,
+    tools_of,
     usage,
 )
 
@@ -62,14 +65,14 @@ Content = str | list[TextPart]
 
 
 class Instruction(Body):
-    """What the model is told before the conversation."""
+    """An instruction that the model is given before the conversation."""
 
     role: Literal["system", "developer"]
     content: Content
 
 
 class FromUser(Body):
-    """What the user says."""
+    """A message of the user."""
 
     role: Literal["user"]
     content: Content
@@ -92,7 +95,7 @@ class EarlierCall(Body):
 
 
 class FromModel(Body):
-    """What the model said in an earlier turn."""
+    """A message that the model wrote in an earlier turn."""
 
     role: Literal["assistant"]
     content: Content | None = None
@@ -105,7 +108,7 @@ class FromModel(Body):
 
 
 class FromTool(Body):
-    """What a tool answered."""
+    """A message that a tool answered."""
 
     role: Literal["tool"]
     content: Content
@@ -160,7 +163,7 @@ class NamedTool(Body):
     function: FunctionName
 
 
-class ChatRequest(Body):
+class ChatBody(Body):
     """The body of a chat completion."""
 
     model: str
@@ -196,61 +199,51 @@ class ChatRequest(Body):
     verbosity: Annotated[Literal["medium"] | None, only("medium", instead="say in the prompt how long to be")] = None
 
 
-_NAMES = names_of({"prompt": "messages", "constraint": "response_format", "thinking": "reasoning_effort"})
+_FIELDS = fields_of({"prompt": "messages", "constraint": "response_format", "thinking": "reasoning_effort"})
 
 
 @router.post("/v1/chat/completions")
-async def chat_completions(body: ChatRequest, http: HttpRequest) -> Response:
+async def chat_completions(body: ChatBody, http: HttpRequest) -> Response:
     """Answer a conversation."""
     here = serving(http)
     here.check_model(body.model)
     here.note_prompt(http, [message.model_dump(exclude_none=True) for message in body.messages])
-    ask = _ask(here, body)
-    asked = await asking.check(here, ask)
-    answers = asking.start(here, http, asked, client_of(http, body.user))
-    reply = _Reply(here, asked, body)
+    prepared = await _prepare(here, body)
+    client = client_of(http, body.user)
+    answers = Answers(http, prepared.answers(body.n or 1), client, steps=bool(body.diffusing))
+    reply = _Reply(here, prepared, body)
     if body.stream:
         frames = reply.diffusing(answers) if body.diffusing else reply.stream(answers)
         return EventStream(_with_errors(frames, http.url.path), answers)
     try:
         results = await answers.results(http.receive)
     except Exception as error:
-        raise of_engine(error, _NAMES) from error
+        raise of_engine(error, _FIELDS) from error
     return Json(reply.whole(results))
 
 
-def _ask(here: Serving, body: ChatRequest) -> Ask:
+async def _prepare(here: Serving, body: ChatBody) -> Prepared:
     _check_together(here, body)
-    thinking = body.reasoning_effort == "high"
     messages = [_for_template(message) for message in body.messages]
-    constraint = _format(here, body.response_format)
     tools = _tools(here, body)
-    given = {
+    parameters = {
         "max_tokens": body.max_completion_tokens if body.max_tokens is None else body.max_tokens,
         "temperature": body.temperature,
         "seed": body.seed,
         "stop": body.stop,
-        "constraint": constraint,
-        "thinking": thinking or None,
+        "constraint": _format(here, body.response_format),
+        "thinking": body.reasoning_effort == "high" or None,
         "top_logprobs": (body.top_logprobs or 0) if body.logprobs else None,
     }
-    names = dict(_NAMES)
+    fields = dict(_FIELDS)
     if body.max_tokens is None:
-        names["max_tokens"] = "max_completion_tokens"
+        fields["max_tokens"] = "max_completion_tokens"
     if tools is not None:
-        names |= NAMES_OF_TOOLS
-    return Ask(
-        messages,
-        {name: value for name, value in given.items() if value is not None},
-        names,
-        "response_format" if tools is None else "tools",
-        tools,
-        body.n or 1,
-        bool(body.diffusing),
-    )
+        fields |= FIELDS_OF_TOOLS
+    return await prepare.generation(here, messages, parameters, fields, tools)
 
 
-def _check_together(here: Serving, body: ChatRequest) -> None:
+def _check_together(here: Serving, body: ChatBody) -> None:
     """Refuse fields that only make sense with others, or not together."""
     thinking = body.reasoning_effort == "high"
     constrained = body.response_format is not None and body.response_format.type != "text"
@@ -280,14 +273,14 @@ def _check_together(here: Serving, body: ChatRequest) -> None:
 
 
 def text_of(content: str | Sequence[TextPart] | None) -> str:
-    """A message's content as one text."""
+    """Return a message's content as one text."""
     if content is None or isinstance(content, str):
         return content or ""
     return "".join(part.text for part in content)
 
 
 def _for_template(message: Instruction | FromUser | FromModel | FromTool) -> dict[str, Any]:
-    """A message as chat templates take it."""
+    """Return a message as chat templates take it."""
     shown: dict[str, Any] = {"role": message.role, "content": text_of(message.content)}
     match message:
         case Instruction():
@@ -316,27 +309,27 @@ def _format(here: Serving, wanted: AsText | AsJsonObject | AsSchema | None) -> C
     return None
 
 
-def _tools(here: Serving, body: ChatRequest) -> ToolUse | None:
+def _tools(here: Serving, body: ChatBody) -> ToolUse | None:
     if not body.tools:
         return None
     choice = body.tool_choice.function if isinstance(body.tool_choice, NamedTool) else body.tool_choice
-    return tool_use(here, [tool.function for tool in body.tools], choice, body.parallel_tool_calls)
+    return tools_of(here, [tool.function for tool in body.tools], choice, body.parallel_tool_calls)
 
 
 async def _with_errors(frames: AsyncIterator[str], path: str) -> AsyncIterator[str]:
-    """The frames; what fails after the first of them is told in one of its own, and ends the stream."""
+    """Yield ``frames``; what fails after the first of them is told in one of its own, and ends the stream."""
     try:
         async for one in frames:
             yield one
     except Exception as error:
-        yield frame(of_engine(error, _NAMES).envelope(path))
+        yield frame(of_engine(error, _FIELDS).envelope(path))
 
 
 class _Reply:
     """Writes answers in OpenAI's words."""
 
-    def __init__(self, here: Serving, asked: Asked, body: ChatRequest) -> None:
-        self._here, self._asked, self._body = here, asked, body
+    def __init__(self, here: Serving, prepared: Prepared, body: ChatBody) -> None:
+        self._prepared, self._body = prepared, body
         self._head = {
             "id": f"chatcmpl-{uuid4().hex}",
             "created": int(time.time()),
@@ -345,7 +338,7 @@ class _Reply:
         }
 
     def whole(self, results: Sequence[Result]) -> dict[str, Any]:
-        """All answers at once."""
+        """Return all answers at once."""
         return {
             **self._head,
             "object": "chat.completion",
@@ -354,7 +347,7 @@ class _Reply:
         }
 
     def _choice(self, index: int, result: Result) -> dict[str, Any]:
-        piece = asking.whole(self._here, self._asked, result)
+        piece = deltas.whole(self._prepared, result)
         message: dict[str, Any] = {"role": "assistant", "content": piece.text, "refusal": None}
         if piece.thought:
             message["reasoning_content"] = piece.thought
@@ -376,12 +369,12 @@ class _Reply:
         }
 
     def _usage(self, results: Sequence[Result]) -> dict[str, Any]:
-        return usage(results, thought_tokens(self._asked, results))
+        return usage(results, thought_tokens(self._prepared, results))
 
     def _logprobs(self, logprobs: Sequence[TokenLogprob]) -> dict[str, Any] | None:
         if not self._body.logprobs:
             return None
-        content = [token_logprob(self._here, self._asked, one) for one in logprobs]
+        content = [token_logprob(self._prepared, one) for one in logprobs]
         return {"content": content, "refusal": None}
 
     def _chunk(self, index: int, delta: dict[str, Any], **more: Any) -> str:
@@ -399,8 +392,8 @@ class _Reply:
         return self._body.stream_options is not None and self._body.stream_options.include_usage
 
     async def stream(self, answers: Answers[Result]) -> AsyncIterator[str]:
-        """Text goes out when its canvas has converged; what the constraint makes certain, before any work."""
-        pieces = [Pieces(self._here, self._asked) for _ in answers.tickets]
+        """Yield text when its canvas has converged; what the constraint makes certain, before any work."""
+        pieces = [Pieces(self._prepared) for _ in range(len(answers))]
         called = [False] * len(pieces)
         results: dict[int, Result] = {}
         for index, one in enumerate(pieces):
@@ -431,14 +424,14 @@ class _Reply:
         yield DONE
 
     async def diffusing(self, answers: Answers[Result]) -> AsyncIterator[str]:
-        """Mercury's: the content of each chunk is the whole text as the canvas has it, and replaces what was there."""
+        """Yield Mercury's chunks: the content is the whole text as the canvas has it, and replaces what was there."""
         yield self._chunk(0, {"role": "assistant", "content": ""})
         before: list[int] = []
         async for _, event in answers.events():
             match event:
                 case StepEvent():
                     argmax = event.argmax.tolist()
-                    text = await asyncio.to_thread(asking.whole_text, self._here, self._asked, before, argmax)
+                    text = await asyncio.to_thread(deltas.text_as_it_stands, self._prepared, before, argmax)
                     answers.text_is_ready()
                     yield self._chunk(0, {"content": text})
                 case Chunk():

@@ -1,4 +1,4 @@
-"""What OpenAI's routes have in common."""
+"""Fields, events and costs that OpenAI's routes have in common."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -9,8 +9,10 @@ from pydantic import Field
 from redraft.constrain.constraint import Constraint, JSONSchema
 from redraft.engine import text
 from redraft.engine.result import Result, TokenLogprob
+from redraft.engine.tools import ToolUse
+from redraft.serve.deltas import usage_of
 from redraft.serve.errors import bad_request, to_json
-from redraft.serve.prepare import Asked, ToolUse, tool, usage_of
+from redraft.serve.prepare import Prepared, tool
 from redraft.serve.state import Serving
 from redraft.serve.wire.fields import JSON_OBJECT, Body
 
@@ -20,7 +22,7 @@ FINGERPRINT = "redraft"
 
 
 class StreamOptions(Body):
-    """What a stream tells besides."""
+    """Options of what a stream tells besides."""
 
     include_usage: bool = False
     include_obfuscation: Literal[False] | None = None
@@ -44,17 +46,17 @@ class FunctionName(Body):
 TopLogprobs = Annotated[int, Field(ge=0, le=20)]
 
 
-# What the engine calls tools in its errors.
-NAMES_OF_TOOLS = {"tools": "tools", "tool": "tools", "this": "tools"}
+# The engine's errors call tools so, and tools are a constraint to it.
+FIELDS_OF_TOOLS = {"tools": "tools", "tool": "tools", "this": "tools", "constraint": "tools"}
 
 
-def tool_use(
+def tools_of(
     here: Serving,
     functions: Sequence[Function],
     choice: Literal["auto", "none", "required"] | FunctionName | None,
     parallel: bool | None,
 ) -> ToolUse:
-    """The functions that a client gave, and what is to be done with them; ApiError for what cannot be."""
+    """Read the functions that a client gave, and what is to be done with them; ApiError for what cannot be."""
     tools, shown = [], []
     for function in functions:
         schema = {"type": "object", "properties": {}} if function.parameters is None else function.parameters
@@ -64,14 +66,14 @@ def tool_use(
         shown.append({"type": "function", "function": {**described, "parameters": schema}})
     if len({one.name for one in tools}) < len(tools):
         raise bad_request("tools: two of them have the same name", "tools")
-    most = 1 if parallel is False else None
+    max_calls = 1 if parallel is False else None
     match choice:
         case None | "auto":
-            return ToolUse(tools, shown, 0, most)
+            return ToolUse(tools, shown, 0, max_calls)
         case "none":
             return ToolUse(tools, shown, 0, 0)
         case "required":
-            return ToolUse(tools, shown, 1, most)
+            return ToolUse(tools, shown, 1, max_calls)
         case FunctionName(name=name):
             chosen = [one for one in tools if one.name == name]
             if not chosen:
@@ -80,7 +82,7 @@ def tool_use(
 
 
 def json_constraint(here: Serving, schema: Mapping[str, Any] | bool | None, param: str) -> Constraint:
-    """JSON under a schema that the field ``param`` holds; without one any JSON object."""
+    """Constrain to JSON under a schema that the field ``param`` holds; without one to any JSON object."""
     if schema is None:
         return JSON_OBJECT
     here.limits.check_schema(schema, param)
@@ -88,7 +90,7 @@ def json_constraint(here: Serving, schema: Mapping[str, Any] | bool | None, para
 
 
 def call_for_template(id: str, name: str, arguments: str, param: str) -> dict[str, Any]:
-    """A call of an earlier turn as chat templates take it; ``arguments`` is JSON text from the field ``param``."""
+    """Return a call of an earlier turn as chat templates take it; ``arguments``: JSON text from the field ``param``."""
     try:
         given = json.loads(arguments or "{}")
     except (ValueError, RecursionError):
@@ -99,12 +101,12 @@ def call_for_template(id: str, name: str, arguments: str, param: str) -> dict[st
 
 
 def frame(content: Any) -> str:
-    """One server-sent event."""
+    """Write one server-sent event."""
     return f"data: {to_json(content)}\n\n"
 
 
 def usage(results: Sequence[Result], thoughts: int = 0, prompts: int = 1) -> dict[str, Any]:
-    """OpenAI's usage, and what a diffusion model's answer cost besides."""
+    """Return OpenAI's usage, and what a diffusion model's answer cost besides."""
     cost = usage_of(results, prompts)
     return {
         "prompt_tokens": cost["prompt_tokens"],
@@ -117,34 +119,36 @@ def usage(results: Sequence[Result], thoughts: int = 0, prompts: int = 1) -> dic
     }
 
 
-def thought_tokens(asked: Asked, results: Sequence[Result]) -> int:
-    """How many tokens of the answers are a thought, its markers included."""
-    markers = asked.request.thought
+def thought_tokens(prepared: Prepared, results: Sequence[Result]) -> int:
+    """Count the tokens of the answers that are a thought, its markers included."""
+    markers = prepared.request.thought
     if markers is None:
         return 0
     return sum(text.thought_tokens(result.token_ids, markers) for result in results)
 
 
-def token_logprob(serving: Serving, asked: Asked, one: TokenLogprob) -> dict[str, Any]:
-    """One entry of chat's ``logprobs.content``."""
+def token_logprob(prepared: Prepared, one: TokenLogprob) -> dict[str, Any]:
+    """Return one entry of chat's ``logprobs.content``."""
     return {
-        **_entry(serving, asked, one.token, one.logprob),
-        "top_logprobs": [_entry(serving, asked, token, logprob) for token, logprob in one.top],
+        **_entry(prepared, one.token, one.logprob),
+        "top_logprobs": [_entry(prepared, token, logprob) for token, logprob in one.top],
     }
 
 
-def _entry(serving: Serving, asked: Asked, token: int, logprob: float) -> dict[str, Any]:
-    text, spelled = token_text(serving, asked, token)
+def _entry(prepared: Prepared, token: int, logprob: float) -> dict[str, Any]:
+    text, spelled = token_text(prepared, token)
     return {"token": text, "logprob": logprob, "bytes": list(spelled)}
 
 
-def token_text(serving: Serving, asked: Asked, token: int) -> tuple[str, bytes]:
-    """A token's text, and its bytes, which need not be whole characters; a special token is shown by its name."""
-    spelled = b"" if asked.spell is None else asked.spell(token)
-    return (spelled.decode(errors="replace") if spelled else serving.tokenizer.piece(token)), spelled
+def token_text(prepared: Prepared, token: int) -> tuple[str, bytes]:
+    """Return a token's text, and its bytes, which need not be whole characters; a special token's name for its text."""
+    vocabulary = prepared.vocabulary
+    spelled = vocabulary.spell([token]) if vocabulary is not None and vocabulary.has_text[token] else b""
+    text = spelled.decode(errors="replace") if spelled else prepared.runtime.tokenizer.piece(token)
+    return text, spelled
 
 
-def names_of(fields: Mapping[str, str]) -> dict[str, str]:
-    """By parameters of the engine the fields they came from, where these have the same name unless ``fields`` tells."""
+def fields_of(fields: Mapping[str, str]) -> dict[str, str]:
+    """Map parameters of the engine to the fields they came from, which have the same name unless ``fields`` tells."""
     same = ("temperature", "seed", "stop", "max_tokens")
     return {**{name: name for name in same}, **fields}

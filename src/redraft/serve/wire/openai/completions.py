@@ -1,4 +1,4 @@
-"""OpenAI's ``/v1/completions``: raw text on, or with ``suffix`` what stands between two texts."""
+"""OpenAI's ``/v1/completions``: continues raw text, or with ``suffix`` writes what stands between two texts."""
 
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -11,19 +11,23 @@ from pydantic import Field
 from starlette.responses import Response
 
 from redraft.engine.result import Chunk, Result, TokenLogprob
-from redraft.serve import prepare as asking
+from redraft.serve import prepare
+from redraft.serve.answers import Answers, Done, EventStream
+from redraft.serve.deltas import Ending, Passage, Pieces
 from redraft.serve.errors import Json, bad_request, of_engine
-from redraft.serve.prepare import Ask, Asked, Pieces
-from redraft.serve.state import Answers, Done, EventStream, Serving, client_of, serving
+from redraft.serve.prepare import Prepared
+from redraft.serve.state import Serving, client_of, serving
 from redraft.serve.wire.fields import Body, NoBias, NoPenalty, Seed, Stop, Temperature, Whole, WholeNucleus, only
-from redraft.serve.wire.openai.common import DONE, FINGERPRINT, StreamOptions, frame, names_of, token_text, usage
-from redraft.serve.writing import Ending, fill_gap
+from redraft.serve.wire.openai.common import DONE, FINGERPRINT, StreamOptions, fields_of, frame, token_text, usage
+from redraft.tasks.fill import FillResult
 
 router = APIRouter()
-_NAMES = names_of({"prompt": "prompt", "there": "prompt", "prefix": "prompt", "suffix": "suffix"})
+_FIELDS = fields_of(
+    {"prompt": "prompt", "there": "prompt", "prefix": "prompt", "suffix": "suffix", "constraint": "suffix"}
+)
 
 
-class CompletionRequest(Body):
+class CompletionBody(Body):
     """The body of a completion."""
 
     model: str
@@ -52,7 +56,7 @@ class CompletionRequest(Body):
 
 
 @router.post("/v1/completions")
-async def completions(body: CompletionRequest, http: HttpRequest) -> Response:
+async def completions(body: CompletionBody, http: HttpRequest) -> Response:
     """Complete a text."""
     here = serving(http)
     here.check_model(body.model)
@@ -61,46 +65,46 @@ async def completions(body: CompletionRequest, http: HttpRequest) -> Response:
     _check_together(here, body, prompts)
     if body.suffix:
         return await _filled(here, body, http, str(prompts[0]), body.suffix)
-    given = {
+    parameters = {
         "max_tokens": body.max_tokens,
         "temperature": body.temperature,
         "seed": body.seed,
         "stop": body.stop,
         "top_logprobs": body.logprobs,
     }
-    parameters = {name: value for name, value in given.items() if value is not None}
-    asked = []
+    prepared = []
     for index, prompt in enumerate(prompts):
-        names = {**_NAMES, "prompt": f"prompt.{index}"} if len(prompts) > 1 else _NAMES
-        asked.append(await asking.check(here, Ask(prompt, parameters, names, answers=body.n or 1)))
-    answers = asking.start_all(here, http, asked, client_of(http, body.user))
-    reply = _Reply(here, asked, body, [_echo(here, body, prompt) for prompt in prompts])
+        fields = {**_FIELDS, "prompt": f"prompt.{index}"} if len(prompts) > 1 else _FIELDS
+        prepared.append(await prepare.generation(here, prompt, parameters, fields))
+    count = body.n or 1
+    answers = Answers(http, [answer for one in prepared for answer in one.answers(count)], client_of(http, body.user))
+    reply = _Reply(here, prepared, body, [_echo(here, body, prompt) for prompt in prompts], count)
     if body.stream:
         return EventStream(reply.stream(answers, http.url.path), answers)
     try:
         results = await answers.results(http.receive)
     except Exception as error:
-        raise of_engine(error, _NAMES) from error
+        raise of_engine(error, _FIELDS) from error
     return Json(reply.whole(results))
 
 
-def _prompts(body: CompletionRequest) -> list[str | list[int]]:
-    """Each a text or token ids."""
+def _prompts(body: CompletionBody) -> list[str | list[int]]:
+    """Return the prompts, each a text or token ids."""
     if isinstance(body.prompt, str):
         return [body.prompt]
     ids = [part for part in body.prompt if isinstance(part, int)]
     return [ids] if ids else [part for part in body.prompt if not isinstance(part, int)]
 
 
-def _echo(here: Serving, body: CompletionRequest, prompt: str | list[int]) -> str:
-    """What stands before each answer to a prompt."""
+def _echo(here: Serving, body: CompletionBody, prompt: str | list[int]) -> str:
+    """Return what stands before each answer to a prompt."""
     if not body.echo:
         return ""
     return prompt if isinstance(prompt, str) else here.tokenizer.decode_all(prompt)
 
 
-def _check_together(here: Serving, body: CompletionRequest, prompts: Sequence[str | list[int]]) -> None:
-    count, most = len(prompts) * (body.n or 1), here.limits.answers
+def _check_together(here: Serving, body: CompletionBody, prompts: Sequence[str | list[int]]) -> None:
+    count, max_answers = len(prompts) * (body.n or 1), here.limits.answers
     if body.n is not None and body.n > here.limits.choices:
         raise bad_request(f"n: {body.n} answers; this server gives at most {here.limits.choices}", "n")
     for wrong, param, message in (
@@ -110,16 +114,19 @@ def _check_together(here: Serving, body: CompletionRequest, prompts: Sequence[st
         (body.suffix and body.n not in (None, 1), "n", "n must be 1 together with suffix"),
         (body.suffix and len(prompts) > 1, "suffix", "suffix needs a single prompt"),
         (body.suffix and not isinstance(prompts[0], str), "suffix", "suffix needs a prompt that is a text"),
-        (count > most, "prompt",
-         f"prompt: {len(prompts)} prompts ask for {count} answers; this server gives at most {most} to a request"),
+        (count > max_answers, "prompt",
+         f"prompt: {len(prompts)} prompts ask for {count} answers; this server gives at most {max_answers} to a "
+         "request"),
     ):  # fmt: skip
         if wrong:
             raise bad_request(message, param)
 
 
-async def _filled(here: Serving, body: CompletionRequest, http: HttpRequest, prompt: str, suffix: str) -> Response:
+async def _filled(here: Serving, body: CompletionBody, http: HttpRequest, prompt: str, suffix: str) -> Response:
     parameters = {"max_tokens": body.max_tokens, "temperature": body.temperature, "seed": body.seed}
-    writing = await fill_gap(http, prompt, suffix, parameters, body.stop, _NAMES, client_of(http, body.user))
+    passage = Passage(_middle, prepare.stop_strings(body.stop))
+    filling = await prepare.gap(here, prompt, suffix, parameters, _FIELDS)
+    answers = Answers(http, [filling], client_of(http, body.user))
     head = {"id": f"cmpl-{uuid4().hex}", "created": int(time.time()), "model": here.settings.model}
     before, after = (prompt, suffix) if body.echo else ("", "")
 
@@ -129,7 +136,11 @@ async def _filled(here: Serving, body: CompletionRequest, http: HttpRequest, pro
         return {**head, "object": "text_completion", "system_fingerprint": FINGERPRINT, "choices": [choice]}
 
     if not body.stream:
-        text, ending = await writing.whole()
+        try:
+            (result,) = await answers.results(http.receive)
+        except Exception as error:
+            raise of_engine(error, _FIELDS) from error
+        text, ending = passage.whole(result)
         return Json({**content(before + text + after, ending), "usage": usage([ending.result])})
     wanted = body.stream_options is not None and body.stream_options.include_usage
     none = {"usage": None} if wanted else {}
@@ -138,27 +149,32 @@ async def _filled(here: Serving, body: CompletionRequest, http: HttpRequest, pro
         try:
             if before:
                 yield frame({**content(before, None), **none})
-            async for text, ending in writing.pieces():
+            async for text, ending in passage.stream(answers):
                 yield frame({**content(text if ending is None else text + after, ending), **none})
                 if ending is not None and wanted:
                     yield frame({**content("", ending), "choices": [], "usage": usage([ending.result])})
             yield DONE
         except Exception as error:
-            yield frame(of_engine(error, _NAMES).envelope(http.url.path))
+            yield frame(of_engine(error, _FIELDS).envelope(http.url.path))
 
-    return EventStream(frames(), writing.answers)
+    return EventStream(frames(), answers)
+
+
+def _middle(result: FillResult) -> str:
+    return result.middle
 
 
 class _Reply:
     """Writes answers in OpenAI's words."""
 
-    def __init__(self, here: Serving, asked: Sequence[Asked], body: CompletionRequest, echoes: Sequence[str]) -> None:
-        """``asked`` and ``echoes``: of each prompt."""
-        self._here, self._body = here, body
-        self._asked = [one for one in asked for _ in one.seeds]
-        """Of each answer, as what stands before it."""
-        self._echoes = [echo for one, echo in zip(asked, echoes, strict=True) for _ in one.seeds]
-        self._prompts = len(asked)
+    def __init__(
+        self, here: Serving, prepared: Sequence[Prepared], body: CompletionBody, echoes: Sequence[str], count: int
+    ) -> None:
+        """``prepared`` and ``echoes``: one for each prompt, to which there are ``count`` answers."""
+        self._body, self._prompts = body, len(prepared)
+        self._prepared = [one for one in prepared for _ in range(count)]
+        """One for each answer, as are the echoes."""
+        self._echoes = [echo for echo in echoes for _ in range(count)]
         self._head = {
             "id": f"cmpl-{uuid4().hex}",
             "object": "text_completion",
@@ -168,7 +184,7 @@ class _Reply:
         }
 
     def whole(self, results: Sequence[Result]) -> dict[str, Any]:
-        """All answers at once."""
+        """Return all answers at once."""
         choices = [
             {
                 "index": index,
@@ -181,8 +197,8 @@ class _Reply:
         return {**self._head, "choices": choices, "usage": self._usage(results)}
 
     async def stream(self, answers: Answers[Result], path: str) -> AsyncIterator[str]:
-        """Text goes out when its canvas has converged."""
-        pieces = [Pieces(self._here, one) for one in self._asked]
+        """Yield text when its canvas has converged."""
+        pieces = [Pieces(one) for one in self._prepared]
         sent = [0] * len(pieces)
         results: dict[int, Result] = {}
         wanted = self._body.stream_options is not None and self._body.stream_options.include_usage
@@ -209,7 +225,7 @@ class _Reply:
                 yield frame({**self._head, "choices": [], "usage": cost})
             yield DONE
         except Exception as error:
-            yield frame(of_engine(error, _NAMES).envelope(path))
+            yield frame(of_engine(error, _FIELDS).envelope(path))
 
     def _usage(self, results: Sequence[Result]) -> dict[str, Any]:
         return usage(results, prompts=self._prompts)
@@ -219,7 +235,7 @@ class _Reply:
             return None
 
         def text(token: int) -> str:
-            return token_text(self._here, self._asked[answer], token)[0]
+            return token_text(self._prepared[answer], token)[0]
 
         texts = [text(one.token) for one in logprobs]
         offsets = [offset + sum(map(len, texts[:index])) for index in range(len(texts))]

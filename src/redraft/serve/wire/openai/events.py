@@ -8,8 +8,9 @@ from uuid import uuid4
 
 from redraft.engine.result import Result
 from redraft.models.tools import CallPart
+from redraft.serve.deltas import Piece
 from redraft.serve.errors import ApiError, to_json
-from redraft.serve.prepare import Asked, Piece
+from redraft.serve.prepare import Prepared
 from redraft.serve.wire.openai.common import thought_tokens, usage
 
 # By an item's type: the type of its one part, and what the events about its text are called.
@@ -34,13 +35,13 @@ class ResponseEvents:
         self._sent = 0
 
     def begin(self, certain: Piece) -> Iterator[str]:
-        """The response is under way, with what is ``certain`` before any work."""
+        """Begin the response, with what is ``certain`` before any work."""
         yield self._event("response.created", response=self._response("in_progress"))
         yield self._event("response.in_progress", response=self._response("in_progress"))
         yield from self.add(certain)
 
     def add(self, piece: Piece) -> Iterator[str]:
-        """A canvas adds to the response."""
+        """Add a canvas's piece to the response."""
         if piece.thought:
             yield from self._write("reasoning", piece.thought)
         if piece.text:
@@ -48,30 +49,30 @@ class ResponseEvents:
         for part in piece.parts:
             yield from self._call(part)
 
-    def end(self, asked: Asked, result: Result) -> Iterator[str]:
-        """The response is whole."""
+    def end(self, prepared: Prepared, result: Result) -> Iterator[str]:
+        """End the response, which is whole."""
         if not self._output:
             yield from self._write("message", "")
         yield from self._close("incomplete" if result.finish_reason == "length" else "completed")
-        response = self._finished(asked, result)
+        response = self._finished(prepared, result)
         yield self._event(f"response.{response['status']}", response=response)
 
-    def whole(self, asked: Asked, result: Result, piece: Piece) -> dict[str, Any]:
-        """The response, all of which ``piece`` says."""
+    def whole(self, prepared: Prepared, result: Result, piece: Piece) -> dict[str, Any]:
+        """Return the response, all of which ``piece`` says."""
         parts = [CallPart(number, call.name, call.arguments, last=True) for number, call in enumerate(piece.calls)]
-        for _ in (*self.add(replace(piece, parts=parts)), *self.end(asked, result)):
+        for _ in (*self.add(replace(piece, parts=parts)), *self.end(prepared, result)):
             pass
-        return self._finished(asked, result)
+        return self._finished(prepared, result)
 
     def fail(self, error: ApiError) -> str:
-        """The response ends here, in the midst of the item that is open."""
+        """End the response here, in the midst of the item that is open."""
         if self._open is not None:
             self._open["status"] = "incomplete"
         problem = {"code": "server_error", "message": error.message}
         return self._event("response.failed", response=self._response("failed", error=problem))
 
     def _write(self, type: str, text: str) -> Iterator[str]:
-        """Text at the end of the open item, or of a new one where that is of another type."""
+        """Write text at the end of the open item, or of a new one where that is of another type."""
         part, name = _PARTS[type]
         if self._open is None or self._open["type"] != type:
             yield from self._close()
@@ -89,7 +90,7 @@ class ResponseEvents:
             yield self._of_item(f"{name}.delta", content_index=0, delta=text, **_logprobs(part))
 
     def _call(self, part: CallPart) -> Iterator[str]:
-        """What a call begins with, or what is added to it."""
+        """Begin a call, or add to it."""
         if part.name is not None:
             yield from self._close()
             self._open = self._item("function_call", call_id=f"call_{uuid4().hex}", name=part.name, arguments="")
@@ -102,7 +103,7 @@ class ResponseEvents:
             yield from self._close()
 
     def _close(self, status: str = "completed") -> Iterator[str]:
-        """Nothing is added any more to the item that is open."""
+        """Close the item that is open: nothing is added to it any more."""
         if self._open is None:
             return
         item, self._open = self._open, None
@@ -124,9 +125,9 @@ class ResponseEvents:
         self._output.append(item)
         yield self._event("response.output_item.added", output_index=len(self._output) - 1, item=item)
 
-    def _finished(self, asked: Asked, result: Result) -> dict[str, Any]:
+    def _finished(self, prepared: Prepared, result: Result) -> dict[str, Any]:
         cut = result.finish_reason == "length"
-        cost = usage([result], thought_tokens(asked, [result]))
+        cost = usage([result], thought_tokens(prepared, [result]))
         return self._response(
             "incomplete" if cut else "completed",
             completed_at=None if cut else int(time.time()),
@@ -158,7 +159,7 @@ class ResponseEvents:
         }
 
     def _of_item(self, type: str, **fields: Any) -> str:
-        """An event about the last item."""
+        """Write an event about the last item."""
         place = {"item_id": self._output[-1]["id"], "output_index": len(self._output) - 1}
         return self._event(type, **place, **fields)
 

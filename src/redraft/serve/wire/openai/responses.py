@@ -10,19 +10,22 @@ from starlette.responses import Response
 
 from redraft.constrain.constraint import Constraint
 from redraft.engine.result import Chunk, Result
-from redraft.serve import prepare as asking
+from redraft.engine.tools import ToolUse
+from redraft.serve import deltas, prepare
+from redraft.serve.answers import Answers, Done, EventStream
+from redraft.serve.deltas import Piece, Pieces
 from redraft.serve.errors import Json, bad_request, of_engine
-from redraft.serve.prepare import Ask, Asked, Piece, Pieces, ToolUse
-from redraft.serve.state import Answers, Done, EventStream, Serving, client_of, serving
+from redraft.serve.prepare import Prepared
+from redraft.serve.state import Serving, client_of, serving
 from redraft.serve.wire.fields import JSON_OBJECT, Body, Seed, Temperature, Whole, WholeNucleus, only
 from redraft.serve.wire.openai.common import (
-    NAMES_OF_TOOLS,
+    FIELDS_OF_TOOLS,
     Function,
     FunctionName,
     call_for_template,
+    fields_of,
     json_constraint,
-    names_of,
-    tool_use,
+    tools_of,
 )
 from redraft.serve.wire.openai.events import ResponseEvents
 
@@ -46,11 +49,11 @@ class OutputText(Body):
     annotations: Annotated[list[Any] | None, only([])] = None
     logprobs: Annotated[list[Any] | None, only([])] = None
     parsed: Any = None
-    """What the client's ``parse`` made of the text, and sends back beside it."""
+    """The value that the client's ``parse`` made of the text, and sends back beside it."""
 
 
 class ReasoningText(Body):
-    """What the model thought in an earlier turn."""
+    """Text that the model thought in an earlier turn."""
 
     type: Literal["reasoning_text"]
     text: str
@@ -69,7 +72,7 @@ Text = Annotated[list[Part], BeforeValidator(_as_parts, json_schema_input_type=s
 
 
 class Message(Body):
-    """One turn of somebody."""
+    """A turn of somebody."""
 
     type: Literal["message"] = "message"
     role: Literal["user", "assistant", "system", "developer"]
@@ -90,7 +93,7 @@ class FunctionCall(Body):
 
 
 class FunctionCallOutput(Body):
-    """What a function answered."""
+    """The answer of a function."""
 
     type: Literal["function_call_output"]
     call_id: str
@@ -111,7 +114,7 @@ class EarlierReasoning(Body):
 
 
 def _kind(item: Any) -> str:
-    """An item's type; a message need not name it."""
+    """Return an item's type; a message need not name it."""
     found = item.get("type", "message") if isinstance(item, Mapping) else getattr(item, "type", "message")
     return str(found)
 
@@ -137,7 +140,7 @@ Items = Annotated[list[Item], Field(min_length=1), BeforeValidator(_as_items, js
 
 
 class OfFunction(Body):
-    """Says that something is about a function: there are no other tools."""
+    """A mark that something is about a function: there are no other tools."""
 
     type: Literal["function"]
 
@@ -173,15 +176,15 @@ class AsSchema(Body):
     strict: bool | None = None
 
 
-class TextSettings(Body):
-    """What the text is like."""
+class TextOptions(Body):
+    """The form of the text."""
 
     format: Annotated[AsText | AsJsonObject | AsSchema, Discriminator("type")] | None = None
     verbosity: Annotated[Literal["medium"] | None, only("medium", instead="say in the prompt how long to be")] = None
 
 
 class Reasoning(Body):
-    """Whether the model thinks first."""
+    """A switch: the model thinks first, or it does not."""
 
     effort: Annotated[
         Literal["none", "high"] | None,
@@ -192,12 +195,12 @@ class Reasoning(Body):
 
 
 class StreamOptions(Body):
-    """What a stream tells besides."""
+    """Options of what a stream tells besides."""
 
     include_obfuscation: Literal[False] | None = None
 
 
-class ResponsesRequest(Body):
+class ResponsesBody(Body):
     """The body of a request for a response."""
 
     model: str
@@ -208,7 +211,7 @@ class ResponsesRequest(Body):
     seed: Seed | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    text: TextSettings | None = None
+    text: TextOptions | None = None
     tools: list[FunctionTool] | None = None
     tool_choice: Literal["auto", "none", "required"] | NamedTool | None = None
     parallel_tool_calls: bool | None = None
@@ -227,32 +230,32 @@ class ResponsesRequest(Body):
     service_tier: Annotated[Literal["auto", "default"] | None, only("auto", "default")] = None
 
 
-_NAMES = names_of(
+_FIELDS = fields_of(
     {"prompt": "input", "max_tokens": "max_output_tokens", "constraint": "text", "thinking": "reasoning"}
-) | NAMES_OF_TOOLS  # fmt: skip
+)
 
 
 @router.post("/v1/responses")
-async def responses(body: ResponsesRequest, http: HttpRequest) -> Response:
+async def responses(body: ResponsesBody, http: HttpRequest) -> Response:
     """Answer a conversation."""
     here = serving(http)
     here.check_model(body.model)
     here.note_prompt(http, body.model_dump(include={"instructions", "input"}, exclude_none=True))
-    asked = await asking.check(here, _ask(here, body))
-    answers = asking.start(here, http, asked, client_of(http, body.user or body.safety_identifier))
-    events = ResponseEvents(_described(here, asked, body))
+    prepared = await _prepare(here, body)
+    answers = Answers(http, prepared.answers(), client_of(http, body.user or body.safety_identifier))
+    events = ResponseEvents(_described(here, prepared, body))
     if body.stream:
-        return EventStream(_stream(here, asked, answers, events), answers)
+        return EventStream(_stream(prepared, answers, events), answers)
     try:
-        result = (await answers.results(http.receive))[0]
+        (result,) = await answers.results(http.receive)
     except Exception as error:
-        raise of_engine(error, _NAMES) from error
-    return Json(events.whole(asked, result, asking.whole(here, asked, result)))
+        raise of_engine(error, _FIELDS) from error
+    return Json(events.whole(prepared, result, deltas.whole(prepared, result)))
 
 
-async def _stream(here: Serving, asked: Asked, answers: Answers[Result], events: ResponseEvents) -> AsyncIterator[str]:
-    """Text goes out when its canvas has converged; what the constraint makes certain, before any work."""
-    pieces = Pieces(here, asked)
+async def _stream(prepared: Prepared, answers: Answers[Result], events: ResponseEvents) -> AsyncIterator[str]:
+    """Yield text when its canvas has converged; what the constraint makes certain, before any work."""
+    pieces = Pieces(prepared)
     try:
         certain = Piece(pieces.beginning, parts=pieces.certain_call.parts)
         for one in events.begin(certain):
@@ -267,43 +270,38 @@ async def _stream(here: Serving, asked: Asked, answers: Answers[Result], events:
                 case Done(result=result):
                     for one in events.add(pieces.last()):
                         yield one
-                    for one in events.end(asked, result):
+                    for one in events.end(prepared, result):
                         yield one
     except Exception as error:
-        yield events.fail(of_engine(error, _NAMES))
+        yield events.fail(of_engine(error, _FIELDS))
 
 
-def _ask(here: Serving, body: ResponsesRequest) -> Ask:
+async def _prepare(here: Serving, body: ResponsesBody) -> Prepared:
     if body.stream_options is not None and not body.stream:
         raise bad_request("stream_options needs stream: true", "stream_options")
     for field in ("tool_choice", "parallel_tool_calls"):
         if getattr(body, field) not in (None, "none") and not body.tools:
             raise bad_request(f"{field} needs tools", field)
     tools = _tools(here, body)
-    given = {
+    parameters = {
         "max_tokens": body.max_output_tokens,
         "temperature": body.temperature,
         "seed": body.seed,
         "constraint": _format(here, body.text),
         "thinking": True if body.reasoning is not None and body.reasoning.effort == "high" else None,
     }
-    return Ask(
-        _conversation(body),
-        {name: value for name, value in given.items() if value is not None},
-        _NAMES,
-        "text" if tools is None else "tools",
-        tools,
-    )
+    fields = _FIELDS if tools is None else _FIELDS | FIELDS_OF_TOOLS
+    return await prepare.generation(here, _conversation(body), parameters, fields, tools)
 
 
-def _tools(here: Serving, body: ResponsesRequest) -> ToolUse | None:
+def _tools(here: Serving, body: ResponsesBody) -> ToolUse | None:
     if not body.tools:
         return None
     functions = [Function(**tool.model_dump(exclude={"type"})) for tool in body.tools]
-    return tool_use(here, functions, body.tool_choice, body.parallel_tool_calls)
+    return tools_of(here, functions, body.tool_choice, body.parallel_tool_calls)
 
 
-def _format(here: Serving, wanted: TextSettings | None) -> Constraint | None:
+def _format(here: Serving, wanted: TextOptions | None) -> Constraint | None:
     match wanted and wanted.format:
         case AsJsonObject():
             return JSON_OBJECT
@@ -312,8 +310,8 @@ def _format(here: Serving, wanted: TextSettings | None) -> Constraint | None:
     return None
 
 
-def _conversation(body: ResponsesRequest) -> list[dict[str, Any]]:
-    """Messages as chat templates take them. What the model did in one turn, in several items, is one message."""
+def _conversation(body: ResponsesBody) -> list[dict[str, Any]]:
+    """Return messages as chat templates take them. What the model did in one turn, in several items, is one message."""
     shown: list[dict[str, Any]] = []
     if body.instructions is not None:
         shown.append({"role": "system", "content": body.instructions})
@@ -335,7 +333,7 @@ def _conversation(body: ResponsesRequest) -> list[dict[str, Any]]:
 
 
 def _own_turn(shown: list[dict[str, Any]]) -> dict[str, Any]:
-    """The model's message at the end, begun if there is none."""
+    """Return the model's message at the end, begun if there is none."""
     if not shown or shown[-1]["role"] != "assistant":
         shown.append({"role": "assistant", "content": ""})
     return shown[-1]
@@ -345,8 +343,8 @@ def _text(content: Sequence[InputText | OutputText | ReasoningText]) -> str:
     return "".join(part.text for part in content)
 
 
-def _described(here: Serving, asked: Asked, body: ResponsesRequest) -> dict[str, Any]:
-    """What a response repeats of its request."""
+def _described(here: Serving, prepared: Prepared, body: ResponsesBody) -> dict[str, Any]:
+    """Return what a response repeats of its request."""
     wanted = None if body.text is None else body.text.format
     return {
         "model": here.settings.model,
@@ -356,7 +354,7 @@ def _described(here: Serving, asked: Asked, body: ResponsesRequest) -> dict[str,
         "parallel_tool_calls": body.parallel_tool_calls is not False,
         "previous_response_id": None,
         "reasoning": {"effort": None if body.reasoning is None else body.reasoning.effort, "summary": None},
-        "seed": asked.request.seed,
+        "seed": prepared.request.seed,
         "service_tier": "default",
         "store": False,
         "background": False,

@@ -42,7 +42,7 @@ export interface Start {
 
 export interface Step {
   canvas: number;
-  /** Counted down from `of` to 1. */
+  /** Counted from 1 to `of` at most. */
   step: number;
   of: number;
   temperature: number;

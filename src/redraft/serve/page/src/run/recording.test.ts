@@ -13,9 +13,9 @@ import {
   visible,
 } from "./recording";
 
-const step = (canvas: number, countdown: number, accepted: number[], more: Partial<Step> = {}): Step => ({
+const step = (canvas: number, number: number, accepted: number[], more: Partial<Step> = {}): Step => ({
   canvas,
-  step: countdown,
+  step: number,
   of: 4,
   temperature: 1,
   tokens: accepted.map(() => 7),
@@ -29,10 +29,10 @@ const step = (canvas: number, countdown: number, accepted: number[], more: Parti
 });
 
 const steps = [
-  step(0, 4, [1, 0, 1, 0]),
-  step(0, 3, [1, 1, 0, 0]),
-  step(0, 2, [1, 1, 1, 0], { finished: true }),
-  step(1, 4, [1, 0, 0, 0], { entropy: [0, 0, 1, 1], tokens: [5, 7, 5, 7] }),
+  step(0, 1, [1, 0, 1, 0]),
+  step(0, 2, [1, 1, 0, 0]),
+  step(0, 3, [1, 1, 1, 0], { finished: true }),
+  step(1, 1, [1, 0, 0, 0], { entropy: [0, 0, 1, 1], tokens: [5, 7, 5, 7] }),
 ];
 
 describe("a recording", () => {
@@ -50,7 +50,7 @@ describe("a recording", () => {
   it("finds the steps of a canvas and its last one", () => {
     expect(ofCanvas(steps, 1)).toEqual([0, 1, 2]);
     expect(steps.map(isLast)).toEqual([false, false, true, false]);
-    expect(isLast(step(0, 1, []))).toBe(true);
+    expect(isLast(step(0, 4, []))).toBe(true);
   });
 
   it("ends at the first end token", () => {

@@ -6,7 +6,7 @@ import type { Step } from "../api/contract";
 export const settledness = (entropy: number): number => Math.exp(-Math.max(0, entropy));
 
 /** A canvas ends with the step that converged, or with the last one allowed. */
-export const isLast = (step: Step): boolean => step.finished || step.step === 1;
+export const isLast = (step: Step): boolean => step.finished || step.step === step.of;
 
 /** The index of the step before, on the same canvas; -1 if there is none. */
 function before(steps: readonly Step[], index: number): number {

@@ -8,53 +8,60 @@ from types import FrameType
 import uvicorn
 
 from redraft.api import Engine
-from redraft.engine.scheduler import Service
+from redraft.engine.scheduler import MAX_BATCH_ROWS, MAX_CONCURRENCY, Scheduler
 from redraft.errors import RequestError
-from redraft.serve.http.app import create_app
-from redraft.serve.state import Settings
+from redraft.serve.app import create_app
+from redraft.serve.state import ServerSettings
 
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 log = logging.getLogger("redraft.serve")
 
 
 class Server(uvicorn.Server):
-    """Listens; told to stop, it takes no more requests and gives those that run ``grace`` seconds."""
+    """A server that, told to stop, takes no more requests and gives those that run ``grace`` seconds."""
 
     def __init__(
         self,
         engine: Engine,
-        settings: Settings,
+        settings: ServerSettings,
         *,
         host: str = "127.0.0.1",
         port: int = 8000,
-        max_concurrency: int = 8,
+        max_concurrency: int = MAX_CONCURRENCY,
         max_waiting: int = 256,
+        max_batch_rows: int = MAX_BATCH_ROWS,
         grace: float = 30.0,
     ) -> None:
-        self.service = Service(engine, max_concurrency=max_concurrency, max_waiting=max_waiting)
+        """``max_concurrency``, ``max_waiting``, ``max_batch_rows``: as in ``Scheduler``."""
+        self.scheduler = Scheduler(
+            engine.runtime,
+            max_concurrency=max_concurrency,
+            max_waiting=max_waiting,
+            max_batch_rows=max_batch_rows,
+        )
         self._grace = grace
         self._closing: threading.Thread | None = None
         config = uvicorn.Config(
-            create_app(engine, self.service, settings),
+            create_app(self.scheduler, settings),
             host=host,
             port=port,
             log_config=None,
             access_log=False,
             lifespan="off",
-            # What the service ends at the end of the grace time still has to reach its client.
+            # What the scheduler ends at the end of the grace time still has to reach its client.
             timeout_graceful_shutdown=int(grace) + 2,
         )
         super().__init__(config)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Take a signal: the service closes at once, connections when they are done."""
-        self.close_service()
+        """Take a signal: the scheduler closes at once, connections when they are done."""
+        self.close_scheduler()
         super().handle_exit(sig, frame)
 
-    def close_service(self) -> None:
-        """Begin to close the service, which ends what still runs after the grace time."""
+    def close_scheduler(self) -> None:
+        """Begin to close the scheduler, which ends what still runs after the grace time."""
         if self._closing is None:
-            self._closing = threading.Thread(target=self.service.close, args=(self._grace,), name="redraft-closing")
+            self._closing = threading.Thread(target=self.scheduler.close, args=(self._grace,), name="redraft-closing")
             self._closing.start()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -67,24 +74,25 @@ class Server(uvicorn.Server):
 
     @property
     def port(self) -> int:
-        """Where it listens; what was picked, if it was asked for a free port."""
+        """The port that it listens at; what was picked, if it was asked for a free one."""
         found: int = self.servers[0].sockets[0].getsockname()[1]
         return found
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Close the connections when they are done."""
-        self.close_service()
+        self.close_scheduler()
         await super().shutdown(sockets)
 
 
 def run(
     engine: Engine,
-    settings: Settings,
+    settings: ServerSettings,
     *,
     host: str,
     port: int,
     max_concurrency: int,
     max_waiting: int,
+    max_batch_rows: int,
     grace: float,
 ) -> None:
     """Serve until a signal says to stop. Raises RequestError if the address cannot be listened at."""
@@ -98,6 +106,7 @@ def run(
         port=port,
         max_concurrency=max_concurrency,
         max_waiting=max_waiting,
+        max_batch_rows=max_batch_rows,
         grace=grace,
     )
     try:

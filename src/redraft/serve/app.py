@@ -14,14 +14,13 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import FileResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from redraft.api import Engine
-from redraft.engine.scheduler import Service
+from redraft.engine.scheduler import Scheduler
 from redraft.serve.errors import ApiError, of_validation
 from redraft.serve.http.limits import BodyLimit
-from redraft.serve.http.metrics import Metrics
+from redraft.serve.http.metrics import ServerMetrics
 from redraft.serve.http.security import ApiKeys, BrowserHeaders
 from redraft.serve.http.unpacking import Unpacking
-from redraft.serve.state import Serving, Settings, serving
+from redraft.serve.state import ServerSettings, Serving, serving
 from redraft.serve.wire import anthropic as anthropic_messages
 from redraft.serve.wire import mercury, systemone
 from redraft.serve.wire import redraft as native
@@ -29,7 +28,7 @@ from redraft.serve.wire.openai import chat as openai_chat
 from redraft.serve.wire.openai import completions as openai_completions
 from redraft.serve.wire.openai import responses as openai_responses
 
-PAGE = Path(__file__).parents[1] / "page" / "dist"
+PAGE = Path(__file__).parent / "page" / "dist"
 _FORMATS = (
     openai_chat.router,
     openai_completions.router,
@@ -54,9 +53,9 @@ def _add_file(app: FastAPI, route: str, path: Path) -> None:
     )
 
 
-def create_app(engine: Engine, service: Service, settings: Settings) -> ASGIApp:
-    """Everything that is served, for one engine that ``service`` runs."""
-    here = Serving(engine, service, Metrics(service), settings)
+def create_app(scheduler: Scheduler, settings: ServerSettings) -> ASGIApp:
+    """Make the application that serves the model of ``scheduler``."""
+    here = Serving(scheduler, ServerMetrics(scheduler), settings)
     app = FastAPI(title="Redraft", docs_url=None, redoc_url=None)
     app.state.serving = here
     for router in (own, *_FORMATS):
@@ -72,8 +71,8 @@ def create_app(engine: Engine, service: Service, settings: Settings) -> ASGIApp:
             _add_file(app, "/" if name == "index.html" else f"/{name}", path)
     else:
         app.add_api_route("/", _no_page, include_in_schema=False)
-    most = settings.limits.body_bytes
-    guarded: ASGIApp = ApiKeys(BodyLimit(Unpacking(app, most), most), settings.api_keys)
+    max_bytes = settings.limits.body_bytes
+    guarded: ASGIApp = ApiKeys(BodyLimit(Unpacking(app, max_bytes), max_bytes), settings.api_keys)
     if settings.cors:
         guarded = CORSMiddleware(
             guarded,
@@ -86,7 +85,7 @@ def create_app(engine: Engine, service: Service, settings: Settings) -> ASGIApp:
 
 @own.get("/v1/models")
 async def models(http: HttpRequest) -> dict[str, Any]:
-    """The one model."""
+    """List the one model."""
     here = serving(http)
     # OpenAI's clients read "data", System One's "models".
     described = {"name": here.settings.model, "description": "A block-diffusion language model.", "release_date": ""}
@@ -95,14 +94,14 @@ async def models(http: HttpRequest) -> dict[str, Any]:
 
 @own.get("/v1/models/{name:path}")
 async def model(name: str, http: HttpRequest) -> dict[str, Any]:
-    """The model, by its name."""
+    """Describe the model, by its name."""
     here = serving(http)
     here.check_model(name)
     return _model(here)
 
 
 def _model(here: Serving) -> dict[str, Any]:
-    config = here.engine.model.config
+    config = here.runtime.model.config
     return {
         "id": here.settings.model,
         "object": "model",
@@ -115,9 +114,9 @@ def _model(here: Serving) -> dict[str, Any]:
 
 @own.get("/health")
 async def health(http: HttpRequest) -> dict[str, Any]:
-    """Whether the server lives, and what it is doing."""
+    """Show that the server lives, and what it is doing."""
     here = serving(http)
-    load = here.service.load
+    load = here.scheduler.load
     return {
         "status": "ok",
         "model": here.settings.model,
@@ -129,7 +128,7 @@ async def health(http: HttpRequest) -> dict[str, Any]:
 
 @own.get("/metrics")
 async def metrics(http: HttpRequest) -> Response:
-    """Counts for Prometheus."""
+    """Write counts for Prometheus."""
     return PlainTextResponse(serving(http).metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 

@@ -4,7 +4,6 @@ import json
 import re
 import socket
 import threading
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -13,26 +12,19 @@ import pytest
 from fastapi import FastAPI
 
 from redraft.api import Engine
-from redraft.engine.task import Work
 from redraft.errors import RequestError
-from redraft.serve.http.limits import Limits
+from redraft.serve.http.limits import RequestLimits
 from redraft.serve.http.security import ApiKeys
-from redraft.serve.state import Settings
-from tests.serve.conftest import NAME, Served, serving, wait_until
+from redraft.serve.state import ServerSettings
+from tests.serve.conftest import NAME, Endless, Served, serving, wait_until
 
 CHAT: dict[str, Any] = {"model": NAME, "messages": [{"role": "user", "content": "hi"}], "max_tokens": 20}
 JSON = {"content-type": "application/json"}
 LONG = {**CHAT, "max_tokens": 900}
 
 
-def endless() -> Work[None]:
-    while True:
-        time.sleep(0.001)
-        yield None
-
-
 def test_keys_are_asked_for(engine: Engine) -> None:
-    with serving(engine, Settings(NAME, api_keys=["good", "other"])) as up:
+    with serving(engine, ServerSettings(NAME, api_keys=["good", "other"])) as up:
         for headers in ({}, {"authorization": "Bearer bad"}, {"x-api-key": "goo"}, {"authorization": "good"}):
             refused = up.post("/v1/chat/completions", CHAT, headers=headers)
             assert refused.status_code == 401
@@ -43,13 +35,14 @@ def test_keys_are_asked_for(engine: Engine) -> None:
             assert up.post("/v1/chat/completions", CHAT, headers=headers).status_code == 200
         assert httpx.get(f"{up.url}/health").status_code == 200
         assert httpx.get(f"{up.url}/metrics").status_code == 401
-        assert httpx.get(f"{up.url}/v1/models", headers={"authorization": "Bearer é".encode()}).status_code == 401
+        beyond_ascii = {b"authorization": "Bearer é".encode()}
+        assert httpx.get(f"{up.url}/v1/models", headers=beyond_ascii).status_code == 401
 
 
 @pytest.mark.parametrize("keys", [[""], ["good", ""], [" \t"], [None], "good"])
 def test_what_is_no_key_lets_nobody_in_by_mistake(keys: Any) -> None:
     with pytest.raises(RequestError, match="key"):
-        Settings(NAME, api_keys=keys)
+        ServerSettings(NAME, api_keys=keys)
     with pytest.raises(RequestError, match="key"):
         ApiKeys(FastAPI(), keys)
 
@@ -58,7 +51,7 @@ def test_no_other_origin_may_read_unless_it_is_set(engine: Engine, served: Serve
     asks = {"origin": "http://page.example", "access-control-request-method": "POST"}
     plain = httpx.options(f"{served.url}/v1/chat/completions", headers=asks)
     assert "access-control-allow-origin" not in plain.headers
-    with serving(engine, Settings(NAME, cors=["http://page.example"], api_keys=["k"])) as up:
+    with serving(engine, ServerSettings(NAME, cors=["http://page.example"], api_keys=["k"])) as up:
         allowed = httpx.options(f"{up.url}/v1/chat/completions", headers=asks)
         assert allowed.headers["access-control-allow-origin"] == "http://page.example"
         other = httpx.options(f"{up.url}/v1/chat/completions", headers={**asks, "origin": "http://evil.example"})
@@ -66,8 +59,8 @@ def test_no_other_origin_may_read_unless_it_is_set(engine: Engine, served: Serve
 
 
 def test_what_is_too_large_is_refused(engine: Engine) -> None:
-    limits = Limits(body_bytes=5000, prompt_tokens=50, schema_bytes=300)
-    with serving(engine, Settings(NAME, limits=limits)) as up:
+    limits = RequestLimits(body_bytes=5000, prompt_tokens=50, schema_bytes=300)
+    with serving(engine, ServerSettings(NAME, limits=limits)) as up:
         large = {**CHAT, "messages": [{"role": "user", "content": "x" * 6000}]}
         refused = up.post("/v1/chat/completions", large)
         assert refused.status_code == 413
@@ -119,7 +112,7 @@ def test_what_is_far_too_long_is_refused_before_it_is_tokenized(
 ) -> None:
     lengths: list[int] = []
     monkeypatch.setattr(engine.tokenizer, "_tokenizer", Spied(engine.tokenizer.tokenizer, lengths.append))
-    with serving(engine, Settings(NAME, limits=Limits(prompt_tokens=limit))) as up:
+    with serving(engine, ServerSettings(NAME, limits=RequestLimits(prompt_tokens=limit))) as up:
         refused = up.post(path, HUGE_REQUESTS[path])
     assert refused.status_code == (400 if limit is None else 413), refused.text[:500]
     said = refused.json()["error"]["message"]
@@ -163,44 +156,44 @@ def test_a_prompt_beyond_the_context_says_what_would_fit(served: Served) -> None
 @pytest.mark.parametrize("stream", [True, False])
 def test_a_closed_connection_ends_the_work(served: Served, stream: bool) -> None:
     body = {**LONG, "stream": stream, "n": 4}
-    before = served.server.service.load.cancelled
+    before = served.server.scheduler.load.cancelled
     with socket.create_connection(("127.0.0.1", served.server.port)) as connection:
         data = json.dumps(body).encode()
         head = ("POST /v1/chat/completions HTTP/1.1", "host: x", "content-type: application/json",
                 f"content-length: {len(data)}", "", "")  # fmt: skip
         connection.sendall("\r\n".join(head).encode() + data)
-        wait_until(lambda: served.server.service.load.running > 0)
+        wait_until(lambda: served.server.scheduler.load.running > 0)
     wait_until(lambda: served.idle)
-    assert served.server.service.load.cancelled > before
+    assert served.server.scheduler.load.cancelled > before
 
 
 def test_a_full_server_says_when_to_come_again(engine: Engine) -> None:
     with serving(engine, max_concurrency=1, max_waiting=1) as up:
-        holding = [up.server.service.submit(endless) for _ in range(1)]
-        wait_until(lambda: up.server.service.load.running == 1)
-        holding.append(up.server.service.submit(endless))
+        holding = [up.server.scheduler.submit(Endless()) for _ in range(1)]
+        wait_until(lambda: up.server.scheduler.load.running == 1)
+        holding.append(up.server.scheduler.submit(Endless()))
         refused = up.post("/v1/chat/completions", CHAT)
         assert refused.status_code == 429
         assert int(refused.headers["retry-after"]) >= 1
         assert up.post("/v1/messages", CHAT).json()["error"]["type"] == "rate_limit_error"
-        for ticket in holding:
-            ticket.cancel()
+        for handle in holding:
+            handle.cancel()
 
 
 def test_a_server_that_is_told_to_stop_finishes_what_runs_and_takes_no_more(engine: Engine) -> None:
     answers: list[httpx.Response] = []
-    with serving(engine, grace=20.0) as up, httpx.Client(base_url=up.url, timeout=60) as client:
+    with serving(engine, grace=600.0) as up, httpx.Client(base_url=up.url, timeout=600) as client:
         client.get("/health")
         thread = threading.Thread(target=lambda: answers.append(up.post("/v1/chat/completions", {**CHAT, "n": 16})))
         thread.start()
-        wait_until(lambda: up.server.service.load.running > 0)
-        up.server.close_service()
-        wait_until(lambda: up.server.service._closing)
+        wait_until(lambda: up.server.scheduler.load.running > 0)
+        up.server.close_scheduler()
+        wait_until(lambda: up.server.scheduler._closing)
         refused = client.post("/v1/chat/completions", json=CHAT)
         assert refused.status_code == 503
         assert refused.json()["error"]["code"] == "shutting_down"
         up.server.should_exit = True
-        thread.join(30)
+        thread.join(600)
     assert answers[0].status_code == 200
     assert len(answers[0].json()["choices"]) == 16
 
@@ -210,7 +203,7 @@ def test_what_does_not_finish_in_time_is_told_so(engine: Engine) -> None:
     with serving(engine) as up, httpx.stream("POST", f"{up.url}/v1/chat/completions", json=body) as answer:
         lines = answer.iter_lines()
         next(lines)
-        up.server.close_service()
+        up.server.close_scheduler()
         text = "\n".join(lines)
     assert '"code":"shutting_down"' in text
     assert "[DONE]" not in text
@@ -224,7 +217,7 @@ def test_no_prompt_is_logged_unless_asked(engine: Engine, caplog: pytest.LogCapt
         assert up.post("/v1/chat/completions", {**secret, "seed": -1}).status_code == 400
     assert "POST /v1/chat/completions 200" in caplog.text
     assert "sesame" not in caplog.text
-    with serving(engine, Settings(NAME, log_prompts=True)) as up:
+    with serving(engine, ServerSettings(NAME, log_prompts=True)) as up:
         up.post("/v1/chat/completions", secret)
     assert "sesame" in caplog.text
 
@@ -241,6 +234,8 @@ def test_metrics_count_what_was_done(served: Served) -> None:
         "redraft_running",
         "redraft_waiting",
         "redraft_forwards_total",
+        "redraft_batched_requests_total",
+        "redraft_batched_rows_total",
         'redraft_kv_bytes{kind="used"}',
         "redraft_prompt_tokens_reused_total",
         "redraft_time_to_first_text_seconds_count",
