@@ -8,40 +8,35 @@ from pathlib import Path
 import pytest
 
 from redraft.cli.main import main
-from tests.random_checkpoint import LETTERS_SIZE, random_checkpoint
+from tests.conftest import WriteCheckpoint
+from tests.random_checkpoint import LETTERS_SIZE
 
-COMMAND = [sys.executable, "-c", "from redraft.cli.main import main; main()"]
 Run = Callable[..., subprocess.CompletedProcess[str]]
+COMMAND = [sys.executable, "-c", "from redraft.cli.main import main; main()"]
 
 
 @pytest.fixture(scope="session")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def model(checkpoint_of: WriteCheckpoint) -> Path:
     """A checkpoint whose answers are noise, soon given up."""
     generation = {"max_denoising_steps": 4, "sampler_config": {"entropy_bound": 3.0}, "eos_token_id": []}
-    return random_checkpoint(tmp_path_factory.mktemp("model"), generation=generation)
+    return checkpoint_of(generation=generation)
 
 
 @pytest.fixture(scope="session")
-def letters(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def letters(checkpoint_of: WriteCheckpoint) -> Path:
     """A checkpoint that can spell any text, and says nothing of sense."""
     generation = {"max_denoising_steps": 3, "sampler_config": {"entropy_bound": 3.0}}
-    return random_checkpoint(
-        tmp_path_factory.mktemp("letters"),
-        letters=True,
-        vocab_size=LETTERS_SIZE + 8,
-        canvas_length=48,
-        generation=generation,
-    )
+    return checkpoint_of(letters=True, vocab_size=LETTERS_SIZE + 8, canvas_length=48, generation=generation)
 
 
 @pytest.fixture(scope="session")
-def redraft() -> Run:
-    """The command in a process of its own, as a user starts it. Importing torch takes it seconds."""
+def redraft(commands: Path) -> Run:
+    """The command in a process of its own."""
 
     def run(*arguments: object, stdin: str = "") -> subprocess.CompletedProcess[str]:
-        command = [*COMMAND, *map(str, arguments)]
+        command = [str(commands / "redraft"), *map(str, arguments)]
         environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
-        return subprocess.run(command, input=stdin, capture_output=True, text=True, env=environment, timeout=120)
+        return subprocess.run(command, input=stdin, capture_output=True, text=True, env=environment, timeout=600)
 
     return run
 

@@ -13,7 +13,7 @@ def run_in_terminal(command: Sequence[str], environment: Mapping[str, str]) -> t
     """Run ``command`` with a terminal for input, output and errors; returns its exit code and all that it wrote."""
     process, terminal = pty.fork()
     if process == 0:
-        os.execvpe(command[0], command, environment)
+        os.execvpe(command[0], list(command), environment)
     written = b""
     while True:
         try:

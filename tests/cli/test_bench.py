@@ -9,7 +9,7 @@ import pytest
 
 from redraft.cli import bench
 from redraft.measure import machine
-from tests.random_checkpoint import random_checkpoint
+from tests.conftest import WriteCheckpoint
 
 QUICK = ["--rounds", 3, "--prompt-tokens", 12, "--max-tokens", 4, "--threads", 1]
 
@@ -20,10 +20,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def both_load(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def both_load(checkpoint_of: WriteCheckpoint) -> Path:
     """A checkpoint that ``transformers`` reads as well: it wants the sampler's class by name."""
     sampler = {"_cls_name": "EntropyBoundSamplerConfig", "entropy_bound": 3.0}
-    return random_checkpoint(tmp_path_factory.mktemp("both"), generation={"sampler_config": sampler})
+    return checkpoint_of(generation={"sampler_config": sampler})
 
 
 @pytest.fixture(scope="module")
@@ -167,7 +167,7 @@ class TestMistakes:
         assert failed.stderr == "redraft: a plot needs matplotlib; install it with: pip install 'redraft[train]'\n"
 
     def test_malloc_without_glibc(self, redraft_here, model, monkeypatch):
-        monkeypatch.setattr(machine.platform, "libc_ver", lambda: ("", ""))
+        monkeypatch.setattr("platform.libc_ver", lambda: ("", ""))
         failed = redraft_here("bench", "-m", model, "--malloc", "tuned")
         assert (failed.returncode, failed.stderr.count("\n")) == (1, 1)
         assert "--malloc tuned sets glibc's thresholds" in failed.stderr

@@ -44,7 +44,7 @@ def test_a_step_limit_parts_runs_at_once(redraft_here, record):
     done = redraft_here("diff", record("--seed", 7), record("--seed", 7, "--max-denoising-steps", 3))
     assert done.returncode == 1
     assert "max_denoising_steps   4   3" in done.stdout
-    assert "they part at canvas 0, step 1, in the steps that are left" in done.stdout
+    assert "they part at canvas 0, step 1, in the samples and the next canvas" in done.stdout
 
 
 def test_a_shorter_run_ends_before_the_longer(redraft_here, record):

@@ -82,9 +82,9 @@ class TestSpans:
         assert [path.name for path in letter.parent.iterdir()] == [letter.name]
 
     @pytest.mark.slow
-    def test_bytes_in_a_process(self, letters):
-        command = [*COMMAND, "edit", "-", "--find", OLD, "-m", str(letters), *map(str, ABC)]
-        done = subprocess.run(command, input=TEXT.encode(), capture_output=True, timeout=120)
+    def test_bytes_in_a_process(self, commands, letters):
+        command = [commands / "redraft", "edit", "-", "--find", OLD, "-m", str(letters), *map(str, ABC)]
+        done = subprocess.run(command, input=TEXT.encode(), capture_output=True, timeout=600)
         assert done.returncode == 0, done.stderr
         expected = re.escape(BEFORE.encode()) + b"[abc]{3}" + re.escape((BETWEEN + AGAIN + AFTER).encode())
         assert re.fullmatch(expected, done.stdout)

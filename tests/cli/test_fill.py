@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-from tests.cli.conftest import COMMAND, assert_one_line
+from tests.cli.conftest import assert_one_line
 
 PREFIX, SUFFIX = "a {b}\r\n\té ", "\n\u65e5 {{}} end\r\n"
 ABC = ["--hole-regex", "[abc]{3}", "--seed", 7]
@@ -45,9 +45,9 @@ class TestSides:
         assert shown["usage"]["prompt_tokens"] > len("three letters")
 
     @pytest.mark.slow
-    def test_bytes_in_a_process(self, letters):
-        command = [*COMMAND, "fill", "-", "-m", str(letters), *map(str, ABC)]
-        done = subprocess.run(command, input=f"{PREFIX}<FILL>{SUFFIX}".encode(), capture_output=True, timeout=120)
+    def test_bytes_in_a_process(self, commands, letters):
+        command = [commands / "redraft", "fill", "-", "-m", str(letters), *map(str, ABC)]
+        done = subprocess.run(command, input=f"{PREFIX}<FILL>{SUFFIX}".encode(), capture_output=True, timeout=600)
         assert done.returncode == 0, done.stderr
         assert re.fullmatch(re.escape(PREFIX.encode()) + b"[abc]{3}" + re.escape(SUFFIX.encode()), done.stdout)
 

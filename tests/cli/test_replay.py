@@ -7,9 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.conftest import COMMAND
 from tests.cli.terminal import run_in_terminal, screen
-from tests.random_checkpoint import random_checkpoint
 
 PROMPT = "w20 w21 w22"
 
@@ -73,9 +71,9 @@ def test_json(redraft_here, record):
     assert len(parting["a"]["entropy"]) == len(parting["positions"])
 
 
-def test_another_model_is_refused_unless_asked_for(redraft_here, record, tmp_path):
+def test_another_model_is_refused_unless_asked_for(redraft_here, record, checkpoint_of):
     generation = {"max_denoising_steps": 4, "sampler_config": {"entropy_bound": 3.0}, "eos_token_id": []}
-    other = random_checkpoint(tmp_path / "other", generation=generation, seed=1)
+    other = checkpoint_of(generation=generation, seed=1)
     path = record("--seed", 7)
     refused = redraft_here("replay", path, "-m", other)
     assert (refused.returncode, refused.stdout) == (1, "")
@@ -124,11 +122,13 @@ def test_a_file_that_is_no_recording_is_told_in_one_line(redraft_here, model):
 
 
 @pytest.mark.slow
-def test_watching_draws_the_run_again(record):
+def test_watching_draws_the_run_again(commands, record):
     environment = {**os.environ, "CI": "1", "TERM": "xterm-256color", "COLUMNS": "200", "LINES": "50"}
     for name in ("NO_COLOR", "FORCE_COLOR"):
         environment.pop(name, None)
-    code, written = run_in_terminal([*COMMAND, "replay", str(record("--seed", 7)), "--watch"], environment)
+    code, written = run_in_terminal(
+        [str(commands / "redraft"), "replay", str(record("--seed", 7)), "--watch"], environment
+    )
     assert code == 0
-    assert "canvas 2, step 12," in written
+    assert "canvas 2, step 4 of at most 4," in written
     assert any(line.startswith("identical: 12 denoising steps") for line in screen(written))

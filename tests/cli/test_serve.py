@@ -12,9 +12,12 @@ from pathlib import Path
 import httpx
 import pytest
 
+from redraft.cli import serve
+from redraft.engine import scheduler
 from redraft.record.recording import Recording
 from tests.cli.conftest import COMMAND, Run, assert_one_line
-from tests.random_checkpoint import LETTERS_SIZE, random_checkpoint
+from tests.conftest import WriteCheckpoint
+from tests.random_checkpoint import LETTERS_SIZE
 
 
 @contextmanager
@@ -32,23 +35,22 @@ def serving(folder: Path, *options: str, **environment: str) -> Iterator[tuple["
             yield server, found[1]
         finally:
             server.terminate()
-            server.communicate(timeout=60)
+            server.communicate(timeout=600)
 
 
 def ask_for_long(url: str, outcome: list[object]) -> None:
     # A random seed may end the answer with its first tokens.
     body = {"model": "mine", "prompt": "long", "max_tokens": 400, "seed": 1}
     try:
-        outcome.append(httpx.post(f"{url}/v1/completions", json=body, timeout=60))
+        outcome.append(httpx.post(f"{url}/v1/completions", json=body, timeout=600))
     except httpx.TransportError as error:
         outcome.append(error)
 
 
-def test_it_listens_says_where_and_finishes_what_runs_when_it_is_stopped(tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_it_listens_says_where_and_finishes_what_runs_when_it_is_stopped(checkpoint_of: WriteCheckpoint) -> None:
     settings = {"max_denoising_steps": 24, "t_max": 0.4, "t_min": 0.2}
-    folder = random_checkpoint(
-        tmp_path / "small", letters=True, vocab_size=LETTERS_SIZE, canvas_length=48, generation=settings
-    )
+    folder = checkpoint_of(letters=True, vocab_size=LETTERS_SIZE, canvas_length=48, generation=settings)
     options = ("--port", "0", "--name", "mine", "--grace", "30")
     headers = {"authorization": "Bearer from-the-environment"}
     with serving(folder, *options, REDRAFT_API_KEY="from-the-environment") as (server, url):
@@ -57,35 +59,38 @@ def test_it_listens_says_where_and_finishes_what_runs_when_it_is_stopped(tmp_pat
         answers: list[httpx.Response] = []
         body = {"model": "mine", "prompt": "a long one", "max_tokens": 300, "seed": 1}
         asking = threading.Thread(
-            target=lambda: answers.append(httpx.post(f"{url}/v1/completions", json=body, headers=headers, timeout=60))
+            target=lambda: answers.append(httpx.post(f"{url}/v1/completions", json=body, headers=headers, timeout=600))
         )
         asking.start()
         while httpx.get(f"{url}/health").json()["running"] == 0 and not answers:
             pass
         server.send_signal(signal.SIGTERM)
-        asking.join(60)
+        asking.join(600)
         assert answers[0].status_code == 200
         assert answers[0].json()["usage"]["completion_tokens"] > 0
 
 
-def test_a_server_that_is_killed_in_the_middle_leaves_nothing_that_a_new_one_stumbles_over(tmp_path: Path) -> None:
-    folder = random_checkpoint(tmp_path / "small", letters=True, vocab_size=LETTERS_SIZE, canvas_length=48)
+@pytest.mark.slow
+def test_a_server_that_is_killed_in_the_middle_leaves_nothing_that_a_new_one_stumbles_over(
+    checkpoint_of: WriteCheckpoint, tmp_path: Path
+) -> None:
+    folder = checkpoint_of(letters=True, vocab_size=LETTERS_SIZE, canvas_length=48)
     options = ["--name", "mine", "--record", str(tmp_path / "kept")]
     short = {"model": "mine", "prompt": "a short one", "max_tokens": 20, "seed": 1}
     with serving(folder, "--port", "0", *options) as (server, url):
-        before = httpx.post(f"{url}/v1/completions", json=short, timeout=60).json()["choices"]
+        before = httpx.post(f"{url}/v1/completions", json=short, timeout=600).json()["choices"]
         outcome: list[object] = []
         asking = threading.Thread(target=ask_for_long, args=(url, outcome))
         asking.start()
         while httpx.get(f"{url}/health").json()["running"] == 0:
             pass
         server.kill()
-        asking.join(30)
+        asking.join(600)
         assert isinstance(outcome[0], httpx.TransportError)
     with serving(folder, "--port", url.rpartition(":")[2], *options) as (_, url):
         load = httpx.get(f"{url}/health").json()
         assert (load["running"], load["waiting"]) == (0, 0)
-        assert httpx.post(f"{url}/v1/completions", json=short, timeout=60).json()["choices"] == before
+        assert httpx.post(f"{url}/v1/completions", json=short, timeout=600).json()["choices"] == before
     recordings = [Recording.load(path) for path in (tmp_path / "kept").glob("*.npz")]
     assert len(recordings) == 2
     assert len({str(recording.result and recording.result["text"]) for recording in recordings}) == 1
@@ -106,8 +111,12 @@ def test_an_empty_key_is_refused_before_the_model_is_loaded(
     assert_one_line(redraft_here("serve", "--model", missing), missing)
 
 
-def test_what_cannot_be_served_is_said_in_one_line(redraft: Run, model: Path) -> None:
-    done = redraft("serve", "--model", model, "--host", "192.0.2.1", "--port", "1")
+def test_the_defaults_that_help_shows_are_the_schedulers() -> None:
+    assert (serve.MAX_CONCURRENCY, serve.MAX_BATCH_ROWS) == (scheduler.MAX_CONCURRENCY, scheduler.MAX_BATCH_ROWS)
+
+
+def test_what_cannot_be_served_is_said_in_one_line(redraft_here: Run, model: Path) -> None:
+    done = redraft_here("serve", "--model", model, "--host", "192.0.2.1", "--port", "1")
     assert done.returncode == 1
     assert "cannot listen at 192.0.2.1 port 1" in done.stderr
     assert "Traceback" not in done.stderr

@@ -1,4 +1,4 @@
-"""``redraft bench``: how fast a checkpoint runs here, against ``transformers``, with a spread beside every median."""
+"""``redraft bench``: measures a checkpoint's speed here, against ``transformers``, medians with their spread."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -16,7 +16,7 @@ from redraft.files import write_text
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from redraft.measure.report import Report, Settings
+    from redraft.measure.report import BenchmarkSettings, Report
     from redraft.measure.worker import ContenderSpec
     from redraft.measure.workload import Workload
     from redraft.models.checkpoint import Checkpoint
@@ -73,9 +73,10 @@ def bench(
 
     Example: redraft bench --model sudoku --dtype float32 --dtype bfloat16 --json bench.json
     """
+    from redraft.calibrate.plot import check_plot
     from redraft.measure import machine, timing
-    from redraft.measure.plot import check_plot, plot
-    from redraft.measure.report import Settings
+    from redraft.measure.plot import plot
+    from redraft.measure.report import BenchmarkSettings
     from redraft.models import checkpoint
 
     timing.check_rounds(rounds)
@@ -89,7 +90,7 @@ def bench(
     workloads = _workloads(found, prompt, prompt_tokens, max_tokens, steps, seed)
     specs, remarks = _contenders(found, dtype or ["auto"], against_transformers, threads)
     described = "random tokens" if prompt is None else f"{prompt!r} as a chat message"
-    report = _run(specs, workloads, Settings(model, rounds, seed, described, allocation, remarks))
+    report = _run(specs, workloads, BenchmarkSettings(model, rounds, seed, described, allocation, remarks))
     # Files first: a reader of the tables may go away.
     if json_file is not None:
         write_text(json_file, json.dumps(report.as_object(), indent=2) + "\n")
@@ -106,7 +107,7 @@ def _workloads(
     steps: int | None,
     seed: int,
 ) -> "list[Workload]":
-    """Every prompt with every answer length, short ones first, so that peaks of memory grow with the work."""
+    """Pair every prompt with every answer length, short ones first, so that peaks of memory grow with the work."""
     from redraft.measure.workload import Workload, answer_lengths, check_room, random_prompt
     from redraft.models.tokenizer import ChatTokenizer
 
@@ -126,7 +127,7 @@ def _workloads(
 def _contenders(
     found: "Checkpoint", dtypes: list[str], against_transformers: bool | None, threads: int | None
 ) -> "tuple[dict[str, ContenderSpec], tuple[str, ...]]":
-    """What runs, by name, and what there is to say about what does not."""
+    """Return what runs, by name, and remarks about what does not."""
     from redraft.measure.machine import transformers_fault
     from redraft.measure.worker import ContenderSpec
     from redraft.models.checkpoint import DType
@@ -144,7 +145,7 @@ def _contenders(
         specs[name] = ContenderSpec("redraft", folder, dtype, threads)
     if against_transformers is False:
         return specs, ()
-    fault = transformers_fault()
+    fault = transformers_fault(found)
     if fault is not None:
         if against_transformers:
             raise RequestError(fault)
@@ -154,7 +155,7 @@ def _contenders(
     }, ()
 
 
-def _run(specs: "dict[str, ContenderSpec]", workloads: "list[Workload]", settings: "Settings") -> "Report":
+def _run(specs: "dict[str, ContenderSpec]", workloads: "list[Workload]", settings: "BenchmarkSettings") -> "Report":
     """Start every contender, one after the other, and measure."""
     from redraft.measure import machine
     from redraft.measure.benchmark import measure
@@ -183,7 +184,7 @@ def _run(specs: "dict[str, ContenderSpec]", workloads: "list[Workload]", setting
 
 @contextmanager
 def _progress(total: int) -> Iterator[Callable[[], None]]:
-    """A bar on standard error, in a terminal; hands out what advances it by one contender loaded or answer given."""
+    """Show a bar on standard error, in a terminal; yields what advances it by one contender loaded or answer given."""
     from rich.console import Console
     from rich.progress import Progress
 

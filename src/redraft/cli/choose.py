@@ -1,4 +1,4 @@
-"""``redraft choose``: the probability of every option of one question, or of several at once."""
+"""``redraft choose``: finds the probability of every option of one question, or of several at once."""
 
 import math
 from collections.abc import Mapping
@@ -33,7 +33,9 @@ def choose(
         typer.Option(help="How the answers stand in a text: {name} for each question, {answer} for --option."),
     ] = None,
     steps: Annotated[int, typer.Option(help="Denoising steps; with 1 all is read off the first.")] = 1,
-    temperature: Annotated[float | None, typer.Option(help="Of what is read; 1 by default.")] = None,
+    temperature: Annotated[
+        float | None, typer.Option(help="Temperature of the logits that are read; 1 by default.")
+    ] = None,
     calibrated: Annotated[
         bool, typer.Option("--calibrated", help="Apply the checkpoint's fitted temperature.")
     ] = False,
@@ -67,7 +69,7 @@ def choose(
 
 
 def _questions(option: list[str] | None, file: Path | None) -> Any:
-    """The options of one question, or of several by their name."""
+    """Read the options of one question, or of several by their name."""
     if option and file is not None:
         raise RequestError("--option and --questions exclude each other; give one of them")
     if option:
@@ -93,7 +95,7 @@ def _as_object(result: "ChooseResult") -> dict[str, object]:
 
 
 def _print_table(result: "ChooseResult") -> None:
-    """Every option with its probability and a bar, the likeliest of each question marked."""
+    """Print every option with its probability and a bar, the likeliest of each question marked."""
     from rich.bar import Bar
     from rich.console import Console
     from rich.table import Table

@@ -1,4 +1,4 @@
-"""How two recorded runs compare, in words, in a table, and as JSON."""
+"""The comparison of two recorded runs in words, in a table, and as JSON."""
 
 from collections.abc import Callable, Mapping
 from difflib import unified_diff
@@ -23,20 +23,20 @@ _TOKENS = {"tokens_in": "saw", "argmax": "likeliest", "sample": "sampled"}
 _WORDS = {
     **{"tokens_in": "what the model saw", "argmax": "its likeliest tokens", "sample": "the samples"},
     **{"accepted": "what was accepted", "tokens_out": "the next canvas", "entropy": "entropies"},
-    **{"canvas_index": "the canvas", "step": "the steps that are left", "temperature": "the temperature"},
+    **{"canvas_index": "the canvas", "step": "the number of the step", "temperature": "the temperature"},
     **{"finished": "whether it was the last", "length": "the length of the canvas"},
 }
 
 
 def place_words(parting: "Parting") -> str:
-    """Where a parting is: canvases count from 0, steps from 1."""
+    """Say where a parting is: canvases count from 0, steps from 1."""
     place = parting.place
     attempt = f", attempt {place.attempt + 1}" if place.attempt else ""
     return f"canvas {place.canvas}{attempt}, step {place.number}"
 
 
 def verdict(comparison: "Comparison", names: Names) -> str:
-    """What came out, in a sentence or two."""
+    """Say what came out, in a sentence or two."""
     first, parting = comparison.first, comparison.in_tokens
     largest = f"the largest difference of an entropy is {comparison.entropy_difference:.3g} nats"
     if first is None:
@@ -88,7 +88,7 @@ def draw(
 
 
 def _said(result: Mapping[str, Any]) -> str:
-    """The text of an answer, or decisions, an option a line."""
+    """Return the text of an answer, or decisions, an option a line."""
     if "answers" not in result:
         return str(result["text"])
     answers = result["answers"].items()
@@ -96,7 +96,7 @@ def _said(result: Mapping[str, Any]) -> str:
 
 
 def text_diff(a: str, b: str, names: Names) -> list[str]:
-    """A short unified diff of two texts; empty if they are equal."""
+    """Write a short unified diff of two texts; empty if they are equal."""
     if a == b:
         return []
     return list(unified_diff(a.splitlines(), b.splitlines(), *names, lineterm="", n=1))
@@ -105,7 +105,7 @@ def text_diff(a: str, b: str, names: Names) -> list[str]:
 def as_object(
     comparison: "Comparison", differing: Mapping[str, tuple[Any, Any]], pieces: tuple[Piece, Piece]
 ) -> dict[str, Any]:
-    """The same as JSON."""
+    """Return the same for JSON."""
     return {
         "identical": comparison.identical,
         "parameters": {name: list(values) for name, values in differing.items()},

@@ -18,7 +18,7 @@ SchemaFile = Annotated[Path, typer.Option("--schema", help="File with the JSON s
 
 
 class WhitespaceOption(StrEnum):
-    """What stands between the tokens of JSON."""
+    """White space between the tokens of JSON."""
 
     compact = "compact"
     one_space = "one-space"
@@ -26,7 +26,7 @@ class WhitespaceOption(StrEnum):
 
 
 class HoleTypeOption(StrEnum):
-    """Names of what may stand in a hole."""
+    """Types of what may stand in a hole."""
 
     integer = "integer"
     number = "number"
@@ -38,8 +38,8 @@ class HoleTypeOption(StrEnum):
 
 
 @dataclass(frozen=True)
-class AnswerDemand:
-    """What the whole answer has to be."""
+class ConstraintOptions:
+    """The constraint on a whole answer."""
 
     schema: Annotated[Path | None, typer.Option(help="The answer is JSON, valid under the schema in this file.")] = None
     regex: Annotated[str | None, typer.Option(help="The whole answer matches this regular expression.")] = None
@@ -54,7 +54,7 @@ class AnswerDemand:
     ] = None
 
     def constraint(self) -> "Constraint | None":
-        """The constraint, or None for any answer; RequestError for options that exclude each other."""
+        """Make the constraint, or None for any answer; RequestError for options that exclude each other."""
         from redraft.constrain.constraint import Choice, JSONSchema, Regex
 
         _check_one({"--schema": self.schema, "--regex": self.regex, "--choice": self.choice or None})
@@ -71,8 +71,8 @@ class AnswerDemand:
 
 
 @dataclass(frozen=True)
-class HoleDemand:
-    """What may stand in a hole; any text if nothing is said."""
+class HoleOptions:
+    """The constraint on what is written in a hole; any text if nothing is said."""
 
     hole_regex: Annotated[str | None, typer.Option(help="What is written matches this regular expression.")] = None
     hole_type: Annotated[HoleTypeOption | None, typer.Option(help="What is written is of this type.")] = None
@@ -83,7 +83,7 @@ class HoleDemand:
     max_length: Annotated[int | None, typer.Option(help="At most so many characters are written.")] = None
 
     def hole(self) -> "Hole | None":
-        """The hole, or None where nothing is said about it; RequestError for options that exclude each other."""
+        """Make the hole, or None where nothing is said about it; RequestError for options that exclude each other."""
         from redraft.constrain.constraint import Hole
 
         choices = tuple(self.hole_choice or ()) or None

@@ -1,4 +1,4 @@
-"""``redraft diff``: where two recorded runs part."""
+"""``redraft diff``: finds where two recorded runs part."""
 
 import json
 from pathlib import Path
@@ -19,7 +19,9 @@ def diff(
     model: Annotated[
         str | None,
         typer.Option(
-            "--model", "-m", help="Whose tokenizer tells what tokens say, if the recordings' is elsewhere now."
+            "--model",
+            "-m",
+            help="Checkpoint whose tokenizer tells what tokens say, if the recordings' is elsewhere now.",
         ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
@@ -47,7 +49,7 @@ def diff(
 
 
 def _piece(recording: "Recording", model: str | None) -> "Piece":
-    """What tells the text of a recording's tokens: its tokenizer if it is on this machine, else their numbers."""
+    """Return what spells a recording's tokens: its tokenizer if it is on this machine, else their numbers."""
     from redraft.models.checkpoint import find_here
     from redraft.models.digest import tokenizer_digest
     from redraft.models.tokenizer import ChatTokenizer

@@ -1,4 +1,4 @@
-"""``redraft edit``: rewrite parts of a text and keep the rest to the byte."""
+"""``redraft edit``: rewrites parts of a text and keeps the rest to the byte."""
 
 import json
 import re
@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from redraft.cli import options, printing, reading
-from redraft.cli.constraints import HoleDemand
+from redraft.cli.constraints import HoleOptions
 from redraft.errors import RequestError
 from redraft.files import write_text
 
 if TYPE_CHECKING:
-    from redraft.tasks.infill import EditResult
+    from redraft.tasks.edit import EditResult
 
 _SPAN = re.compile(r"(\d+):(\d+)")
 Span = tuple[int, int]
@@ -36,7 +36,7 @@ def edit(
     strength: Annotated[
         float, typer.Option(help="Share of the old text that is noise at the start, 0 to 1; less stays closer to it.")
     ] = 0.8,
-    demand: HoleDemand,
+    written: HoleOptions,
     max_tokens: Annotated[
         int | None, typer.Option(help="Where the whole is rewritten: at most so many tokens.")
     ] = None,
@@ -54,7 +54,7 @@ def edit(
         raise RequestError("--in-place needs a file to write; standard input is none")
     text = reading.piped_or_file_text(file)
     spans = sorted([_span(one) for one in span or ()] + [_found(text, one) for one in find or ()])
-    hole = demand.hole()
+    hole = written.hole()
     if not spans and hole is not None:
         raise RequestError("what is written in a part is described, but no part is named; give --span or --find")
     if spans and max_tokens is not None:
@@ -88,7 +88,7 @@ def _span(given: str) -> Span:
 
 
 def _found(text: str, part: str) -> Span:
-    """Where ``part`` stands, which must be once."""
+    """Find where ``part`` stands, which must be once."""
     if not part:
         raise RequestError("--find is empty; give some text, or --span START:START for a place between characters")
     places = [at for at in range(len(text)) if text.startswith(part, at)]

@@ -1,4 +1,4 @@
-"""``redraft evaluate``: a model on a recipe's fresh problems, as a table or JSON."""
+"""``redraft evaluate``: judges a model on a recipe's fresh problems, as a table or JSON."""
 
 import json
 from typing import Annotated

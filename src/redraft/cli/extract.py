@@ -1,4 +1,4 @@
-"""``redraft extract``: read a text into JSON under a schema, with a confidence for every field."""
+"""``redraft extract``: reads a text into JSON under a schema, with a confidence for every field."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,7 +22,9 @@ def extract(
     confidence: Annotated[
         bool, typer.Option("--confidence/--no-confidence", help="One denoising step more a field, to say how sure.")
     ] = True,
-    max_tokens: Annotated[int | None, typer.Option(help="Of the JSON, at most; by default what fits.")] = None,
+    max_tokens: Annotated[
+        int | None, typer.Option(help="At most so many tokens of JSON; by default what fits.")
+    ] = None,
     sampling: options.Sampling,
     as_json: options.AsJson = False,
     loading: options.Loading,

@@ -1,4 +1,4 @@
-"""``redraft fill``: write what stands between a prefix and a suffix."""
+"""``redraft fill``: writes what stands between a prefix and a suffix."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from redraft.cli import options, printing, reading
-from redraft.cli.constraints import HoleDemand
+from redraft.cli.constraints import HoleOptions
 from redraft.errors import RequestError
 
 _MARKER = "<FILL>"
@@ -25,9 +25,9 @@ def fill(
     suffix: Annotated[str | None, typer.Option(help="What stands after.")] = None,
     suffix_file: Annotated[Path | None, typer.Option(help="Read the suffix from a file.")] = None,
     prompt: Annotated[str | None, typer.Option(help="A user's chat message before it all: what is wanted.")] = None,
-    demand: HoleDemand,
+    written: HoleOptions,
     max_tokens: Annotated[
-        int | None, typer.Option(help="Of what is written, at most; by default what a canvas holds.")
+        int | None, typer.Option(help="At most so many tokens are written; by default what a canvas holds.")
     ] = None,
     sampling: options.Sampling,
     only_middle: Annotated[bool, typer.Option("--only-middle", help="Print only what was written.")] = False,
@@ -42,7 +42,7 @@ def fill(
     before, after = _sides(file, marker, _Side("prefix", prefix, prefix_file), _Side("suffix", suffix, suffix_file))
     if before is None and after is None and prompt is None:
         raise RequestError("nothing says what to fill; give --prefix, --suffix or both, or a file with a marker")
-    hole = demand.hole()
+    hole = written.hole()
     record = recordings.folder()
     engine = loading.engine()
     result = engine.fill(
@@ -63,7 +63,7 @@ def fill(
 
 @dataclass(frozen=True)
 class _Side:
-    """What stands before or after the gap, as the options of that name say it."""
+    """The text before or after the gap, as the options of that name say it."""
 
     name: str
     text: str | None
@@ -80,7 +80,7 @@ class _Side:
 
 
 def _sides(file: Path | None, marker: str | None, prefix: _Side, suffix: _Side) -> tuple[str | None, str | None]:
-    """What stands before and after the gap; None for a side of which nothing is said."""
+    """Return what stands before and after the gap; None for a side of which nothing is said."""
     if file is None:
         if marker is not None:
             raise RequestError("--marker says where FILE has its gap, and there is no FILE; give one")

@@ -1,4 +1,4 @@
-"""``redraft generate``: answer a prompt in the terminal, in a pipe, or as JSON."""
+"""``redraft generate``: answers a prompt in the terminal, in a pipe, or as JSON."""
 
 import sys
 from typing import TYPE_CHECKING, Annotated
@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from redraft.cli import options, printing, reading
-from redraft.cli.constraints import AnswerDemand
+from redraft.cli.constraints import ConstraintOptions
 
 if TYPE_CHECKING:
-    from redraft.engine.generation import Generation
+    from redraft.api import Generation
 
 
 @options.grouped
@@ -18,7 +18,7 @@ def generate(
     prompt: reading.Prompt = None,
     file: reading.PromptFile = None,
     raw: reading.Raw = False,
-    demand: AnswerDemand,
+    constrained: ConstraintOptions,
     thinking: Annotated[bool, typer.Option("--thinking", help="Let the model think first, on standard error.")] = False,
     max_tokens: Annotated[int | None, typer.Option(help="At most so many tokens; by default what fits.")] = None,
     stop: Annotated[list[str] | None, typer.Option(help="Text at which the answer ends; may be repeated.")] = None,
@@ -34,7 +34,7 @@ def generate(
     ....8..79"
     """
     question = reading.prompt(prompt, file, raw)
-    constraint = demand.constraint()
+    constraint = constrained.constraint()
     record = recordings.folder()
     engine = loading.engine()
     parameters = {
@@ -61,7 +61,7 @@ def generate(
 
 
 def _print_as_it_comes(generation: "Generation") -> None:
-    """The answer on standard output, a thought before it on standard error."""
+    """Print the answer on standard output, a thought before it on standard error."""
     thinking = False
     for chunk in generation:
         if chunk.thought:

@@ -1,6 +1,7 @@
-"""``redraft info``: what a checkpoint is, without loading its weights, and what would compute it."""
+"""``redraft info``: describes a checkpoint without loading its weights, and says what would compute it."""
 
 import json
+from collections import Counter
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -41,45 +42,51 @@ LOSSES: "dict[Format, str]" = {
 
 
 def describe(found: "Checkpoint") -> dict[str, dict[str, object]]:
-    """Facts about a checkpoint, grouped; memory in bytes."""
+    """Return facts about a checkpoint, grouped; memory in bytes."""
     from redraft.models.sizing import kv_bytes_per_token, parameters, part_bytes
 
-    config, defaults = found.config, found.defaults
+    config = found.config
     total, active = parameters(found)
-    full = sum(spec.window is None for spec in config.layers)
-    windows = sorted({spec.window for spec in config.layers if spec.window is not None})
-    unsupported = {} if not found.unused else _unsupported(found)
     fixed, per_token = kv_bytes_per_token(found)
+    sliding = {"sliding layers, about at most": fixed} if fixed else {}
     return {
         "checkpoint": {"folder": str(found.folder), "architecture": found.architecture},
         "model": {
             "parameters": total,
             "active per token": active,
             "vocabulary": config.vocab_size,
-            "hidden size": config.hidden_size,
-            "layers": f"{len(config.layers)} ({full} full, {len(config.layers) - full} sliding"
-            + (f" with window {', '.join(map(str, windows))})" if windows else ")"),
-            "experts": f"{config.num_experts}, {config.top_k_experts} per token",
+            **found.family.describe(config),
             "canvas": config.canvas_length,
             "context": config.context_length,
-            "stored as": str(next(iter(found.tensors.values())).dtype).removeprefix("torch."),
+            "stored as": str(found.stored).removeprefix("torch."),
             "computed as (auto)": found.format("auto"),
         },
         "memory of the weights as computed, bytes": dict(part_bytes(found, found.format("auto"))),
         "other dtypes, bytes": {
             format: f"{sum(part_bytes(found, format).values()):,}, {loss}" for format, loss in LOSSES.items()
         },
-        "memory of the KV cache, bytes": {"sliding layers, about at most": fixed, "full layers, per token": per_token},
-        "sampling defaults": {
-            "denoising steps at most": defaults.max_denoising_steps,
-            "entropy bound": f"{defaults.entropy_bound} nats a canvas",
-            "temperature": f"{defaults.t_max} to {defaults.t_min}",
-            "stops when": f"the argmax canvas is unchanged for {defaults.stability_threshold} step(s) and the mean "
-            f"entropy is below {defaults.confidence_threshold} nats",
-            "end tokens": ", ".join(map(str, defaults.end_token_ids)),
-        },
-        "not supported": {"images": "refused; image tokens in a prompt are an error", **unsupported},
+        "memory of the KV cache, bytes": {**sliding, "full layers, per token": per_token},
+        "sampling defaults": _sampling(found),
+        **_unsupported(found),
         "kernels": _kernels(),
+    }
+
+
+def _sampling(found: "Checkpoint") -> dict[str, object]:
+    defaults = found.defaults
+    return {
+        "denoising steps at most": defaults.max_denoising_steps,
+        **(
+            {"entropy bound": f"{defaults.entropy_bound} nats a canvas"}
+            if defaults.acceptance is None
+            else {"accepts by": str(defaults.acceptance)}
+        ),
+        "temperature": f"{defaults.t_max} to {defaults.t_min}",
+        "stops when": "every position has its token"
+        if found.family.corruption(found.config).monotone
+        else f"the argmax canvas is unchanged for {defaults.stability_threshold} step(s) and the mean entropy is below "
+        f"{defaults.confidence_threshold} nats",
+        "end tokens": ", ".join(map(str, defaults.end_token_ids)),
     }
 
 
@@ -95,11 +102,14 @@ def _kernels() -> dict[str, object]:
     }
 
 
-def _unsupported(found: "Checkpoint") -> dict[str, object]:
-    from redraft.models.diffusion_gemma.model import DiffusionGemma
+def _unsupported(found: "Checkpoint") -> dict[str, dict[str, object]]:
+    from redraft.models.family import TIED_COPY
 
-    vision = [name for name in found.unused if DiffusionGemma.unused_part(name) == "vision"]
-    return {"vision tensors, not loaded": len(vision)} if vision else {}
+    parts = Counter(part for name in found.unused if (part := found.family.unused_part(name)) != TIED_COPY)
+    rows: dict[str, object] = {f"{part} tensors, not loaded": count for part, count in parts.items()}
+    if found.config.image_token_ids:
+        rows = {"images": "refused; image tokens in a prompt are an error", **rows}
+    return {"not supported": rows} if rows else {}
 
 
 def _shown(name: str, value: object) -> str:

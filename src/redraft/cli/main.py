@@ -1,6 +1,7 @@
 """The ``redraft`` command. A module a verb; what is slow to import is imported where a verb runs."""
 
 import sys
+from typing import Annotated
 
 import typer
 
@@ -9,12 +10,30 @@ from redraft.errors import RedraftError
 
 app = typer.Typer(
     name="redraft",
-    help="Run, constrain and train block-diffusion language models on the machine you have.",
     no_args_is_help=True,
-    add_completion=False,
+    context_settings={"help_option_names": ["--help", "-h"]},
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"redraft {version('redraft')}")
+        raise typer.Exit
+
+
+@app.callback()
+def redraft(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version, and exit.")
+    ] = False,
+) -> None:
+    """Run, constrain and train block-diffusion language models on the machine you have."""
+
+
 app.command()(generate.generate)
 for answers in (fill.fill, edit.edit, choose.choose, extract.extract):
     app.command()(answers)
@@ -28,7 +47,7 @@ app.command()(diff.diff)
 
 
 def main() -> None:
-    """Entry point. A user's own mistake ends with one line on stderr and exit code 1, never with a traceback."""
+    """Run the command. A user's own mistake ends with one line on stderr and exit code 1, never with a traceback."""
     try:
         app()
     except RedraftError as error:

@@ -39,7 +39,7 @@ def load_engine(model: str, dtype: str, threads: int | None, **more: Any) -> "En
 
 
 class Stopping(StrEnum):
-    """The two rules of when a canvas is finished."""
+    """Rules of when a canvas is finished."""
 
     stable = "stable"
     reproduces = "reproduces"
@@ -47,7 +47,7 @@ class Stopping(StrEnum):
 
 @dataclass(frozen=True)
 class Loading:
-    """Which model, and how it is computed."""
+    """The model, and how it is computed."""
 
     model: Model = "sudoku"
     dtype: DTypeOption = "auto"
@@ -59,7 +59,7 @@ class Loading:
 
 @dataclass(frozen=True)
 class Recordings:
-    """Whether what happens is kept, and where."""
+    """The folder for recordings, if any are kept."""
 
     record: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Keep what happens, a file a request, for replay and diff.")
@@ -69,7 +69,7 @@ class Recordings:
     ] = True
 
     def folder(self) -> "RecordingFolder | None":
-        """The folder, which must be writable, if one is wanted."""
+        """Make the folder, if one is wanted; RecordingError where nothing can be written to it."""
         if self.record is None:
             return None
         from redraft.record.recorder import RecordingFolder
@@ -79,7 +79,7 @@ class Recordings:
 
 @dataclass(frozen=True)
 class Sampling:
-    """How canvases are denoised."""
+    """The rules by which canvases are denoised."""
 
     seed: Annotated[int | None, typer.Option(help="Same seed, same answer; by default a random one.")] = None
     temperature: Annotated[float, typer.Option(help="Scales the checkpoint's schedule; 0 is greedy.")] = 1.0
@@ -95,7 +95,7 @@ class Sampling:
     best_of: Annotated[int, typer.Option(help="Candidates for every canvas, of which the surest stays.")] = 1
 
     def parameters(self, engine: "Engine") -> dict[str, Any]:
-        """What the engine calls them."""
+        """Return the parameters that the engine knows them as."""
         from redraft.canvas.acceptance import ConfidenceThreshold
         from redraft.canvas.stopping import ReproducesCanvas
 
@@ -118,7 +118,7 @@ class Sampling:
 
 
 def grouped(verb: Callable[..., None]) -> Callable[..., None]:
-    """A verb of which typer sees the fields of each group, in the group's place."""
+    """Wrap a verb so that typer sees the fields of each group, in the group's place."""
     annotations = get_type_hints(verb, include_extras=True)
     groups: dict[str, Any] = {name: group for name, group in annotations.items() if is_dataclass(group)}
     shown: list[inspect.Parameter] = []

@@ -1,4 +1,4 @@
-"""What verbs print: an answer to the byte on standard output, what it cost and what is doubtful on standard error."""
+"""Prints what verbs say: answers to the byte on standard output, their cost and their doubts on standard error."""
 
 import json
 import sys
@@ -13,17 +13,17 @@ if TYPE_CHECKING:
 
 
 def print_exactly(text: str) -> None:
-    """The bytes of ``text`` and none besides, so that a pipe gets what was meant; a terminal's line is ended."""
+    """Print the bytes of ``text`` and none besides, so that a pipe gets what was meant; a terminal's line is ended."""
     typer.echo(text.encode(), nl=sys.stdout.isatty() and not text.endswith("\n"))
 
 
 def print_json(value: Mapping[str, object]) -> None:
-    """A JSON object for people and programs."""
+    """Print a JSON object for people and programs."""
     typer.echo(json.dumps(value, ensure_ascii=False, indent=2))
 
 
 def print_cost(result: "Result") -> None:
-    """What an answer cost, and a warning where it may be unfinished."""
+    """Print what an answer cost, and a warning where it may be unfinished."""
     typer.echo(cost_line(result), err=True)
     if not result.converged:
         canvases = ", ".join(str(index) for index in result.unconverged_canvases)
@@ -35,21 +35,20 @@ def print_cost(result: "Result") -> None:
 
 
 def as_object(result: "Result") -> dict[str, object]:
-    """A result as what ``--json`` prints; what was not asked for is left out."""
+    """Return a result as ``--json`` prints it; what was not asked for is left out."""
     shown = {**asdict(result), "converged": result.converged, "usage": usage_object(result.usage)}
     absent = [name for name in ("thought", "verified") if shown[name] is None]
-    if not result.log_valid:
-        absent.append("log_valid")
+    absent += [name for name in ("log_valid", "logprobs", "tool_calls") if not shown[name]]
     return {name: value for name, value in shown.items() if name not in absent}
 
 
 def usage_object(usage: "Usage") -> dict[str, object]:
-    """A cost as what ``--json`` prints."""
+    """Return a cost as ``--json`` prints it."""
     return {**asdict(usage), "tokens_per_step": usage.tokens_per_step}
 
 
 def cost_line(result: "Result") -> str:
-    """What an answer cost, in one line."""
+    """Say what an answer cost, in one line."""
     usage = result.usage
     valid = f"log P(valid) {', '.join(f'{value:.3g}' for value in result.log_valid)}, " if result.log_valid else ""
     return (

@@ -1,4 +1,4 @@
-"""Where a verb's texts come from: an argument, a file, a pipe. What is wrong with one is named in one line."""
+"""Reads a verb's texts from an argument, a file or a pipe. What is wrong with one is named in one line."""
 
 import json
 import sys
@@ -15,7 +15,7 @@ Raw = Annotated[bool, typer.Option("--raw", help="The prompt is raw text, not a 
 
 
 def prompt(given: str | None, file: Path | None, raw: bool) -> str | list[dict[str, str]]:
-    """The prompt of a request: a user's message, or raw text."""
+    """Read the prompt of a request: a user's message, or raw text."""
     text = _prompt_text(given, file)
     if not text.strip():
         raise RequestError("the prompt is empty; give some text")
@@ -23,7 +23,7 @@ def prompt(given: str | None, file: Path | None, raw: bool) -> str | list[dict[s
 
 
 def message(text: str) -> dict[str, str]:
-    """A user's chat message."""
+    """Make a user's chat message."""
     return {"role": "user", "content": text}
 
 
@@ -43,7 +43,7 @@ def _prompt_text(given: str | None, file: Path | None) -> str:
 
 
 def file_text(path: Path, what: str) -> str:
-    """The text of a file, byte for byte: line ends stay what they are."""
+    """Read the text of a file, byte for byte: line ends stay what they are."""
     try:
         return path.read_bytes().decode()
     except (OSError, UnicodeDecodeError) as error:
@@ -51,7 +51,7 @@ def file_text(path: Path, what: str) -> str:
 
 
 def piped_or_file_text(path: Path) -> str:
-    """The text of a file, or of standard input for ``-``, byte for byte."""
+    """Read the text of a file, or of standard input for ``-``, byte for byte."""
     if str(path) != "-":
         return file_text(path, "the file")
     try:
@@ -61,7 +61,7 @@ def piped_or_file_text(path: Path) -> str:
 
 
 def json_file(path: Path, what: str) -> Any:
-    """What a JSON file says."""
+    """Read what a JSON file says."""
     text = file_text(path, what)
     try:
         return json.loads(text)

@@ -1,4 +1,4 @@
-"""``redraft replay``: run a recorded request again, and say whether the same comes of it."""
+"""``redraft replay``: runs a recorded request again, and says whether the same comes of it."""
 
 import json
 import sys
@@ -69,7 +69,7 @@ def replay(
 
 
 def _engine(recording: "Recording", model: str | None, dtype: str | None, threads: int | None) -> "Engine":
-    """The recorded model, as it was loaded."""
+    """Load the recorded model as it was loaded."""
     import redraft
     from redraft.errors import CheckpointError, RecordingError
     from redraft.kernels.library import use_threads

@@ -1,4 +1,4 @@
-"""``redraft serve``: one model behind the wire formats that existing clients speak."""
+"""``redraft serve``: serves one model in the wire formats that existing clients speak."""
 
 import os
 from pathlib import Path
@@ -10,6 +10,8 @@ from redraft.cli import options
 from redraft.errors import RequestError
 
 _KEY_VARIABLE = "REDRAFT_API_KEY"
+# The scheduler's own, which a test compares them with: to import it takes seconds.
+MAX_CONCURRENCY, MAX_BATCH_ROWS = 16, 1024
 
 
 def serve(
@@ -20,7 +22,12 @@ def serve(
     api_key: Annotated[
         list[str] | None, typer.Option(envvar=_KEY_VARIABLE, help="Key that clients must send; may be repeated.")
     ] = None,
-    max_concurrency: Annotated[int, typer.Option(min=1, help="Requests that take turns on the model.")] = 8,
+    max_concurrency: Annotated[
+        int, typer.Option(min=1, help="Requests that share the model's forwards; others wait.")
+    ] = MAX_CONCURRENCY,
+    max_batch_rows: Annotated[
+        int, typer.Option(min=1, help="Rows of one forward; a canvas is in it whole or not at all.")
+    ] = MAX_BATCH_ROWS,
     max_waiting: Annotated[int, typer.Option(min=0, help="Requests that may wait; more are refused with 429.")] = 256,
     kv_bytes: Annotated[int | None, typer.Option(min=1, help="Memory for keys and values of all requests.")] = None,
     max_tokens: Annotated[
@@ -54,14 +61,14 @@ def serve(
     Example: redraft serve --model sudoku --port 8000
     """
     try:
-        from redraft.serve.http import server
+        from redraft.serve import server
     except ModuleNotFoundError as missing:
         raise RequestError(
             f"the server needs {missing.name}; install it with: pip install 'redraft[serve]'"
         ) from missing
-    from redraft.serve.http.limits import Limits
+    from redraft.serve.http.limits import RequestLimits
     from redraft.serve.http.security import check_keys
-    from redraft.serve.state import Settings
+    from redraft.serve.state import ServerSettings
 
     if not api_key and not os.environ.get(_KEY_VARIABLE, "-").strip():
         raise RequestError(f"{_KEY_VARIABLE} is set and empty; give it a key, or unset it to let everybody in")
@@ -71,11 +78,11 @@ def serve(
     if recordings is not None and engine.origin is not None:
         # Large weights are read through for it, which the first request need not wait for.
         typer.echo(f"recording to {record}, weights {engine.origin.digest[:12]}", err=True)
-    settings = Settings(
+    settings = ServerSettings(
         model=name or Path(model).name,
         api_keys=api_key or (),
         cors=cors or (),
-        limits=Limits(body_bytes=max_body_bytes, prompt_tokens=max_prompt_tokens),
+        limits=RequestLimits(body_bytes=max_body_bytes, prompt_tokens=max_prompt_tokens),
         max_tokens=max_tokens,
         log_prompts=log_prompts,
         record=recordings,
@@ -87,5 +94,6 @@ def serve(
         port=port,
         max_concurrency=max_concurrency,
         max_waiting=max_waiting,
+        max_batch_rows=max_batch_rows,
         grace=grace,
     )

@@ -1,4 +1,4 @@
-"""``redraft train``: run a recipe, with a progress bar, and leave a checkpoint folder."""
+"""``redraft train``: runs a recipe, with a progress bar, and leaves a checkpoint folder."""
 
 import time
 from collections.abc import Mapping
@@ -15,12 +15,9 @@ from redraft.errors import RedraftError
 if TYPE_CHECKING:
     from redraft.models.diffusion_gemma.model import DiffusionGemma
 
-# Fresh puzzles of each kind that a measurement during training solves.
-MONITORED = 50
-
 
 class Recipe(StrEnum):
-    """What there is to train."""
+    """Recipes that there are."""
 
     sudoku = "sudoku"
 
@@ -40,6 +37,7 @@ def train(
     ] = None,
     learning_rate: Annotated[float, typer.Option(min=0.0, help="Learning rates, as a multiple of the recipe's.")] = 1.0,
     evaluate_every: Annotated[int, typer.Option(min=1, help="Steps between measurements of the solve rate.")] = 500,
+    evaluate_count: Annotated[int, typer.Option(min=1, help="Fresh puzzles of each kind for a measurement.")] = 50,
     save_every: Annotated[int, typer.Option(min=1, help="Steps between saved states.")] = 50,
     compile_model: Annotated[
         bool, typer.Option("--compile/--no-compile", help="Compile with torch.compile (needs a C++ compiler).")
@@ -74,7 +72,7 @@ def train(
     with _Progress(steps) as progress:
         model = job.train(
             out,
-            evaluate=lambda average: progress.note(_solve_rates(average, out, seed)),
+            evaluate=lambda average: progress.note(_solve_rates(average, out, evaluate_count, seed)),
             on_progress=progress.update,
             compile_model=compile_model,
             evaluate_every=evaluate_every,
@@ -86,7 +84,7 @@ def train(
 
 
 def require_train_extra() -> None:
-    """RedraftError that says what to install where the extra ``train`` is not there."""
+    """Raise RedraftError that says what to install where the extra ``train`` is not there."""
     try:
         import matplotlib  # noqa: F401
         import numba  # noqa: F401
@@ -96,8 +94,8 @@ def require_train_extra() -> None:
         ) from error
 
 
-def _solve_rates(model: "DiffusionGemma", out: Path, seed: int) -> Mapping[str, float]:
-    """Solve rates of a model in training on a few puzzles that stay the same through the run."""
+def _solve_rates(model: "DiffusionGemma", out: Path, count: int, seed: int) -> Mapping[str, float]:
+    """Measure a model in training on ``count`` puzzles of each kind that stay the same through the run."""
     import torch
 
     from redraft.loading import load
@@ -107,7 +105,7 @@ def _solve_rates(model: "DiffusionGemma", out: Path, seed: int) -> Mapping[str, 
     export(model, out / "checkpoint", DEFAULTS, torch.float32)
     engine, rates = load(out / "checkpoint"), {}
     for kind in evaluate.KINDS:
-        puzzles = evaluate.fresh_puzzles(kind, MONITORED, seed=10_000 + seed)
+        puzzles = evaluate.fresh_puzzles(kind, count, seed=10_000 + seed)
         score = evaluate.evaluate(engine, kind, puzzles)
         rates[f"solve rate, {kind}"] = score.solved
         rates[f"mean steps, {kind}"] = score.mean_steps

@@ -8,8 +8,9 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
-from redraft.api import Engine, Prompt
+from redraft.api import Engine
 from redraft.engine.result import Result, StepEvent
+from redraft.engine.runtime import Prompt
 from redraft.engine.trace import Trace
 
 ACCEPTED, CHANGED, UNSETTLED = "green", "bold black on yellow", "dim"
@@ -36,13 +37,14 @@ class Watcher:
 
     def _legend(self, event: StepEvent) -> Text:
         steps = (
-            f"\ncanvas {event.canvas_index}, step {self.trace.steps}, mean entropy {event.entropy.mean():.4f} nats, "
+            f"\ncanvas {event.canvas_index}, step {event.step} of at most {event.steps}, "
+            f"mean entropy {event.entropy.mean():.4f} nats, "
         )
         return Text.assemble(steps, ("accepted", ACCEPTED), " ", ("changed", CHANGED), " ", ("unsettled", UNSETTLED))
 
 
 def canvas_text(engine: Engine, event: StepEvent, trace: Trace) -> Text:
-    """The canvas of one step up to its first end token, coloured by what happened to each position."""
+    """Draw the canvas of one step up to its first end token, coloured by what happened to each position."""
     drawn = Text()
     ends = engine.model.defaults.end_token_ids
     tokens: Sequence[int] = event.argmax.tolist()
