@@ -25,6 +25,7 @@ from tests.random_checkpoint import random_checkpoint
 from torch import Tensor
 
 from bench.denoising_step import PROMPT_TOKENS, SHAPE
+from redraft.canvas.readout import Readout, ReadoutSpec
 from redraft.canvas.token_classes import TokenClasses
 from redraft.constrain.automaton import bytes as byte_automaton
 from redraft.constrain.automaton import tokens as token_automaton
@@ -32,13 +33,15 @@ from redraft.constrain.automaton.tokens import TokenAutomaton
 from redraft.constrain.automaton.vocabulary import Vocabulary
 from redraft.constrain.inference.chain import end_potential
 from redraft.constrain.language.json import schema as json_schema
+from redraft.engine.constrained import class_sums
 from redraft.engine.memory import KVPool
 from redraft.kernels import bindings, library
 from redraft.kernels.inference import infer
 from redraft.kernels.packed import FORMATS, Format
 from redraft.measure.timing import alternate, times_as_fast
 from redraft.models import checkpoint
-from redraft.models.diffusion_gemma.packed import PackedDiffusionGemma
+from redraft.models.base import Span
+from redraft.models.packed import PackedModel
 from redraft.models.packed_cache import load_packed
 
 VOCABULARY = 262_144
@@ -141,44 +144,51 @@ def compile_schema(words: Vocabulary, longest_title: int | None) -> Compiled:
 
 
 class Steps:
-    """A step of each kind on one canvas, with what comes before it: a prompt in the cache and a signal."""
+    """A step of each kind on one canvas, with what comes before it: a prompt in the cache, and self-conditioning."""
 
-    def __init__(self, model: PackedDiffusionGemma, compiled: Compiled) -> None:
+    def __init__(self, model: PackedModel, compiled: Compiled) -> None:
         self._model, self._compiled = model, compiled
         generator = torch.Generator().manual_seed(0)
         canvas = SHAPE["canvas_length"]
-        prompt, self._tokens = torch.randint(16, model.config.vocab_size, (2, 1, canvas), generator=generator)
-        self._cache = KVPool.of(model).open()[0]
-        model.encode(prompt[:, :PROMPT_TOKENS], self._cache)
+        prompt, tokens = torch.randint(16, model.config.vocab_size, (2, canvas), generator=generator)
+        cache = KVPool.of(model).open()[0]
+        model.forward([Span(prompt[:PROMPT_TOKENS], cache, "encode")])
         self._uniforms = torch.rand(3, canvas, dtype=torch.float64, generator=generator)
-        self._signal = torch.zeros(1, canvas, model.config.hidden_size)
-        self._hidden = torch.randn(canvas, model.config.hidden_size, generator=generator)
+        hidden_size = SHAPE["hidden_size"]
+        self._canvas = Span(tokens, cache, "denoise", torch.zeros(canvas, hidden_size))
+        self._hidden = torch.randn(canvas, hidden_size, generator=generator)
         self._end = end_potential(compiled.automaton.distance, 0, needs_end=False)
         self.seconds: dict[str, list[float]] = {}
         """Of each part of a constrained step."""
 
     def plain(self, _: int) -> None:
         """A step without a constraint."""
-        hidden = self._model.denoise(self._tokens, self._cache, self._signal)[0]
-        self._model.readout(hidden, TEMPERATURE, self._uniforms[0], signal=True)
+        self._read(self._denoise(), None)
 
     def constrained(self, _: int) -> None:
         """A step with one, whose parts are noted."""
-        hidden = self._part("denoise", lambda: self._model.denoise(self._tokens, self._cache, self._signal)[0])
-        classes = self._compiled.classes
-        readout = self._part(
-            "readout", lambda: self._model.readout(hidden, TEMPERATURE, None, signal=True, classes=classes)
-        )
-        found = readout.classes
-        sums = found.mass.numpy(), found.plogp.numpy(), found.peak.numpy()
+        hidden = self._part("denoise", self._denoise)
+        readout = self._part("readout", lambda: self._read(hidden, self._compiled.classes))
+        found, sums = readout.classes, class_sums(readout)
         automaton, uniforms = self._compiled.automaton, self._uniforms[1:].T.contiguous().numpy()
-        paths = self._part("infer", lambda: infer(automaton, automaton.start, self._end, *sums, uniforms))
+        paths = self._part("infer", lambda: infer(automaton, automaton.start, self._end, sums, uniforms))
         self._part("argmax", lambda: _likeliest(found.argmax, readout.argmax, torch.from_numpy(paths.best_classes)))
         self._part("draw", lambda: found.draw(torch.from_numpy(paths.sampled_classes), self._uniforms[0]))
 
     def plain_readout(self, _: int) -> None:
         """A readout without a constraint."""
-        self._model.readout(self._hidden, TEMPERATURE, self._uniforms[0], signal=True)
+        self._read(self._hidden, None)
+
+    def _denoise(self) -> Tensor:
+        (hidden,) = self._model.forward([self._canvas])
+        assert hidden is not None, "a canvas has hidden states"
+        return hidden
+
+    def _read(self, hidden: Tensor, classes: TokenClasses | None) -> Readout:
+        # Under a constraint the samples are drawn once inference has found the classes.
+        uniforms = self._uniforms[0] if classes is None else None
+        spec = ReadoutSpec(TEMPERATURE, uniforms, self_conditioning=True, classes=classes)
+        return self._model.readout([hidden], [spec])[0]
 
     def _part(self, name: str, work: Callable[[], Any]) -> Any:
         began = time.perf_counter()
@@ -204,7 +214,7 @@ def timed(work: Callable[[int], None]) -> Callable[[int], tuple[float, float]]:
 
 
 @torch.inference_mode()
-def measure(model: PackedDiffusionGemma, compiled: Compiled, rounds: int) -> dict[str, Any]:
+def measure(model: PackedModel, compiled: Compiled, rounds: int) -> dict[str, Any]:
     """Medians of both steps and of the parts, and the ratios of the steps as median, least and greatest."""
     steps = Steps(model, compiled)
     contenders = {"plain": steps.plain, "constrained": steps.constrained, "plain readout": steps.plain_readout}

@@ -28,6 +28,7 @@ from redraft.loading import load
 from redraft.measure.benchmark import LATER_STEP, SECONDS, SHARE_OF_PEAK, Measurement, measure
 from redraft.measure.reference import ReferenceDType, TransformersContender
 from redraft.measure.workload import Contender, RedraftContender, Workload
+from redraft.models.base import Span
 
 SHAPE: dict[str, Any] = {
     "hidden_size": 512,
@@ -64,15 +65,16 @@ def agreement(
 ) -> dict[str, dict[str, float]]:
     """How one step of every contender compares with the float32 reference on one canvas: logits and argmax."""
     vocab = engines["float32"].model.config.vocab_size
-    canvas = torch.randint(16, vocab, (1, 256), generator=torch.Generator().manual_seed(5))
-    context = torch.tensor([prompt])
+    canvas = torch.randint(16, vocab, (256,), generator=torch.Generator().manual_seed(5))
+    context = torch.tensor(prompt)
     logits = {
-        f"transformers {d}": m(input_ids=context, decoder_input_ids=canvas).logits[0] for d, m in references.items()
+        f"transformers {d}": m(input_ids=context[None], decoder_input_ids=canvas[None]).logits[0]
+        for d, m in references.items()
     }
     for dtype, engine in engines.items():
         cache = KVPool.of(engine.model).open()[0]
-        engine.model.encode(context, cache)
-        hidden = engine.model.denoise(canvas, cache, None)[0]
+        _, hidden = engine.model.forward([Span(context, cache, "encode"), Span(canvas, cache, "denoise")])
+        assert hidden is not None, "a canvas has hidden states"
         logits[f"redraft {dtype}"] = engine.model.logits(hidden)
     exact = logits.pop("transformers float32")
     return {

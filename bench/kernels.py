@@ -110,7 +110,7 @@ def attention_cases() -> Iterator[Case]:
 
 
 def readout_cases() -> Iterator[Case]:
-    """From hidden states to argmax, entropy, sample and the next step's signal; the reference's operations in its
+    """From hidden states to argmax, entropy, sample and self-conditioning; the reference's operations in its
     order."""
     for vocab, hidden in ((32_768, 512), (262_144, 512)):
         states, table = torch.randn(CANVAS, hidden), torch.randn(vocab, hidden) * 2 * hidden**-0.5
@@ -130,7 +130,7 @@ def readout_cases() -> Iterator[Case]:
             f"readout {hidden} x {vocab:,}",
             reference,
             {f: lambda h=h, s=states, u=uniforms: h.read(s, 0.6, u) for f, h in heads.items()},  # type: ignore[misc]
-            {f: Counter({f: work}) + Counter({bindings.signal_format(f): work}) for f in formats},
+            {f: Counter({f: work}) + Counter({bindings.self_conditioning_format(f): work}) for f in formats},
         )
 
 

@@ -145,9 +145,9 @@ async def watched(pid: int, end: float, seen: list[float]) -> None:
         await asyncio.sleep(1)
 
 
-async def checked_alone(url: str, tally: Tally, most: int) -> int:
-    """Ask once more, one after the other, for some of what was answered before."""
-    keys = random.Random(0).sample(sorted(tally.answers), min(most, len(tally.answers)))
+async def checked_alone(url: str, tally: Tally) -> int:
+    """Ask once more, one after the other, for all that was answered before."""
+    keys = sorted(tally.answers)
     async with httpx.AsyncClient(base_url=url, timeout=_PATIENCE) as http:
         for key in keys:
             answer = await http.post("/v1/chat/completions", json=json.loads(key))
@@ -155,7 +155,7 @@ async def checked_alone(url: str, tally: Tally, most: int) -> int:
     return len(keys)
 
 
-async def run(url: str, pid: int, model: str, clients: int, seconds: float, most: int) -> tuple[Tally, dict[str, Any]]:
+async def run(url: str, pid: int, model: str, clients: int, seconds: float) -> tuple[Tally, dict[str, Any]]:
     """The whole load, and what came of it."""
     tally = Tally()
     seen: list[float] = []
@@ -163,7 +163,8 @@ async def run(url: str, pid: int, model: str, clients: int, seconds: float, most
     await asyncio.gather(
         watched(pid, end, seen), *(client(number, url, model, end, tally) for number in range(clients))
     )
-    compared = await checked_alone(url, tally, most)
+    batches = in_batches(url)
+    compared = await checked_alone(url, tally)
     left = httpx.get(f"{url}/health").json()
     third = max(1, len(seen) // 3)
     return tally, {
@@ -171,12 +172,24 @@ async def run(url: str, pid: int, model: str, clients: int, seconds: float, most
         "seconds": seconds,
         "counts": dict(tally.counts),
         "answers compared with those served alone": compared,
+        **batches,
         "left running": left["running"] + left["waiting"],
         "memory MB, mean of the second and of the last third": [
             round(sum(part) / max(1, len(part)), 1) for part in (seen[third : 2 * third], seen[-third:])
         ],
         "faults": tally.faults[:20],
         "fault count": len(tally.faults),
+    }
+
+
+def in_batches(url: str) -> dict[str, float]:
+    """Read from /metrics how much was computed together."""
+    lines = httpx.get(f"{url}/metrics").text.splitlines()
+    counts = {name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines if line[0] != "#")}
+    forwards = max(1.0, counts["redraft_forwards_total"])
+    return {
+        "requests a forward": round(counts["redraft_batched_requests_total"] / forwards, 2),
+        "rows a forward": round(counts["redraft_batched_rows_total"] / forwards, 1),
     }
 
 
@@ -241,7 +254,6 @@ def main() -> None:
     parser.add_argument("--model", help="by default a small random checkpoint, which is written to a temporary folder")
     parser.add_argument("--clients", type=int, default=64)
     parser.add_argument("--seconds", type=float, default=300)
-    parser.add_argument("--compared", type=int, default=200, help="answers that are asked for once more, alone")
     parser.add_argument("--port", type=int, default=8765)
     given = parser.parse_args()
     url = f"http://127.0.0.1:{given.port}"
@@ -250,7 +262,7 @@ def main() -> None:
         name = Path(model).name
         server = start(model, given.port)
         try:
-            tally, report = asyncio.run(run(url, server.pid, name, given.clients, given.seconds, given.compared))
+            tally, report = asyncio.run(run(url, server.pid, name, given.clients, given.seconds))
         finally:
             server.terminate()
             server.wait(60)
@@ -260,7 +272,7 @@ def main() -> None:
         server = start(model, given.port, "--record", str(recordings))
         try:
             again = Tally(answers=tally.answers)
-            compared = asyncio.run(checked_alone(url, again, given.compared))
+            compared = asyncio.run(checked_alone(url, again))
         finally:
             server.terminate()
             server.wait(60)

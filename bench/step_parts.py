@@ -19,18 +19,18 @@ from typing import Any
 
 import torch
 from tests.random_checkpoint import random_checkpoint
-from torch import Tensor
 
 from bench.denoising_step import DEEP_SHAPE, DEEP_VOCABULARY, PROMPT_TOKENS, SHAPE
+from redraft.canvas.readout import ReadoutSpec
 from redraft.engine.memory import KVPool
 from redraft.kernels import bindings, library
-from redraft.kernels.attention import attention
-from redraft.kernels.layer import CanvasForward, PackedLayer, ScaledRows
+from redraft.kernels.forward import forward_by_layers
+from redraft.kernels.layer import PackedLayer
 from redraft.kernels.packed import FORMATS
-from redraft.layers.attention import Segment
 from redraft.measure.peak import multiply_adds_by_kernel, multiply_adds_per_second
-from redraft.models import checkpoint
-from redraft.models.diffusion_gemma.packed import PackedDiffusionGemma
+from redraft.models import checkpoint, packed
+from redraft.models.base import Span
+from redraft.models.packed import PackedModel
 from redraft.models.packed_cache import load_packed
 
 TEMPERATURE = 0.6
@@ -41,14 +41,7 @@ def call_one_by_one() -> None:
     """Take the layers apart into their kernels."""
     PackedLayer.project = PackedLayer.project_by_parts  # type: ignore[method-assign]
     PackedLayer.finish = PackedLayer.finish_by_parts  # type: ignore[method-assign]
-    CanvasForward.__call__ = _layer_by_layer  # type: ignore[method-assign]
-
-
-def _layer_by_layer(self: CanvasForward, x: Tensor) -> None:
-    for layer, context, rope, scalar in self.parts:
-        queries, keys, values = layer.project(x, rope)
-        attended = attention(queries, [*context, Segment(keys, values)])[0]
-        layer.finish(x, attended, [ScaledRows(0, len(x), scalar)])
+    packed.forward = forward_by_layers  # type: ignore[attr-defined]
 
 
 class KernelClock:
@@ -77,24 +70,26 @@ class KernelClock:
 
 
 @torch.inference_mode()
-def measure(model: PackedDiffusionGemma, rounds: int) -> tuple[float, dict[str, float]]:
-    """Median seconds of a step with a signal, and those of each kernel in it."""
+def measure(model: PackedModel, rounds: int) -> tuple[float, dict[str, float]]:
+    """Median seconds of a self-conditioned step, and those of each kernel in it."""
     config, canvas = model.config, model.config.canvas_length
     assert canvas is not None, "the random checkpoints have a canvas"
     generator = torch.Generator().manual_seed(0)
-    prompt, tokens = torch.randint(16, config.vocab_size, (2, 1, canvas), generator=generator)
+    prompt, tokens = torch.randint(16, config.vocab_size, (2, canvas), generator=generator)
     cache = KVPool.of(model).open()[0]
-    model.encode(prompt[:, :PROMPT_TOKENS], cache)
+    model.forward([Span(prompt[:PROMPT_TOKENS], cache, "encode")])
     uniforms = torch.rand(canvas, dtype=torch.float64, generator=generator)
-    signal, steps, kernels = None, [], []
+    wanted = ReadoutSpec(TEMPERATURE, uniforms, self_conditioning=True)
+    conditioning: torch.Tensor | None = None
+    steps, kernels = [], []
     for _ in range(WARM_UP + rounds):
         with KernelClock() as clock:
             began = time.perf_counter()
-            hidden = model.denoise(tokens, cache, signal)[0]
-            readout = model.readout(hidden, TEMPERATURE, uniforms, signal=True)
+            (hidden,) = model.forward([Span(tokens, cache, "denoise", conditioning)])
+            assert hidden is not None, "a canvas has hidden states"
+            (readout,) = model.readout([hidden], [wanted])
             steps.append(time.perf_counter() - began)
-        assert readout.signal is not None, "it was asked for"
-        signal = readout.signal[None]
+        conditioning = readout.self_conditioning
         kernels.append(clock.seconds)
     kernels = kernels[WARM_UP:]
     return statistics.median(steps[WARM_UP:]), {
@@ -124,7 +119,7 @@ def main() -> None:
         for format in arguments.dtype or FORMATS:
             model = load_packed(found, format)
             step, kernels = measure(model, arguments.rounds)
-            work = multiply_adds_by_kernel(model.config, format, PROMPT_TOKENS, shape["canvas_length"])
+            work = multiply_adds_by_kernel(model, PROMPT_TOKENS, shape["canvas_length"])
             peaks = {f: multiply_adds_per_second(f) for f in FORMATS}
             whole, shown = 0.0, []
             for name, seconds in sorted(kernels.items(), key=lambda item: -item[1]):

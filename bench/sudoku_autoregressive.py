@@ -17,8 +17,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from redraft.layers.attention import Segment
-from redraft.models.diffusion_gemma.model import DiffusionGemma, causal_mask
+from redraft.layers.attention import Segment, attention
+from redraft.models.diffusion_gemma.model import DiffusionGemma
+from redraft.models.spans import causal_mask
 from redraft.train.optimizer import OptimizerConfig, flatten_experts
 from redraft.train.recipes.sudoku import layout
 from redraft.train.recipes.sudoku.evaluate import KINDS, fresh_puzzles
@@ -65,16 +66,24 @@ class NextTokenObjective:
 def causal(model: DiffusionGemma, tokens: Tensor, past: list[Segment]) -> tuple[Tensor, list[Segment]]:
     """Hidden states [B, T, H] of ``tokens`` that follow ``past``, and the keys and values of all of them."""
     start = past[0].keys.shape[2] if past else 0
-    rope = model.rope(start, tokens.shape[1])
-    x, seen = model.embed(tokens), []
+    batch, length = tokens.shape
+    rope = model.rope(start, length)
+    x, seen = model.embed(tokens).flatten(0, 1), []
     for index, (layer, spec) in enumerate(zip(model.layers, model.config.layers, strict=True)):
-        before = past[index] if past else None
-        mask = causal_mask(tokens.shape[1], spec.window, x.device)
-        x, keys, values = layer(x, rope[spec], before, mask, layer.layer_scalar)
-        if before is not None:
-            keys, values = torch.cat((before.keys, keys), dim=2), torch.cat((before.values, values), dim=2)
-        seen.append(Segment(keys, values))
-    return model.norm(x), seen
+        cosines, sines = (part.repeat(batch, 1)[:, None] for part in rope[spec])
+        queries, keys, values = (
+            rows.unflatten(0, (batch, length)).transpose(1, 2) for rows in layer.project(x, (cosines, sines))
+        )
+        before = past[index : index + 1]
+        own = Segment(keys, values, causal_mask(length, spec.window, x.device))
+        x = layer.finish(x, attention(queries, [*before, own]).flatten(0, 1), layer.layer_scalar)
+        segments = [*before, own]
+        seen.append(
+            Segment(
+                torch.cat([one.keys for one in segments], dim=2), torch.cat([one.values for one in segments], dim=2)
+            )
+        )
+    return model.norm(x).unflatten(0, (batch, length)), seen
 
 
 @torch.no_grad()

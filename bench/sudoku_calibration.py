@@ -18,8 +18,9 @@ import numpy as np
 import torch
 
 from redraft.api import Engine
-from redraft.calibrate.calibration import calibration, fit_temperature, reliability_plot
+from redraft.calibrate.calibration import calibration, fit_temperature
 from redraft.calibrate.choice import ChoiceExample, Predictions, predict
+from redraft.calibrate.plot import reliability_plot
 from redraft.errors import RequestError
 from redraft.kernels import library
 from redraft.loading import load

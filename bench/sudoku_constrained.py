@@ -21,11 +21,15 @@ import torch
 from redraft.api import Engine
 from redraft.canvas.random import INITIAL, PositionRandom
 from redraft.canvas.readout import Readout
+from redraft.canvas.step import Pinned
 from redraft.constrain.constraint import Constraint, Regex
-from redraft.engine.constrained import CanvasConstraint, ConstrainedStep, Locked
-from redraft.engine.denoise import DenoisingCanvas, FinishedCanvas
-from redraft.engine.memory import KVPool
+from redraft.engine.constrained import CanvasConstraint, ConstrainedStep
+from redraft.engine.context import open_context, prefill
+from redraft.engine.denoise import CanvasPlan, Denoising, FinishedCanvas
 from redraft.engine.request import Request
+from redraft.engine.result import StepEvent
+from redraft.engine.runtime import run as run_task
+from redraft.engine.task import Reading, Task
 from redraft.engine.verify import Candidate
 from redraft.kernels import library
 from redraft.loading import load
@@ -82,7 +86,7 @@ def question(board: np.ndarray) -> list[dict[str, str]]:
 def generated(
     constraint: Callable[[np.ndarray], Constraint] | None = None,
     verifier: Callable[[np.ndarray], Callable[[Candidate], Any]] | None = None,
-    **parameters: int,
+    **parameters: Any,
 ) -> Variant:
     """``generate`` with these parameters."""
 
@@ -105,15 +109,13 @@ def last_step_only(constraint: Callable[[np.ndarray], Constraint]) -> Variant:
 
     def answer(engine: Engine, board: np.ndarray, seed: int) -> Answer:
         request = engine.request(question(board), max_tokens=layout.CANVAS_LENGTH, seed=seed)
-        compiled = engine.constraints.compile(constraint(board), request.end_token_ids)
+        compiled = engine.runtime.compile(constraint(board))
         length = request.canvas_length
         held = CanvasConstraint.of(compiled, compiled.automaton.start, length, request.max_tokens)
-        finished, hidden = _denoised(engine, request, DenoisingCanvas(engine.model, request, 0, length))
-        with torch.inference_mode():
-            readout = engine.model.readout(hidden, 1.0, None, signal=False, classes=compiled.classes)
-            draws = PositionRandom(seed, 0, INITIAL, length)
-            tokens = held.apply(readout, draws, greedy=True, locked=None).readout.argmax.tolist()
-        return Answer(_text(engine, tokens), finished.denoising_steps, finished.converged)
+        last, steps, converged = _read_last(engine, request, CanvasPlan(0, length, read_classes=compiled.classes))
+        draws = PositionRandom(seed, 0, INITIAL, length)
+        tokens = held.apply(last.readout, draws, greedy=True, pinned=None).readout.argmax.tolist()
+        return Answer(_text(engine, tokens), steps, converged)
 
     return answer
 
@@ -121,9 +123,16 @@ def last_step_only(constraint: Callable[[np.ndarray], Constraint]) -> Variant:
 class MarginalEntropies(CanvasConstraint):
     """As the engine's, but what is accepted, and when it stops, goes by the marginals given that the text is valid."""
 
-    def apply(self, readout: Readout, draws: PositionRandom, greedy: bool, locked: Locked | None) -> ConstrainedStep:
+    def apply(
+        self,
+        readout: Readout,
+        draws: PositionRandom,
+        greedy: bool,
+        pinned: Pinned | None,
+        settled: Pinned | None = None,
+    ) -> ConstrainedStep:
         """The constrained step with these entropies."""
-        step = super().apply(readout, draws, greedy, locked)
+        step = super().apply(readout, draws, greedy, pinned, settled)
         entropy = step.readout.entropy.clone()
         entropy[: self.positions] = torch.from_numpy(step.inference.entropy)
         return replace(step, readout=replace(step.readout, entropy=entropy))
@@ -134,37 +143,52 @@ def by_marginal_entropies(constraint: Callable[[np.ndarray], Constraint]) -> Var
 
     def answer(engine: Engine, board: np.ndarray, seed: int) -> Answer:
         request = engine.request(question(board), max_tokens=layout.CANVAS_LENGTH, seed=seed)
-        compiled = engine.constraints.compile(constraint(board), request.end_token_ids)
+        compiled = engine.runtime.compile(constraint(board))
         length = request.canvas_length
         held = MarginalEntropies.of(compiled, compiled.automaton.start, length, request.max_tokens)
-        finished, _ = _denoised(engine, request, DenoisingCanvas(engine.model, request, 0, length, constraint=held))
+        finished = _denoised(engine, request, CanvasPlan(0, length, constraint=held))
         return Answer(_text(engine, finished.tokens.tolist()), finished.denoising_steps, finished.converged)
 
     return answer
 
 
-def held_from_the_start(engine: Engine, board: np.ndarray, seed: int) -> Answer:
+def pinned_from_the_start(engine: Engine, board: np.ndarray, seed: int) -> Answer:
     """The givens stand on the canvas before the first step, in the place of noise, and stay."""
     request = engine.request(question(board), max_tokens=layout.CANVAS_LENGTH, seed=seed)
     given = layout.at_cells((board > 0)[None], 0)[0].bool()
     tokens = layout.answer_tokens(np.maximum(board, 1)[None])[0]
-    canvas = DenoisingCanvas(engine.model, request, 0, request.canvas_length, locked=Locked(given, tokens))
-    finished, _ = _denoised(engine, request, canvas)
+    finished = _denoised(engine, request, CanvasPlan(0, request.canvas_length, pinned=Pinned(given, tokens)))
     return Answer(_text(engine, finished.tokens.tolist()), finished.denoising_steps, finished.converged)
 
 
-def _denoised(engine: Engine, request: Request, canvas: DenoisingCanvas) -> tuple[FinishedCanvas, torch.Tensor]:
-    """The canvas after its last step, and that step's hidden states [C, H]."""
-    cache, _ = KVPool.of(engine.model).open()
-    with torch.inference_mode():
-        engine.model.encode(torch.tensor(request.prompt)[None], cache)
-    finished = None
-    while finished is None:
-        with torch.inference_mode():
-            signal = None if canvas.signal is None else canvas.signal[None]
-            hidden = engine.model.denoise(canvas.tokens[None], cache, signal)[0]
-        finished = canvas.advance(hidden)
-    return finished, hidden
+def _denoised(engine: Engine, request: Request, plan: CanvasPlan) -> FinishedCanvas:
+    """The canvas after its last step."""
+
+    def task() -> Task[FinishedCanvas]:
+        cache, _ = yield from open_context(engine.runtime, request.prompt)
+        try:
+            commit = yield from prefill(engine.runtime, request.prompt, cache)
+            return (yield from Denoising(engine.runtime, request, plan, cache).finish(commit, None))
+        finally:
+            cache.close()
+
+    return run_task(engine.runtime, task())
+
+
+def _read_last(engine: Engine, request: Request, plan: CanvasPlan) -> tuple[Reading, int, bool]:
+    """What is read off the last step in the place of taking it, how many there were, and whether it converged."""
+    events: list[StepEvent] = []
+
+    def task() -> Task[tuple[Reading, int]]:
+        cache, _ = yield from open_context(engine.runtime, request.prompt)
+        try:
+            commit = yield from prefill(engine.runtime, request.prompt, cache)
+            return (yield from Denoising(engine.runtime, request, plan, cache).read_last(commit, events.append))
+        finally:
+            cache.close()
+
+    last, steps = run_task(engine.runtime, task())
+    return last, steps, events[-1].finished
 
 
 def _text(engine: Engine, tokens: list[int]) -> str:
@@ -178,7 +202,7 @@ VARIANTS: dict[str, Variant] = {
     "digits and lines, every step": generated(lambda board: DIGITS),
     "givens, every step": generated(grid),
     "givens, last step only": last_step_only(grid),
-    "givens on the canvas from the start": held_from_the_start,
+    "givens on the canvas from the start": pinned_from_the_start,
     "rows, every step": generated(rows),
     "rows, every step, entropies of the marginals": by_marginal_entropies(rows),
     "rows, last step only": last_step_only(rows),

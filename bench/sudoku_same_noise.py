@@ -44,16 +44,17 @@ def by_the_reference(reference: Any, prompt: Tensor, seed: int) -> tuple[list[in
     sampler: Any = EntropyBoundSampler(settings.sampler_config, _LENGTH, vocabulary, steps)
     stopping: Any = StableAndConfidentStoppingCriteria(settings.stability_threshold, settings.confidence_threshold)
     noise = UniformNoise(vocabulary)
-    canvas, signal = noise.tokens(PositionRandom(seed, 0, INITIAL, _LENGTH).noise)[None], None
+    canvas, logits = noise.tokens(PositionRandom(seed, 0, INITIAL, _LENGTH).noise)[None], None
+    # The reference counts its steps down, and so do the keys of our draws.
     for step in range(steps, 0, -1):
         draws = PositionRandom(seed, 0, step, _LENGTH)
-        raw = reference(input_ids=prompt, decoder_input_ids=canvas, self_conditioning_logits=signal).logits
-        signal = temper(None, raw, step)
-        argmax = signal.argmax(-1)
-        ends = signal[0].double().softmax(-1).cumsum(-1)
+        raw = reference(input_ids=prompt, decoder_input_ids=canvas, self_conditioning_logits=logits).logits
+        logits = temper(None, raw, step)
+        argmax = logits.argmax(-1)
+        ends = logits[0].double().softmax(-1).cumsum(-1)
         sample = torch.searchsorted(ends, draws.sample[:, None] * ends[:, -1:], right=True)[:, 0]
-        sampler.accept_canvas(canvas, sample[None], signal, step)
-        if bool(stopping(argmax, signal)):
+        sampler.accept_canvas(canvas, sample[None], logits, step)
+        if bool(stopping(argmax, logits)):
             break
         canvas = torch.where(sampler.accepted_token_mask, sample[None], noise.tokens(draws.noise)[None])
     return argmax[0].tolist(), steps - step + 1
