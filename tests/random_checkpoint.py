@@ -3,19 +3,16 @@
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, normalizers
 from tokenizers.models import Unigram, WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
 from tokenizers.processors import TemplateProcessing
-from transformers import (
-    DiffusionGemmaConfig,
-    DiffusionGemmaForBlockDiffusion,
-    DiffusionGemmaTextConfig,
-    Gemma4VisionConfig,
-)
+
+if TYPE_CHECKING:
+    from transformers import DiffusionGemmaForBlockDiffusion
 
 Dialect = Literal["per_layer_config", "global_head_dim"]
 
@@ -74,6 +71,14 @@ def random_checkpoint(
     whole words, in the place of words; there are LETTERS_SIZE of them at least. The weights depend on ``seed`` and the
     shape alone.
     """
+    # Here, since it takes seconds, and most tests have need of one checkpoint or of none.
+    from transformers import (
+        DiffusionGemmaConfig,
+        DiffusionGemmaForBlockDiffusion,
+        DiffusionGemmaTextConfig,
+        Gemma4VisionConfig,
+    )
+
     text = DiffusionGemmaTextConfig(
         vocab_size=vocab_size,
         hidden_size=hidden_size,
@@ -120,11 +125,13 @@ def random_checkpoint(
     return folder
 
 
-def reference_model(folder: Path, dtype: torch.dtype = torch.float32) -> DiffusionGemmaForBlockDiffusion:
+def reference_model(folder: Path, dtype: torch.dtype = torch.float32) -> "DiffusionGemmaForBlockDiffusion":
     """The oracle: the checkpoint as ``transformers`` loads it, with its plain attention and plain loop over experts.
 
     Its grouped expert matmul strays further from float64 than the differences that parity tests allow.
     """
+    from transformers import DiffusionGemmaForBlockDiffusion
+
     model = DiffusionGemmaForBlockDiffusion.from_pretrained(folder, dtype=dtype, attn_implementation="eager").eval()
     model.set_experts_implementation("eager")
     return model
@@ -234,7 +241,7 @@ def write_letters_tokenizer(folder: Path, vocab_size: int) -> None:
 
 
 @torch.no_grad()
-def _randomize(model: DiffusionGemmaForBlockDiffusion, seed: int, query_scale: float) -> None:
+def _randomize(model: "DiffusionGemmaForBlockDiffusion", seed: int, query_scale: float) -> None:
     """Random values for every tensor, also for those that start as ones, so that none can stand for another."""
     generator = torch.Generator().manual_seed(seed)
     for name, weight in model.named_parameters():

@@ -1,10 +1,11 @@
-"""A readout's tensors, for tests that compare one with another."""
+"""Readouts made by hand, and the tensors of one, for tests that compare one with another."""
 
 from dataclasses import fields
 
+import torch
 from torch import Tensor
 
-from redraft.canvas.readout import Readout
+from redraft.canvas.readout import Probability, Readout
 
 
 def tensors_of(readout: Readout) -> list[Tensor]:
@@ -12,3 +13,24 @@ def tensors_of(readout: Readout) -> list[Tensor]:
     parts = (readout,) if readout.classes is None else (readout, readout.classes)
     values = (getattr(part, field.name) for part in parts for field in fields(part))
     return [value for value in values if isinstance(value, Tensor)]
+
+
+def readout_of(
+    entropy: Tensor,
+    confidence: Tensor,
+    *,
+    argmax: Tensor | None = None,
+    sample: Tensor | None = None,
+    likely: Probability | None = None,
+    self_conditioning: Tensor | None = None,
+) -> Readout:
+    """What a model says of positions [..., C]; every token is 0 and as likely as the likeliest unless it is given."""
+    nothing = torch.zeros_like(entropy, dtype=torch.int64)
+    return Readout(
+        argmax=nothing if argmax is None else argmax,
+        sample=nothing if sample is None else sample,
+        entropy=entropy,
+        confidence=confidence,
+        probability=(lambda tokens: confidence) if likely is None else likely,
+        self_conditioning=self_conditioning,
+    )

@@ -23,8 +23,8 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
-def engine() -> Engine:
-    return redraft.load("sudoku")
+def engine(bundled: Engine) -> Engine:
+    return bundled
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +46,7 @@ def test_it_solves_fresh_puzzles(
     score = evaluate(engine, kind, puzzles[kind])
     assert score.solved >= rate
     assert score.mean_steps <= steps
+    assert score.right_when_converged is not None
     assert score.right_when_converged >= 0.9
 
 
@@ -59,15 +60,15 @@ def test_transformers_loads_it_and_gives_the_same_logits(
         events: list[redraft.StepEvent] = []
         question = [{"role": "user", "content": as_text(board)}]
         engine.generate(question, seed=1, max_tokens=90, on_step=events.append)
-        prompt, signal = layout.prompt_tokens(board[None]), None
+        prompt, logits = layout.prompt_tokens(board[None]), None
         for event in events:
             with torch.no_grad():
                 raw = reference(
-                    input_ids=prompt, decoder_input_ids=event.tokens_in[None], self_conditioning_logits=signal
+                    input_ids=prompt, decoder_input_ids=event.tokens_in[None], self_conditioning_logits=logits
                 ).logits
-            signal = raw / event.temperature
-            assert torch.equal(event.argmax, signal[0].argmax(-1))
-            entropy = torch.distributions.Categorical(logits=signal[0]).entropy()
+            logits = raw / event.temperature
+            assert torch.equal(event.argmax, logits[0].argmax(-1))
+            entropy = torch.distributions.Categorical(logits=logits[0]).entropy()
             torch.testing.assert_close(event.entropy, entropy, atol=1e-4, rtol=0)
 
 

@@ -4,79 +4,79 @@ import os
 import re
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.error import URLError
-from urllib.request import urlopen
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from redraft.api import Engine
+from redraft.serve.state import ServerSettings
+from tests.prepared import ROOT, prepared
+from tests.serve.conftest import serving
+
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 # Lines that set up a machine; CI itself is the test of those.
 SETUP = re.compile(r"(git clone|cd redraft|script/)")
+# Where the examples of serve.md find a server.
+ADDRESS = "http://127.0.0.1:8000"
 
 
 def blocks(page: Path, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL)
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[None]:
-    """The server that the examples of serve.md talk to."""
-    command = [sys.executable, "-c", "from redraft.cli.main import main; main()", "serve", "--port", "8000"]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as running:
-        try:
-            end = time.monotonic() + 60
-            while not answers():
-                assert running.poll() is None, running.stderr and running.stderr.read()
-                assert time.monotonic() < end
-                time.sleep(0.2)
-            yield
-        finally:
-            running.terminate()
-
-
-def answers() -> bool:
-    try:
-        with urlopen("http://127.0.0.1:8000/health", timeout=5):
-            return True
-    except URLError:
-        return False
-
-
-@pytest.fixture(autouse=True)
-def _served(request: pytest.FixtureRequest) -> None:
-    if "page" in request.fixturenames and request.getfixturevalue("page").name == "serve.md":
-        request.getfixturevalue("server")
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_python_examples_run(page: Path) -> None:
-    source = "\n".join(blocks(page, "python"))
-    if source:
-        done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, timeout=300)
-        assert done.returncode == 0, done.stderr
-
-
-def path_for(page: Path) -> str:
+def path_for(page: Path, clients: Path) -> str:
     """The README is read in a fresh clone, where nobody has the command yet; it says how to get it for all others."""
     own = str(Path(sys.executable).parent)
     others = [place for place in os.environ["PATH"].split(os.pathsep) if place != own]
-    return os.pathsep.join(others if page.name == "README.md" else [own, *others])
+    return os.pathsep.join(others if page.name == "README.md" else [str(clients), *others])
+
+
+def console_lines(page: Path) -> list[str]:
+    lines = [line[2:] for block in blocks(page, "console") for line in block.splitlines() if line.startswith("$ ")]
+    return [line for line in lines if not SETUP.match(line)]
+
+
+def named(pages: list[Path]) -> list[object]:
+    return [pytest.param(page, id=page.name) for page in pages]
+
+
+@pytest.fixture(scope="module")
+def clients() -> Iterator[Path]:
+    """``redraft`` and ``python`` of a process that has imported also what benchmarks and clients need."""
+    with prepared("transformers.models.diffusion_gemma.modeling_diffusion_gemma") as folder:
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def server(bundled: Engine) -> Iterator[str]:
+    """The address of a server with the bundled model."""
+    with serving(bundled, ServerSettings("sudoku")) as up:
+        yield up.url
+
+
+@pytest.fixture
+def address(request: pytest.FixtureRequest, page: Path) -> str:
+    """The address that takes the place of the server's in the examples of a page."""
+    return request.getfixturevalue("server") if ADDRESS in page.read_text() else ADDRESS
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_console_examples_run(page: Path, tmp_path: Path) -> None:
-    lines = [line[2:] for block in blocks(page, "console") for line in block.splitlines() if line.startswith("$ ")]
+@pytest.mark.parametrize("page", named([page for page in PAGES if blocks(page, "python")]))
+def test_python_examples_run(clients: Path, page: Path, address: str) -> None:
+    source = "\n".join(blocks(page, "python")).replace(ADDRESS, address)
+    done = subprocess.run([clients / "python", "-c", source], capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", named([page for page in PAGES if console_lines(page)]))
+def test_console_examples_run(clients: Path, page: Path, address: str, tmp_path: Path) -> None:
     # An answer that is an error is no example.
-    commands = [re.sub("^curl ", "curl --fail-with-body ", line) for line in lines if not SETUP.match(line)]
-    environment = {**os.environ, "PATH": path_for(page), "PYTHONPATH": str(ROOT)}
+    commands = [re.sub("^curl ", "curl --fail-with-body ", line) for line in console_lines(page)]
+    environment = {**os.environ, "PATH": path_for(page, clients), "PYTHONPATH": str(ROOT)}
     (tmp_path / ".venv").symlink_to(sys.prefix)
-    script = "set -e\n" + "\n".join(commands)
+    script = "set -e\n" + "\n".join(commands).replace(ADDRESS, address)
     done = subprocess.run(
         ["bash", "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600
     )

@@ -1,0 +1,47 @@
+"""What many folders test with, made once a run: the bundled model, checkpoints by what they consist of, commands."""
+
+import inspect
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.prepared import prepared
+from tests.random_checkpoint import random_checkpoint
+
+WriteCheckpoint = Callable[..., Path]
+
+
+@pytest.fixture(scope="session")
+def bundled() -> Any:
+    """The engine of the bundled Sudoku model, in its own dtype. Tests that change an engine load their own."""
+    from redraft.loading import load
+
+    return load("sudoku")
+
+
+@pytest.fixture(scope="session")
+def checkpoint_of(tmp_path_factory: pytest.TempPathFactory) -> WriteCheckpoint:
+    """`random_checkpoint` without its folder; the same parameters give the same folder.
+
+    Tests that change a checkpoint work on a copy.
+    """
+    written: dict[str, Path] = {}
+
+    def write(**parameters: Any) -> Path:
+        call = inspect.signature(random_checkpoint).bind(Path(), **parameters)
+        call.apply_defaults()
+        key = repr(sorted(call.arguments.items()))
+        if key not in written:
+            written[key] = random_checkpoint(tmp_path_factory.mktemp("checkpoint"), **parameters)
+        return written[key]
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def commands() -> Iterator[Path]:
+    """The folder of ``redraft`` and ``python``, whose processes need not import torch."""
+    with prepared() as folder:
+        yield folder
