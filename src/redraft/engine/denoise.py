@@ -1,5 +1,6 @@
 """One canvas from noise to its last step: a task that asks for a forward a step."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,7 +17,7 @@ from redraft.engine.result import OnStep, StepEvent
 from redraft.engine.runtime import Runtime
 from redraft.engine.task import Forward, Reading, Task, on_host, read
 from redraft.errors import GenerationError
-from redraft.models.base import BlockDiffusionModel, Span
+from redraft.models.base import Span
 
 # Attempts at one canvas draw from streams of their own, above the numbers that canvases have.
 ATTEMPT = 1 << 32
@@ -29,6 +30,8 @@ class CanvasPlan:
     index: int
     """Its number in the answer, from 0."""
     length: int
+    before: Sequence[int]
+    """The context, or the end of it: the tokens that stand before the canvas."""
     attempt: int = 0
     """The number of the try at it, from 0."""
     constraint: CanvasConstraint | None = None
@@ -62,7 +65,7 @@ class Denoising:
     """The steps of one canvas: its state, its draws, and the forward that it asks for next."""
 
     def __init__(self, runtime: Runtime, request: Request, plan: CanvasPlan, cache: PooledCache) -> None:
-        self._model: BlockDiffusionModel = runtime.model
+        self._runtime, self._model = runtime, runtime.model
         self._piece = runtime.tokenizer.piece
         self._request, self._plan, self._cache = request, plan, cache
         self._rules = StepRules(
@@ -131,7 +134,7 @@ class Denoising:
 
     def _spans(self, commit: Tensor | None) -> tuple[Span, ...]:
         state = self.state
-        canvas = Span(state.tokens, self._cache, "denoise", state.self_conditioning)
+        canvas = self._runtime.canvas(state.tokens, self._cache, self._plan.before, state.self_conditioning)
         return (canvas,) if commit is None else (Span(commit, self._cache, "encode"), canvas)
 
     def _spec(self, temperature: float) -> ReadoutSpec:
