@@ -1,12 +1,13 @@
 """One canvas from noise to its last step: a task that asks for a forward a step."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from redraft.canvas.random import INITIAL, PositionRandom
-from redraft.canvas.readout import ReadoutSpec
+from redraft.canvas.readout import ReadoutSpec, without_mask
 from redraft.canvas.step import CanvasState, Pinned, StepOutcome, StepRules, start, step
 from redraft.canvas.token_classes import TokenClasses
 from redraft.engine.constrained import CanvasConstraint, ConstrainedStep
@@ -16,7 +17,7 @@ from redraft.engine.result import OnStep, StepEvent
 from redraft.engine.runtime import Runtime
 from redraft.engine.task import Forward, Reading, Task, on_host, read
 from redraft.errors import GenerationError
-from redraft.models.base import BlockDiffusionModel, Span
+from redraft.models.base import Span
 
 # Attempts at one canvas draw from streams of their own, above the numbers that canvases have.
 ATTEMPT = 1 << 32
@@ -29,6 +30,8 @@ class CanvasPlan:
     index: int
     """Its number in the answer, from 0."""
     length: int
+    before: Sequence[int]
+    """The context, or the end of it: the tokens that stand before the canvas."""
     attempt: int = 0
     """The number of the try at it, from 0."""
     constraint: CanvasConstraint | None = None
@@ -62,7 +65,7 @@ class Denoising:
     """The steps of one canvas: its state, its draws, and the forward that it asks for next."""
 
     def __init__(self, runtime: Runtime, request: Request, plan: CanvasPlan, cache: PooledCache) -> None:
-        self._model: BlockDiffusionModel = runtime.model
+        self._runtime, self._model = runtime, runtime.model
         self._piece = runtime.tokenizer.piece
         self._request, self._plan, self._cache = request, plan, cache
         self._rules = StepRules(
@@ -131,18 +134,21 @@ class Denoising:
 
     def _spans(self, commit: Tensor | None) -> tuple[Span, ...]:
         state = self.state
-        canvas = Span(state.tokens, self._cache, "denoise", state.self_conditioning)
+        canvas = self._runtime.canvas(state.tokens, self._cache, self._plan.before, state.self_conditioning)
         return (canvas,) if commit is None else (Span(commit, self._cache, "encode"), canvas)
 
     def _spec(self, temperature: float) -> ReadoutSpec:
         request, constraint = self._request, self._plan.constraint
+        masks = None if constraint is not None else self._runtime.mask_classes
+        # The likeliest token's is that of the token which is committed; it is always among them.
+        top_logprobs = 0 if request.top_logprobs is None else max(1, request.top_logprobs)
         return ReadoutSpec(
             temperature,
             None if request.temperature == 0 else self._step_draws.sample,
             self_conditioning=self._model.self_conditions and self.state.step < self._rules.steps,
-            # The likeliest token's is that of the token which is committed; it is always among them.
-            top_logprobs=0 if request.top_logprobs is None else max(1, request.top_logprobs),
-            classes=None if constraint is None else constraint.compiled.classes,
+            # Of a model with a mask one more, for the mask may be among them.
+            top_logprobs=top_logprobs + (top_logprobs > 0 and masks is not None),
+            classes=masks if constraint is None else constraint.compiled.classes,
         )
 
     def _step(self, reading: Reading) -> Task[tuple[StepOutcome, ConstrainedStep | None]]:
@@ -155,6 +161,9 @@ class Denoising:
             greedy = self._request.temperature == 0
             conditioned = constraint.apply(readout, draws, greedy, self._plan.pinned, self._settled())
             readout = conditioned.readout
+        elif (mask := self._model.corruption.mask) is not None:
+            greedy = self._request.temperature == 0
+            readout = without_mask(readout, mask, None if greedy else draws.sample)
         with torch.inference_mode():
             outcome = step(self.state, readout, draws, self._rules)
         _, broken = yield from on_host(outcome.flags)

@@ -163,7 +163,8 @@ class _Writing:
         constraint = None
         if request.constraint is not None and self._state is not None:
             constraint = CanvasConstraint.of(request.constraint, self._state, length, room)
-        plan = CanvasPlan(len(self._canvases), length, number, constraint, pinned)
+        before = self._canvases[-1].canvas.tokens.tolist() if self._canvases else request.prompt
+        plan = CanvasPlan(len(self._canvases), length, before, number, constraint, pinned)
         commit, self._uncommitted = self._uncommitted, None
         canvas = yield from Denoising(self._runtime, request, plan, cache).finish(commit, self._on_step)
         self._steps += canvas.denoising_steps

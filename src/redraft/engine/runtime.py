@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from redraft.canvas.readout import mask_classes
 from redraft.constrain.automaton.vocabulary import Vocabulary
 from redraft.constrain.compiler import CompiledConstraint, Compiler, ThoughtMarkers
 from redraft.constrain.constraint import Constraint
@@ -15,7 +16,7 @@ from redraft.engine.memory import KVPool
 from redraft.engine.result import Chunk
 from redraft.engine.task import Answer, Forward, HostRead, Progress, Reading, Task, Waiting
 from redraft.errors import GenerationError, RequestError
-from redraft.models.base import BlockDiffusionModel
+from redraft.models.base import BlockDiffusionModel, Cache, Span
 from redraft.models.origin import Origin
 from redraft.models.tokenizer import ChatTokenizer, Check
 
@@ -45,6 +46,9 @@ class Runtime:
         opening, closing = (None, None) if thought is None else map(tokenizer.token_id, thought)
         self.thought_markers = None if opening is None or closing is None else ThoughtMarkers(opening, closing)
         """None where the checkpoint's tokenizer does not have both."""
+        mask = model.corruption.mask
+        self.mask_classes = None if mask is None else mask_classes(config.vocab_size, mask)
+        """Tell the mask from text; None for a model without one."""
         self.empty_thought = tokenizer.empty_thought(thought)
         """The end of a chat prompt after which the model is not to think."""
         # What reads the vocabulary must not hold the runtime: deleted, that frees its memory at once.
@@ -54,6 +58,16 @@ class Runtime:
         self.origin: Origin | None = None
         """The checkpoint that the model was loaded from, if it was."""
 
+    def canvas(
+        self, tokens: Tensor, cache: Cache, before: Sequence[int], self_conditioning: Tensor | None = None
+    ) -> Span:
+        """Return the span of a canvas [C] behind the context that ``before`` is, or ends."""
+        reread = self.model.reread
+        if not reread:
+            return Span(tokens, cache, "denoise", self_conditioning)
+        again = torch.tensor([*before[-reread:]], device=tokens.device)
+        return Span(torch.cat([again, tokens]), cache, "denoise", self_conditioning, reread)
+
     @torch.inference_mode()
     def forward(self, forwards: Sequence[Forward]) -> list[Tensor | None]:
         """Compute the spans of many requests together -> the hidden rows [C, H] of the canvas that each wants read."""
@@ -62,7 +76,7 @@ class Runtime:
         rows = []
         for forward in forwards:
             hidden = [next(computed) for _ in forward.spans]
-            rows.append(hidden[-1] if hidden else forward.hidden)
+            rows.append(_canvas_rows(forward.spans[-1], hidden[-1]) if hidden else forward.hidden)
         return rows
 
     @torch.inference_mode()
@@ -231,6 +245,11 @@ def start(progress: Progress[Any]) -> None:
     """Take a task to what it asks first."""
     progress.advance()
     read_on_host([progress])
+
+
+def _canvas_rows(span: Span, hidden: Tensor | None) -> Tensor | None:
+    """Return the rows that a canvas is read off: without the last ones, which say what stands behind it."""
+    return hidden[: -span.reread] if hidden is not None and span.reread else hidden
 
 
 def no_room(pool: KVPool) -> str:

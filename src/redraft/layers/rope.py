@@ -1,4 +1,9 @@
-"""Rotary position embedding (Su et al. 2021), whole-head and Gemma 4's proportional partial form."""
+"""Rotary position embedding (Su et al. 2021): whole-head, Gemma 4's proportional partial form, Llama 3's scaling."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,6 +20,43 @@ def inverse_frequencies(head_dim: int, theta: float, partial_rotary_factor: floa
     velocities = torch.zeros(head_dim // 2, device="cpu")
     velocities[:rotated] = 1.0 / (theta ** (torch.arange(0, 2 * rotated, 2, device="cpu").float() / head_dim))
     return velocities
+
+
+@dataclass(frozen=True)
+class Llama3Scaling:
+    """Llama 3.1's longer contexts: slow rotations are slowed by ``factor``, fast ones stay, between them it is gradual.
+
+    Names are those of ``config.json``. Raises ValueError for what is no number above 0, or an empty band.
+    """
+
+    factor: float
+    low_freq_factor: float
+    high_freq_factor: float
+    original_max_position_embeddings: int
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+                raise ValueError(f"{field.name} = {value!r} must be a number above 0")
+        if self.low_freq_factor >= self.high_freq_factor:
+            raise ValueError(f"low_freq_factor = {self.low_freq_factor} must be below high_freq_factor")
+
+    @classmethod
+    def from_json(cls, raw: Mapping[str, Any]) -> "Llama3Scaling":
+        """Read the keys of ``rope_parameters``; raises KeyError for one that is missing."""
+        return cls(**{field.name: raw[field.name] for field in fields(cls)})
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the keys that ``from_json`` reads."""
+        return asdict(self)
+
+    def apply(self, velocities: Tensor) -> Tensor:
+        """Angular velocities [D/2], radians per position -> the scaled ones."""
+        turns = self.original_max_position_embeddings * velocities / (2 * math.pi)
+        band = self.high_freq_factor - self.low_freq_factor
+        kept = ((turns - self.low_freq_factor) / band).clamp(0, 1)
+        return velocities * (kept + (1 - kept) / self.factor)
 
 
 class RotaryTable:

@@ -148,6 +148,9 @@ class Span:
     mode: Mode
     self_conditioning: Tensor | None = None
     """[..., T, H]: the soft embedding of the step before; None at a canvas's first step."""
+    reread: int = 0
+    """How many of a canvas's first tokens are the last ones of its context, which the cache has already: they are run
+    again as part of the canvas, which does not see what the cache keeps of them."""
 
     @property
     def rows(self) -> int:
@@ -167,6 +170,12 @@ class BlockDiffusionModel(Protocol):
     @property
     def self_conditions(self) -> bool:
         """True where a denoising step reads the soft embedding of the step before."""
+        ...
+
+    @property
+    def reread(self) -> int:
+        """Tokens of the context that are run again in front of a canvas: 1 where each row predicts the token after its
+        own, as autoregressive models do, else 0. A canvas's C positions are then read off its first C rows."""
         ...
 
     @property

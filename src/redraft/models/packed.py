@@ -26,7 +26,7 @@ from redraft.layers.norm import rms_norm
 from redraft.layers.readouts import read_canvases
 from redraft.layers.rope import RotaryTable
 from redraft.models.base import BlockDiffusionConfig, Cache, GenerationDefaults, InPlaceCache, Span
-from redraft.models.spans import SpanRows, advance, encoded_first, lay_out, visible
+from redraft.models.spans import SpanRows, advance, encoded_first, lay_out, visible, without_last
 
 Masks = dict[tuple[int, int], Tensor | None]
 """Masks by stretches of positions: made for one layer, they serve others of the same window."""
@@ -95,6 +95,8 @@ class PackedParts:
     defaults: GenerationDefaults
     slides: bool
     """True where each row of a canvas has a window of its own; else all see what the first one sees of the cache."""
+    reread: int = 0
+    """Tokens of the context that are run again in front of a canvas."""
 
 
 class PackedModel:
@@ -120,6 +122,10 @@ class PackedModel:
     @property
     def self_conditions(self) -> bool:
         return self.parts.self_conditioning is not None
+
+    @property
+    def reread(self) -> int:
+        return self.parts.reread
 
     @property
     def device(self) -> torch.device:
@@ -215,7 +221,7 @@ class PackedModel:
             seen = []
             for index, place in enumerate(self.parts.places):
                 window = place.window if self.parts.slides else None
-                stored = cache.read(index)
+                stored = without_last(cache.read(index), one.span.reread)
                 seen.append(visible(stored, one.position, one.position, one.length, window, masks[window]))
             made = self._made[cache] = key, SpanContext(self._stack, one.position, one.length, seen)
         return made[1]

@@ -9,6 +9,7 @@ from redraft.models.family import Family
 # Modules with a ``FAMILY``, imported when a checkpoint asks for them.
 FAMILIES = {
     "DiffusionGemmaForBlockDiffusion": "redraft.models.diffusion_gemma.family",
+    "LlamaForBlockDiffusion": "redraft.models.llama_diffusion.family",
 }
 
 

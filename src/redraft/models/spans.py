@@ -54,7 +54,9 @@ def lay_out(spans: Sequence[Span]) -> list[SpanRows]:
         key = id(span.cache)
         if key in ended:
             raise ValueError(_FOLLOWS_A_CANVAS)
-        position = next_position.get(key, span.cache.length)
+        position = next_position.get(key, span.cache.length) - span.reread
+        if position < 0:
+            raise ValueError(f"{span.reread} tokens to read again of a context of {span.cache.length}")
         placed.append(SpanRows(span, start, start + span.rows, position))
         start += span.rows
         next_position[key] = position + span.tokens.shape[-1]
@@ -127,4 +129,17 @@ def causal_mask(length: int, window: int | None, device: torch.device) -> Tensor
 def past(one: SpanRows, cache: Cache, layer: int, window: int | None) -> list[Segment]:
     """Return what a span sees of what was encoded before it; the window of a canvas is None where all of its positions
     see what the first one sees."""
-    return visible(cache.read(layer), one.position, one.position, one.length, window)
+    stored = without_last(cache.read(layer), one.span.reread)
+    return visible(stored, one.position, one.position, one.length, window)
+
+
+def without_last(stored: Sequence[tuple[Tensor, Tensor]], count: int) -> Sequence[tuple[Tensor, Tensor]]:
+    """Return blocks of keys and values [B, kv_heads, S, D] without their last ``count`` positions, as views."""
+    kept = list(stored)
+    while count and kept:
+        keys, values = kept.pop()
+        rest = keys.shape[2] - count
+        if rest > 0:
+            kept.append((keys[:, :, :rest], values[:, :, :rest]))
+        count = max(0, -rest)
+    return kept

@@ -150,6 +150,7 @@ class ChooseRequest:
         return CanvasPlan(
             0,
             self.length,
+            request.prompt,
             constraint=constraint,
             read_classes=self.classes,
             read_temperature=self.reading.temperature,

@@ -1,7 +1,7 @@
 """A text read into JSON under a schema, with a confidence for every field."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -126,7 +126,7 @@ def _confidence(runtime: Runtime, request: Request, answer: Answer) -> Task[dict
                 if here:
                     draws = PositionRandom(request.seed, _CONFIDENCE + index, number + 1, len(canvas))
                     probability = yield from _min_probability(
-                        runtime, cache, canvas, torch.tensor(here), constraint, draws
+                        runtime, cache, context, canvas, torch.tensor(here), constraint, draws
                     )
                     least[leaf.pointer] = min(least[leaf.pointer], probability)
         finally:
@@ -144,6 +144,7 @@ def _shown_by(leaf: Leaf, text: str) -> tuple[int, int]:
 def _min_probability(
     runtime: Runtime,
     cache: PooledCache,
+    context: Sequence[int],
     canvas: Tensor,
     positions: Tensor,
     constraint: CanvasConstraint,
@@ -155,7 +156,7 @@ def _min_probability(
     mask[positions] = False
     seen = torch.where(mask, canvas, model.corruption.noise.tokens(draws.noise)).to(model.device)
     wanted = ReadoutSpec(1.0, classes=constraint.compiled.classes)
-    readout = (yield from read(Forward((Span(seen, cache, "denoise"),), wanted))).readout
+    readout = (yield from read(Forward((runtime.canvas(seen, cache, context),), wanted))).readout
     found = constraint.apply(readout, draws, True, Pinned(mask, canvas)).inference
     tokens = canvas[positions]
     logprobs = readout.probability(canvas.to(model.device)).cpu()[positions].log()

@@ -71,6 +71,7 @@ class Inkwell(nn.Module):
     """A ``models.base.BlockDiffusionModel``."""
 
     self_conditions = False
+    reread = 0
     batch_independent = False
 
     def __init__(self, config: InkwellConfig) -> None:

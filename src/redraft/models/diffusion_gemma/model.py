@@ -168,6 +168,11 @@ class DiffusionGemma(nn.Module):
         return [(s.kv_heads, s.head_dim, None if s.window is None else s.window - 1) for s in self.config.layers]
 
     @property
+    def reread(self) -> int:
+        """None: each row says what stands at its own position."""
+        return 0
+
+    @property
     def self_conditions(self) -> bool:
         """A step reads the soft embedding of the step before."""
         return True

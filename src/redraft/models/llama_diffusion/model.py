@@ -1,0 +1,196 @@
+"""LlamaDiffusion in plain torch: causal over what is encoded, bidirectional over a canvas, in which masks are unknown.
+
+Rows are shifted as the base's are: row i - 1 says what stands at position i. So the last token of the context is run
+again as a canvas's first row, this time with sight of the whole canvas.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from redraft.canvas.acceptance import ConfidenceThreshold
+from redraft.canvas.corruption import AbsorbingCorruption, MaskNoise
+from redraft.canvas.readout import Readout, ReadoutSpec
+from redraft.layers.attention import Segment, attention
+from redraft.layers.linear import Linear
+from redraft.layers.norm import RMSNorm
+from redraft.layers.readouts import read_canvases
+from redraft.layers.rope import RotaryTable, inverse_frequencies, rotate
+from redraft.layers.vocabulary_head import VocabularyHead
+from redraft.models.base import GenerationDefaults, Span
+from redraft.models.llama_diffusion.config import LlamaDiffusionConfig
+from redraft.models.spans import SpanRows, advance, causal_mask, lay_out, past
+
+Angles = tuple[Tensor, Tensor]
+"""Cosines and sines [..., head_dim / 2] of rows."""
+Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
+"""(layer, queries, keys, values [..., heads, head_dim]) -> what rows gather, [..., heads * head_dim]."""
+
+
+class Attention(nn.Module):
+    """The four projections; attention itself goes over each span's own rows."""
+
+    def __init__(self, config: LlamaDiffusionConfig) -> None:
+        super().__init__()
+        hidden, self.head_dim = config.hidden_size, config.head_dim
+        queries, kv = config.num_attention_heads * self.head_dim, config.num_key_value_heads * self.head_dim
+        self.q_proj, self.k_proj, self.v_proj = Linear(hidden, queries), Linear(hidden, kv), Linear(hidden, kv)
+        self.o_proj = Linear(queries, hidden)
+
+    def project(self, x: Tensor, angles: Angles) -> tuple[Tensor, Tensor, Tensor]:
+        """Normed rows [..., H] -> queries, scaled by head_dim^-0.5, keys and values [..., heads, head_dim]."""
+        query, key, value = (
+            part(x).unflatten(-1, (-1, self.head_dim)) for part in (self.q_proj, self.k_proj, self.v_proj)
+        )
+        scale, dtype = self.head_dim**-0.5, query.dtype
+        return (rotate(query.float(), *angles) * scale).to(dtype), rotate(key.float(), *angles).to(dtype), value
+
+
+class MLP(nn.Module):
+    """``down(silu(gate(x)) * up(x))``."""
+
+    def __init__(self, config: LlamaDiffusionConfig) -> None:
+        super().__init__()
+        self.gate_proj = Linear(config.hidden_size, config.intermediate_size)
+        self.up_proj = Linear(config.hidden_size, config.intermediate_size)
+        self.down_proj = Linear(config.intermediate_size, config.hidden_size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+
+
+class Layer(nn.Module):
+    """Attention and MLP, each on normed rows and added to the residual."""
+
+    def __init__(self, config: LlamaDiffusionConfig) -> None:
+        super().__init__()
+        self.self_attn, self.mlp = Attention(config), MLP(config)
+        self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+
+    def project(self, x: Tensor, angles: Angles) -> tuple[Tensor, Tensor, Tensor]:
+        """Residual [..., H] -> queries, keys and values."""
+        return self.self_attn.project(self.input_layernorm(x), angles)
+
+    def finish(self, x: Tensor, context: Tensor) -> Tensor:
+        """Residual [..., H] and what attention gathered [..., heads * head_dim] -> the residual behind the layer."""
+        x = x + self.self_attn.o_proj(context)
+        return x + self.mlp(self.post_attention_layernorm(x))
+
+
+class Embedding(nn.Module):
+    """The table [V, H] that embeds tokens and, where the head is tied, reads logits."""
+
+    def __init__(self, vocab_size: int, hidden_size: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(vocab_size, hidden_size) * hidden_size**-0.5)
+
+
+class LlamaDiffusion(nn.Module):
+    """A ``models.base.BlockDiffusionModel``; parameters are called what Llama's files call them."""
+
+    self_conditions = False
+    batch_independent = False
+    reread = 1
+
+    def __init__(self, config: LlamaDiffusionConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.defaults = GenerationDefaults(
+            t_max=1.0, t_min=1.0, end_token_ids=config.end_token_ids, acceptance=ConfidenceThreshold()
+        )
+        self.embed_tokens = Embedding(config.vocab_size, config.hidden_size)
+        self.layers: Sequence[Layer] = nn.ModuleList(Layer(config) for _ in range(config.num_hidden_layers))  # type: ignore[assignment]
+        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.lm_head = None if config.tie_word_embeddings else Linear(config.hidden_size, config.vocab_size)
+        frequencies = inverse_frequencies(config.head_dim, config.rope_theta)
+        if config.rope_scaling is not None:
+            frequencies = config.rope_scaling.apply(frequencies)
+        self.rotary = RotaryTable(frequencies)
+
+    @property
+    def corruption(self) -> AbsorbingCorruption:
+        return AbsorbingCorruption(MaskNoise(self.config.mask_token_id))
+
+    @property
+    def device(self) -> torch.device:
+        return self.norm.weight.device
+
+    @property
+    def kv_dtype(self) -> torch.dtype:
+        """The dtype that keys and values are kept in."""
+        return self.embed_tokens.weight.dtype
+
+    @property
+    def head_table(self) -> Tensor:
+        """The weights [V, H] that read logits."""
+        return self.embed_tokens.weight if self.lm_head is None else self.lm_head.weight
+
+    def cache_layout(self) -> list[tuple[int, int, int | None]]:
+        """(kv_heads, head_dim, positions kept) of every layer; None keeps the whole context."""
+        return [(self.config.num_key_value_heads, self.config.head_dim, None)] * self.config.num_hidden_layers
+
+    def forward(self, spans: Sequence[Span]) -> list[Tensor | None]:
+        """Compute all spans together; see ``models.base.BlockDiffusionModel``."""
+        rows = lay_out(spans)
+        x = torch.cat([self.embed(span.tokens).flatten(0, -2) for span in spans])
+        hidden = self.through(
+            x,
+            self._angles(rows),
+            lambda index, *parts: torch.cat([_attend(index, one, *parts) for one in rows]),
+        )
+        advance(rows)
+        return [
+            None if one.causal else hidden[one.own].unflatten(0, span.tokens.shape)
+            for one, span in zip(rows, spans, strict=True)
+        ]
+
+    def through(self, x: Tensor, angles: Angles, attend: Attend) -> Tensor:
+        """Take embedded rows [..., H] through all layers and the last norm."""
+        for index, layer in enumerate(self.layers):
+            x = layer.finish(x, attend(index, *layer.project(x, angles)))
+        return self.norm(x)
+
+    def rows(self, tokens: Tensor, positions: Tensor, mask: Tensor) -> Tensor:
+        """Compute whole rows of training at once: tokens and positions [B, L], and which tokens each one sees, bool
+        [B, L, L] -> the normed hidden states [B, L, H]."""
+        cos, sin = self.rotary.slice(0, int(positions.max()) + 1, self.device)
+
+        def attend(_: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+            q, k, v = (part.transpose(1, 2) for part in (queries, keys, values))
+            # Queries are scaled already.
+            found = F.scaled_dot_product_attention(q, k, v, mask[:, None], scale=1.0, enable_gqa=True)
+            return found.transpose(1, 2).flatten(2)
+
+        return self.through(self.embed(tokens), (cos[positions][:, :, None], sin[positions][:, :, None]), attend)
+
+    def embed(self, tokens: Tensor) -> Tensor:
+        """Token embeddings, float32 [..., H]."""
+        return F.embedding(tokens, self.embed_tokens.weight).float()
+
+    def readout(self, hidden: Sequence[Tensor], specs: Sequence[ReadoutSpec]) -> list[Readout]:
+        """Read each canvas's hidden rows [C, H] as its spec asks."""
+        return read_canvases(VocabularyHead(self.head_table, None, None), hidden, specs)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Return float32 logits [..., V] of ``hidden`` [..., H]: for training and tests."""
+        table = self.head_table
+        return F.linear(hidden.to(table.dtype), table).float()
+
+    def _angles(self, rows: Sequence[SpanRows]) -> Angles:
+        """Cosines and sines [N, 1, D/2] of all rows."""
+        each = [(self.rotary.slice(one.position, one.length, self.device), one.span.rows // one.length) for one in rows]
+        cos, sin = (torch.cat([own[part].repeat(count, 1) for own, count in each])[:, None] for part in (0, 1))
+        return cos, sin
+
+
+def _attend(index: int, one: SpanRows, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    """Return what a span's rows gather in one layer, [rows, heads * D]; write what is encoded to its cache."""
+    q, k, v = (one.sequences(part) for part in (queries, keys, values))
+    segments = past(one, one.span.cache, index, None)
+    if one.causal:
+        one.span.cache.write(index, k, v)
+    own = Segment(k, v, causal_mask(one.length, None, q.device) if one.causal else None)
+    return attention(q, [*segments, own]).flatten(0, 1)

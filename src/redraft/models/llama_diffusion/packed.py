@@ -1,0 +1,71 @@
+"""LlamaDiffusion for the kernels: its matrices packed, its layers as the kernels take them."""
+
+from collections.abc import Iterator, Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from redraft.kernels.layer import PackedLayer
+from redraft.kernels.linear import Norm
+from redraft.kernels.packed import Format, PackedMatrix, pack, pack_gated
+from redraft.kernels.readout import PackedHead
+from redraft.models.llama_diffusion.model import Layer, LlamaDiffusion
+from redraft.models.packed import LayerPlace, PackedModel, PackedParts
+
+
+def pack_weights(model: LlamaDiffusion, format: Format) -> Iterator[tuple[str, PackedMatrix]]:
+    """The matrices of ``model`` by name, one at a time. The head is read as keys of the whole vocabulary, where four
+    bits cost more than they save: in int4 it is int8."""
+    yield "head", pack(model.head_table, "int8" if format == "int4" else format)
+    for index, layer in enumerate(model.layers):
+        attention, mlp, name = layer.self_attn, layer.mlp, f"layers.{index}"
+        projections = attention.q_proj, attention.k_proj, attention.v_proj
+        yield f"{name}.qkv", pack(torch.cat([part.weight for part in projections]), format)
+        yield f"{name}.o", pack(attention.o_proj.weight, format)
+        yield f"{name}.gate_up", pack_gated(torch.cat((mlp.gate_proj.weight, mlp.up_proj.weight)), format, "silu")
+        yield f"{name}.down", pack(mlp.down_proj.weight, format)
+
+
+def packed_model(model: LlamaDiffusion, matrices: Mapping[str, PackedMatrix], format: Format) -> PackedModel:
+    """Make a model of ``pack_weights``'s matrices and of the small weights of ``model``."""
+    config = model.config
+
+    def embed(tokens: Tensor) -> Tensor:
+        return F.embedding(tokens, model.embed_tokens.weight).float()
+
+    dtype = torch.float32 if format == "float32" else torch.bfloat16
+    parts = PackedParts(
+        layers=[_packed_layer(layer, matrices, f"layers.{i}", model, dtype) for i, layer in enumerate(model.layers)],
+        places=[LayerPlace(None, model.rotary)] * config.num_hidden_layers,
+        embed=embed,
+        self_conditioning=None,
+        norm=Norm(model.norm.weight.float(), config.rms_norm_eps),
+        head=PackedHead(matrices["head"], None, None),
+        corruption=model.corruption,
+        config=config,
+        defaults=model.defaults,
+        slides=False,
+        reread=model.reread,
+    )
+    return PackedModel(parts, format, sum(matrix.nbytes for matrix in matrices.values()))
+
+
+def _packed_layer(
+    layer: Layer, matrices: Mapping[str, PackedMatrix], name: str, model: LlamaDiffusion, dtype: torch.dtype
+) -> PackedLayer:
+    config = model.config
+    return PackedLayer(
+        qkv=matrices[f"{name}.qkv"],
+        o=matrices[f"{name}.o"],
+        gate_up=matrices[f"{name}.gate_up"],
+        down=matrices[f"{name}.down"],
+        heads=config.num_attention_heads,
+        kv_heads=config.num_key_value_heads,
+        head_dim=config.head_dim,
+        epsilon=config.rms_norm_eps,
+        dtype=dtype,
+        attention_scale=config.head_dim**-0.5,
+        input_norm=layer.input_layernorm.weight.float().contiguous(),
+        dense_norm=layer.post_attention_layernorm.weight.float().contiguous(),
+    )
