@@ -149,9 +149,7 @@ def _pack(
         raise ValueError(f"a bias {[*bias.shape]} for a weight {[*weight.shape]}")
     weights = weight if weight.ndim == 3 else weight[None]
     # One matrix at a time: the experts of a layer in float32 may not fit beside the model.
-    data, scales = (part.new_empty(len(weights), *part.shape) for part in _pack_one(arrange(weights[0].float()), format))
-    for index, one in enumerate(weights):
-        data[index], scales[index] = _pack_one(arrange(one.float()), format)
+    parts = [_pack_one(arrange(one.float()), format) for one in weights]
     if bias is not None:
         columns = [arrange(one.float()[:, None])[:, 0] for one in bias.view(len(weights), -1)]
         bias = torch.stack([F.pad(column, (0, -len(column) % BLOCK)) for column in columns])
@@ -161,8 +159,8 @@ def _pack(
         inputs=weights.shape[-1],
         count=len(weights),
         activation=activation,
-        data=data,
-        scales=scales,
+        data=torch.stack([data for data, _ in parts]),
+        scales=torch.stack([scales for _, scales in parts]),
         bias=bias,
     )
 
