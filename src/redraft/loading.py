@@ -37,7 +37,7 @@ def load(
     Raises CheckpointError saying what is missing, damaged or not supported.
     """
     found = checkpoint.read(checkpoint.find(source))
-    tokenizer = ChatTokenizer.from_folder(found.folder)
+    tokenizer = ChatTokenizer.from_checkpoint(found.path)
     engine = Engine(_load_model(found, dtype, device, window_policy), tokenizer, prefill_chunk, kv_bytes)
     engine.runtime.origin = Origin(str(source), found, found.format(dtype), device, prefill_chunk, window_policy)
     return engine

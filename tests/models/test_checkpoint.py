@@ -176,7 +176,7 @@ class TestSave:
         generation = {"t_max": 0.9, "max_denoising_steps": 7, "sampler_config": {"entropy_bound": 0.25}}
         original = checkpoint.read(random_checkpoint(tmp_path / "original", generation=generation))
         model = original.load(dtype)
-        tokenizer = original.folder / "tokenizer.json"
+        tokenizer = original.path / "tokenizer.json"
         checkpoint.save(model, tmp_path / "saved", getattr(torch, dtype), extra_files=[tokenizer])
         again = checkpoint.read(tmp_path / "saved")
         assert (again.config, again.defaults) == (original.config, original.defaults)

@@ -50,7 +50,7 @@ def describe(found: "Checkpoint") -> dict[str, dict[str, object]]:
     fixed, per_token = kv_bytes_per_token(found)
     sliding = {"sliding layers, about at most": fixed} if fixed else {}
     return {
-        "checkpoint": {"folder": str(found.folder), "architecture": found.architecture},
+        "checkpoint": {"folder": str(found.path), "architecture": found.architecture},
         "model": {
             "parameters": total,
             "active per token": active,

@@ -1,10 +1,11 @@
 """Weights in safetensors files, one or many behind an index: described by their headers, read by name, written."""
 
+import json
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from math import prod
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -14,26 +15,11 @@ from torch import Tensor
 from redraft.errors import CheckpointError
 from redraft.files import replacing
 from redraft.formats.json_objects import read_object
+from redraft.formats.tensors import StoredTensor, TensorReader
 
 INDEX_FILE, WEIGHTS_FILE = "model.safetensors.index.json", "model.safetensors"
 _TORCH_DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
-
-
-@dataclass(frozen=True)
-class StoredTensor:
-    """A tensor in a file, as the header describes it."""
-
-    file: Path
-    shape: tuple[int, ...]
-    dtype: torch.dtype
-
-
-class TensorReader(Protocol):
-    """Reads tensors by name from files that are open."""
-
-    def __call__(self, name: str) -> Tensor:
-        """Return one tensor as it is stored, mapped from its file."""
-        ...
+_NAMES = {dtype: name for name, dtype in _TORCH_DTYPES.items()}
 
 
 def stored_tensors(folder: Path) -> dict[str, StoredTensor]:
@@ -75,6 +61,32 @@ def write(folder: Path, tensors: Mapping[str, Tensor]) -> None:
     with replacing(folder / WEIGHTS_FILE, keep_link=False) as new:
         save_file(whole, new, {"format": "pt"})
     # An index left by a sharded checkpoint would be read in place of the file just written.
+    (folder / INDEX_FILE).unlink(missing_ok=True)
+
+
+def write_each(
+    folder: Path, described: Mapping[str, tuple[tuple[int, ...], torch.dtype]], tensor: TensorReader
+) -> None:
+    """Write tensors of the shapes and dtypes ``described`` into one file, as ``write`` does, and ask ``tensor`` for one
+    after the other: no two are in memory."""
+    # The widest first: none then begins where its dtype must not.
+    names = sorted(described, key=lambda name: -described[name][1].itemsize)
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for name in names:
+        shape, dtype = described[name]
+        begin, end = end, end + prod(shape) * dtype.itemsize
+        header[name] = {"dtype": _NAMES[dtype], "shape": list(shape), "data_offsets": [begin, end]}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    with replacing(folder / WEIGHTS_FILE, keep_link=False) as new, new.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for name in names:
+            shape, dtype = described[name]
+            one = tensor(name)
+            if (tuple(one.shape), one.dtype) != (shape, dtype):
+                raise ValueError(f"{name} is {one.dtype} {[*one.shape]}, and was to be {dtype} {[*shape]}")
+            one.contiguous().reshape(-1).view(torch.uint8).numpy().tofile(file)
     (folder / INDEX_FILE).unlink(missing_ok=True)
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from redraft.files import replacing
+from redraft.formats.source import is_single_file
 from redraft.kernels.packed import Format, PackedMatrix
 from redraft.models.checkpoint import Checkpoint
 from redraft.models.packed import PackedModel
@@ -38,21 +39,23 @@ def load_packed(
     # In the dtype the files have, tensors stay mapped from them: packing reads each once.
     model = found.load("bfloat16" if found.stored == torch.bfloat16 else "float32", options)
     name, key = f"{format}-{LAYOUT}.pt", _fingerprint(found)
-    for folder in cache_folders(found.folder):
+    for folder in cache_folders(found.path):
         matrices = _read(folder / name, key)
         if matrices is not None:
             return found.family.packed(model, matrices, format)
     matrices = dict(found.family.pack(model, format))
     if sum(matrix.nbytes for matrix in matrices.values()) >= cached_from:
-        _write(cache_folders(found.folder), name, key, matrices)
+        _write(cache_folders(found.path), name, key, matrices)
     return found.family.packed(model, matrices, format)
 
 
-def cache_folders(folder: Path) -> list[Path]:
-    """Return where what was computed from a checkpoint's folder may be kept, the best place first."""
+def cache_folders(path: Path) -> list[Path]:
+    """Return where what was computed from a checkpoint may be kept, the best place first: in its folder, or for a GGUF
+    file, which may lie beside others, in a folder of its name beside it."""
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    own = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]
-    return [folder / FOLDER, home / "redraft" / own]
+    own = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:16]
+    beside = path.parent / FOLDER / path.name if is_single_file(path) else path / FOLDER
+    return [beside, home / "redraft" / own]
 
 
 def _fingerprint(found: Checkpoint) -> str:
