@@ -23,6 +23,6 @@ class StoredTensor:
 class TensorReader(Protocol):
     """Reads tensors by name from files that are open."""
 
-    def __call__(self, name: str) -> Tensor:
+    def __call__(self, name: str, /) -> Tensor:
         """Return one tensor; one that is not quantised is mapped from its file."""
         ...

@@ -4,7 +4,8 @@ import json
 import re
 import shutil
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib import resources
 from math import prod
@@ -18,7 +19,7 @@ from redraft.files import write_text
 from redraft.formats import safetensors, source
 from redraft.formats.json_objects import read_object
 from redraft.formats.source import CONFIG_FILE, GENERATION_FILE, is_single_file
-from redraft.formats.tensors import StoredTensor
+from redraft.formats.tensors import StoredTensor, TensorReader
 from redraft.kernels.packed import FORMATS, Format
 from redraft.models.base import GenerationDefaults
 from redraft.models.family import Family, FamilyConfig, PlainModel
@@ -91,14 +92,35 @@ class Checkpoint:
         if format in ("int8", "int4"):
             raise CheckpointError(f"dtype {format!r} has packed weights only; load it with redraft.load")
         wanted = torch.float32 if format == "float32" else torch.bfloat16
+        model = self._without_weights(options)
+        with self.weights() as tensor:
+            state = {name: tensor(name).to(wanted) for name in model.state_dict()}
+        model.load_state_dict(state, assign=True)
+        return model.eval().requires_grad_(False)
+
+    def load_beside(self, format: Format, options: Mapping[str, object] | None = None) -> PlainModel:
+        """Load of the plain model only what a packed one needs beside its matrices, as it is stored; matrices that are
+        stored quantised become bfloat16, except for a model that computes in float32. Raises as ``load``."""
+        model = self._without_weights(options)
+        state = {}
+        with self.weights() as tensor:
+            for name in filter(self.family.beside, model.state_dict()):
+                rounded = self.tensors[self.family.stored_name(name)].quantised is not None and format != "float32"
+                state[name] = tensor(name).to(torch.bfloat16) if rounded else tensor(name)
+        model.load_state_dict(state, strict=False, assign=True)
+        return model.eval().requires_grad_(False)
+
+    @contextmanager
+    def weights(self) -> Iterator[TensorReader]:
+        """Hand out what reads a parameter or buffer by its name in the plain model, one at a time."""
+        with source.reading(self.tensors) as tensor:
+            yield lambda name: tensor(self.family.stored_name(name))
+
+    def _without_weights(self, options: Mapping[str, object] | None) -> PlainModel:
         with torch.device("meta"):
             model: PlainModel = self.family.build(self.config, options or {})
         model.defaults = self.defaults
-        with source.reading(self.tensors) as tensor:
-            names = {name: self.family.stored_name(name) for name in model.state_dict()}
-            state = {name: tensor(stored).to(wanted) for name, stored in names.items()}
-        model.load_state_dict(state, assign=True)
-        return model.eval().requires_grad_(False)
+        return model
 
 
 def find(name: str | Path) -> Path:

@@ -36,14 +36,15 @@ def load_packed(
     ($XDG_CACHE_HOME/redraft, by default ~/.cache/redraft). A cache that belongs to other weight files is replaced; one
     that cannot be written or read is a warning, not an error.
     """
-    # In the dtype the files have, tensors stay mapped from them: packing reads each once.
-    model = found.load("bfloat16" if found.stored == torch.bfloat16 else "float32", options)
+    model = found.load_beside(format, options)
     name, key = f"{format}-{LAYOUT}.pt", _fingerprint(found)
     for folder in cache_folders(found.path):
         matrices = _read(folder / name, key)
         if matrices is not None:
             return found.family.packed(model, matrices, format)
-    matrices = dict(found.family.pack(model, format))
+    # One tensor at a time: what is read for packing, or dequantised, never is in memory whole.
+    with found.weights() as weights:
+        matrices = dict(found.family.pack(weights, found.config, format))
     if sum(matrix.nbytes for matrix in matrices.values()) >= cached_from:
         _write(cache_folders(found.path), name, key, matrices)
     return found.family.packed(model, matrices, format)
