@@ -303,9 +303,14 @@ DAMAGES = [
     pytest.param(overwrite(CONFIG, "[]"), [CONFIG, "list", "not a JSON object"], id="JSON of another kind"),
     pytest.param(overwrite(GENERATION, "{,"), [GENERATION, "cannot be read"], id="invalid generation defaults"),
     pytest.param(
-        set_config(architectures=["LlamaForCausalLM"]),
-        [CONFIG, "LlamaForCausalLM", "supported is 'DiffusionGemmaForBlockDiffusion'"],
+        set_config(architectures=["BertModel"]),
+        [CONFIG, "BertModel", "supported are 'DiffusionGemmaForBlockDiffusion'"],
         id="other architecture",
+    ),
+    pytest.param(
+        set_config(architectures=["LlamaForCausalLM"]),
+        [CONFIG, "LlamaForCausalLM", "autoregressive", "redraft adapt"],
+        id="autoregressive architecture",
     ),
     pytest.param(set_config(architectures=None), [CONFIG, "not supported"], id="no architecture"),
     pytest.param(set_config(text_config=None), [CONFIG, "text_config"], id="no text_config"),

@@ -1,6 +1,5 @@
 """Checkpoints, in folders as the hub has them or GGUF files: found, described, loaded, saved, every fault named."""
 
-import json
 import re
 import shutil
 from collections import Counter
@@ -15,14 +14,15 @@ from typing import Any, Literal, TypeVar, get_args
 import torch
 
 from redraft.errors import CheckpointError
-from redraft.files import write_text
 from redraft.formats import safetensors, source
-from redraft.formats.json_objects import read_object
+from redraft.formats.json_objects import read_object, write_object
 from redraft.formats.source import CONFIG_FILE, GENERATION_FILE, is_single_file
 from redraft.formats.tensors import StoredTensor, TensorReader
 from redraft.kernels.packed import FORMATS, Format
+from redraft.models import packed_folder
 from redraft.models.base import GenerationDefaults
 from redraft.models.family import Family, FamilyConfig, PlainModel
+from redraft.models.packed_folder import packed_format
 from redraft.models.registry import family_of
 
 DType = Literal["auto", "float32", "bfloat16", "int8", "int4"]
@@ -49,6 +49,8 @@ class Checkpoint:
     """(kv_heads, head_dim, positions kept) of every layer; None keeps the whole context."""
     tensors: Mapping[str, StoredTensor]
     """The tensors that the model is made of, by stored name."""
+    packed: Format | None
+    """The format that the matrices are packed in already; None where they are plain tensors."""
     unused: Mapping[str, StoredTensor]
     """Tensors in the files that the model has no use for: a vision tower, and copies of tied weights."""
 
@@ -71,8 +73,15 @@ class Checkpoint:
     def format(self, dtype: DType) -> Format:
         """Return what "auto" means for this checkpoint; other names stand for themselves.
 
-        Raises CheckpointError for unknown ones.
+        Raises CheckpointError for unknown ones, and for others than that of weights that are packed already.
         """
+        if self.packed is not None:
+            if dtype not in ("auto", self.packed):
+                raise CheckpointError(
+                    f"{self.path} holds {self.packed} weights, from which {dtype!r} cannot be made; load it with dtype "
+                    f"'auto' or {self.packed!r}"
+                )
+            return self.packed
         if dtype == "auto":
             parameters = sum(prod(t.shape) for t in self.tensors.values())
             whole = self.stored == torch.float32 and self.quantised is None
@@ -179,7 +188,8 @@ def read(path: Path) -> Checkpoint:
     Raises CheckpointError naming the file, or the missing, unexpected or misshapen tensor.
     """
     architecture, family, config = _read_config(path)
-    stored = source.stored_tensors(path)
+    packed = packed_format(source.read_config(path))
+    stored = source.stored_tensors(path) if packed is None else packed_folder.stored_tensors(path, packed)
     with torch.device("meta"):
         model: PlainModel = family.build(config, {})
     expected = {family.stored_name(name): tensor for name, tensor in model.state_dict().items()}
@@ -194,6 +204,7 @@ def read(path: Path) -> Checkpoint:
         defaults=_with_own(_defaults(family, generation, config), own),
         cache_layout=tuple(model.cache_layout()),
         tensors={name: stored[name] for name in expected},
+        packed=packed,
         unused={name: tensor for name, tensor in stored.items() if name not in expected},
     )
 
@@ -207,11 +218,11 @@ def save(model: PlainModel, folder: Path, dtype: torch.dtype, extra_files: Itera
     folder.mkdir(parents=True, exist_ok=True)
     state = model.state_dict()
     safetensors.write(folder, {family.stored_name(name): value.to(dtype) for name, value in state.items()})
-    write_json(folder / CONFIG_FILE, {**described, "dtype": str(dtype).removeprefix("torch.")})
-    write_json(folder / GENERATION_FILE, family.defaults_to_json(model.defaults, config))
+    write_object(folder / CONFIG_FILE, {**described, "dtype": str(dtype).removeprefix("torch.")})
+    write_object(folder / GENERATION_FILE, family.defaults_to_json(model.defaults, config))
     own = {name: getattr(model.defaults, name) for name in _OWN if getattr(model.defaults, name) is not None}
     if own:
-        write_json(folder / OWN_FILE, own)
+        write_object(folder / OWN_FILE, own)
     else:
         (folder / OWN_FILE).unlink(missing_ok=True)
     for path in extra_files:
@@ -228,7 +239,7 @@ def save_choice_temperature(folder: str | Path, temperature: float) -> None:
     _read_config(folder)
     own = {"choice_temperature": temperature}
     _with_own(GenerationDefaults(), own)
-    write_json(folder / OWN_FILE, own)
+    write_object(folder / OWN_FILE, own)
 
 
 def architecture_of(config: Mapping[str, Any]) -> object:
@@ -263,12 +274,6 @@ def _with_own(defaults: GenerationDefaults, own: Mapping[str, Any]) -> Generatio
         return replace(defaults, **own)
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"{OWN_FILE}: {error}") from error
-
-
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a JSON file of a checkpoint's folder, whole."""
-    # A link, as in the hub's cache, is replaced itself: others share the file that it leads to.
-    write_text(path, json.dumps(content, indent=2) + "\n", keep_link=False)
 
 
 def _download(hub_id: str) -> Path:

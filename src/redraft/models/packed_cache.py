@@ -10,14 +10,15 @@ from pathlib import Path
 
 import torch
 
+from redraft.errors import CheckpointError
 from redraft.files import replacing
 from redraft.formats.source import is_single_file
 from redraft.kernels.packed import Format, PackedMatrix
 from redraft.models.checkpoint import Checkpoint
+from redraft.models.family import PlainModel
 from redraft.models.packed import PackedModel
+from redraft.models.packed_folder import LAYOUT, read_matrices
 
-# Raise it whenever the layout, the quantisation or the names of packed matrices change.
-LAYOUT = 2
 FOLDER = ".redraft"
 # Smaller models are packed anew each time, in less time than a person notices.
 CACHED_FROM = 64 << 20
@@ -37,6 +38,8 @@ def load_packed(
     that cannot be written or read is a warning, not an error.
     """
     model = found.load_beside(format, options)
+    if found.packed is not None:
+        return _of_folder(found, found.packed, model)
     name, key = f"{format}-{LAYOUT}.pt", _fingerprint(found)
     for folder in cache_folders(found.path):
         matrices = _read(folder / name, key)
@@ -48,6 +51,15 @@ def load_packed(
     if sum(matrix.nbytes for matrix in matrices.values()) >= cached_from:
         _write(cache_folders(found.path), name, key, matrices)
     return found.family.packed(model, matrices, format)
+
+
+def _of_folder(found: Checkpoint, format: Format, model: PlainModel) -> PackedModel:
+    try:
+        return found.family.packed(model, read_matrices(found.path, format), format)
+    except KeyError as missing:
+        raise CheckpointError(
+            f"{found.path} has no packed matrix {missing}; write it again: redraft quantize"
+        ) from None
 
 
 def cache_folders(path: Path) -> list[Path]:

@@ -4,9 +4,7 @@ The weights stay what they are: encoding, the new model is the base. It gets a t
 and a configuration that says so.
 """
 
-import json
 import re
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,9 +17,11 @@ from redraft.errors import CheckpointError
 from redraft.files import replacing, write_text
 from redraft.formats import safetensors, source
 from redraft.formats.gguf.file import open_gguf
+from redraft.formats.json_objects import read_object, write_object
 from redraft.formats.source import CONFIG_FILE, GENERATION_FILE, is_single_file
 from redraft.formats.tensors import StoredTensor
-from redraft.models.checkpoint import check_tensors, write_json
+from redraft.models.checkpoint import check_tensors
+from redraft.models.companions import write_terms, write_tokenizer
 from redraft.models.family import Family, FamilyConfig
 from redraft.models.registry import BASES, family_of
 from redraft.models.tokenizer import SETTINGS_FILE, TEMPLATE_FILE, TOKENIZER_FILE, ChatTokenizer
@@ -31,7 +31,6 @@ NEW_MASK = "<|mask|>"
 # Special tokens that published vocabularies have and that stand for nothing, in the order in which they are taken.
 _SPARE = ("<mask>", NEW_MASK, "[MASK]", "<empty_output>", "<|reserved_special_token_0|>", "<unused0>")
 _AS_WRITTEN = {"lstrip": False, "normalized": False, "rstrip": False, "single_word": False}
-_TERMS = ("LICENSE*", "NOTICE*")
 _EMBEDDING, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
 
@@ -103,10 +102,14 @@ def adapt(
     config = base.family.read_config(raw)
     folder.mkdir(parents=True, exist_ok=True)
     _write_weights(base, folder, config, mask, dtype)
-    write_json(folder / CONFIG_FILE, raw)
+    write_object(folder / CONFIG_FILE, raw)
     defaults = base.family.read_defaults({}, config)
-    write_json(folder / GENERATION_FILE, base.family.defaults_to_json(defaults, config))
-    _write_tokenizer(base, folder, tokenizer, mask, chat_template)
+    write_object(folder / GENERATION_FILE, base.family.defaults_to_json(defaults, config))
+    write_tokenizer(base.path, folder)
+    _add_mask(folder, tokenizer, mask)
+    if chat_template is not None:
+        write_text(folder / TEMPLATE_FILE, chat_template, keep_link=False)
+    write_terms(base.path, folder)
     _write_card(base, folder, mask)
     return mask
 
@@ -182,32 +185,20 @@ def _with_mask(table: Tensor, mask: Mask, rows: int, replaced: bool) -> Tensor:
     return grown
 
 
-def _write_tokenizer(base: Base, folder: Path, tokenizer: ChatTokenizer, mask: Mask, chat_template: str | None) -> None:
-    template = tokenizer.template if chat_template is None else chat_template
-    if is_single_file(base.path) or mask.new:
+def _add_mask(folder: Path, tokenizer: ChatTokenizer, mask: Mask) -> None:
+    """Have the tokenizer's files name the mask, and have it where it is new."""
+    settings = read_object(folder / SETTINGS_FILE) if (folder / SETTINGS_FILE).exists() else {}
+    if mask.new:
         with replacing(folder / TOKENIZER_FILE, keep_link=False) as new:
             tokenizer.tokenizer.save(str(new))
-    else:
-        shutil.copy(base.path / TOKENIZER_FILE, folder / TOKENIZER_FILE)
-    settings: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
-    if not is_single_file(base.path) and (base.path / SETTINGS_FILE).exists():
-        settings = json.loads((base.path / SETTINGS_FILE).read_text(encoding="utf-8"))
-        # The template goes into a file of its own, which is read before this.
-        settings.pop("chat_template", None)
-        # It lists added tokens once more, by id.
         listed = settings.get("added_tokens_decoder")
-        if isinstance(listed, dict) and mask.new:
+        if isinstance(listed, dict):
             listed[str(mask.id)] = {"content": mask.text, "special": True, **_AS_WRITTEN}
-    write_json(folder / SETTINGS_FILE, {**settings, **tokenizer.special, "mask_token": mask.text})
-    if template is not None:
-        write_text(folder / TEMPLATE_FILE, template, keep_link=False)
+    write_object(folder / SETTINGS_FILE, {**settings, "mask_token": mask.text})
 
 
 def _write_card(base: Base, folder: Path, mask: Mask) -> None:
-    """Write a model card's beginning, and copy the base's terms beside it."""
-    for pattern in _TERMS if base.path.is_dir() else ():
-        for path in base.path.glob(pattern):
-            shutil.copy(path, folder / path.name)
+    """Write a model card's beginning."""
     licence = _licence(base.path)
     # What it was read from on this machine says nothing elsewhere.
     name = base.path.name if Path(base.name).exists() else base.name
