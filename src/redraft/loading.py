@@ -24,7 +24,7 @@ def load(
     window_policy: WindowPolicy = "shared",
     kv_bytes: int | None = None,
 ) -> Engine:
-    """Load a checkpoint: a bundled name ("sudoku"), a folder, or a hub id.
+    """Load a checkpoint: a bundled name ("sudoku"), a folder, a GGUF file, or a hub id.
 
     dtype: "float32", which is exact, "bfloat16", "int8" or "int4" (weights in so many bits, activations in 8: lossy),
     or "auto", which is float32 for models below half a billion parameters and what the checkpoint stores for larger

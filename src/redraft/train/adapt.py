@@ -20,7 +20,7 @@ from redraft.formats.gguf.file import open_gguf
 from redraft.formats.json_objects import read_object, write_object
 from redraft.formats.source import CONFIG_FILE, GENERATION_FILE, is_single_file
 from redraft.formats.tensors import StoredTensor
-from redraft.models.checkpoint import check_tensors
+from redraft.models.checkpoint import architecture_of, check_tensors
 from redraft.models.companions import write_terms, write_tokenizer
 from redraft.models.family import Family, FamilyConfig
 from redraft.models.registry import BASES, family_of
@@ -61,14 +61,18 @@ class Mask:
     """True where the base has no such token."""
 
 
+def is_base(path: Path) -> bool:
+    """Tell whether a checkpoint is of an architecture that can be adapted."""
+    return architecture_of(source.read_config(path)) in BASES
+
+
 def read_base(path: Path, name: str) -> Base:
     """Read an autoregressive checkpoint's configuration and headers, and check that they belong together.
 
     Raises CheckpointError for an architecture that is none of those that can be adapted, naming them.
     """
     config = source.read_config(path)
-    named = config.get("architectures")
-    architecture = named[0] if isinstance(named, list) and named else named
+    architecture = architecture_of(config)
     if architecture not in BASES:
         known = ", ".join(map(repr, BASES))
         raise CheckpointError(f"{path}: architecture {architecture!r} cannot be adapted; those that can are {known}")
