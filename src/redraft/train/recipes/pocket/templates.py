@@ -24,7 +24,9 @@ from redraft.train.recipes.pocket.values import KINDS
 
 _OPENING = re.compile(r"\{|\(\(|\[\[|\}|\)\)|\]\]|\|")
 _KEY = re.compile(r"[a-z][a-z0-9_]*")
-_KIND = re.compile(r"(?P<article>an? )?(?P<kind>[a-z_]+)(?: (?P<min>\d+)-(?P<max>\d+))?(?:\*(?P<few>\d+)-(?P<many>\d+))?")
+_KIND = re.compile(
+    r"(?P<article>an? )?(?P<kind>[a-z_]+)(?: (?P<min>\d+)-(?P<max>\d+))?(?:\*(?P<few>\d+)-(?P<many>\d+))?"
+)
 _PHRASE = re.compile(r"(?P<value>[a-z0-9][a-z0-9 _-]*): ?", re.IGNORECASE)
 
 
