@@ -16,13 +16,14 @@ from redraft.constrain.language.json.merge import Document, Merged, Place, Place
 from redraft.errors import GenerationError, RequestError
 from redraft.models.tokenizer import ChatTokenizer
 
-WIDTH, LONG, LONGEST = 12, 20, 32
-"""Tokens of a slot for text and for numbers without bounds, and of slots for longer text."""
+WIDTH, LONG, LONGEST = 16, 24, 40
+"""Tokens of a slot for text; a telephone number fits the first, a date with time the second, a UUID the third."""
 NULL = "null"
 
-_LONG_FORMATS = frozenset({"date-time", "duration", "email", "hostname", "ipv4", "ipv6", "time", "uri"})
+_LONG_FORMATS = frozenset({"date-time", "email", "hostname", "ipv4", "ipv6", "uri"})
 CHARACTERS_A_TOKEN = 3
 """So many, on average or more, a token of text has that is no number."""
+_NUMBER_WIDTH = 12
 _MAX_SLOTS = 256
 _INTEGER = re.compile(r"-?(0|[1-9][0-9]*)")
 _NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]+)?")
@@ -289,7 +290,7 @@ class _Builder:
             longest = max(len(str(int(bound.value))) for bound in (merged.lower, merged.upper))
             return max(self._longest(["0"]) + longest - 1, self._longest(null or ["0"]))
         if type_ != "string":
-            return WIDTH
+            return _NUMBER_WIDTH
         if "uuid" in merged.formats:
             return LONGEST
         if _LONG_FORMATS & set(merged.formats):

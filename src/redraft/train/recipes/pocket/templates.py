@@ -89,9 +89,9 @@ class Question:
     key: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Template:
-    """A snippet with holes."""
+    """A snippet with holes. No two are equal: to hash all that is in one takes longer than to fill it."""
 
     domain: str
     number: int

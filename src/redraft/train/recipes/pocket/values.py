@@ -83,9 +83,8 @@ Draw = Callable[[Hand], Value]
 def draw(kind: str, hand: Hand, range: tuple[int, int] | None = None) -> Value:
     """Draw a value of one of ``KINDS``; ``range`` is that of an integer or a decimal."""
     if kind == "integer":
-        low, high = range or (1, 60)
-        number = hand.random.randint(low, high)
-        return Value(str(number), number)
+        whole = hand.random.randint(*(range or (1, 60)))
+        return Value(str(whole), whole)
     if kind == "decimal":
         low, high = range or (1, 100)
         places = hand.random.choice((1, 1, 2))
