@@ -2,13 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from random import Random
 from typing import Any
 
 from redraft.tasks.slots import INSTRUCTION, Piece, asked
 from redraft.train.recipes.pocket.schemas import schema_for
 from redraft.train.recipes.pocket.snippets import MESSAGE, Field, Snippet, Split, templates_of
-from redraft.train.recipes.pocket.values import Hand, draw
+from redraft.train.recipes.pocket.templates import read_all
+from redraft.train.recipes.pocket.values import draw
 from redraft.train.recipes.pocket.wordings import phrasings, wording
 
 _STYLES = (
@@ -154,10 +156,14 @@ def _choose_topic(snippet: Snippet, random: Random, split: Split) -> Choose | No
     return _asked_to_choose("topic", wording("topic", random, split.held), snippet.topic, [*wrong], random, split)
 
 
+@cache
+def _domains() -> list[str]:
+    return sorted({one.domain.replace("_", " ") for one in read_all()})
+
+
 def _choose_domain(snippet: Snippet, random: Random, split: Split) -> Choose | None:
-    names = {one.domain.replace("_", " ") for one in (*templates_of(Split.train), *templates_of(Split.domain))}
     right = snippet.domain.replace("_", " ")
-    return _asked_to_choose("domain", wording("domain", random, split.held), right, sorted(names), random, split)
+    return _asked_to_choose("domain", wording("domain", random, split.held), right, _domains(), random, split)
 
 
 def _choose_style(snippet: Snippet, random: Random, split: Split) -> Choose | None:
@@ -201,8 +207,7 @@ def _choose_value(snippet: Snippet, random: Random, split: Split) -> Choose | No
     own = random.choice(told)
     like = [other for other in snippet.present if other.kind == own.kind and other.key != own.key]
     near = [value.text for other in like for value in other.values]
-    hand = Hand(random, split.held)
-    drawn = [draw(own.kind, hand, own.range).text for _ in range(random.randint(2, 8))]
+    drawn = [other(own, snippet) for _ in range(random.randint(2, 8))]
     wrong = [text for text in near * 3 + drawn if text not in snippet.text or text in near]
     question = random.choice(own.questions)
     if not own.values:
@@ -224,12 +229,12 @@ def _yes_or_no(snippet: Snippet, random: Random, split: Split) -> Choose | None:
     like = [other for other in snippet.present if other.kind == own.kind and other.key != own.key and not other.many]
     shown, right = own.value.text, "yes"
     if random.random() < 0.5:
-        shown = random.choice(like).value.text if like and random.random() < 0.7 else other(own, random, split)
+        shown = random.choice(like).value.text if like and random.random() < 0.7 else other(own, snippet)
         right = "no" if shown != own.value.text else "yes"
     question = f"{random.choice(own.questions)} {wording('yes or no', random, split.held).format(value=shown)}"
     return _asked_to_choose("yes or no", question, right, ["no" if right == "yes" else "yes"], random, split)
 
 
-def other(own: Field, random: Random, split: Split) -> str:
-    """Another value of a field's kind."""
-    return draw(own.kind, Hand(random, split.held), own.range).text
+def other(own: Field, snippet: Snippet) -> str:
+    """Another value of a field's kind, in the same hand."""
+    return draw(own.kind, snippet.hand, own.range).text

@@ -17,9 +17,9 @@ Record = dict[str, Any]
 Item = dict[str, Any]
 
 _TASKS = {"extract": extract, "choose": choose, "answer": answer, "fill": fill, "edit": edit}
-_SHARES = {"extract": 0.4, "choose": 0.25, "answer": 0.13, "fill": 0.12, "edit": 0.1}
+_SHARES = {"extract": 0.4, "choose": 0.26, "answer": 0.12, "fill": 0.12, "edit": 0.1}
 _SHOWN_WORDS = 8
-_GAP_WIDTH = 24
+_MOST_OF_A_TASK = 2
 
 
 def random_for(seed: int, split: Split, index: int, what: str) -> Random:
@@ -82,8 +82,10 @@ def items(seed: int, split: Split, start: int = 0) -> Iterator[Item]:
 
 def _questions(about: Snippet, random: Random, split: Split, count: int, shares: Mapping[str, float]) -> Record | None:
     """A text and up to ``count`` different questions about it, those about another text left out."""
-    found: dict[str, dict[str, Any]] = {}
+    found: dict[tuple[str, object], dict[str, Any]] = {}
     for task in random.choices(list(shares), list(shares.values()), k=count):
+        if sum(own["task"] == task for own in found.values()) == _MOST_OF_A_TASK:
+            continue
         question = _TASKS[task](about, random, split)
         if question is None:
             continue
@@ -94,7 +96,8 @@ def _questions(about: Snippet, random: Random, split: Split, count: int, shares:
                 return {"context": context, "questions": [_question(question)]}
             continue
         own = _question(question)
-        found.setdefault(own["ask"], own)
+        # The same answer once more would mostly be that to the same question.
+        found.setdefault((task, own.get("answer", own["ask"])), own)
     return {"context": about.text, "questions": list(found.values())} if found else None
 
 

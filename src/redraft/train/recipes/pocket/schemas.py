@@ -12,6 +12,8 @@ from redraft.train.recipes.pocket.values import Value
 from redraft.train.recipes.pocket.wordings import phrasings, wording
 
 _TOKENS = re.compile(r"[^\W\d_]+|\d|[^\w\s]|_|\s(?=\d)")
+_LONG_WORD = re.compile(r"[a-z]{4,}")
+_BORDER = re.compile(r"[_ ]")
 # Kinds that a text says nowhere else: where it has none, a question for one has no answer.
 FOREIGN = {
     "email": ("email", "contact_email", "mail address", "replyTo"),
@@ -69,9 +71,7 @@ def schema_for(snippet: Snippet, random: Random, held: bool, most: int = 8) -> t
 
 def _chosen(snippet: Snippet, random: Random, count: int) -> list[Field | tuple[str, str]]:
     """Fields, and classes with their values. About a fifth of them is absent."""
-    present: list[Field | tuple[str, str]] = [
-        own for own in snippet.present for _ in range(3 if own.questions else 1) if own.kind != "phrase" or own.options
-    ]
+    present: list[Field | tuple[str, str]] = [own for own in snippet.present for _ in range(3 if own.questions else 1)]
     present += [one for one in snippet.classes.items() for _ in range(2)]
     absent: list[Field] = snippet.absent * 2 + _foreign(snippet, random)
     random.shuffle(present)
@@ -96,14 +96,12 @@ def _foreign(snippet: Snippet, random: Random) -> list[Field]:
     kinds |= {"url", "email"} if kinds & {"url", "email", "handle"} else set()
     kinds |= {"weight", "volume", "temperature"} if kinds & {"weight", "volume", "temperature", "length"} else set()
     said = f"{snippet.text} {snippet.topic}".lower()
-    names = [
-        (kind, name)
-        for kind, own in FOREIGN.items()
-        if kind not in kinds
-        for name in own
-        if not any(word in said for word in re.split(r"[ _]", name.lower()) if len(word) > 3)
-    ]
-    return [Field(name, kind, ()) for kind, name in random.sample(names, min(2, len(names)))]
+    found: list[Field] = []
+    for kind in random.sample(sorted(FOREIGN.keys() - kinds), 4):
+        name = random.choice(FOREIGN[kind])
+        if not any(word in said for word in _LONG_WORD.findall(name.lower())):
+            found.append(Field(name, kind, ()))
+    return found[:2]
 
 
 def _asked(own: Field, snippet: Snippet, random: Random, held: bool) -> Asked | None:
@@ -149,7 +147,7 @@ def _named(own: Field, question: str, random: Random) -> tuple[str, str]:
 
 def _spelled(key: str, random: Random) -> str:
     """A key in one of the ways in which programs and people spell them."""
-    words = re.split(r"[_ ]", key)
+    words = _BORDER.split(key)
     chance = random.random()
     if chance < 0.5:
         return key
@@ -163,7 +161,12 @@ def _spelled(key: str, random: Random) -> str:
 
 
 def _phrased(own: Field, name: str, about: str, random: Random) -> Asked | None:
+    """A value that the text shows by a phrase; few keys say what a yes to them means, so the question is told."""
+    if own.questions and not about and random.random() < 0.7:
+        about = random.choice(own.questions)
     value = own.value.text if own.values else None
+    if not own.questions and set(own.options) <= {"true", "false", "yes", "no"}:
+        return None
     for yes, no in (("true", "false"), ("yes", "no")):
         if set(own.options) <= {yes, no}:
             if random.random() < 0.75:

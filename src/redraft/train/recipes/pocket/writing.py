@@ -10,7 +10,7 @@ from redraft.train.recipes.pocket.schemas import taken
 from redraft.train.recipes.pocket.snippets import Field, Snippet, Split
 from redraft.train.recipes.pocket.wordings import wording
 
-_GAPS = ("____", "[...]", "(?)", "???", "<gap>", "...", "[missing]")
+_GAPS = ("____", "[...]", "(?)", "???", "<gap>", "[missing]")
 _WIDTHS = (8, 12, 16, 24, 32, 48)
 
 
@@ -49,7 +49,13 @@ def unique(snippet: Snippet) -> list[Field]:
 
 
 def _times(text: str, whole: str) -> int:
-    return len(re.findall(rf"(?<!\w){re.escape(text)}(?!\w)", whole))
+    """How often a text stands in another, as words of its own."""
+    count, at = 0, whole.find(text)
+    while at >= 0:
+        before, after = whole[at - 1 : at] if at else "", whole[at + len(text) : at + len(text) + 1]
+        count += not before.isalnum() and not after.isalnum()
+        at = whole.find(text, at + 1)
+    return count
 
 
 def _in_gap(snippet: Snippet, random: Random, split: Split) -> Answer | None:
@@ -138,7 +144,7 @@ def _replaced(snippet: Snippet, random: Random, split: Split) -> Written | None:
     if not told:
         return None
     own = random.choice(told)
-    new = other(own, random, split)
+    new = other(own, snippet)
     if new in snippet.text or taken(new) > 24:
         return None
     if own.questions and random.random() < 0.4:
