@@ -77,6 +77,15 @@ def test_no_two_people_in_a_snippet_share_a_name() -> None:
         assert max(parts.values(), default=1) == 1
 
 
+def test_an_article_in_the_text_goes_with_the_value_after_it() -> None:
+    (template,) = parse("== mail / x\nHe is a {trade|job} with a {old|animal}.", "trades")
+    for seed in range(60):
+        made = write(template, Hand(Random(seed), False))
+        trade, old = ((("an " if own.value.text[0] in "aeio" else "a ") + own.value.text) for own in made.fields)
+        assert made.text == f"He is {trade} with {old}."
+        assert all(made.text[slice(*own.spans[0])] == own.value.text for own in made.fields)
+
+
 def test_an_article_before_a_room_is_no_part_of_it() -> None:
     (template,) = parse("== mail / x\nMeet in {hall|room}, room: {hall}", "rooms")
     for seed in range(40):
@@ -118,8 +127,9 @@ def test_messages_of_sentences_alone_have_classes_that_do_not_contradict() -> No
     found = [made for seed in range(800) if (made := snippet(Random(seed))).style == MESSAGE]
     assert 30 < len(found) < 120
     for made in found:
-        alone = {"sentiment", "intent", "tone"} & made.classes.keys()
+        alone = {"sentiment", "intent", "tone", "deadline given"} & made.classes.keys()
         assert len(made.classes) == 1 or not alone
+        assert not {"urgency", "reply wanted"} <= made.classes.keys()
 
 
 def test_files_of_sentences_are_broad_enough() -> None:

@@ -12,7 +12,6 @@ from redraft.files import replacing
 from redraft.train.recipes.pocket.records import items, records
 from redraft.train.recipes.pocket.snippets import Split
 
-
 app = typer.Typer(add_completion=False)
 
 

@@ -577,7 +577,7 @@ _KINDS: dict[str, Draw] = {
             "km": (1, 80, 1, "{} km", "km"),
             "feet": (3, 40, 0, "{} feet", "feet"),
             "inches": (3, 70, 0, "{} inches", "inches"),
-            "miles": (2, 60, 0, "{} miles", "miles"),
+            "in miles": (2, 60, 0, "{} miles", "miles"),
             "metres": (2, 60, 0, "{} metres", "m"),
         },
     ),

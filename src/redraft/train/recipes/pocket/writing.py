@@ -20,19 +20,15 @@ def edit(snippet: Snippet, random: Random, split: Split) -> Written | None:
 
 
 def span(snippet: Snippet, random: Random) -> tuple[int, int] | None:
-    """Some words of the text that stand in the middle of a sentence; no value that nobody could guess."""
+    """Some words of the text with words around them on their line; no value, which nobody could guess."""
     values = [place for own in snippet.present if own.kind != "phrase" for place in own.spans]
-    words = [
-        match.span()
-        for match in re.finditer(r"[^\W\d_][\w'-]*", snippet.text)
-        if not any(a < match.end() and match.start() < b for a, b in values)
-    ]
-    runs = [
-        (start, end)
-        for first, (start, _) in enumerate(words)
-        for _, end in words[first : first + random.randint(1, 5)][-1:]
-        if start > 0 and end < len(snippet.text) and re.fullmatch(r"[^\d\n{}]*", snippet.text[start:end])
-    ]
+    words = [match.span() for match in re.finditer(r"[^\W\d_][\w'-]*", snippet.text)]
+    runs = []
+    for first, (start, _) in enumerate(words[1:], 1):
+        _, end = words[min(first + random.randrange(5), len(words) - 1)]
+        free = not any(a < end and start < b for a, b in values)
+        if free and end < len(snippet.text) and not re.search(r"[\d\n]", snippet.text[start:end]):
+            runs.append((start, end))
     return random.choice(runs) if runs else None
 
 
