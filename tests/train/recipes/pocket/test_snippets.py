@@ -125,7 +125,7 @@ def test_a_class_is_known_where_a_sentence_shows_it_and_the_sentence_is_of_the_s
 
 def test_messages_of_sentences_alone_have_classes_that_do_not_contradict() -> None:
     found = [made for seed in range(800) if (made := snippet(Random(seed))).style == MESSAGE]
-    assert 30 < len(found) < 120
+    assert 60 < len(found) < 180
     for made in found:
         alone = {"sentiment", "intent", "tone", "deadline given"} & made.classes.keys()
         assert len(made.classes) == 1 or not alone

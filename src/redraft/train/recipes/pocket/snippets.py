@@ -134,7 +134,7 @@ def templates_of(split: Split) -> tuple[Template, ...]:
 
 def snippet(random: Random, split: Split = Split.train) -> Snippet:
     """Draw a snippet: mostly a template, now and then a message of some sentences that show classes alone."""
-    if random.random() < 0.08:
+    if random.random() < 0.14:
         return _message(random, split)
     written = write(random.choice(templates_of(split)), Hand(random, split.held))
     return _woven(written, random, split.held)
@@ -274,7 +274,7 @@ class _Writing:
         starts = not before or _SENTENCE_END.search(before)
         if starts and text[:1].islower() and not hole.article and style in SPOKEN - CASUAL and "@" not in text:
             text = text[0].upper() + text[1:]
-        return replace(value, text=text)
+        return value if text is value.text else replace(value, text=text)
 
     def _phrase(self, part: Phrased) -> None:
         known = self._values.get(part.key)
