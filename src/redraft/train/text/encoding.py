@@ -1,0 +1,117 @@
+"""Records as tokens: prompts, and the clean canvases that answer them."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import takewhile
+
+from redraft.errors import DataError, RequestError
+from redraft.models.tokenizer import ChatTokenizer
+from redraft.train.text.records import Pinned, Question, Record, Slot
+
+FILLER_WEIGHT = 0.15
+"""The weight of an end token behind the first one: fillers are many, and all alike."""
+
+
+@dataclass(frozen=True)
+class CleanCanvas:
+    """A canvas as it should become, C positions."""
+
+    tokens: tuple[int, ...]
+    free: tuple[bool, ...]
+    """Positions that are filled in; the others are pinned."""
+    weights: tuple[float, ...]
+    """Of each position's loss; 0 where it is pinned."""
+
+
+@dataclass(frozen=True)
+class EncodedQuestion:
+    """A prompt's tokens, and the canvases that follow it and each other."""
+
+    prompt: tuple[int, ...]
+    canvases: tuple[CleanCanvas, ...]
+    task: str
+
+
+@dataclass(frozen=True)
+class EncodedRecord:
+    """Questions, and how many first tokens all their prompts have in common."""
+
+    questions: tuple[EncodedQuestion, ...]
+    shared: int
+    where: str
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """Makes tokens of records for one tokenizer and model. Raises DataError that begins with where a record stands."""
+
+    tokenizer: ChatTokenizer
+    canvas_length: int
+    """Positions of the canvases that a text is written on, and the limit for others."""
+    context_length: int
+    mask_token: int
+    end_token: int
+    filler_weight: float = FILLER_WEIGHT
+
+    def encode(self, record: Record) -> EncodedRecord:
+        """Return the tokens of a record."""
+        try:
+            questions = tuple(self._question(question) for question in record.questions)
+        except (DataError, RequestError) as error:
+            raise DataError(f"{record.where}: {error}") from None
+        return EncodedRecord(questions, _shared([question.prompt for question in questions]), record.where)
+
+    def _question(self, question: Question) -> EncodedQuestion:
+        if isinstance(question.prompt, str):
+            prompt = self.tokenizer.encode(question.prompt)
+        else:
+            prompt = self.tokenizer.encode_chat(question.prompt)
+        if isinstance(question.answer, str):
+            canvases = tuple(self._of_text(question.answer, question.weight))
+        else:
+            canvases = (self._of_pieces(question.answer, question.weight),)
+        length = len(prompt) + sum(len(canvas.tokens) for canvas in canvases)
+        if length > self.context_length:
+            raise DataError(f"prompt and answer take {length} tokens, and the model reads {self.context_length}")
+        return EncodedQuestion(tuple(prompt), canvases, question.task)
+
+    def _of_text(self, text: str, weight: float) -> Iterator[CleanCanvas]:
+        tokens = [*self._encode(text), self.end_token]
+        size, ended = self.canvas_length, len(tokens)
+        tokens += [self.end_token] * (-ended % size)
+        weights = [weight if i < ended else weight * self.filler_weight for i in range(len(tokens))]
+        for start in range(0, len(tokens), size):
+            own = slice(start, start + size)
+            yield CleanCanvas(tuple(tokens[own]), (True,) * size, tuple(weights[own]))
+
+    def _of_pieces(self, pieces: Sequence[Pinned | Slot], weight: float) -> CleanCanvas:
+        tokens: list[int] = []
+        weights: list[float] = []
+        for piece in pieces:
+            own = self._encode(piece.text)
+            if isinstance(piece, Pinned):
+                tokens += own
+                weights += [0.0] * len(own)
+                continue
+            if len(own) > piece.width:
+                raise DataError(f"{piece.text!r} takes {len(own)} tokens, and its slot has {piece.width}")
+            tokens += own + [self.end_token] * (piece.width - len(own))
+            weights += [weight if i <= len(own) else weight * self.filler_weight for i in range(piece.width)]
+        if len(tokens) > self.canvas_length:
+            raise DataError(f"the canvas takes {len(tokens)} tokens; its length is at most {self.canvas_length}")
+        return CleanCanvas(tuple(tokens), tuple(one > 0 for one in weights), tuple(weights))
+
+    def _encode(self, text: str) -> list[int]:
+        tokens = self.tokenizer.encode_text(text)
+        for token in (self.mask_token, self.end_token):
+            if token in tokens:
+                name = self.tokenizer.decode_all([token])
+                raise DataError(f"the answer {text[:40]!r} spells the special token {name!r}")
+        return tokens
+
+
+def _shared(prompts: Sequence[Sequence[int]]) -> int:
+    """Return how many first tokens are the same in all prompts; all of a single one."""
+    if not prompts:
+        return 0
+    return sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, zip(*prompts, strict=False)))
