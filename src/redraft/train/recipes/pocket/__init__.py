@@ -1,0 +1,1 @@
+"""A small model of English text: what it is trained on, and how."""
