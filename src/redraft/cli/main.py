@@ -39,7 +39,7 @@ for answers in (fill.fill, edit.edit, choose.choose, extract.extract):
     app.command()(answers)
 app.command()(serve.serve)
 app.command()(info.info)
-app.command()(train.train)
+app.add_typer(train.app, name="train")
 app.command()(evaluate.evaluate)
 app.command()(bench.bench)
 app.command()(replay.replay)

@@ -11,6 +11,8 @@ from redraft.train.text.source import RecordSource
 
 # So many records in a row without a question end the search for the next one.
 PATIENCE = 10_000
+# A run ends when a larger share of its records than this cannot be trained, beside the first few.
+MOST_SKIPPED, SOME = 0.01, 100
 
 
 class Place(NamedTuple):
@@ -29,6 +31,8 @@ class Batches:
     encoder: Encoder
     objective: MaskObjective
     tokens: int
+    skipped: int = field(default=0, init=False)
+    """Records that could not be laid out: generators may make one that does not fit."""
     _last: tuple[int, float, list[Example]] = field(default=(-1, 0.0, []), init=False)
 
     def draw(self, place: Place, progress: float) -> tuple[Batch, Place]:
@@ -51,6 +55,14 @@ class Batches:
 
     def _examples(self, record: int, progress: float) -> list[Example]:
         if self._last[:2] != (record, progress):
-            encoded = self.encoder.encode(self.source.draw(record))
-            self._last = record, progress, self.objective.examples(encoded, record, progress)
+            self._last = record, progress, self._lay_out(record, progress)
         return self._last[2]
+
+    def _lay_out(self, record: int, progress: float) -> list[Example]:
+        try:
+            return self.objective.examples(self.encoder.encode(self.source.draw(record)), record, progress)
+        except DataError:
+            self.skipped += 1
+            if self.skipped > MOST_SKIPPED * (record + SOME):
+                raise
+            return []

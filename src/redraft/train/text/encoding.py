@@ -6,7 +6,8 @@ from itertools import takewhile
 
 from redraft.errors import DataError, RequestError
 from redraft.models.tokenizer import ChatTokenizer
-from redraft.train.text.records import Pinned, Question, Record, Slot
+from redraft.tasks.slots import Canvas, Filled, Piece, Slots
+from redraft.train.text.records import Question, Record, SchemaValue
 
 FILLER_WEIGHT = 0.15
 """The weight of an end token behind the first one: fillers are many, and all alike."""
@@ -47,7 +48,7 @@ class Encoder:
 
     tokenizer: ChatTokenizer
     canvas_length: int
-    """Positions of the canvases that a text is written on, and the limit for others."""
+    """Positions of the canvases that a text is written on; one of pieces is as long as they are."""
     context_length: int
     mask_token: int
     end_token: int
@@ -66,10 +67,14 @@ class Encoder:
             prompt = self.tokenizer.encode(question.prompt)
         else:
             prompt = self.tokenizer.encode_chat(question.prompt)
-        if isinstance(question.answer, str):
-            canvases = tuple(self._of_text(question.answer, question.weight))
-        else:
-            canvases = (self._of_pieces(question.answer, question.weight),)
+        match question.answer:
+            case str(text):
+                canvases = tuple(self._of_text(text, question.weight))
+            case SchemaValue(schema, value):
+                laid_out = Slots.of(schema, self.tokenizer, self.end_token)
+                canvases = (self._of_pieces(laid_out.pieces(value), question.weight),)
+            case pieces:
+                canvases = (self._of_pieces(pieces, question.weight),)
         length = len(prompt) + sum(len(canvas.tokens) for canvas in canvases)
         if length > self.context_length:
             raise DataError(f"prompt and answer take {length} tokens, and the model reads {self.context_length}")
@@ -84,21 +89,18 @@ class Encoder:
             own = slice(start, start + size)
             yield CleanCanvas(tuple(tokens[own]), (True,) * size, tuple(weights[own]))
 
-    def _of_pieces(self, pieces: Sequence[Pinned | Slot], weight: float) -> CleanCanvas:
+    def _of_pieces(self, pieces: Sequence[Piece], weight: float) -> CleanCanvas:
         tokens: list[int] = []
         weights: list[float] = []
         for piece in pieces:
-            own = self._encode(piece.text)
-            if isinstance(piece, Pinned):
-                tokens += own
+            self._encode(piece.text)
+            own = list(Canvas.of((piece,), self.tokenizer, self.end_token).tokens)
+            tokens += own
+            if isinstance(piece, Filled):
+                ended = own.index(self.end_token)
+                weights += [weight if i <= ended else weight * self.filler_weight for i in range(len(own))]
+            else:
                 weights += [0.0] * len(own)
-                continue
-            if len(own) > piece.width:
-                raise DataError(f"{piece.text!r} takes {len(own)} tokens, and its slot has {piece.width}")
-            tokens += own + [self.end_token] * (piece.width - len(own))
-            weights += [weight if i <= len(own) else weight * self.filler_weight for i in range(piece.width)]
-        if len(tokens) > self.canvas_length:
-            raise DataError(f"the canvas takes {len(tokens)} tokens; its length is at most {self.canvas_length}")
         return CleanCanvas(tuple(tokens), tuple(one > 0 for one in weights), tuple(weights))
 
     def _encode(self, text: str) -> list[int]:

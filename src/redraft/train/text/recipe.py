@@ -93,6 +93,10 @@ class TextRecipe:
         for record in records:
             objective.examples(encoder.encode(record), 0, 0.0)
 
+    def check_generated(self, source: RecordSource, count: int = COUNTED) -> None:
+        """Encode the first ``count`` records of a generator; errors as in ``check``."""
+        self.check([source.draw(index) for index in range(count)])
+
     def _mixed(self, source: RecordSource) -> RecordSource:
         if not self.mix:
             return source

@@ -5,6 +5,7 @@
 {"context": "...", "questions": [{...}, ...]}  questions to one text, each {"task", "ask"} and what answers it:
     "answer": "..."                            text, on canvases that are filled up with the end token
     "canvas": [{"pinned": "..."} | {"slot": "...", "width": 8}, ...]    one canvas, of which only the slots are hidden
+    "schema": {...}, "value": {...}            the same, laid out as ``tasks.slots`` does for serving
 """
 
 import json
@@ -15,30 +16,24 @@ from pathlib import Path
 from typing import Any
 
 from redraft.errors import DataError
+from redraft.tasks.slots import Filled, Piece, Pinned
 
 ROLES = ("system", "user", "assistant", "tool")
 DEFAULT_TASK = "answer"
 
 
 @dataclass(frozen=True)
-class Pinned:
-    """Text on a canvas that is seen and kept."""
+class SchemaValue:
+    """A value, on the canvas of its schema's slots."""
 
-    text: str
-
-
-@dataclass(frozen=True)
-class Slot:
-    """``width`` tokens of a canvas that are filled in: a text, then end tokens."""
-
-    text: str
-    width: int
+    schema: Mapping[str, Any]
+    value: Any
 
 
 Prompt = str | tuple[Mapping[str, Any], ...]
 """Raw text, or chat messages."""
-Answer = str | tuple[Pinned | Slot, ...]
-"""Text, or the pieces of one canvas."""
+Answer = str | tuple[Piece, ...] | SchemaValue
+"""Text, or what stands on one canvas."""
 
 
 @dataclass(frozen=True)
@@ -139,7 +134,7 @@ def _of_context(raw: Mapping[str, Any]) -> Iterator[Question]:
         try:
             if not isinstance(one, Mapping):
                 raise DataError(f"a question is a JSON object, not {type(one).__name__}")
-            _only(one, ("task", "ask", "weight", "answer", "canvas"))
+            _only(one, ("task", "ask", "weight", "answer", "canvas", "schema", "value"))
             content = f"{context}\n\n{_text(one, 'ask')}"
             yield Question(({"role": "user", "content": content},), _answer(one), *_task_and_weight(one))
         except DataError as error:
@@ -147,13 +142,21 @@ def _of_context(raw: Mapping[str, Any]) -> Iterator[Question]:
 
 
 def _answer(raw: Mapping[str, Any]) -> Answer:
-    kinds = [kind for kind in ("answer", "canvas") if kind in raw]
+    kinds = [kind for kind in ("answer", "canvas", "schema") if kind in raw]
     if len(kinds) != 1:
-        raise DataError(f"a question has one of 'answer' and 'canvas'; this one has {' and '.join(kinds) or 'neither'}")
+        raise DataError(
+            f"a question has one of 'answer', 'canvas' and 'schema'; this one has {' and '.join(kinds) or 'none'}"
+        )
+    if ("value" in raw) != ("schema" in raw):
+        raise DataError("'schema' and 'value' come together")
+    if "schema" in raw:
+        if not isinstance(raw["schema"], Mapping):
+            raise DataError(f"'schema' is {type(raw['schema']).__name__}; it must be a JSON object")
+        return SchemaValue(raw["schema"], raw["value"])
     return _text(raw, "answer") if kinds == ["answer"] else tuple(_pieces(raw["canvas"]))
 
 
-def _pieces(raw: object) -> Iterator[Pinned | Slot]:
+def _pieces(raw: object) -> Iterator[Piece]:
     if not isinstance(raw, Sequence) or isinstance(raw, str):
         raise DataError("'canvas' is a list of pieces")
     for number, piece in enumerate(raw):
@@ -166,7 +169,7 @@ def _pieces(raw: object) -> Iterator[Pinned | Slot]:
         width = piece["width"]
         if isinstance(width, bool) or not isinstance(width, int) or width < 1:
             raise DataError(f"piece {number} of the canvas has width {width!r}; it must be a whole number, 1 or more")
-        yield Slot(_text(piece, "slot"), width)
+        yield Filled(_text(piece, "slot"), width)
     if not any("slot" in piece for piece in raw):
         raise DataError("'canvas' has no slot, so there is nothing to fill in")
 

@@ -182,6 +182,8 @@ class Run:
             "tokens per second": self._counts.tokens / max(self._counts.seconds, 1e-9),
             "tokens": float(self._trained_tokens),
             "seconds": self._seconds,
+            "records": float(self._place.record),
+            "skipped records": float(self._batches.skipped),
         }
         self._counts = Counts()
         metrics.add(self._step, values)
