@@ -101,6 +101,8 @@ class Snippet:
     style: str
     number: int
     """Of the template in its domain; -1 without one."""
+    hand: Hand = field(repr=False)
+    """That it is written in."""
     classes: dict[str, str] = field(default_factory=dict)
     """The values of classes that sentences in it show, such as ``urgency``."""
 
@@ -141,9 +143,8 @@ def write(template: Template, hand: Hand) -> Snippet:
     writing = _Writing(template, hand)
     writing.parts(template.text)
     text = "".join(writing.pieces)
-    start = len(text) - len(text.lstrip())
-    fields = [replace(own, spans=tuple((a - start, b - start) for a, b in own.spans)) for own in writing.fields()]
-    return Snippet(text.strip(), tuple(fields), template.domain, template.topic, template.style, template.number)
+    fields = tuple(writing.fields(len(text) - len(text.lstrip())))
+    return Snippet(text.strip(), fields, template.domain, template.topic, template.style, template.number, hand)
 
 
 @cache
@@ -194,10 +195,14 @@ class _Writing:
                 case Optional():
                     pass
 
-    def fields(self) -> Iterator[Field]:
-        """What the template may say, each key once, and what it does."""
+    def fields(self, start: int) -> Iterator[Field]:
+        """What the template may say, each key once, and what the text from ``start`` on does."""
         for key, blank in self._blanks.items():
-            yield replace(blank, values=self._values.get(key, ()), spans=self._spans.get(key, ()))
+            if key in self._values:
+                spans = tuple((first - start, last - start) for first, last in self._spans[key])
+                yield replace(blank, values=self._values[key], spans=spans)
+            else:
+                yield blank
 
     def _write(self, text: str) -> tuple[int, int]:
         start = self._length
@@ -332,4 +337,4 @@ def _message(random: Random, split: Split) -> Snippet:
     if random.random() < 0.35 and "tone" not in classes:
         sentences.append(one_of(phrasings()["distractor"][""], random, split.held))
     random.shuffle(sentences)
-    return Snippet(" ".join(sentences), (), MESSAGE, "", MESSAGE, -1, classes)
+    return Snippet(" ".join(sentences), (), MESSAGE, "", MESSAGE, -1, Hand(random, split.held), classes)

@@ -279,7 +279,9 @@ def _written_time(hand: Hand, minute: int) -> Value:
     if "{half" in form and left == 0 and hand.random.random() < 0.7:
         form = form.replace(":{left}", "").replace(".{left}", "")
     text = form.format(hour=hour, hh=f"{hour:02}", left=f"{left:02}", twelve=twelve, half=half, half_up=half.upper())
-    return Value(text, f"{hour:02}:{left:02}")
+    # Without a word for the half of the day, a small hour may be one of the afternoon.
+    clear = "{half" in form or hour > 12 or form.startswith("{hh}")
+    return Value(text, f"{hour:02}:{left:02}" if clear else None)
 
 
 _TIMES = {
@@ -569,6 +571,9 @@ _KINDS: dict[str, Draw] = {
             "cm": (5, 240, 0, "{} cm", "cm"),
             "cm close": (5, 240, 0, "{}cm", "cm"),
             "mm": (3, 900, 0, "{} mm", "mm"),
+            "m apart again": (1, 30, 1, "{} m", "m"),
+            "cm again": (5, 240, 0, "{} cm", "cm"),
+            "cm close again": (5, 240, 0, "{}cm", "cm"),
             "km": (1, 80, 1, "{} km", "km"),
             "feet": (3, 40, 0, "{} feet", "feet"),
             "inches": (3, 70, 0, "{} inches", "inches"),

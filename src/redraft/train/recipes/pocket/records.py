@@ -1,0 +1,232 @@
+"""Training records and evaluation items: what is drawn for an index depends on seed, split and index alone."""
+
+import json
+from collections.abc import Iterator, Mapping
+from random import Random
+from typing import Any
+
+from redraft.constrain.constraint import JSONSchema
+from redraft.tasks.extract import INSTRUCTION as EXTRACT_INSTRUCTION
+from redraft.tasks.slots import INSTRUCTION, Filled, Piece, Pinned
+from redraft.train.recipes.pocket.questions import Answer, Choose, Extract, Question, Written, answer, choose, extract
+from redraft.train.recipes.pocket.schemas import schema_for
+from redraft.train.recipes.pocket.snippets import MESSAGE, Snippet, Split, snippet
+from redraft.train.recipes.pocket.writing import edit, fill, span
+
+Record = dict[str, Any]
+Item = dict[str, Any]
+
+_TASKS = {"extract": extract, "choose": choose, "answer": answer, "fill": fill, "edit": edit}
+_SHARES = {"extract": 0.4, "choose": 0.26, "answer": 0.12, "fill": 0.12, "edit": 0.1}
+_SHOWN_WORDS = 8
+_MOST_OF_A_TASK = 2
+
+
+def random_for(seed: int, split: Split, index: int, what: str) -> Random:
+    """Where all that is drawn for an index comes from."""
+    return Random(f"{seed} {split.value} {index} {what}")
+
+
+def record(seed: int, index: int, split: Split = Split.train) -> Record:
+    """One training record, a JSON object: mostly a text and several questions about it; see ``docs/pocket.md``."""
+    random = random_for(seed, split, index, "record")
+    for _ in range(100):
+        about, chance = snippet(random, split), random.random()
+        if about.style == MESSAGE:
+            found: Record | None = _questions(
+                about, random, split, random.randint(1, 2), {"choose": 0.8, "extract": 0.2}
+            )
+        elif chance < 0.06:
+            found = _json_record(about, random)
+        elif chance < 0.11:
+            found = _raw_gap(about, random)
+        elif chance < 0.14:
+            found = _whole_edit(about, random, split)
+        else:
+            found = _questions(about, random, split, random.randint(3, 5), _SHARES)
+        if found is not None:
+            return found
+    raise ValueError(f"nothing can be asked about any of 100 snippets of {split.value}")
+
+
+def records(seed: int, split: Split = Split.train, start: int = 0) -> Iterator[Record]:
+    """All records from an index on, without an end."""
+    while True:
+        yield record(seed, start, split)
+        start += 1
+
+
+def item(seed: int, index: int, split: Split) -> Item:
+    """One evaluation item: a verb, its arguments, what is right, and where it comes from.
+
+    ``extract`` has ``text``, ``schema`` and ``value``, ``choose`` ``prompt``, ``options`` and ``answer``, ``fill``
+    ``prefix``, ``suffix`` and ``answer``, with a ``prompt`` where it fills in a form, ``generate`` ``prompt`` and
+    ``answer``. ``kind`` says what is asked.
+    """
+    random = random_for(seed, split, index, "item")
+    verb = random.choices(("extract", "choose", "fill", "generate"), (0.4, 0.35, 0.1, 0.15))[0]
+    for _ in range(200):
+        about = snippet(random, split)
+        found = _item(verb, about, random, split)
+        if found is not None:
+            return {**found, "domain": about.domain, "split": split.value, "topic": about.topic}
+    raise ValueError(f"no item of verb {verb} can be made of 200 snippets of {split.value}")
+
+
+def items(seed: int, split: Split, start: int = 0) -> Iterator[Item]:
+    """All items from an index on, without an end."""
+    while True:
+        yield item(seed, start, split)
+        start += 1
+
+
+def _questions(about: Snippet, random: Random, split: Split, count: int, shares: Mapping[str, float]) -> Record | None:
+    """A text and up to ``count`` different questions about it, those about another text left out."""
+    found: dict[tuple[str, object], dict[str, Any]] = {}
+    for task in random.choices(list(shares), list(shares.values()), k=count):
+        if sum(own["task"] == task for own in found.values()) == _MOST_OF_A_TASK:
+            continue
+        question = _TASKS[task](about, random, split)
+        if question is None:
+            continue
+        context = getattr(question, "context", None)
+        if context is not None:
+            # It is asked about a text with a gap or a mistake in it, so it stands alone.
+            if not found and random.random() < 0.5:
+                return {"context": context, "questions": [_question(question)]}
+            continue
+        own = _question(question)
+        # The same answer once more would mostly be that to the same question.
+        found.setdefault((task, own.get("answer", own["ask"])), own)
+    return {"context": about.text, "questions": list(found.values())} if found else None
+
+
+def _question(question: Question) -> dict[str, Any]:
+    match question:
+        case Extract():
+            return {"task": "extract", "ask": question.ask, "schema": question.schema, "value": question.value}
+        case Choose():
+            return {"task": "choose", "ask": question.ask, "answer": question.answer}
+        case Answer():
+            return {"task": question.task, "ask": question.ask, "answer": question.answer}
+        case Written():
+            return {"task": question.task, "ask": question.ask, "canvas": [_piece(piece) for piece in question.pieces]}
+
+
+def _piece(piece: Piece) -> dict[str, Any]:
+    return {"pinned": piece.text} if isinstance(piece, Pinned) else {"slot": piece.text, "width": piece.width}
+
+
+def _user(text: str) -> dict[str, str]:
+    return {"role": "user", "content": text}
+
+
+def _json_record(about: Snippet, random: Random) -> Record | None:
+    """Free JSON, as ``Engine.extract`` asks for it where no slots are laid out."""
+    found = schema_for(about, random, False, most=4)
+    if found is None:
+        return None
+    schema, value = found
+    said = EXTRACT_INSTRUCTION.format(schema=JSONSchema(schema).schema)
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    messages = [_user(f"{said}\n\n{about.text}"), {"role": "assistant", "content": text}]
+    return {"task": "json", "messages": messages}
+
+
+def _raw_gap(about: Snippet, random: Random) -> Record | None:
+    """What ``Engine.fill`` asks for without a prompt: the prefix, and a canvas of the middle and the suffix's start."""
+    place = span(about, random)
+    if place is None:
+        return None
+    start, end = place
+    # The space before a word is part of its token.
+    start -= about.text[start - 1] == " "
+    shown = " ".join(about.text[end:].split(" ")[: _SHOWN_WORDS + 1])
+    return {"task": "fill", "prompt": about.text[:start], "response": about.text[start:end] + shown}
+
+
+def _whole_edit(about: Snippet, random: Random, split: Split) -> Record | None:
+    """What ``Engine.edit`` asks for with an instruction alone: the whole text once more."""
+    question = edit(about, random, split)
+    if question is None or len(about.text) > 300:
+        return None
+    text = question.context or about.text
+    written = "".join(piece.text for piece in question.pieces) + question.rest
+    messages = [_user(f"{question.ask}\n\n{text}"), {"role": "assistant", "content": written}]
+    return {"task": "edit", "messages": messages}
+
+
+def _item(verb: str, about: Snippet, random: Random, split: Split) -> Item | None:
+    match verb:
+        case "extract":
+            return _extract_item(about, random, split)
+        case "choose":
+            return _choose_item(about, random, split)
+        case "fill":
+            return _fill_item(about, random, split)
+    return _generate_item(about, random, split)
+
+
+def _extract_item(about: Snippet, random: Random, split: Split) -> Item | None:
+    question = extract(about, random, split)
+    if question is None:
+        return None
+    said = {} if question.instruction == INSTRUCTION else {"instruction": question.instruction}
+    return {
+        "verb": "extract",
+        "kind": "slots",
+        "text": about.text,
+        "schema": question.schema,
+        "value": question.value,
+        **said,
+    }
+
+
+def _choose_item(about: Snippet, random: Random, split: Split) -> Item | None:
+    question = choose(about, random, split)
+    if question is None:
+        return None
+    prompt = [_user(f"{about.text}\n\n{question.ask}")]
+    return {
+        "verb": "choose",
+        "prompt": prompt,
+        "options": list(question.options),
+        "answer": question.answer,
+        "kind": question.kind,
+    }
+
+
+def _fill_item(about: Snippet, random: Random, split: Split) -> Item | None:
+    question = fill(about, random, split)
+    if isinstance(question, Written):
+        first = next(number for number, piece in enumerate(question.pieces) if isinstance(piece, Filled))
+        before, after = question.pieces[:first], question.pieces[first + 1 :]
+        prompt = [_user(f"{about.text}\n\n{question.ask}")]
+        prefix, suffix = ("".join(piece.text for piece in own) for own in (before, after))
+        return {
+            "verb": "fill",
+            "prompt": prompt,
+            "prefix": prefix,
+            "suffix": suffix,
+            "answer": question.pieces[first].text,
+            "kind": "form",
+        }
+    place = span(about, random)
+    if place is None:
+        return None
+    start, end = place
+    start -= about.text[start - 1] == " "
+    text = about.text
+    return {"verb": "fill", "prefix": text[:start], "suffix": text[end:], "answer": text[start:end], "kind": "gap"}
+
+
+def _generate_item(about: Snippet, random: Random, split: Split) -> Item | None:
+    question = answer(about, random, split)
+    if question is None:
+        return None
+    return {
+        "verb": "generate",
+        "prompt": [_user(f"{about.text}\n\n{question.ask}")],
+        "answer": question.answer,
+        "kind": "answer",
+    }

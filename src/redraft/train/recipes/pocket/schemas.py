@@ -1,0 +1,269 @@
+"""JSON schemas that ask for what a snippet says, or does not, as people write them; and the values that answer them."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from random import Random
+from typing import Any
+
+from redraft.tasks.layout import CHARACTERS_A_TOKEN, LONG, LONGEST, WIDTH
+from redraft.train.recipes.pocket.snippets import Field, Snippet
+from redraft.train.recipes.pocket.values import Value
+from redraft.train.recipes.pocket.wordings import phrasings, wording
+
+_TOKENS = re.compile(r"[^\W\d_]+|\d|[^\w\s]|_|\s(?=\d)")
+_LONG_WORD = re.compile(r"[a-z]{4,}")
+_BORDER = re.compile(r"[_ ]")
+# Kinds that a text says nowhere else: where it has none, a question for one has no answer.
+FOREIGN = {
+    "email": ("email", "contact_email", "mail address", "replyTo"),
+    "phone": ("phone", "phone_number", "mobile", "telephone", "callback_number"),
+    "iban": ("iban", "bank_account", "account"),
+    "plate": ("licence_plate", "registration", "plate"),
+    "url": ("website", "link", "url"),
+    "flight": ("flight", "flight_number"),
+    "version": ("version", "software_version"),
+    "temperature": ("temperature", "temp"),
+    "weight": ("weight", "total_weight"),
+    "volume": ("volume", "litres"),
+    "percent": ("percentage", "discount_percent"),
+    "file": ("filename", "attached_file"),
+    "ip": ("ip", "ip_address"),
+    "medicine": ("medication", "drug"),
+    "instrument": ("instrument",),
+    "language": ("language",),
+    "rating": ("rating", "stars"),
+}
+_NUMBERS = frozenset({"decimal", "percent", "money", "weight", "length", "volume", "temperature", "rating", "duration"})
+_OPAQUE = ("a", "b", "c", "x", "y", "field", "value", "answer", "item", "q1", "q2", "field_1", "field_2", "result")
+_HOLDERS = ("details", "data", "info", "facts", "booking", "contact", "content", "extra")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A property of a schema, and its value."""
+
+    name: str
+    schema: dict[str, Any]
+    """Without null."""
+    value: Any
+    """None where the text does not say."""
+
+
+def taken(text: str) -> int:
+    """Tokens that a text takes at most, as far as a tokenizer of some ten thousand English pieces goes."""
+    return sum(
+        max(1, -(-len(part) // 3)) + 2 * sum(not c.isascii() for c in part) if part[0].isalpha() else len(part.encode())
+        for part in _TOKENS.findall(text)
+    )
+
+
+def schema_for(snippet: Snippet, random: Random, held: bool, most: int = 8) -> tuple[dict[str, Any], Any] | None:
+    """A schema of one to ``most`` fields of a snippet, and its value; None where the snippet has none."""
+    chosen = _chosen(snippet, random, min(most, random.choice((1, 1, 2, 2, 3, 3, 4, 4, 5, 6, 7, 8))))
+    asked: list[Asked] = []
+    for one in chosen:
+        own = _asked(one, snippet, random, held) if isinstance(one, Field) else _class(*one, random, held)
+        if own is not None and all(own.name != other.name for other in asked):
+            asked.append(own)
+    return _together(asked, random) if asked else None
+
+
+def _chosen(snippet: Snippet, random: Random, count: int) -> list[Field | tuple[str, str]]:
+    """Fields, and classes with their values. About a fifth of them is absent."""
+    present: list[Field | tuple[str, str]] = [own for own in snippet.present for _ in range(3 if own.questions else 1)]
+    present += [one for one in snippet.classes.items() for _ in range(2)]
+    absent: list[Field] = snippet.absent * 2 + _foreign(snippet, random)
+    random.shuffle(present)
+    random.shuffle(absent)
+    found: list[Field | tuple[str, str]] = []
+    while len(found) < count and (present or absent):
+        one = absent.pop() if absent and (not present or random.random() < 0.2) else present.pop() if present else None
+        if one is not None and one not in found:
+            found.append(one)
+    if random.random() < 0.5:
+        order = {own.key: number for number, own in enumerate(snippet.fields)}
+        found.sort(key=lambda one: order.get(one.key, 99) if isinstance(one, Field) else 100)
+    return found
+
+
+def _foreign(snippet: Snippet, random: Random) -> list[Field]:
+    """Fields of kinds that the snippet has nothing of."""
+    if not snippet.fields:
+        return []
+    kinds = {own.kind for own in snippet.fields}
+    kinds |= {"percent", "rating"} if kinds & {"percent", "rating", "score", "decimal"} else set()
+    kinds |= {"url", "email"} if kinds & {"url", "email", "handle"} else set()
+    kinds |= {"weight", "volume", "temperature"} if kinds & {"weight", "volume", "temperature", "length"} else set()
+    said = f"{snippet.text} {snippet.topic}".lower()
+    found: list[Field] = []
+    for kind in random.sample(sorted(FOREIGN.keys() - kinds), 4):
+        name = random.choice(FOREIGN[kind])
+        if not any(word in said for word in _LONG_WORD.findall(name.lower())):
+            found.append(Field(name, kind, ()))
+    return found[:2]
+
+
+def _asked(own: Field, snippet: Snippet, random: Random, held: bool) -> Asked | None:
+    question = random.choice(own.questions) if own.questions else ""
+    name, about = _named(own, question, random)
+    if own.kind == "phrase":
+        return _phrased(own, name, about, random)
+    if own.many:
+        items = [value.text for value in own.values]
+        longest = max(map(taken, items), default=0)
+        if longest >= LONG or len(items) > 5:
+            return None
+        length = {"maxLength": CHARACTERS_A_TOKEN * LONG} if longest >= WIDTH - 2 else {}
+        most = random.randint(max(2, len(items)), 5)
+        schema = {"type": "array", "items": {"type": "string", **length}, "maxItems": most}
+        return Asked(name, _about(schema, about), items if items else None)
+    value = own.value if own.values else None
+    schema, answer, clause = _form(own.kind, value, random)
+    if isinstance(answer, str):
+        if taken(answer) > LONGEST - 3:
+            return None
+        if taken(answer) >= WIDTH - 2 and "format" not in schema:
+            schema["maxLength"] = CHARACTERS_A_TOKEN * LONG if taken(answer) < LONG - 2 else 200
+    if clause:
+        about = f"{about}; {clause}" if about else clause
+    return Asked(name, _about(schema, about), answer)
+
+
+def _about(schema: dict[str, Any], about: str) -> dict[str, Any]:
+    return {**schema, "description": about} if about else schema
+
+
+def _named(own: Field, question: str, random: Random) -> tuple[str, str]:
+    """A key, and a description that is empty where the key says it all."""
+    chance = random.random()
+    if question and chance < 0.08:
+        return random.choice(_OPAQUE), question
+    if question and chance < 0.16 and own.kind != "phrase":
+        return own.kind, question
+    about = question if question and random.random() < 0.5 else ""
+    return _spelled(own.key, random), about
+
+
+def _spelled(key: str, random: Random) -> str:
+    """A key in one of the ways in which programs and people spell them."""
+    words = _BORDER.split(key)
+    chance = random.random()
+    if chance < 0.5:
+        return key
+    if chance < 0.65:
+        return words[0] + "".join(word.capitalize() for word in words[1:])
+    if chance < 0.78:
+        return " ".join(words)
+    if chance < 0.9:
+        return " ".join(words).capitalize()
+    return "-".join(words) if chance < 0.95 else "".join(word.capitalize() for word in words)
+
+
+def _phrased(own: Field, name: str, about: str, random: Random) -> Asked | None:
+    """A value that the text shows by a phrase; few keys say what a yes to them means, so the question is told."""
+    if own.questions and not about and random.random() < 0.7:
+        about = random.choice(own.questions)
+    value = own.value.text if own.values else None
+    if not own.questions and set(own.options) <= {"true", "false", "yes", "no"}:
+        return None
+    for yes, no in (("true", "false"), ("yes", "no")):
+        if set(own.options) <= {yes, no}:
+            if random.random() < 0.75:
+                return Asked(name, _about({"type": "boolean"}, about), None if value is None else value == yes)
+            return Asked(name, _about({"enum": ["yes", "no"]}, about), value and ("yes" if value == yes else "no"))
+    if len(own.options) < 2:
+        return None
+    return Asked(name, _about({"enum": random.sample(own.options, len(own.options))}, about), value)
+
+
+def _class(name: str, value: str, random: Random, held: bool) -> Asked:
+    about = wording(f"class / {name}", random, held) if random.random() < 0.6 else ""
+    options = list(phrasings()[name])
+    if options == ["yes", "no"]:
+        key = {"urgency": "urgent"}.get(name, name)
+        return Asked(_spelled(key, random), _about({"type": "boolean"}, about), value == "yes")
+    return Asked(_spelled(name, random), _about({"enum": random.sample(options, len(options))}, about), value)
+
+
+def _form(kind: str, value: Value | None, random: Random) -> tuple[dict[str, Any], Any, str]:
+    """How a kind may be asked for: schema, the value's answer, and what the description has to say of it."""
+    chance = random.random()
+    meaning = None if value is None else value.meaning
+    text = None if value is None else value.text
+    if kind in ("integer", "year") and chance < 0.8 and (value is None or meaning is not None):
+        return {"type": "integer", **_bounds(meaning, random)}, meaning, ""
+    if kind in _NUMBERS and chance < (0.5 if kind != "duration" else 0.3) and value is not None and meaning is not None:
+        return {"type": "number"}, meaning, _counted(kind, value.unit, random)
+    if kind == "date" and chance < 0.4 and (value is None or meaning is not None):
+        if chance < 0.25:
+            return {"type": "string", "format": "date"}, meaning, ""
+        return {"type": "string"}, meaning, random.choice(("as YYYY-MM-DD", "YYYY-MM-DD", "in the form YYYY-MM-DD"))
+    if kind == "time" and chance < 0.3 and (value is None or meaning is not None):
+        return {"type": "string"}, meaning, random.choice(("as HH:MM", "24-hour clock, HH:MM"))
+    if kind == "email" and chance < 0.5:
+        return {"type": "string", "format": "email"}, text, ""
+    if kind == "url" and chance < 0.5 and (text or "https").startswith("https"):
+        return {"type": "string", "format": "uri"}, text, ""
+    if kind == "ip" and chance < 0.4:
+        return {"type": "string", "format": "ipv4"}, text, ""
+    return {"type": "string", **({"maxLength": 60} if chance > 0.93 else {})}, text, ""
+
+
+def _bounds(number: Any, random: Random) -> dict[str, int]:
+    if random.random() < 0.85 or not isinstance(number, int):
+        return {}
+    return {"minimum": random.choice((0, min(1, number))), "maximum": 10 ** len(str(number)) * random.choice((1, 10))}
+
+
+def _counted(kind: str, unit: str, random: Random) -> str:
+    if kind == "money":
+        return random.choice(("the number alone", "amount without the currency", f"in {unit}", "as a number"))
+    return (
+        random.choice((f"in {unit}", f"number of {unit}"))
+        if kind in ("weight", "length", "volume")
+        else (f"in {unit}" if kind in ("duration", "temperature", "percent") else "as a number")
+    )
+
+
+def _together(asked: Sequence[Asked], random: Random) -> tuple[dict[str, Any], Any]:
+    """One object of properties. Those that may be absent are null or left out, as the schema has it."""
+    absent_is_null = random.random() < 0.6
+    strict = random.random() < 0.3 and all(one.value is not None for one in asked)
+    holder = random.choice(_HOLDERS) if len(asked) > 2 and random.random() < 0.1 else None
+    inside = asked[-2:] if holder and all(one.name != holder for one in asked) else ()
+    outside = asked[: len(asked) - len(inside)]
+    schema, value = _object(outside, absent_is_null, strict)
+    if inside and holder:
+        schema["properties"][holder], own = _object(inside, absent_is_null, strict)
+        if own:
+            value[holder] = own
+        if strict or absent_is_null:
+            schema.setdefault("required", []).append(holder)
+    if random.random() < 0.3:
+        schema["additionalProperties"] = False
+    return schema, value
+
+
+def _object(asked: Sequence[Asked], absent_is_null: bool, strict: bool) -> tuple[dict[str, Any], dict[str, Any]]:
+    properties: dict[str, Any] = {}
+    value: dict[str, Any] = {}
+    for one in asked:
+        if one.schema.get("type") == "array":
+            properties[one.name], value[one.name] = one.schema, one.value or []
+        elif strict or not absent_is_null:
+            properties[one.name] = one.schema
+            if one.value is not None:
+                value[one.name] = one.value
+        else:
+            properties[one.name], value[one.name] = _or_null(one.schema), one.value
+    schema: dict[str, Any] = {"type": "object", "properties": properties}
+    if strict or absent_is_null:
+        schema["required"] = list(properties)
+    return schema, value
+
+
+def _or_null(schema: dict[str, Any]) -> dict[str, Any]:
+    if "enum" in schema:
+        return {**schema, "enum": [*schema["enum"], None]}
+    return {**schema, "type": [schema["type"], "null"]}

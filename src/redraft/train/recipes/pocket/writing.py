@@ -1,0 +1,202 @@
+"""Gaps, forms and edits of a snippet, each with what is to be written."""
+
+import re
+from collections.abc import Sequence
+from random import Random
+
+from redraft.tasks.slots import Filled, Piece, Pinned
+from redraft.train.recipes.pocket.questions import Answer, Written, other
+from redraft.train.recipes.pocket.schemas import taken
+from redraft.train.recipes.pocket.snippets import Field, Snippet, Split
+from redraft.train.recipes.pocket.wordings import wording
+
+_GAPS = ("____", "[...]", "(?)", "???", "<gap>", "[missing]")
+_WIDTHS = (8, 12, 16, 24, 32, 48)
+
+
+def fill(snippet: Snippet, random: Random, split: Split) -> Answer | Written | None:
+    """What stands in a gap of the text, or in a form about it."""
+    return _in_form(snippet, random, split) if random.random() < 0.5 else _in_gap(snippet, random, split)
+
+
+def edit(snippet: Snippet, random: Random, split: Split) -> Written | None:
+    """The text with something changed, and all else pinned."""
+    way = random.choice((_replaced, _replaced, _replaced, _hidden, _respelled, _rewritten))
+    return way(snippet, random, split)
+
+
+def span(snippet: Snippet, random: Random) -> tuple[int, int] | None:
+    """Some words of the text that stand in the middle of a sentence; no value that nobody could guess."""
+    values = [place for own in snippet.present if own.kind != "phrase" for place in own.spans]
+    words = [
+        match.span()
+        for match in re.finditer(r"[^\W\d_][\w'-]*", snippet.text)
+        if not any(a < match.end() and match.start() < b for a, b in values)
+    ]
+    runs = [
+        (start, end)
+        for first, (start, _) in enumerate(words)
+        for _, end in words[first : first + random.randint(1, 5)][-1:]
+        if start > 0 and end < len(snippet.text) and re.fullmatch(r"[^\d\n{}]*", snippet.text[start:end])
+    ]
+    return random.choice(runs) if runs else None
+
+
+def unique(snippet: Snippet) -> list[Field]:
+    """Fields of one value that the text shows once, and that no other could be taken for."""
+    own = [field for field in snippet.present if field.kind != "phrase" and not field.many]
+    return [field for field in own if _times(field.value.text, snippet.text) == 1]
+
+
+def _times(text: str, whole: str) -> int:
+    """How often a text stands in another, as words of its own."""
+    count, at = 0, whole.find(text)
+    while at >= 0:
+        before, after = whole[at - 1 : at] if at else "", whole[at + len(text) : at + len(text) + 1]
+        count += not before.isalnum() and not after.isalnum()
+        at = whole.find(text, at + 1)
+    return count
+
+
+def _in_gap(snippet: Snippet, random: Random, split: Split) -> Answer | None:
+    """Some words of the text, or a line of it, or a value that stands there twice."""
+    gap = random.choice(_GAPS)
+    if gap in snippet.text:
+        return None
+    lines = [match.span() for match in re.finditer(r"(?m)^.{3,60}$", snippet.text)]
+    twice = [own for own in snippet.present if own.kind != "phrase" and not own.many]
+    twice = [own for own in twice if _times(own.value.text, snippet.text) == 2]
+    if twice and random.random() < 0.6:
+        place: tuple[int, int] | None = random.choice(twice).spans[0]
+        ask = wording("gap", random, split.held)
+    elif len(lines) > 4 and random.random() < 0.3:
+        values = [a for own in unique(snippet) for a, _ in own.spans]
+        plain = [line for line in lines[1:-1] if not any(line[0] <= at < line[1] for at in values)]
+        place = random.choice(plain) if plain else None
+        ask = wording("line gap", random, split.held)
+    else:
+        place = span(snippet, random)
+        ask = wording("gap", random, split.held)
+    if place is None:
+        return None
+    start, end = place
+    context = f"{snippet.text[:start]}{gap}{snippet.text[end:]}"
+    return Answer("fill", ask.format(gap=gap), snippet.text[start:end], context)
+
+
+def _in_form(snippet: Snippet, random: Random, split: Split) -> Written | None:
+    """A form of two to five lines, some of which are filled in already."""
+    told = [own for own in snippet.present if own.kind != "phrase" and not own.many and taken(own.value.text) < 30]
+    if len(told) < 2:
+        return None
+    chosen = random.sample(told, min(len(told), random.randint(2, 5)))
+    free = set(random.sample(range(len(chosen)), random.randint(1, min(2, len(chosen)))))
+    upper, dash = random.random() < 0.5, random.choice(("", "", "- ", "* "))
+    pieces: list[Piece] = []
+    for number, own in enumerate(chosen):
+        key = own.key.replace("_", " ")
+        line = f"{dash}{key.capitalize() if upper else key}:"
+        value = f" {own.value.text}"
+        pieces += [
+            Pinned(line),
+            Filled(value, _width(value, random)) if number in free else Pinned(value),
+            Pinned("\n"),
+        ]
+    return Written("fill", wording("form", random, split.held), _joined(pieces[:-1]))
+
+
+def _width(text: str, random: Random) -> int:
+    """A width that holds the text and an end, and does not tell how long it is."""
+    fitting = [width for width in _WIDTHS if width > taken(text) + 1]
+    return random.choice(fitting[:2] or [2 * taken(text)])
+
+
+def _joined(pieces: Sequence[Piece]) -> tuple[Piece, ...]:
+    """Neighbours that are pinned become one, and empty ones none."""
+    joined: list[Piece] = []
+    for piece in pieces:
+        if isinstance(piece, Pinned) and joined and isinstance(joined[-1], Pinned):
+            joined[-1] = Pinned(joined[-1].text + piece.text)
+        elif piece.text or isinstance(piece, Filled):
+            joined.append(piece)
+    return tuple(joined)
+
+
+def _edited(
+    snippet: Snippet, ask: str, places: Sequence[tuple[int, int, str]], random: Random, context: str | None = None
+) -> Written:
+    """Places in the text with what is to stand there. What follows the last is shown for some words."""
+    text = snippet.text if context is None else context
+    pieces: list[Piece] = []
+    done = 0
+    for start, end, new in sorted(places):
+        # A slot begins with the space before it, as tokens do.
+        space = start > done and text[start - 1] == " "
+        new = f" {new}" if space else new
+        pieces += [Pinned(text[done : start - space]), Filled(new, _width(new, random))]
+        done = end
+    shown = " ".join(text[done:].split(" ")[: random.randint(3, 12)])
+    return Written("edit", ask, _joined([*pieces, Pinned(shown)]), text[done + len(shown) :], context)
+
+
+def _replaced(snippet: Snippet, random: Random, split: Split) -> Written | None:
+    told = unique(snippet)
+    if not told:
+        return None
+    own = random.choice(told)
+    new = other(own, snippet)
+    if new in snippet.text or taken(new) > 24:
+        return None
+    if own.questions and random.random() < 0.4:
+        ask = wording("replace by question", random, split.held).format(question=random.choice(own.questions), new=new)
+    else:
+        ask = wording("replace", random, split.held).format(old=own.value.text, new=new)
+    return _edited(snippet, ask, [(*own.spans[0], new)], random)
+
+
+def _hidden(snippet: Snippet, random: Random, split: Split) -> Written | None:
+    told = [own for own in unique(snippet) if own.kind in ("person", "phone", "email", "iban", "address", "surname")]
+    if not told:
+        return None
+    kind = random.choice(told).kind
+    same = [own for own in told if own.kind == kind]
+    plural = {"person": "names", "surname": "names", "phone": "phone numbers", "email": "mail addresses",
+              "iban": "bank accounts", "address": "addresses"}[kind]  # fmt: skip
+    if len(same) < len([own for own in snippet.present if own.kind == kind]) or kind in ("person", "surname"):
+        own = random.choice(same)
+        ask = wording("hide", random, split.held).format(what=own.value.text)
+        return _edited(snippet, ask, [(*own.spans[0], "[...]")], random)
+    ask = wording("hide", random, split.held).format(what=f"all {plural}")
+    return _edited(snippet, ask, [(*own.spans[0], "[...]") for own in same], random)
+
+
+def _respelled(snippet: Snippet, random: Random, split: Split) -> Written | None:
+    """A word with two letters exchanged, one lost, or one twice; the text is the misspelt one."""
+    words = [match for match in re.finditer(r"\b[a-z]{5,}\b", snippet.text)]
+    values = [place for own in snippet.present if own.kind != "phrase" for place in own.spans]
+    words = [word for word in words if not any(a < word.end() and word.start() < b for a, b in values)]
+    if not words:
+        return None
+    word = random.choice(words)
+    start, end = word.span()
+    old, at = word.group(), random.randint(1, len(word.group()) - 2)
+    wrong = random.choice(
+        (old[:at] + old[at + 1] + old[at] + old[at + 2 :], old[:at] + old[at + 1 :], old[:at] + old[at] + old[at:])
+    )
+    if wrong == old:
+        return None
+    text = snippet.text[:start] + wrong + snippet.text[end:]
+    ask = wording("misspelt", random, split.held)
+    return _edited(snippet, ask, [(start, start + len(wrong), old)], random, text)
+
+
+def _rewritten(snippet: Snippet, random: Random, split: Split) -> Written | None:
+    """A date, a time or a number in another form."""
+    forms = {"date": "YYYY-MM-DD", "time": "HH:MM"}
+    told = [own for own in unique(snippet) if own.kind in forms and own.value.meaning is not None]
+    told = [own for own in told if own.value.meaning != own.value.text]
+    if not told:
+        return None
+    own = random.choice(told)
+    ask = wording("rewrite as", random, split.held).format(old=own.value.text, form=forms[own.kind])
+    return _edited(snippet, ask, [(*own.spans[0], own.value.meaning)], random)
