@@ -95,7 +95,7 @@ def engine_of(config: DiffusionGemmaConfig, format: Format, folder: Path) -> Eng
         for layer in model.layers:
             # With plain norms attention is so sharp that it is not what a trained model's is.
             layer.self_attn.q_norm.weight.fill_(0.1)
-    packed = packed_model(model, dict(pack_weights(model, format)), format)
+    packed = packed_model(model, dict(pack_weights(model.state_dict().__getitem__, config, format)), format)
     for module in (*model.layers, model.self_conditioning):
         for parameter in module.parameters():
             parameter.data = torch.empty(0)

@@ -71,7 +71,7 @@ def questions(model: str, count: int) -> Questions:
     found = checkpoint.read(checkpoint.find(model))
     boards = fresh_puzzles(next(iter(KINDS)), count, seed=1).boards
     prompts = ("".join(str(digit) if digit else "." for digit in np.asarray(board).tolist()) for board in boards)
-    return Questions(str(found.folder), Path(model).name, tuple(prompts), found.config.canvas_length or 256)
+    return Questions(str(found.path), Path(model).name, tuple(prompts), found.config.canvas_length or 256)
 
 
 def random_model(folder: Path) -> str:

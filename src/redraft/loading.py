@@ -24,7 +24,7 @@ def load(
     window_policy: WindowPolicy = "shared",
     kv_bytes: int | None = None,
 ) -> Engine:
-    """Load a checkpoint: a bundled name ("sudoku"), a folder, or a hub id.
+    """Load a checkpoint: a bundled name ("sudoku"), a folder, a GGUF file, or a hub id.
 
     dtype: "float32", which is exact, "bfloat16", "int8" or "int4" (weights in so many bits, activations in 8: lossy),
     or "auto", which is float32 for models below half a billion parameters and what the checkpoint stores for larger
@@ -37,7 +37,7 @@ def load(
     Raises CheckpointError saying what is missing, damaged or not supported.
     """
     found = checkpoint.read(checkpoint.find(source))
-    tokenizer = ChatTokenizer.from_folder(found.folder)
+    tokenizer = ChatTokenizer.from_checkpoint(found.path)
     engine = Engine(_load_model(found, dtype, device, window_policy), tokenizer, prefill_chunk, kv_bytes)
     engine.runtime.origin = Origin(str(source), found, found.format(dtype), device, prefill_chunk, window_policy)
     return engine

@@ -176,7 +176,7 @@ class TestSave:
         generation = {"t_max": 0.9, "max_denoising_steps": 7, "sampler_config": {"entropy_bound": 0.25}}
         original = checkpoint.read(random_checkpoint(tmp_path / "original", generation=generation))
         model = original.load(dtype)
-        tokenizer = original.folder / "tokenizer.json"
+        tokenizer = original.path / "tokenizer.json"
         checkpoint.save(model, tmp_path / "saved", getattr(torch, dtype), extra_files=[tokenizer])
         again = checkpoint.read(tmp_path / "saved")
         assert (again.config, again.defaults) == (original.config, original.defaults)
@@ -303,9 +303,14 @@ DAMAGES = [
     pytest.param(overwrite(CONFIG, "[]"), [CONFIG, "list", "not a JSON object"], id="JSON of another kind"),
     pytest.param(overwrite(GENERATION, "{,"), [GENERATION, "cannot be read"], id="invalid generation defaults"),
     pytest.param(
-        set_config(architectures=["LlamaForCausalLM"]),
-        [CONFIG, "LlamaForCausalLM", "supported is 'DiffusionGemmaForBlockDiffusion'"],
+        set_config(architectures=["BertModel"]),
+        [CONFIG, "BertModel", "supported are 'DiffusionGemmaForBlockDiffusion'"],
         id="other architecture",
+    ),
+    pytest.param(
+        set_config(architectures=["LlamaForCausalLM"]),
+        [CONFIG, "LlamaForCausalLM", "autoregressive", "redraft adapt"],
+        id="autoregressive architecture",
     ),
     pytest.param(set_config(architectures=None), [CONFIG, "not supported"], id="no architecture"),
     pytest.param(set_config(text_config=None), [CONFIG, "text_config"], id="no text_config"),

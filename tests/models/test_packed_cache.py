@@ -51,9 +51,9 @@ def packings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     packed: list[str] = []
     pack = DiffusionGemmaFamily.pack
 
-    def counted(family, model, format):
+    def counted(family, weights, config, format):
         packed.append(format)
-        return pack(family, model, format)
+        return pack(family, weights, config, format)
 
     monkeypatch.setattr(DiffusionGemmaFamily, "pack", counted)
     return packed

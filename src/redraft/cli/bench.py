@@ -115,7 +115,7 @@ def _workloads(
         if prompt_tokens:
             raise RequestError("give --prompt or --prompt-tokens, not both: a prompt has the length it has")
         message = {"role": "user", "content": prompt}
-        tokenizer = ChatTokenizer.from_folder(found.folder)
+        tokenizer = ChatTokenizer.from_checkpoint(found.path)
         ending = tokenizer.empty_thought(found.config.thought_markers)
         prompts = [tuple(tokenizer.encode_chat([message], ending=ending))]
     else:
@@ -132,7 +132,7 @@ def _contenders(
     from redraft.measure.worker import ContenderSpec
     from redraft.models.checkpoint import DType
 
-    known, folder = get_args(DType), str(found.folder)
+    known, folder = get_args(DType), str(found.path)
     specs: dict[str, ContenderSpec] = {}
     for dtype in dtypes:
         if dtype not in known:

@@ -58,7 +58,7 @@ def _piece(recording: "Recording", model: str | None) -> "Piece":
     if folder is not None:
         try:
             if model is not None or tokenizer_digest(folder) == recording.model["tokenizer"]:
-                return ChatTokenizer.from_folder(folder).piece
+                return ChatTokenizer.from_checkpoint(folder).piece
         except (CheckpointError, OSError):
             if model is not None:
                 raise

@@ -7,12 +7,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from redraft.kernels.packed import Format
     from redraft.models.checkpoint import Checkpoint
+    from redraft.train.adapt import Base
 
 
 def info(
-    model: Annotated[str, typer.Argument(help="A bundled name, a checkpoint folder, or a hub id.")] = "sudoku",
+    model: Annotated[
+        str, typer.Argument(help="A bundled name, a checkpoint folder, a GGUF file, or a hub id.")
+    ] = "sudoku",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Show a checkpoint's size, memory by part, sampling defaults, what of it is not supported, and the kernels in use.
@@ -20,9 +25,10 @@ def info(
     Example: redraft info sudoku
     """
     from redraft.models import checkpoint
+    from redraft.train.adapt import is_base, read_base
 
-    found = checkpoint.read(checkpoint.find(model))
-    facts = describe(found)
+    path = checkpoint.find(model)
+    facts = describe_base(read_base(path, model)) if is_base(path) else describe(checkpoint.read(path))
     if as_json:
         typer.echo(json.dumps(facts, indent=2))
         return
@@ -50,7 +56,7 @@ def describe(found: "Checkpoint") -> dict[str, dict[str, object]]:
     fixed, per_token = kv_bytes_per_token(found)
     sliding = {"sliding layers, about at most": fixed} if fixed else {}
     return {
-        "checkpoint": {"folder": str(found.folder), "architecture": found.architecture},
+        "checkpoint": {_kind(found.path): str(found.path), "architecture": found.architecture},
         "model": {
             "parameters": total,
             "active per token": active,
@@ -58,18 +64,57 @@ def describe(found: "Checkpoint") -> dict[str, dict[str, object]]:
             **found.family.describe(config),
             "canvas": config.canvas_length,
             "context": config.context_length,
-            "stored as": str(found.stored).removeprefix("torch."),
+            "stored as": _stored(found),
             "computed as (auto)": found.format("auto"),
         },
         "memory of the weights as computed, bytes": dict(part_bytes(found, found.format("auto"))),
-        "other dtypes, bytes": {
-            format: f"{sum(part_bytes(found, format).values()):,}, {loss}" for format, loss in LOSSES.items()
-        },
+        **({"other dtypes, bytes": _sizes(found)} if found.packed is None else {}),
         "memory of the KV cache, bytes": {**sliding, "full layers, per token": per_token},
         "sampling defaults": _sampling(found),
         **_unsupported(found),
         "kernels": _kernels(),
     }
+
+
+def describe_base(base: "Base") -> dict[str, dict[str, object]]:
+    """Return facts about an autoregressive checkpoint, and what can be made of it."""
+    from math import prod
+
+    stored: Counter[str] = Counter()
+    for tensor in base.tensors.values():
+        stored[tensor.quantised or str(tensor.dtype).removeprefix("torch.")] += prod(tensor.shape)
+    return {
+        "checkpoint": {
+            _kind(base.path): str(base.path),
+            "architecture": f"{base.architecture}, which is autoregressive: it writes token by token",
+            "to use it": f"redraft adapt {base.name} --out DIR, then train it to denoise",
+        },
+        "model": {
+            "parameters": sum(stored.values()),
+            "vocabulary": base.config["vocab_size"],
+            "hidden size": base.config["hidden_size"],
+            "layers": base.config["num_hidden_layers"],
+            "context": base.config["max_position_embeddings"],
+            "stored as": stored.most_common(1)[0][0],
+        },
+    }
+
+
+def _kind(path: "Path") -> str:
+    return "folder" if path.is_dir() else "file"
+
+
+def _stored(found: "Checkpoint") -> str:
+    """Return the format of most weights, as the files have them."""
+    if found.packed is not None:
+        return f"{found.packed}, packed for the kernels"
+    return found.quantised or str(found.stored).removeprefix("torch.")
+
+
+def _sizes(found: "Checkpoint") -> dict[str, object]:
+    from redraft.models.sizing import part_bytes
+
+    return {format: f"{sum(part_bytes(found, format).values()):,}, {loss}" for format, loss in LOSSES.items()}
 
 
 def _sampling(found: "Checkpoint") -> dict[str, object]:

@@ -5,7 +5,22 @@ from typing import Annotated
 
 import typer
 
-from redraft.cli import bench, choose, diff, edit, evaluate, extract, fill, generate, info, replay, serve, train
+from redraft.cli import (
+    adapt,
+    bench,
+    choose,
+    diff,
+    edit,
+    evaluate,
+    extract,
+    fill,
+    generate,
+    info,
+    quantize,
+    replay,
+    serve,
+    train,
+)
 from redraft.errors import RedraftError
 
 app = typer.Typer(
@@ -39,6 +54,8 @@ for answers in (fill.fill, edit.edit, choose.choose, extract.extract):
     app.command()(answers)
 app.command()(serve.serve)
 app.command()(info.info)
+app.command()(quantize.quantize)
+app.command()(adapt.adapt)
 app.add_typer(train.app, name="train")
 app.command()(evaluate.evaluate)
 app.command()(bench.bench)

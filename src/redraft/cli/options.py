@@ -21,7 +21,10 @@ if TYPE_CHECKING:
     from redraft.record.recorder import RecordingFolder
 
 Model = Annotated[
-    str, typer.Option("--model", "-m", help="A bundled name, a checkpoint folder, or a hub id.", show_default=True)
+    str,
+    typer.Option(
+        "--model", "-m", help="A bundled name, a checkpoint folder, a GGUF file, or a hub id.", show_default=True
+    ),
 ]
 DTypeOption = Annotated[str, typer.Option("--dtype", help="auto, float32, bfloat16, int8 or int4.")]
 Threads = Annotated[int | None, typer.Option("--threads", min=1, help="Processor threads; by default one a core.")]

@@ -1,10 +1,12 @@
 """The JSON files of a checkpoint's folder, each an object, with every fault named."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from redraft.errors import CheckpointError
+from redraft.files import write_text
 
 
 def read_object(path: Path) -> dict[str, Any]:
@@ -18,3 +20,9 @@ def read_object(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} holds {type(content).__name__}, not a JSON object")
     return content
+
+
+def write_object(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a JSON file of a checkpoint's folder, whole."""
+    # A link, as in the hub's cache, is replaced itself: others share the file that it leads to.
+    write_text(path, json.dumps(content, indent=2) + "\n", keep_link=False)

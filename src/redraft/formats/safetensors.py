@@ -1,10 +1,11 @@
 """Weights in safetensors files, one or many behind an index: described by their headers, read by name, written."""
 
+import json
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from math import prod
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -14,30 +15,20 @@ from torch import Tensor
 from redraft.errors import CheckpointError
 from redraft.files import replacing
 from redraft.formats.json_objects import read_object
+from redraft.formats.tensors import StoredTensor, TensorReader
 
 INDEX_FILE, WEIGHTS_FILE = "model.safetensors.index.json", "model.safetensors"
 _TORCH_DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
+_NAMES = {torch.uint8: "U8", **{dtype: name for name, dtype in _TORCH_DTYPES.items()}}
+Described = tuple[tuple[int, ...], torch.dtype]
+"""Shape and dtype of a tensor to write."""
+# The widest vectors are of that many bytes; a tensor of whole ones begins with one.
+_VECTOR = 64
 
 
-@dataclass(frozen=True)
-class StoredTensor:
-    """A tensor in a file, as the header describes it."""
-
-    file: Path
-    shape: tuple[int, ...]
-    dtype: torch.dtype
-
-
-class TensorReader(Protocol):
-    """Reads tensors by name from files that are open."""
-
-    def __call__(self, name: str) -> Tensor:
-        """Return one tensor as it is stored, mapped from its file."""
-        ...
-
-
-def stored_tensors(folder: Path) -> dict[str, StoredTensor]:
-    """Describe all tensors of a folder by name, in the order of its files, from headers alone.
+def stored_tensors(folder: Path, without: str | None = None) -> dict[str, StoredTensor]:
+    """Describe all tensors of a folder by name, in the order of its files, from headers alone; those whose names begin
+    with ``without`` are left out.
 
     Raises CheckpointError naming the file that is missing or damaged, or the tensor of a dtype that is not read.
     """
@@ -50,7 +41,7 @@ def stored_tensors(folder: Path) -> dict[str, StoredTensor]:
         index, paths = {}, [folder / WEIGHTS_FILE]
     else:
         raise CheckpointError(f"{folder} has neither {WEIGHTS_FILE} nor {INDEX_FILE}; its weights are missing")
-    stored = {name: tensor for path in paths for name, tensor in _described(path)}
+    stored = {name: tensor for path in paths for name, tensor in _described(path, without)}
     for name in index:
         if name not in stored:
             raise CheckpointError(f"{folder / index[name]} lacks tensor {name}, which {INDEX_FILE} says it holds")
@@ -64,8 +55,8 @@ def reading(tensors: Mapping[str, StoredTensor]) -> Iterator[TensorReader]:
     Raises CheckpointError naming the file that cannot be opened.
     """
     with ExitStack() as files:
-        opened = {path: files.enter_context(_open(path)) for path in _files(tensors.values())}
-        yield lambda name: opened[tensors[name].file].get_tensor(name)
+        open_files = {path: files.enter_context(opened(path)) for path in _files(tensors.values())}
+        yield lambda name: open_files[tensors[name].file].get_tensor(name)
 
 
 def write(folder: Path, tensors: Mapping[str, Tensor]) -> None:
@@ -78,13 +69,53 @@ def write(folder: Path, tensors: Mapping[str, Tensor]) -> None:
     (folder / INDEX_FILE).unlink(missing_ok=True)
 
 
+def write_each(
+    folder: Path, described: Mapping[str, Described], tensor: TensorReader, metadata: Mapping[str, str] | None = None
+) -> None:
+    """Write tensors of the shapes and dtypes ``described`` into one file, as ``write`` does, and ask ``tensor`` for one
+    after the other: no two are in memory. ``metadata``: texts for the header."""
+    # None begins where its dtype, or a vector of it, must not.
+    names = sorted(described, key=lambda name: (_size(described[name]) % _VECTOR != 0, -described[name][1].itemsize))
+    header: dict[str, Any] = {"__metadata__": {"format": "pt", **(metadata or {})}}
+    end = 0
+    for name in names:
+        shape, dtype = described[name]
+        begin, end = end, end + _size((shape, dtype))
+        header[name] = {"dtype": _NAMES[dtype], "shape": list(shape), "data_offsets": [begin, end]}
+    text = json.dumps(header).encode()
+    text += b" " * (-(8 + len(text)) % _VECTOR)
+    with replacing(folder / WEIGHTS_FILE, keep_link=False) as new, new.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for name in names:
+            shape, dtype = described[name]
+            one = tensor(name)
+            if (tuple(one.shape), one.dtype) != (shape, dtype):
+                raise ValueError(f"{name} is {one.dtype} {[*one.shape]}, and was to be {dtype} {[*shape]}")
+            one.contiguous().reshape(-1).view(torch.uint8).numpy().tofile(file)
+    (folder / INDEX_FILE).unlink(missing_ok=True)
+
+
+def read_metadata(folder: Path) -> dict[str, str]:
+    """Return the texts in the header of a folder's only weight file."""
+    with opened(folder / WEIGHTS_FILE) as file:
+        return dict(file.metadata() or {})
+
+
+def _size(described: Described) -> int:
+    """Return a tensor's bytes."""
+    shape, dtype = described
+    return prod(shape) * dtype.itemsize
+
+
 def _files(tensors: Iterable[StoredTensor]) -> set[Path]:
     return {tensor.file for tensor in tensors}
 
 
-def _described(path: Path) -> Iterator[tuple[str, StoredTensor]]:
-    with _open(path) as file:
+def _described(path: Path, without: str | None) -> Iterator[tuple[str, StoredTensor]]:
+    with opened(path) as file:
         for name in file.keys():  # noqa: SIM118 - a safetensors file is no mapping
+            if without is not None and name.startswith(without):
+                continue
             part = file.get_slice(name)
             if part.get_dtype() not in _TORCH_DTYPES:
                 supported = ", ".join(_TORCH_DTYPES)
@@ -94,7 +125,8 @@ def _described(path: Path) -> Iterator[tuple[str, StoredTensor]]:
             yield name, StoredTensor(path, tuple(part.get_shape()), _TORCH_DTYPES[part.get_dtype()])
 
 
-def _open(path: Path) -> Any:
+def opened(path: Path) -> Any:
+    """Open one file, as the library does; raises CheckpointError where it is missing or damaged."""
     if not path.exists():
         raise CheckpointError(f"weight file {path} is missing; download the checkpoint again")
     try:

@@ -115,6 +115,19 @@ class PackedMatrix:
         return torch.cat([pairs[:, :, half].flatten(1, 2)[:, : self.outputs] for half in (0, 1)], dim=1)
 
 
+def shapes(
+    format: Format, outputs: int, inputs: int, count: int, gated: bool
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return the shapes of a packed matrix's data and scales; see ``PackedMatrix``."""
+    columns = 2 * -(-outputs // PANEL) * PANEL if gated else outputs
+    blocks, padded = -(-columns // BLOCK), -(-inputs // _PADDED_TO[format]) * _PADDED_TO[format]
+    side = _SIDE_BY_SIDE[format]
+    data = (count, blocks, 2, padded // side, PANEL, side // 2 if format == "int4" else side)
+    if format == "int4":
+        return data, (count, blocks, padded // GROUP, BLOCK)
+    return data, (count, blocks * BLOCK) if format == "int8" else (count, 0)
+
+
 def pack(weight: Tensor, format: Format, bias: Tensor | None = None) -> PackedMatrix:
     """Pack ``weight`` [outputs, inputs], or [count, outputs, inputs], of any floating dtype, and its bias [outputs] or
     [count, outputs], which stays float32."""

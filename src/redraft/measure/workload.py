@@ -1,6 +1,5 @@
 """Workloads, the runs that contenders make of them, and the contender that is Redraft itself."""
 
-import json
 import random
 import statistics
 import time
@@ -13,11 +12,12 @@ from typing import Protocol
 from redraft.api import Engine
 from redraft.canvas.stopping import StableAndConfident
 from redraft.errors import RequestError
+from redraft.formats.source import is_single_file
 from redraft.loading import load
 from redraft.measure.peak import seconds_at_peak, step_multiply_adds
 from redraft.models.checkpoint import Checkpoint, DType
 from redraft.models.packed import PackedModel
-from redraft.models.tokenizer import TOKENIZER_FILE
+from redraft.models.tokenizer import TOKENIZER_FILE, ChatTokenizer
 
 
 @dataclass(frozen=True)
@@ -173,9 +173,8 @@ def random_prompt(found: Checkpoint, tokens: int, seed: int) -> tuple[int, ...]:
     begins with the shorter one."""
     config = found.config
     markers = {*config.special_token_ids}
-    path = found.folder / TOKENIZER_FILE
-    if path.exists():
-        markers |= {token["id"] for token in json.loads(path.read_text(encoding="utf-8")).get("added_tokens", [])}
+    if is_single_file(found.path) or (found.path / TOKENIZER_FILE).exists():
+        markers |= set(ChatTokenizer.from_checkpoint(found.path).tokenizer.get_added_tokens_decoder())
     ordinary = [token for token in range(config.vocab_size) if token not in markers]
     return tuple(random.Random(seed).choices(ordinary, k=tokens))
 

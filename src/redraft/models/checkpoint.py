@@ -1,44 +1,46 @@
-"""Checkpoint folders as the hub holds them: found, described, loaded and saved, with every fault named."""
+"""Checkpoints, in folders as the hub has them or GGUF files: found, described, loaded, saved, every fault named."""
 
-import json
 import re
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib import resources
 from math import prod
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 import torch
 
 from redraft.errors import CheckpointError
-from redraft.files import write_text
-from redraft.formats import safetensors
-from redraft.formats.json_objects import read_object
-from redraft.formats.safetensors import StoredTensor
+from redraft.formats import safetensors, source
+from redraft.formats.json_objects import read_object, write_object
+from redraft.formats.source import CONFIG_FILE, GENERATION_FILE, is_single_file
+from redraft.formats.tensors import StoredTensor, TensorReader
 from redraft.kernels.packed import FORMATS, Format
+from redraft.models import packed_folder
 from redraft.models.base import GenerationDefaults
 from redraft.models.family import Family, FamilyConfig, PlainModel
+from redraft.models.packed_folder import packed_format
 from redraft.models.registry import family_of
 
 DType = Literal["auto", "float32", "bfloat16", "int8", "int4"]
 # Below this many parameters "auto" computes in float32, which is exact and, for small shapes, no slower.
 AUTO_FLOAT32 = 500_000_000
-CONFIG_FILE, GENERATION_FILE = "config.json", "generation_config.json"
 OWN_FILE = "redraft.json"
-_DOWNLOADED = ["*.json", "*.safetensors", "*.jinja"]
+_DOWNLOADED = ["*.json", "*.safetensors", "*.jinja", "README.md", "LICENSE*", "NOTICE*"]
 # What ``transformers`` refuses to find in its own file.
 _OWN = ("choice_temperature",)
+Kind = TypeVar("Kind", bound=Hashable)
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A folder whose configuration was read and whose tensors were found, none of them loaded yet."""
+    """A folder or GGUF file whose configuration was read and whose tensors were found, none of them loaded yet."""
 
-    folder: Path
+    path: Path
     architecture: str
     family: Family[Any, Any]
     config: FamilyConfig
@@ -47,25 +49,43 @@ class Checkpoint:
     """(kv_heads, head_dim, positions kept) of every layer; None keeps the whole context."""
     tensors: Mapping[str, StoredTensor]
     """The tensors that the model is made of, by stored name."""
+    packed: Format | None
+    """The format that the matrices are packed in already; None where they are plain tensors."""
     unused: Mapping[str, StoredTensor]
     """Tensors in the files that the model has no use for: a vision tower, and copies of tied weights."""
 
     @property
     def stored(self) -> torch.dtype:
-        """The dtype that most of the parameters are stored in."""
-        sizes: Counter[torch.dtype] = Counter()
+        """The dtype that most of the parameters are read in."""
+        return self._most(lambda tensor: tensor.dtype)
+
+    @property
+    def quantised(self) -> str | None:
+        """The format that most of the parameters are stored in as whole numbers, such as "Q4_K"; None without one."""
+        return self._most(lambda tensor: tensor.quantised)
+
+    def _most(self, kind: Callable[[StoredTensor], Kind]) -> Kind:
+        sizes: Counter[Kind] = Counter()
         for tensor in self.tensors.values():
-            sizes[tensor.dtype] += prod(tensor.shape)
+            sizes[kind(tensor)] += prod(tensor.shape)
         return max(sizes, key=sizes.__getitem__)
 
     def format(self, dtype: DType) -> Format:
         """Return what "auto" means for this checkpoint; other names stand for themselves.
 
-        Raises CheckpointError for unknown ones.
+        Raises CheckpointError for unknown ones, and for others than that of weights that are packed already.
         """
+        if self.packed is not None:
+            if dtype not in ("auto", self.packed):
+                raise CheckpointError(
+                    f"{self.path} holds {self.packed} weights, from which {dtype!r} cannot be made; load it with dtype "
+                    f"'auto' or {self.packed!r}"
+                )
+            return self.packed
         if dtype == "auto":
             parameters = sum(prod(t.shape) for t in self.tensors.values())
-            return "float32" if parameters < AUTO_FLOAT32 or self.stored == torch.float32 else "bfloat16"
+            whole = self.stored == torch.float32 and self.quantised is None
+            return "float32" if parameters < AUTO_FLOAT32 or whole else "bfloat16"
         if dtype not in FORMATS:
             known = ", ".join(repr(name) for name in get_args(DType))
             raise CheckpointError(f"dtype {dtype!r} is not supported; choose one of {known}")
@@ -81,50 +101,73 @@ class Checkpoint:
         if format in ("int8", "int4"):
             raise CheckpointError(f"dtype {format!r} has packed weights only; load it with redraft.load")
         wanted = torch.float32 if format == "float32" else torch.bfloat16
-        with torch.device("meta"):
-            model: PlainModel = self.family.build(self.config, options or {})
-        model.defaults = self.defaults
-        with safetensors.reading(self.tensors) as tensor:
-            names = {name: self.family.stored_name(name) for name in model.state_dict()}
-            state = {name: tensor(stored).to(wanted) for name, stored in names.items()}
+        model = self._without_weights(options)
+        with self.weights() as tensor:
+            state = {name: tensor(name).to(wanted) for name in model.state_dict()}
         model.load_state_dict(state, assign=True)
         return model.eval().requires_grad_(False)
 
+    def load_beside(self, format: Format, options: Mapping[str, object] | None = None) -> PlainModel:
+        """Load of the plain model only what a packed one needs beside its matrices, as it is stored; matrices that are
+        stored quantised become bfloat16, except for a model that computes in float32. Raises as ``load``."""
+        model = self._without_weights(options)
+        state = {}
+        with self.weights() as tensor:
+            for name in filter(self.family.beside, model.state_dict()):
+                rounded = self.tensors[self.family.stored_name(name)].quantised is not None and format != "float32"
+                state[name] = tensor(name).to(torch.bfloat16) if rounded else tensor(name)
+        model.load_state_dict(state, strict=False, assign=True)
+        return model.eval().requires_grad_(False)
 
-def find(source: str | Path) -> Path:
-    """Return the folder of a bundled name ("sudoku"), a path, or a hub id ("google/diffusiongemma-26B-A4B-it").
+    @contextmanager
+    def weights(self) -> Iterator[TensorReader]:
+        """Hand out what reads a parameter or buffer by its name in the plain model, one at a time."""
+        with source.reading(self.tensors) as tensor:
+            yield lambda name: tensor(self.family.stored_name(name))
+
+    def _without_weights(self, options: Mapping[str, object] | None) -> PlainModel:
+        with torch.device("meta"):
+            model: PlainModel = self.family.build(self.config, options or {})
+        model.defaults = self.defaults
+        return model
+
+
+def find(name: str | Path) -> Path:
+    """Return the folder of a bundled name ("sudoku"), a path, or a hub id ("google/diffusiongemma-26B-A4B-it"), or a
+    GGUF file itself.
 
     Raises CheckpointError saying what was looked for and what is there.
     """
-    name = str(source)
+    name = str(name)
     if not name.strip():
-        raise CheckpointError("the checkpoint's name is empty; give a bundled name, a folder, or a hub id")
+        raise CheckpointError("the checkpoint's name is empty; give a bundled name, a folder, a GGUF file, or a hub id")
     path = _local_path(name)
-    if path is not None and path.is_dir():
+    if path is not None and (path.is_dir() or is_single_file(path)):
         return path
     bundled = Path(str(resources.files("redraft") / "bundled"))
     names = sorted(path.parent.name for path in bundled.glob(f"*/{CONFIG_FILE}"))
     if name in names:
         return bundled / name
     if path is not None and path.exists():
-        raise CheckpointError(f"{name} is a file; pass the checkpoint's folder")
+        raise CheckpointError(f"{name} is a file, and no GGUF file by its name; pass the checkpoint's folder")
     if _HUB_ID.fullmatch(name) and not name.startswith("."):
         return _download(name)
     known = ", ".join(names) or "none"
     raise CheckpointError(
-        f"no checkpoint {name!r}: it is no folder, no bundled name (there are: {known}), and no hub id (owner/name)"
+        f"no checkpoint {name!r}: it is no folder, no GGUF file, no bundled name (there are: {known}), and no hub id "
+        "(owner/name)"
     )
 
 
-def find_here(source: str | Path) -> Path | None:
-    """Return the folder that ``find`` would give, if nothing has to be fetched for it."""
+def find_here(name: str | Path) -> Path | None:
+    """Return what ``find`` would give, if nothing has to be fetched for it."""
     try:
-        if _HUB_ID.fullmatch(str(source)) and not Path(source).is_dir():
+        if _HUB_ID.fullmatch(str(name)) and not Path(name).exists():
             from huggingface_hub import try_to_load_from_cache
 
-            cached = try_to_load_from_cache(str(source), CONFIG_FILE)
+            cached = try_to_load_from_cache(str(name), CONFIG_FILE)
             return Path(cached).parent if isinstance(cached, str) else None
-        return find(source)
+        return find(name)
     except (CheckpointError, ValueError, OSError):
         return None
 
@@ -139,28 +182,29 @@ def _local_path(name: str) -> Path | None:
     return path
 
 
-def read(folder: Path) -> Checkpoint:
-    """Read a folder's configuration and the headers of its weight files, and check that they belong together.
+def read(path: Path) -> Checkpoint:
+    """Read a folder's or GGUF file's configuration and the headers of its weights, and check that they belong together.
 
     Raises CheckpointError naming the file, or the missing, unexpected or misshapen tensor.
     """
-    architecture, family, config = _read_config(folder)
-    stored = safetensors.stored_tensors(folder)
+    architecture, family, config = _read_config(path)
+    packed = packed_format(source.read_config(path))
+    stored = source.stored_tensors(path) if packed is None else packed_folder.stored_tensors(path, packed)
     with torch.device("meta"):
         model: PlainModel = family.build(config, {})
     expected = {family.stored_name(name): tensor for name, tensor in model.state_dict().items()}
-    _check_tensors(folder, family, expected, stored)
-    generation, own = (
-        read_object(folder / name) if (folder / name).exists() else {} for name in (GENERATION_FILE, OWN_FILE)
-    )
+    check_tensors(path, family, expected, stored)
+    generation, own_file = source.read_generation(path), path / OWN_FILE
+    own = read_object(own_file) if own_file.exists() else {}
     return Checkpoint(
-        folder=folder,
+        path=path,
         architecture=architecture,
         family=family,
         config=config,
         defaults=_with_own(_defaults(family, generation, config), own),
         cache_layout=tuple(model.cache_layout()),
         tensors={name: stored[name] for name in expected},
+        packed=packed,
         unused={name: tensor for name, tensor in stored.items() if name not in expected},
     )
 
@@ -174,11 +218,11 @@ def save(model: PlainModel, folder: Path, dtype: torch.dtype, extra_files: Itera
     folder.mkdir(parents=True, exist_ok=True)
     state = model.state_dict()
     safetensors.write(folder, {family.stored_name(name): value.to(dtype) for name, value in state.items()})
-    _write_json(folder / CONFIG_FILE, {**described, "dtype": str(dtype).removeprefix("torch.")})
-    _write_json(folder / GENERATION_FILE, family.defaults_to_json(model.defaults, config))
+    write_object(folder / CONFIG_FILE, {**described, "dtype": str(dtype).removeprefix("torch.")})
+    write_object(folder / GENERATION_FILE, family.defaults_to_json(model.defaults, config))
     own = {name: getattr(model.defaults, name) for name in _OWN if getattr(model.defaults, name) is not None}
     if own:
-        _write_json(folder / OWN_FILE, own)
+        write_object(folder / OWN_FILE, own)
     else:
         (folder / OWN_FILE).unlink(missing_ok=True)
     for path in extra_files:
@@ -195,18 +239,23 @@ def save_choice_temperature(folder: str | Path, temperature: float) -> None:
     _read_config(folder)
     own = {"choice_temperature": temperature}
     _with_own(GenerationDefaults(), own)
-    _write_json(folder / OWN_FILE, own)
+    write_object(folder / OWN_FILE, own)
 
 
-def _read_config(folder: Path) -> tuple[str, Family[Any, Any], FamilyConfig]:
-    """Return a folder's architecture, its family and its configuration."""
-    raw = read_object(folder / CONFIG_FILE)
-    named = raw.get("architectures")
-    architecture = named[0] if isinstance(named, list) and named else named
+def architecture_of(config: Mapping[str, Any]) -> object:
+    """Return the first of the ``architectures`` of a ``config.json``."""
+    named = config.get("architectures")
+    return named[0] if isinstance(named, list) and named else named
+
+
+def _read_config(path: Path) -> tuple[str, Family[Any, Any], FamilyConfig]:
+    """Return a checkpoint's architecture, its family and its configuration."""
+    raw = source.read_config(path)
+    architecture = architecture_of(raw)
     try:
         family = family_of(architecture)
     except CheckpointError as error:
-        raise CheckpointError(f"{folder / CONFIG_FILE}: {error}") from None
+        raise CheckpointError(f"{path if is_single_file(path) else path / CONFIG_FILE}: {error}") from None
     return str(architecture), family, family.read_config(raw)
 
 
@@ -227,11 +276,6 @@ def _with_own(defaults: GenerationDefaults, own: Mapping[str, Any]) -> Generatio
         raise CheckpointError(f"{OWN_FILE}: {error}") from error
 
 
-def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    # A link, as in the hub's cache, is replaced itself: others share the file that it leads to.
-    write_text(path, json.dumps(content, indent=2) + "\n", keep_link=False)
-
-
 def _download(hub_id: str) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
@@ -246,16 +290,17 @@ def _download(hub_id: str) -> Path:
         ) from error
 
 
-def _check_tensors(
-    folder: Path,
+def check_tensors(
+    path: Path,
     family: Family[Any, Any],
     expected: Mapping[str, torch.Tensor],
     stored: Mapping[str, StoredTensor],
 ) -> None:
+    """Raise CheckpointError naming a stored tensor that is missing, of another shape than expected, or of no use."""
     missing = [name for name in expected if name not in stored]
     if missing:
         raise CheckpointError(
-            f"{folder}: tensor {missing[0]} is missing{_and_more(missing)}; the download may be incomplete, or "
+            f"{path}: tensor {missing[0]} is missing{_and_more(missing)}; the download may be incomplete, or "
             f"{CONFIG_FILE} belongs to another model"
         )
     for name, tensor in expected.items():

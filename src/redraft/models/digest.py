@@ -7,9 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from redraft.files import write_text
-from redraft.models.checkpoint import CONFIG_FILE, Checkpoint
+from redraft.formats.source import CONFIG_FILE, is_single_file
+from redraft.models.checkpoint import Checkpoint
 from redraft.models.packed_cache import cache_folders
-from redraft.models.tokenizer import TOKENIZER_FILE
+from redraft.models.tokenizer import TOKENIZER_FILE, ChatTokenizer
 
 DIGESTS_FILE = "digests.json"
 # Smaller files are read anew each time, in less time than a person notices.
@@ -17,13 +18,15 @@ KEPT_FROM = 64 << 20
 
 
 def weights_digest(found: Checkpoint, kept_from: int = KEPT_FROM) -> str:
-    """Return the digest of ``config.json`` and of every weight file that the model has a part in, with their names.
+    """Return the digest of ``config.json`` and of every weight file that the model has a part in, with their names. A
+    GGUF file has its configuration in itself.
 
     The digest of a file of ``kept_from`` bytes or more is kept beside packed weights, and good for as long as the
     file's size and time of change are the same.
     """
-    paths = [found.folder / CONFIG_FILE, *sorted({tensor.file for tensor in found.tensors.values()})]
-    kept = _Kept(found.folder, kept_from)
+    described = [] if is_single_file(found.path) else [found.path / CONFIG_FILE]
+    paths = [*described, *sorted({tensor.file for tensor in found.tensors.values()})]
+    kept = _Kept(found.path, kept_from)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         digests = list(pool.map(kept.digest, paths))
     kept.save()
@@ -31,9 +34,11 @@ def weights_digest(found: Checkpoint, kept_from: int = KEPT_FROM) -> str:
     return hashlib.sha256(whole.encode()).hexdigest()
 
 
-def tokenizer_digest(folder: Path) -> str:
-    """Return the digest of ``tokenizer.json``."""
-    return _digest(folder / TOKENIZER_FILE)
+def tokenizer_digest(path: Path) -> str:
+    """Return the digest of ``tokenizer.json``, or of what a GGUF file says in its place."""
+    if is_single_file(path):
+        return hashlib.sha256(ChatTokenizer.from_checkpoint(path).tokenizer.to_str().encode()).hexdigest()
+    return _digest(path / TOKENIZER_FILE)
 
 
 def _digest(path: Path) -> str:

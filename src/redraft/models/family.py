@@ -6,6 +6,7 @@ from typing import Any, Protocol, Self, TypeVar
 
 from redraft.canvas.corruption import Corruption
 from redraft.errors import CheckpointError
+from redraft.formats.tensors import TensorReader
 from redraft.kernels.packed import Format, PackedMatrix
 from redraft.models.base import BlockDiffusionConfig, BlockDiffusionModel, GenerationDefaults
 from redraft.models.packed import PackedModel
@@ -88,12 +89,17 @@ class Family(Protocol[Config, Model]):
         """
         ...
 
-    def pack(self, model: Model, format: Format) -> Iterator[tuple[str, PackedMatrix]]:
-        """Pack the model's matrices for the kernels, one at a time, by names of the family's own."""
+    def pack(self, weights: TensorReader, config: Config, format: Format) -> Iterator[tuple[str, PackedMatrix]]:
+        """Pack the model's matrices for the kernels, one at a time, by names of the family's own. ``weights`` gives a
+        parameter or buffer by its name, in any floating dtype; what is read for one matrix is not kept for the next."""
+        ...
+
+    def beside(self, name: str) -> bool:
+        """Tell whether a packed model needs the parameter or buffer ``name`` itself, beside its matrices."""
         ...
 
     def packed(self, model: Model, matrices: Mapping[str, PackedMatrix], format: Format) -> PackedModel:
-        """Make a model of what ``pack`` gave and of the small weights of ``model``."""
+        """Make a model of what ``pack`` gave and of the weights ``beside`` it; ``model`` may have no others."""
         ...
 
     def corruption(self, config: Config) -> Corruption:

@@ -30,7 +30,7 @@ class Origin:
     @cached_property
     def tokenizer(self) -> str:
         """SHA-256 of the tokenizer."""
-        return tokenizer_digest(self.checkpoint.folder)
+        return tokenizer_digest(self.checkpoint.path)
 
     @property
     def kernels(self) -> str:

@@ -10,13 +10,15 @@ from pathlib import Path
 
 import torch
 
+from redraft.errors import CheckpointError
 from redraft.files import replacing
+from redraft.formats.source import is_single_file
 from redraft.kernels.packed import Format, PackedMatrix
 from redraft.models.checkpoint import Checkpoint
+from redraft.models.family import PlainModel
 from redraft.models.packed import PackedModel
+from redraft.models.packed_folder import LAYOUT, read_matrices
 
-# Raise it whenever the layout, the quantisation or the names of packed matrices change.
-LAYOUT = 2
 FOLDER = ".redraft"
 # Smaller models are packed anew each time, in less time than a person notices.
 CACHED_FROM = 64 << 20
@@ -35,24 +37,38 @@ def load_packed(
     ($XDG_CACHE_HOME/redraft, by default ~/.cache/redraft). A cache that belongs to other weight files is replaced; one
     that cannot be written or read is a warning, not an error.
     """
-    # In the dtype the files have, tensors stay mapped from them: packing reads each once.
-    model = found.load("bfloat16" if found.stored == torch.bfloat16 else "float32", options)
+    model = found.load_beside(format, options)
+    if found.packed is not None:
+        return _of_folder(found, found.packed, model)
     name, key = f"{format}-{LAYOUT}.pt", _fingerprint(found)
-    for folder in cache_folders(found.folder):
+    for folder in cache_folders(found.path):
         matrices = _read(folder / name, key)
         if matrices is not None:
             return found.family.packed(model, matrices, format)
-    matrices = dict(found.family.pack(model, format))
+    # One tensor at a time: what is read for packing, or dequantised, never is in memory whole.
+    with found.weights() as weights:
+        matrices = dict(found.family.pack(weights, found.config, format))
     if sum(matrix.nbytes for matrix in matrices.values()) >= cached_from:
-        _write(cache_folders(found.folder), name, key, matrices)
+        _write(cache_folders(found.path), name, key, matrices)
     return found.family.packed(model, matrices, format)
 
 
-def cache_folders(folder: Path) -> list[Path]:
-    """Return where what was computed from a checkpoint's folder may be kept, the best place first."""
+def _of_folder(found: Checkpoint, format: Format, model: PlainModel) -> PackedModel:
+    try:
+        return found.family.packed(model, read_matrices(found.path, format), format)
+    except KeyError as missing:
+        raise CheckpointError(
+            f"{found.path} has no packed matrix {missing}; write it again: redraft quantize"
+        ) from None
+
+
+def cache_folders(path: Path) -> list[Path]:
+    """Return where what was computed from a checkpoint may be kept, the best place first: in its folder, or for a GGUF
+    file, which may lie beside others, in a folder of its name beside it."""
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    own = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]
-    return [folder / FOLDER, home / "redraft" / own]
+    own = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:16]
+    beside = path.parent / FOLDER / path.name if is_single_file(path) else path / FOLDER
+    return [beside, home / "redraft" / own]
 
 
 def _fingerprint(found: Checkpoint) -> str:

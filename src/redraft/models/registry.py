@@ -11,10 +11,18 @@ FAMILIES = {
     "DiffusionGemmaForBlockDiffusion": "redraft.models.diffusion_gemma.family",
     "LlamaForBlockDiffusion": "redraft.models.llama_diffusion.family",
 }
+# Autoregressive architectures, and what each becomes.
+BASES = {"LlamaForCausalLM": "LlamaForBlockDiffusion"}
 
 
 def family_of(architecture: object) -> Family[Any, Any]:
-    """Return the family of ``architecture``; raises CheckpointError that lists those there are."""
+    """Return the family of ``architecture``; raises CheckpointError that lists those there are, or says how one is made
+    of an autoregressive model."""
+    if architecture in BASES:
+        raise CheckpointError(
+            f"architecture {architecture!r} is autoregressive: it writes token by token and cannot denoise. Make a "
+            f"{BASES[str(architecture)]} of it, which training then teaches to: redraft adapt"
+        )
     module = FAMILIES.get(architecture) if isinstance(architecture, str) else None
     if module is None:
         known = f"supported {'is' if len(FAMILIES) == 1 else 'are'} {', '.join(map(repr, FAMILIES))}"

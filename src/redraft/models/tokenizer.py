@@ -1,4 +1,4 @@
-"""A checkpoint's tokenizer and chat template, as its folder holds them."""
+"""A checkpoint's tokenizer and chat template, as its folder or GGUF file holds them."""
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,6 +15,9 @@ from tokenizers.models import BPE, Unigram, WordLevel
 from tokenizers.pre_tokenizers import ByteLevel
 
 from redraft.errors import CheckpointError, RequestError
+from redraft.formats.gguf.file import open_gguf
+from redraft.formats.gguf.tokenizer import read_tokenizer
+from redraft.formats.source import is_single_file
 
 Check = Callable[[int], None]
 """Takes the min number of tokens that a long text can have, before it is tokenized; raises if they are too many."""
@@ -32,7 +35,18 @@ class ChatTokenizer:
 
     def __init__(self, tokenizer: Tokenizer, special: Mapping[str, str], template: str | None) -> None:
         """``special``: the texts that a template knows as ``bos_token``, ``eos_token`` and so on."""
-        self._tokenizer, self._special, self.template = tokenizer, dict(special), template
+        self._tokenizer, self.special, self.template = tokenizer, dict(special), template
+
+    @classmethod
+    def from_checkpoint(cls, path: Path) -> "ChatTokenizer":
+        """Read the tokenizer of a folder, as in ``from_folder``, or of a GGUF file, with its chat template.
+
+        Raises CheckpointError naming what is missing, damaged or not supported.
+        """
+        if not is_single_file(path):
+            return cls.from_folder(path)
+        found = read_tokenizer(open_gguf(path).header)
+        return cls(found.tokenizer, found.special, found.template)
 
     @classmethod
     def from_folder(cls, folder: Path) -> "ChatTokenizer":
@@ -117,7 +131,7 @@ class ChatTokenizer:
                 tools=list(tools) if tools else None,
                 add_generation_prompt=True,
                 enable_thinking=thinking,
-                **self._special,
+                **self.special,
             )
         except (TemplateError, TypeError, ValueError, KeyError) as error:
             raise RequestError(f"the checkpoint's chat template does not take these messages: {error}") from error

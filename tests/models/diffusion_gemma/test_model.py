@@ -62,7 +62,7 @@ def test_every_step_equals_the_reference(name: str, path: str, tmp_path: Path) -
     shape, prompt_length, chunk = CASES[name]
     found = checkpoint.read(random_checkpoint(tmp_path, generation=GENERATION, query_scale=0.03, **shape))
     model = found.load("float32") if path == "plain" else load_packed(found, "float32")
-    reference = reference_model(found.folder)
+    reference = reference_model(found.path)
     vocab = model.config.vocab_size
     prompt = torch.randint(16, vocab, (prompt_length,), generator=torch.Generator().manual_seed(1)).tolist()
 

@@ -5,6 +5,7 @@ from typing import Any
 
 from redraft.canvas.acceptance import ConfidenceThreshold
 from redraft.canvas.corruption import AbsorbingCorruption, MaskNoise
+from redraft.formats.tensors import TensorReader
 from redraft.kernels.packed import Format, PackedMatrix
 from redraft.models.base import GenerationDefaults
 from redraft.models.family import Family, TensorRole, check_options, common_defaults
@@ -62,8 +63,11 @@ class InkwellFamily:
         check_options(options, {}, "Inkwell")
         return Inkwell(config)
 
-    def pack(self, model: Inkwell, format: Format) -> Iterator[tuple[str, PackedMatrix]]:
-        return pack_weights(model, format)
+    def pack(self, weights: TensorReader, config: InkwellConfig, format: Format) -> Iterator[tuple[str, PackedMatrix]]:
+        return pack_weights(weights, config, format)
+
+    def beside(self, name: str) -> bool:
+        return name == "embedding.weight" or "norm" in name
 
     def packed(self, model: Inkwell, matrices: Mapping[str, PackedMatrix], format: Format) -> PackedModel:
         return packed_model(model, matrices, format)

@@ -6,24 +6,29 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from redraft.formats.tensors import TensorReader
 from redraft.kernels.layer import PackedLayer
 from redraft.kernels.linear import Norm
 from redraft.kernels.packed import Format, PackedMatrix, pack, pack_gated
 from redraft.kernels.readout import PackedHead
 from redraft.models.packed import LayerPlace, PackedModel, PackedParts
+from tests.models.toy.config import InkwellConfig
 from tests.models.toy.model import Inkwell
 
 
-def pack_weights(model: Inkwell, format: Format) -> Iterator[tuple[str, PackedMatrix]]:
+def pack_weights(weights: TensorReader, config: InkwellConfig, format: Format) -> Iterator[tuple[str, PackedMatrix]]:
     """The head is read as keys of the whole vocabulary, which int4 cannot be."""
-    yield "head", pack(model.head.weight, "int8" if format == "int4" else format)
-    for index, layer in enumerate(model.layers):
-        parts = layer.query, layer.key, layer.value
-        bias = torch.cat([part.bias for part in parts])
-        yield f"{index}.qkv", pack(torch.cat([part.weight for part in parts]), format, bias)
-        yield f"{index}.o", pack(layer.out.weight, format)
-        yield f"{index}.gate_up", pack_gated(torch.cat((layer.gate.weight, layer.up.weight)), format, "silu")
-        yield f"{index}.down", pack(layer.down.weight, format)
+    yield "head", pack(weights("head.weight"), "int8" if format == "int4" else format)
+    for index in range(config.depth):
+
+        def stacked(*names: str, kind: str = "weight", layer: str = f"layers.{index}") -> Tensor:
+            return torch.cat([weights(f"{layer}.{name}.{kind}") for name in names])
+
+        parts = "query", "key", "value"
+        yield f"{index}.qkv", pack(stacked(*parts), format, stacked(*parts, kind="bias"))
+        yield f"{index}.o", pack(stacked("out"), format)
+        yield f"{index}.gate_up", pack_gated(stacked("gate", "up"), format, "silu")
+        yield f"{index}.down", pack(stacked("down"), format)
 
 
 def packed_model(model: Inkwell, matrices: Mapping[str, PackedMatrix], format: Format) -> PackedModel:

@@ -5,11 +5,12 @@ from typing import Any, get_args
 
 from redraft.canvas.corruption import UniformCorruption
 from redraft.canvas.noise import UniformNoise
+from redraft.formats.tensors import TensorReader
 from redraft.kernels.packed import Format, PackedMatrix
 from redraft.models.base import GenerationDefaults, WindowPolicy
 from redraft.models.diffusion_gemma.config import DiffusionGemmaConfig
 from redraft.models.diffusion_gemma.model import DiffusionGemma
-from redraft.models.diffusion_gemma.packed import pack_weights, packed_model
+from redraft.models.diffusion_gemma.packed import beside, pack_weights, packed_model
 from redraft.models.family import TIED_COPY, Family, TensorRole, check_options, common_defaults
 from redraft.models.packed import PackedModel
 
@@ -84,9 +85,15 @@ class DiffusionGemmaFamily:
         chosen = options.get("window_policy", "shared")
         return DiffusionGemma(config, next(policy for policy in policies if policy == chosen))
 
-    def pack(self, model: DiffusionGemma, format: Format) -> Iterator[tuple[str, PackedMatrix]]:
+    def pack(
+        self, weights: TensorReader, config: DiffusionGemmaConfig, format: Format
+    ) -> Iterator[tuple[str, PackedMatrix]]:
         """Pack the matrices one at a time."""
-        return pack_weights(model, format)
+        return pack_weights(weights, config, format)
+
+    def beside(self, name: str) -> bool:
+        """Norms and the embedding."""
+        return beside(name)
 
     def packed(self, model: DiffusionGemma, matrices: Mapping[str, PackedMatrix], format: Format) -> PackedModel:
         """Make a model of packed matrices."""

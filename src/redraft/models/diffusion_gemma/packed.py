@@ -7,38 +7,52 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from redraft.formats.tensors import TensorReader
 from redraft.kernels.layer import PackedLayer
 from redraft.kernels.linear import Norm
 from redraft.kernels.packed import Format, PackedMatrix, pack, pack_gated
 from redraft.kernels.readout import PackedHead
+from redraft.models.diffusion_gemma.config import DiffusionGemmaConfig
 from redraft.models.diffusion_gemma.model import DiffusionGemma, Layer
 from redraft.models.packed import LayerPlace, PackedModel, PackedParts, PackedSelfConditioning
 
+EMBEDDING = "embed_tokens.weight"
 
-def pack_weights(model: DiffusionGemma, format: Format) -> Iterator[tuple[str, PackedMatrix]]:
-    """The matrices of ``model`` by name, one at a time. Routers stay float32, and in int4 the embedding is int8: it is
+
+def pack_weights(
+    weights: TensorReader, config: DiffusionGemmaConfig, format: Format
+) -> Iterator[tuple[str, PackedMatrix]]:
+    """The matrices of a model by name, one at a time. Routers stay float32, and in int4 the embedding is int8: it is
     read as keys and values of the whole vocabulary, where four bits cost more than they save."""
-    yield "embed_tokens", pack(model.embed_tokens.weight, "int8" if format == "int4" else format)
-    conditioning = model.self_conditioning
-    gate_up = torch.cat((conditioning.gate_proj.weight, conditioning.up_proj.weight))
-    yield "self_conditioning.gate_up", pack_gated(gate_up, format)
-    yield "self_conditioning.down", pack(conditioning.down_proj.weight, format)
-    for index, layer in enumerate(model.layers):
-        attn, mlp, router, name = layer.self_attn, layer.mlp, layer.router, f"layers.{index}"
-        projections = [attn.q_proj, attn.k_proj, *([attn.v_proj] if attn.v_proj is not None else [])]
-        yield f"{name}.qkv", pack(torch.cat([p.weight for p in projections]), format)
-        yield f"{name}.o", pack(attn.o_proj.weight, format)
-        yield f"{name}.gate_up", pack_gated(torch.cat((mlp.gate_proj.weight, mlp.up_proj.weight)), format)
-        yield f"{name}.down", pack(mlp.down_proj.weight, format)
+
+    def stacked(prefix: str, *names: str) -> Tensor:
+        return torch.cat([weights(f"{prefix}.{name}_proj.weight") for name in names])
+
+    yield "embed_tokens", pack(weights(EMBEDDING), "int8" if format == "int4" else format)
+    yield "self_conditioning.gate_up", pack_gated(stacked("self_conditioning", "gate", "up"), format)
+    yield "self_conditioning.down", pack(stacked("self_conditioning", "down"), format)
+    for index, spec in enumerate(config.layers):
+        name = f"layers.{index}"
+        # A full layer's values are its keys.
+        projections = ("q", "k", "v") if spec.window is not None else ("q", "k")
+        yield f"{name}.qkv", pack(stacked(f"{name}.self_attn", *projections), format)
+        yield f"{name}.o", pack(stacked(f"{name}.self_attn", "o"), format)
+        yield f"{name}.gate_up", pack_gated(stacked(f"{name}.mlp", "gate", "up"), format)
+        yield f"{name}.down", pack(stacked(f"{name}.mlp", "down"), format)
         # The router's scale belongs to the rows, after their norm; multiplied into the columns it costs nothing.
-        scale = router.scale.float() * router.scale.shape[0] ** -0.5
-        yield f"{name}.router", pack(router.proj.weight.float() * scale, "float32")
-        yield f"{name}.experts.gate_up", pack_gated(layer.experts.gate_up_proj, format)
-        yield f"{name}.experts.down", pack(layer.experts.down_proj, format)
+        scale = weights(f"{name}.router.scale").float() * config.hidden_size**-0.5
+        yield f"{name}.router", pack(weights(f"{name}.router.proj.weight").float() * scale, "float32")
+        yield f"{name}.experts.gate_up", pack_gated(weights(f"{name}.experts.gate_up_proj"), format)
+        yield f"{name}.experts.down", pack(weights(f"{name}.experts.down_proj"), format)
+
+
+def beside(name: str) -> bool:
+    """Norms, scalars, and the embedding, which is looked up in the dtype that files store it in."""
+    return name == EMBEDDING or name.endswith(("norm.weight", "scalar", "per_expert_scale")) or "layernorm" in name
 
 
 def packed_model(model: DiffusionGemma, matrices: Mapping[str, PackedMatrix], format: Format) -> PackedModel:
-    """Make a model of ``pack_weights``'s matrices and of the small weights of ``model``."""
+    """Make a model of ``pack_weights``'s matrices and of the weights of ``model`` that are ``beside`` them."""
     config = model.config
     kv_dtype = torch.float32 if format == "float32" else torch.bfloat16
     conditioning = model.self_conditioning

@@ -5,12 +5,13 @@ from typing import Any
 
 from redraft.canvas.acceptance import ConfidenceThreshold
 from redraft.canvas.corruption import AbsorbingCorruption, MaskNoise
+from redraft.formats.tensors import TensorReader
 from redraft.kernels.packed import Format, PackedMatrix
 from redraft.models.base import GenerationDefaults
 from redraft.models.family import TIED_COPY, Family, TensorRole, check_options, common_defaults
 from redraft.models.llama_diffusion.config import LlamaDiffusionConfig
 from redraft.models.llama_diffusion.model import LlamaDiffusion
-from redraft.models.llama_diffusion.packed import pack_weights, packed_model
+from redraft.models.llama_diffusion.packed import beside, pack_weights, packed_model
 from redraft.models.packed import PackedModel
 
 _PARTS = {".self_attn.": "attention", ".mlp.": "feed-forward", "norm.weight": "norms"}
@@ -59,9 +60,15 @@ class LlamaDiffusionFamily:
         check_options(options, {}, "LlamaDiffusion")
         return LlamaDiffusion(config)
 
-    def pack(self, model: LlamaDiffusion, format: Format) -> Iterator[tuple[str, PackedMatrix]]:
+    def pack(
+        self, weights: TensorReader, config: LlamaDiffusionConfig, format: Format
+    ) -> Iterator[tuple[str, PackedMatrix]]:
         """Pack the matrices one at a time."""
-        return pack_weights(model, format)
+        return pack_weights(weights, config, format)
+
+    def beside(self, name: str) -> bool:
+        """Norms and the embedding."""
+        return beside(name)
 
     def packed(self, model: LlamaDiffusion, matrices: Mapping[str, PackedMatrix], format: Format) -> PackedModel:
         """Make a model of packed matrices."""

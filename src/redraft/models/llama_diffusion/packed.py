@@ -6,29 +6,45 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from redraft.formats.tensors import TensorReader
 from redraft.kernels.layer import PackedLayer
 from redraft.kernels.linear import Norm
 from redraft.kernels.packed import Format, PackedMatrix, pack, pack_gated
 from redraft.kernels.readout import PackedHead
+from redraft.models.llama_diffusion.config import LlamaDiffusionConfig
 from redraft.models.llama_diffusion.model import Layer, LlamaDiffusion
 from redraft.models.packed import LayerPlace, PackedModel, PackedParts
 
+EMBEDDING = "embed_tokens.weight"
 
-def pack_weights(model: LlamaDiffusion, format: Format) -> Iterator[tuple[str, PackedMatrix]]:
-    """The matrices of ``model`` by name, one at a time. The head is read as keys of the whole vocabulary, where four
-    bits cost more than they save: in int4 it is int8."""
-    yield "head", pack(model.head_table, "int8" if format == "int4" else format)
-    for index, layer in enumerate(model.layers):
-        attention, mlp, name = layer.self_attn, layer.mlp, f"layers.{index}"
-        projections = attention.q_proj, attention.k_proj, attention.v_proj
-        yield f"{name}.qkv", pack(torch.cat([part.weight for part in projections]), format)
-        yield f"{name}.o", pack(attention.o_proj.weight, format)
-        yield f"{name}.gate_up", pack_gated(torch.cat((mlp.gate_proj.weight, mlp.up_proj.weight)), format, "silu")
-        yield f"{name}.down", pack(mlp.down_proj.weight, format)
+
+def pack_weights(
+    weights: TensorReader, config: LlamaDiffusionConfig, format: Format
+) -> Iterator[tuple[str, PackedMatrix]]:
+    """The matrices of a model by name, one at a time. The head is read as keys of the whole vocabulary, where four bits
+    cost more than they save: in int4 it is int8."""
+    head = weights(EMBEDDING if config.tie_word_embeddings else "lm_head.weight")
+    yield "head", pack(head, "int8" if format == "int4" else format)
+    del head
+    for index in range(config.num_hidden_layers):
+
+        def stacked(*names: str, layer: str = f"layers.{index}") -> Tensor:
+            return torch.cat([weights(f"{layer}.{name}_proj.weight") for name in names])
+
+        name = f"layers.{index}"
+        yield f"{name}.qkv", pack(stacked("self_attn.q", "self_attn.k", "self_attn.v"), format)
+        yield f"{name}.o", pack(stacked("self_attn.o"), format)
+        yield f"{name}.gate_up", pack_gated(stacked("mlp.gate", "mlp.up"), format, "silu")
+        yield f"{name}.down", pack(stacked("mlp.down"), format)
+
+
+def beside(name: str) -> bool:
+    """Norms, and the embedding, which is looked up in the dtype that files store it in."""
+    return name == EMBEDDING or name.endswith("norm.weight")
 
 
 def packed_model(model: LlamaDiffusion, matrices: Mapping[str, PackedMatrix], format: Format) -> PackedModel:
-    """Make a model of ``pack_weights``'s matrices and of the small weights of ``model``."""
+    """Make a model of ``pack_weights``'s matrices and of the weights of ``model`` that are ``beside`` them."""
     config = model.config
 
     def embed(tokens: Tensor) -> Tensor:

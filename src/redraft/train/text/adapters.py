@@ -20,8 +20,8 @@ from redraft.files import replacing
 from redraft.layers.linear import Linear
 from redraft.models import checkpoint
 from redraft.models.checkpoint import Checkpoint
+from redraft.models.companions import write_terms, write_tokenizer
 from redraft.models.family import PlainModel
-from redraft.models.tokenizer import SETTINGS_FILE, TEMPLATE_FILE, TOKENIZER_FILE
 from redraft.train.text.batch import Batch
 
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -84,7 +84,7 @@ class TrainedModel:
         """``base``: what ``model`` was loaded from. Raises CheckpointError for a family that cannot be trained so."""
         if not isinstance(model, RowModel) or not isinstance(model, nn.Module):
             raise CheckpointError(
-                f"{base.folder}: a model of architecture {base.architecture} cannot be trained on text yet; "
+                f"{base.path}: a model of architecture {base.architecture} cannot be trained on text yet; "
                 "LlamaForBlockDiffusion can"
             )
         self.base, self.model, self.adaptation = base, model, adaptation
@@ -187,7 +187,7 @@ class TrainedModel:
 
     def _export_adapter(self, folder: Path, values: Mapping[str, Tensor]) -> Path:
         config, stored, embedding = copy(self._lora_config), self.base.family.stored_name, "embed_tokens"
-        config.base_model_name_or_path, config.inference_mode = str(self.base.folder), True
+        config.base_model_name_or_path, config.inference_mode = str(self.base.path), True
         config.trainable_token_indices = {embedding: [self.mask_token]}
         tensors = {
             _WRAPPED + stored(name.replace(".default.", ".")): value.detach().to(self.base.stored).contiguous()
@@ -222,7 +222,7 @@ def merge(adapter: Path, out: Path, base: str | Path | None = None) -> Path:
     tuner = _tune(model, config)
     missing = peft.set_peft_model_state_dict(model, {name: state[name] for name in state.keys() - rows.keys()})
     if missing.unexpected_keys:
-        raise CheckpointError(f"{adapter}: tensor {missing.unexpected_keys[0]} has no place in {found.folder}")
+        raise CheckpointError(f"{adapter}: tensor {missing.unexpected_keys[0]} has no place in {found.path}")
     for name, value in rows.items():
         module = name.removesuffix(_TOKENS)
         table = model.get_submodule(module).weight
@@ -280,14 +280,15 @@ def _unwrapped(tensors: Mapping[str, Tensor], found: Checkpoint, model: Any) -> 
         stored = name.removeprefix(_WRAPPED)
         module = max((m for m in modules if stored.startswith(f"{m}.")), key=len, default=None)
         if module is None:
-            raise CheckpointError(f"tensor {name} of the adapter has no place in {found.folder}")
+            raise CheckpointError(f"tensor {name} of the adapter has no place in {found.path}")
         state[modules[module] + stored.removeprefix(module)] = value
     return state
 
 
 def _save(base: Checkpoint, model: PlainModel, folder: Path, dtype: torch.dtype) -> None:
-    files = (base.folder / name for name in (TOKENIZER_FILE, SETTINGS_FILE, TEMPLATE_FILE))
-    checkpoint.save(model, folder, dtype, [path for path in files if path.exists()])
+    checkpoint.save(model, folder, dtype)
+    write_tokenizer(base.path, folder)
+    write_terms(base.path, folder)
 
 
 def _named(model: nn.Module) -> Iterator[tuple[str, nn.Parameter, nn.Module, str]]:

@@ -76,11 +76,11 @@ class TextRecipe:
 
     def encoder(self, found: Checkpoint) -> Encoder:
         """Return what makes tokens for a checkpoint; RedraftError for one that cannot be trained on text."""
-        config, tokenizer = found.config, ChatTokenizer.from_folder(found.folder)
+        config, tokenizer = found.config, ChatTokenizer.from_checkpoint(found.path)
         mask = getattr(config, "mask_token_id", None)
         ends = found.defaults.end_token_ids
         if mask is None or not ends:
-            raise RedraftError(f"{found.folder}: training on text needs a model with a mask token and an end token")
+            raise RedraftError(f"{found.path}: training on text needs a model with a mask token and an end token")
         length = config.canvas_length if self.canvas_length is None else self.canvas_length
         if not 1 <= length <= config.canvas_length:
             raise RedraftError(f"canvas length {length} must be from 1 to the model's {config.canvas_length}")

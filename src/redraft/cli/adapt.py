@@ -1,0 +1,51 @@
+"""``redraft adapt``: an autoregressive model becomes one that can be trained to denoise."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from redraft.errors import RequestError
+
+
+def adapt(
+    base: Annotated[str, typer.Argument(help="A Llama's checkpoint folder, GGUF file, or hub id.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the new checkpoint.")],
+    mask_token: Annotated[
+        str | None,
+        typer.Option(help="Token for what is unknown, added if there is none; by default a spare one, else a new one."),
+    ] = None,
+    canvas_length: Annotated[int, typer.Option(min=1, help="Positions of a canvas that it will be trained on.")] = 128,
+    chat_template: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Chat template in place of the base's.")
+    ] = None,
+    dtype: Annotated[
+        str, typer.Option(help="auto (as stored; float32 for quantised weights), float32 or bfloat16.")
+    ] = "auto",
+) -> None:
+    """Make a block-diffusion checkpoint of an autoregressive one. The weights stay: redraft train is to teach them.
+
+    Example: redraft adapt HuggingFaceTB/SmolLM2-135M-Instruct --out smol
+    """
+    import torch
+
+    from redraft.models import checkpoint
+    from redraft.train.adapt import adapt as write_adapted
+    from redraft.train.adapt import read_base
+
+    dtypes = {"auto": None, "float32": torch.float32, "bfloat16": torch.bfloat16}
+    if dtype not in dtypes:
+        raise RequestError(f"dtype {dtype!r} is not supported; choose one of {', '.join(dtypes)}")
+    try:
+        template = None if chat_template is None else chat_template.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RequestError(f"the chat template {chat_template} cannot be read: {error}") from error
+    mask = write_adapted(
+        read_base(checkpoint.find(base), base),
+        out,
+        mask_token=mask_token,
+        canvas_length=canvas_length,
+        chat_template=template,
+        dtype=dtypes[dtype],
+    )
+    typer.echo(f"checkpoint: {out}\nmask: {mask.text} (id {mask.id}{', added' if mask.new else ''})")

@@ -1,0 +1,62 @@
+"""Writes a checkpoint's weights in fewer bits: packed for the kernels once, or as bfloat16 that everything reads."""
+
+from pathlib import Path
+
+import torch
+
+from redraft.errors import CheckpointError
+from redraft.formats import safetensors, source
+from redraft.formats.json_objects import write_object
+from redraft.formats.source import CONFIG_FILE, GENERATION_FILE, is_single_file
+from redraft.kernels.packed import Format
+from redraft.models import packed_folder
+from redraft.models.checkpoint import OWN_FILE, Checkpoint
+from redraft.models.companions import copy, write_terms, write_tokenizer
+
+FORMATS: tuple[Format, ...] = ("int4", "int8", "bfloat16")
+
+
+def quantize(found: Checkpoint, folder: Path, format: Format) -> None:
+    """Write a folder that ``redraft.load`` serves as it is; its tokenizer, defaults and terms are those of ``found``.
+
+    "int8" and "int4" are packed for the kernels, "bfloat16" is a plain folder. One tensor is read at a time.
+
+    Raises CheckpointError for other formats, and for weights that are packed already.
+    """
+    if format not in FORMATS:
+        raise CheckpointError(f"dtype {format!r} is no format to quantise to; choose one of {', '.join(FORMATS)}")
+    if found.packed is not None:
+        raise CheckpointError(f"{found.path} holds {found.packed} weights; quantise the checkpoint it was made of")
+    if folder.resolve() in (found.path.resolve(), found.path.resolve().parent):
+        raise CheckpointError(f"{folder} is where the checkpoint lies; give another folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    config = source.read_config(found.path)
+    if format == "bfloat16":
+        _write_plain(found, folder)
+        config["dtype"] = "bfloat16"
+    else:
+        _write_packed(found, folder, format)
+        config["quantization_config"] = packed_folder.quantization_config(format)
+    write_object(folder / CONFIG_FILE, config)
+    write_tokenizer(found.path, folder)
+    write_terms(found.path, folder)
+    if is_single_file(found.path):
+        write_object(folder / GENERATION_FILE, found.family.defaults_to_json(found.defaults, found.config))
+    else:
+        copy(found.path, folder, [GENERATION_FILE, OWN_FILE])
+
+
+def _write_plain(found: Checkpoint, folder: Path) -> None:
+    described = {name: (tensor.shape, torch.bfloat16) for name, tensor in found.tensors.items()}
+    with source.reading(found.tensors) as tensor:
+        safetensors.write_each(folder, described, lambda name: tensor(name).to(torch.bfloat16))
+
+
+def _write_packed(found: Checkpoint, folder: Path, format: Format) -> None:
+    family = found.family
+    with found.weights() as weights:
+        matrices = dict(family.pack(weights, found.config, format))
+    model = found.load_beside(format)
+    kept = {family.stored_name(name): tensor for name, tensor in model.state_dict().items() if family.beside(name)}
+    packed = {name: tensor.shape for name, tensor in found.tensors.items() if name not in kept}
+    packed_folder.write(folder, format, matrices, kept, packed)
