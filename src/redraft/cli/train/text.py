@@ -4,11 +4,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from redraft.cli import options
+from redraft.cli.train.dry_run import show
 from redraft.cli.train.progress import Progress
 from redraft.errors import RequestError
 
@@ -114,6 +116,9 @@ class Running:
     save_every: Annotated[int, typer.Option(min=1, help="Steps between saved states.")] = 50
     log_every: Annotated[int, typer.Option(min=1, help="Steps between reports.")] = 5
     merge: Annotated[bool, typer.Option("--merge", help="With --lora, write the merged checkpoint too.")] = False
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show what is learned, and what a step costs; train nothing.")
+    ] = False
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write event files (needs tensorboard).")] = False
     dtype: Annotated[Compute, typer.Option(help="auto: bfloat16 where the processor has it, else float32.")] = (
         Compute.auto
@@ -191,9 +196,14 @@ def train(
     """Run a recipe with a progress bar, and say where its result is."""
     from redraft.kernels.library import use_threads
     from redraft.train.text.adapters import Lora, merge
+    from redraft.train.text.preview import preview
 
     if running.threads is not None:
         use_threads(running.threads)
+    if running.dry_run:
+        with TemporaryDirectory() as nowhere:
+            show(preview(recipe.prepare(Path(nowhere), source, data)), recipe.run)
+        return
     if running.merge and not isinstance(recipe.adaptation, Lora):
         raise RequestError("--merge is for adapters; without --lora the result is a whole checkpoint")
     with Progress() as progress:

@@ -80,14 +80,17 @@ Adaptation = Full | LastLayers | Lora
 class TrainedModel:
     """A model under training; ``parameters`` are what is trained, by name."""
 
-    def __init__(self, base: Checkpoint, model: PlainModel, adaptation: Adaptation) -> None:
-        """``base``: what ``model`` was loaded from. Raises CheckpointError for a family that cannot be trained so."""
+    def __init__(self, name: str, base: Checkpoint, model: PlainModel, adaptation: Adaptation) -> None:
+        """``base``: what ``model`` was loaded from, asked for by ``name``.
+
+        Raises CheckpointError for a family that cannot be trained so.
+        """
         if not isinstance(model, RowModel) or not isinstance(model, nn.Module):
             raise CheckpointError(
                 f"{base.path}: a model of architecture {base.architecture} cannot be trained on text yet; "
                 "LlamaForBlockDiffusion can"
             )
-        self.base, self.model, self.adaptation = base, model, adaptation
+        self.name, self.base, self.model, self.adaptation = name, base, model, adaptation
         self._rows: RowModel = model
         self._module: nn.Module = model
         self.mask_token = int(base.config.mask_token_id)  # type: ignore[attr-defined]
@@ -96,7 +99,7 @@ class TrainedModel:
         self.parameters = self._choose()
 
     @property
-    def rows_trained(self) -> int:
+    def count(self) -> int:
         """Numbers that are trained."""
         return sum(parameter.numel() for parameter in self.parameters.values())
 
@@ -187,7 +190,7 @@ class TrainedModel:
 
     def _export_adapter(self, folder: Path, values: Mapping[str, Tensor]) -> Path:
         config, stored, embedding = copy(self._lora_config), self.base.family.stored_name, "embed_tokens"
-        config.base_model_name_or_path, config.inference_mode = str(self.base.path), True
+        config.base_model_name_or_path, config.inference_mode = self.name, True
         config.trainable_token_indices = {embedding: [self.mask_token]}
         tensors = {
             _WRAPPED + stored(name.replace(".default.", ".")): value.detach().to(self.base.stored).contiguous()

@@ -60,7 +60,8 @@ class TextRecipe:
         objective = MaskObjective(self.objective, encoder.mask_token, self.batch_tokens, self.run.seed)
         source = self._mixed(source)
         torch.manual_seed(self.run.seed)
-        model = TrainedModel(found, found.load(compute_dtype(self.dtype, self.device)).to(self.device), self.adaptation)
+        loaded = found.load(compute_dtype(self.dtype, self.device)).to(self.device)
+        model = TrainedModel(str(self.model), found, loaded, self.adaptation)
         optimizer = Optimizer(model.parameters, self.optimizer)
         return Run(
             model,

@@ -1,7 +1,8 @@
 """The loop: batches, updates, measurements, and a state from which a run goes on as if it had never stopped."""
 
+import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -105,11 +106,14 @@ class Run:
         tensorboard: bool = False,
     ) -> None:
         """``decided_by``: all that decides the result; a run that is gone on with must have the same."""
-        self.model, self._optimizer, self._batches, self._config = model, optimizer, batches, config
+        self.model, self.batches = model, batches
+        self.optimizer, self.evaluate, self._config = optimizer, evaluate, config
         self._folder, self._decided_by = folder, dict(decided_by)
-        self._evaluate, self._on_progress, self._tensorboard = evaluate, on_progress, tensorboard
+        self._on_progress, self._tensorboard = on_progress, tensorboard
         self._step, self._place, self._seconds, self._trained_tokens = 0, Place(), 0.0, 0
         self._counts = Counts()
+        self.loss = math.nan
+        """Of the last step, nats."""
 
     @property
     def progress(self) -> float:
@@ -125,36 +129,35 @@ class Run:
         metrics = Metrics(self._folder, self._step, rates=RATES, rates_of="right (%)", tensorboard=self._tensorboard)
         while self.progress < 1:
             begun = time.perf_counter()
-            norm = self._update()
+            norm = self.step(self.batch())
             self._seconds += time.perf_counter() - begun
             self._counts.seconds += time.perf_counter() - begun
             if self._due(self._config.log_every):
                 self._report(metrics, norm)
-            if self._evaluate is not None and self._due(self._config.evaluate_every):
+            if self.evaluate is not None and self._due(self._config.evaluate_every):
                 self._measure(metrics)
+                metrics.draw(self._folder / CURVES_FILE)
             if self._due(self._config.save_every):
                 self._save()
-                metrics.draw(self._folder / CURVES_FILE)
         metrics.draw(self._folder / CURVES_FILE)
         metrics.close()
-        return self.model.export(self._folder, self._optimizer.values)
+        return self.model.export(self._folder, self.optimizer.values)
 
     def batch(self) -> list[tuple[Batch, Targets]]:
         """Draw the batches of the next update, and take the steps of rollouts on them."""
-        drawn, place, objective = [], self._place, self._batches.objective.config
+        drawn, place, objective = [], self._place, self.batches.objective.config
         sampler = Sampler(self.model, objective.rollout_threshold, objective.rollout_steps + 1)
         for _ in range(self._config.accumulate):
-            batch, place = self._batches.draw(place, self.progress)
+            batch, place = self.batches.draw(place, self.progress)
             self.model.train(False)
             roll_out(sampler, batch)
             drawn.append((batch, batch.targets()))
         self._place = place
         return drawn
 
-    def _update(self) -> float:
+    def step(self, drawn: Sequence[tuple[Batch, Targets]]) -> float:
         """Take one step of the optimizer; returns the norm of the gradient."""
-        drawn = self.batch()
-        mass = sum(targets.mass for _, targets in drawn)
+        mass, total = sum(targets.mass for _, targets in drawn), 0.0
         self.model.train(True)
         for batch, targets in drawn:
             found = score(self.model, batch, targets)
@@ -166,8 +169,10 @@ class Run:
                     f"the loss became {found.total.item()} at step {self._step + 1}; the state of the last save is "
                     f"kept in {self._folder / STATE_FILE}. A lower learning rate usually helps."
                 )
+            total += float(found.total.detach())
             (found.total / mass).backward()
-        norm = self._optimizer.update(self._step, self.progress)
+        norm = self.optimizer.update(self._step, self.progress)
+        self.loss = total / mass
         self._step += 1
         return norm
 
@@ -178,12 +183,12 @@ class Run:
         values = {
             **self._counts.report(),
             "gradient norm": norm,
-            "learning rate": self._optimizer.rate,
+            "learning rate": self.optimizer.rate,
             "tokens per second": self._counts.tokens / max(self._counts.seconds, 1e-9),
             "tokens": float(self._trained_tokens),
             "seconds": self._seconds,
             "records": float(self._place.record),
-            "skipped records": float(self._batches.skipped),
+            "skipped records": float(self.batches.skipped),
         }
         self._counts = Counts()
         metrics.add(self._step, values)
@@ -191,11 +196,11 @@ class Run:
             self._on_progress(self._step, self.progress, values)
 
     def _measure(self, metrics: Metrics) -> None:
-        assert self._evaluate is not None
+        assert self.evaluate is not None
         begun = time.perf_counter()
         self.model.train(False)
-        with self.model.holding(self._optimizer.values):
-            values = dict(self._evaluate(self.model))
+        with self.model.holding(self.optimizer.values):
+            values = dict(self.evaluate(self.model))
         self._seconds += time.perf_counter() - begun
         metrics.add(self._step, values)
         if self._on_progress is not None:
@@ -207,8 +212,9 @@ class Run:
             "place": tuple(self._place),
             "seconds": self._seconds,
             "tokens": self._trained_tokens,
+            "skipped": self.batches.skipped,
             "decided_by": self._decided_by,
-            "optimizer": self._optimizer.state(),
+            "optimizer": self.optimizer.state(),
             "counts": vars(self._counts),
             "torch_rng": torch.get_rng_state(),
         }
@@ -224,7 +230,8 @@ class Run:
                     f"{self._folder} holds a run with {name} {before!r}, not {value!r}; go on with it as it was begun, "
                     "or choose another folder"
                 )
-        self._optimizer.load(state["optimizer"])
+        self.optimizer.load(state["optimizer"])
         self._step, self._seconds, self._trained_tokens = state["step"], state["seconds"], state["tokens"]
+        self.batches.skipped = state["skipped"]
         self._place, self._counts = Place(*state["place"]), Counts(**state["counts"])
         torch.set_rng_state(state["torch_rng"])
