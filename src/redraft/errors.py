@@ -33,6 +33,10 @@ class BatchError(GenerationError):
         self.results, self.errors = list(results), dict(errors)
 
 
+class DataError(RedraftError):
+    """Training data that cannot be used; the message names the file and the line."""
+
+
 class RecordingError(RedraftError):
     """A recording, or the folder for recordings, that cannot be read, written or replayed."""
 

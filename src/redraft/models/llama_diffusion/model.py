@@ -153,9 +153,15 @@ class LlamaDiffusion(nn.Module):
             x = layer.finish(x, attend(index, *layer.project(x, angles)))
         return self.norm(x)
 
-    def rows(self, tokens: Tensor, positions: Tensor, mask: Tensor) -> Tensor:
+    def rows(self, tokens: Tensor, positions: Tensor, mask: Tensor, mask_row: Tensor | None = None) -> Tensor:
         """Compute whole rows of training at once: tokens and positions [B, L], and which tokens each one sees, bool
-        [B, L, L] -> the normed hidden states [B, L, H]."""
+        [B, L, L] -> the normed hidden states [B, L, H].
+
+        mask_row [H]: the embedding of the mask, where it is trained and the rest of the table is not.
+        """
+        x = self.embed(tokens)
+        if mask_row is not None:
+            x = torch.where((tokens == self.config.mask_token_id)[..., None], mask_row.float(), x)
         cos, sin = self.rotary.slice(0, int(positions.max()) + 1, self.device)
 
         def attend(_: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
@@ -164,7 +170,7 @@ class LlamaDiffusion(nn.Module):
             found = F.scaled_dot_product_attention(q, k, v, mask[:, None], scale=1.0, enable_gqa=True)
             return found.transpose(1, 2).flatten(2)
 
-        return self.through(self.embed(tokens), (cos[positions][:, :, None], sin[positions][:, :, None]), attend)
+        return self.through(x, (cos[positions][:, :, None], sin[positions][:, :, None]), attend)
 
     def embed(self, tokens: Tensor) -> Tensor:
         """Token embeddings, float32 [..., H]."""

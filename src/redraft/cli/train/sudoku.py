@@ -1,4 +1,4 @@
-"""``redraft train``: runs a recipe, with a progress bar, and leaves a checkpoint folder."""
+"""``redraft train sudoku``: makes the bundled model, with a progress bar, and leaves a checkpoint folder."""
 
 import time
 from collections.abc import Mapping
@@ -22,8 +22,7 @@ class Recipe(StrEnum):
     sudoku = "sudoku"
 
 
-def train(
-    recipe: Annotated[Recipe, typer.Argument(help="What to train.")],
+def sudoku(
     out: Annotated[Path, typer.Option(help="Run folder; a run found there is continued.")] = Path("runs/sudoku"),
     steps: Annotated[int, typer.Option(min=1, help="Optimizer steps in all.")] = 5000,
     seed: Annotated[int, typer.Option(min=0, help="Decides weights, data and noise.")] = 0,
@@ -44,7 +43,7 @@ def train(
     ] = True,
     threads: options.Threads = None,
 ) -> None:
-    """Train a model. Kill it at any time; the same command continues it to the same result.
+    """Train the Sudoku model. Kill it at any time; the same command continues it to the same result.
 
     Example: redraft train sudoku --out runs/sudoku --steps 5000
     """

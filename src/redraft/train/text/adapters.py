@@ -1,0 +1,308 @@
+"""What of a model is trained: all layers, the last ones, or LoRA (Hu et al. 2021) by the ``peft`` library.
+
+The embedding and the head stay as they are but for one row, the mask's, which the base never had a use for.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from copy import copy
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from redraft.errors import CheckpointError, RedraftError
+from redraft.files import replacing
+from redraft.layers.linear import Linear
+from redraft.models import checkpoint
+from redraft.models.checkpoint import Checkpoint
+from redraft.models.companions import write_terms, write_tokenizer
+from redraft.models.family import PlainModel
+from redraft.train.text.batch import Batch
+
+ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+MASK_ROW = "mask_row"
+# What PEFT puts before the names of the model that it wraps, and calls rows of an embedding that are trained alone.
+_WRAPPED, _TOKENS = "base_model.model.", ".token_adapter.trainable_tokens_delta"
+
+
+@runtime_checkable
+class RowModel(Protocol):
+    """A model of masks that computes whole rows of training (``models.llama_diffusion``)."""
+
+    @property
+    def layers(self) -> Sequence[nn.Module]: ...
+    @property
+    def embed_tokens(self) -> nn.Module: ...
+    def rows(self, tokens: Tensor, positions: Tensor, mask: Tensor, mask_row: Tensor | None = None) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class Full:
+    """All layers and norms; ``embeddings``: the embedding and the head as well."""
+
+    embeddings: bool = False
+
+
+@dataclass(frozen=True)
+class LastLayers:
+    """The last ``count`` layers and the norm behind them; the others run without gradients."""
+
+    count: int
+
+    def __post_init__(self) -> None:
+        if self.count < 1:
+            raise ValueError(f"{self.count} layers to train must be at least 1")
+
+
+@dataclass(frozen=True)
+class Lora:
+    """A matrix of ``rank`` beside each linear layer, scaled by ``alpha`` / rank."""
+
+    rank: int = 32
+    alpha: float = 64.0
+    dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.rank < 1:
+            raise ValueError(f"rank {self.rank} must be at least 1")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout {self.dropout} must be a share below 1")
+
+
+Adaptation = Full | LastLayers | Lora
+
+
+class TrainedModel:
+    """A model under training; ``parameters`` are what is trained, by name."""
+
+    def __init__(self, name: str, base: Checkpoint, model: PlainModel, adaptation: Adaptation) -> None:
+        """``base``: what ``model`` was loaded from, asked for by ``name``.
+
+        Raises CheckpointError for a family that cannot be trained so.
+        """
+        if not isinstance(model, RowModel) or not isinstance(model, nn.Module):
+            raise CheckpointError(
+                f"{base.path}: a model of architecture {base.architecture} cannot be trained on text yet; "
+                "LlamaForBlockDiffusion can"
+            )
+        self.name, self.base, self.model, self.adaptation = name, base, model, adaptation
+        self._rows: RowModel = model
+        self._module: nn.Module = model
+        self.mask_token = int(base.config.mask_token_id)  # type: ignore[attr-defined]
+        self.mask_row: nn.Parameter | None = None
+        self._lora_config: Any = None
+        self.parameters = self._choose()
+
+    @property
+    def count(self) -> int:
+        """Numbers that are trained."""
+        return sum(parameter.numel() for parameter in self.parameters.values())
+
+    def hidden(self, batch: Batch) -> Tensor:
+        """Return the normed hidden states [B, L, H]."""
+        return self._rows.rows(batch.tokens, batch.positions, batch.visible, self.mask_row)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Return float32 logits [..., V]."""
+        return self.model.logits(hidden)
+
+    def train(self, on: bool) -> None:
+        """Switch dropout on or off."""
+        self._module.train(on)
+
+    @contextmanager
+    def holding(self, values: Mapping[str, Tensor]) -> Iterator[None]:
+        """Put other values in the place of the trained ones, for as long as this lasts."""
+        own = {name: parameter.detach().clone() for name, parameter in self.parameters.items()}
+        self._put(values)
+        try:
+            yield
+        finally:
+            self._put(own)
+
+    @torch.no_grad()
+    def _put(self, values: Mapping[str, Tensor]) -> None:
+        for name, parameter in self.parameters.items():
+            parameter.copy_(values[name])
+
+    def export(self, folder: Path, values: Mapping[str, Tensor]) -> Path:
+        """Write what was trained, of these float32 ``values``: an adapter's folder, or a whole checkpoint's.
+
+        Returns the folder, which is below ``folder``.
+        """
+        if isinstance(self.adaptation, Lora):
+            return self._export_adapter(folder / "adapter", values)
+        names = {id(parameter): name for name, parameter in self._module.named_parameters()}
+        state = dict(self._module.state_dict())
+        for name, parameter in self.parameters.items():
+            if name != MASK_ROW:
+                state[names[id(parameter)]] = values[name]
+        if MASK_ROW in self.parameters:
+            table = state["embed_tokens.weight"].clone()
+            table[self.mask_token] = values[MASK_ROW].to(table.dtype)
+            state["embed_tokens.weight"] = table
+        with torch.device("meta"):
+            whole = self.base.family.build(self.base.config, {})
+        whole.load_state_dict(state, assign=True)
+        whole.defaults = self.base.defaults
+        _save(self.base, whole, folder / "checkpoint", self.base.stored)
+        return folder / "checkpoint"
+
+    def _choose(self) -> dict[str, nn.Parameter]:
+        match self.adaptation:
+            case Full(embeddings):
+                chosen = {
+                    name: _own(parameter, parent, leaf)
+                    for name, parameter, parent, leaf in _named(self._module)
+                    if embeddings or not name.startswith(("embed_tokens.", "lm_head."))
+                }
+                return chosen if embeddings else chosen | self._own_mask_row()
+            case LastLayers(count):
+                layers = len(self._rows.layers)
+                if count > layers:
+                    raise RedraftError(f"the last {count} layers cannot be trained: the model has {layers}")
+                names = tuple(f"layers.{i}." for i in range(layers - count, layers))
+                return {
+                    name: _own(parameter, parent, leaf)
+                    for name, parameter, parent, leaf in _named(self._module)
+                    if name.startswith((*names, "norm."))
+                }
+            case Lora() as lora:
+                self._lora_config = lora_config(lora, self._rows)
+                _tune(self._module, self._lora_config)
+                chosen = {
+                    name: parameter for name, parameter in self._module.named_parameters() if parameter.requires_grad
+                }
+                return chosen | self._own_mask_row()
+
+    def _own_mask_row(self) -> dict[str, nn.Parameter]:
+        """Make the mask's row a parameter that shares the table's memory: what is learned is in the table at once."""
+        table: Any = self._rows.embed_tokens
+        # Mapped from a file, it must not be written.
+        table.weight = nn.Parameter(table.weight.detach().clone(), requires_grad=False)
+        self.mask_row = nn.Parameter(table.weight.data[self.mask_token])
+        return {MASK_ROW: self.mask_row}
+
+    def _export_adapter(self, folder: Path, values: Mapping[str, Tensor]) -> Path:
+        config, stored, embedding = copy(self._lora_config), self.base.family.stored_name, "embed_tokens"
+        config.base_model_name_or_path, config.inference_mode = self.name, True
+        config.trainable_token_indices = {embedding: [self.mask_token]}
+        tensors = {
+            _WRAPPED + stored(name.replace(".default.", ".")): value.detach().to(self.base.stored).contiguous()
+            for name, value in values.items()
+            if name != MASK_ROW
+        }
+        mask_row = values[MASK_ROW].detach().to(self.base.stored)[None].clone()
+        tensors[_WRAPPED + stored(embedding) + _TOKENS] = mask_row
+        folder.mkdir(parents=True, exist_ok=True)
+        with replacing(folder / ADAPTER_WEIGHTS) as new:
+            save_file(tensors, new, {"format": "pt"})
+        config.save_pretrained(str(folder))
+        return folder
+
+
+def merge(adapter: Path, out: Path, base: str | Path | None = None) -> Path:
+    """Add an adapter to its base, which its file names, and write the checkpoint that they are together.
+
+    base: where the base is now. Raises CheckpointError for a folder that holds no adapter of such a model.
+    """
+    if not (adapter / ADAPTER_CONFIG).exists():
+        raise CheckpointError(f"{adapter} has no {ADAPTER_CONFIG}; give the folder of an adapter")
+    described = json.loads((adapter / ADAPTER_CONFIG).read_text(encoding="utf-8"))
+    found = checkpoint.read(checkpoint.find(base or described.get("base_model_name_or_path") or ""))
+    model: Any = found.load("float32")
+    peft = peft_library()
+    config = peft.PeftConfig.from_pretrained(str(adapter))
+    tokens, config.trainable_token_indices = config.trainable_token_indices, None
+    config.inference_mode = True
+    state = _unwrapped(load_file(adapter / ADAPTER_WEIGHTS), found, model)
+    rows = {name: value for name, value in state.items() if name.endswith(_TOKENS)}
+    tuner = _tune(model, config)
+    missing = peft.set_peft_model_state_dict(model, {name: state[name] for name in state.keys() - rows.keys()})
+    if missing.unexpected_keys:
+        raise CheckpointError(f"{adapter}: tensor {missing.unexpected_keys[0]} has no place in {found.path}")
+    for name, value in rows.items():
+        module = name.removesuffix(_TOKENS)
+        table = model.get_submodule(module).weight
+        table.data = table.data.clone()
+        table.data[tokens[module]] = value.to(table.dtype)
+    merged = tuner.merge_and_unload()
+    _save(found, merged, out, found.stored)
+    return out
+
+
+def lora_config(lora: Lora, model: RowModel) -> Any:
+    """Return PEFT's own configuration for all linear layers of a model that has no adapter yet."""
+    linear = {
+        name.rsplit(".", 1)[-1]
+        for layer in model.layers
+        for name, module in layer.named_modules()
+        if isinstance(module, Linear)
+    }
+    return peft_library().LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=sorted(linear),
+        bias="none",
+        task_type="CAUSAL_LM",
+    )
+
+
+def peft_library() -> Any:
+    """Import PEFT, which takes seconds; RedraftError where it is not installed."""
+    try:
+        import peft
+    except ImportError as error:
+        raise RedraftError("LoRA needs peft; install it with: pip install 'redraft[train]'") from error
+    return peft
+
+
+def described(adaptation: Adaptation) -> dict[str, object]:
+    """Return an adaptation for a run's description."""
+    return {"adaptation": type(adaptation).__name__, **asdict(adaptation)}
+
+
+def _tune(model: Any, config: Any) -> Any:
+    peft_library()
+    from peft.tuners.lora import LoraModel
+
+    return LoraModel(model, config, "default")
+
+
+def _unwrapped(tensors: Mapping[str, Tensor], found: Checkpoint, model: Any) -> dict[str, Tensor]:
+    """Return an adapter's tensors by the names of our modules."""
+    modules = {found.family.stored_name(name): name for name, _ in model.named_modules() if name}
+    state = {}
+    for name, value in tensors.items():
+        stored = name.removeprefix(_WRAPPED)
+        module = max((m for m in modules if stored.startswith(f"{m}.")), key=len, default=None)
+        if module is None:
+            raise CheckpointError(f"tensor {name} of the adapter has no place in {found.path}")
+        state[modules[module] + stored.removeprefix(module)] = value
+    return state
+
+
+def _save(base: Checkpoint, model: PlainModel, folder: Path, dtype: torch.dtype) -> None:
+    checkpoint.save(model, folder, dtype)
+    write_tokenizer(base.path, folder)
+    write_terms(base.path, folder)
+
+
+def _named(model: nn.Module) -> Iterator[tuple[str, nn.Parameter, nn.Module, str]]:
+    """Yield every parameter with the module that holds it, and its name there."""
+    for name, parameter in list(model.named_parameters()):
+        parent, _, leaf = name.rpartition(".")
+        yield name, parameter, model.get_submodule(parent), leaf
+
+
+def _own(parameter: nn.Parameter, parent: nn.Module, leaf: str) -> nn.Parameter:
+    """Put a copy that may be written in the place of a parameter that may be mapped from a file."""
+    own = nn.Parameter(parameter.detach().clone())
+    setattr(parent, leaf, own)
+    return own

@@ -1,0 +1,119 @@
+"""Records as tokens: prompts, and the clean canvases that answer them."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import takewhile
+
+from redraft.errors import DataError, RequestError
+from redraft.models.tokenizer import ChatTokenizer
+from redraft.tasks.slots import Canvas, Filled, Piece, Slots
+from redraft.train.text.records import Question, Record, SchemaValue
+
+FILLER_WEIGHT = 0.15
+"""The weight of an end token behind the first one: fillers are many, and all alike."""
+
+
+@dataclass(frozen=True)
+class CleanCanvas:
+    """A canvas as it should become, C positions."""
+
+    tokens: tuple[int, ...]
+    free: tuple[bool, ...]
+    """Positions that are filled in; the others are pinned."""
+    weights: tuple[float, ...]
+    """Of each position's loss; 0 where it is pinned."""
+
+
+@dataclass(frozen=True)
+class EncodedQuestion:
+    """A prompt's tokens, and the canvases that follow it and each other."""
+
+    prompt: tuple[int, ...]
+    canvases: tuple[CleanCanvas, ...]
+    task: str
+
+
+@dataclass(frozen=True)
+class EncodedRecord:
+    """Questions, and how many first tokens all their prompts have in common."""
+
+    questions: tuple[EncodedQuestion, ...]
+    shared: int
+    where: str
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """Makes tokens of records for one tokenizer and model. Raises DataError that begins with where a record stands."""
+
+    tokenizer: ChatTokenizer
+    canvas_length: int
+    """Positions of the canvases that a text is written on; one of pieces is as long as they are."""
+    context_length: int
+    mask_token: int
+    end_token: int
+    filler_weight: float = FILLER_WEIGHT
+
+    def encode(self, record: Record) -> EncodedRecord:
+        """Return the tokens of a record."""
+        try:
+            questions = tuple(self._question(question) for question in record.questions)
+        except (DataError, RequestError) as error:
+            raise DataError(f"{record.where}: {error}") from None
+        return EncodedRecord(questions, _shared([question.prompt for question in questions]), record.where)
+
+    def _question(self, question: Question) -> EncodedQuestion:
+        if isinstance(question.prompt, str):
+            prompt = self.tokenizer.encode(question.prompt)
+        else:
+            prompt = self.tokenizer.encode_chat(question.prompt)
+        match question.answer:
+            case str(text):
+                canvases = tuple(self._of_text(text, question.weight))
+            case SchemaValue(schema, value):
+                laid_out = Slots.of(schema, self.tokenizer, self.end_token)
+                canvases = (self._of_pieces(laid_out.pieces(value), question.weight),)
+            case pieces:
+                canvases = (self._of_pieces(pieces, question.weight),)
+        length = len(prompt) + sum(len(canvas.tokens) for canvas in canvases)
+        if length > self.context_length:
+            raise DataError(f"prompt and answer take {length} tokens, and the model reads {self.context_length}")
+        return EncodedQuestion(tuple(prompt), canvases, question.task)
+
+    def _of_text(self, text: str, weight: float) -> Iterator[CleanCanvas]:
+        tokens = [*self._encode(text), self.end_token]
+        size, ended = self.canvas_length, len(tokens)
+        tokens += [self.end_token] * (-ended % size)
+        weights = [weight if i < ended else weight * self.filler_weight for i in range(len(tokens))]
+        for start in range(0, len(tokens), size):
+            own = slice(start, start + size)
+            yield CleanCanvas(tuple(tokens[own]), (True,) * size, tuple(weights[own]))
+
+    def _of_pieces(self, pieces: Sequence[Piece], weight: float) -> CleanCanvas:
+        tokens: list[int] = []
+        weights: list[float] = []
+        for piece in pieces:
+            self._encode(piece.text)
+            own = list(Canvas.of((piece,), self.tokenizer, self.end_token).tokens)
+            tokens += own
+            if isinstance(piece, Filled):
+                ended = own.index(self.end_token)
+                weights += [weight if i <= ended else weight * self.filler_weight for i in range(len(own))]
+            else:
+                weights += [0.0] * len(own)
+        return CleanCanvas(tuple(tokens), tuple(one > 0 for one in weights), tuple(weights))
+
+    def _encode(self, text: str) -> list[int]:
+        tokens = self.tokenizer.encode_text(text)
+        for token in (self.mask_token, self.end_token):
+            if token in tokens:
+                name = self.tokenizer.decode_all([token])
+                raise DataError(f"the answer {text[:40]!r} spells the special token {name!r}")
+        return tokens
+
+
+def _shared(prompts: Sequence[Sequence[int]]) -> int:
+    """Return how many first tokens are the same in all prompts; all of a single one."""
+    if not prompts:
+        return 0
+    return sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, zip(*prompts, strict=False)))

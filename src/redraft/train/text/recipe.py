@@ -1,0 +1,138 @@
+"""All that decides the result of a run on text, put together."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from redraft.errors import DataError, RedraftError
+from redraft.models import checkpoint
+from redraft.models.checkpoint import Checkpoint
+from redraft.models.tokenizer import ChatTokenizer
+from redraft.train.text.adapters import Adaptation, Full, TrainedModel, described
+from redraft.train.text.batches import Batches
+from redraft.train.text.encoding import FILLER_WEIGHT, Encoder
+from redraft.train.text.evaluation import Evaluation
+from redraft.train.text.objective import MaskObjective, ObjectiveConfig
+from redraft.train.text.optimizer import Optimizer, OptimizerConfig
+from redraft.train.text.records import Record
+from redraft.train.text.run import OnProgress, Run, RunConfig
+from redraft.train.text.source import COUNTED, FileSource, RecordSource, mixed
+
+ComputeDType = Literal["auto", "float32", "bfloat16"]
+
+
+@dataclass(frozen=True)
+class TextRecipe:
+    """How a model is trained on records."""
+
+    model: str | Path
+    run: RunConfig
+    adaptation: Adaptation = field(default_factory=Full)
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    batch_tokens: int = 2048
+    """Tokens of a forward, at most."""
+    canvas_length: int | None = None
+    """Positions of the canvases that texts are written on; None takes the model's own."""
+    filler_weight: float = FILLER_WEIGHT
+    mix: Mapping[str, float] = field(default_factory=dict)
+    """Weights of tasks; empty for the proportions of the data."""
+    dtype: ComputeDType = "auto"
+    device: str = "cpu"
+
+    def prepare(
+        self,
+        folder: Path,
+        source: RecordSource,
+        data: str,
+        evaluation: Sequence[Record] = (),
+        on_progress: OnProgress | None = None,
+        tensorboard: bool = False,
+    ) -> Run:
+        """Load the model and make the run. ``data``: what tells this source from others, in a word or a digest."""
+        found = checkpoint.read(checkpoint.find(self.model))
+        encoder = self.encoder(found)
+        checked = [encoder.encode(record) for record in evaluation]
+        objective = MaskObjective(self.objective, encoder.mask_token, self.batch_tokens, self.run.seed)
+        source = self._mixed(source)
+        torch.manual_seed(self.run.seed)
+        loaded = found.load(compute_dtype(self.dtype, self.device)).to(self.device)
+        model = TrainedModel(str(self.model), found, loaded, self.adaptation)
+        optimizer = Optimizer(model.parameters, self.optimizer)
+        return Run(
+            model,
+            optimizer,
+            Batches(source, encoder, objective, self.batch_tokens),
+            self.run,
+            folder,
+            self._decided_by(data),
+            Evaluation(checked, encoder.mask_token, encoder.end_token, self.batch_tokens) if checked else None,
+            on_progress,
+            tensorboard,
+        )
+
+    def encoder(self, found: Checkpoint) -> Encoder:
+        """Return what makes tokens for a checkpoint; RedraftError for one that cannot be trained on text."""
+        config, tokenizer = found.config, ChatTokenizer.from_checkpoint(found.path)
+        mask = getattr(config, "mask_token_id", None)
+        ends = found.defaults.end_token_ids
+        if mask is None or not ends:
+            raise RedraftError(f"{found.path}: training on text needs a model with a mask token and an end token")
+        length = config.canvas_length if self.canvas_length is None else self.canvas_length
+        if not 1 <= length <= config.canvas_length:
+            raise RedraftError(f"canvas length {length} must be from 1 to the model's {config.canvas_length}")
+        return Encoder(tokenizer, length, config.context_length, mask, ends[0], self.filler_weight)
+
+    def check(self, records: Sequence[Record]) -> None:
+        """Encode all records; DataError naming the file and the line of the first that cannot be trained."""
+        encoder = self.encoder(checkpoint.read(checkpoint.find(self.model)))
+        objective = MaskObjective(self.objective, encoder.mask_token, self.batch_tokens, self.run.seed)
+        for record in records:
+            objective.examples(encoder.encode(record), 0, 0.0)
+
+    def check_generated(self, source: RecordSource, count: int = COUNTED) -> None:
+        """Encode the first ``count`` records of a generator; errors as in ``check``."""
+        self.check([source.draw(index) for index in range(count)])
+
+    def _mixed(self, source: RecordSource) -> RecordSource:
+        if not self.mix:
+            return source
+        seen = source.records if isinstance(source, FileSource) else [source.draw(index) for index in range(COUNTED)]
+        return mixed(source, seen, self.mix, self.run.seed)
+
+    def _decided_by(self, data: str) -> dict[str, object]:
+        parts = {
+            "model": str(self.model),
+            "data": data,
+            "mix": dict(self.mix),
+            "seed": self.run.seed,
+            "accumulate": self.run.accumulate,
+            "batch_tokens": self.batch_tokens,
+            "canvas_length": self.canvas_length,
+            "filler_weight": self.filler_weight,
+            "dtype": self.dtype,
+        }
+        return parts | described(self.adaptation) | asdict(self.objective) | asdict(self.optimizer)
+
+
+def compute_dtype(wanted: ComputeDType, device: str) -> Literal["float32", "bfloat16"]:
+    """Return what "auto" means here: bfloat16 where the processor multiplies it itself, else float32."""
+    if wanted != "auto":
+        return wanted
+    if torch.device(device).type != "cpu":
+        return "bfloat16"
+    fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return "bfloat16" if fast else "float32"
+
+
+def digest(path: Path) -> str:
+    """Return what tells a file of records from others."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}") from error
