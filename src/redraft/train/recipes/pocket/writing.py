@@ -14,15 +14,9 @@ _GAPS = ("____", "[...]", "(?)", "???", "<gap>", "[missing]")
 _WIDTHS = (8, 12, 16, 24, 32, 48)
 
 
-def fill(snippet: Snippet, random: Random, split: Split) -> Answer | Written | None:
-    """What stands in a gap of the text, or in a form about it."""
-    return _in_form(snippet, random, split) if random.random() < 0.5 else _in_gap(snippet, random, split)
-
-
 def edit(snippet: Snippet, random: Random, split: Split) -> Written | None:
     """The text with something changed, and all else pinned."""
-    way = random.choice((_replaced, _replaced, _replaced, _hidden, _respelled, _rewritten))
-    return way(snippet, random, split)
+    return random.choice((_replaced, _replaced, _replaced, _hidden, _rewritten))(snippet, random, split)
 
 
 def span(snippet: Snippet, random: Random) -> tuple[int, int] | None:
@@ -58,10 +52,10 @@ def _times(text: str, whole: str) -> int:
     return count
 
 
-def _in_gap(snippet: Snippet, random: Random, split: Split) -> Answer | None:
+def gap(snippet: Snippet, random: Random, split: Split) -> Answer | None:
     """Some words of the text, or a line of it, or a value that stands there twice."""
-    gap = random.choice(_GAPS)
-    if gap in snippet.text:
+    mark = random.choice(_GAPS)
+    if mark in snippet.text:
         return None
     lines = [match.span() for match in re.finditer(r"(?m)^.{3,60}$", snippet.text)]
     twice = [own for own in snippet.present if own.kind != "phrase" and not own.many]
@@ -80,11 +74,11 @@ def _in_gap(snippet: Snippet, random: Random, split: Split) -> Answer | None:
     if place is None:
         return None
     start, end = place
-    context = f"{snippet.text[:start]}{gap}{snippet.text[end:]}"
-    return Answer("fill", ask.format(gap=gap), snippet.text[start:end], context)
+    context = f"{snippet.text[:start]}{mark}{snippet.text[end:]}"
+    return Answer("fill", ask.format(gap=mark), snippet.text[start:end], context)
 
 
-def _in_form(snippet: Snippet, random: Random, split: Split) -> Written | None:
+def form(snippet: Snippet, random: Random, split: Split) -> Written | None:
     """A form of two to five lines, some of which are filled in already."""
     told = [own for own in snippet.present if own.kind != "phrase" and not own.many and taken(own.value.text) < 30]
     if len(told) < 2:
@@ -107,8 +101,9 @@ def _in_form(snippet: Snippet, random: Random, split: Split) -> Written | None:
 
 def _width(text: str, random: Random) -> int:
     """A width that holds the text and an end, and does not tell how long it is."""
-    fitting = [width for width in _WIDTHS if width > taken(text) + 1]
-    return random.choice(fitting[:2] or [2 * taken(text)])
+    own = taken(text)
+    fitting = [width for width in _WIDTHS if width > own + 2]
+    return random.choice(fitting[:2] or [own + 4])
 
 
 def _joined(pieces: Sequence[Piece]) -> tuple[Piece, ...]:
@@ -170,7 +165,7 @@ def _hidden(snippet: Snippet, random: Random, split: Split) -> Written | None:
     return _edited(snippet, ask, [(*own.spans[0], "[...]") for own in same], random)
 
 
-def _respelled(snippet: Snippet, random: Random, split: Split) -> Written | None:
+def respelled(snippet: Snippet, random: Random, split: Split) -> Written | None:
     """A word with two letters exchanged, one lost, or one twice; the text is the misspelt one."""
     words = [match for match in re.finditer(r"\b[a-z]{5,}\b", snippet.text)]
     values = [place for own in snippet.present if own.kind != "phrase" for place in own.spans]
