@@ -7,7 +7,7 @@ from random import Random
 from typing import Any
 
 from redraft.tasks.slots import INSTRUCTION, Piece, asked
-from redraft.train.recipes.pocket.schemas import schema_for
+from redraft.train.recipes.pocket.schemas import CANVAS, canvas_size, schema_for
 from redraft.train.recipes.pocket.snippets import MESSAGE, Field, Snippet, Split, templates_of
 from redraft.train.recipes.pocket.templates import read_all
 from redraft.train.recipes.pocket.values import draw
@@ -82,7 +82,7 @@ Question = Extract | Choose | Answer | Written
 def extract(snippet: Snippet, random: Random, split: Split) -> Extract | None:
     """The values of some fields."""
     found = schema_for(snippet, random, split.held)
-    if found is None:
+    if found is None or canvas_size(found[0]) > CANVAS:
         return None
     instruction = INSTRUCTION if random.random() < 0.3 else wording("extract", random, split.held)
     return Extract(*found, instruction)

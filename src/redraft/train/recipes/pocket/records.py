@@ -11,7 +11,7 @@ from redraft.tasks.slots import INSTRUCTION, Filled, Piece, Pinned
 from redraft.train.recipes.pocket.questions import Answer, Choose, Extract, Question, Written, answer, choose, extract
 from redraft.train.recipes.pocket.schemas import schema_for
 from redraft.train.recipes.pocket.snippets import MESSAGE, Snippet, Split, snippet
-from redraft.train.recipes.pocket.writing import edit, form, gap, respelled, span
+from redraft.train.recipes.pocket.writing import edit, form, gap, respelled, span, width
 
 Record = dict[str, Any]
 Item = dict[str, Any]
@@ -91,26 +91,32 @@ def _questions(about: Snippet, random: Random, split: Split, count: int, shares:
         question = _TASKS[task](about, random, split)
         if question is None:
             continue
-        own = _question(question)
+        own = _question(question, random)
         # The same answer once more would mostly be that to the same question.
-        found.setdefault((task, own.get("answer", own["ask"])), own)
+        same = question.answer if isinstance(question, Choose | Answer) else question.ask
+        found.setdefault((task, same), own)
     return {"context": about.text, "questions": list(found.values())} if found else None
 
 
-def _question(question: Question) -> dict[str, Any]:
+def _question(question: Question, random: Random) -> dict[str, Any]:
     match question:
         case Extract():
             return {"task": "extract", "ask": question.ask, "schema": question.schema, "value": question.value}
         case Choose():
-            return {"task": "choose", "ask": question.ask, "answer": question.answer}
+            return {"task": "choose", "ask": question.ask, "canvas": [_short(question.answer, random)]}
         case Answer():
-            return {"task": question.task, "ask": question.ask, "answer": question.answer}
+            return {"task": question.task, "ask": question.ask, "canvas": [_short(question.answer, random)]}
         case Written():
             return {"task": question.task, "ask": question.ask, "canvas": [_piece(piece) for piece in question.pieces]}
 
 
 def _piece(piece: Piece) -> dict[str, Any]:
     return {"pinned": piece.text} if isinstance(piece, Pinned) else {"slot": piece.text, "width": piece.width}
+
+
+def _short(answer: str, random: Random) -> dict[str, Any]:
+    """A few words on a short canvas: on the longest one, nearly all positions would be end tokens."""
+    return _piece(Filled(answer, width(answer, random)))
 
 
 def _user(text: str) -> dict[str, str]:
@@ -120,7 +126,7 @@ def _user(text: str) -> dict[str, str]:
 def _with_fault(about: Snippet, random: Random, split: Split) -> Record | None:
     """A text with a gap or a mistake in it."""
     question = (gap if random.random() < 0.6 else respelled)(about, random, split)
-    return None if question is None else {"context": question.context, "questions": [_question(question)]}
+    return None if question is None else {"context": question.context, "questions": [_question(question, random)]}
 
 
 def _json_record(about: Snippet, random: Random) -> Record | None:

@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any
 
-from redraft.tasks.layout import CHARACTERS_A_TOKEN, LONG, LONGEST, WIDTH
+from redraft.tasks.layout import CHARACTERS_A_TOKEN, LONG, LONGEST, WIDTH, laid_out, slots
 from redraft.train.recipes.pocket.snippets import Field, Snippet
 from redraft.train.recipes.pocket.values import Value
 from redraft.train.recipes.pocket.wordings import phrasings, wording
 
+CANVAS = 128
+"""Positions of the longest canvas that is trained."""
 _TOKENS = re.compile(r"[^\W\d_]+|\d|[^\w\s]|_|\s(?=\d)")
 _LONG_WORD = re.compile(r"[a-z]{4,}")
 _BORDER = re.compile(r"[_ ]")
@@ -56,6 +58,11 @@ def taken(text: str) -> int:
         max(1, -(-len(part) // 3)) + 2 * sum(not c.isascii() for c in part) if part[0].isalpha() else len(part.encode())
         for part in _TOKENS.findall(text)
     )
+
+
+def canvas_size(schema: dict[str, Any]) -> int:
+    """Return how many positions the slots of a schema take at most, with their keys."""
+    return sum(slot.width + taken(slot.key) + 1 for slot in slots(laid_out(schema)))
 
 
 def schema_for(snippet: Snippet, random: Random, held: bool, most: int = 8) -> tuple[dict[str, Any], Any] | None:

@@ -6,7 +6,7 @@ from random import Random
 
 from redraft.tasks.slots import Filled, Piece, Pinned
 from redraft.train.recipes.pocket.questions import Answer, Written, other
-from redraft.train.recipes.pocket.schemas import taken
+from redraft.train.recipes.pocket.schemas import CANVAS, taken
 from redraft.train.recipes.pocket.snippets import Field, Snippet, Split
 from redraft.train.recipes.pocket.wordings import wording
 
@@ -89,17 +89,23 @@ def form(snippet: Snippet, random: Random, split: Split) -> Written | None:
         value = f" {own.value.text}"
         pieces += [
             Pinned(line),
-            Filled(value, _width(value, random)) if number in free else Pinned(value),
+            Filled(value, width(value, random)) if number in free else Pinned(value),
             Pinned("\n"),
         ]
-    return Written("fill", wording("form", random, split.held), _joined(pieces[:-1]))
+    whole = _joined(pieces[:-1])
+    return Written("fill", wording("form", random, split.held), whole) if canvas_size(whole) <= CANVAS else None
 
 
-def _width(text: str, random: Random) -> int:
+def width(text: str, random: Random) -> int:
     """A width that holds the text and an end, and does not tell how long it is."""
     own = taken(text)
     fitting = [width for width in _WIDTHS if width > own + 2]
     return random.choice(fitting[:2] or [own + 4])
+
+
+def canvas_size(pieces: Sequence[Piece]) -> int:
+    """Return how many positions pieces take at most."""
+    return sum(piece.width if isinstance(piece, Filled) else taken(piece.text) for piece in pieces)
 
 
 def _joined(pieces: Sequence[Piece]) -> tuple[Piece, ...]:
@@ -115,7 +121,7 @@ def _joined(pieces: Sequence[Piece]) -> tuple[Piece, ...]:
 
 def _edited(
     snippet: Snippet, ask: str, places: Sequence[tuple[int, int, str]], random: Random, context: str | None = None
-) -> Written:
+) -> Written | None:
     """Places in the text with what is to stand there. What follows the last is shown for some words."""
     text = snippet.text if context is None else context
     pieces: list[Piece] = []
@@ -124,10 +130,11 @@ def _edited(
         # A slot begins with the space before it, as tokens do.
         space = start > done and text[start - 1] == " "
         new = f" {new}" if space else new
-        pieces += [Pinned(text[done : start - space]), Filled(new, _width(new, random))]
+        pieces += [Pinned(text[done : start - space]), Filled(new, width(new, random))]
         done = end
     shown = " ".join(text[done:].split(" ")[: random.randint(3, 12)])
-    return Written("edit", ask, _joined([*pieces, Pinned(shown)]), text[done + len(shown) :], context)
+    whole = _joined([*pieces, Pinned(shown)])
+    return Written("edit", ask, whole, text[done + len(shown) :], context) if canvas_size(whole) <= CANVAS else None
 
 
 def _replaced(snippet: Snippet, random: Random, split: Split) -> Written | None:
