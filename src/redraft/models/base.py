@@ -24,7 +24,7 @@ WindowPolicy = Literal["shared", "per_query"]
 window - 1 tokens (the reference and Google's sampler), "per_query" slides the window along the canvas (vLLM)."""
 
 
-def most_blocks(positions: int, block: int) -> int:
+def max_blocks(positions: int, block: int) -> int:
     """Return the largest number of blocks that so many positions, one after the other, can lie in."""
     return -(-(positions - 1) // block) + 1
 
