@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 # Probabilities may miss a sum of 1 by the rounding of float16.
 _TOLERANCE = 1e-3
-# Quantile of the normal distribution for an interval of 95%.
-_NORMAL_95 = 1.959964
+NORMAL_95 = 1.959964
+"""Quantile of the normal distribution for an interval of 95%."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,9 +134,12 @@ def fit_temperature(log_probabilities: NDArray[np.floating], truth: NDArray[np.i
     return 2 / (low + high)
 
 
-def wilson_interval(share: Floats, counts: NDArray[np.integer]) -> tuple[Floats, Floats]:
-    """The ends of the 95% interval of a share of so many (Wilson 1927), which is right for few answers too."""
-    z = _NORMAL_95
+def wilson_interval(share: Floats, counts: NDArray[np.integer] | Floats) -> tuple[Floats, Floats]:
+    """The ends of the 95% interval of a share of so many (Wilson 1927), which is right for few answers too.
+
+    ``counts`` may be an effective number, which need not be whole.
+    """
+    z = NORMAL_95
     centre = (share + z**2 / (2 * counts)) / (1 + z**2 / counts)
     half = z * np.sqrt(share * (1 - share) / counts + z**2 / (4 * counts**2)) / (1 + z**2 / counts)
     # Rounding must not put the share itself outside.
