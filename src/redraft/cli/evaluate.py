@@ -161,7 +161,7 @@ def _contenders(
                 check_parameters(verb, parameters)
             except RequestError as error:
                 raise RequestError(f"--parameters {text}: {error}") from error
-    contenders = []
+    contenders: list[Contender] = []
     for model, dtype, limit, text in product(models, dtypes, limits, texts):
         named = [(model, models), (dtype, dtypes), (f"{limit} steps", limits), (text, texts)]
         name = ", ".join(own for own, choices in named if len(cast(list[Any], choices)) > 1) or model

@@ -143,7 +143,7 @@ class TestDifferenceOfItems:
         assert [one.low, one.high] == pytest.approx([-other.high, -other.low])
 
 
-@pytest.mark.parametrize("counts", [(0, 0), (1, 0), (5, 2), (10, 1), (30, 30), (900, 700)])
+@pytest.mark.parametrize("counts", [(0, 0), (1, 0), (5, 2), (10, 1), (30, 30), (90, 60)])
 def test_mcnemar_is_the_binomial_test(counts):
     assert mcnemar(*counts) == pytest.approx(float(binomial_two_sided(*counts)))
 

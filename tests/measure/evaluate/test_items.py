@@ -1,4 +1,4 @@
-"""A file of items is read as it stands, and what is bad about an item is said with its file and line, without a model."""
+"""A file of items is read as it stands; what is bad about one is said with its file and line, without a model."""
 
 import json
 from pathlib import Path

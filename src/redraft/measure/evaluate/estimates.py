@@ -139,8 +139,11 @@ def difference_by_bootstrap(own: Sums, reference: Sums, seed: int = 0) -> Differ
 
 def mcnemar(only_own: int, only_reference: int) -> float:
     """McNemar's exact test of two counts of discordant pairs: the two-sided binomial probability."""
-    parted, fewer = only_own + only_reference, min(only_own, only_reference)
-    return min(1.0, 2 * sum(math.comb(parted, k) for k in range(fewer + 1)) / 2**parted)
+    parted, ways, tail = only_own + only_reference, 1, 0
+    for k in range(min(only_own, only_reference) + 1):
+        tail += ways
+        ways = ways * (parted - k) // (k + 1)
+    return min(1.0, 2 * tail / 2**parted)
 
 
 def _paired(own: Sums, reference: Sums) -> tuple[Sums, Sums]:

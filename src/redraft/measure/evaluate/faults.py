@@ -29,7 +29,7 @@ FAILED: Fault = "failed"
 
 _BROKEN = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ufffd]")
 _MARKER = re.compile(r"<\|[^<>|\n]{1,40}\|>")
-_PAIRS = ("()", "[]", "{}", "\u201c\u201d")
+_PAIRS = (("(", ")"), ("[", "]"), ("{", "}"), ("\u201c", "\u201d"))
 _REPEATS = (
     re.compile(r"\b(\w+)(?:\W+\1\b)+", re.IGNORECASE),
     re.compile(r"(.{2,40}?)\1{2,}", re.DOTALL),

@@ -1,6 +1,6 @@
 """The figures of an evaluation, each a ratio of sums over the items that it is about."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -95,6 +95,14 @@ def _is_right(outcome: Outcome) -> bool:
     return outcome.verdict.right
 
 
+def _has_fault(name: Fault) -> Callable[[Outcome], bool]:
+    return lambda outcome: outcome.verdict.fault == name
+
+
+def _is_in_group(key: str, value: str) -> Callable[[Outcome], bool]:
+    return lambda outcome: outcome.item.groups.get(key) == value
+
+
 def _is_extraction(outcome: Outcome) -> bool:
     return outcome.item.verb == "extract"
 
@@ -152,14 +160,9 @@ SCORES = (
 )
 FAULTS = (
     _share_of_items("artefacts", "artefacts", lambda outcome: outcome.verdict.fault in ARTEFACTS),
-    *(
-        _share_of_items(
-            f"artefacts_{name.replace(' ', '_')}", f"  {name}", lambda outcome, name=name: outcome.verdict.fault == name
-        )
-        for name in ARTEFACTS
-    ),
-    _share_of_items("wrong_values", "wrong values", lambda outcome: outcome.verdict.fault == WRONG_VALUE),
-    _share_of_items("failed", "failed: no answer", lambda outcome: outcome.verdict.fault == FAILED),
+    *(_share_of_items(f"artefacts_{name.replace(' ', '_')}", f"  {name}", _has_fault(name)) for name in ARTEFACTS),
+    _share_of_items("wrong_values", "wrong values", _has_fault(WRONG_VALUE)),
+    _share_of_items("failed", "failed: no answer", _has_fault(FAILED)),
     Metric("field_artefacts", "artefacts, of fields", "parts", _field_faults(ARTEFACTS)),
     Metric("field_wrong_values", "wrong values, of fields", "parts", _field_faults((WRONG_VALUE,))),
 )
@@ -179,12 +182,7 @@ def group_metrics(run: Run) -> dict[str, list[Metric]]:
         for key, value in outcome.item.groups.items():
             values.setdefault(key, set()).add(value)
     return {
-        key: [
-            _share_of_items(
-                value, value, _is_right, lambda outcome, key=key, value=value: outcome.item.groups.get(key) == value
-            )
-            for value in sorted(own)
-        ]
+        key: [_share_of_items(value, value, _is_right, _is_in_group(key, value)) for value in sorted(own)]
         for key, own in sorted(values.items())
     }
 
@@ -195,17 +193,22 @@ def field_metrics(runs: Sequence[Run]) -> dict[str, list[Metric]]:
     Fields are those of all runs: one that a single model invents is a row, too.
     """
     fields = [one for run in runs for outcome in run.outcomes for one in outcome.verdict.fields]
-    rows: Mapping[str, Callable[[FieldVerdict], str]] = {
-        "type": lambda one: one.type,
-        "pointer": lambda one: one.pattern,
-    }
     return {
-        name: [
-            Metric(value, value or "(the whole)", "parts", _right_fields(lambda one, of=of, v=value: of(one) == v))
-            for value in dict.fromkeys(of(one) for one in fields)
-        ]
-        for name, of in rows.items()
+        "type": [_field_metric(value, _type) for value in dict.fromkeys(map(_type, fields))],
+        "pointer": [_field_metric(value, _pattern) for value in dict.fromkeys(map(_pattern, fields))],
     }
+
+
+def _field_metric(value: str, of: Callable[[FieldVerdict], str]) -> Metric:
+    return Metric(value, value or "(the whole)", "parts", _right_fields(lambda one: of(one) == value))
+
+
+def _type(field: FieldVerdict) -> str:
+    return field.type
+
+
+def _pattern(field: FieldVerdict) -> str:
+    return field.pattern
 
 
 def choice_calibration(run: Run) -> Calibration | None:
