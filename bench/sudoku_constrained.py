@@ -112,7 +112,9 @@ def last_step_only(constraint: Callable[[np.ndarray], Constraint]) -> Variant:
         compiled = engine.runtime.compile(constraint(board))
         length = request.canvas_length
         held = CanvasConstraint.of(compiled, compiled.automaton.start, length, request.max_tokens)
-        last, steps, converged = _read_last(engine, request, CanvasPlan(0, length, read_classes=compiled.classes))
+        last, steps, converged = _read_last(
+            engine, request, CanvasPlan(0, length, request.prompt, read_classes=compiled.classes)
+        )
         draws = PositionRandom(seed, 0, INITIAL, length)
         tokens = held.apply(last.readout, draws, greedy=True, pinned=None).readout.argmax.tolist()
         return Answer(_text(engine, tokens), steps, converged)
@@ -146,7 +148,7 @@ def by_marginal_entropies(constraint: Callable[[np.ndarray], Constraint]) -> Var
         compiled = engine.runtime.compile(constraint(board))
         length = request.canvas_length
         held = MarginalEntropies.of(compiled, compiled.automaton.start, length, request.max_tokens)
-        finished = _denoised(engine, request, CanvasPlan(0, length, constraint=held))
+        finished = _denoised(engine, request, CanvasPlan(0, length, request.prompt, constraint=held))
         return Answer(_text(engine, finished.tokens.tolist()), finished.denoising_steps, finished.converged)
 
     return answer
@@ -157,7 +159,9 @@ def pinned_from_the_start(engine: Engine, board: np.ndarray, seed: int) -> Answe
     request = engine.request(question(board), max_tokens=layout.CANVAS_LENGTH, seed=seed)
     given = layout.at_cells((board > 0)[None], 0)[0].bool()
     tokens = layout.answer_tokens(np.maximum(board, 1)[None])[0]
-    finished = _denoised(engine, request, CanvasPlan(0, request.canvas_length, pinned=Pinned(given, tokens)))
+    finished = _denoised(
+        engine, request, CanvasPlan(0, request.canvas_length, request.prompt, pinned=Pinned(given, tokens))
+    )
     return Answer(_text(engine, finished.tokens.tolist()), finished.denoising_steps, finished.converged)
 
 

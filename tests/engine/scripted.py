@@ -65,6 +65,10 @@ class ScriptedModel:
         return False
 
     @property
+    def reread(self) -> int:
+        return 0
+
+    @property
     def device(self) -> torch.device:
         return torch.device("cpu")
 

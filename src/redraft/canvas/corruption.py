@@ -19,6 +19,11 @@ class Corruption(Protocol):
     def noise(self) -> Noise: ...
 
     @property
+    def mask(self) -> int | None:
+        """The token that stands for an unknown one and is never text; None where any token is noise."""
+        ...
+
+    @property
     def monotone(self) -> bool:
         """True if what is settled stays: then a canvas is finished when nothing is open."""
         ...
@@ -45,6 +50,10 @@ class UniformCorruption:
     """Any token may stand anywhere: whatever is not accepted is renoised, and the likeliest canvas is committed."""
 
     noise: UniformNoise
+
+    @property
+    def mask(self) -> None:
+        return None
 
     @property
     def monotone(self) -> bool:
@@ -78,6 +87,10 @@ class AbsorbingCorruption:
     """A mask stands for what is unknown: a revealed token stays, and the canvas itself is committed."""
 
     noise: MaskNoise
+
+    @property
+    def mask(self) -> int:
+        return self.noise.mask_token
 
     @property
     def monotone(self) -> bool:

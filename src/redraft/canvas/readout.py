@@ -123,3 +123,48 @@ class ClassReadout:
             return self.draw_with_mass(positions + own.start, classes, uniforms)
 
         return ClassReadout(self.mass[own], self.plogp[own], self.peak[own], self.argmax[own], draw)
+
+
+# The class of all tokens that are text, and that of the mask.
+_TEXT = 0
+
+
+def mask_classes(vocab_size: int, mask: int) -> TokenClasses:
+    """Return the classes that ``without_mask`` needs: the mask in one, all other tokens in the other."""
+    numbers = torch.zeros(vocab_size, dtype=torch.int32)
+    numbers[mask] = 1
+    return TokenClasses.of(numbers, 2)
+
+
+def without_mask(readout: Readout, mask: int, uniforms: Tensor | None) -> Readout:
+    """Condition a readout by ``mask_classes`` on every token being text.
+
+    ``uniforms`` [C] float64 pick the samples, None takes the likeliest token. Of the likeliest tokens one fewer is
+    left: the mask may have been among them. Raises ValueError for a readout without class sums.
+    """
+    classes = readout.classes
+    if classes is None:
+        raise ValueError("the readout has no class sums; pass the classes to it")
+    argmax, peak, mass = (part[:, _TEXT] for part in (classes.argmax, classes.peak.double(), classes.mass.double()))
+    # Of a mass that float32 has lost, the likeliest token stands for all.
+    log_mass = torch.maximum(mass.log(), peak)
+    entropy = torch.where(mass > 0, log_mass - classes.plogp[:, _TEXT].double() / mass, 0.0).clamp(min=0.0)
+
+    def probability(tokens: Tensor) -> Tensor:
+        return (readout.probability(tokens).double() / log_mass.exp()).clamp(max=1.0).float()
+
+    found = replace(
+        readout,
+        argmax=argmax,
+        sample=argmax if uniforms is None else classes.draw(torch.full_like(argmax, _TEXT), uniforms),
+        # A row of NaN stays one.
+        entropy=torch.where(readout.entropy.isfinite(), entropy.float(), readout.entropy),
+        confidence=(peak - log_mass).exp().clamp(max=1.0).float(),
+        probability=probability,
+    )
+    if readout.top_ids is None or readout.top_logprobs is None:
+        return found
+    logprobs = readout.top_logprobs - log_mass[:, None].float()
+    logprobs = logprobs.masked_fill(readout.top_ids == mask, float("-inf"))
+    order = logprobs.argsort(dim=-1, descending=True, stable=True)[:, :-1]
+    return replace(found, top_ids=readout.top_ids.gather(1, order), top_logprobs=logprobs.gather(1, order))

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from redraft.canvas.random import INITIAL, PositionRandom
-from redraft.canvas.readout import ReadoutSpec
+from redraft.canvas.readout import ReadoutSpec, without_mask
 from redraft.canvas.step import CanvasState, Pinned, StepOutcome, StepRules, start, step
 from redraft.canvas.token_classes import TokenClasses
 from redraft.engine.constrained import CanvasConstraint, ConstrainedStep
@@ -139,13 +139,16 @@ class Denoising:
 
     def _spec(self, temperature: float) -> ReadoutSpec:
         request, constraint = self._request, self._plan.constraint
+        masks = None if constraint is not None else self._runtime.mask_classes
+        # The likeliest token's is that of the token which is committed; it is always among them.
+        top_logprobs = 0 if request.top_logprobs is None else max(1, request.top_logprobs)
         return ReadoutSpec(
             temperature,
             None if request.temperature == 0 else self._step_draws.sample,
             self_conditioning=self._model.self_conditions and self.state.step < self._rules.steps,
-            # The likeliest token's is that of the token which is committed; it is always among them.
-            top_logprobs=0 if request.top_logprobs is None else max(1, request.top_logprobs),
-            classes=None if constraint is None else constraint.compiled.classes,
+            # Of a model with a mask one more, for the mask may be among them.
+            top_logprobs=top_logprobs + (top_logprobs > 0 and masks is not None),
+            classes=masks if constraint is None else constraint.compiled.classes,
         )
 
     def _step(self, reading: Reading) -> Task[tuple[StepOutcome, ConstrainedStep | None]]:
@@ -158,6 +161,9 @@ class Denoising:
             greedy = self._request.temperature == 0
             conditioned = constraint.apply(readout, draws, greedy, self._plan.pinned, self._settled())
             readout = conditioned.readout
+        elif (mask := self._model.corruption.mask) is not None:
+            greedy = self._request.temperature == 0
+            readout = without_mask(readout, mask, None if greedy else draws.sample)
         with torch.inference_mode():
             outcome = step(self.state, readout, draws, self._rules)
         _, broken = yield from on_host(outcome.flags)

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from redraft.canvas.readout import mask_classes
 from redraft.constrain.automaton.vocabulary import Vocabulary
 from redraft.constrain.compiler import CompiledConstraint, Compiler, ThoughtMarkers
 from redraft.constrain.constraint import Constraint
@@ -45,6 +46,9 @@ class Runtime:
         opening, closing = (None, None) if thought is None else map(tokenizer.token_id, thought)
         self.thought_markers = None if opening is None or closing is None else ThoughtMarkers(opening, closing)
         """None where the checkpoint's tokenizer does not have both."""
+        mask = model.corruption.mask
+        self.mask_classes = None if mask is None else mask_classes(config.vocab_size, mask)
+        """Tell the mask from text; None for a model without one."""
         self.empty_thought = tokenizer.empty_thought(thought)
         """The end of a chat prompt after which the model is not to think."""
         # What reads the vocabulary must not hold the runtime: deleted, that frees its memory at once.

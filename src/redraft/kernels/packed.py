@@ -136,6 +136,7 @@ def pack_gated(
     return _pack(gate_up, outputs, format, activation, bias, arrange=alternate)
 
 
+@torch.no_grad()
 def _pack(
     weight: Tensor,
     outputs: int,

@@ -1,0 +1,1 @@
+"""Llama diffusion on tiny checkpoints with random weights."""
