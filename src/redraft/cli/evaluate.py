@@ -138,6 +138,10 @@ def _evaluate_items(
                     if (one.model, one.dtype) == (model, dtype):
                         seconds = items.command_timeout
                         runs.append(run(engine, one, asked, seed=seed, command_seconds=seconds, on_item=advance))
+                        # Told at once; with another before it, what that one did is not to be lost.
+                        if len(runs) == 1 and len(runs[0].failed) == len(asked):
+                            first = runs[0].failed[0]
+                            raise RequestError(f"{one.name} answers no item; {first.item.place}: {first.error}")
     return Report(str(path), seed, runs)
 
 

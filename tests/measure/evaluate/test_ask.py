@@ -9,7 +9,6 @@ from torch import Tensor
 
 import redraft
 from redraft.api import Engine
-from redraft.errors import RequestError
 from redraft.measure.evaluate.ask import Contender, Run, run
 from redraft.measure.evaluate.items import (
     Asked,
@@ -111,7 +110,7 @@ def test_known_answers_are_judged_as_they_are(engine, saying):
         None, "cut", "wrong value", None, "wrong value", None, "cut", None, "repeated", None, "malformed"
     ]  # fmt: skip
     assert [outcome.item for outcome in found.outcomes] == asked
-    assert all(outcome.usage is not None and outcome.usage.denoising_steps for outcome in found.outcomes)
+    assert all(outcome.usage.denoising_steps > 0 for outcome in found.outcomes)
 
 
 class TestSeeds:
@@ -161,10 +160,7 @@ class TestWithoutAnAnswer:
         assert faults(found) == [None, "failed", "failed"]
         assert all("context" in str(outcome.error) for outcome in found.outcomes[1:])
         assert len(found.outcomes[2].verdict.fields) == 2
-
-    def test_where_all_are_refused_it_is_an_error(self, engine):
-        with pytest.raises(RequestError, match=r"scripted refuses every item; items\.jsonl:1: .*context"):
-            run(engine, CONTENDER, items(Generate("a" * 5000, Exact(""))))
+        assert found.failed == found.outcomes[1:]
 
     def test_a_model_that_yields_nan_fails_at_that_item_alone(self, engine):
         usual = random_logits(0)
@@ -175,7 +171,7 @@ class TestWithoutAnAnswer:
         asked = items(*(Generate("a" * n, Matching("(?s:.*)")) for n in (1, 3, 5)), parameters={"max_tokens": 5})
         found = run(engine, CONTENDER, asked)
         assert faults(found) == [None, "failed", None]
-        assert "NaN" in str(found.outcomes[1].error)
+        assert "not a number" in str(found.outcomes[1].error)
         assert found.outcomes[1].usage is None
 
 

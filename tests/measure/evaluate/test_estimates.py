@@ -103,7 +103,7 @@ def binomial_two_sided(only_own: int, only_reference: int) -> Fraction:
     for _ in range(only_own + only_reference):
         row = [(a + b) / 2 for a, b in zip([Fraction(0), *row], [*row, Fraction(0)], strict=True)]
     extreme = min(only_own, only_reference)
-    return min(Fraction(1), 2 * sum(row[: extreme + 1]))
+    return min(Fraction(1), 2 * sum(row[: extreme + 1], Fraction(0)))
 
 
 class TestDifferenceOfItems:

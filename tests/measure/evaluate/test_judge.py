@@ -126,9 +126,9 @@ def test_values_are_equal_as_json_says(a, b, equal):
 
 
 class TestChoose:
-    def asked(self, answer: str | dict[str, str], **probabilities: dict[str, float]) -> Verdict:
+    def asked(self, truth: str | dict[str, str], /, **probabilities: dict[str, float]) -> Verdict:
         options: dict[str, list[str]] = {name: list(own) for name, own in probabilities.items()}
-        item = Item(Choose("a", options, answer), "1", "items.jsonl:1")
+        item = Item(Choose("a", options, truth), "1", "items.jsonl:1")
         answers = {name: Decision(own) for name, own in probabilities.items()}
         return judge(item, ChooseResult(answers, -1.0, 0, USAGE), [], 5)
 

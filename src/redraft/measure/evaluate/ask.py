@@ -62,6 +62,11 @@ class Run:
     seconds: float
     """From the first item to the last, with judging, without loading the model."""
 
+    @property
+    def failed(self) -> list[Outcome]:
+        """The outcomes without an answer: the model refused the item, or failed at it."""
+        return [outcome for outcome in self.outcomes if outcome.error is not None]
+
 
 def run(
     engine: Engine,
@@ -75,13 +80,14 @@ def run(
     """Ask ``engine``, which has the contender's model, all items. Item i gets the seed ``seed`` + i, if it has none of
     its own in its parameters.
 
-    An item that the model refuses or fails at counts as wrong. Raises RequestError where it refuses every one.
+    An item that the model refuses or fails at counts as wrong, and its outcome says why. Raises RequestError without
+    any item.
     """
+    if not items:
+        raise RequestError("there is no item to ask; give one or more")
     began = perf_counter()
     asking = _Asking(engine, contender, command_seconds, _markers(engine))
     outcomes = asyncio.run(asking.all(items, seed, on_item))
-    if asking.refused and len(asking.refused) == len(items):
-        raise RequestError(f"{contender.name} refuses every item; {items[0].place}: {outcomes[0].error}")
     return Run(contender, outcomes, perf_counter() - began)
 
 
@@ -94,8 +100,6 @@ class _Asking:
         self._gate = asyncio.Semaphore(_AT_ONCE)
         # Commands compute too.
         self._judging = asyncio.Semaphore(os.cpu_count() or 1)
-        self.refused: list[str] = []
-        """The items that the model refused."""
 
     async def all(self, items: Sequence[Item], seed: int, on_item: Callable[[], None] | None) -> list[Outcome]:
         """Ask all items."""
@@ -115,8 +119,6 @@ class _Asking:
         try:
             result = await _ask(self._engine, item, own)
         except (RequestError, GenerationError) as error:
-            if isinstance(error, RequestError):
-                self.refused.append(item.id)
             return Outcome(item, own["seed"], None, judge_failed(item), error=str(error))
         async with self._judging:
             verdict = await asyncio.to_thread(judge, item, result, self._markers, self._command_seconds)

@@ -91,6 +91,11 @@ class Report:
         for key, metrics in field_metrics(self.runs).items():
             if metrics:
                 console.print(self._table(f"right fields of extract by {key}", key, metrics))
+        for run in self.runs:
+            if run.failed:
+                first = run.failed[0]
+                said = f"{run.contender.name} has no answer to {len(run.failed)} of {count}"
+                console.print(Text(f"warning: {said}; the first is {first.item.place}: {first.error}"))
         for number in self.wrong()[:errors]:
             self._print_item(console, number)
 
