@@ -45,7 +45,7 @@ class Decided:
 
     @property
     def right(self) -> bool:
-        """Whether the most probable option, of equals the first, is the truth."""
+        """True where the most probable option, of equals the first, is the truth."""
         return self.probabilities.index(max(self.probabilities)) == self.truth
 
 
@@ -60,7 +60,7 @@ class Predictions:
 
     @classmethod
     def of(cls, decided: Sequence[Decided]) -> "Predictions":
-        """The predictions of one question or more."""
+        """Put the distributions of one question or more together."""
         most = max(len(one.probabilities) for one in decided)
         rows = [[*one.probabilities, *[0.0] * (most - len(one.probabilities))] for one in decided]
         return cls(np.array(rows), np.array([one.truth for one in decided], dtype=np.int64))

@@ -27,7 +27,7 @@ _STDOUT = Path("-")
 
 @dataclass(frozen=True)
 class ItemOptions:
-    """What is said about items, and has no meaning for a recipe."""
+    """Options that are about items, and have no meaning for a recipe."""
 
     parameters: Annotated[
         list[str] | None,

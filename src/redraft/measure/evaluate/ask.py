@@ -39,7 +39,7 @@ class Contender:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of one item."""
+    """The end of one item: its answer, the verdict on that, and what it cost."""
 
     item: Item
     seed: int
@@ -50,7 +50,7 @@ class Outcome:
     converged: bool | None = None
     """None where there is no answer, and for decisions, which are read off the canvas as it is."""
     error: str | None = None
-    """Why there is no answer."""
+    """The reason why there is no answer."""
 
 
 @dataclass(frozen=True)
@@ -150,6 +150,6 @@ def _answer(result: Any) -> Any:
 
 
 def _markers(engine: Engine) -> list[str]:
-    """Texts of the model's special tokens."""
+    """Return the texts of the model's special tokens."""
     added = engine.tokenizer.tokenizer.get_added_tokens_decoder()
     return [one.content for one in added.values() if one.special]

@@ -20,12 +20,12 @@ _CHUNK = 1_000_000
 
 @dataclass(frozen=True, eq=False)
 class Sums:
-    """What a figure is made of, for M items."""
+    """The parts of a figure, for M items."""
 
     numerators: Floats
-    """[M]"""
+    """[M]: what each item adds above."""
     denominators: Floats
-    """[M]: 0 for an item that the figure is not about."""
+    """[M]: what each adds below; 0 for an item that the figure is not about."""
     weights: Floats
     """[M]: above 0."""
 
@@ -35,12 +35,12 @@ class Sums:
         return float(self.weights @ self.numerators / (self.weights @ self.denominators))
 
     def where(self, chosen: NDArray[np.bool_]) -> "Sums":
-        """The same of some of the items."""
+        """Return the parts of some of the items."""
         return Sums(self.numerators[chosen], self.denominators[chosen], self.weights[chosen])
 
     @property
     def counted(self) -> "Sums":
-        """The same of the items that the figure is about."""
+        """The parts of the items that the figure is about."""
         return self.where(self.denominators > 0)
 
 
@@ -72,7 +72,7 @@ class Difference:
 
 
 def share(sums: Sums) -> Estimate | None:
-    """A share with Wilson's interval; None where no item counts."""
+    """Estimate a share with Wilson's interval; None where no item counts."""
     sums = sums.counted
     if not len(sums.weights):
         return None
@@ -82,7 +82,7 @@ def share(sums: Sums) -> Estimate | None:
 
 
 def mean(sums: Sums) -> Estimate | None:
-    """A mean of what is not below 0, with the interval of its standard error; None where no item counts."""
+    """Estimate a mean of what is not below 0, with the interval of its standard error; None where no item counts."""
     sums = sums.counted
     count = len(sums.weights)
     if not count:
@@ -95,7 +95,7 @@ def mean(sums: Sums) -> Estimate | None:
 
 
 def difference_of_items(own: Sums, reference: Sums) -> Difference | None:
-    """The difference of the shares of items that are right: 0 or 1 each. None where no item counts in both."""
+    """Estimate the difference of two shares of items, each right or wrong; None where no item counts in both."""
     own, reference = _paired(own, reference)
     count = len(own.weights)
     if not count:
@@ -114,7 +114,8 @@ def difference_of_items(own: Sums, reference: Sums) -> Difference | None:
 
 
 def difference_by_bootstrap(own: Sums, reference: Sums, seed: int = 0) -> Difference | None:
-    """The difference of two figures, items drawn again with both of their answers. None where no item counts in both.
+    """Estimate the difference of two figures from items drawn again, each with both of its answers; None where no item
+    counts in both.
 
     ``seed`` decides which items are drawn.
     """
@@ -138,7 +139,7 @@ def difference_by_bootstrap(own: Sums, reference: Sums, seed: int = 0) -> Differ
 
 
 def mcnemar(only_own: int, only_reference: int) -> float:
-    """McNemar's exact test of two counts of discordant pairs: the two-sided binomial probability."""
+    """Return the p-value of McNemar's exact test for two counts of discordant pairs: two-sided, binomial."""
     parted, ways, tail = only_own + only_reference, 1, 0
     for k in range(min(only_own, only_reference) + 1):
         tail += ways
@@ -152,13 +153,13 @@ def _paired(own: Sums, reference: Sums) -> tuple[Sums, Sums]:
 
 
 def _variance(sums: Sums) -> float:
-    """Variance of the ratio over items, by its linear part (the delta method)."""
+    """Return the variance of the ratio over items, by its linear part (the delta method)."""
     residuals = sums.weights * (sums.numerators - sums.ratio * sums.denominators)
     return float((residuals**2).sum() / (sums.weights @ sums.denominators) ** 2)
 
 
 def _effective_number(sums: Sums) -> float:
-    """Independent answers that give a share as much variance: as many as items, as fields, or in between."""
+    """Return how many independent answers give a share as much variance: as many as items, as fields, or in between."""
     total = sums.weights @ sums.denominators
     fewest = float(total**2 / ((sums.weights * sums.denominators) ** 2).sum())
     most = float(total**2 / (sums.weights**2 @ sums.denominators))

@@ -106,7 +106,7 @@ Asked = Extract | Choose | Fill | Generate
 
 @dataclass(frozen=True)
 class Item:
-    """What is asked, and where it stands."""
+    """One question of an evaluation, with what is right, and its place in the file."""
 
     asked: Asked
     id: str

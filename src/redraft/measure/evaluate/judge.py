@@ -46,7 +46,7 @@ class FieldVerdict:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What is right and what is wrong about one answer."""
+    """The judgement of one answer."""
 
     fault: Fault | None
     """None for a right answer. Of several wrong fields, the first artefact counts."""
@@ -55,13 +55,13 @@ class Verdict:
     decisions: tuple[Decided, ...] = ()
     """The questions of a decision, with their probabilities."""
     valid: bool | None = None
-    """Whether the text of an extraction is JSON that is valid under the schema."""
+    """True for an extraction whose JSON is valid under the schema; None for other verbs."""
     remark: str | None = None
-    """What a schema or a command has against the answer."""
+    """The objection of a schema or a command."""
 
     @property
     def right(self) -> bool:
-        """Whether nothing is wrong."""
+        """True where nothing is wrong."""
         return self.fault is None
 
 

@@ -39,7 +39,7 @@ class Metric:
     """Its name in a table."""
     kind: Kind
     of: Callable[[Outcome], tuple[float, float] | None]
-    """What an item adds above and below; None for an item that it is not about."""
+    """Returns what an item adds above and below; None for an item that it is not about."""
 
     def sums(self, run: Run) -> Sums:
         """Take the figure's parts off a run."""
@@ -48,11 +48,11 @@ class Metric:
         return Sums(above, below, np.array([outcome.item.weight for outcome in run.outcomes]))
 
     def estimate(self, run: Run) -> Estimate | None:
-        """The figure with its interval; None where the run has no item that it is about."""
+        """Return the figure with its interval; None where the run has no item that it is about."""
         return mean(self.sums(run)) if self.kind == "mean" else share(self.sums(run))
 
     def difference(self, run: Run, reference: Run, seed: int = 0) -> Difference | None:
-        """The difference to another run on the same items; None where none counts in both."""
+        """Return the difference to another run on the same items; None where none counts in both."""
         own, theirs = self.sums(run), self.sums(reference)
         if self.kind == "items":
             return difference_of_items(own, theirs)
@@ -82,7 +82,7 @@ def _usage(key: str, label: str, of: Callable[[Outcome], float | None]) -> Metri
 
 
 def _decided(key: str, label: str, of: Callable[[Decided], float]) -> Metric:
-    """A mean over the questions that have an answer."""
+    """Make a mean over the questions that have an answer."""
 
     def parts(outcome: Outcome) -> tuple[float, float] | None:
         found = outcome.verdict.decisions
@@ -176,7 +176,7 @@ METRICS = (*SCORES, *FAULTS, *COSTS)
 
 
 def group_metrics(run: Run) -> dict[str, list[Metric]]:
-    """A share of right items for each value of each group key, in the order of their names."""
+    """Make a share of right items for each value of each group key, in the order of their names."""
     values: dict[str, set[str]] = {}
     for outcome in run.outcomes:
         for key, value in outcome.item.groups.items():
@@ -188,7 +188,7 @@ def group_metrics(run: Run) -> dict[str, list[Metric]]:
 
 
 def field_metrics(runs: Sequence[Run]) -> dict[str, list[Metric]]:
-    """A share of right fields for each type, and for each pointer with a * for the indices of arrays.
+    """Make a share of right fields for each type, and for each pointer with a * for the indices of arrays.
 
     Fields are those of all runs: one that a single model invents is a row, too.
     """
@@ -212,7 +212,7 @@ def _pattern(field: FieldVerdict) -> str:
 
 
 def choice_calibration(run: Run) -> Calibration | None:
-    """The calibration of all questions that have an answer, each counted once; None where there is none."""
+    """Measure the calibration of all questions that have an answer, each counted once; None where there is none."""
     decided = [one for outcome in run.outcomes for one in outcome.verdict.decisions]
     if not decided:
         return None

@@ -44,7 +44,7 @@ _CHECKS: dict[str, Callable[[Any], object]] = {
 
 @cache
 def known_parameters(verb: str) -> tuple[str, ...]:
-    """The arguments of an engine's verb that ``parameters`` may name."""
+    """Return the arguments of an engine's verb that ``parameters`` may name."""
     own = inspect.signature(getattr(Engine, verb)).parameters
     named = [name for name, one in own.items() if one.kind is one.KEYWORD_ONLY]
     return tuple(name for name in named if name not in (*_ELSEWHERE, *_NOT_JSON))

@@ -45,7 +45,7 @@ class Report:
         return self.runs[0]
 
     def as_object(self) -> dict[str, Any]:
-        """The report for JSON: every figure of the tables, and every item with all that came of it."""
+        """Return the report for JSON: every figure of the tables, and every item with all that came of it."""
         groups, fields = group_metrics(self.reference), field_metrics(self.runs)
         return {
             "items": self.source,
@@ -59,12 +59,12 @@ class Report:
         }
 
     def parted(self) -> list[int]:
-        """The numbers of items that some contenders have right and others wrong."""
+        """Return the numbers of items that some contenders have right and others wrong."""
         verdicts = zip(*(run.outcomes for run in self.runs), strict=True)
         return [number for number, own in enumerate(verdicts) if len({outcome.verdict.right for outcome in own}) > 1]
 
     def wrong(self) -> list[int]:
-        """The numbers of items that some contender has wrong, those on which they part first."""
+        """Return the numbers of items that some contender has wrong, those on which they part first."""
         parted = self.parted()
         count = range(len(self.reference.outcomes))
         return parted + [

@@ -39,7 +39,7 @@ def faults(schema: Schema, value: Any) -> str | None:
 
 
 def enumerated(schema: Schema) -> frozenset[str]:
-    """All texts that a schema lists in an ``enum`` or a ``const``."""
+    """Return all texts that a schema lists in an ``enum`` or a ``const``."""
     return frozenset(_listed(json.loads(_text(schema))))
 
 
