@@ -76,7 +76,7 @@ class Predictions:
         return logs
 
     def at(self, temperature: float) -> "Predictions":
-        """The predictions that ``choose`` makes with ``calibrated`` and this ``choice_temperature``."""
+        """Return the predictions that ``choose`` makes with ``calibrated`` and this ``choice_temperature``."""
         powers = (self.probabilities / self.probabilities.max(1, keepdims=True)) ** (1 / temperature)
         return Predictions(powers / powers.sum(1, keepdims=True), self.truth)
 
@@ -114,7 +114,7 @@ def decisions(answers: Mapping[str, Distribution], truth: str | Mapping[str, str
 
 
 def fit_choice_temperature(engine: "Engine", examples: Iterable[ChoiceExample], **parameters: Any) -> float:
-    """The temperature at which ``choose`` gives the truths of ``examples`` the most probability.
+    """Return the temperature at which ``choose`` gives the truths of ``examples`` the most probability.
 
     It belongs to what it was fitted on: to questions of this kind, and to ``parameters``, of which the number of
     denoising steps matters most. Some hundreds of questions are enough, which nothing is measured on afterwards.
