@@ -117,8 +117,8 @@ class TestSeeds:
     def test_an_item_answers_as_it_does_alone(self, engine):
         asked = items(*(Generate("the " * (1 + n % 3), Exact("")) for n in range(40)), parameters={"max_tokens": 20})
         found = run(engine, CONTENDER, asked, seed=7)
-        steps = sum(int(outcome.usage.denoising_steps) for outcome in found.outcomes)
-        assert model_of(engine).forwards < steps, "items share forwards"
+        steps = [int(outcome.usage.denoising_steps) for outcome in found.outcomes]
+        assert model_of(engine).forwards < sum(steps), "items share forwards"
         alone = [
             redraft.Engine.generate(engine, item.asked.prompt, max_tokens=20, seed=7 + number)
             for number, item in enumerate(asked)
