@@ -1,12 +1,12 @@
 """The figures of an evaluation, each a ratio of sums over the items that it is about."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
-from redraft.calibrate.calibration import Calibration, calibration
+from redraft.calibrate.calibration import Calibration, Floats, calibration
 from redraft.calibrate.choice import Decided, Predictions
 from redraft.measure.evaluate.ask import Outcome, Run
 from redraft.measure.evaluate.estimates import (
@@ -38,14 +38,18 @@ class Metric:
     label: str
     """Its name in a table."""
     kind: Kind
-    of: Callable[[Outcome], tuple[float, float] | None]
-    """Returns what an item adds above and below; None for an item that it is not about."""
+    sums: Callable[[Run], Sums]
+    """Takes the figure's parts off a run."""
 
-    def sums(self, run: Run) -> Sums:
-        """Take the figure's parts off a run."""
-        parts = [self.of(outcome) or (0.0, 0.0) for outcome in run.outcomes]
-        above, below = np.array(parts, dtype=np.float64).T
-        return Sums(above, below, np.array([outcome.item.weight for outcome in run.outcomes]))
+    @classmethod
+    def by_item(cls, key: str, label: str, kind: Kind, of: Callable[[Outcome], tuple[float, float] | None]) -> "Metric":
+        """Make a figure of what ``of`` says that an item adds above and below; None for one that it is not about."""
+
+        def sums(run: Run) -> Sums:
+            above, below = np.array([of(outcome) or (0.0, 0.0) for outcome in run.outcomes], dtype=np.float64).T
+            return Sums(above, below, _weights(run))
+
+        return cls(key, label, kind, sums)
 
     def estimate(self, run: Run) -> Estimate | None:
         """Return the figure with its interval; None where the run has no item that it is about."""
@@ -59,10 +63,14 @@ class Metric:
         return difference_by_bootstrap(own, theirs, seed)
 
 
+def _weights(run: Run) -> Floats:
+    return np.array([outcome.item.weight for outcome in run.outcomes])
+
+
 def _share_of_items(
     key: str, label: str, of: Callable[[Outcome], bool], where: Callable[[Outcome], bool] = lambda _: True
 ) -> Metric:
-    return Metric(key, label, "items", lambda outcome: (float(of(outcome)), 1.0) if where(outcome) else None)
+    return Metric.by_item(key, label, "items", lambda outcome: (float(of(outcome)), 1.0) if where(outcome) else None)
 
 
 def _generated(key: str, label: str, expected: type[Expected]) -> Metric:
@@ -78,7 +86,7 @@ def _usage(key: str, label: str, of: Callable[[Outcome], float | None]) -> Metri
         value = of(outcome)
         return None if value is None else (value, 1.0)
 
-    return Metric(key, label, "mean", parts)
+    return Metric.by_item(key, label, "mean", parts)
 
 
 def _decided(key: str, label: str, of: Callable[[Decided], float]) -> Metric:
@@ -88,7 +96,7 @@ def _decided(key: str, label: str, of: Callable[[Decided], float]) -> Metric:
         found = outcome.verdict.decisions
         return (sum(map(of, found)), float(len(found))) if found else None
 
-    return Metric(key, label, "mean", parts)
+    return Metric.by_item(key, label, "mean", parts)
 
 
 def _is_right(outcome: Outcome) -> bool:
@@ -107,15 +115,7 @@ def _is_extraction(outcome: Outcome) -> bool:
     return outcome.item.verb == "extract"
 
 
-def _right_fields(chosen: Callable[[FieldVerdict], bool]) -> Callable[[Outcome], tuple[float, float] | None]:
-    def parts(outcome: Outcome) -> tuple[float, float] | None:
-        fields = [one for one in outcome.verdict.fields if chosen(one)]
-        return (float(sum(one.fault is None for one in fields)), float(len(fields))) if fields else None
-
-    return parts
-
-
-def _field_faults(faults: Sequence[Fault]) -> Callable[[Outcome], tuple[float, float] | None]:
+def _field_faults(faults: Sequence[Fault | None]) -> Callable[[Outcome], tuple[float, float] | None]:
     def parts(outcome: Outcome) -> tuple[float, float] | None:
         fields = outcome.verdict.fields
         return (float(sum(one.fault in faults for one in fields)), float(len(fields))) if fields else None
@@ -141,7 +141,7 @@ def _loss(decided: Decided) -> float:
 
 
 RIGHT = _share_of_items("right", "right", _is_right)
-FIELDS = Metric("extract_fields", "  extract: fields", "parts", _right_fields(lambda _: True))
+FIELDS = Metric.by_item("extract_fields", "  extract: fields", "parts", _field_faults((None,)))
 SCORES = (
     RIGHT,
     _share_of_items("extract_whole", "  extract: the whole value", _is_right, _is_extraction),
@@ -149,7 +149,7 @@ SCORES = (
     _share_of_items(
         "extract_valid", "  extract: valid JSON", lambda outcome: bool(outcome.verdict.valid), _is_extraction
     ),
-    Metric("choose_questions", "  choose: questions", "parts", _right_questions),
+    Metric.by_item("choose_questions", "  choose: questions", "parts", _right_questions),
     _decided("choose_brier", "  choose: Brier score", _brier),
     _decided("choose_loss", "  choose: -log p(truth), nats", _loss),
     _share_of_items("fill_exact", "  fill: exact", _is_right, lambda outcome: outcome.item.verb == "fill"),
@@ -163,8 +163,8 @@ FAULTS = (
     *(_share_of_items(f"artefacts_{name.replace(' ', '_')}", f"  {name}", _has_fault(name)) for name in ARTEFACTS),
     _share_of_items("wrong_values", "wrong values", _has_fault(WRONG_VALUE)),
     _share_of_items("failed", "failed: no answer", _has_fault(FAILED)),
-    Metric("field_artefacts", "artefacts, of fields", "parts", _field_faults(ARTEFACTS)),
-    Metric("field_wrong_values", "wrong values, of fields", "parts", _field_faults((WRONG_VALUE,))),
+    Metric.by_item("field_artefacts", "artefacts, of fields", "parts", _field_faults(ARTEFACTS)),
+    Metric.by_item("field_wrong_values", "wrong values, of fields", "parts", _field_faults((WRONG_VALUE,))),
 )
 COSTS = (
     _share_of_items("converged", "converged", lambda one: bool(one.converged), lambda one: one.converged is not None),
@@ -192,15 +192,30 @@ def field_metrics(runs: Sequence[Run]) -> dict[str, list[Metric]]:
 
     Fields are those of all runs: one that a single model invents is a row, too.
     """
-    fields = [one for run in runs for outcome in run.outcomes for one in outcome.verdict.fields]
-    return {
-        "type": [_field_metric(value, _type) for value in dict.fromkeys(map(_type, fields))],
-        "pointer": [_field_metric(value, _pattern) for value in dict.fromkeys(map(_pattern, fields))],
-    }
+    return {"type": _field_metrics(runs, _type), "pointer": _field_metrics(runs, _pattern)}
 
 
-def _field_metric(value: str, of: Callable[[FieldVerdict], str]) -> Metric:
-    return Metric(value, value or "(the whole)", "parts", _right_fields(lambda one: of(one) == value))
+def _field_metrics(runs: Sequence[Run], of: Callable[[FieldVerdict], str]) -> list[Metric]:
+    """Make a metric for each value of ``of``, from one pass over the fields: there may be many."""
+    # By the value, the run, and the number of the item: most values are those of few items.
+    found: dict[str, dict[int, dict[int, tuple[int, int]]]] = {}
+    for run in runs:
+        for number, outcome in enumerate(run.outcomes):
+            for one in outcome.verdict.fields:
+                own = found.setdefault(of(one), {}).setdefault(id(run), {})
+                right, count = own.get(number, (0, 0))
+                own[number] = (right + (one.fault is None), count + 1)
+    return [Metric(value, value or "(the whole)", "parts", _looked_up(own)) for value, own in found.items()]
+
+
+def _looked_up(counts: Mapping[int, Mapping[int, tuple[int, int]]]) -> Callable[[Run], Sums]:
+    def sums(run: Run) -> Sums:
+        above, below = np.zeros(len(run.outcomes)), np.zeros(len(run.outcomes))
+        for number, (right, count) in counts.get(id(run), {}).items():
+            above[number], below[number] = right, count
+        return Sums(above, below, _weights(run))
+
+    return sums
 
 
 def _type(field: FieldVerdict) -> str:

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 # Told apart by lightness and hatching too, for readers without colour.
 _PARTS = {
-    "right": ("#1f5a92", ""),
-    "wrong_values": ("#8dc0ea", ""),
+    "right": ("#4f93ce", ""),
+    "wrong_values": ("#c5e0f5", ""),
     "artefacts": ("#c4c4c4", "///"),
     "failed": ("#8a8a8a", "xxx"),
 }

@@ -2,7 +2,8 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import Any
 
 from rich.console import Console
@@ -29,7 +30,7 @@ _MAX_ROWS = 40
 _SHOWN = 300
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Report:
     """A whole evaluation. The first of the runs is the reference that the others are compared with."""
 
@@ -38,23 +39,44 @@ class Report:
     seed: int
     runs: Sequence[Run]
     """One or more, on the same items."""
+    _found: dict[tuple[int, Metric], tuple[Estimate | None, Difference | None]] = field(
+        default_factory=dict, init=False, repr=False
+    )
+    """Figures that were computed already, by the number of the run."""
 
     @property
     def reference(self) -> Run:
         """The run of the first contender."""
         return self.runs[0]
 
+    @cached_property
+    def groups(self) -> dict[str, list[Metric]]:
+        """The metrics of each group key."""
+        return group_metrics(self.reference)
+
+    @cached_property
+    def fields(self) -> dict[str, list[Metric]]:
+        """The metrics of fields, by type and by pointer."""
+        return field_metrics(self.runs)
+
+    def figures(self, metric: Metric, number: int) -> tuple[Estimate | None, Difference | None]:
+        """Return a figure of a run, by its number, and the difference to the reference, which has none itself."""
+        if (number, metric) not in self._found:
+            run = self.runs[number]
+            difference = metric.difference(run, self.reference) if number else None
+            self._found[number, metric] = (metric.estimate(run), difference)
+        return self._found[number, metric]
+
     def as_object(self) -> dict[str, Any]:
         """Return the report for JSON: every figure of the tables, and every item with all that came of it."""
-        groups, fields = group_metrics(self.reference), field_metrics(self.runs)
         return {
             "items": self.source,
             "count": len(self.reference.outcomes),
             "seed": self.seed,
             "reference": self.reference.contender.name,
-            "contenders": {run.contender.name: self._contender(run) for run in self.runs},
-            "groups": {key: self._rows(metrics) for key, metrics in groups.items()},
-            "fields": {key: self._rows(metrics) for key, metrics in fields.items()},
+            "contenders": {run.contender.name: self._contender(number) for number, run in enumerate(self.runs)},
+            "groups": {key: self._rows(metrics) for key, metrics in self.groups.items()},
+            "fields": {key: self._rows(metrics) for key, metrics in self.fields.items()},
             "results": [self._item(number) for number in range(len(self.reference.outcomes))],
         }
 
@@ -86,9 +108,9 @@ class Report:
             )
         table.add_row("seconds per item", *(_number(run.seconds / count) for run in self.runs))
         console.print(table)
-        for key, metrics in group_metrics(self.reference).items():
+        for key, metrics in self.groups.items():
             console.print(self._table(f"right items by {key}", key, metrics))
-        for key, metrics in field_metrics(self.runs).items():
+        for key, metrics in self.fields.items():
             if metrics:
                 console.print(self._table(f"right fields of extract by {key}", key, metrics))
         for run in self.runs:
@@ -111,12 +133,12 @@ class Report:
         return table
 
     def _add_row(self, table: Table, metric: Metric) -> None:
-        estimates = [metric.estimate(run) for run in self.runs]
+        figures = [self.figures(metric, number) for number in range(len(self.runs))]
+        estimates, differences = [one for one, _ in figures], [one for _, one in figures[1:]]
         # A row is for what there is: not for the fields of no extraction, nor for faults that nobody has.
         if all(one is None or (metric in FAULTS and one.value == 0 and metric.label[0] == " ") for one in estimates):
             return
         table.add_row(Text(metric.label), *(_estimate(metric, one) for one in estimates))
-        differences = [metric.difference(run, self.reference) for run in self.runs[1:]]
         if any(one is not None and one.value != 0 for one in differences) or (metric is RIGHT and differences):
             indent = " " * (len(metric.label) - len(metric.label.lstrip()) + 2)
             shown = ("-" if one is None else _difference(metric, one) for one in differences)
@@ -125,14 +147,15 @@ class Report:
         if metric is RIGHT and differences:
             table.add_row("  right alone : reference alone, p", "reference", *map(_parted, differences), style="dim")
 
-    def _contender(self, run: Run) -> dict[str, Any]:
+    def _contender(self, number: int) -> dict[str, Any]:
+        run = self.runs[number]
         contender, found = run.contender, choice_calibration(run)
         shown: dict[str, Any] = {
             "model": contender.model,
             "dtype": contender.dtype,
             "parameters": dict(contender.parameters),
             "seconds": run.seconds,
-            "metrics": {metric.key: self._figures(metric, run) for metric in METRICS},
+            "metrics": {metric.key: self._figures(metric, number) for metric in METRICS},
         }
         if found is not None:
             table = found.table
@@ -156,13 +179,15 @@ class Report:
         return shown
 
     def _rows(self, metrics: Sequence[Metric]) -> dict[str, Any]:
-        return {metric.key: {run.contender.name: self._figures(metric, run) for run in self.runs} for metric in metrics}
+        return {
+            metric.key: {run.contender.name: self._figures(metric, number) for number, run in enumerate(self.runs)}
+            for metric in metrics
+        }
 
-    def _figures(self, metric: Metric, run: Run) -> dict[str, Any] | None:
-        estimate = metric.estimate(run)
+    def _figures(self, metric: Metric, number: int) -> dict[str, Any] | None:
+        estimate, difference = self.figures(metric, number)
         if estimate is None:
             return None
-        difference = None if run is self.reference else metric.difference(run, self.reference)
         return asdict(estimate) | ({} if difference is None else {"difference": asdict(difference)})
 
     def _item(self, number: int) -> dict[str, Any]:
