@@ -48,7 +48,7 @@ def test_a_killed_run_is_continued_by_the_same_command_to_the_same_checkpoint(
     assert (killed / "curves.png").exists()
 
     limits = ["--max-denoising-steps", "2", "--max-denoising-steps", "3"]
-    scores = redraft("evaluate", "sudoku", "--model", whole / "checkpoint", "--count", "2", "--json", *limits)
+    scores = redraft("evaluate", "sudoku", "--model", whole / "checkpoint", "--count", "2", "--json", "-", *limits)
     assert scores.returncode == 0, scores.stderr
     rows = [json.loads(line) for line in scores.stdout.splitlines()]
     assert [(row["kind"], row["max_denoising_steps"]) for row in rows] == [

@@ -1,4 +1,4 @@
-"""Calibration: are 80% of the answers right that are given with a probability of 80%? (Guo et al. 2017)."""
+"""Calibration (Guo et al. 2017): are 80% of the answers right that are given with a probability of 80%?"""
 
 from dataclasses import dataclass
 
@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 # Probabilities may miss a sum of 1 by the rounding of float16.
 _TOLERANCE = 1e-3
-# Quantile of the normal distribution for an interval of 95%.
-_NORMAL_95 = 1.959964
+NORMAL_95 = 1.959964
+"""Quantile of the normal distribution for an interval of 95%."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,7 +27,7 @@ class ReliabilityTable:
 
     @classmethod
     def of(cls, confidence: Floats, right: NDArray[np.bool_], bins: int) -> "ReliabilityTable":
-        """The answers [N], each with its probability and whether it is right."""
+        """Put answers [N], each with its probability and whether it is right, into bins."""
         edges = np.linspace(0.0, 1.0, bins + 1)
         place = np.clip(np.searchsorted(edges, confidence, side="left") - 1, 0, bins - 1)
         counts = np.bincount(place, minlength=bins)
@@ -100,7 +100,7 @@ def calibration(probabilities: NDArray[np.floating], truth: NDArray[np.integer],
 
 
 def fit_temperature(log_probabilities: NDArray[np.floating], truth: NDArray[np.integer]) -> float:
-    """The temperature T at which softmax(log_probabilities / T) [N, K] makes the truths [N] most probable.
+    """Return the temperature T at which softmax(log_probabilities / T) [N, K] makes the truths [N] most probable.
 
     Temperature scaling (Guo et al. 2017, section 4.2): the negative log likelihood is convex in 1 / T, so that halving
     intervals finds where its slope is zero. A row with fewer than K options is filled up with -inf. Raises ValueError
@@ -134,9 +134,12 @@ def fit_temperature(log_probabilities: NDArray[np.floating], truth: NDArray[np.i
     return 2 / (low + high)
 
 
-def wilson_interval(share: Floats, counts: NDArray[np.integer]) -> tuple[Floats, Floats]:
-    """The ends of the 95% interval of a share of so many (Wilson 1927), which is right for few answers too."""
-    z = _NORMAL_95
+def wilson_interval(share: Floats, counts: NDArray[np.integer] | Floats) -> tuple[Floats, Floats]:
+    """Return the ends of the 95% interval of a share of so many (Wilson 1927), which is right for few answers too.
+
+    ``counts`` may be an effective number, which need not be whole.
+    """
+    z = NORMAL_95
     centre = (share + z**2 / (2 * counts)) / (1 + z**2 / counts)
     half = z * np.sqrt(share * (1 - share) / counts + z**2 / (4 * counts**2)) / (1 + z**2 / counts)
     # Rounding must not put the share itself outside.
@@ -144,7 +147,7 @@ def wilson_interval(share: Floats, counts: NDArray[np.integer]) -> tuple[Floats,
 
 
 def _slope(score: Floats, possible: NDArray[np.bool_], inverse_temperature: float) -> float:
-    """Derivative of the mean negative log likelihood by 1 / T: the mean score under the distribution at T."""
+    """Return the slope of the mean negative log likelihood over 1 / T: the mean score under the distribution at T."""
     scaled = np.where(possible, inverse_temperature * score, -np.inf)
     weights = np.exp(scaled - scaled.max(1, keepdims=True))
     return float(((weights * score).sum(1) / weights.sum(1)).mean())

@@ -39,7 +39,7 @@ def reliability_plot(table: ReliabilityTable, path: Path) -> None:
     figure, (reliability, counts) = plt.subplots(
         2, 1, figsize=(4.6, 5.6), height_ratios=(3, 1), sharex=True, layout="constrained"
     )
-    _draw_reliability(reliability, table)
+    draw_reliability(reliability, table)
     left, width = table.edges[:-1], np.diff(table.edges)
     counts.bar(left, table.counts, width, align="edge", color="#8a8a8a", edgecolor="white")
     counts.set_ylabel("answers")
@@ -54,7 +54,8 @@ def reliability_plot(table: ReliabilityTable, path: Path) -> None:
     plt.close(figure)
 
 
-def _draw_reliability(axes: "Axes", table: ReliabilityTable) -> None:
+def draw_reliability(axes: "Axes", table: ReliabilityTable) -> None:
+    """Draw accuracy over confidence into ``axes``, as ``reliability_plot`` shows it."""
     filled = table.counts > 0
     left, width = table.edges[:-1][filled], np.diff(table.edges)[filled]
     accuracy, confidence = table.accuracy[filled], table.confidence[filled]

@@ -64,11 +64,11 @@ class Measurement:
     """Contenders; the others are compared with the faster of them."""
 
     def spread(self, contender: str, metric: Metric) -> Spread | None:
-        """The spread over the runs; None where no run has a value."""
+        """Return the spread over the runs; None where no run has a value."""
         return spread([metric.of(run) for run in self.runs[contender]])
 
     def ratios(self, metric: Metric) -> Ratios | None:
-        """Ratios to the reference with the lowest median of this very metric; None with nothing to compare."""
+        """Return ratios to the reference with the lowest median of this very metric; None with nothing to compare."""
         medians = {name: s.median for name in self.references if (s := self.spread(name, metric)) is not None}
         if not medians or len(self.runs) < 2:
             return None

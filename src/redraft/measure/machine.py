@@ -59,7 +59,7 @@ class Machine:
 
 
 def describe() -> Machine:
-    """The machine as it is now."""
+    """Describe the machine as it is now."""
     import torch
 
     return Machine(
@@ -92,7 +92,7 @@ def transformers_fault(found: Checkpoint) -> str | None:
 
 
 def malloc(choice: MallocChoice | None) -> Malloc:
-    """Settings for ``choice``; None takes "tuned" where there is glibc, which favours the reference.
+    """Return the settings for ``choice``; None takes "tuned" where there is glibc, which favours the reference.
 
     Raises RequestError for "tuned" where there is none.
     """

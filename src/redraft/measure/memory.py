@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def resident_bytes() -> int | None:
-    """Memory that is mapped and present now, weights mapped from files included; None where it cannot be told."""
+    """Return the memory that is mapped and present, weights mapped from files included; None where nobody can tell."""
     if sys.platform == "linux":
         return _status("VmRSS")
     if sys.platform == "darwin":
@@ -18,7 +18,7 @@ def resident_bytes() -> int | None:
 
 
 def peak_bytes() -> int | None:
-    """The largest resident set since the program started; None where it cannot be told."""
+    """Return the largest resident set since the program started; None where it cannot be told."""
     if sys.platform == "linux":
         # getrusage's ru_maxrss is no use here: a program inherits it from the process that started it.
         return _status("VmHWM")

@@ -47,19 +47,19 @@ def multiply_adds_by_kernel(model: PackedModel, context: int, canvas: int) -> di
 
 
 def _products(matrix: PackedMatrix) -> int:
-    """Multiply-adds of one row with the matrix, or with one of its experts."""
+    """Return the multiply-adds of one row with the matrix, or with one of its experts."""
     return matrix.outputs * matrix.inputs * (2 if matrix.gated else 1)
 
 
 def seconds_at_peak(work: dict[Format, int]) -> float | None:
-    """Seconds that ``work`` would take at the peaks measured now, on the kernels' threads; None without kernels."""
+    """Return the seconds of ``work`` at the peaks measured now, on the kernels' threads; None without kernels."""
     if bindings.kernels() is None:
         return None
     return sum(count / multiply_adds_per_second(format) for format, count in work.items())
 
 
 def multiply_adds_per_second(format: Format) -> float:
-    """The median of a few measurements of some milliseconds each."""
+    """Measure the peak of a format: the median of a few runs of some milliseconds each."""
     number = bindings.format_number(format)
     rounds = 1000
     while (elapsed := _seconds(number, rounds)[0]) < _SAMPLE_SECONDS / 2:

@@ -55,7 +55,7 @@ def plot(report: Report, path: Path) -> None:
 
 
 def _styles(report: Report) -> dict[str, tuple[str, str]]:
-    """A colour and a hatch for each contender."""
+    """Choose a colour and a hatch for each contender."""
     theirs = set(report.measurements[0].references) if len(report.loaded) > 1 else set()
     styles: dict[str, tuple[str, str]] = {}
     for palette, names in (

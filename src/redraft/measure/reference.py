@@ -61,4 +61,4 @@ class _Marks:
         self._watch.step()
 
     def end(self) -> None:
-        """Nothing is held back."""
+        """Do nothing: no part of the answer was held back."""

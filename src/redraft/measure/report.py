@@ -38,7 +38,7 @@ class Report:
     measurements: Sequence[Measurement]
 
     def as_object(self) -> dict[str, Any]:
-        """The report for JSON: the figures of the tables, the single rounds, and every run as it was."""
+        """Return the report for JSON: the figures of the tables, the single rounds, and every run as it was."""
         settings = {**asdict(self.settings), "malloc": self.settings.malloc.description}
         return {
             "machine": {**asdict(self.machine), "warning": self.machine.warning},
@@ -50,7 +50,7 @@ class Report:
         }
 
     def peak_bytes(self, contender: str) -> int | None:
-        """The largest resident set of a contender's process, warm-ups included."""
+        """Return the largest resident set of a contender's process, warm-ups included."""
         peaks = [run.peak_bytes for m in self.measurements for run in m.runs[contender] if run.peak_bytes is not None]
         return max(peaks, default=None)
 
@@ -83,14 +83,14 @@ class Report:
 
 
 def title(measurement: Measurement) -> str:
-    """A workload in words."""
+    """Say a workload in words."""
     workload = measurement.workload
     steps = "the checkpoint's own stopping" if workload.steps is None else f"{workload.steps} steps a canvas"
     return f"prompt of {len(workload.prompt):,} tokens, answer of at most {workload.max_tokens:,}, {steps}"
 
 
 def short(value: float) -> str:
-    """Three significant digits, without an exponent for large numbers."""
+    """Write three significant digits, without an exponent for large numbers."""
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 

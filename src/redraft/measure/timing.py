@@ -22,7 +22,7 @@ def check_rounds(rounds: int) -> int:
 
 
 def rotated(names: Sequence[str], round_number: int) -> list[str]:
-    """The order of a round: each begins with the contender that came second in the round before."""
+    """Return the order of a round: each begins with the contender that came second in the round before."""
     first = round_number % len(names)
     return [*names[first:], *names[:first]]
 
@@ -75,7 +75,7 @@ class Spread:
         return lower, upper
 
     def as_object(self) -> dict[str, object]:
-        """The spread for JSON."""
+        """Return the spread for JSON."""
         (low, high), (lower, upper) = self.extremes, self.quartiles
         return {
             "median": self.median,
@@ -88,13 +88,13 @@ class Spread:
 
 
 def spread(values: Sequence[float | None]) -> Spread | None:
-    """The spread of the rounds that have a value; None if none has."""
+    """Return the spread of the rounds that have a value; None if none has."""
     known = tuple(value for value in values if value is not None)
     return Spread(known) if known else None
 
 
 def times_as_fast(own: Sequence[float | None], reference: Sequence[float | None]) -> Spread | None:
-    """Reference seconds over own seconds, round by round: both met the same machine, so its drift cancels.
+    """Divide reference seconds by own seconds, round by round: both met the same machine, so its drift cancels.
 
     Raises ValueError for different numbers of rounds.
     """

@@ -164,12 +164,12 @@ class RedraftContender:
 
 
 def answer_lengths(canvas_length: int) -> list[int]:
-    """Tokens of a short answer, a medium one, and one that fills a canvas."""
+    """Return the tokens of a short answer, a medium one, and one that fills a canvas."""
     return sorted({20, 100, canvas_length})
 
 
 def random_prompt(found: Checkpoint, tokens: int, seed: int) -> tuple[int, ...]:
-    """Token ids drawn evenly from the vocabulary without markers and image tokens. A longer prompt of the same seed
+    """Draw token ids evenly from the vocabulary without markers and image tokens. A longer prompt of the same seed
     begins with the shorter one."""
     config = found.config
     markers = {*config.special_token_ids}
@@ -180,8 +180,9 @@ def random_prompt(found: Checkpoint, tokens: int, seed: int) -> tuple[int, ...]:
 
 
 def check_room(found: Checkpoint, workload: Workload) -> Workload:
-    """``workload`` if the context holds the prompt and all canvases of the answer whole; else a RequestError that
-    says what would fit. Redraft shortens a last canvas that does not fit, ``transformers`` runs past the context."""
+    """Return ``workload`` if the context holds the prompt and all canvases of the answer whole; else raise a
+    RequestError that says what would fit. Redraft shortens a last canvas that does not fit, ``transformers`` runs past
+    the context."""
     canvas, context = found.config.canvas_length, found.config.context_length
     prompt, canvases = len(workload.prompt), -(-workload.max_tokens // canvas)
     if prompt + canvases * canvas > context:

@@ -1,0 +1,101 @@
+"""Further arguments of a verb as JSON: which there are, what is wrong with one, and what the engine is given for it."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from functools import cache
+from typing import Any
+
+from redraft.api import Engine
+from redraft.constrain.constraint import Choice, Constraint, JSONSchema, Regex, Template
+from redraft.constrain.language.template import Hole
+from redraft.engine.request import check_number, check_seed, check_stop, check_switch, check_temperature, check_whole
+from redraft.errors import RequestError
+
+# What an item says by keys of its own, and what no JSON can say.
+_ELSEWHERE = ("prompt", "frame")
+_NOT_JSON = (
+    "on_step",
+    "record",
+    "verifier",
+    "verify_rounds",
+    "acceptance",
+    "stopping",
+    "draft",
+    "tools",
+    "tool_choice",
+)
+
+_CHECKS: dict[str, Callable[[Any], object]] = {
+    "seed": check_seed,
+    "stop": check_stop,
+    "temperature": check_temperature,
+    "entropy_bound": lambda value: check_number("entropy_bound", value, 0),
+    "top_logprobs": lambda value: check_whole("top_logprobs", value, 0, 20),
+    **{
+        name: lambda value, name=name: check_whole(name, value, 1)  # type: ignore[misc]
+        for name in ("max_tokens", "max_denoising_steps", "canvas_length", "best_of")
+    },
+    **{
+        name: lambda value, name=name: check_switch(name, value)  # type: ignore[misc]
+        for name in ("thinking", "calibrated", "confidence")
+    },
+}
+
+
+@cache
+def known_parameters(verb: str) -> tuple[str, ...]:
+    """Return the arguments of an engine's verb that ``parameters`` may name."""
+    own = inspect.signature(getattr(Engine, verb)).parameters
+    named = [name for name, one in own.items() if one.kind is one.KEYWORD_ONLY]
+    return tuple(name for name in named if name not in (*_ELSEWHERE, *_NOT_JSON))
+
+
+def check_parameters(verb: str, parameters: Mapping[str, Any]) -> None:
+    """Raise RequestError for an argument that the verb does not have, or whose value is surely wrong."""
+    for name, value in parameters.items():
+        if name not in known_parameters(verb):
+            raise RequestError(
+                f"parameter {name!r} cannot be given to {verb}; known are {', '.join(known_parameters(verb))}"
+            )
+        if value is not None and name in _CHECKS:
+            _CHECKS[name](value)
+    if parameters.get("constraint") is not None:
+        _ = _constraint(parameters["constraint"]).expression
+    if parameters.get("hole") is not None:
+        _ = _hole("hole", parameters["hole"]).expression
+
+
+def arguments(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the engine is given for parameters that are checked."""
+    given = {name: value for name, value in parameters.items() if value is not None}
+    if "constraint" in given:
+        given["constraint"] = _constraint(given["constraint"])
+    if "hole" in given:
+        given["hole"] = _hole("hole", given["hole"])
+    return given
+
+
+def _constraint(given: Any) -> Constraint:
+    """Read a constraint, in the form in which the server takes one."""
+    match given:
+        case {"type": "json_schema", "schema": dict() | bool() | str() as schema, **rest} if not rest:
+            return JSONSchema(schema)
+        case {"type": "regex", "pattern": str() as pattern, **rest} if not rest:
+            return Regex(pattern)
+        case {"type": "choice", "options": list() as options, **rest} if not rest:
+            return Choice(options)
+        case {"type": "template", "text": str() as text, **rest} if set(rest) <= {"holes"}:
+            holes = rest.get("holes", {})
+            if isinstance(holes, dict):
+                return Template(text, {name: _hole(f"hole {{{name}}}", hole) for name, hole in holes.items()})
+    raise RequestError(
+        f'constraint {given!r} must be {{"type": "json_schema", "schema"}}, {{"type": "regex", "pattern"}}, '
+        '{"type": "choice", "options"} or {"type": "template", "text", "holes"}'
+    )
+
+
+def _hole(name: str, given: Any) -> Hole:
+    known = ("regex", "choices", "type", "min_length", "max_length")
+    if not isinstance(given, dict) or not set(given) <= set(known):
+        raise RequestError(f"{name} {given!r} must be an object with {', '.join(known)}, of which all may be left out")
+    return Hole(**given)
