@@ -11,7 +11,7 @@ from redraft.train.recipes.pocket.writing import edit, form, gap, respelled, spa
 TEMPLATE = """\
 == mail / a visit is announced
 Dear friends, we have good news for everybody who was there. {guest|person} arrives on {day|date} at {hour|time}.
-Please bring {thing|a product} for {guest}. Everything else will be arranged by the committee, {phone|phone}.
+Please bring {thing|product} for {guest}. Everything else will be arranged by the committee, {phone|phone}.
 ? Who is coming? {guest}
 """
 
