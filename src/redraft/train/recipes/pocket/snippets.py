@@ -349,4 +349,6 @@ def _message(random: Random, split: Split) -> Snippet:
     if random.random() < 0.35 and "tone" not in classes:
         sentences.append(one_of(phrasings()["distractor"][""], random, split.held))
     random.shuffle(sentences)
-    return Snippet(" ".join(sentences), (), MESSAGE, "", MESSAGE, -1, Hand(random, split.held), classes)
+    # Where one does not say that it ends, the next begins a line.
+    text = "".join(one + ("\n" if one[-1].isalnum() else " ") for one in sentences).strip()
+    return Snippet(text, (), MESSAGE, "", MESSAGE, -1, Hand(random, split.held), classes)

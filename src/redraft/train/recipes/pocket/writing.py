@@ -1,7 +1,7 @@
 """Gaps, forms and edits of a snippet, each with what is to be written."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from random import Random
 
 from redraft.tasks.slots import Filled, Piece, Pinned
@@ -21,7 +21,8 @@ def edit(snippet: Snippet, random: Random, split: Split) -> Written | None:
 
 def span(snippet: Snippet, random: Random) -> tuple[int, int] | None:
     """Some words of the text with words around them on their line; no value, which nobody could guess."""
-    values = [place for own in snippet.present if own.kind != "phrase" for place in own.spans]
+    shown = [value.text for own in snippet.present if own.kind != "phrase" for value in own.values]
+    values = [place for text in shown for place in _places(text, snippet.text)]
     words = [match.span() for match in re.finditer(r"[^\W\d_][\w'-]*", snippet.text)]
     runs = []
     for first, (start, _) in enumerate(words[1:], 1):
@@ -35,17 +36,17 @@ def span(snippet: Snippet, random: Random) -> tuple[int, int] | None:
 def unique(snippet: Snippet) -> list[Field]:
     """Fields of one value that the text shows once, and that no other could be taken for."""
     own = [field for field in snippet.present if field.kind != "phrase" and not field.many]
-    return [field for field in own if _times(field.value.text, snippet.text) == 1]
+    return [field for field in own if sum(1 for _ in _places(field.value.text, snippet.text)) == 1]
 
 
-def _times(text: str, whole: str) -> int:
-    """How often a text stands in another, as words of its own."""
-    count, at = 0, whole.find(text)
+def _places(text: str, whole: str) -> Iterator[tuple[int, int]]:
+    """Where a text stands in another as words of its own."""
+    at = whole.find(text)
     while at >= 0:
-        before, after = whole[at - 1 : at] if at else "", whole[at + len(text) : at + len(text) + 1]
-        count += not before.isalnum() and not after.isalnum()
+        end = at + len(text)
+        if not (whole[at - 1 : at] if at else "").isalnum() and not whole[end : end + 1].isalnum():
+            yield at, end
         at = whole.find(text, at + 1)
-    return count
 
 
 def gap(snippet: Snippet, random: Random, split: Split) -> Answer | None:
@@ -55,7 +56,7 @@ def gap(snippet: Snippet, random: Random, split: Split) -> Answer | None:
         return None
     lines = [match.span() for match in re.finditer(r"(?m)^.{3,60}$", snippet.text)]
     twice = [own for own in snippet.present if own.kind != "phrase" and not own.many]
-    twice = [own for own in twice if _times(own.value.text, snippet.text) == 2]
+    twice = [own for own in twice if sum(1 for _ in _places(own.value.text, snippet.text)) == 2]
     if twice and random.random() < 0.6:
         place: tuple[int, int] | None = random.choice(twice).spans[0]
         ask = wording("gap", random, split.held)
