@@ -74,6 +74,9 @@ class Encoder:
                 laid_out = Slots.of(schema, self.tokenizer, self.end_token)
                 canvases = (self._of_pieces(laid_out.pieces(value), question.weight),)
             case pieces:
+                # Text that stands before the first slot bears on it as context; so it is when a text is filled or edited.
+                before, pieces = _led_in(pieces)
+                prompt = [*prompt, *self._encode(before)]
                 canvases = (self._of_pieces(pieces, question.weight),)
         length = len(prompt) + sum(len(canvas.tokens) for canvas in canvases)
         if length > self.context_length:
@@ -110,6 +113,12 @@ class Encoder:
                 name = self.tokenizer.decode_all([token])
                 raise DataError(f"the answer {text[:40]!r} spells the special token {name!r}")
         return tokens
+
+
+def _led_in(pieces: Sequence[Piece]) -> tuple[str, Sequence[Piece]]:
+    """Return the pinned text before the first slot, and the pieces from there on."""
+    first = next((number for number, piece in enumerate(pieces) if isinstance(piece, Filled)), 0)
+    return "".join(piece.text for piece in pieces[:first]), pieces[first:]
 
 
 def _shared(prompts: Sequence[Sequence[int]]) -> int:

@@ -29,6 +29,12 @@ def of(task: str) -> list[tuple[str, dict[str, Any]]]:
     return [(context, question) for context, question in ASKED if question["task"] == task]
 
 
+def short(question: dict[str, Any]) -> str | None:
+    """The few words that are the whole answer; None for one of another form."""
+    pieces = question.get("canvas", [])
+    return pieces[0]["slot"] if len(pieces) == 1 and "slot" in pieces[0] else None
+
+
 def leaves(schema: dict[str, Any], value: Any) -> list[tuple[dict[str, Any], Any]]:
     """Each property that is no object, with its value or None."""
     found: list[tuple[dict[str, Any], Any]] = []
@@ -49,11 +55,11 @@ def test_all_tasks_come_up_and_every_record_has_a_known_form() -> None:
             shapes[made["task"], "messages" in made] += 1
     for _, question in ASKED:
         answers = question.keys() - {"task", "ask"}
-        assert answers in ({"answer"}, {"canvas"}, {"schema", "value"})
-        shapes[question["task"], *sorted(answers)] += 1
+        assert answers in ({"canvas"}, {"schema", "value"})
+        shapes[question["task"], "short" if short(question) is not None else min(answers)] += 1
     assert set(shapes) == {
-        ("json", True), ("fill", False), ("edit", True), ("extract", "schema", "value"), ("choose", "answer"),
-        ("answer", "answer"), ("fill", "canvas"), ("fill", "answer"), ("edit", "canvas"),
+        ("json", True), ("fill", False), ("edit", True), ("extract", "schema"), ("choose", "short"),
+        ("answer", "short"), ("fill", "canvas"), ("fill", "short"), ("edit", "canvas"),
     }  # fmt: skip
     assert json.loads(json.dumps(RECORDS)) == RECORDS
 
@@ -129,7 +135,8 @@ def test_a_choice_is_among_its_options_and_the_prompt_shows_them_all() -> None:
 def test_an_answer_stands_in_the_text_or_is_yes_no_or_that_there_is_none() -> None:
     none = 0
     for context, question in of("answer"):
-        answer = question["answer"]
+        answer = short(question)
+        assert answer is not None
         if answer in wordings()["not said"]:
             none += 1
             assert f'"{answer}"' in question["ask"]
@@ -163,16 +170,18 @@ def test_an_edit_keeps_what_is_pinned_and_changes_what_the_instruction_says() ->
 
 
 def test_a_gap_is_closed_by_its_answer_and_a_raw_gap_goes_on_where_the_prefix_ends() -> None:
-    gaps = [(context, question) for context, question in of("fill") if "answer" in question]
+    gaps = [(context, question) for context, question in of("fill") if short(question) is not None]
     assert gaps
     for context, question in gaps:
-        assert question["answer"].strip()
+        written = short(question)
+        assert written is not None
+        assert written.strip()
         assert any(
             mark in context and mark in question["ask"]
             for mark in ("____", "[...]", "(?)", "???", "<gap>", "[missing]")
         )
-        restored = context.replace(next(mark for mark in MARKS if mark in context), question["answer"])
-        assert len(restored) > len(question["answer"])
+        restored = context.replace(next(mark for mark in MARKS if mark in context), written)
+        assert len(restored) > len(written)
     raw = [made for made in RECORDS if "response" in made]
     assert raw
     for made in raw:
