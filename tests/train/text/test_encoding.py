@@ -7,7 +7,7 @@ import pytest
 from redraft.errors import DataError
 from redraft.tasks.slots import Slots
 from redraft.train.text.encoding import Encoder
-from redraft.train.text.records import parse
+from redraft.train.text.records import SchemaValue, parse
 from tests.train.text.conftest import several
 
 END = 1
@@ -16,7 +16,11 @@ END = 1
 def test_prompts_are_the_chat_templates_and_their_beginning_is_shared(encoder: Encoder) -> None:
     encoded, record = encoder.encode(several()), several()
     for question, raw in zip(encoded.questions, record.questions, strict=True):
-        assert list(question.prompt) == encoder.tokenizer.encode_chat(raw.prompt)  # type: ignore[arg-type]
+        chat = encoder.tokenizer.encode_chat(raw.prompt)  # type: ignore[arg-type]
+        # What is pinned before the first slot is context, and the canvas begins with the slot.
+        led_in = [] if isinstance(raw.answer, str | SchemaValue) else encoder.tokenizer.encode_text(raw.answer[0].text)
+        assert list(question.prompt) == chat + led_in
+        assert question.canvases[0].free[0] == (not isinstance(raw.answer, SchemaValue))
     beginning = {question.prompt[: encoded.shared] for question in encoded.questions}
     assert len(beginning) == 1
     assert len({question.prompt[: encoded.shared + 1] for question in encoded.questions}) > 1

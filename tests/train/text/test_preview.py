@@ -21,10 +21,12 @@ def test_what_is_shown_is_what_is_learned(tiny: Path, encoder: Encoder, tmp_path
         # Masks stand where something is learned, and nowhere else.
         learned = "".join(("!" if one.kind in ("learned", "filler") else ".") * len(one.text) for one in canvas.target)
         assert "".join("!" if sign == HIDDEN else "." for sign in canvas.seen) == learned
-        assert canvas.before.endswith("model\n")
         if canvas.task == "fill":
-            assert target.startswith("name")
-            assert target.replace(END, "")[4] in canvas.before
+            # The key before the first slot is context.
+            assert canvas.before.endswith("model\nname")
+            assert target.replace(END, "")[0] in canvas.before
+        else:
+            assert canvas.before.endswith("model\n")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -74,7 +74,7 @@ class Encoder:
                 laid_out = Slots.of(schema, self.tokenizer, self.end_token)
                 canvases = (self._of_pieces(laid_out.pieces(value), question.weight),)
             case pieces:
-                # Text that stands before the first slot bears on it as context; so it is when a text is filled or edited.
+                # Text before the first slot is context, as where a text is filled or edited.
                 before, pieces = _led_in(pieces)
                 prompt = [*prompt, *self._encode(before)]
                 canvases = (self._of_pieces(pieces, question.weight),)

@@ -147,7 +147,7 @@ def test_an_answer_stands_in_the_text_or_is_yes_no_or_that_there_is_none() -> No
 
 def test_a_form_says_what_the_text_says() -> None:
     for context, question in of("fill"):
-        for piece in question.get("canvas", ()):
+        for piece in question["canvas"] if short(question) is None else ():
             assert piece.get("slot", "").strip() in context
             assert piece.get("slot", " ").startswith(" ")
 
