@@ -75,9 +75,9 @@ class Encoder:
                 canvases = (self._of_pieces(laid_out.pieces(value), question.weight),)
             case pieces:
                 # Text before the first slot is context, as where a text is filled or edited.
-                before, pieces = _led_in(pieces)
+                before, following = _led_in(pieces)
                 prompt = [*prompt, *self._encode(before)]
-                canvases = (self._of_pieces(pieces, question.weight),)
+                canvases = (self._of_pieces(following, question.weight),)
         length = len(prompt) + sum(len(canvas.tokens) for canvas in canvases)
         if length > self.context_length:
             raise DataError(f"prompt and answer take {length} tokens, and the model reads {self.context_length}")
