@@ -15,6 +15,7 @@ from redraft.formats.safetensors import WEIGHTS_FILE
 from redraft.kernels.packed import Format
 from redraft.models import checkpoint, packed_folder, registry
 from redraft.models.base import Span
+from redraft.models.checkpoint import DType
 from redraft.models.packed_cache import load_packed
 from redraft.models.quantize import FORMATS, quantize
 from redraft.models.sizing import parameters, part_bytes
@@ -89,7 +90,11 @@ def test_the_bundled_model_answers_as_it_did(tmp_path: Path, format: Format):
     quantize(checkpoint.read(checkpoint.find("sudoku")), folder, format)
     puzzle = "53..7....6..195....98....6.8...6...34..8.3..17...2...6.6....28....419..5....8..79"
     answers = []
-    for name, dtype in (("sudoku", "float32" if format == "bfloat16" else format), (folder, "auto")):
+    pairs: list[tuple[str | Path, DType]] = [
+        ("sudoku", "float32" if format == "bfloat16" else format),
+        (folder, "auto"),
+    ]
+    for name, dtype in pairs:
         with redraft.load(name, dtype=dtype) as engine:
             answers.append(engine.generate([{"role": "user", "content": puzzle}], seed=7))
     assert answers[0].text == answers[1].text

@@ -34,12 +34,12 @@ class GgufFile:
 
     @property
     def config(self) -> dict[str, object]:
-        """What ``config.json`` says of the same model."""
+        """The ``config.json`` of the same model."""
         return self._published.config
 
     @property
     def generation(self) -> dict[str, object]:
-        """What ``generation_config.json`` says of the same model."""
+        """The ``generation_config.json`` of the same model."""
         return self._published.generation
 
     def stored_tensors(self) -> dict[str, StoredTensor]:
