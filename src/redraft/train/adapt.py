@@ -40,7 +40,7 @@ class Base:
 
     path: Path
     name: str
-    """What it was asked for by."""
+    """The name that it was asked for by."""
     architecture: str
     config: Mapping[str, Any]
     tensors: Mapping[str, StoredTensor]

@@ -75,6 +75,8 @@ def test_what_is_not_read_is_named(tmp_path: Path):
         read_header(path)
     with pytest.raises(CheckpointError, match=r"'falcon' is not supported; supported are 'llama', .*'diffusion-gemma'"):
         open_gguf(write_gguf(path, "falcon", {}, {"x": torch.ones(4)}))
+    with pytest.raises(CheckpointError, match="one of 3 parts; join them"):
+        open_gguf(write_gguf(path, "llama", {"split.count": 3}, {"x": torch.ones(4)}))
     with pytest.raises(CheckpointError, match="cannot be read"):
         open_gguf(tmp_path / "missing.gguf")
 
