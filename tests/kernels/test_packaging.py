@@ -84,6 +84,8 @@ def test_a_wheel_built_with_a_compiler(tmp_path):
     assert ".cpp" not in names
     assert "redraft/serve/page/dist/index.html" in names
     assert "redraft/serve/page/package.json" not in names
+    for data in ("templates/it_support", "phrasings/first", "words/surname", "wordings"):
+        assert f"redraft/train/recipes/pocket/{data}.txt" in names
     assert not re.search(r"\.(ts|svelte) ", names)
     kernels = smoke_test(installed(tmp_path / "environment", wheel), tmp_path)
     assert kernels["in use"] == kernels["best of this processor"] != "torch"

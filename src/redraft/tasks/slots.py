@@ -181,12 +181,8 @@ def _read(part: Part, texts: Iterator[str]) -> Any:
             return _ABSENT if text == NULL and part.may_be_absent else part.value(text)
         case Fields():
             found = {name: _read(member, texts) for name, member in part.members.items()}
-            if part.may_be_absent and all(value is _ABSENT for value in found.values()):
-                return _ABSENT
-            settled = {
-                name: _settled(part.members[name], value, name in part.required) for name, value in found.items()
-            }
-            return {name: value for name, value in settled.items() if value is not _ABSENT}
+            silent = part.may_be_absent and all(value is _ABSENT for value in found.values())
+            return _ABSENT if silent else _settled_members(part, found)
         case Items():
             return _read_items(part, [_read(item, texts) for item in part.items])
 
@@ -201,6 +197,11 @@ def _read_items(part: Items, items: list[Any]) -> Any:
     return items[:count] or _ABSENT
 
 
+def _settled_members(part: Fields, found: Mapping[str, Any]) -> dict[str, Any]:
+    settled = {name: _settled(part.members[name], value, name in part.required) for name, value in found.items()}
+    return {name: value for name, value in settled.items() if value is not _ABSENT}
+
+
 def _settled(part: Part, value: Any, required: bool) -> Any:
     """What stands in an object for a member that may say nothing."""
     if value is not _ABSENT:
@@ -209,6 +210,8 @@ def _settled(part: Part, value: Any, required: bool) -> Any:
         return []
     if part.nullable:
         return None
+    if required and isinstance(part, Fields):
+        return _settled_members(part, dict.fromkeys(part.members, _ABSENT))
     if required:
         raise GenerationError(f"value at {part.pointer} is missing, and the schema requires it")
     return _ABSENT

@@ -12,6 +12,8 @@ from redraft.files import replacing
 from redraft.train.recipes.pocket.records import items, records
 from redraft.train.recipes.pocket.snippets import Split
 
+app = typer.Typer(add_completion=False)
+
 
 class Kind(StrEnum):
     """What is written."""
@@ -20,6 +22,7 @@ class Kind(StrEnum):
     items = "items"
 
 
+@app.command()
 def main(
     write: Annotated[Path, typer.Option(help="File that is written, a JSON object a line.")],
     count: Annotated[int, typer.Option(min=1, help="Lines.")],
@@ -40,4 +43,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    app()

@@ -113,7 +113,7 @@ def answer(snippet: Snippet, random: Random, split: Split) -> Answer | None:
 
 
 def _may_be_absent(own: Field, snippet: Snippet, random: Random, split: Split) -> Answer:
-    none = wording("none", random, split.held)
+    none = wording("not said", random, split.held)
     ask = wording("answer or absent", random, split.held).format(question=random.choice(own.questions), none=none)
     return Answer("answer", ask, _in_words(own, snippet) if own.values else none)
 

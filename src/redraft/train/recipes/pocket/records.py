@@ -11,12 +11,12 @@ from redraft.tasks.slots import INSTRUCTION, Filled, Piece, Pinned
 from redraft.train.recipes.pocket.questions import Answer, Choose, Extract, Question, Written, answer, choose, extract
 from redraft.train.recipes.pocket.schemas import schema_for
 from redraft.train.recipes.pocket.snippets import MESSAGE, Snippet, Split, snippet
-from redraft.train.recipes.pocket.writing import edit, fill, span
+from redraft.train.recipes.pocket.writing import edit, form, gap, respelled, span
 
 Record = dict[str, Any]
 Item = dict[str, Any]
 
-_TASKS = {"extract": extract, "choose": choose, "answer": answer, "fill": fill, "edit": edit}
+_TASKS = {"extract": extract, "choose": choose, "answer": answer, "fill": form, "edit": edit}
 _SHARES = {"extract": 0.4, "choose": 0.26, "answer": 0.12, "fill": 0.12, "edit": 0.1}
 _SHOWN_WORDS = 8
 _MOST_OF_A_TASK = 2
@@ -42,6 +42,8 @@ def record(seed: int, index: int, split: Split = Split.train) -> Record:
             found = _raw_gap(about, random)
         elif chance < 0.14:
             found = _whole_edit(about, random, split)
+        elif chance < 0.21:
+            found = _with_fault(about, random, split)
         else:
             found = _questions(about, random, split, random.randint(3, 5), _SHARES)
         if found is not None:
@@ -81,19 +83,13 @@ def items(seed: int, split: Split, start: int = 0) -> Iterator[Item]:
 
 
 def _questions(about: Snippet, random: Random, split: Split, count: int, shares: Mapping[str, float]) -> Record | None:
-    """A text and up to ``count`` different questions about it, those about another text left out."""
+    """A text and up to ``count`` different questions about it."""
     found: dict[tuple[str, object], dict[str, Any]] = {}
     for task in random.choices(list(shares), list(shares.values()), k=count):
         if sum(own["task"] == task for own in found.values()) == _MOST_OF_A_TASK:
             continue
         question = _TASKS[task](about, random, split)
         if question is None:
-            continue
-        context = getattr(question, "context", None)
-        if context is not None:
-            # It is asked about a text with a gap or a mistake in it, so it stands alone.
-            if not found and random.random() < 0.5:
-                return {"context": context, "questions": [_question(question)]}
             continue
         own = _question(question)
         # The same answer once more would mostly be that to the same question.
@@ -119,6 +115,12 @@ def _piece(piece: Piece) -> dict[str, Any]:
 
 def _user(text: str) -> dict[str, str]:
     return {"role": "user", "content": text}
+
+
+def _with_fault(about: Snippet, random: Random, split: Split) -> Record | None:
+    """A text with a gap or a mistake in it."""
+    question = (gap if random.random() < 0.6 else respelled)(about, random, split)
+    return None if question is None else {"context": question.context, "questions": [_question(question)]}
 
 
 def _json_record(about: Snippet, random: Random) -> Record | None:
@@ -147,7 +149,7 @@ def _raw_gap(about: Snippet, random: Random) -> Record | None:
 
 def _whole_edit(about: Snippet, random: Random, split: Split) -> Record | None:
     """What ``Engine.edit`` asks for with an instruction alone: the whole text once more."""
-    question = edit(about, random, split)
+    question = (edit if random.random() < 0.8 else respelled)(about, random, split)
     if question is None or len(about.text) > 300:
         return None
     text = question.context or about.text
@@ -197,8 +199,8 @@ def _choose_item(about: Snippet, random: Random, split: Split) -> Item | None:
 
 
 def _fill_item(about: Snippet, random: Random, split: Split) -> Item | None:
-    question = fill(about, random, split)
-    if isinstance(question, Written):
+    question = form(about, random, split) if random.random() < 0.5 else None
+    if question is not None:
         first = next(number for number, piece in enumerate(question.pieces) if isinstance(piece, Filled))
         before, after = question.pieces[:first], question.pieces[first + 1 :]
         prompt = [_user(f"{about.text}\n\n{question.ask}")]

@@ -28,6 +28,7 @@ _BEFORE_ROOM = re.compile(
     r"\b(in|from|at|to|behind|of|into|near|outside|through|for|via|inside|by|beside) $", re.IGNORECASE
 )
 _VOWEL = re.compile(r"(?!uni|use|eur|uku|one)[aeiou]|hour|honest|(?:SUV|MP|F-|S-)", re.IGNORECASE)
+_LONE_A = re.compile(r"\b[aA] $")
 _SENTENCE_END = re.compile(r"[.!?][)\"']*\s*$")
 _BORDER = re.compile(r"[.!?](?= [A-Z])|[.!](?=\n\n)")
 _TOLD = {
@@ -44,9 +45,10 @@ _WOVEN_STYLES = {
     "reply wanted": frozenset({"mail", "letter", "text message", "note"}),
     "attachment": frozenset({"mail", "post"}),
 }
-_ALONE = ("sentiment", "intent", "department", "tone")
+_ALONE = ("sentiment", "intent", "department", "tone", "deadline given")
 """Classes that say so much of a message that a second of these could contradict the first."""
-_TOGETHER = ("urgency", "reply wanted", "attachment", "first contact", "customer kind")
+_TOGETHER = (("urgency", "reply wanted"), ("attachment",), ("first contact",), ("customer kind",))
+"""Of those in one bracket, one sentence may say what contradicts another."""
 
 
 class Split(StrEnum):
@@ -132,7 +134,7 @@ def templates_of(split: Split) -> tuple[Template, ...]:
 
 def snippet(random: Random, split: Split = Split.train) -> Snippet:
     """Draw a snippet: mostly a template, now and then a message of some sentences that show classes alone."""
-    if random.random() < 0.08:
+    if random.random() < 0.14:
         return _message(random, split)
     written = write(random.choice(templates_of(split)), Hand(random, split.held))
     return _woven(written, random, split.held)
@@ -210,6 +212,12 @@ class _Writing:
         self._length += len(text)
         return start, self._length
 
+    def _write_back(self, text: str) -> None:
+        """Put ``text`` in the place of the last character."""
+        last = self.pieces.pop()
+        self.pieces += [last[:-1], text]
+        self._length += len(text) - 1
+
     def _before(self) -> str:
         return next((piece for piece in reversed(self.pieces) if piece), "")
 
@@ -219,6 +227,8 @@ class _Writing:
         before = self._before()
         if not known:
             values = tuple(self._in_place(hole, value, before, after) for value in values)
+        if _LONE_A.search(before) and _VOWEL.match(values[0].text):
+            self._write_back("n ")
         if hole.kind == "room" and values[0].text[:1].islower() and _BEFORE_ROOM.search(before):
             self._write("the ")
         spans = []
@@ -264,7 +274,7 @@ class _Writing:
         starts = not before or _SENTENCE_END.search(before)
         if starts and text[:1].islower() and not hole.article and style in SPOKEN - CASUAL and "@" not in text:
             text = text[0].upper() + text[1:]
-        return replace(value, text=text)
+        return value if text is value.text else replace(value, text=text)
 
     def _phrase(self, part: Phrased) -> None:
         known = self._values.get(part.key)
@@ -289,6 +299,8 @@ def _woven(snippet: Snippet, random: Random, held: bool) -> Snippet:
         for name, told in _TOLD.items()
         if snippet.style in _WOVEN_STYLES[name] and random.random() < 0.35 and not told.search(said)
     ]
+    if "urgency" in names and "reply wanted" in names:
+        names.remove(random.choice(("urgency", "reply wanted")))
     for name in names[:2] or ["distractor"]:
         value = random.choice(list(phrasings()[name]))
         woven = _with_sentence(snippet, one_of(phrasings()[name][value], random, held), random)
@@ -327,7 +339,7 @@ def _message(random: Random, split: Split) -> Snippet:
         names.append(random.choice(_ALONE))
     # To those that say how or why somebody writes, nothing is added that could say otherwise.
     if not names or names == ["department"]:
-        names += random.sample(_TOGETHER, random.randint(1, 2))
+        names += [random.choice(own) for own in random.sample(_TOGETHER, random.randint(1, 2))]
     classes = {name: random.choice(list(phrasings()[name])) for name in names}
     sentences = []
     for name, value in classes.items():
@@ -337,4 +349,6 @@ def _message(random: Random, split: Split) -> Snippet:
     if random.random() < 0.35 and "tone" not in classes:
         sentences.append(one_of(phrasings()["distractor"][""], random, split.held))
     random.shuffle(sentences)
-    return Snippet(" ".join(sentences), (), MESSAGE, "", MESSAGE, -1, Hand(random, split.held), classes)
+    # Where one does not say that it ends, the next begins a line.
+    text = "".join(one + ("\n" if one[-1].isalnum() else " ") for one in sentences).strip()
+    return Snippet(text, (), MESSAGE, "", MESSAGE, -1, Hand(random, split.held), classes)

@@ -6,6 +6,7 @@ All that one person writes is written in one ``Hand``: the same order of day and
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import date, timedelta
+from functools import cache
 from random import Random
 from typing import Any
 
@@ -447,8 +448,13 @@ def _code(hand: Hand) -> Value:
 
 def _split(kind: str, forms: dict[str, Any], held: bool) -> list[Any]:
     """Forms that training sees, or the others; all where there are none. What is there again is drawn more often."""
-    own = [form for name, form in forms.items() if held_out(f"{kind}: {name.removesuffix(' again')}") == held]
-    return own or list(forms.values())
+    return [forms[name] for name in _names(kind, tuple(forms), held)]
+
+
+@cache
+def _names(kind: str, names: tuple[str, ...], held: bool) -> tuple[str, ...]:
+    own = tuple(name for name in names if held_out(f"{kind}: {name.removesuffix(' again')}") == held)
+    return own or names
 
 
 def _url(hand: Hand) -> Value:
@@ -577,7 +583,7 @@ _KINDS: dict[str, Draw] = {
             "km": (1, 80, 1, "{} km", "km"),
             "feet": (3, 40, 0, "{} feet", "feet"),
             "inches": (3, 70, 0, "{} inches", "inches"),
-            "miles": (2, 60, 0, "{} miles", "miles"),
+            "in miles": (2, 60, 0, "{} miles", "miles"),
             "metres": (2, 60, 0, "{} metres", "m"),
         },
     ),

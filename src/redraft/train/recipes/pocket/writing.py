@@ -1,7 +1,7 @@
 """Gaps, forms and edits of a snippet, each with what is to be written."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from random import Random
 
 from redraft.tasks.slots import Filled, Piece, Pinned
@@ -14,58 +14,49 @@ _GAPS = ("____", "[...]", "(?)", "???", "<gap>", "[missing]")
 _WIDTHS = (8, 12, 16, 24, 32, 48)
 
 
-def fill(snippet: Snippet, random: Random, split: Split) -> Answer | Written | None:
-    """What stands in a gap of the text, or in a form about it."""
-    return _in_form(snippet, random, split) if random.random() < 0.5 else _in_gap(snippet, random, split)
-
-
 def edit(snippet: Snippet, random: Random, split: Split) -> Written | None:
     """The text with something changed, and all else pinned."""
-    way = random.choice((_replaced, _replaced, _replaced, _hidden, _respelled, _rewritten))
-    return way(snippet, random, split)
+    return random.choice((_replaced, _replaced, _replaced, _hidden, _rewritten))(snippet, random, split)
 
 
 def span(snippet: Snippet, random: Random) -> tuple[int, int] | None:
-    """Some words of the text that stand in the middle of a sentence; no value that nobody could guess."""
-    values = [place for own in snippet.present if own.kind != "phrase" for place in own.spans]
-    words = [
-        match.span()
-        for match in re.finditer(r"[^\W\d_][\w'-]*", snippet.text)
-        if not any(a < match.end() and match.start() < b for a, b in values)
-    ]
-    runs = [
-        (start, end)
-        for first, (start, _) in enumerate(words)
-        for _, end in words[first : first + random.randint(1, 5)][-1:]
-        if start > 0 and end < len(snippet.text) and re.fullmatch(r"[^\d\n{}]*", snippet.text[start:end])
-    ]
+    """Some words of the text with words around them on their line; no value, which nobody could guess."""
+    shown = [value.text for own in snippet.present if own.kind != "phrase" for value in own.values]
+    values = [place for text in shown for place in _places(text, snippet.text)]
+    words = [match.span() for match in re.finditer(r"[^\W\d_][\w'-]*", snippet.text)]
+    runs = []
+    for first, (start, _) in enumerate(words[1:], 1):
+        _, end = words[min(first + random.randrange(5), len(words) - 1)]
+        free = not any(a < end and start < b for a, b in values)
+        if free and end < len(snippet.text) and not re.search(r"[\d\n]", snippet.text[start:end]):
+            runs.append((start, end))
     return random.choice(runs) if runs else None
 
 
 def unique(snippet: Snippet) -> list[Field]:
     """Fields of one value that the text shows once, and that no other could be taken for."""
     own = [field for field in snippet.present if field.kind != "phrase" and not field.many]
-    return [field for field in own if _times(field.value.text, snippet.text) == 1]
+    return [field for field in own if sum(1 for _ in _places(field.value.text, snippet.text)) == 1]
 
 
-def _times(text: str, whole: str) -> int:
-    """How often a text stands in another, as words of its own."""
-    count, at = 0, whole.find(text)
+def _places(text: str, whole: str) -> Iterator[tuple[int, int]]:
+    """Where a text stands in another as words of its own."""
+    at = whole.find(text)
     while at >= 0:
-        before, after = whole[at - 1 : at] if at else "", whole[at + len(text) : at + len(text) + 1]
-        count += not before.isalnum() and not after.isalnum()
+        end = at + len(text)
+        if not (whole[at - 1 : at] if at else "").isalnum() and not whole[end : end + 1].isalnum():
+            yield at, end
         at = whole.find(text, at + 1)
-    return count
 
 
-def _in_gap(snippet: Snippet, random: Random, split: Split) -> Answer | None:
+def gap(snippet: Snippet, random: Random, split: Split) -> Answer | None:
     """Some words of the text, or a line of it, or a value that stands there twice."""
-    gap = random.choice(_GAPS)
-    if gap in snippet.text:
+    mark = random.choice(_GAPS)
+    if mark in snippet.text:
         return None
     lines = [match.span() for match in re.finditer(r"(?m)^.{3,60}$", snippet.text)]
     twice = [own for own in snippet.present if own.kind != "phrase" and not own.many]
-    twice = [own for own in twice if _times(own.value.text, snippet.text) == 2]
+    twice = [own for own in twice if sum(1 for _ in _places(own.value.text, snippet.text)) == 2]
     if twice and random.random() < 0.6:
         place: tuple[int, int] | None = random.choice(twice).spans[0]
         ask = wording("gap", random, split.held)
@@ -80,11 +71,11 @@ def _in_gap(snippet: Snippet, random: Random, split: Split) -> Answer | None:
     if place is None:
         return None
     start, end = place
-    context = f"{snippet.text[:start]}{gap}{snippet.text[end:]}"
-    return Answer("fill", ask.format(gap=gap), snippet.text[start:end], context)
+    context = f"{snippet.text[:start]}{mark}{snippet.text[end:]}"
+    return Answer("fill", ask.format(gap=mark), snippet.text[start:end], context)
 
 
-def _in_form(snippet: Snippet, random: Random, split: Split) -> Written | None:
+def form(snippet: Snippet, random: Random, split: Split) -> Written | None:
     """A form of two to five lines, some of which are filled in already."""
     told = [own for own in snippet.present if own.kind != "phrase" and not own.many and taken(own.value.text) < 30]
     if len(told) < 2:
@@ -107,8 +98,9 @@ def _in_form(snippet: Snippet, random: Random, split: Split) -> Written | None:
 
 def _width(text: str, random: Random) -> int:
     """A width that holds the text and an end, and does not tell how long it is."""
-    fitting = [width for width in _WIDTHS if width > taken(text) + 1]
-    return random.choice(fitting[:2] or [2 * taken(text)])
+    own = taken(text)
+    fitting = [width for width in _WIDTHS if width > own + 2]
+    return random.choice(fitting[:2] or [own + 4])
 
 
 def _joined(pieces: Sequence[Piece]) -> tuple[Piece, ...]:
@@ -170,7 +162,7 @@ def _hidden(snippet: Snippet, random: Random, split: Split) -> Written | None:
     return _edited(snippet, ask, [(*own.spans[0], "[...]") for own in same], random)
 
 
-def _respelled(snippet: Snippet, random: Random, split: Split) -> Written | None:
+def respelled(snippet: Snippet, random: Random, split: Split) -> Written | None:
     """A word with two letters exchanged, one lost, or one twice; the text is the misspelt one."""
     words = [match for match in re.finditer(r"\b[a-z]{5,}\b", snippet.text)]
     values = [place for own in snippet.present if own.kind != "phrase" for place in own.spans]
