@@ -5,11 +5,20 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from redraft.errors import CheckpointError
 from redraft.formats import safetensors
-from redraft.formats.safetensors import INDEX_FILE, WEIGHTS_FILE, StoredTensor, reading, stored_tensors, write
+from redraft.formats.safetensors import (
+    INDEX_FILE,
+    WEIGHTS_FILE,
+    read_metadata,
+    reading,
+    stored_tensors,
+    write,
+    write_each,
+)
+from redraft.formats.tensors import StoredTensor
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 
@@ -73,3 +82,45 @@ def test_a_dtype_that_is_not_read_is_named_with_its_tensor(tmp_path: Path):
 def test_a_folder_without_weights_says_what_it_lacks(tmp_path: Path):
     with pytest.raises(CheckpointError, match=f"neither {WEIGHTS_FILE} nor {INDEX_FILE}"):
         safetensors.stored_tensors(tmp_path)
+
+
+def test_tensors_written_one_at_a_time_are_what_the_library_reads(tmp_path: Path, tensors):
+    """Asked for one after the other, in any shape and dtype; whole vectors begin with one, and no index is left."""
+    shards(tmp_path, {"old": torch.zeros(2)})
+    tensors |= {"bytes": torch.arange(200, dtype=torch.uint8).view(4, 50), "one": torch.tensor(3.0)}
+    tensors |= {"nothing": torch.zeros(2, 0), "wide": torch.ones(16, 8), "turned": torch.arange(6.0).view(2, 3).t()}
+    asked: list[str] = []
+
+    def tensor(name: str, /) -> torch.Tensor:
+        asked.append(name)
+        return tensors[name]
+
+    described = {name: (tuple(value.shape), value.dtype) for name, value in tensors.items()}
+    write_each(tmp_path, described, tensor, {"said": "words"})
+    assert sorted(asked) == sorted(tensors)
+    found = load_file(tmp_path / WEIGHTS_FILE)
+    assert found.keys() == tensors.keys()
+    for name, value in tensors.items():
+        assert (found[name].dtype, found[name].shape) == (value.dtype, value.shape)
+        assert torch.equal(found[name], value)
+    assert read_metadata(tmp_path) == {"format": "pt", "said": "words"}
+    assert "bytes" not in stored_tensors_without_bytes(tmp_path)
+    header = (tmp_path / WEIGHTS_FILE).read_bytes()
+    size = int.from_bytes(header[:8], "little")
+    begins = {name: one["data_offsets"][0] for name, one in json.loads(header[8 : 8 + size]).items() if name[0] != "_"}
+    assert (8 + size) % 64 == 0
+    assert begins["wide"] % 64 == 0
+    assert all(begins[name] % value.itemsize == 0 for name, value in tensors.items())
+
+
+def stored_tensors_without_bytes(folder: Path) -> dict[str, StoredTensor]:
+    """A dtype that is not read is no fault where its tensors are not asked for."""
+    with pytest.raises(CheckpointError, match="tensor bytes is stored as U8"):
+        stored_tensors(folder)
+    return stored_tensors(folder, without="bytes")
+
+
+def test_a_tensor_that_is_not_as_it_was_described_is_refused(tmp_path: Path):
+    with pytest.raises(ValueError, match=r"t is torch\.float32 \[3\], and was to be torch\.bfloat16 \[3\]"):
+        write_each(tmp_path, {"t": ((3,), torch.bfloat16)}, lambda name: torch.zeros(3))
+    assert not list(tmp_path.iterdir())

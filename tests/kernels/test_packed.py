@@ -66,6 +66,24 @@ def test_int4_chooses_a_range_that_is_no_worse_than_the_whole_one():
     assert error.sum() < 0.95 * plain_error.sum()
 
 
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_int4_reaches_eight_steps_on_the_side_of_the_largest_weight(sign):
+    """The range has one number more below zero: with a scale below zero it is the other side's."""
+    weight = sign * torch.tensor([[8.0, 7, 3, 1, 0, -1, -5, -7]])
+    packed = pack(weight, "int4")
+    torch.testing.assert_close(packed.weight[0], weight, atol=1e-6, rtol=0)
+    assert packed.scales[0, 0, 0, 0] == -sign
+
+
+def test_int4_fits_the_scale_to_the_numbers_that_it_chose():
+    """Over all groups, scales a little smaller or larger are worse with the same numbers."""
+    weight, packed = random(512, GROUP), pack(random(512, GROUP), "int4")
+    scale = scale_of_each(packed)
+    whole = (packed.weight[0] / scale).round()
+    errors = [float((whole * scale * factor - weight).square().sum()) for factor in (0.99, 1.0, 1.01)]
+    assert errors[1] == min(errors)
+
+
 @pytest.mark.parametrize("format", FORMATS)
 @pytest.mark.parametrize("outputs", [1, 5, 16, 17, 129])
 def test_a_gated_matrix_keeps_gates_and_gated_as_two_matrices_would(format: Format, outputs: int):

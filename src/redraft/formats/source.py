@@ -1,4 +1,4 @@
-"""What a checkpoint lies in: a folder as the hub has it, or one GGUF file. Both are asked the same questions."""
+"""Checkpoints as they lie on disk: a folder as the hub has it, or one GGUF file, asked the same questions."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager

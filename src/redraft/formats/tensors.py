@@ -15,7 +15,7 @@ class StoredTensor:
     file: Path
     shape: tuple[int, ...]
     dtype: torch.dtype
-    """Of what is read."""
+    """The dtype that it is read in."""
     quantised: str | None = None
     """The format of a tensor that is stored as whole numbers, such as "Q4_K"; None for others."""
 

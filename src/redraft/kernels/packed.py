@@ -26,9 +26,10 @@ PANEL, BLOCK, GROUP = 16, CONSTANTS["kBlock"], CONSTANTS["kGroup"]
 # Inputs that lie side by side, and what the number of inputs is padded to.
 _SIDE_BY_SIDE = {"float32": 1, "bfloat16": 2, "int8": 4, "int4": 8}
 _PADDED_TO = {"float32": 32, "bfloat16": 32, "int8": 64, "int4": GROUP}
-# Shares of the largest weight that int4 tries as the end of its range: cutting the largest off a little rounds the
-# others better.
-_INT4_RANGES = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7)
+# Ends of the range that int4 tries, as shares of the largest weight, and the whole number that it becomes. The range
+# has one number more below zero than above; where that is worth it the largest weight takes it, with a scale below zero
+# if it is above zero itself. Cutting it off a little rounds the others better.
+_INT4_ENDS = ((1.0, 7), *((share, -8) for share in (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7)))
 
 
 @dataclass(frozen=True)
@@ -197,19 +198,28 @@ def _pack_one(weight: Tensor, format: Format) -> tuple[Tensor, Tensor]:
 
 def _round_to_int4(weight: Tensor) -> tuple[Tensor, Tensor]:
     """Whole numbers -8 .. 7 [outputs, inputs] and scales [outputs, groups], the range of each group chosen for the
-    least squared error."""
+    least squared error, and its scale then fitted to the numbers that it gave."""
     groups = weight.unflatten(-1, (-1, GROUP))
-    largest = groups.abs().amax(-1, keepdim=True)
+    highest, lowest = groups.amax(-1, keepdim=True), groups.amin(-1, keepdim=True)
+    largest = torch.where(highest >= -lowest, highest, lowest)
     best_error = torch.full_like(largest, float("inf"))
     best_scale, best_whole = largest, groups
-    for share in _INT4_RANGES:
-        scale = (largest * share / 7).clamp(min=1e-30)
+    for share, end in _INT4_ENDS:
+        scale = _nonzero((largest.abs() if end > 0 else largest) * share / end)
         whole = (groups / scale).round().clamp(-8, 7)
         error = (whole * scale - groups).square().sum(-1, keepdim=True)
         better = error < best_error
         best_error = torch.where(better, error, best_error)
         best_scale, best_whole = torch.where(better, scale, best_scale), torch.where(better, whole, best_whole)
-    return best_whole.flatten(-2), best_scale[..., 0]
+    squares = best_whole.square().sum(-1, keepdim=True)
+    fitted = (best_whole * groups).sum(-1, keepdim=True) / squares.clamp(min=1)
+    scale = _nonzero(torch.where(squares > 0, fitted, best_scale))
+    return (groups / scale).round().clamp(-8, 7).flatten(-2), scale[..., 0]
+
+
+def _nonzero(scale: Tensor) -> Tensor:
+    """Scales that can be divided by; those of groups of zeros are none."""
+    return torch.where(scale.abs() < 1e-30, 1e-30, scale)
 
 
 def _panels(padded: Tensor, side_by_side: int) -> Tensor:

@@ -79,6 +79,8 @@ def transformers_fault(found: Checkpoint) -> str | None:
     package = found.family.transformers_package
     if package is None:
         return f"transformers does not generate with {found.architecture}"
+    if found.path.is_file() or found.packed is not None:
+        return f"transformers does not read {found.path}; measure the folder that it was made of"
     spec = find_spec("transformers")
     if spec is None or not spec.submodule_search_locations:
         return "transformers is not installed; install it with: pip install transformers"

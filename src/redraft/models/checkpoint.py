@@ -236,6 +236,10 @@ def save_choice_temperature(folder: str | Path, temperature: float) -> None:
     Raises CheckpointError for a folder that is no checkpoint, and for a temperature that is not above 0 and finite.
     """
     folder = Path(folder)
+    if is_single_file(folder):
+        raise CheckpointError(
+            f"{folder} is a file, and has no place for a temperature; make a folder: redraft quantize"
+        )
     _read_config(folder)
     own = {"choice_temperature": temperature}
     _with_own(GenerationDefaults(), own)

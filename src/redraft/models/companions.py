@@ -1,5 +1,5 @@
-"""What lies beside a checkpoint's weights: its tokenizer and template, its defaults, its terms. Copied whole, or
-written out where it is a GGUF file's metadata."""
+"""Files beside a checkpoint's weights: its tokenizer and template, and its terms. They are copied whole, or written out
+where a GGUF file has them in its metadata."""
 
 import shutil
 from pathlib import Path

@@ -20,7 +20,7 @@ from redraft.kernels.packed import FORMATS, Format, PackedMatrix, shapes
 
 METHOD = "redraft"
 # Raise it whenever the layout, the quantisation or the names of packed matrices change.
-LAYOUT = 2
+LAYOUT = 3
 _HEADER, _PREFIX = "redraft", "packed."
 _DESCRIBED = ("format", "outputs", "inputs", "count", "activation")
 

@@ -40,7 +40,7 @@ class Base:
 
     path: Path
     name: str
-    """What it was asked for by."""
+    """The name that it was asked for by."""
     architecture: str
     config: Mapping[str, Any]
     tensors: Mapping[str, StoredTensor]
@@ -143,14 +143,19 @@ def _choose_mask(base: Base, tokenizer: ChatTokenizer, wanted: str | None) -> Ma
         added = tokenizer.vocab_size
         tokenizer.tokenizer.add_special_tokens([text])
         return Mask(text, added, new=True)
-    config = base.family.read_config(_with_diffusion(base, CANVAS_LENGTH, found))
-    taken = {*config.special_token_ids[1:], *tokenizer.encode("")}
-    if text not in special or found in taken:
+    if text not in special or found in {*_ends(base), *tokenizer.encode("")}:
         raise CheckpointError(
             f"token {text!r} (id {found}) has a meaning in {base.name}; give a special token that stands for nothing, "
             f"or a name that no token has, such as {NEW_MASK!r}, to add one"
         )
     return Mask(text, found, new=False)
+
+
+def _ends(base: Base) -> set[int]:
+    """Return the tokens that begin, end and fill up the base's texts."""
+    raw = _with_diffusion(base, CANVAS_LENGTH, 0)
+    named = (raw.get(f"{name}_token_id") for name in ("bos", "eos", "pad"))
+    return {token for one in named for token in (one if isinstance(one, list) else [one]) if token is not None}
 
 
 def _expected(family: Family[Any, Any], config: FamilyConfig) -> dict[str, Tensor]:

@@ -40,7 +40,7 @@ _INSIDE = {
     "layer_output_scale.weight": "layer_scalar",
 }
 _ENCODER_SCALAR = "enc_layer_output_scale.weight"
-# What the rotation of full layers is divided by: 1, or so much that nothing turns.
+# What the rotation of full layers is divided by: 1, or so much that nothing turns. The configuration says it.
 ROPE_FACTORS = "rope_freqs.weight"
 # The file has no list of them: the published end tokens of a text, of a turn, and of a tool call to be answered.
 _ENDS, _MORE_ENDS = [1, 106], [50]
@@ -50,6 +50,7 @@ _IMAGE_TOKENS = {"boi_token_id": "<|image>", "eoi_token_id": "<image|>", "image_
 def published(header: Header) -> Published:
     """Translate a file; raises CheckpointError naming the field that is missing or not implemented."""
     origins = {new: Origin(name) for name, new in published_names(header, _OUTSIDE, _INSIDE, "model.decoder.").items()}
+    origins.pop(ROPE_FACTORS, None)
     encoder = published_names(header, {}, {_ENCODER_SCALAR: "layer_scalar"}, "model.encoder.language_model.")
     for name, new in encoder.items():
         if name.endswith(_ENCODER_SCALAR):

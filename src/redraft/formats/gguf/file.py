@@ -26,6 +26,9 @@ class GgufFile:
     def __init__(self, path: Path) -> None:
         """Raises CheckpointError naming what is damaged, or not supported."""
         self.header: Header = read_header(path)
+        parts = self.header.field("split.count", 1)
+        if parts > 1:
+            raise CheckpointError(f"{path} is one of {parts} parts; join them with: llama-gguf-split --merge")
         architecture = self.header.architecture
         if architecture not in ARCHITECTURES:
             known = ", ".join(map(repr, ARCHITECTURES))
@@ -34,12 +37,12 @@ class GgufFile:
 
     @property
     def config(self) -> dict[str, object]:
-        """What ``config.json`` says of the same model."""
+        """The ``config.json`` of the same model."""
         return self._published.config
 
     @property
     def generation(self) -> dict[str, object]:
-        """What ``generation_config.json`` says of the same model."""
+        """The ``generation_config.json`` of the same model."""
         return self._published.generation
 
     def stored_tensors(self) -> dict[str, StoredTensor]:

@@ -30,12 +30,12 @@ class Extent:
 
 @dataclass(frozen=True)
 class Header:
-    """What a GGUF file says before its tensors."""
+    """The part of a GGUF file before its tensors."""
 
     path: Path
     metadata: dict[str, Any]
     extents: dict[str, Extent]
-    """By llama.cpp's names, in the order of the file."""
+    """Tensors by llama.cpp's names, in the order of the file."""
 
     @property
     def architecture(self) -> str:

@@ -27,7 +27,8 @@ _INSIDE = {
     "ffn_up.weight": "mlp.up_proj.weight",
     "ffn_down.weight": "mlp.down_proj.weight",
 }
-# What the rotation is divided by, dimension by dimension: Llama 3.1's scaling, of which no field tells.
+# What the rotation is divided by, dimension by dimension: Llama 3.1's scaling, of which no field tells. The
+# configuration says it, so that it is none of the published tensors.
 ROPE_FACTORS = "rope_freqs.weight"
 
 
@@ -36,6 +37,8 @@ def published(header: Header) -> Published:
     heads, kv_heads = header.own("attention.head_count"), _kv_heads(header)
     origins = {}
     for name, new in published_names(header, _OUTSIDE, _INSIDE, "model.").items():
+        if name == ROPE_FACTORS:
+            continue
         count = heads if new.endswith("q_proj.weight") else kv_heads if new.endswith("k_proj.weight") else None
         undo = None if count is None else lambda rows, count=count: _halves(rows, count)
         origins[new] = Origin(name, undo)

@@ -1,4 +1,4 @@
-"""What an architecture's module says of a file: a ``config.json``, and where each published tensor comes from."""
+"""The translation of a file, by the module of its architecture: a ``config.json``, and the origins of its tensors."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -22,11 +22,11 @@ class Published:
     """A GGUF file under published names."""
 
     config: dict[str, Any]
-    """What the hub's ``config.json`` says of the same model."""
+    """The ``config.json`` of the same model on the hub."""
     origins: dict[str, Origin]
-    """By published name. A tensor that no published one is read from keeps its own name."""
+    """Origins by published name. A tensor that no published one is read from keeps its own name."""
     generation: dict[str, Any]
-    """What the hub's ``generation_config.json`` says."""
+    """The ``generation_config.json`` of the same model."""
 
 
 def published_names(

@@ -146,12 +146,12 @@ def _declare(tokenizer: Tokenizer, pieces: Sequence[str], kinds: Sequence[int]) 
 def _add_ends(header: Header, tokenizer: Tokenizer, special: dict[str, str], kind: str) -> None:
     """Have the tokenizer put the tokens before and behind a text that the file says belong there."""
     # SentencePiece's begin with a token where nothing is said.
-    begins = header.field(f"{_PREFIX}add_bos_token", kind != "gpt2") and "bos_token" in special
-    ends = header.field(f"{_PREFIX}add_eos_token", False) and "eos_token" in special
-    if not (begins or ends):
-        return
-    text = [special["bos_token"]] * begins + ["$A"] + [special["eos_token"]] * ends
-    named = {special["bos_token"]} if begins else set()
-    named |= {special["eos_token"]} if ends else set()
-    ids = [(piece, tokenizer.token_to_id(piece)) for piece in sorted(named)]
-    tokenizer.post_processor = processors.TemplateProcessing(" ".join(text), special_tokens=ids)
+    wanted = {
+        "bos_token": header.field(f"{_PREFIX}add_bos_token", kind != "gpt2"),
+        "eos_token": header.field(f"{_PREFIX}add_eos_token", False),
+    }
+    before, behind = ([special[name]] if said and name in special else [] for name, said in wanted.items())
+    if before or behind:
+        ids = [(piece, tokenizer.token_to_id(piece)) for piece in dict.fromkeys(before + behind)]
+        text = " ".join([*before, "$A", *behind])
+        tokenizer.post_processor = processors.TemplateProcessing(text, special_tokens=ids)
