@@ -61,3 +61,10 @@ def test_an_unknown_recipe_is_a_usage_error(redraft_here: Run) -> None:
     done = redraft_here("train", "chess")
     assert done.returncode == 2
     assert "sudoku" in done.stderr
+
+
+def test_every_recipe_shows_an_example(redraft_here: Run) -> None:
+    for name, example in [("data", "train data notes.jsonl"), ("pocket", "train pocket"), ("merge", "train merge")]:
+        shown = redraft_here("train", name, "--help")
+        assert (shown.returncode, shown.stderr) == (0, "")
+        assert f"Example: redraft {example}" in shown.stdout

@@ -9,6 +9,7 @@ import pytest
 
 from redraft.models import checkpoint
 from redraft.models.checkpoint import Checkpoint
+from redraft.train.metrics import Metrics
 from redraft.train.text.encoding import Encoder
 from redraft.train.text.objective import ObjectiveConfig
 from redraft.train.text.optimizer import OptimizerConfig
@@ -57,6 +58,13 @@ def generated(seed: int, index: int) -> Mapping[str, Any]:
 
 SOURCE = GeneratedSource(generated, 0, "letters")
 HELD_OUT = [parse(generated(0, index), f"held out {index}") for index in (0, 5)]
+
+
+@pytest.fixture(autouse=True)
+def undrawn(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing takes ten times as long as training does here; slow tests draw all the same."""
+    if request.node.get_closest_marker("slow") is None:
+        monkeypatch.setattr(Metrics, "draw", lambda *_: None)
 
 
 @pytest.fixture(scope="package")

@@ -1,5 +1,7 @@
 """A tree computes what serving computes: the same logits for every canvas, whatever else stands in its row."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -46,7 +48,7 @@ def contexts(record: EncodedRecord) -> dict[tuple[int, ...], list[list[int]]]:
 
 
 def test_logits_in_training_are_those_of_serving(found: Checkpoint, encoder: Encoder) -> None:
-    model = found.load("float32")
+    model: Any = found.load("float32")
     record = encoder.encode(several())
     assert max(len(question.canvases) for question in record.questions) > 1
     examples = [one for index in range(3) for one in objective(encoder).examples(record, index, 0.0)]
@@ -66,7 +68,7 @@ def test_logits_in_training_are_those_of_serving(found: Checkpoint, encoder: Enc
 
 def test_a_canvas_does_not_see_its_own_clean_copy(found: Checkpoint, encoder: Encoder) -> None:
     """Nor anything else than what serving has before it: its loss stays when all other tokens change."""
-    model = found.load("float32")
+    model: Any = found.load("float32")
     (example,) = objective(encoder).examples(encoder.encode(several()), 0, 0.0)
     batch = pack([example])
     before = trained(model, batch)
@@ -108,7 +110,7 @@ def test_a_clean_copy_is_causal_and_sees_the_whole_prompt() -> None:
 
 
 def test_trees_side_by_side_are_computed_as_alone(found: Checkpoint, encoder: Encoder) -> None:
-    model = found.load("float32")
+    model: Any = found.load("float32")
     record = encoder.encode(several())
     examples: list[Example] = [objective(encoder).examples(record, index, 0.0)[0] for index in range(2)]
     short = Example()

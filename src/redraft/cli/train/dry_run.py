@@ -1,4 +1,4 @@
-"""What ``--dry-run`` prints of a run."""
+"""``--dry-run``: a run is shown before it is made."""
 
 from typing import TYPE_CHECKING
 

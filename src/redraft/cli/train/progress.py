@@ -1,4 +1,4 @@
-"""What training shows of itself: a bar in a terminal, elsewhere a line now and then."""
+"""The progress of training: a bar in a terminal, elsewhere a line now and then."""
 
 import time
 from collections.abc import Mapping

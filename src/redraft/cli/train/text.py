@@ -47,7 +47,7 @@ class Compute(StrEnum):
 
 @dataclass(frozen=True)
 class Trained:
-    """What of the model is trained."""
+    """The part of the model that is trained."""
 
     lora: Annotated[
         int | None, typer.Option(min=1, metavar="RANK", help="Train an adapter of this rank, not the model.")
@@ -98,7 +98,7 @@ class Learning:
 
 @dataclass(frozen=True)
 class Running:
-    """How long, in what pieces, on what."""
+    """Length of a run, sizes of its pieces, and what it runs on."""
 
     steps: Annotated[int | None, typer.Option(min=1, help="Optimizer steps in all.")] = None
     limit_hours: Annotated[float | None, typer.Option(help="Hours in all; rates fall by what ends first.")] = None

@@ -1,4 +1,4 @@
-"""What of a model is trained: all layers, the last ones, or LoRA (Hu et al. 2021) by the ``peft`` library.
+"""The part of a model that is trained: all layers, the last ones, or LoRA (Hu et al. 2021) by the ``peft`` library.
 
 The embedding and the head stay as they are but for one row, the mask's, which the base never had a use for.
 """

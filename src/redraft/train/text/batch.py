@@ -44,7 +44,7 @@ class Targets:
     weights: Tensor
     """[N] float32."""
     mass: float
-    """What the weighted sum is divided by to be the mean."""
+    """The weighted sum divided by it is the mean."""
     canvas: Tensor
     """[N] bool: rows of canvases; the others are causal."""
 

@@ -16,7 +16,7 @@ MOST_SKIPPED, SOME = 0.01, 100
 
 
 class Place(NamedTuple):
-    """How far a run has come in its data."""
+    """The place that a run has come to in its data."""
 
     record: int = 0
     tree: int = 0

@@ -21,7 +21,7 @@ class CleanCanvas:
     free: tuple[bool, ...]
     """Positions that are filled in; the others are pinned."""
     weights: tuple[float, ...]
-    """Of each position's loss; 0 where it is pinned."""
+    """The weight of each position's loss; 0 where it is pinned."""
 
 
 @dataclass(frozen=True)

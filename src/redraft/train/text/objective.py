@@ -1,5 +1,5 @@
-"""What is hidden of a clean canvas and how its guess is scored: absorbing diffusion (MDLM, Sahoo et al. 2024; LLaDA,
-Nie et al. 2025), with a causal loss on clean answers beside it.
+"""The absorbing-mask objective (MDLM, Sahoo et al. 2024; LLaDA, Nie et al. 2025): what is hidden of a clean canvas, how
+its guess is scored, and a causal loss on clean answers beside it.
 
 The prompt stays as it is. With t ~ U(0, 1) the number of masks on n positions is uniform from 0 to n, so that number is
 drawn here, from 1 on, and where they stand after it; n divided by it is in the place of 1/t.
@@ -97,7 +97,7 @@ class View:
 
 @dataclass(frozen=True)
 class QuestionPlan:
-    """How a question is trained this time: the views of each of its canvases, and whether its clean answer is."""
+    """A question as it is trained this time: the views of each of its canvases, and whether its clean answer is."""
 
     question: EncodedQuestion
     views: tuple[tuple[View, ...], ...]

@@ -23,7 +23,7 @@ class OptimizerConfig:
     final_share: float = 0.05
     clip_norm: float = 1.0
     ema_decay: float | None = None
-    """Of the moving average that is measured and exported in place of the newest weights."""
+    """Decay of the moving average that is measured and exported in place of the newest weights."""
 
     def __post_init__(self) -> None:
         if self.name not in get_args(Name):

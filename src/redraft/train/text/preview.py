@@ -38,17 +38,17 @@ class ShownCanvas:
 
 @dataclass(frozen=True)
 class Preview:
-    """What is known of a run after its first step, which is not kept."""
+    """Facts of a run after its first step, which is not kept."""
 
     canvases: tuple[ShownCanvas, ...]
     trained: int
     """Numbers that are trained."""
     tokens: int
-    """Of a step, without padding."""
+    """Tokens of a step, without padding."""
     scored: int
     """Positions of a step that are scored."""
     seconds: float
-    """Of a step."""
+    """Wall time of a step."""
     peak_bytes: int | None
     first_loss: float
     """Nats; of a model that knows nothing it would be ``uniform_loss``."""

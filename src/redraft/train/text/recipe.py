@@ -27,7 +27,7 @@ ComputeDType = Literal["auto", "float32", "bfloat16"]
 
 @dataclass(frozen=True)
 class TextRecipe:
-    """How a model is trained on records."""
+    """A way to train a model on records."""
 
     model: str | Path
     run: RunConfig

@@ -55,7 +55,7 @@ class RunConfig:
 
 @dataclass
 class Counts:
-    """What went through the model since the last report."""
+    """Sums over all that went through the model since the last report."""
 
     tokens: int = 0
     seconds: float = 0.0
@@ -113,11 +113,11 @@ class Run:
         self._step, self._place, self._seconds, self._trained_tokens = 0, Place(), 0.0, 0
         self._counts = Counts()
         self.loss = math.nan
-        """Of the last step, nats."""
+        """Loss of the last step, nats."""
 
     @property
     def progress(self) -> float:
-        """How much of the run is done, from 0 to 1."""
+        """The part of the run that is done, from 0 to 1."""
         return self._config.progress(self._step, self._seconds)
 
     def run(self) -> Path:

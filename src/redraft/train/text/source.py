@@ -1,4 +1,4 @@
-"""Where records come from: an endless sequence that is a pure function of a seed and a number, so that it resumes."""
+"""Sources of records: endless sequences, each a pure function of a seed and a number, so that a run can resume."""
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence

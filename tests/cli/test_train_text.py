@@ -1,0 +1,121 @@
+"""``redraft train DATA.jsonl`` as a user runs it: mistakes before work, a kill in the middle, adapters merged."""
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from tests.cli.conftest import Run, assert_one_line
+from tests.models.llama_diffusion.conftest import write
+
+RECORDS = [
+    {"messages": [{"role": "user", "content": "the name"}, {"role": "assistant", "content": "yes"}], "task": "chat"},
+    {"context": "a", "questions": [{"task": "fill", "ask": "no", "canvas": [{"slot": "the", "width": 4}]}]},
+]
+# The process ends itself when it is about to save for the second time: a step is lost, and nothing is tidied up.
+KILLED = """
+import os, signal, sys
+from redraft.cli.main import main
+from redraft.train.text.run import Run
+
+save = Run._save
+
+def save_or_die(run):
+    if run._step == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+    save(run)
+
+Run._save = save_or_die
+sys.argv = {arguments!r}
+main()
+"""
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write(tmp_path_factory.mktemp("base"))
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    path = tmp_path / "data.jsonl"
+    path.write_text("".join(json.dumps(record) + "\n" for record in RECORDS))
+    return path
+
+
+@pytest.mark.slow
+def test_a_killed_run_is_continued_by_the_same_command_to_the_same_checkpoint(
+    commands: Path, redraft: Run, base: Path, data: Path, tmp_path: Path
+) -> None:
+    given = ["train", data, "--model", base, "--steps", 3, "--batch-tokens", 128, "--save-every", 1, "--threads", 1]
+    train = [str(part) for part in given]
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    done = redraft(*train, "--out", whole)
+    assert done.returncode == 0, done.stderr
+    code = KILLED.format(arguments=["redraft", *train, "--out", str(killed)])
+    subprocess.run([commands / "python", "-c", code], capture_output=True, timeout=600)
+    assert (killed / "state.pt").exists()
+    assert not (killed / "checkpoint").exists()
+    done = redraft(*train, "--out", killed)
+    assert done.returncode == 0, done.stderr
+    one, other = (load_file(folder / "checkpoint" / "model.safetensors") for folder in (whole, killed))
+    assert all((one[name] == other[name]).all() for name in one)
+    assert (killed / "curves.png").exists()
+
+
+@pytest.mark.slow
+def test_an_adapter_is_merged_on_the_spot_or_later(redraft_here: Run, base: Path, data: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    given = ["--model", base, "--out", run, "--steps", 2, "--batch-tokens", 128, "--lora", 4, "--merge"]
+    done = redraft_here("train", data, *given)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == f"checkpoint: {run / 'checkpoint'}"
+    assert redraft_here("train", "merge", run / "adapter", "--out", tmp_path / "later").returncode == 0
+    first, later, before = (
+        load_file(folder / "model.safetensors") for folder in (run / "checkpoint", tmp_path / "later", base)
+    )
+    assert all((first[name] == later[name]).all() for name in first)
+    assert any((first[name] != before[name]).any() for name in first)
+    said = redraft_here("generate", "--model", run / "checkpoint", "--max-tokens", 8, "--seed", 1, "the name")
+    assert said.returncode == 0, said.stderr
+
+
+def test_a_dry_run_shows_what_is_learned_and_writes_nothing(
+    redraft_here: Run, base: Path, data: Path, tmp_path: Path
+) -> None:
+    done = redraft_here(
+        *("train", data, "--model", base, "--out", tmp_path / "run", "--steps", 3, "--batch-tokens", 128, "--dry-run")
+    )
+    assert done.returncode == 0, done.stderr
+    assert "learns: [" in done.stdout
+    assert "--- fill" in done.stdout
+    assert "the run: 3 steps" in done.stdout
+    assert "first loss: " in done.stdout
+    assert not (tmp_path / "run").exists()
+
+
+def test_mistakes_are_one_line_and_come_before_training(
+    redraft_here: Run, base: Path, data: Path, tmp_path: Path
+) -> None:
+    bad = tmp_path / "bad.jsonl"
+    bad.write_text(data.read_text() + json.dumps({"prompt": "a", "response": "<eos>"}) + "\n")
+    steps = ["--steps", 2]
+    for path, more, words in [
+        (bad, steps, f"{bad}:3: the answer '<eos>' spells the special token"),
+        (data, [], "say when the run ends"),
+        (data, [*steps, "--evaluate", bad], f"{bad}:3: "),
+        (data, [*steps, "--evaluate", tmp_path / "none.jsonl"], "none.jsonl cannot be read"),
+        (data, [*steps, "--mix", "chat"], "--mix 'chat' must be a task and its weight"),
+        (data, [*steps, "--mix", "chat=0"], "a weight is above 0"),
+        (data, [*steps, "--mix", "tell=1"], "no question is of task 'tell'; the data has chat, fill"),
+        (data, [*steps, "--lora", 4, "--last-layers", 1], "exclude each other"),
+        (data, [*steps, "--merge"], "--merge is for adapters"),
+        (data, [*steps, "--batch-tokens", 16], f"{data}:1: a question takes"),
+        (data, [*steps, "--canvas-length", 99], "canvas length 99 must be from 1 to the model's 24"),
+        (data, [*steps, "--ema", 2], "ema_decay 2.0 must be between 0 and 1"),
+    ]:
+        done = redraft_here("train", path, "--model", base, "--out", tmp_path / "run", *more)
+        assert_one_line(done, words)
+    assert not (tmp_path / "run").exists()
