@@ -7,10 +7,14 @@ import asyncio
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from time import perf_counter
 from typing import Any
 
+import numpy as np
+
 from redraft.api import Engine
+from redraft.calibrate.calibration import Floats
 from redraft.engine.result import Usage
 from redraft.engine.scheduler import MAX_CONCURRENCY
 from redraft.errors import GenerationError, RequestError
@@ -61,6 +65,11 @@ class Run:
     outcomes: Sequence[Outcome]
     seconds: float
     """From the first item to the last, with judging, without loading the model."""
+
+    @cached_property
+    def weights(self) -> Floats:
+        """[M]: the weight of each item."""
+        return np.array([outcome.item.weight for outcome in self.outcomes])
 
     @property
     def failed(self) -> list[Outcome]:

@@ -6,7 +6,7 @@ from typing import Literal
 
 import numpy as np
 
-from redraft.calibrate.calibration import Calibration, Floats, calibration
+from redraft.calibrate.calibration import Calibration, calibration
 from redraft.calibrate.choice import Decided, Predictions
 from redraft.measure.evaluate.ask import Outcome, Run
 from redraft.measure.evaluate.estimates import (
@@ -47,7 +47,7 @@ class Metric:
 
         def sums(run: Run) -> Sums:
             above, below = np.array([of(outcome) or (0.0, 0.0) for outcome in run.outcomes], dtype=np.float64).T
-            return Sums(above, below, _weights(run))
+            return Sums(above, below, run.weights)
 
         return cls(key, label, kind, sums)
 
@@ -61,10 +61,6 @@ class Metric:
         if self.kind == "items":
             return difference_of_items(own, theirs)
         return difference_by_bootstrap(own, theirs, seed)
-
-
-def _weights(run: Run) -> Floats:
-    return np.array([outcome.item.weight for outcome in run.outcomes])
 
 
 def _share_of_items(
@@ -213,7 +209,7 @@ def _looked_up(counts: Mapping[int, Mapping[int, tuple[int, int]]]) -> Callable[
         above, below = np.zeros(len(run.outcomes)), np.zeros(len(run.outcomes))
         for number, (right, count) in counts.get(id(run), {}).items():
             above[number], below[number] = right, count
-        return Sums(above, below, _weights(run))
+        return Sums(above, below, run.weights)
 
     return sums
 
