@@ -98,15 +98,15 @@ def test_the_same_seed_gives_the_same_run_and_another_seed_another(engine: Engin
 
 @pytest.mark.slow
 @pytest.mark.parametrize("inside", [True, False])
-def test_the_example_solves_checks_and_says_what_to_try_next(inside: bool, commands: Path, tmp_path: Path) -> None:
-    example = ROOT / "examples" / "solve_sudoku.py"
-    folder = Path(sys.executable).parents[2] if inside else tmp_path
-    done = subprocess.run([commands / "python", example], capture_output=True, text=True, cwd=folder)
+def test_the_example_solves_checks_and_says_what_to_try_next(inside: bool, tmp_path: Path) -> None:
+    python, example = Path(sys.executable), ROOT / "examples" / "solve_sudoku.py"
+    folder = python.parents[2] if inside else tmp_path
+    done = subprocess.run([python, example], capture_output=True, text=True, cwd=folder)
     assert done.returncode == 0, done.stderr
     assert "solved: " in done.stdout
     assert "denoising steps" in done.stdout
     assert "\x1b" not in done.stdout, "no terminal, no colours"
-    command = Path(sys.executable).with_name("redraft")
+    command = python.with_name("redraft")
     shown = str(command.relative_to(folder)) if inside else str(command)
     tries = [line for line in done.stdout.splitlines() if line.startswith(f"  {shown} ")]
     assert len(tries) == 3
