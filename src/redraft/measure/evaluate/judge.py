@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
 from redraft.calibrate.choice import Decided, decisions
@@ -42,6 +42,8 @@ class FieldVerdict:
     """The JSON type of the right value; that of the answer's where there is none."""
     fault: Fault | None
     """None for a right field."""
+    confidence: float | None = None
+    """The confidence that the answer was given with; None without one, and where the answer does not have the field."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ def judge(item: Item, result: Any, markers: Collection[str], seconds: float) -> 
     may take."""
     match item.asked, result:
         case Extract() as asked, Extraction():
-            return _judge_extraction(asked, result.value, markers)
+            return _judge_extraction(asked, result, markers)
         case Choose() as asked, ChooseResult():
             decided = tuple(decisions(result.answers, asked.answer, item.place))
             return Verdict(None if all(one.right for one in decided) else WRONG_VALUE, decisions=decided)
@@ -101,8 +103,8 @@ def same(a: Any, b: Any) -> bool:
     return bool(a == b)
 
 
-def _judge_extraction(asked: Extract, value: Any, markers: Collection[str]) -> Verdict:
-    truth, answer = _leaves(asked.value), _leaves(value)
+def _judge_extraction(asked: Extract, result: Extraction, markers: Collection[str]) -> Verdict:
+    truth, answer = _leaves(asked.value), _leaves(result.value)
     options = enumerated(asked.schema)
     judged = []
     for path, right in truth.items():
@@ -116,9 +118,10 @@ def _judge_extraction(asked: Extract, value: Any, markers: Collection[str]) -> V
     # An empty array where one with values is right, or the other way round, is wrong once and not twice.
     extra = [path for path in answer if not any(_is_within(path, own) or _is_within(own, path) for own in truth)]
     judged += [_field(path, answer[path], WRONG_VALUE) for path in extra]
+    judged = [replace(one, confidence=result.confidence.get(one.pointer)) for one in judged]
     wrong = [one.fault for one in judged if one.fault is not None]
     fault = next((one for one in wrong if one != WRONG_VALUE), wrong[0] if wrong else None)
-    remark = faults(asked.schema, value)
+    remark = faults(asked.schema, result.value)
     return Verdict(fault, tuple(judged), valid=remark is None, remark=remark)
 
 

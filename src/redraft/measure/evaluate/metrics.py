@@ -6,7 +6,7 @@ from typing import Literal
 
 import numpy as np
 
-from redraft.calibrate.calibration import Calibration, calibration
+from redraft.calibrate.calibration import Calibration, ReliabilityTable, calibration
 from redraft.calibrate.choice import Decided, Predictions
 from redraft.measure.evaluate.ask import Outcome, Run
 from redraft.measure.evaluate.estimates import (
@@ -23,7 +23,7 @@ from redraft.measure.evaluate.items import Choose, Exact, Expected, Generate, Ma
 from redraft.measure.evaluate.judge import FieldVerdict
 
 BINS = 15
-"""Bins of the expected calibration error."""
+"""Bins of the expected calibration errors."""
 Kind = Literal["items", "parts", "mean"]
 """A share of items, a share of their fields or questions, or a mean."""
 _SMALLEST = float(np.finfo(np.float64).tiny)
@@ -220,6 +220,15 @@ def _type(field: FieldVerdict) -> str:
 
 def _pattern(field: FieldVerdict) -> str:
     return field.pattern
+
+
+def field_calibration(run: Run) -> ReliabilityTable | None:
+    """Put all fields that were given with a confidence into bins, each counted once; None where there is none."""
+    fields = [one for outcome in run.outcomes for one in outcome.verdict.fields if one.confidence is not None]
+    if not fields:
+        return None
+    confidence = np.array([one.confidence for one in fields], dtype=np.float64)
+    return ReliabilityTable.of(confidence, np.array([one.fault is None for one in fields]), BINS)
 
 
 def choice_calibration(run: Run) -> Calibration | None:
