@@ -60,6 +60,11 @@ class TestExtract:
             ("/level", "/level", "string", None),
         ]
 
+    def test_a_number_that_python_cannot_hold_is_a_wrong_one(self):
+        item = Item(Extract(LETTER, {}, {"a": 34}), "1", "items.jsonl:1")
+        result = Extraction(**common('{"a":1e999}'), value={"a": float("inf")})
+        assert judge(item, result, [], 5).fault == "wrong value"
+
     def test_fields_have_the_confidence_of_the_answer(self):
         item = Item(Extract(LETTER, {}, {"a": 1, "b": 2}), "1", "items.jsonl:1")
         result = Extraction(**common('{"a":1,"c":3}'), value={"a": 1, "c": 3}, confidence={"/a": 0.9, "/c": 0.4})

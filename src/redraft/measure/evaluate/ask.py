@@ -18,7 +18,7 @@ from redraft.calibrate.calibration import Floats
 from redraft.engine.result import Usage
 from redraft.engine.scheduler import MAX_CONCURRENCY
 from redraft.errors import GenerationError, RequestError
-from redraft.measure.evaluate.items import Choose, Extract, Fill, Generate, Item
+from redraft.measure.evaluate.items import Choose, Extract, Fill, Generate, Item, is_json
 from redraft.measure.evaluate.judge import Verdict, judge, judge_failed
 from redraft.measure.evaluate.parameters import arguments
 from redraft.tasks.choose import ChooseResult
@@ -48,7 +48,8 @@ class Outcome:
     item: Item
     seed: int
     answer: Any
-    """The JSON, the choice of each question, the middle, or the text; None where there is no answer."""
+    """The JSON, the choice of each question, the middle, or the text; None where there is no answer. JSON with a number
+    that Python reads as infinite is left as a text."""
     verdict: Verdict
     usage: Usage | None = None
     converged: bool | None = None
@@ -150,7 +151,7 @@ async def _ask(engine: Engine, item: Item, given: Mapping[str, Any]) -> Any:
 def _answer(result: Any) -> Any:
     match result:
         case Extraction():
-            return result.value
+            return result.value if is_json(result.value) else result.text
         case FillResult():
             return result.middle
         case ChooseResult():

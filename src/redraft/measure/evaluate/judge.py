@@ -87,7 +87,7 @@ def judge_failed(item: Item) -> Verdict:
     """Judge an item that has no answer: it is wrong, and so is each of its fields and questions."""
     match item.asked:
         case Extract(value=value):
-            fields = [_field(path, truth, FAILED) for path, truth in _leaves(value).items()]
+            fields = [_field(path, truth, FAILED) for path, truth in _leaves(json.dumps(value)).items()]
             return Verdict(FAILED, tuple(fields), valid=False)
     return Verdict(FAILED)
 
@@ -104,7 +104,8 @@ def same(a: Any, b: Any) -> bool:
 
 
 def _judge_extraction(asked: Extract, result: Extraction, markers: Collection[str]) -> Verdict:
-    truth, answer = _leaves(asked.value), _leaves(result.value)
+    # Off the text: a number that is too large for Python's would not survive being written again.
+    truth, answer = _leaves(json.dumps(asked.value)), _leaves(result.text)
     options = enumerated(asked.schema)
     judged = []
     for path, right in truth.items():
@@ -162,8 +163,8 @@ def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is no value of JSON")
 
 
-def _leaves(value: Any) -> dict[tuple[Key, ...], Any]:
-    return {leaf.path: leaf.value for leaf in leaves(json.dumps(value))}
+def _leaves(text: str) -> dict[tuple[Key, ...], Any]:
+    return {leaf.path: leaf.value for leaf in leaves(text)}
 
 
 def _is_within(path: tuple[Key, ...], other: tuple[Key, ...]) -> bool:
