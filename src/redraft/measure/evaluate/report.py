@@ -123,7 +123,7 @@ class Report:
 
     @property
     def _reliability(self) -> dict[str, list[ReliabilityTable | None]]:
-        """Of the questions of choose, and of the fields of extract, a table for each run."""
+        """A table for each run, of the questions of choose and of the fields of extract."""
         choices = [choice_calibration(run) for run in self.runs]
         return {
             "choose": [None if one is None else one.table for one in choices],
