@@ -89,6 +89,32 @@ def test_models_and_dtypes_are_compared(redraft_here: Run, letters, tmp_path):
 
 
 @pytest.mark.slow
+def test_a_model_without_sense_is_wrong_and_still_valid(redraft_here: Run, letters, tmp_path):
+    schema = {
+        "type": "object",
+        "properties": {"name": {"type": "string", "maxLength": 8}, "urgent": {"type": "boolean"}},
+        "required": ["name", "urgent"],
+        "additionalProperties": False,
+    }
+    extract = {"verb": "extract", "text": "Anna", "schema": schema, "value": {"name": "Anna", "urgent": True}}
+    choose = {"verb": "choose", "prompt": "Is it?", "options": ["yes", "no"], "answer": "no"}
+    fill = {"verb": "fill", "prefix": "The ", "suffix": " end", "answer": "very", "parameters": {"max_tokens": 6}}
+    asked = {**extract, "parameters": {"instruction": "", "confidence": False}}
+    path = written(tmp_path, *[asked, choose, fill] * 4)
+    named = ["-m", letters, "--dtype", "float32", "--dtype", "int8", "--max-denoising-steps", 2]
+    facts = json.loads(redraft_here("evaluate", path, *named, "--json", "-", "--seed", 3).stdout)
+    for contender in facts["contenders"].values():
+        metrics = contender["metrics"]
+        assert metrics["extract_valid"]["value"] == 1
+        assert metrics["extract_whole"]["value"] == metrics["fill_exact"]["value"] == 0
+        assert metrics["failed"]["value"] == 0
+        assert sum(metrics[key]["value"] for key in ("right", "artefacts", "wrong_values")) == pytest.approx(1)
+        assert metrics["choose_questions"]["items"] == 4
+    seeds = [one["answers"]["float32"]["seed"] for one in facts["results"]]
+    assert seeds == list(range(3, 15)), "each item has its own"
+
+
+@pytest.mark.slow
 def test_a_model_that_answers_nothing_is_told_at_once_or_beside_the_others(redraft_here: Run, letters, tmp_path):
     path = written(tmp_path, {"verb": "generate", "prompt": "Say a.", "regex": "(?s:.*)"})
     words = f"sudoku answers no item; {path}:1: the tokenizer has no tokens for this text"

@@ -81,6 +81,9 @@ class TestRead:
 
 BAD = [
     pytest.param("{", "the line is not JSON", id="not JSON"),
+    pytest.param("[" * 100_000, "the line is not JSON", id="too deep"),
+    pytest.param('{"verb": "extract", "value": 1e999}', "a number is infinite", id="too large"),
+    pytest.param('{"verb": "extract", "value": NaN}', "a number is infinite", id="no number"),
     pytest.param([1], "an item must be an object", id="a list"),
     pytest.param({"text": "a"}, "verb null must be one of extract, choose, fill, generate", id="no verb"),
     pytest.param({**CHOOSE, "verb": "score"}, 'verb "score" must be one of', id="unknown verb"),

@@ -60,6 +60,17 @@ class TestExtract:
             ("/level", "/level", "string", None),
         ]
 
+    def test_a_number_that_python_cannot_hold_is_a_wrong_one(self):
+        item = Item(Extract(LETTER, {}, {"a": 34}), "1", "items.jsonl:1")
+        result = Extraction(**common('{"a":1e999}'), value={"a": float("inf")})
+        assert judge(item, result, [], 5).fault == "wrong value"
+
+    def test_fields_have_the_confidence_of_the_answer(self):
+        item = Item(Extract(LETTER, {}, {"a": 1, "b": 2}), "1", "items.jsonl:1")
+        result = Extraction(**common('{"a":1,"c":3}'), value={"a": 1, "c": 3}, confidence={"/a": 0.9, "/c": 0.4})
+        verdict = judge(item, result, [], 5)
+        assert {one.pointer: one.confidence for one in verdict.fields} == {"/a": 0.9, "/b": None, "/c": 0.4}
+
     def test_each_wrong_field_has_its_fault_and_the_whole_that_of_an_artefact(self):
         answer = {
             "people": [{"name": "Anna Schm", "age": 35}, {"name": "Otto Braun", "age": 20}],

@@ -27,7 +27,7 @@ def usage(steps: int, tokens: int) -> Usage:
 
 def extraction(number: int, name: Fault | None, age: Fault | None) -> Outcome:
     item = Item(Extract("a", {}, {}), f"e{number}", f"items.jsonl:{number}", groups={"domain": "letters"})
-    fields = (FieldVerdict(*NAME, name), FieldVerdict(*AGE, age))
+    fields = (FieldVerdict(*NAME, name, 0.9), FieldVerdict(*AGE, age, 0.5))
     return Outcome(item, number, {"a": 1}, Verdict(name or age, fields, valid=True), usage(3, 20), True)
 
 
@@ -150,11 +150,17 @@ class TestJson:
         assert facts["fields"]["pointer"]["/people/*/age"]["A"]["value"] == pytest.approx(2 / 3)
 
     def test_the_expected_calibration_error_is_the_mean_gap(self, facts):
-        found = facts["contenders"]["A"]["calibration"]
+        found = facts["contenders"]["A"]["calibration"]["choose"]
         # Each of the three answers has a bin of its own: 0.9 and 0.6 are right, 0.8 is wrong.
         assert found["expected_calibration_error"] == pytest.approx((0.1 + 0.8 + 0.4) / 3)
         assert [one["count"] for one in found["bins"]] == [1, 1, 1]
-        assert found["brier_score"] == pytest.approx(facts["contenders"]["A"]["metrics"]["choose_brier"]["value"])
+
+    def test_that_of_fields_is_of_the_confidence_they_were_given_with(self, facts):
+        found = facts["contenders"]["A"]["calibration"]["extract"]
+        # Two right with 0.9, one wrong with 0.9, two right with 0.5, one wrong with 0.5.
+        assert found["expected_calibration_error"] == pytest.approx((3 * (0.9 - 2 / 3) + 3 * (2 / 3 - 0.5)) / 6)
+        assert [one["count"] for one in found["bins"]] == [3, 3]
+        assert facts["results"][2]["answers"]["A"]["confidence"] == {"/people/0/name": 0.9, "/people/0/age": 0.5}
 
     def test_every_item_with_every_answer(self, facts):
         assert [one["id"] for one in facts["results"]] == ["e1", "e2", "e3", "c4", "c5", "c6", "g7", "g8", "g9"]
@@ -187,6 +193,7 @@ class TestTables:
             assert cells(report, label) == [shown]
         assert cells(report, "seconds per item") == [["1", "2"]]
         assert cells(report, "choose: expected calibration error, 15 bins")[0][0] == "43.3%"
+        assert cells(report, "extract: expected calibration error, 15 bins")[0][0] == "20.0%"
         assert all(cells(report, label) for label in ("letters", "/people/*/age", "string"))
 
     def test_rows_are_for_what_there_is(self, report):

@@ -7,14 +7,18 @@ import asyncio
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from time import perf_counter
 from typing import Any
 
+import numpy as np
+
 from redraft.api import Engine
+from redraft.calibrate.calibration import Floats
 from redraft.engine.result import Usage
 from redraft.engine.scheduler import MAX_CONCURRENCY
 from redraft.errors import GenerationError, RequestError
-from redraft.measure.evaluate.items import Choose, Extract, Fill, Generate, Item
+from redraft.measure.evaluate.items import Choose, Extract, Fill, Generate, Item, is_json
 from redraft.measure.evaluate.judge import Verdict, judge, judge_failed
 from redraft.measure.evaluate.parameters import arguments
 from redraft.tasks.choose import ChooseResult
@@ -44,7 +48,8 @@ class Outcome:
     item: Item
     seed: int
     answer: Any
-    """The JSON, the choice of each question, the middle, or the text; None where there is no answer."""
+    """The JSON, the choice of each question, the middle, or the text; None where there is no answer. JSON with a number
+    that Python reads as infinite is left as a text."""
     verdict: Verdict
     usage: Usage | None = None
     converged: bool | None = None
@@ -61,6 +66,11 @@ class Run:
     outcomes: Sequence[Outcome]
     seconds: float
     """From the first item to the last, with judging, without loading the model."""
+
+    @cached_property
+    def weights(self) -> Floats:
+        """[M]: the weight of each item."""
+        return np.array([outcome.item.weight for outcome in self.outcomes])
 
     @property
     def failed(self) -> list[Outcome]:
@@ -141,7 +151,7 @@ async def _ask(engine: Engine, item: Item, given: Mapping[str, Any]) -> Any:
 def _answer(result: Any) -> Any:
     match result:
         case Extraction():
-            return result.value
+            return result.value if is_json(result.value) else result.text
         case FillResult():
             return result.middle
         case ChooseResult():

@@ -178,11 +178,22 @@ def read_items(path: Path, *, allow_commands: bool = False) -> list[Item]:
 def _object(line: str) -> dict[str, Any]:
     try:
         found = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise RequestError(f"the line is not JSON: {error}") from error
     if not isinstance(found, dict):
         raise RequestError(f'an item must be an object, such as {{"verb": "choose", ...}}, not {_shown(found)}')
+    if not is_json(found):
+        raise RequestError("a number is infinite, too large, or none, which JSON cannot say")
     return found
+
+
+def is_json(value: Any) -> bool:
+    """Tell whether a value that was read from JSON can be written as JSON: Python reads 1e999 as infinite."""
+    try:
+        json.dumps(value, allow_nan=False)
+    except ValueError:
+        return False
+    return True
 
 
 def _item(given: dict[str, Any], place: str, number: str, allow_commands: bool) -> Item:

@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
 from redraft.calibrate.choice import Decided, decisions
@@ -42,6 +42,8 @@ class FieldVerdict:
     """The JSON type of the right value; that of the answer's where there is none."""
     fault: Fault | None
     """None for a right field."""
+    confidence: float | None = None
+    """The confidence that the answer was given with; None without one, and where the answer does not have the field."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ def judge(item: Item, result: Any, markers: Collection[str], seconds: float) -> 
     may take."""
     match item.asked, result:
         case Extract() as asked, Extraction():
-            return _judge_extraction(asked, result.value, markers)
+            return _judge_extraction(asked, result, markers)
         case Choose() as asked, ChooseResult():
             decided = tuple(decisions(result.answers, asked.answer, item.place))
             return Verdict(None if all(one.right for one in decided) else WRONG_VALUE, decisions=decided)
@@ -85,7 +87,7 @@ def judge_failed(item: Item) -> Verdict:
     """Judge an item that has no answer: it is wrong, and so is each of its fields and questions."""
     match item.asked:
         case Extract(value=value):
-            fields = [_field(path, truth, FAILED) for path, truth in _leaves(value).items()]
+            fields = [_field(path, truth, FAILED) for path, truth in _leaves(json.dumps(value)).items()]
             return Verdict(FAILED, tuple(fields), valid=False)
     return Verdict(FAILED)
 
@@ -101,8 +103,9 @@ def same(a: Any, b: Any) -> bool:
     return bool(a == b)
 
 
-def _judge_extraction(asked: Extract, value: Any, markers: Collection[str]) -> Verdict:
-    truth, answer = _leaves(asked.value), _leaves(value)
+def _judge_extraction(asked: Extract, result: Extraction, markers: Collection[str]) -> Verdict:
+    # Off the text: a number that is too large for Python's would not survive being written again.
+    truth, answer = _leaves(json.dumps(asked.value)), _leaves(result.text)
     options = enumerated(asked.schema)
     judged = []
     for path, right in truth.items():
@@ -116,9 +119,10 @@ def _judge_extraction(asked: Extract, value: Any, markers: Collection[str]) -> V
     # An empty array where one with values is right, or the other way round, is wrong once and not twice.
     extra = [path for path in answer if not any(_is_within(path, own) or _is_within(own, path) for own in truth)]
     judged += [_field(path, answer[path], WRONG_VALUE) for path in extra]
+    judged = [replace(one, confidence=result.confidence.get(one.pointer)) for one in judged]
     wrong = [one.fault for one in judged if one.fault is not None]
     fault = next((one for one in wrong if one != WRONG_VALUE), wrong[0] if wrong else None)
-    remark = faults(asked.schema, value)
+    remark = faults(asked.schema, result.value)
     return Verdict(fault, tuple(judged), valid=remark is None, remark=remark)
 
 
@@ -159,8 +163,8 @@ def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is no value of JSON")
 
 
-def _leaves(value: Any) -> dict[tuple[Key, ...], Any]:
-    return {leaf.path: leaf.value for leaf in leaves(json.dumps(value))}
+def _leaves(text: str) -> dict[tuple[Key, ...], Any]:
+    return {leaf.path: leaf.value for leaf in leaves(text)}
 
 
 def _is_within(path: tuple[Key, ...], other: tuple[Key, ...]) -> bool:

@@ -6,7 +6,7 @@ from typing import Literal
 
 import numpy as np
 
-from redraft.calibrate.calibration import Calibration, Floats, calibration
+from redraft.calibrate.calibration import Calibration, ReliabilityTable, calibration
 from redraft.calibrate.choice import Decided, Predictions
 from redraft.measure.evaluate.ask import Outcome, Run
 from redraft.measure.evaluate.estimates import (
@@ -23,7 +23,7 @@ from redraft.measure.evaluate.items import Choose, Exact, Expected, Generate, Ma
 from redraft.measure.evaluate.judge import FieldVerdict
 
 BINS = 15
-"""Bins of the expected calibration error."""
+"""Bins of the expected calibration errors."""
 Kind = Literal["items", "parts", "mean"]
 """A share of items, a share of their fields or questions, or a mean."""
 _SMALLEST = float(np.finfo(np.float64).tiny)
@@ -47,7 +47,7 @@ class Metric:
 
         def sums(run: Run) -> Sums:
             above, below = np.array([of(outcome) or (0.0, 0.0) for outcome in run.outcomes], dtype=np.float64).T
-            return Sums(above, below, _weights(run))
+            return Sums(above, below, run.weights)
 
         return cls(key, label, kind, sums)
 
@@ -61,10 +61,6 @@ class Metric:
         if self.kind == "items":
             return difference_of_items(own, theirs)
         return difference_by_bootstrap(own, theirs, seed)
-
-
-def _weights(run: Run) -> Floats:
-    return np.array([outcome.item.weight for outcome in run.outcomes])
 
 
 def _share_of_items(
@@ -213,7 +209,7 @@ def _looked_up(counts: Mapping[int, Mapping[int, tuple[int, int]]]) -> Callable[
         above, below = np.zeros(len(run.outcomes)), np.zeros(len(run.outcomes))
         for number, (right, count) in counts.get(id(run), {}).items():
             above[number], below[number] = right, count
-        return Sums(above, below, _weights(run))
+        return Sums(above, below, run.weights)
 
     return sums
 
@@ -224,6 +220,15 @@ def _type(field: FieldVerdict) -> str:
 
 def _pattern(field: FieldVerdict) -> str:
     return field.pattern
+
+
+def field_calibration(run: Run) -> ReliabilityTable | None:
+    """Put all fields that were given with a confidence into bins, each counted once; None where there is none."""
+    fields = [one for outcome in run.outcomes for one in outcome.verdict.fields if one.confidence is not None]
+    if not fields:
+        return None
+    confidence = np.array([one.confidence for one in fields], dtype=np.float64)
+    return ReliabilityTable.of(confidence, np.array([one.fault is None for one in fields]), BINS)
 
 
 def choice_calibration(run: Run) -> Calibration | None:

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from redraft.calibrate.calibration import ReliabilityTable
 from redraft.calibrate.choice import Decided
 from redraft.measure.evaluate.ask import Outcome, Run
 from redraft.measure.evaluate.estimates import Difference, Estimate
@@ -22,6 +23,7 @@ from redraft.measure.evaluate.metrics import (
     SCORES,
     Metric,
     choice_calibration,
+    field_calibration,
     field_metrics,
     group_metrics,
 )
@@ -100,12 +102,10 @@ class Report:
         count = len(self.reference.outcomes)
         title = f"{self.source}, {count} item{'' if count == 1 else 's'}; value (95% interval)"
         table = self._table(title, "", [*SCORES, *FAULTS, *COSTS])
-        if any(map(choice_calibration, self.runs)):
-            shown = [choice_calibration(run) for run in self.runs]
-            table.add_row(
-                f"choose: expected calibration error, {BINS} bins",
-                *("-" if one is None else f"{one.expected_calibration_error:.1%}" for one in shown),
-            )
+        for label, tables in self._reliability.items():
+            if any(tables):
+                shown = ("-" if one is None else f"{one.expected_error:.1%}" for one in tables)
+                table.add_row(f"{label}: expected calibration error, {BINS} bins", *shown)
         table.add_row("seconds per item", *(_number(run.seconds / count) for run in self.runs))
         console.print(table)
         for key, metrics in self.groups.items():
@@ -120,6 +120,15 @@ class Report:
                 console.print(Text(f"warning: {said}; the first is {first.item.place}: {first.error}"))
         for number in self.wrong()[:errors]:
             self._print_item(console, number)
+
+    @property
+    def _reliability(self) -> dict[str, list[ReliabilityTable | None]]:
+        """A table for each run, of the questions of choose and of the fields of extract."""
+        choices = [choice_calibration(run) for run in self.runs]
+        return {
+            "choose": [None if one is None else one.table for one in choices],
+            "extract": [field_calibration(run) for run in self.runs],
+        }
 
     def _table(self, title: str, first: str, metrics: Sequence[Metric]) -> Table:
         table = Table(title=Text(title), title_justify="left")
@@ -149,7 +158,7 @@ class Report:
 
     def _contender(self, number: int) -> dict[str, Any]:
         run = self.runs[number]
-        contender, found = run.contender, choice_calibration(run)
+        contender = run.contender
         shown: dict[str, Any] = {
             "model": contender.model,
             "dtype": contender.dtype,
@@ -157,26 +166,8 @@ class Report:
             "seconds": run.seconds,
             "metrics": {metric.key: self._figures(metric, number) for metric in METRICS},
         }
-        if found is not None:
-            table = found.table
-            shown["calibration"] = {
-                "expected_calibration_error": found.expected_calibration_error,
-                "maximum_calibration_error": found.maximum_calibration_error,
-                "brier_score": found.brier_score,
-                "bins": [
-                    {"low": low, "high": high, "count": count, "confidence": confidence, "accuracy": accuracy}
-                    for low, high, count, confidence, accuracy in zip(
-                        table.edges[:-1].tolist(),
-                        table.edges[1:].tolist(),
-                        table.counts.tolist(),
-                        table.confidence.tolist(),
-                        table.accuracy.tolist(),
-                        strict=True,
-                    )
-                    if count
-                ],
-            }
-        return shown
+        tables = {verb: own[number] for verb, own in self._reliability.items()}
+        return shown | {"calibration": {verb: _bins(one) for verb, one in tables.items() if one is not None}}
 
     def _rows(self, metrics: Sequence[Metric]) -> dict[str, Any]:
         return {
@@ -219,6 +210,17 @@ class Report:
                     console.print(Text(f"    {said}"))
 
 
+def _bins(table: ReliabilityTable) -> dict[str, Any]:
+    columns = (table.edges[:-1], table.edges[1:], table.counts, table.confidence, table.accuracy)
+    names = ("low", "high", "count", "confidence", "accuracy")
+    rows = zip(*(column.tolist() for column in columns), strict=True)
+    return {
+        "expected_calibration_error": table.expected_error,
+        "maximum_calibration_error": table.maximum_error,
+        "bins": [row for values in rows if (row := dict(zip(names, values, strict=True)))["count"]],
+    }
+
+
 def _outcome(outcome: Outcome) -> dict[str, Any]:
     verdict = outcome.verdict
     shown: dict[str, Any] = {
@@ -229,13 +231,14 @@ def _outcome(outcome: Outcome) -> dict[str, Any]:
         "error": outcome.error,
         "valid": verdict.valid,
         "fields": {one.pointer: one.fault for one in verdict.fields},
+        "confidence": {one.pointer: one.confidence for one in verdict.fields if one.confidence is not None},
         "questions": {one.question: _question(one) for one in verdict.decisions},
         "seed": outcome.seed,
         "converged": outcome.converged,
         "usage": None if outcome.usage is None else asdict(outcome.usage),
     }
     absent = [name for name in ("remark", "error", "valid", "converged", "usage") if shown[name] is None]
-    absent += [name for name in ("fields", "questions") if not shown[name]]
+    absent += [name for name in ("fields", "confidence", "questions") if not shown[name]]
     return {name: value for name, value in shown.items() if name not in absent}
 
 
