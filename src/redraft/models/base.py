@@ -149,7 +149,7 @@ class Span:
     self_conditioning: Tensor | None = None
     """[..., T, H]: the soft embedding of the step before; None at a canvas's first step."""
     reread: int = 0
-    """How many of a canvas's first tokens are the last ones of its context, which the cache has already: they are run
+    """The number of a canvas's first tokens that are the last of its context, which the cache has already: they are run
     again as part of the canvas, which does not see what the cache keeps of them."""
 
     @property
