@@ -22,7 +22,7 @@ NULL = "null"
 
 _LONG_FORMATS = frozenset({"date-time", "email", "hostname", "ipv4", "ipv6", "uri"})
 CHARACTERS_A_TOKEN = 3
-"""So many, on average or more, a token of text has that is no number."""
+"""The number of characters, on average or more, that a token of text has where it is no number."""
 _NUMBER_WIDTH = 12
 _MAX_SLOTS = 256
 _INTEGER = re.compile(r"-?(0|[1-9][0-9]*)")
@@ -53,11 +53,11 @@ class Slot:
     values: tuple[Any, ...] = ()
     """The values of an enum, without null."""
     nullable: bool = False
-    """Whether null is a value."""
+    """True if null is a value."""
     may_be_absent: bool = False
-    """Whether the text ``null`` says that there is no value, or that it is null; elsewhere it is text."""
+    """True if the text ``null`` says that there is no value, or that it is null; elsewhere it is text."""
     form: str = ""
-    """What may stand here, in words."""
+    """A description of what may stand here."""
     about: str = ""
     """The schema's description."""
 
@@ -258,7 +258,7 @@ class _Builder:
         return tuple(items)
 
     def _begin(self, key: str, depth: int) -> None:
-        """What begins after a dash stands on the same line."""
+        """Join what begins after a dash to its line."""
         self._keys += (" " if self._keys.endswith("-") else "\n" + "  " * depth) + key
 
     def _slot(
@@ -306,7 +306,7 @@ class _Builder:
 
 
 def _form(part: Part) -> tuple[str, Part]:
-    """What a member may be, in words, and the part whose own members are told below it."""
+    """Describe what a member may be, and return the part whose own members are told below it."""
     match part:
         case Slot():
             return part.form, part

@@ -125,7 +125,7 @@ class Slots:
 
 
 def asked(schema: Mapping[str, Any] | str, instruction: str = INSTRUCTION) -> str:
-    """What asks a model to fill the slots of a schema: an instruction, then a line for each field with what it may be
+    """Ask a model to fill the slots of a schema: an instruction, then a line for each field with what it may be
     and its description. Raises RequestError as ``Slots.of`` does."""
     return "\n".join([instruction, *described(laid_out(schema))])
 
@@ -203,7 +203,7 @@ def _settled_members(part: Fields, found: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _settled(part: Part, value: Any, required: bool) -> Any:
-    """What stands in an object for a member that may say nothing."""
+    """Return what stands in an object for a member that may say nothing."""
     if value is not _ABSENT:
         return value
     if isinstance(part, Items) and part.min == 0:

@@ -16,7 +16,7 @@ app = typer.Typer(add_completion=False)
 
 
 class Kind(StrEnum):
-    """What is written."""
+    """The kinds of lines that can be written."""
 
     records = "records"
     items = "items"

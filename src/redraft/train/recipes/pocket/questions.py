@@ -44,7 +44,7 @@ class Choose:
     """One of several options."""
 
     kind: str
-    """What is chosen: a topic, a domain, a style, a class by its name, a value, a meaning, yes or no."""
+    """The kind of choice: a topic, a domain, a style, a class by its name, a value, a meaning, yes or no."""
     ask: str
     options: tuple[str, ...]
     answer: str
@@ -182,7 +182,7 @@ def _choose_class(snippet: Snippet, random: Random, split: Split) -> Choose | No
 
 
 def _choose_meaning(snippet: Snippet, random: Random, split: Split) -> Choose | None:
-    """What a phrase means; where the text has none of them, that it does not say."""
+    """Ask what a phrase means; where the text has none of them, that it does not say."""
     phrased = [own for own in snippet.fields if own.kind == "phrase" and own.questions and len(own.options) > 1]
     if not phrased:
         return None

@@ -23,7 +23,7 @@ _MOST_OF_A_TASK = 2
 
 
 def random_for(seed: int, split: Split, index: int, what: str) -> Random:
-    """Where all that is drawn for an index comes from."""
+    """Make the generator of all that is drawn for an index."""
     return Random(f"{seed} {split.value} {index} {what}")
 
 
@@ -142,7 +142,7 @@ def _json_record(about: Snippet, random: Random) -> Record | None:
 
 
 def _raw_gap(about: Snippet, random: Random) -> Record | None:
-    """What ``Engine.fill`` asks for without a prompt: the prefix, and a canvas of the middle and the suffix's start."""
+    """Ask as ``Engine.fill`` does without a prompt: the prefix, and a canvas of the middle and the suffix's start."""
     place = span(about, random)
     if place is None:
         return None
@@ -154,7 +154,7 @@ def _raw_gap(about: Snippet, random: Random) -> Record | None:
 
 
 def _whole_edit(about: Snippet, random: Random, split: Split) -> Record | None:
-    """What ``Engine.edit`` asks for with an instruction alone: the whole text once more."""
+    """Ask as ``Engine.edit`` does with an instruction alone: the whole text once more."""
     question = (edit if random.random() < 0.8 else respelled)(about, random, split)
     if question is None or len(about.text) > 300:
         return None

@@ -194,7 +194,7 @@ def _class(name: str, value: str, random: Random, held: bool) -> Asked:
 
 
 def _form(kind: str, value: Value | None, random: Random) -> tuple[dict[str, Any], Any, str]:
-    """How a kind may be asked for: schema, the value's answer, and what the description has to say of it."""
+    """Draw how a kind is asked for: schema, the value's answer, and what the description has to say of it."""
     chance = random.random()
     meaning = None if value is None else value.meaning
     text = None if value is None else value.text

@@ -39,7 +39,7 @@ _TOLD = {
     "attachment": re.compile(r"attach|enclos|photo|pic|file|scan|document|copy|paper|form|below|screenshot|pdf|receipt"
                              r"|invoice|ticket", re.IGNORECASE),
 }  # fmt: skip
-"""What a template says by itself of a class; none of it is then added."""
+"""The class values that a template says by itself; none of their phrasings is then added."""
 _WOVEN_STYLES = {
     "urgency": frozenset({"mail", "letter", "chat", "text message", "note", "voicemail"}),
     "reply wanted": frozenset({"mail", "letter", "text message", "note"}),
@@ -48,11 +48,11 @@ _WOVEN_STYLES = {
 _ALONE = ("sentiment", "intent", "department", "tone", "deadline given")
 """Classes that say so much of a message that a second of these could contradict the first."""
 _TOGETHER = (("urgency", "reply wanted"), ("attachment",), ("first contact",), ("customer kind",))
-"""Of those in one bracket, one sentence may say what contradicts another."""
+"""Classes that may contradict each other; of those in one bracket, one sentence may say what another denies."""
 
 
 class Split(StrEnum):
-    """What a snippet is made of, by what training sees of it."""
+    """The parts that a snippet is made of, by what training sees of them."""
 
     train = "train"
     templates = "templates"
@@ -64,7 +64,7 @@ class Split(StrEnum):
 
     @property
     def held(self) -> bool:
-        """Whether values, phrasings and wordings are held out."""
+        """True if values, phrasings and wordings are held out."""
         return self in (Split.values, Split.domain)
 
 
@@ -81,7 +81,7 @@ class Field:
     """The characters that show each value for the first time; of a phrase, the whole of it."""
     many: bool = False
     options: tuple[str, ...] = ()
-    """What a phrase may mean."""
+    """The meanings that a phrase may have."""
     range: tuple[int, int] | None = None
     questions: tuple[str, ...] = ()
 
@@ -102,9 +102,9 @@ class Snippet:
     topic: str
     style: str
     number: int
-    """Of the template in its domain; -1 without one."""
+    """The template's number in its domain; -1 without one."""
     hand: Hand = field(repr=False)
-    """That it is written in."""
+    """The style that it is written in."""
     classes: dict[str, str] = field(default_factory=dict)
     """The values of classes that sentences in it show, such as ``urgency``."""
 
@@ -151,7 +151,7 @@ def write(template: Template, hand: Hand) -> Snippet:
 
 @cache
 def _blanks(template: Template) -> dict[str, Field]:
-    """What a template may say, by key, in the order of the text, with no values yet."""
+    """Find what a template may say, by key, in the order of the text, with no values yet."""
     blanks: dict[str, Field] = {}
     for part in templates.parts(template.text):
         questions = tuple(asked.text for asked in template.questions if asked.key == getattr(part, "key", None))
@@ -198,7 +198,7 @@ class _Writing:
                     pass
 
     def fields(self, start: int) -> Iterator[Field]:
-        """What the template may say, each key once, and what the text from ``start`` on does."""
+        """Find what the template may say, each key once, and what the text from ``start`` on does."""
         for key, blank in self._blanks.items():
             if key in self._values:
                 spans = tuple((first - start, last - start) for first, last in self._spans[key])

@@ -37,10 +37,10 @@ class Hole:
     key: str
     kind: str
     article: bool = False
-    """Whether "a" or "an" stands before it; it is no part of the value."""
+    """True if "a" or "an" stands before it; it is no part of the value."""
     range: tuple[int, int] | None = None
     count: tuple[int, int] | None = None
-    """How many values a list has; None is a single value."""
+    """The number of values that a list has; None is a single value."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Phrased:
 
     @property
     def values(self) -> tuple[str, ...]:
-        """What the value may be, each once, in the order they are written in."""
+        """The values that it may have, each once, in the order they are written in."""
         return tuple(dict.fromkeys(value for value, _ in self.phrases))
 
 
@@ -83,7 +83,7 @@ Text = tuple[Part, ...]
 
 @dataclass(frozen=True)
 class Question:
-    """What may be asked about a template's text, and the key whose value answers it."""
+    """A question that may be asked about a template's text, and the key whose value answers it."""
 
     text: str
     key: str

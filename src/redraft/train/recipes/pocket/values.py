@@ -30,19 +30,19 @@ class Value:
     meaning: Any = None
     """The number, or the date or time in ISO 8601, where the text alone tells it."""
     unit: str = ""
-    """What a number counts; of money the currency's code."""
+    """The unit that a number counts; of money the currency's code."""
 
 
 @dataclass
 class Hand:
-    """How one person writes values, and the day around which it happens."""
+    """One person's way to write values, and the day around which it happens."""
 
     random: Random
     held: bool
-    """Whether names and ways of writing are those that training never sees."""
+    """True if names and ways of writing are those that training never sees."""
     day: date = field(init=False)
     minute: int = field(init=False)
-    """Of the day, of the time that was written last."""
+    """The minutes of the day of the time that was written last."""
     chosen: dict[str, Any] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -624,4 +624,4 @@ _KINDS: dict[str, Draw] = {
     "size": _size,
 }
 KINDS = frozenset(_KINDS) | {"integer", "decimal"}
-"""What a template may ask for."""
+"""The kinds of values that a template may ask for."""

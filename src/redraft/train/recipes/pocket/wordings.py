@@ -22,13 +22,13 @@ def headed(text: str) -> dict[str, tuple[str, ...]]:
 
 @cache
 def wordings() -> dict[str, tuple[str, ...]]:
-    """How tasks are said."""
+    """The ways in which tasks are said."""
     return headed((files(__package__) / "wordings.txt").read_text("utf-8"))
 
 
 @cache
 def phrasings() -> dict[str, dict[str, tuple[str, ...]]]:
-    """By class and value, how a text shows it. The class ``distractor`` has one value, the empty one, and shows
+    """Read how a text shows each value of each class. The class ``distractor`` has one value, the empty one, and shows
     nothing."""
     folder = sorted((file.name, file) for file in (files(__package__) / "phrasings").iterdir())
     text = "\n".join(file.read_text("utf-8") for _, file in folder)

@@ -8,7 +8,7 @@ _HELD_OUT = 5
 
 
 def held_out(name: str) -> bool:
-    """Whether training never sees it: the same fifth of all names, on every machine and whatever else there is."""
+    """Tell whether training never sees it: the same fifth of all names, on every machine and whatever else there is."""
     return crc32(name.encode()) % _HELD_OUT == 0
 
 

@@ -40,7 +40,7 @@ def unique(snippet: Snippet) -> list[Field]:
 
 
 def _places(text: str, whole: str) -> Iterator[tuple[int, int]]:
-    """Where a text stands in another as words of its own."""
+    """Find where a text stands in another as words of its own."""
     at = whole.find(text)
     while at >= 0:
         end = at + len(text)
