@@ -38,7 +38,7 @@ def batch_of(encoder: Encoder) -> Batch:
 @torch.no_grad()
 def logits(folder: Path, batch: Batch) -> Tensor:
     model: Any = checkpoint.read(folder).load("float32")
-    return model.logits(model.rows(batch.tokens, batch.positions, batch.visible))
+    return model.logits(model.trees(batch.tokens, batch.positions, batch.visible))
 
 
 def test_full_training_changes_all_but_the_embedding_and_of_that_the_masks_row(
@@ -97,15 +97,13 @@ def test_peft_itself_loads_the_adapter_onto_a_llama_of_transformers(
     assert loaded.unexpected_keys == []
     assert loaded.missing_keys == ["lm_head.weight"]
     llama.tie_weights()
-    tokens = torch.tensor([[*encoder.encode(several()).questions[0].prompt, encoder.mask_token, 20]])
-    count = tokens.shape[1]
-    batch = Batch(
-        tokens, torch.arange(count)[None], torch.ones(1, count, count, dtype=torch.bool).tril(), [], [], count
-    )
+    tokens = torch.tensor([*encoder.encode(several()).questions[0].prompt, encoder.mask_token, 20])
+    count = len(tokens)
+    batch = Batch(tokens, torch.arange(count), [torch.ones(count, count, dtype=torch.bool).tril()], [], [])
     merged = logits(merge(folder, tmp_path / "merged"), batch)
     with torch.no_grad():
-        plain = llama(tokens).logits
-        adapted = PeftModel.from_pretrained(llama, str(folder)).eval()(tokens).logits
+        plain = llama(tokens[None]).logits[0]
+        adapted = PeftModel.from_pretrained(llama, str(folder)).eval()(tokens[None]).logits[0]
     torch.testing.assert_close(adapted, merged, atol=1e-4, rtol=1e-4)
     assert (plain - merged).abs().max() > 0.05
 

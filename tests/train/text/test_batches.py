@@ -33,8 +33,3 @@ def test_a_batch_is_a_function_of_its_place(encoder: Encoder) -> None:
     again, same = batches(encoder, 200).draw(second, 0.0)
     assert third == same
     assert (batch.tokens == again.tokens).all()
-
-
-def test_packing_wastes_little(encoder: Encoder) -> None:
-    batch, _ = batches(encoder, 600).draw(Place(), 0.0)
-    assert batch.count > 0.7 * batch.tokens.numel()

@@ -84,7 +84,7 @@ def test_the_loss_is_the_weighted_mean_over_masks_and_causal_targets(found: Chec
     targets = batch.targets()
     result = score(model, batch, targets)
     with torch.no_grad():
-        logprobs = F.log_softmax(model.logits(model.hidden(batch)), -1).flatten(0, 1)
+        logprobs = F.log_softmax(model.logits(model.hidden(batch)), -1)
     total, mass, masks = 0.0, 0.0, 0
     for canvas in batch.canvases:
         for place in range(len(canvas.clean)):
@@ -93,15 +93,14 @@ def test_the_loss_is_the_weighted_mean_over_masks_and_causal_targets(found: Chec
                 mass += float(canvas.weights[place])
                 masks += 1
     # The clean answers: token j follows on token j - 1 of the same text, the first on the prompt.
-    flat = batch.tokens.view(-1)
+    (visible,) = batch.visible
     ends = 0
     for row, token, weight in batch.causal:
         total -= weight * float(logprobs[row, token])
         mass += weight
         ends += token == encoder.end_token
-        seen = batch.visible.view(-1, batch.visible.shape[-1])[row]
-        assert int(seen.nonzero().max()) == row
-        following = [int(flat[next_row]) for next_row, next_token, _ in batch.causal if next_row == row + 1]
+        assert int(visible[row].nonzero().max()) == row
+        following = [int(batch.tokens[next_row]) for next_row, next_token, _ in batch.causal if next_row == row + 1]
         assert not following or following[0] == token
     # An end of each text; on the canvas of slots three in the first, and one in the last, whose fillers say nothing.
     assert ends == 3 + 3 + 1

@@ -19,10 +19,10 @@ def test_a_rollout_reveals_what_is_surest_step_by_step(found: Checkpoint, encode
     model = TrainedModel("tiny", found, found.load("float32"), Full())
     batch, reference = pack(examples), pack(examples)
     roll_out(Sampler(model, threshold, steps + 1), batch)
-    flat = reference.tokens.view(-1)
+    flat = reference.tokens
     for number in range(1, steps + 1):
         with torch.no_grad():
-            probabilities = model.logits(model.hidden(reference)).softmax(-1).flatten(0, 1)
+            probabilities = model.logits(model.hidden(reference)).softmax(-1)
         for canvas in reference.canvases:
             if canvas.sampled_steps < number:
                 continue

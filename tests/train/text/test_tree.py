@@ -32,7 +32,7 @@ def served(model: LlamaDiffusion, before: list[int], canvas: Tensor) -> Tensor:
 @torch.no_grad()
 def trained(model: LlamaDiffusion, batch: Batch) -> list[Tensor]:
     """Logits [C, V] of all canvases of a batch."""
-    hidden = model.rows(batch.tokens, batch.positions, batch.visible).flatten(0, 1)
+    hidden = model.trees(batch.tokens, batch.positions, batch.visible)
     return [model.logits(hidden[one.first : one.first + len(one.clean)]) for one in batch.canvases]
 
 
@@ -52,8 +52,8 @@ def test_logits_in_training_are_those_of_serving(found: Checkpoint, encoder: Enc
     record = encoder.encode(several())
     assert max(len(question.canvases) for question in record.questions) > 1
     examples = [one for index in range(3) for one in objective(encoder).examples(record, index, 0.0)]
-    # Several trees, some of them side by side in one row.
-    batch = pack([*examples, *objective(encoder).examples(encoder.encode(several()), 3, 0.0)])
+    assert len(examples) > 1
+    batch = pack(examples)
     of = contexts(record)
     compared = 0
     for canvas, own in zip(batch.canvases, trained(model, batch), strict=True):
@@ -83,7 +83,7 @@ def test_a_canvas_does_not_see_its_own_clean_copy(found: Checkpoint, encoder: En
         changed = pack([example])
         for other, segment in enumerate(tree.segments):
             if other not in own:
-                own_tokens = changed.tokens[0, segment.start : segment.end]
+                own_tokens = changed.tokens[segment.start : segment.end]
                 own_tokens.copy_((own_tokens + 1) % model.config.vocab_size)
         assert len(own) < len(tree.segments)
         index = next(i for i, placed in enumerate(batch.canvases) if placed.first == canvas.start)
@@ -109,15 +109,13 @@ def test_a_clean_copy_is_causal_and_sees_the_whole_prompt() -> None:
     ]
 
 
-def test_trees_side_by_side_are_computed_as_alone(found: Checkpoint, encoder: Encoder) -> None:
+def test_trees_in_one_batch_are_computed_as_alone(found: Checkpoint, encoder: Encoder) -> None:
     model: Any = found.load("float32")
     record = encoder.encode(several())
     examples: list[Example] = [objective(encoder).examples(record, index, 0.0)[0] for index in range(2)]
     short = Example()
     short.tree.add([4, 5, 6], None)
-    batch = pack([short, *examples])
-    assert batch.tokens.shape[0] == 2
-    together = trained(model, batch)
-    alone = [one for example in sorted(examples, key=lambda e: -len(e.tree)) for one in trained(model, pack([example]))]
+    together = trained(model, pack([examples[0], short, examples[1]]))
+    alone = [one for example in examples for one in trained(model, pack([example]))]
     for one, two in zip(together, alone, strict=True):
         torch.testing.assert_close(one, two, atol=1e-4, rtol=0)

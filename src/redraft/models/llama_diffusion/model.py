@@ -153,24 +153,34 @@ class LlamaDiffusion(nn.Module):
             x = layer.finish(x, attend(index, *layer.project(x, angles)))
         return self.norm(x)
 
-    def rows(self, tokens: Tensor, positions: Tensor, mask: Tensor, mask_row: Tensor | None = None) -> Tensor:
-        """Compute whole rows of training at once: tokens and positions [B, L], and which tokens each one sees, bool
-        [B, L, L] -> the normed hidden states [B, L, H].
+    def rows(self, tokens: Tensor, positions: Tensor, mask: Tensor) -> Tensor:
+        """Compute sequences of one length at once: tokens and positions [B, L], and which tokens each one sees, bool
+        [B, L, L] -> the normed hidden states [B, L, H]."""
+        count, length = tokens.shape
+        return self.trees(tokens.flatten(), positions.flatten(), list(mask)).view(count, length, -1)
+
+    def trees(
+        self, tokens: Tensor, positions: Tensor, masks: Sequence[Tensor], mask_row: Tensor | None = None
+    ) -> Tensor:
+        """Compute token trees that stand one after the other: tokens and positions [N], and which tokens of its own
+        tree each one sees, bool [L, L] a tree -> the normed hidden states [N, H].
 
         mask_row [H]: the embedding of the mask, where it is trained and the rest of the table is not.
         """
         x = self.embed(tokens)
         if mask_row is not None:
-            x = torch.where((tokens == self.config.mask_token_id)[..., None], mask_row.float(), x)
+            x = torch.where((tokens == self.config.mask_token_id)[:, None], mask_row.float(), x)
         cos, sin = self.rotary.slice(0, int(positions.max()) + 1, self.device)
+        lengths = [len(mask) for mask in masks]
 
-        def attend(_: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-            q, k, v = (part.transpose(1, 2) for part in (queries, keys, values))
+        def attend(_: int, *parts: Tensor) -> Tensor:
+            # [N, heads, D] -> [1, heads, L, D] of each tree.
+            each = zip(*(part.transpose(0, 1)[None].split(lengths, 2) for part in parts), masks, strict=True)
             # Queries are scaled already.
-            found = F.scaled_dot_product_attention(q, k, v, mask[:, None], scale=1.0, enable_gqa=True)
-            return found.transpose(1, 2).flatten(2)
+            found = [F.scaled_dot_product_attention(q, k, v, m, scale=1.0, enable_gqa=True) for q, k, v, m in each]
+            return torch.cat(found, 2)[0].transpose(0, 1).flatten(1)
 
-        return self.through(x, (cos[positions][:, :, None], sin[positions][:, :, None]), attend)
+        return self.through(x, (cos[positions][:, None], sin[positions][:, None]), attend)
 
     def embed(self, tokens: Tensor) -> Tensor:
         """Token embeddings, float32 [..., H]."""

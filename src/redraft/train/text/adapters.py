@@ -31,14 +31,16 @@ _WRAPPED, _TOKENS = "base_model.model.", ".token_adapter.trainable_tokens_delta"
 
 
 @runtime_checkable
-class RowModel(Protocol):
-    """A model of masks that computes whole rows of training (``models.llama_diffusion``)."""
+class TreeModel(Protocol):
+    """A model of masks that computes token trees (``models.llama_diffusion``)."""
 
     @property
     def layers(self) -> Sequence[nn.Module]: ...
     @property
     def embed_tokens(self) -> nn.Module: ...
-    def rows(self, tokens: Tensor, positions: Tensor, mask: Tensor, mask_row: Tensor | None = None) -> Tensor: ...
+    def trees(
+        self, tokens: Tensor, positions: Tensor, masks: Sequence[Tensor], mask_row: Tensor | None = None
+    ) -> Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -85,13 +87,13 @@ class TrainedModel:
 
         Raises CheckpointError for a family that cannot be trained so.
         """
-        if not isinstance(model, RowModel) or not isinstance(model, nn.Module):
+        if not isinstance(model, TreeModel) or not isinstance(model, nn.Module):
             raise CheckpointError(
                 f"{base.path}: a model of architecture {base.architecture} cannot be trained on text yet; "
                 "LlamaForBlockDiffusion can"
             )
         self.name, self.base, self.model, self.adaptation = name, base, model, adaptation
-        self._rows: RowModel = model
+        self._trees: TreeModel = model
         self._module: nn.Module = model
         self.mask_token = int(base.config.mask_token_id)  # type: ignore[attr-defined]
         self.mask_row: nn.Parameter | None = None
@@ -104,8 +106,10 @@ class TrainedModel:
         return sum(parameter.numel() for parameter in self.parameters.values())
 
     def hidden(self, batch: Batch) -> Tensor:
-        """Return the normed hidden states [B, L, H]."""
-        return self._rows.rows(batch.tokens, batch.positions, batch.visible, self.mask_row)
+        """Return the normed hidden states [R, H]."""
+        device = self.model.device
+        masks = [mask.to(device) for mask in batch.visible]
+        return self._trees.trees(batch.tokens.to(device), batch.positions.to(device), masks, self.mask_row)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Return float32 logits [..., V]."""
@@ -163,7 +167,7 @@ class TrainedModel:
                 }
                 return chosen if embeddings else chosen | self._own_mask_row()
             case LastLayers(count):
-                layers = len(self._rows.layers)
+                layers = len(self._trees.layers)
                 if count > layers:
                     raise RedraftError(f"the last {count} layers cannot be trained: the model has {layers}")
                 names = tuple(f"layers.{i}." for i in range(layers - count, layers))
@@ -173,7 +177,7 @@ class TrainedModel:
                     if name.startswith((*names, "norm."))
                 }
             case Lora() as lora:
-                self._lora_config = lora_config(lora, self._rows)
+                self._lora_config = lora_config(lora, self._trees)
                 _tune(self._module, self._lora_config)
                 chosen = {
                     name: parameter for name, parameter in self._module.named_parameters() if parameter.requires_grad
@@ -182,7 +186,7 @@ class TrainedModel:
 
     def _own_mask_row(self) -> dict[str, nn.Parameter]:
         """Make the mask's row a parameter that shares the table's memory: what is learned is in the table at once."""
-        table: Any = self._rows.embed_tokens
+        table: Any = self._trees.embed_tokens
         # Mapped from a file, it must not be written.
         table.weight = nn.Parameter(table.weight.detach().clone(), requires_grad=False)
         self.mask_row = nn.Parameter(table.weight.data[self.mask_token])
@@ -236,7 +240,7 @@ def merge(adapter: Path, out: Path, base: str | Path | None = None) -> Path:
     return out
 
 
-def lora_config(lora: Lora, model: RowModel) -> Any:
+def lora_config(lora: Lora, model: TreeModel) -> Any:
     """Return PEFT's own configuration for all linear layers of a model that has no adapter yet."""
     linear = {
         name.rsplit(".", 1)[-1]

@@ -1,4 +1,4 @@
-"""Trees packed into the rows of one forward, and the loss of what is scored in them."""
+"""Trees one after the other in one forward, and the loss of what is scored in them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,16 +10,13 @@ from torch import Tensor
 
 from redraft.train.text.objective import Example, NoisyCanvas
 
-# Rows have a length that is a multiple of this: kernels like it.
-ROUND = 8
-
 
 @dataclass(eq=False)
 class PlacedCanvas:
     """A noisy canvas among all rows of a batch; tensors are [C]."""
 
     first: int
-    """The row that says what stands at its first position, of all B x L."""
+    """The row of the batch that says what stands at its first position."""
     clean: Tensor
     """int64."""
     hidden: Tensor
@@ -38,7 +35,7 @@ class Targets:
     """N scored rows."""
 
     rows: Tensor
-    """[N] int64, of all B x L."""
+    """[N] int64: rows of the batch."""
     tokens: Tensor
     """[N] int64: what each should say."""
     weights: Tensor
@@ -51,19 +48,22 @@ class Targets:
 
 @dataclass(eq=False)
 class Batch:
-    """Trees side by side in B rows of L tokens; those in one row do not see each other."""
+    """Trees of R tokens in all, which do not see each other. There is no padding."""
 
     tokens: Tensor
-    """[B, L] int64."""
+    """[R] int64."""
     positions: Tensor
-    """[B, L] int64."""
-    visible: Tensor
-    """[B, L, L] bool."""
+    """[R] int64."""
+    visible: list[Tensor]
+    """Bool [L, L] of each tree: which rows each row sees."""
     canvases: list[PlacedCanvas]
     causal: list[tuple[int, int, float]]
-    """(row of all B x L, token, weight)."""
-    count: int
-    """Tokens that are no padding."""
+    """(row, token, weight)."""
+
+    @property
+    def count(self) -> int:
+        """Tokens in all."""
+        return len(self.tokens)
 
     def targets(self) -> Targets:
         """Return what is scored, as far as it is hidden now."""
@@ -89,7 +89,7 @@ class Scorer(Protocol):
     """A model that is trained on whole rows."""
 
     def hidden(self, batch: Batch) -> Tensor:
-        """Return the normed hidden states [B, L, H]."""
+        """Return the normed hidden states [R, H]."""
         ...
 
     def logits(self, hidden: Tensor) -> Tensor:
@@ -114,8 +114,8 @@ class Score:
 
 def score(model: Scorer, batch: Batch, targets: Targets) -> Score:
     """Compute the loss of a batch; logits are made of scored rows alone."""
-    hidden = model.hidden(batch).flatten(0, 1)[targets.rows.to(batch.tokens.device)]
-    logits = model.logits(hidden)
+    hidden = model.hidden(batch)
+    logits = model.logits(hidden[targets.rows.to(hidden.device)])
     tokens, weights = targets.tokens.to(logits.device), targets.weights.to(logits.device)
     nats = F.cross_entropy(logits, tokens, reduction="none")
     with torch.no_grad():
@@ -127,39 +127,21 @@ def score(model: Scorer, batch: Batch, targets: Targets) -> Score:
 
 
 def pack(examples: Sequence[Example]) -> Batch:
-    """Lay trees out in as few rows of the longest one's length as first-fit by falling length finds."""
-    order = sorted(examples, key=lambda example: -len(example.tree))
-    length = -(-len(order[0].tree) // ROUND) * ROUND
-    used: list[int] = []
-    places: list[tuple[int, int]] = []
-    for example in order:
-        own = len(example.tree)
-        row = next((row for row, count in enumerate(used) if count + own <= length), len(used))
-        if row == len(used):
-            used.append(0)
-        places.append((row, used[row]))
-        used[row] += own
+    """Lay trees out one after the other."""
+    trees = [example.tree for example in examples]
     batch = Batch(
-        torch.zeros(len(used), length, dtype=torch.int64),
-        torch.zeros(len(used), length, dtype=torch.int64),
-        # Padding sees itself, for a softmax over nothing is not a number.
-        torch.eye(length, dtype=torch.bool).repeat(len(used), 1, 1),
+        torch.tensor([token for tree in trees for token in tree.tokens]),
+        torch.tensor([position for tree in trees for position in tree.positions]),
+        [torch.from_numpy(tree.visible()) for tree in trees],
         [],
         [],
-        sum(used),
     )
-    for example, (row, start) in zip(order, places, strict=True):
-        _place(batch, example, row, start)
+    first = 0
+    for example in examples:
+        batch.canvases += [_placed(canvas, first) for canvas in example.canvases]
+        batch.causal += [(first + target.row, target.token, target.weight) for target in example.causal]
+        first += len(example.tree)
     return batch
-
-
-def _place(batch: Batch, example: Example, row: int, start: int) -> None:
-    tree, end, first = example.tree, start + len(example.tree), row * batch.tokens.shape[1] + start
-    batch.tokens[row, start:end] = torch.tensor(tree.tokens)
-    batch.positions[row, start:end] = torch.tensor(tree.positions)
-    batch.visible[row, start:end, start:end] = torch.from_numpy(tree.visible())
-    batch.canvases += [_placed(canvas, first) for canvas in example.canvases]
-    batch.causal += [(first + target.row, target.token, target.weight) for target in example.causal]
 
 
 def _placed(canvas: NoisyCanvas, first: int) -> PlacedCanvas:

@@ -38,7 +38,7 @@ class Evaluation:
     def _accuracy(self, model: TrainedModel, ratio: float) -> float:
         right = count = 0
         for batch in self._batches(ratio):
-            hidden = model.hidden(batch).flatten(0, 1)
+            hidden = model.hidden(batch)
             for canvas in batch.canvases:
                 # Fillers are masked as well, but not counted.
                 places = (canvas.hidden & (canvas.weights == canvas.weights.max())).nonzero()[:, 0]
@@ -54,7 +54,7 @@ class Evaluation:
         steps: list[int] = []
         for batch in self._batches(1.0):
             taken = _sample(sampler, batch)
-            flat = batch.tokens.view(-1).cpu()
+            flat = batch.tokens.cpu()
             for canvas, number in zip(batch.canvases, taken, strict=True):
                 got = flat[canvas.first + 1 : canvas.first + 1 + len(canvas.clean)].tolist()
                 right = [self._same(got[own], canvas.clean[own].tolist()) for own in _slots(canvas)]

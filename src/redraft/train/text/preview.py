@@ -90,13 +90,16 @@ def preview(run: Run, most: int = 4) -> Preview:
 
 
 def _shown(batch: Batch, canvas: PlacedCanvas, decode: Callable[[list[int]], str]) -> ShownCanvas:
-    flat, length = batch.tokens.view(-1), batch.tokens.shape[1]
-    row = batch.visible.view(-1, length)[canvas.first].nonzero()[:, 0]
-    start = canvas.first - canvas.first % length
-    context = flat[start + row[row < canvas.first - start]].tolist()
-    last = int(flat[canvas.first])
+    flat, first = batch.tokens, 0
+    for visible in batch.visible:
+        if canvas.first < first + len(visible):
+            break
+        first += len(visible)
+    row = visible[canvas.first - first].nonzero()[:, 0]
+    # Its own first row is the end of the context.
+    context = flat[first + row[row <= canvas.first - first]].tolist()
     seen = flat[canvas.first + 1 : canvas.first + 1 + len(canvas.clean)].tolist()
-    return ShownCanvas(canvas.task, decode([*context, last]), decode(seen), tuple(_stretches(canvas, decode)))
+    return ShownCanvas(canvas.task, decode(context), decode(seen), tuple(_stretches(canvas, decode)))
 
 
 def _stretches(canvas: PlacedCanvas, decode: Callable[[list[int]], str]) -> Iterator[Stretch]:

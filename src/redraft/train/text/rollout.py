@@ -47,17 +47,16 @@ class Sampler:
     @torch.no_grad()
     def advance(self, batch: Batch, canvases: Sequence[PlacedCanvas], number: int) -> None:
         """Take step ``number``, from 1 on, on some canvases of a batch, in place."""
-        hidden = self.model.hidden(batch).flatten(0, 1)
-        flat = batch.tokens.view(-1)
+        hidden, flat = self.model.hidden(batch), batch.tokens
         rows = [hidden[canvas.first : canvas.first + len(canvas.clean)] for canvas in canvases]
         readouts = self.model.model.readout(rows, [ReadoutSpec(1.0)] * len(rows)) if rows else []
         for canvas, readout in zip(canvases, readouts, strict=True):
             # The first row is the end of the context.
             own = slice(canvas.first + 1, canvas.first + 1 + len(canvas.clean))
-            open = canvas.hidden.to(flat.device)
-            state = CanvasState(flat[own], open, (~open).float(), number)
+            open = canvas.hidden.to(hidden.device)
+            state = CanvasState(flat[own].to(hidden.device), open, (~open).float(), number)
             outcome = step(state, readout, GreedyDraws(len(canvas.clean)), self.rules)
-            flat[own] = outcome.state.tokens
+            flat[own] = outcome.state.tokens.cpu()
             canvas.hidden = outcome.state.open.cpu()
 
 
