@@ -38,7 +38,7 @@ def test_an_autoregressive_architecture_is_refused_with_what_can_be_made_of_it(a
 
 def test_two_families_are_listed_both(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(registry.FAMILIES, "Second", "nowhere")
-    with pytest.raises(CheckpointError, match="supported are 'DiffusionGemmaForBlockDiffusion', .*'Second'"):
+    with pytest.raises(CheckpointError, match=r"supported are 'DiffusionGemmaForBlockDiffusion', .*'Second'"):
         family_of("Third")
 
 
