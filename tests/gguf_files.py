@@ -1,6 +1,7 @@
 """GGUF files to test with: two real ones that packages ship, and small ones written by the ``gguf`` package."""
 
 import json
+import tempfile
 from collections.abc import Mapping
 from functools import cache
 from importlib.util import find_spec
@@ -40,11 +41,12 @@ def smollm2_path() -> Path:
 
 @cache
 def smollm2_reference() -> "LlamaForCausalLM":
-    """The same, as ``transformers`` reads it; that takes it many seconds."""
+    """The same, as ``transformers`` reads it."""
     from transformers import AutoModelForCausalLM
 
-    path = smollm2_path()
-    return AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32).eval()
+    with tempfile.TemporaryDirectory() as folder:
+        bare = without_tokenizer(smollm2_path(), Path(folder) / "bare.gguf", 49_152)
+        return AutoModelForCausalLM.from_pretrained(folder, gguf_file=bare.name, dtype=torch.float32).eval()
 
 
 def gemma3_first_part() -> Path:
@@ -79,7 +81,7 @@ def write_gguf(
 
 
 def without_tokenizer(path: Path, copy: Path, vocab_size: int) -> Path:
-    """Write the same tensors and fields but for the tokenizer's, which ``transformers`` takes minutes to read."""
+    """Write the same tensors and fields but for the tokenizer's, which take ``transformers`` up to minutes to read."""
     header = read_header(path)
     writer = gguf.GGUFWriter(copy, header.architecture)
     own = {name: value for name, value in header.metadata.items() if name.startswith(f"{header.architecture}.")}

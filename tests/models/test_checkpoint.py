@@ -448,7 +448,9 @@ class TestFind:
 
     @pytest.mark.parametrize("name", [CONFIG, WEIGHTS])
     def test_a_file_is_refused(self, plain, name):
-        with pytest.raises(CheckpointError, match="is a file; pass the checkpoint's folder"):
+        with pytest.raises(
+            CheckpointError, match="is a file, and no GGUF file by its name; pass the checkpoint's folder"
+        ):
             checkpoint.find(plain / name)
 
     @pytest.mark.parametrize("name", ["nonsense", "a/b/c", "./a", "/no/such", "no such", "\0"])

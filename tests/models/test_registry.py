@@ -10,7 +10,7 @@ import pytest
 import redraft
 from redraft.errors import CheckpointError
 from redraft.models import registry
-from redraft.models.registry import FAMILIES, family_of
+from redraft.models.registry import BASES, FAMILIES, family_of
 
 SOURCES = Path(redraft.__file__).parent
 
@@ -19,14 +19,21 @@ SOURCES = Path(redraft.__file__).parent
 def test_every_line_leads_to_a_family(architecture: str):
     family = family_of(architecture)
     assert family is family_of(architecture)
-    assert {"read_config", "build", "pack", "packed", "describe", "role"} <= set(dir(family))
+    assert {"read_config", "build", "pack", "beside", "packed", "describe", "role"} <= set(dir(family))
 
 
-@pytest.mark.parametrize("architecture", ["LlamaForCausalLM", None, 3, ["DiffusionGemmaForBlockDiffusion"]])
+@pytest.mark.parametrize("architecture", ["BertModel", None, 3, ["DiffusionGemmaForBlockDiffusion"]])
 def test_another_architecture_is_refused_with_those_there_are(architecture: object):
     with pytest.raises(CheckpointError, match=re.escape(f"architecture {architecture!r} is not supported")) as error:
         family_of(architecture)
     assert all(repr(known) in str(error.value) for known in FAMILIES)
+
+
+@pytest.mark.parametrize("architecture", list(BASES))
+def test_an_autoregressive_architecture_is_refused_with_what_can_be_made_of_it(architecture: str):
+    with pytest.raises(CheckpointError, match=f"autoregressive.*{BASES[architecture]}.*redraft adapt"):
+        family_of(architecture)
+    assert BASES[architecture] in FAMILIES
 
 
 def test_all_families_are_listed(monkeypatch: pytest.MonkeyPatch):

@@ -18,10 +18,11 @@ BASES = {"LlamaForCausalLM": "LlamaForBlockDiffusion"}
 def family_of(architecture: object) -> Family[Any, Any]:
     """Return the family of ``architecture``; raises CheckpointError that lists those there are, or says how one is made
     of an autoregressive model."""
-    if architecture in BASES:
+    becomes = BASES.get(architecture) if isinstance(architecture, str) else None
+    if becomes is not None:
         raise CheckpointError(
             f"architecture {architecture!r} is autoregressive: it writes token by token and cannot denoise. Make a "
-            f"{BASES[str(architecture)]} of it, which training then teaches to: redraft adapt"
+            f"{becomes} of it, which training then teaches to: redraft adapt"
         )
     module = FAMILIES.get(architecture) if isinstance(architecture, str) else None
     if module is None:

@@ -63,7 +63,7 @@ class Mask:
 
 def is_base(path: Path) -> bool:
     """Tell whether a checkpoint is of an architecture that can be adapted."""
-    return architecture_of(source.read_config(path)) in BASES
+    return str(architecture_of(source.read_config(path))) in BASES
 
 
 def read_base(path: Path, name: str) -> Base:
@@ -73,7 +73,7 @@ def read_base(path: Path, name: str) -> Base:
     """
     config = source.read_config(path)
     architecture = architecture_of(config)
-    if architecture not in BASES:
+    if str(architecture) not in BASES:
         known = ", ".join(map(repr, BASES))
         raise CheckpointError(f"{path}: architecture {architecture!r} cannot be adapted; those that can are {known}")
     base = Base(path, name, str(architecture), config, source.stored_tensors(path))

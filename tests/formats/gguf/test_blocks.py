@@ -142,6 +142,7 @@ def test_plain_tensors_keep_their_dtype(tmp_path: Path, name: str):
     assert torch.equal(found, value)
 
 
+@pytest.mark.slow
 def test_every_tensor_of_the_real_files_lies_behind_the_one_before(tmp_path: Path):
     for path in (smollm2_path(), gemma3_path(tmp_path)):
         header = read_header(path)

@@ -77,6 +77,7 @@ def merged(piece_scores: dict[str, tuple[int, float]], text: str) -> list[int]:
     return ids
 
 
+@pytest.mark.slow
 def test_gemma3_joins_what_scores_best(gemma3: Tokenizer, gemma3_header: Header):
     fields = {name: gemma3_header.field(f"tokenizer.ggml.{name}") for name in ("tokens", "scores", "token_type")}
     rows = zip(fields["tokens"], fields["scores"], fields["token_type"], strict=True)
@@ -88,6 +89,7 @@ def test_gemma3_joins_what_scores_best(gemma3: Tokenizer, gemma3_header: Header)
         assert gemma3.encode(word, add_special_tokens=False).ids == merged(scores, word), word
 
 
+@pytest.mark.slow
 def test_gemma3_comes_back_as_it_was_and_begins_with_its_token(gemma3: Tokenizer):
     for text in TEXTS:
         ids = gemma3.encode(text).ids
@@ -95,7 +97,7 @@ def test_gemma3_comes_back_as_it_was_and_begins_with_its_token(gemma3: Tokenizer
         assert gemma3.decode(ids[1:], skip_special_tokens=False) == text
 
 
-@pytest.mark.parametrize("path", [smollm2_path, gemma3_first_part])
+@pytest.mark.parametrize("path", [smollm2_path, pytest.param(gemma3_first_part, marks=pytest.mark.slow)])
 def test_every_special_token_is_one_token(path: Any, request: pytest.FixtureRequest):
     header = read_header(path())
     tokenizer = request.getfixturevalue("smollm2" if path is smollm2_path else "gemma3")
