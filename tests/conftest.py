@@ -7,8 +7,11 @@ from typing import Any
 
 import pytest
 
+from tests.fast import pytest_addoption, pytest_collection_modifyitems, pytest_configure, pytest_ignore_collect
 from tests.prepared import prepared
 from tests.random_checkpoint import random_checkpoint
+
+__all__ = ["pytest_addoption", "pytest_collection_modifyitems", "pytest_configure", "pytest_ignore_collect"]
 
 WriteCheckpoint = Callable[..., Path]
 

@@ -1,7 +1,8 @@
 """Commands in processes of their own that need not import torch: one process imports it, and forks for each command.
 
-A client named ``redraft``, and one named ``python`` for ``-c`` and ``-m bench.*``, hand that process their arguments,
-folder, environment, input and outputs, and end with the command's exit code. A signal reaches the client alone.
+A client named ``redraft``, and one named ``python`` for ``-c``, files and ``-m`` of ours, hand that process their
+arguments, folder, environment, input and outputs, and end with the command's exit code. A command ends when its client
+does.
 """
 
 import json
@@ -11,6 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,32 +22,37 @@ from tempfile import TemporaryDirectory
 
 ROOT = Path(__file__).parents[1]
 # What most commands import. Kernels are loaded by the commands: an environment variable may choose them.
-IMPORTED = ("redraft.cli.main", "redraft.record.replay", "redraft.train.recipes.sudoku.recipe")
+IMPORTED = (
+    "redraft.cli.main",
+    "redraft.record.replay",
+    "redraft.train.recipes.sudoku.recipe",
+    "transformers.models.diffusion_gemma.modeling_diffusion_gemma",
+    # What optimizers and curves import when they are first used.
+    "torch._dynamo",
+    "matplotlib.pyplot",
+)
 CLIENT = """\
 #!{python} -IS
 import json, os, socket, sys
 name = os.path.basename(sys.argv[0])
 arguments = [name, *sys.argv[1:]]
 if name == "python":
-    if sys.argv[1] != "-c" and not (sys.argv[1] == "-m" and sys.argv[2].startswith("bench.")):
+    arguments = sys.argv[1 + (sys.argv[1] == "-P") :]
+    ours = arguments[0] == "-m" and arguments[1].startswith(("bench.", "redraft."))
+    if not (ours or arguments[0] == "-c" or arguments[0].endswith(".py")):
         os.execv("{python}", ["{python}", *sys.argv[1:]])
-    arguments = sys.argv[1:]
 with socket.socket(socket.AF_UNIX) as line:
     line.connect("{address}")
     socket.send_fds(line, [b"."], [0, 1, 2])
-    line.sendall(json.dumps([arguments, os.getcwd(), dict(os.environ)]).encode())
-    line.shutdown(socket.SHUT_WR)
+    line.sendall(json.dumps([arguments, os.getcwd(), dict(os.environ)]).encode() + b"\\n")
     code = line.recv(16)
 sys.exit(int(code) if code else "the command ended without an exit code")
 """
 
 
 @contextmanager
-def prepared(*modules: str) -> Iterator[Path]:
-    """The folder of the clients, for as long as this lasts. To be put first on the PATH.
-
-    modules: more than redraft's own to import once.
-    """
+def prepared() -> Iterator[Path]:
+    """The folder of the clients, for as long as this lasts. To be put first on the PATH."""
     # A short name: that of a socket may have some hundred bytes.
     with TemporaryDirectory(prefix="redraft-") as name:
         folder = Path(name)
@@ -56,7 +63,7 @@ def prepared(*modules: str) -> Iterator[Path]:
         with socket.socket(socket.AF_UNIX) as listening:
             listening.bind(str(address))
             listening.listen(16)
-            code = f"from {__name__} import listen; listen({listening.fileno()}, {modules!r})"
+            code = f"from {__name__} import listen; listen({listening.fileno()}, {str(folder / 'python')!r})"
             command = [sys.executable, "-c", code]
             environment = {**os.environ, "PYTHONPATH": str(ROOT)}
             process = subprocess.Popen(command, cwd=ROOT, env=environment, pass_fds=[listening.fileno()])
@@ -67,14 +74,18 @@ def prepared(*modules: str) -> Iterator[Path]:
             process.wait()
 
 
-def listen(number: int, modules: tuple[str, ...]) -> None:
-    """Fork for every client that comes to the socket of this file descriptor."""
-    for name in (*IMPORTED, *modules):
+def listen(number: int, python: str) -> None:
+    """Fork for every client that comes to the socket of this file descriptor.
+
+    python: the client that takes Python's place where a command starts a process of its own.
+    """
+    for name in IMPORTED:
         import_module(name)
     from redraft.models import checkpoint
 
     # Lets torch import what it needs for models without memory: most of all that a command would wait for.
     checkpoint.read(checkpoint.find("sudoku"))
+    sys.executable = python
     listening = socket.socket(fileno=number)
     # Nobody waits for the commands' processes.
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
@@ -95,18 +106,25 @@ def listen(number: int, modules: tuple[str, ...]) -> None:
         line.close()
 
 
+def end_with(line: socket.socket) -> None:
+    """End this process when the client has ended, which sends nothing more."""
+    line.recv(1)
+    os._exit(1)
+
+
 def run(line: socket.socket) -> int:
     """Run the command that the client names, and return its exit code."""
     _, streams, _, _ = socket.recv_fds(line, 1, 3)
-    received = b"".join(iter(lambda: line.recv(65536), b""))
-    arguments, folder, environment = json.loads(received)
+    arguments, folder, environment = json.loads(line.makefile().readline())
+    threading.Thread(target=end_with, args=(line,), daemon=True).start()
     for number, stream in enumerate(streams):
         os.dup2(stream, number)
         os.close(stream)
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
-    sys.argv = arguments[arguments[0] == "-m" :]
+    # Code is no argument of its own, and a module's name becomes its file's.
+    sys.argv = {"-m": arguments[1:], "-c": ["-c", *arguments[2:]]}.get(arguments[0], arguments)
     sys.stdin, sys.stdout, sys.stderr = (open(number, mode) for number, mode in enumerate("rww"))  # noqa: SIM115
     try:
         if arguments[0] == "redraft":
@@ -115,6 +133,8 @@ def run(line: socket.socket) -> int:
             main()
         elif arguments[0] == "-c":
             exec(compile(arguments[1], "<string>", "exec"), {"__name__": "__main__"})
+        elif arguments[0].endswith(".py"):
+            runpy.run_path(arguments[0], run_name="__main__")
         else:
             runpy.run_module(arguments[1], run_name="__main__", alter_sys=True)
         code: object = 0

@@ -119,9 +119,9 @@ def test_the_example_solves_checks_and_says_what_to_try_next(inside: bool, tmp_p
 
 
 @pytest.mark.slow
-def test_the_example_refuses_what_is_no_puzzle() -> None:
+def test_the_example_refuses_what_is_no_puzzle(commands: Path) -> None:
     done = subprocess.run(
-        [sys.executable, ROOT / "examples" / "solve_sudoku.py", "12345"], capture_output=True, text=True
+        [commands / "python", ROOT / "examples" / "solve_sudoku.py", "12345"], capture_output=True, text=True
     )
     assert done.returncode == 1
     assert "81 cells" in done.stderr

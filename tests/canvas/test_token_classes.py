@@ -10,7 +10,7 @@ from torch import Tensor
 
 from redraft.canvas.random import PositionRandom
 from redraft.canvas.readout import ClassReadout, Readout
-from redraft.canvas.token_classes import HEAVY_SHARE, MOST_HEAVY, TokenClasses
+from redraft.canvas.token_classes import HEAVY_SHARE, MAX_HEAVY, TokenClasses
 from redraft.layers.vocabulary_head import VocabularyHead
 
 
@@ -169,7 +169,7 @@ def test_classes_are_sorted_into_heavy_ones_and_the_tokens_of_light_ones():
 def test_of_many_large_classes_the_largest_are_heavy():
     sizes = torch.arange(20) + int(2000 * HEAVY_SHARE)
     classes = TokenClasses.of(torch.arange(20).repeat_interleave(sizes))
-    assert classes.heavy.tolist() == list(range(20 - MOST_HEAVY, 20))
+    assert classes.heavy.tolist() == list(range(20 - MAX_HEAVY, 20))
 
 
 @pytest.mark.parametrize("kind", [np.int32, np.int64, np.uint16])

@@ -88,7 +88,14 @@ class TestAgainstTransformers:
         assert measured.stderr == "", "no bar where there is no terminal, and nothing of the libraries"
 
 
+@pytest.fixture
+def prepared_workers(commands, monkeypatch):
+    """Contenders live in processes that have imported torch and transformers already."""
+    monkeypatch.setattr(sys, "executable", str(commands / "python"))
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("prepared_workers")
 class TestAlone:
     def test_a_chat_message_and_own_stopping(self, redraft_here, model, tmp_path):
         done = redraft_here(

@@ -437,9 +437,9 @@ def test_greedy_samples_are_the_argmax_under_a_constraint_too(tmp_path: Path) ->
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("kind", "count"), [("schema", 2200), ("regex", 1300), ("choice", 500), ("template", 1000)])
-def test_nothing_invalid_is_generated_in_thousands(kind: str, count: int, tmp_path: Path) -> None:
-    """5,000 in all, none invalid: any model, temperature, sampler, step limit, canvas length, budget, end tokens, stop
+@pytest.mark.parametrize(("kind", "count"), [("schema", 500), ("regex", 300), ("choice", 150), ("template", 250)])
+def test_nothing_invalid_is_generated_in_hundreds(kind: str, count: int, tmp_path: Path) -> None:
+    """1,200 in all, none invalid: any model, temperature, sampler, step limit, canvas length, budget, end tokens, stop
     strings, with a thought before and without."""
     done = generations(kind, count, tmp_path)
     print(kind, dict(done))

@@ -16,7 +16,11 @@ from tests.kernels.compiler import needs_compiler
 ROOT = Path(__file__).parents[2]
 PUZZLE = "53..7.... 6..195... .98....6. 8...6...3 4..8.3..1 7...2...6 .6....28. ...419..5 ....8..79"
 
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform == "win32", reason="lays out its environment by hand")]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.builds,
+    pytest.mark.skipif(sys.platform == "win32", reason="lays out its environment by hand"),
+]
 
 
 def run(*command: object, cwd: Path) -> str:

@@ -187,3 +187,11 @@ def test_a_gated_block_is_a_panel_of_gates_and_the_panel_of_what_they_gate():
     assert blocks[0] == [list(range(1, 17)), list(range(21, 37))]
     padding = [0] * (PANEL - 4)
     assert blocks[1] == [[17, 18, 19, 20, *padding], [37, 38, 39, 40, *padding]]
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_packing_weights_in_training_keeps_none_of_their_gradients(format: Format) -> None:
+    """What a gradient would need of the experts of a large layer is ten times as much as they are."""
+    packed = pack(torch.nn.Parameter(torch.randn(3, 40, 50)), format)
+    assert not packed.data.requires_grad
+    assert not packed.scales.requires_grad

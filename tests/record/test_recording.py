@@ -41,7 +41,7 @@ from redraft.engine.task import Task
 from redraft.loading import load
 from redraft.record.described import plain, restored
 from redraft.record.recorder import Recorder
-from redraft.record.steps import Draws, Place, Steps, places, read
+from redraft.record.steps import Draws, StepPlace, Steps, places, read
 from tests.random_checkpoint import LETTERS_SIZE, random_checkpoint
 
 # Confident enough to accept and change, never converging: every canvas takes all its steps.
@@ -137,14 +137,14 @@ def test_a_step_of_a_big_canvas_takes_two_kilobytes(tmp_path: Path) -> None:
     draws = Draws(1, UniformCorruption(UniformNoise(vocabulary)), None, length, steps)
     kept = Steps(draws)
     argmax = torch.randint(vocabulary, (length,), generator=generator)
-    seen = draws.first(Place(0, 0, 1), length)
+    seen = draws.first(StepPlace(0, 0, 1), length)
     for index in range(steps):
         # Tokens settle one after the other, as they do on a canvas.
         settled = length * index // steps
         argmax = torch.cat((argmax[:settled], torch.randint(vocabulary, (length - settled,), generator=generator)))
         sample = torch.where(torch.rand(length, generator=generator) < 0.9, argmax, argmax.flip(0))
         accepted = torch.arange(length) < settled
-        following = draws.following(Place(0, 0, index + 1), index + 1, seen, accepted, sample)
+        following = draws.following(StepPlace(0, 0, index + 1), index + 1, seen, accepted, sample)
         entropy = torch.rand(length, generator=generator)
         kept.add(StepEvent(0, index + 1, steps, 0.5, seen, argmax, sample, entropy, accepted, following, False))
         seen = following

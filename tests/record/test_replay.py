@@ -4,7 +4,6 @@ import dataclasses
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -76,10 +75,10 @@ def test_a_replay_by_another_engine_is_identical(folder: Path, tmp_path: Path, d
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", FORMATS)
 def test_a_replay_without_kernels_is_identical_and_told_from_one_with(
-    folder: Path, engine: Engine, tmp_path: Path, dtype: Format
+    folder: Path, engine: Engine, commands: Path, tmp_path: Path, dtype: Format
 ) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", WITHOUT_KERNELS, tmp_path, folder, dtype],
+        [commands / "python", "-c", WITHOUT_KERNELS, tmp_path, folder, dtype],
         env={**os.environ, "REDRAFT_KERNELS": "none"},
         capture_output=True,
         text=True,

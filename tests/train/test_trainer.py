@@ -16,6 +16,9 @@ from redraft.train.recipes.sudoku.export import DEFAULTS, export
 from redraft.train.recipes.sudoku.model import SudokuShape
 from redraft.train.recipes.sudoku.recipe import SudokuRecipe
 
+# What training imports besides, torch's compiler and matplotlib, takes longer than any of these.
+pytestmark = pytest.mark.slow
+
 TINY = SudokuShape(hidden_size=48, layers=2, heads=3, head_dim=32, dense_width=16, expert_width=8)
 
 
@@ -74,9 +77,9 @@ def test_another_seed_is_another_run_and_cannot_continue_this_one(tmp_path: Path
 
 
 def test_training_lowers_the_loss_and_draws_it(tmp_path: Path) -> None:
-    weights(tmp_path, recipe(steps=40))
+    weights(tmp_path, recipe(steps=20))
     losses = [row["loss"] for row in logged(tmp_path)]
-    assert sum(losses[-5:]) < 0.7 * sum(losses[:5])
+    assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 

@@ -13,7 +13,7 @@ from redraft.canvas.readout import Readout
 
 @dataclass(frozen=True, eq=False)
 class AcceptanceView:
-    """What a rule sees of a denoising step; all tensors are [..., C], a canvas in the last dimension."""
+    """A rule's view of a denoising step; all tensors are [..., C], a canvas in the last dimension."""
 
     readout: Readout
     """Certain where a position is not open."""

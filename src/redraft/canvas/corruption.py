@@ -1,4 +1,4 @@
-"""What denoising undoes: how a canvas is noised, what becomes of a position, and what is committed.
+"""The noise that denoising undoes: how a canvas is noised, what becomes of a position, and what is committed.
 
 Uniform-state and absorbing-state diffusion (Austin et al. 2021, arXiv 2107.03006).
 """
@@ -25,7 +25,7 @@ class Corruption(Protocol):
 
     @property
     def monotone(self) -> bool:
-        """Whether what is settled stays: then a canvas is finished when nothing is open."""
+        """True if what is settled stays: then a canvas is finished when nothing is open."""
         ...
 
     def settles(self, sample: Tensor) -> Tensor:

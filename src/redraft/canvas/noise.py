@@ -1,4 +1,4 @@
-"""What a position that is not accepted is replaced by."""
+"""The noise that takes the place of a position which is not accepted."""
 
 from dataclasses import dataclass
 from typing import Protocol

@@ -1,4 +1,4 @@
-"""What a denoising step reads off the model, and what it asks for."""
+"""The readout of a denoising step, and the specification of what it asks of the model."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -16,7 +16,7 @@ Draw = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True, eq=False)
 class ReadoutSpec:
-    """What is wanted of the hidden rows of one canvas."""
+    """A specification of what is wanted of the hidden rows of one canvas."""
 
     temperature: float
     """Divides the soft-capped logits."""
@@ -25,9 +25,9 @@ class ReadoutSpec:
     self_conditioning: bool = False
     """The soft embedding is wanted, for the next step."""
     top_logprobs: int = 0
-    """So many of the likeliest tokens are wanted."""
+    """The number of the likeliest tokens that are wanted."""
     classes: TokenClasses | None = None
-    """What to sum by class, and to draw from afterwards."""
+    """The token classes to sum by, and to draw from afterwards."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,4 +1,4 @@
-"""How the sampling temperature falls over a canvas's denoising steps."""
+"""Schedules by which the sampling temperature falls over a canvas's denoising steps."""
 
 import math
 from dataclasses import dataclass

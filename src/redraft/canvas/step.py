@@ -44,7 +44,7 @@ class Pinned:
 
 @dataclass(frozen=True)
 class StepRules:
-    """What decides a canvas's way from noise to its commit."""
+    """The rules that decide a canvas's way from noise to its commit."""
 
     acceptance: AcceptanceRule
     stopping: StoppingRule
@@ -73,10 +73,10 @@ class CanvasState:
 
 @dataclass(frozen=True, eq=False)
 class StepOutcome:
-    """What one step made of a canvas."""
+    """The outcome of one step of a canvas."""
 
     state: CanvasState
-    """What the next step begins from."""
+    """The state that the next step begins from."""
     readout: Readout
     """Certain of the token of every position that was not open."""
     accepted: Tensor

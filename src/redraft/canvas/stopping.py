@@ -10,7 +10,7 @@ from torch import Tensor
 
 @dataclass(frozen=True, eq=False)
 class StoppingView:
-    """What a rule sees of a denoising step; all tensors are [..., C], a canvas in the last dimension."""
+    """A rule's view of a denoising step; all tensors are [..., C], a canvas in the last dimension."""
 
     argmax: Tensor
     """int64: the likeliest tokens."""

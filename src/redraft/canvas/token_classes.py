@@ -13,10 +13,10 @@ from torch import Tensor
 
 # A class with more than this share of the vocabulary is heavy. Summing one costs about as much as picking out so many.
 HEAVY_SHARE = 1 / 32
-MOST_HEAVY = 8
+MAX_HEAVY = 8
 # A light class of more tokens than this is one whose every token should not be scored again for a draw.
-LEAST_MIDDLE = 256
-MOST_MIDDLE = 16
+MIN_MIDDLE_SIZE = 256
+MAX_MIDDLE = 16
 ANY = -1  # in place of a class: any token
 
 
@@ -33,9 +33,9 @@ class TokenClasses:
     tokens: Tensor
     """[V] int32."""
     heavy: Tensor
-    """[h] int32: the classes with a large share of the vocabulary, at most MOST_HEAVY."""
+    """[h] int32: the classes with a large share of the vocabulary, at most MAX_HEAVY."""
     middle: Tensor
-    """[m] int32: the largest of the other, light classes, at most MOST_MIDDLE."""
+    """[m] int32: the largest of the other, light classes, at most MAX_MIDDLE."""
     light_tokens: Tensor
     """[L] int32, ascending: the tokens of all light classes."""
     first: Tensor
@@ -50,20 +50,20 @@ class TokenClasses:
         given = np.asarray(token_class.cpu() if isinstance(token_class, Tensor) else token_class)
         if given.ndim != 1 or not np.issubdtype(given.dtype, np.integer):
             raise ValueError(f"classes are one integer for each token, not {given.dtype} {[*given.shape]}")
-        least, most = (int(given.min()), int(given.max())) if len(given) else (0, -1)
-        if least < 0:
-            raise ValueError(f"class {least} of a token; classes are numbered from 0 on")
-        if count is not None and most >= count:
-            raise ValueError(f"class {most} of a token; there are {count} classes, numbered from 0 on")
+        lowest, highest = (int(given.min()), int(given.max())) if len(given) else (0, -1)
+        if lowest < 0:
+            raise ValueError(f"class {lowest} of a token; classes are numbered from 0 on")
+        if count is not None and highest >= count:
+            raise ValueError(f"class {highest} of a token; there are {count} classes, numbered from 0 on")
         numbers = torch.from_numpy(given.astype(np.int32))
-        n = most + 1 if count is None else count
+        n = highest + 1 if count is None else count
         sizes = numbers.bincount(minlength=n)
         start = torch.cat((torch.zeros(1, dtype=torch.int64), sizes.cumsum(0)))
         tokens = numbers.argsort(stable=True).int()
-        heavy = _largest(sizes, MOST_HEAVY, HEAVY_SHARE * len(numbers))
+        heavy = _largest(sizes, MAX_HEAVY, HEAVY_SHARE * len(numbers))
         light = torch.ones(n, dtype=torch.bool)
         light[heavy.long()] = False
-        middle = _largest(sizes * light, MOST_MIDDLE, LEAST_MIDDLE)
+        middle = _largest(sizes * light, MAX_MIDDLE, MIN_MIDDLE_SIZE)
         first = torch.full((n,), -1, dtype=torch.int32)
         first[sizes > 0] = tokens[start[:-1][sizes > 0]]
         return cls(numbers, n, start, tokens, heavy, middle, light[numbers].nonzero()[:, 0].int(), first)

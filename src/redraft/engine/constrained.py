@@ -1,4 +1,4 @@
-"""What a constraint makes of a denoising step: samples, argmax and entropies given that the canvas's text is valid."""
+"""A denoising step under a constraint: samples, argmax and entropies given that the canvas's text is valid."""
 
 from dataclasses import dataclass, replace
 
@@ -42,13 +42,13 @@ class ConstrainedStep:
 
 @dataclass(frozen=True, eq=False)
 class CanvasConstraint:
-    """What a constraint asks of one canvas: where its text stands, how far the answer goes on it, how it may end."""
+    """A constraint's part in one canvas: where its text stands, how far the answer goes on it, how it may end."""
 
     compiled: CompiledConstraint
     state: int
     """Before the first position."""
     positions: int
-    """Of the canvas's beginning belong to the answer; what comes after them is thrown away."""
+    """The number of the canvas's first tokens that belong to the answer; what comes after them is thrown away."""
     end: Floats
     """[S + 1] log potential of the states after these positions."""
 

@@ -43,7 +43,7 @@ class CanvasPlan:
 
 @dataclass(frozen=True, eq=False)
 class FinishedCanvas:
-    """What a canvas came to, and how; all tensors are on the CPU."""
+    """A canvas after its last step, and how it came about; all tensors are on the CPU."""
 
     tokens: Tensor
     """[C] int64: what is committed."""
@@ -54,7 +54,7 @@ class FinishedCanvas:
     log_valid: float | None = None
     """The log probability, at the last step, that independent draws would have been valid, if there is a constraint."""
     end_state: int | None = None
-    """Where the constraint stands after it."""
+    """The constraint's state after it."""
     top_ids: Tensor | None = None
     """[C, k] int64: the likeliest tokens at the last step, by the model alone; None unless asked for."""
     top_logprobs: Tensor | None = None
@@ -172,7 +172,7 @@ class Denoising:
         return outcome, conditioned
 
     def _settled(self) -> Pinned | None:
-        """What stays where it stands for good; None where all but pins may be renoised."""
+        """Return what stays where it stands for good; None where all but pins may be renoised."""
         if not self._rules.corruption.monotone:
             return None
         return Pinned(~self.state.open.cpu(), self.state.tokens.cpu())

@@ -216,7 +216,7 @@ def _all_but(attempt: _Attempt) -> Pinned:
 
 
 def _logprobs(canvas: FinishedCanvas, tokens: Sequence[int], request: Request) -> tuple[TokenLogprob, ...]:
-    """Of the canvas's first tokens, which are those that belong to the answer."""
+    """Return the log probabilities of the canvas's first tokens, which are those that belong to the answer."""
     if request.top_logprobs is None or canvas.top_ids is None or canvas.top_logprobs is None:
         return ()
     own = canvas.confidence[: len(tokens)].log().tolist()
@@ -228,7 +228,7 @@ def _logprobs(canvas: FinishedCanvas, tokens: Sequence[int], request: Request) -
 
 
 def _cut(tokens: list[int], request: Request, room: int) -> tuple[list[int], FinishReason | None]:
-    """What of a finished canvas belongs to the answer, and whether the answer ends with it."""
+    """Return what of a finished canvas belongs to the answer, and whether the answer ends with it."""
     end = next((i for i, token in enumerate(tokens) if token in request.end_token_ids), None)
     if end is not None and end <= room:
         return tokens[:end], "stop"

@@ -12,7 +12,7 @@ from math import lcm, prod
 import torch
 from torch import Tensor
 
-from redraft.models.base import KV_BLOCK, PREFILL_CHUNK, BlockDiffusionModel, most_blocks
+from redraft.models.base import KV_BLOCK, PREFILL_CHUNK, BlockDiffusionModel, max_blocks
 
 Layout = Sequence[tuple[int, int, int | None]]
 # What a pool without a budget keeps for later prompts at least; beyond it, as much as was ever in use at a time.
@@ -31,7 +31,7 @@ class _Kind:
 
 @dataclass(frozen=True)
 class _Part:
-    """What one kind of layer keeps of a block."""
+    """One kind of layer's part of a block."""
 
     layers: tuple[tuple[Tensor, Tensor], ...]
 
@@ -42,15 +42,15 @@ class _Block:
 
     parts: list[_Part | None]
     holders: list[int]
-    """How many open caches hold each part."""
+    """The number of open caches that hold each part."""
     users: int = 0
-    """How many open caches have the block, also where they hold none of its parts any more."""
+    """The number of open caches that have the block, also where they hold none of its parts any more."""
     parent: "_Block | None" = None
     """The block before it; None as long as only one cache knows it."""
     tokens: tuple[int, ...] = ()
     """Its key among the children of its parent."""
     children: "dict[tuple[int, ...], _Block]" = field(default_factory=dict)
-    """By their tokens, which are compared: two contexts are never taken for one another."""
+    """The blocks that follow it by their tokens, which are compared: two contexts are never taken for one another."""
 
 
 class KVPool:
@@ -141,7 +141,9 @@ class KVPool:
     def bytes_for(self, positions: int) -> int:
         """Bytes that a sequence of so many positions takes at a time at most."""
         blocks = -(-positions // self.block)
-        return sum(kind.nbytes * min(blocks, self._most(kind, self.longest_write, blocks)) for kind in self._kinds)
+        return sum(
+            kind.nbytes * min(blocks, self._max_blocks(kind, self.longest_write, blocks)) for kind in self._kinds
+        )
 
     def positions_for(self, nbytes: int, most: int) -> int:
         """The length, up to ``most``, of the longest sequence that takes no more than ``nbytes``."""
@@ -175,13 +177,13 @@ class KVPool:
         return chain
 
     def _key(self, tokens: tuple[int, ...], index: int) -> tuple[int, ...]:
-        """By what a block is known to the one before it: its tokens, and where a forward goes on after it those that
-        were in it too, on which in torch the rounding depends as well."""
+        """Return the key of a block among those after the one before it: its tokens, and where a forward goes on, those
+        that were in it too, on which in torch the rounding depends as well."""
         blocks = 1 if index % self._step else self._step
         return tokens[index * self.block : (index + blocks) * self.block]
 
     def _opens(self, chain: list[_Block]) -> bool:
-        """Whether all that a sequence reads after ``chain`` is there, and fits what is not promised to others."""
+        """Tell whether all that a sequence reads after ``chain`` is there, and fits what is not promised to others."""
         cost = 0
         for number, kind in enumerate(self._kinds):
             for block in chain[self._first(kind, len(chain) * self.block) :]:
@@ -198,8 +200,8 @@ class KVPool:
         """The first block that a sequence of ``length`` positions reads."""
         return 0 if kind.keep is None else max(0, length - kind.keep) // self.block
 
-    def _most(self, kind: _Kind, written: int, blocks: int) -> int:
-        return blocks if kind.keep is None else most_blocks(kind.keep + written, self.block)
+    def _max_blocks(self, kind: _Kind, written: int, blocks: int) -> int:
+        return blocks if kind.keep is None else max_blocks(kind.keep + written, self.block)
 
     def _new_block(self) -> _Block:
         return _Block([None] * len(self._kinds), [0] * len(self._kinds))
@@ -414,7 +416,7 @@ class PooledCache:
         self._room = max(self._room, blocks - len(self._blocks))
         # A part that leaves the window may be shared by then, and is not there to be used again: what a sequence may
         # ever have at a time is its own to have, whoever shares it now.
-        needed = [min(blocks - pool._first(k, self._length), pool._most(k, written, blocks)) for k in pool._kinds]
+        needed = [min(blocks - pool._first(k, self._length), pool._max_blocks(k, written, blocks)) for k in pool._kinds]
         self._quota = [max(own, count) for own, count in zip(self._quota, needed, strict=True)]
         more = self._promised_more() - before[2]
         if not pool._fits(more):

@@ -1,4 +1,4 @@
-"""What one generation asks for, checked before any work."""
+"""A request for one generation, checked before any work."""
 
 import inspect
 import math
@@ -49,7 +49,7 @@ class Request:
     context_length: int
     constraint: CompiledConstraint | None = None
     constraint_source: Constraint | None = None
-    """What ``constraint`` was compiled from."""
+    """The constraint that ``constraint`` was compiled from."""
     thought: ThoughtMarkers | None = None
     verifier: Verifier | None = None
     verify_rounds: int = 0
@@ -69,26 +69,26 @@ def answer_text(runtime: Runtime, request: Request, stop: Sequence[str] = ()) ->
     return AnswerText(tokenizer.decode, stop, markers, tokenizer.settled, thinking=request.thought is not None)
 
 
-def check_whole(name: str, value: object, least: int, most: int | None = None) -> int:
+def check_whole(name: str, value: object, minimum: int, maximum: int | None = None) -> int:
     """``value`` if it is a whole number within bounds; else a RequestError that names it."""
-    bounds = f"{least} or more" if most is None else f"from {least} to {most}"
+    bounds = f"{minimum} or more" if maximum is None else f"from {minimum} to {maximum}"
     if isinstance(value, bool) or not isinstance(value, int):
         raise RequestError(f"{name} {value!r} must be a whole number, {bounds}")
-    if value < least or (most is not None and value > most):
+    if value < minimum or (maximum is not None and value > maximum):
         raise RequestError(f"{name} {value} is out of range; it must be {bounds}")
     return value
 
 
-def check_number(name: str, value: object, least: float) -> float:
-    """``value`` as a float if it is finite and not below ``least``; else a RequestError that names it."""
+def check_number(name: str, value: object, minimum: float) -> float:
+    """``value`` as a float if it is finite and not below ``minimum``; else a RequestError that names it."""
     try:
         usable = (
-            not isinstance(value, bool) and isinstance(value, int | float) and math.isfinite(value) and value >= least
+            not isinstance(value, bool) and isinstance(value, int | float) and math.isfinite(value) and value >= minimum
         )
     except OverflowError:
         usable = False
     if not usable:
-        raise RequestError(f"{name} {value!r} must be a finite number, {least:g} or more")
+        raise RequestError(f"{name} {value!r} must be a finite number, {minimum:g} or more")
     return float(cast(float, value))
 
 

@@ -1,4 +1,4 @@
-"""What a generation hands out: an event a denoising step, a chunk a canvas, and the result with its cost."""
+"""Results of a generation: an event a denoising step, a chunk a canvas, and the result with its cost."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
@@ -23,7 +23,7 @@ class StepEvent:
     steps: int
     """The limit."""
     temperature: float
-    """Of the processed logits; the schedule's own where the request is greedy."""
+    """The temperature of the processed logits; the schedule's own where the request is greedy."""
     tokens_in: Tensor
     """The canvas that the model saw."""
     argmax: Tensor
@@ -59,7 +59,7 @@ class StepEvent:
 
     @property
     def last(self) -> bool:
-        """Whether the canvas ends with this step."""
+        """True if the canvas ends with this step."""
         return self.finished or self.step == self.steps
 
 
@@ -71,7 +71,7 @@ OnStep = Callable[[StepEvent], None]
 
 @dataclass(frozen=True)
 class TokenLogprob:
-    """How likely a token of the answer was at its canvas's last step, given the rest of the canvas as it was then.
+    """A token's log probability at its canvas's last step, given the rest of the canvas as it was then.
 
     Natural logs of the processed logits: soft-capped, divided by the step's temperature.
     """
@@ -84,7 +84,7 @@ class TokenLogprob:
 
 @dataclass(frozen=True)
 class Chunk:
-    """What one finished canvas adds to the answer, handed out before the canvas is committed."""
+    """One finished canvas's part of the answer, handed out before the canvas is committed."""
 
     canvas_index: int
     text: str
@@ -96,21 +96,21 @@ class Chunk:
     thought: str = ""
     """New text of the thought before the answer; empty unless thinking was asked for."""
     logprobs: tuple[TokenLogprob, ...] = ()
-    """Of each token; empty unless asked for."""
+    """The log probabilities of each token; empty unless asked for."""
 
 
 @dataclass(frozen=True)
 class Usage:
-    """What an answer cost."""
+    """The cost of an answer."""
 
     prompt_tokens: int
     cached_prompt_tokens: int
-    """Of the prompt, how many were not encoded again."""
+    """The number of the prompt's tokens that were not encoded again."""
     completion_tokens: int
     """Without the end token."""
     canvases: int
     denoising_steps: int
-    """Of all canvases that were denoised, also those that were not picked."""
+    """The steps of all canvases that were denoised, also of those that were not picked."""
     time_to_first_token: float
     """Seconds from the call to the first finished canvas."""
     seconds: float
@@ -144,7 +144,7 @@ class Result:
     verified: bool | None = None
     """With a verifier: whether it found nothing wrong in any canvas."""
     logprobs: tuple[TokenLogprob, ...] = ()
-    """Of each of ``token_ids``; empty unless asked for."""
+    """The log probabilities of each of ``token_ids``; empty unless asked for."""
     tool_calls: tuple[ToolCall, ...] = ()
     """The calls that the answer makes, where tools were given; ``text`` is what is said beside them."""
 
@@ -172,7 +172,7 @@ class Result:
 
     @property
     def converged(self) -> bool:
-        """Whether every canvas converged."""
+        """True if every canvas converged."""
         return not self.unconverged_canvases
 
 

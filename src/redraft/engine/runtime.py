@@ -1,4 +1,4 @@
-"""What every task runs on: a model, its tokenizer, its memory, its compiled constraints; and the only loop."""
+"""The ground that every task runs on: a model, its tokenizer, memory and compiled constraints; and the only loop."""
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
@@ -56,7 +56,7 @@ class Runtime:
             lambda: Vocabulary.of(tokenizer.tokenizer, config.vocab_size, config.image_token_ids).with_markers(known)
         )
         self.origin: Origin | None = None
-        """Where the model came from, if it was loaded from a checkpoint."""
+        """The checkpoint that the model was loaded from, if it was."""
 
     def canvas(
         self, tokens: Tensor, cache: Cache, before: Sequence[int], self_conditioning: Tensor | None = None

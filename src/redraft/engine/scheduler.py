@@ -25,7 +25,7 @@ MAX_CONCURRENCY = 16
 
 @dataclass(frozen=True)
 class Load:
-    """What a scheduler is doing."""
+    """A count of what a scheduler is doing."""
 
     running: int = 0
     waiting: int = 0
@@ -67,7 +67,7 @@ class Handle(Generic[T]):
 
     @property
     def asked(self) -> object:
-        """What the task waits for."""
+        """The answer that the task waits for."""
         return None if self._progress is None else self._progress.asked
 
     @property
@@ -146,7 +146,7 @@ class Scheduler:
 
     @property
     def load(self) -> Load:
-        """What is going on now, and what has been since the start."""
+        """Return what is going on now, and what has been since the start."""
         with self._changed:
             waiting = sum(map(len, self._waiting.values()))
             return replace(self._load, running=len(self._running), waiting=waiting)
@@ -218,7 +218,7 @@ class Scheduler:
         self._settle(handle)
 
     def _batch(self, ready: Sequence[Handle[Any]]) -> list[Handle[Any]]:
-        """What goes into the next forward: by client, the one with the fewest rows first, until the rows are full."""
+        """Choose what goes into the next forward: the client with the fewest rows first, until the rows are full."""
         queues: dict[str, deque[Handle[Any]]] = {}
         for handle in ready:
             queues.setdefault(handle.client, deque()).append(handle)

@@ -27,7 +27,7 @@ class Forward:
     spans: tuple[Span, ...] = ()
     """On one cache, in their order; a canvas is the last of them."""
     readout: ReadoutSpec | None = None
-    """What to read off the canvas; None where there is none."""
+    """The specification of what to read off the canvas; None where there is none."""
     hidden: Tensor | None = None
     """[C, H]: hidden rows of an earlier forward, to be read once more in the place of a canvas."""
 
@@ -39,7 +39,7 @@ class Forward:
 
 @dataclass(frozen=True, eq=False)
 class Reading:
-    """What was read off a canvas, and the hidden rows [C, H] that it was read off."""
+    """The readout of a canvas, and the hidden rows [C, H] that it was read off."""
 
     readout: Readout
     hidden: Tensor

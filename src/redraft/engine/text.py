@@ -9,13 +9,13 @@ _INCOMPLETE = "\ufffd"
 
 
 def stop_at(text: str, stop: Sequence[str]) -> int | None:
-    """Where the stop string begins that is complete first, as it is if the text comes letter by letter."""
+    """Find where the stop string begins that is complete first, as it is if the text comes letter by letter."""
     found = min(((at + len(one), at) for one in stop if (at := text.find(one)) >= 0), default=None)
     return None if found is None else found[1]
 
 
 def overlap(text: str, following: str) -> int:
-    """How many characters at the end of ``text`` may be the beginning of ``following``: the most that are."""
+    """Count the characters at the end of ``text`` that may be the beginning of ``following``: the most that are."""
     longest = min(len(following), len(text))
     return next((count for count in range(longest, 0, -1) if following.startswith(text[-count:])), 0)
 
@@ -91,7 +91,7 @@ class AnswerText:
         self._thought = ""
         self._token_ids: list[int] = []
         self._places: list[int] = []
-        """Where in all tokens those of the answer stand."""
+        """The places of the answer's tokens among all tokens."""
 
     @property
     def text(self) -> str:
@@ -149,7 +149,7 @@ class AnswerText:
 
 
 class _Block:
-    """What stands after an opening marker: the channel's name, which is no part of the thought, and the thought."""
+    """The text after an opening marker: the channel's name, which is no part of the thought, and the thought."""
 
     NAME = "thought\n"
 
@@ -183,7 +183,7 @@ class _Block:
 
 
 def thought_tokens(tokens: Sequence[int], markers: ThoughtMarkers) -> int:
-    """How many of an answer's tokens are thoughts, their markers included."""
+    """Count the tokens of an answer that are thoughts, their markers included."""
     count, thinking = 0, False
     for token in tokens:
         count += thinking or token in (markers.opening, markers.closing)

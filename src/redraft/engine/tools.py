@@ -78,7 +78,7 @@ def tokens_with_tools(runtime: Runtime, prompt: Prompt, use: ToolUse, thinking: 
 
 def calling(runtime: Runtime, use: ToolUse, content: Constraint | None) -> Constraint:
     """Return what holds an answer to valid calls; ``content`` is the constraint of a text in their place."""
-    return syntax_of(runtime).constraint(use.tools, least=use.min_calls, most=use.max_calls, content=content)
+    return syntax_of(runtime).constraint(use.tools, min_calls=use.min_calls, max_calls=use.max_calls, content=content)
 
 
 class Calls:

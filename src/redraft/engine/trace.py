@@ -1,4 +1,4 @@
-"""What happened to each position over a request's denoising steps: accepted, withdrawn, corrected."""
+"""The history of each position over a request's denoising steps: accepted, withdrawn, corrected."""
 
 from dataclasses import dataclass, field
 

@@ -17,7 +17,7 @@ class Candidate:
     text: str
     """The whole answer so far, this canvas included."""
     token_ids: tuple[int, ...]
-    """Of this canvas, as far as they belong to the answer; positions are counted in these."""
+    """The tokens of this canvas, as far as they belong to the answer; positions are counted in these."""
     before: tuple[int, ...] = ()
     """The answer's tokens before this canvas."""
     decode: Callable[[list[int]], str] = field(default=lambda tokens: "", repr=False)
@@ -45,7 +45,7 @@ Verifier = Callable[[Candidate], Collection[int]]
 
 
 def wrong_positions(verifier: Verifier, candidate: Candidate) -> frozenset[int]:
-    """What the verifier marks; RequestError for positions that are not the candidate's."""
+    """Ask the verifier what it marks; raises RequestError for positions that are not the candidate's."""
     said = verifier(candidate)
     if not isinstance(said, Iterable) or not all(isinstance(position, SupportsIndex) for position in said):
         raise RequestError(f"the verifier returned {said!r}; it must return positions, or an empty list for none")
@@ -60,6 +60,6 @@ def wrong_positions(verifier: Verifier, candidate: Candidate) -> frozenset[int]:
 
 
 def _shared_length(one: str, other: str) -> int:
-    """How long the beginning is that both have."""
+    """Count the items of the beginning that both have."""
     pairs = zip(one, other, strict=False)
     return next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(one), len(other)))

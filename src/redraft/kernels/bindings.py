@@ -34,7 +34,7 @@ def saturate(format: int, rounds: int) -> int:
 
 
 def self_conditioning_format(table: Format) -> Format:
-    """What a readout sums self-conditioning in, for a vocabulary packed in the format ``table``."""
+    """Return the dtype that a readout sums self-conditioning in, for a vocabulary packed in the format ``table``."""
     if kernels() is None:
         return "float32" if table == "float32" else "bfloat16"
     library = native()
@@ -50,7 +50,7 @@ def format_number(name: str) -> int:
 
 
 def pointer(tensor: Tensor | None) -> int | None:
-    """Where a tensor's first element lies; None stays a null pointer."""
+    """Return where a tensor's first element lies; None stays a null pointer."""
     return None if tensor is None else tensor.data_ptr()
 
 

@@ -1,4 +1,4 @@
-"""What stands between the products of a layer: heads split off, normed and rotated; branches normed and added."""
+"""The work between the products of a layer: heads split off, normed and rotated; branches normed and added."""
 
 import ctypes
 from typing import Any

@@ -22,7 +22,7 @@ from redraft.kernels.layer import PackedLayer, ScaledRows
 from redraft.layers.attention import Segment
 
 Ropes = tuple[tuple[Tensor, Tensor], ...]
-"""Of every layer the cosines and sines [positions, head_dim / 2], float32 and contiguous, of all positions in use."""
+"""The cosines and sines of every layer, [positions, head_dim / 2], float32 and contiguous, of all positions in use."""
 
 KeysValues = tuple[Tensor, Tensor]
 """Keys and values [1, kv_heads, S, head_dim]."""
@@ -104,12 +104,12 @@ class SpanContext:
 
     @property
     def encodes(self) -> bool:
-        """Whether the rows go to the cache; else they are a canvas."""
+        """True if the rows go to the cache; else they are a canvas."""
         return self.kept is not None
 
     @cached_property
     def address(self) -> int:
-        """Where C finds the contexts [layers] of native/forward.h."""
+        """The address at which C finds the contexts [layers] of native/forward.h."""
         kept = [()] * len(self.segments) if self.kept is None else self.kept
         stretches = _table(
             [

@@ -280,7 +280,7 @@ STRUCTURES: tuple[type[ctypes.Structure], ...] = (
     CStack,
 )
 CONSTANTS = {"kBlock": 32, "kGroup": 128, "kTokens": 256, "kRegion": 2048}
-"""Of native/formats.h: columns of a block, inputs that share a scale in int4, tokens of a readout's tile and region."""
+"""The sizes in native/formats.h: columns of a block, inputs of a scale in int4, tokens of a tile and a region."""
 
 _MATRIX, _NORM = ctypes.POINTER(CMatrix), ctypes.POINTER(CNorm)
 ENTRIES: dict[str, tuple[Any, ...]] = {

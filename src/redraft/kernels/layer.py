@@ -34,24 +34,24 @@ class PackedLayer:
     """[(heads + kv_heads [+ kv_heads]) * head_dim, hidden]: without a value projection the keys are the values."""
     o: PackedMatrix
     gate_up: PackedMatrix
-    """Of the dense branch, with its activation."""
+    """The gate and up projections of the dense branch, with its activation."""
     down: PackedMatrix
     heads: int
     kv_heads: int
     head_dim: int
     epsilon: float
-    """Of every norm."""
+    """The epsilon of every norm."""
     dtype: torch.dtype
-    """Of queries, keys and values: float32 or bfloat16."""
+    """The dtype of queries, keys and values: float32 or bfloat16."""
     attention_scale: float = 1.0
-    """What queries are multiplied by after their rotation."""
+    """The factor that queries are multiplied by after their rotation."""
     input_norm: Tensor | None = None
     """[hidden]: of the rows that are projected."""
     q_norm: Tensor | None = None
     """[head_dim]: of each head of the queries."""
     k_norm: Tensor | None = None
     v_norm: bool = False
-    """Whether each head of the values is normed, by a norm that has no weight."""
+    """True if each head of the values is normed, by a norm that has no weight."""
     post_attention: Tensor | None = None
     """[hidden]: of what attention adds to the residual."""
     dense_norm: Tensor | None = None
@@ -86,7 +86,7 @@ class PackedLayer:
 
     @property
     def values_are_keys(self) -> bool:
-        """Whether there is no value projection."""
+        """True if there is no value projection."""
         return self.qkv.outputs == (self.heads + self.kv_heads) * self.head_dim
 
     def project(
@@ -152,7 +152,7 @@ class PackedLayer:
             )
 
     def _mixed(self, x: Tensor) -> Tensor | None:
-        """What the experts add, if there are any."""
+        """Compute what the experts add, if there are any."""
         if self.router is None or self.experts_gate_up is None or self.experts_down is None:
             return None
         assert self.expert_scale is not None, "checked when the layer was made"

@@ -28,7 +28,7 @@ _QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
 @dataclass(frozen=True)
 class KernelStatus:
-    """What computes the hot loops in this process, and why."""
+    """The library that computes the hot loops in this process, and why."""
 
     tier: str  # one of TIERS, or "torch" where no library is in use
     best_tier: str | None  # what this processor, its system and the compiler allow; known only to a library

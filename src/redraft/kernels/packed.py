@@ -41,7 +41,7 @@ class PackedMatrix:
     inputs: int
     count: int
     activation: Activation | None
-    """Of a gated weight, what its gate is passed through: it is a gate and what it gates, [2 * outputs, inputs], in
+    """The function of a gated weight's gate: the weight is a gate and what it gates, [2 * outputs, inputs], in
     alternate panels."""
     data: Tensor
     """[count, blocks, 2, padded_inputs / s, 16, s] float32, bfloat16 or uint8; int4 has s / 2 bytes at the end."""
@@ -150,6 +150,7 @@ def pack_gated(
     return _pack(gate_up, outputs, format, activation, bias, arrange=alternate)
 
 
+@torch.no_grad()
 def _pack(
     weight: Tensor,
     outputs: int,

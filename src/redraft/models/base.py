@@ -24,7 +24,7 @@ WindowPolicy = Literal["shared", "per_query"]
 window - 1 tokens (the reference and Google's sampler), "per_query" slides the window along the canvas (vLLM)."""
 
 
-def most_blocks(positions: int, block: int) -> int:
+def max_blocks(positions: int, block: int) -> int:
     """Return the largest number of blocks that so many positions, one after the other, can lie in."""
     return -(-(positions - 1) // block) + 1
 
@@ -149,7 +149,7 @@ class Span:
     self_conditioning: Tensor | None = None
     """[..., T, H]: the soft embedding of the step before; None at a canvas's first step."""
     reread: int = 0
-    """How many of a canvas's first tokens are the last ones of its context, which the cache has already: they are run
+    """The number of a canvas's first tokens that are the last ones of its context. The cache has them already: they are run
     again as part of the canvas, which does not see what the cache keeps of them."""
 
     @property

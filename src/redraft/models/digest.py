@@ -74,7 +74,7 @@ class _Kept:
         return found
 
     def save(self) -> None:
-        """Where nothing can be kept, the next run reads the files again; that is all."""
+        """Keep what was found. A folder that cannot be written is no fault: the next run reads the files again."""
         for path in self._paths if self._changed else []:
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)

@@ -4,7 +4,7 @@ from collections import Counter
 from math import prod
 
 from redraft.kernels.packed import GROUP, Format
-from redraft.models.base import KV_BLOCK, PREFILL_CHUNK, most_blocks
+from redraft.models.base import KV_BLOCK, PREFILL_CHUNK, max_blocks
 from redraft.models.checkpoint import Checkpoint
 
 # An int4 weight has a share of its group's float32 scale; the scales of int8, one a row, are too few to count.
@@ -46,5 +46,5 @@ def kv_bytes_per_token(found: Checkpoint) -> tuple[int, int]:
             per_token += token
         else:
             written = max(PREFILL_CHUNK, found.config.canvas_length)
-            fixed += token * KV_BLOCK * most_blocks(kept + written, KV_BLOCK)
+            fixed += token * KV_BLOCK * max_blocks(kept + written, KV_BLOCK)
     return fixed, per_token

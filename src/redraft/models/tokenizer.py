@@ -252,7 +252,7 @@ def _steps(part: Any) -> Iterator[Mapping[str, Any]]:
 
 
 def _is_lossless(step: Mapping[str, Any]) -> bool:
-    """Whether a step keeps every character, or puts something in its place that is no shorter in bytes."""
+    """Tell whether a step keeps every character, or puts something in its place that is no shorter in bytes."""
     match step:
         case {"type": "Split", "behavior": behavior}:
             return bool(behavior != "Removed")

@@ -30,7 +30,7 @@ class ToolCall:
 
     name: str
     arguments: str
-    """As JSON text; an object."""
+    """The arguments as JSON text; an object."""
 
 
 @dataclass(frozen=True)
@@ -64,11 +64,11 @@ class ToolSyntax(Protocol):
         ...
 
     def constraint(
-        self, tools: Sequence[Tool], *, least: int, most: int | None, content: Constraint | None
+        self, tools: Sequence[Tool], *, min_calls: int, max_calls: int | None, content: Constraint | None
     ) -> Constraint:
-        """Answers that make ``least`` calls or more (0 or 1) and at most ``most``; each call is valid.
+        """Answers that make ``min_calls`` calls or more (0 or 1) and at most ``max_calls``; each call is valid.
 
-        With ``least`` 0, text may stand before the calls, or in their place a text under ``content``, where given.
+        With ``min_calls`` 0, text may stand before the calls, or in their place a text under ``content``, where given.
         """
         ...
 

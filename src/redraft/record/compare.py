@@ -1,4 +1,4 @@
-"""Where two recorded runs part."""
+"""A comparison of two recorded runs: where they part."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from torch import Tensor
 from redraft.engine.result import StepEvent
 from redraft.record.described import prompt_digest
 from redraft.record.recording import Recording
-from redraft.record.steps import Place, places
+from redraft.record.steps import StepPlace, places
 
 _TOKENS = ("tokens_in", "argmax", "sample", "accepted", "tokens_out")
 _NUMBERS = ("canvas_index", "step", "temperature", "finished")
@@ -24,31 +24,31 @@ class Parting:
     """A step at which two runs are not the same."""
 
     index: int
-    """Of the step among all of the run's, from 0."""
-    place: Place
+    """The number of the step among all of the run's, from 0."""
+    place: StepPlace
     fields: tuple[str, ...]
-    """Of ``StepEvent``, those that differ; none where one run has ended."""
+    """The names of the fields of ``StepEvent`` that differ; none where one run has ended."""
     positions: tuple[int, ...]
-    """Of the canvas, those at which the fields differ."""
+    """The positions of the canvas at which the fields differ."""
     a: StepEvent | None
     """None where the first run had ended."""
     b: StepEvent | None
 
     @property
     def only_entropy(self) -> bool:
-        """Whether both runs still have the same tokens."""
+        """True if both runs still have the same tokens."""
         return self.fields == ("entropy",)
 
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """What two runs have in common."""
+    """The common part of two runs, and where it ends."""
 
     steps: tuple[int, int]
     first: Parting | None
-    """Where they part first, be it in the last bit of an entropy."""
+    """The step where they part first, be it in the last bit of an entropy."""
     in_tokens: Parting | None
-    """Where they part first in more than entropies."""
+    """The step where they part first in more than entropies."""
     entropy_difference: float
     """The largest, in nats, of all steps up to ``in_tokens``."""
     answer: tuple[str, ...]
@@ -56,7 +56,7 @@ class Comparison:
 
     @property
     def identical(self) -> bool:
-        """Whether every step and the answer are the same, bit for bit."""
+        """True if every step and the answer are the same, bit for bit."""
         return self.first is None and not self.answer
 
 
@@ -71,7 +71,7 @@ def compare_beginning(a: Recording, b: Recording) -> Comparison:
 
 
 def parameters(a: Recording, b: Recording) -> dict[str, tuple[Any, Any]]:
-    """What differs in what was asked, of whom, and what computed it; None where there is no such thing."""
+    """Describe what differs in what was asked, of whom, and what computed it; None where there is no such thing."""
     one, other = _flat(a), _flat(b)
     names = dict.fromkeys((*one, *other))
     return {name: (one.get(name), other.get(name)) for name in names if one.get(name) != other.get(name)}

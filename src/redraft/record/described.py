@@ -58,7 +58,7 @@ def requested(runtime: Runtime, description: Mapping[str, Any], **changed: Any) 
 
 
 def prompt_digest(tokens: Sequence[int]) -> dict[str, Any]:
-    """What is kept of a prompt that is not kept."""
+    """Return what is kept of a prompt that is not kept."""
     digest = hashlib.sha256(np.asarray(tokens, "<i4").tobytes()).hexdigest()
     return {"tokens": len(tokens), "sha256": digest}
 
@@ -81,7 +81,7 @@ def plain(value: Any) -> Any:
 
 
 def restored(value: Any) -> Any:
-    """What ``plain`` was given, with sequences as tuples; KeyError with the name of what is code."""
+    """Return what ``plain`` was given, with sequences as tuples; raises KeyError with the name of what is code."""
     if isinstance(value, list):
         return tuple(restored(one) for one in value)
     if not isinstance(value, Mapping):

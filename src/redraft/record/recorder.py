@@ -78,7 +78,7 @@ class Recorder:
         self._steps.add(event)
 
     def __len__(self) -> int:
-        """How many steps there were."""
+        """Return the number of steps there were."""
         return len(self._steps)
 
     def finish(self, result: Result | ChooseResult) -> Recording:

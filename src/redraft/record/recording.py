@@ -35,20 +35,20 @@ _NO_TIME = (1980, 1, 1, 0, 0, 0)
 
 @dataclass(frozen=True, eq=False)
 class Recording:
-    """What was asked, of which model, what computed it, every denoising step, and what came of it."""
+    """A record of what was asked, of which model, what computed it, every denoising step, and what came of it."""
 
     id: str
     began: str
     """ISO 8601, UTC."""
     versions: Mapping[str, str]
-    """Of redraft and torch."""
+    """The versions of redraft and torch."""
     model: Mapping[str, Any]
     """``name``, ``weights`` and ``tokenizer``: SHA-256, see ``models.digest``."""
     computed: Mapping[str, Any]
     """``dtype``, ``device``, ``kernels``, ``prefill_chunk``, ``window_policy``: what rounding depends on."""
     noise: Mapping[str, Any]
     request: Mapping[str, Any]
-    """By the names of ``request.generate``, with the prompt as token ids, or their number and SHA-256."""
+    """The parameters by the names of ``request.generate``, the prompt as token ids, or their number and SHA-256."""
     result: Mapping[str, Any] | None
     """The fields of ``Result``, or of ``ChooseResult``; None where the request failed."""
     error: Mapping[str, str] | None
@@ -56,7 +56,7 @@ class Recording:
     arrays: Mapping[str, NDArray[Any]]
     """The steps, see ``record.steps``."""
     decision: Mapping[str, Any] | None = None
-    """Of a request for decisions, what was read off the canvas; see ``reading``."""
+    """The reading of a request for decisions: what was read off the canvas; see ``reading``."""
 
     @cached_property
     def events(self) -> list[StepEvent]:
@@ -65,7 +65,7 @@ class Recording:
 
     @cached_property
     def reading(self) -> Reading | None:
-        """Of a request for decisions, what was read off the canvas."""
+        """The reading of a request for decisions; None for any other."""
         found = restored(self.decision)
         if not isinstance(found, Reading | None):
             raise ValueError("its decision is none")
@@ -81,7 +81,7 @@ class Recording:
 
     @property
     def name(self) -> str:
-        """Of its file, without the suffix; names sort by time."""
+        """The name of its file, without the suffix; names sort by time."""
         return f"{self.began.replace('-', '').replace(':', '').replace('+0000', 'Z')}-{self.id}"
 
     def save(self, folder: Path) -> Path:
@@ -164,7 +164,7 @@ _CORRUPTIONS: dict[str, Callable[[Any], Corruption]] = {
 
 
 def draws_of(request: Mapping[str, Any], noise: Mapping[str, Any]) -> Draws | None:
-    """What a described request's seed puts on a canvas; None where its noise is not one that is known."""
+    """Make what a described request's seed puts on a canvas; None where its noise is not one that is known."""
     kind = _CORRUPTIONS.get(str(noise.get("is")))
     if kind is None:
         return None

@@ -22,12 +22,12 @@ class Replay:
     """A run that was repeated, and how it compares with the recorded one."""
 
     recording: Recording
-    """Of the run just now."""
+    """The recording of the run just now."""
     comparison: Comparison
 
     @property
     def identical(self) -> bool:
-        """Whether every step and the answer are the same, bit for bit."""
+        """True if every step and the answer are the same, bit for bit."""
         return self.comparison.identical
 
 

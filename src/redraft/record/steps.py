@@ -34,45 +34,45 @@ NAMES = (*_OF_STEPS, *_OF_POSITIONS, *_ROWS, *(f"{name}_at" for name in _ROWS))
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where in a generation a step is."""
+class StepPlace:
+    """The place of a step in a generation."""
 
     canvas: int
     attempt: int
     """At the canvas, from 0; more than one with best_of or a verifier."""
     number: int
-    """Of the attempt's steps, from 1 in the order in which they happen."""
+    """The number of the step in its attempt, from 1 in the order in which they happen."""
 
 
-class Places:
+class StepPlaces:
     """Tells the place of one step after the other."""
 
     def __init__(self) -> None:
-        self._place: Place | None = None
+        self._place: StepPlace | None = None
         self._step = 0
 
-    def next(self, canvas: int, step: int) -> Place:
+    def next(self, canvas: int, step: int) -> StepPlace:
         """The place of the step that follows. Steps count up within an attempt; one that does not begins another."""
         before = self._place
         if before is None or before.canvas != canvas:
-            place = Place(canvas, 0, 1)
+            place = StepPlace(canvas, 0, 1)
         elif step <= self._step:
-            place = Place(canvas, before.attempt + 1, 1)
+            place = StepPlace(canvas, before.attempt + 1, 1)
         else:
-            place = Place(canvas, before.attempt, before.number + 1)
+            place = StepPlace(canvas, before.attempt, before.number + 1)
         self._place, self._step = place, step
         return place
 
 
-def places(events: Iterable[StepEvent]) -> list[Place]:
+def places(events: Iterable[StepEvent]) -> list[StepPlace]:
     """The place of every step of a generation."""
-    counter = Places()
+    counter = StepPlaces()
     return [counter.next(event.canvas_index, event.step) for event in events]
 
 
 @dataclass(frozen=True)
 class Draws:
-    """What a seed puts on a canvas, by the rule of the step itself (``canvas.step``)."""
+    """The noise that a seed puts on a canvas, by the rule of the step itself (``canvas.step``)."""
 
     seed: int
     corruption: Corruption
@@ -81,18 +81,18 @@ class Draws:
     steps: int
     """The limit, from which the draws' keys count down."""
 
-    def first(self, place: Place, length: int) -> Tensor:
+    def first(self, place: StepPlace, length: int) -> Tensor:
         """[C]: the canvas that an attempt starts from, if no position is pinned."""
         rules = StepRules(EntropyBound(), ReproducesCanvas(), self.corruption, self.steps)
         offset = place.canvas * self.canvas_length
         return start(self._draws(place, INITIAL, length), rules, draft=self.draft, offset=offset).tokens
 
-    def following(self, place: Place, step: int, seen: Tensor, accepted: Tensor, sample: Tensor) -> Tensor:
+    def following(self, place: StepPlace, step: int, seen: Tensor, accepted: Tensor, sample: Tensor) -> Tensor:
         """[C]: the canvas after a step."""
         draws = self._draws(place, self.steps - step + 1, len(sample))
         return self.corruption.following(seen, accepted, sample, self.corruption.noise.tokens(draws.noise))
 
-    def _draws(self, place: Place, key: int, length: int) -> PositionRandom:
+    def _draws(self, place: StepPlace, key: int, length: int) -> PositionRandom:
         return PositionRandom(self.seed, place.canvas + place.attempt * ATTEMPT, key, length)
 
 
@@ -101,7 +101,7 @@ class Steps:
 
     def __init__(self, draws: Draws | None) -> None:
         """``draws``: None where the noise is not known; then every row is kept."""
-        self._draws, self._places = draws, Places()
+        self._draws, self._places = draws, StepPlaces()
         self._kept: dict[str, list[Any]] = {name: [] for name in (*_OF_STEPS, *_OF_POSITIONS)}
         self._rows: dict[str, list[tuple[int, NDArray[np.int32]]]] = {name: [] for name in _ROWS}
         self._following: Tensor | None = None
@@ -139,7 +139,7 @@ class Steps:
         self._following = event.tokens_out.clone()
 
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """What a file keeps of them."""
+        """Return what a file keeps of them."""
         kept = self._kept
         found: dict[str, NDArray[Any]] = {name: np.array(kept[name], kind) for name, kind in _OF_STEPS.items()}
         for name, kind in _OF_POSITIONS.items():
@@ -159,7 +159,7 @@ def read(arrays: Arrays, draws: Draws | None, steps: int) -> list[StepEvent]:
     accepted = np.unpackbits(arrays["accepted"], count=sum(lengths)).astype(np.bool_)
     rows = {name: _rows(name, arrays, lengths) for name in _ROWS}
     found: list[StepEvent] = []
-    counter = Places()
+    counter = StepPlaces()
     for at, (first, end) in enumerate(spans):
         canvas, step = int(arrays["canvas"][at]), steps - int(arrays["step"][at]) + 1
         place, own = counter.next(canvas, step), torch.from_numpy(accepted[first:end].copy())
@@ -188,7 +188,7 @@ def read(arrays: Arrays, draws: Draws | None, steps: int) -> list[StepEvent]:
 
 
 def _checked(arrays: Arrays) -> list[int]:
-    """How many positions each step has, once all arrays are known to be of their types and sizes."""
+    """Count the positions of each step, once all arrays are known to be of their types and sizes."""
     missing = [name for name in NAMES if name not in arrays]
     if missing:
         raise ValueError(f"it has no {missing[0]}")

@@ -32,10 +32,10 @@ _ONLY = "answer"
 
 @dataclass(frozen=True)
 class Decision:
-    """What the model thinks of the options of one question."""
+    """The model's judgement of the options of one question."""
 
     probabilities: dict[str, float]
-    """Of each option, in the order in which they were given; they add up to 1."""
+    """The probability of each option, in the order in which they were given; they add up to 1."""
 
     @property
     def choice(self) -> str:
@@ -77,14 +77,14 @@ class ChooseResult:
 
 @dataclass(frozen=True)
 class Reading:
-    """What is read off a canvas, and how."""
+    """A description of what is read off a canvas, and how."""
 
     frame: str
     """A template with a hole for each question."""
     questions: Mapping[str, tuple[str, ...]]
     """The options of each, by its name."""
     temperature: float
-    """Of the logits."""
+    """The temperature of the logits."""
     power: float | None
     """The fitted temperature of the probabilities, where it is applied."""
 

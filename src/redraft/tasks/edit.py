@@ -31,7 +31,7 @@ class EditResult(Result):
     """``text`` is the whole edited text."""
 
     replacements: tuple[str, ...] = ()
-    """What stands in the place of each span, in their order; empty where the whole was rewritten."""
+    """The texts in the place of each span, in their order; empty where the whole was rewritten."""
 
 
 @dataclass(frozen=True)
@@ -51,12 +51,12 @@ class _Group:
 
 @dataclass(frozen=True)
 class _Canvas:
-    """What a group of spans is written under, and what it starts from."""
+    """The constraint of a group of spans, and what it starts from."""
 
     frame: Template
     """From the first span to the end of the last one."""
     shown: str
-    """What follows them on the canvas."""
+    """The text that follows them on the canvas."""
     constraint: Template
     """Both."""
     compiled: CompiledConstraint
@@ -77,7 +77,7 @@ class EditRequest:
     """One for each group."""
     parameters: Mapping[str, Any]
     request: Request
-    """That of the first group; what is asked for the others depends on what it says."""
+    """The request of the first group; what is asked for the others depends on what it says."""
     record: Recorders | None = None
 
     def task(self, on_step: OnStep | None = None) -> Task[EditResult]:
@@ -172,14 +172,14 @@ def edit(
 def _request(
     runtime: Runtime, prompt: Prompt | None, before: str, canvas: _Canvas, parameters: Mapping[str, Any]
 ) -> Request:
-    """What is asked for on one canvas of an edit, after the text ``before`` it."""
+    """Make the request for one canvas of an edit, after the text ``before`` it."""
     context = context_before(runtime, prompt, before)
     settings = {"max_tokens": one_canvas(runtime, context, canvas.compiled.min_tokens), **parameters}
     return generate(runtime, context, constraint=canvas.constraint, draft=canvas.draft, **settings)
 
 
 def _values(frame: Template, written: str) -> list[str]:
-    """What stands in the holes of a frame that begins and ends with one."""
+    """Return what stands in the holes of a frame that begins and ends with one."""
     # Reading a frame takes time that grows with its length, and of a single hole there is nothing to be read.
     return [written] if len(frame.holes) == 1 else list(frame.values(written).values())
 
@@ -187,7 +187,7 @@ def _values(frame: Template, written: str) -> list[str]:
 def _canvas(
     runtime: Runtime, text: str, group: _Group, following: int, holes: Mapping[tuple[int, int], Hole], strength: float
 ) -> _Canvas:
-    """What is asked of the canvas of one group of spans, which shows some of the text up to the ``following`` one."""
+    """Plan the canvas of one group of spans, which shows some of the text up to the ``following`` one."""
     shown = beginning_of(runtime, text[group.end : following], runtime.model.config.canvas_length // 4)
     frame, old, holes_of, position = "", [], {}, group.start
     for number, (start, end) in enumerate(group.spans):

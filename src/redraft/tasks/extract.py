@@ -34,10 +34,10 @@ class Extraction(Result):
     """``text`` is the JSON."""
 
     value: Any = None
-    """What the JSON says."""
+    """The value that the JSON says."""
     confidence: dict[str, float] = field(default_factory=dict)
-    """By JSON pointer (RFC 6901), of every value that holds no others: the probability that the model gives the value's
-    least likely token when the value is noise, and all the rest of the answer is there."""
+    """The confidence of every value that holds no others, by JSON pointer (RFC 6901): the probability that the model
+    gives the value's least likely token when the value is noise, and all the rest of the answer is there."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +47,7 @@ class ExtractRequest:
     runtime: Runtime
     request: Request
     confidence: bool
-    """Whether each value's confidence is wanted."""
+    """True if each value's confidence is wanted."""
     record: Recorders | None = None
 
     def task(self, on_step: OnStep | None = None) -> Task[Extraction]:
@@ -98,7 +98,7 @@ def _value(text: str) -> Any:
 
 
 def _confidence(runtime: Runtime, request: Request, answer: Answer) -> Task[dict[str, float]]:
-    """By JSON pointer; a canvas after the other, each on the context that it was denoised on."""
+    """Find the confidences by JSON pointer; a canvas after the other, each on the context that it was denoised on."""
     if request.constraint is None:
         raise ValueError("confidence is that of a constrained answer")
     vocabulary, compiled, result = runtime.constraints.vocabulary, request.constraint, answer.result

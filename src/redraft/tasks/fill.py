@@ -38,7 +38,7 @@ class FillRequest:
     prefix: str
     suffix: str
     shown: str
-    """As much of the suffix as stands on the canvas."""
+    """The beginning of the suffix, as much as stands on the canvas."""
     record: Recorders | None = None
 
     def task(self, on_step: OnStep | None = None) -> Task[FillResult]:

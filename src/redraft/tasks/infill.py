@@ -1,4 +1,4 @@
-"""What writing into a text shares: what comes before a canvas, what of the suffix stands on it, what may be written.
+"""The common part of writing into a text: the context of a canvas, the suffix on it, and what may be written.
 
 What must stay is part of the constraint, so that it comes back byte for byte; what comes before the canvas is encoded
 as context, and so much of what follows as a canvas can show stands on it from the start.
@@ -35,7 +35,7 @@ def before_ending(task: Task[Result], ending: str) -> Task[Result]:
 
 
 def without_ending(text: str, ending: str) -> str:
-    """What comes before the fixed ``ending`` of a produced text."""
+    """Return what comes before the fixed ``ending`` of a produced text."""
     if not text.endswith(ending):
         raise ConstraintError("the text was not produced from this template: it does not end as it must")
     return text[: len(text) - len(ending)]
@@ -56,7 +56,7 @@ def context_before(runtime: Runtime, prompt: Prompt | None, before: str, check: 
 
 
 def beginning_of(runtime: Runtime, text: str, tokens: int) -> str:
-    """As much of the beginning of ``text`` as so many tokens hold."""
+    """Return as much of the beginning of ``text`` as so many tokens hold."""
     encoded = runtime.tokenizer.encode_text(text)
     if len(encoded) <= tokens:
         return text

@@ -1,4 +1,4 @@
-"""What a recipe hands the trainer: prompts with the canvases that answer them."""
+"""Training data as a recipe hands it to the trainer: prompts with the canvases that answer them."""
 
 from dataclasses import dataclass
 from typing import Protocol

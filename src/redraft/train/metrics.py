@@ -1,4 +1,4 @@
-"""What a training run measured: one JSON object a line, and the curves drawn from it."""
+"""The measurements of a training run: one JSON object a line, and the curves drawn from it."""
 
 import json
 from collections.abc import Mapping

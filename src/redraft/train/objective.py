@@ -45,8 +45,8 @@ class ObjectiveConfig:
     t_min: float = 0.4
     t_max: float = 0.8
     entropy_bound: float = 0.1
-    """Of the trajectories. A tight bound makes what is accepted mostly right, so that the model learns to build on it;
-    trained at a bound of one nat it learns to doubt its own guesses, and solves fewer puzzles at any bound."""
+    """The bound of the trajectories. A tight one makes what is accepted mostly right, so that the model learns to build
+    on it; trained at a bound of one nat it learns to doubt its own guesses, and solves fewer puzzles at any bound."""
 
     def __post_init__(self) -> None:
         for name in ("fully_noised", "keep_belief", "refresh_solved", "refresh_any", "penalised_fraction"):

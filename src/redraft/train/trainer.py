@@ -41,7 +41,7 @@ M = TypeVar("M", bound=nn.Module)
 
 
 class Objective(Protocol):
-    """What is minimised. ``start`` makes the state that is carried from update to update, ``loss`` advances it."""
+    """An objective to minimise. ``start`` makes the state that goes from update to update, ``loss`` advances it."""
 
     def start(self, rng: np.random.Generator) -> Any: ...
     def loss(self, trajectories: Any, rng: np.random.Generator) -> tuple[Tensor, float]: ...

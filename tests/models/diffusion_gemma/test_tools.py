@@ -31,9 +31,11 @@ SCHEMA: dict[str, Any] = {
 }
 
 
-def automaton(schema: Any = SCHEMA, *, least: int = 1, most: int | None = 1, content: Any = None) -> ByteAutomaton:
+def automaton(
+    schema: Any = SCHEMA, *, min_calls: int = 1, max_calls: int | None = 1, content: Any = None
+) -> ByteAutomaton:
     tools = [Tool("f", json.dumps(schema))]
-    wanted: Constraint = GemmaTools().constraint(tools, least=least, most=most, content=content)
+    wanted: Constraint = GemmaTools().constraint(tools, min_calls=min_calls, max_calls=max_calls, content=content)
     return build(wanted.expression)
 
 
@@ -67,16 +69,16 @@ def test_arguments_hold_to_their_schema(arguments: str, valid: bool) -> None:
 
 def test_how_many_calls_and_what_beside_them() -> None:
     one = call("{word:~x~}")
-    assert not automaton(most=None).matches(b"")
-    assert automaton(most=None).matches(one * 3)
-    assert not automaton(most=1).matches(one * 2)
-    free = automaton(least=0, most=None)
+    assert not automaton(max_calls=None).matches(b"")
+    assert automaton(max_calls=None).matches(one * 3)
+    assert not automaton(max_calls=1).matches(one * 2)
+    free = automaton(min_calls=0, max_calls=None)
     assert all(free.matches(text) for text in (b"", b"text", b"text" + one, one * 2))
     assert not free.matches(one + b"text")
-    never = automaton(least=0, most=0)
+    never = automaton(min_calls=0, max_calls=0)
     assert never.matches(b"text")
     assert not never.matches(one)
-    with_content = automaton(least=0, most=None, content=JSONSchema({"type": "boolean"}))
+    with_content = automaton(min_calls=0, max_calls=None, content=JSONSchema({"type": "boolean"}))
     assert with_content.matches(b"true")
     assert with_content.matches(one)
     assert not with_content.matches(b"text")
@@ -164,7 +166,7 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Engine:
 
 @pytest.mark.parametrize("seed", range(6))
 def test_a_model_that_knows_nothing_makes_valid_calls_over_several_canvases(engine: Engine, seed: int) -> None:
-    wanted = GemmaTools().constraint([Tool("f", json.dumps(SCHEMA))], least=1, most=2, content=None)
+    wanted = GemmaTools().constraint([Tool("f", json.dumps(SCHEMA))], min_calls=1, max_calls=2, content=None)
     result = engine.generate("hello", constraint=wanted, seed=seed, max_tokens=70)
     tokenizer = engine.tokenizer
     said, calls = (

@@ -34,6 +34,7 @@ def test_it_names_no_other_host(path: Path):
 
 
 @pytest.mark.slow
+@pytest.mark.builds
 @pytest.mark.skipif(shutil.which("npm") is None and "CI" not in os.environ, reason="needs npm")
 def test_it_is_what_the_sources_build_to():
     done = subprocess.run([ROOT / "script/page", "--check"], capture_output=True, text=True, timeout=600)

@@ -65,7 +65,7 @@ def test_nan_is_said_and_no_answer_is_shown(opened: Opener, damaged: Engine):
     with serving(damaged) as up:
         page = opened(up.url, "chat")
         ask(page)
-        expect(page.get_by_role("alert").filter(has_text="not a number")).to_contain_text("canvas 0, step 3")
+        expect(page.get_by_role("alert").filter(has_text="not a number")).to_contain_text("canvas 0, step 1")
         expect(page.get_by_role("group", name="What the answer cost")).to_have_count(0)
         page.get_by_role("tab", name="Decide").click()
         page.get_by_role("button", name="Decide", exact=True).click()

@@ -33,8 +33,8 @@ _OPEN_KEY = re.compile(r"[{,][^{}\[\],:]*\Z")
 class _ArgumentsWriter(SchemaWriter):
     """Values under a JSON schema, in the syntax of a call's arguments."""
 
-    def string(self, least: int, most: int | None) -> Expression:
-        return self.string_of(Repeat(ANY_CHARACTER, least, most))
+    def string(self, min_length: int, max_length: int | None) -> Expression:
+        return self.string_of(Repeat(ANY_CHARACTER, min_length, max_length))
 
     def string_of(self, value: Expression) -> Expression:
         return joined(_QUOTE, value, _QUOTE)
@@ -88,18 +88,18 @@ class ToolCalls:
     """A constraint: answers with calls of these tools; see ``tools.ToolSyntax``."""
 
     tools: tuple[Tool, ...]
-    least: int
-    most: int | None
+    min_calls: int
+    max_calls: int | None
     content: Constraint | None
 
     @property
     def expression(self) -> Expression:
         calls = any_of(*map(_call, self.tools))
-        if self.least:
-            return Repeat(calls, self.least, self.most)
+        if self.min_calls:
+            return Repeat(calls, self.min_calls, self.max_calls)
         if self.content is not None:
-            return any_of(self.content.expression, Repeat(calls, 1, self.most))
-        return joined(_ANY_TEXT, Repeat(calls, 0, self.most))
+            return any_of(self.content.expression, Repeat(calls, 1, self.max_calls))
+        return joined(_ANY_TEXT, Repeat(calls, 0, self.max_calls))
 
 
 def _call(tool: Tool) -> Expression:
@@ -122,10 +122,10 @@ class GemmaTools:
         return MARKERS
 
     def constraint(
-        self, tools: Sequence[Tool], *, least: int, most: int | None, content: Constraint | None
+        self, tools: Sequence[Tool], *, min_calls: int, max_calls: int | None, content: Constraint | None
     ) -> ToolCalls:
         """See ``tools.ToolSyntax``."""
-        return ToolCalls(tuple(tools), least, most, content)
+        return ToolCalls(tuple(tools), min_calls, max_calls, content)
 
     def reader(
         self,
@@ -182,7 +182,7 @@ class _Call:
         self._number, self._quote, self._decode, self._settled = number, quote, decode, settled
         self._in_string = self._named = False
         self._tokens: list[int] = []
-        """Of the piece so far."""
+        """The number of characters in the piece so far."""
         self._read = 0
         """Characters of the piece that were taken out of it."""
         self._bare = ""
@@ -201,7 +201,7 @@ class _Call:
         self._tokens, self._read = [], 0
 
     def part(self, last: bool) -> CallPart:
-        """What is new since the part before."""
+        """Return what is new since the part before."""
         self._flush(whole=last)
         part = CallPart(self._number, self._name, self._arguments, last)
         self._name, self._arguments = None, ""

@@ -16,19 +16,19 @@ KINDS = {"36 or more givens": (36, 45), "24 to 30 givens": (24, 30)}
 
 @dataclass(frozen=True)
 class Score:
-    """How a model did on one kind of puzzle at one step limit. Shares are of puzzles unless they say otherwise."""
+    """A model's score on one kind of puzzle at one step limit. Shares are of puzzles unless they say otherwise."""
 
     kind: str
     max_denoising_steps: int
     puzzles: int
     solved: float
     solved_singles_suffice: float | None
-    """Of the puzzles that naked and hidden singles solve; None, as below, if there is none."""
+    """The share of the puzzles that naked and hidden singles solve; None, as below, if there is none."""
     solved_needing_more: float | None
     mean_steps: float
     converged: float
     right_when_converged: float | None
-    """Of the puzzles that converged."""
+    """The share of the puzzles that converged."""
     corrections_per_puzzle: float
     """Times a cell accepted with one token was later accepted, or committed, with another."""
     withdrawals_per_puzzle: float

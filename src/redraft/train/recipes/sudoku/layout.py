@@ -1,4 +1,4 @@
-"""How a Sudoku stands in tokens: the one place that knows ids, rows and the order of cells.
+"""A Sudoku in tokens: the one place that knows ids, rows and the order of cells.
 
 Prompt: <bos>, then nine rows of nine cell tokens and a newline; a cell token names its row, column and content
 ("<r1c1=5>"), so that the model need not count. Canvas: nine rows of nine digits, each but the last ended by a newline,
@@ -20,7 +20,7 @@ OFFSET = 90
 
 _CELL = np.arange(81)
 CELL_POSITIONS = _CELL + _CELL // 9
-"""Where cell i stands among the 90 positions of a canvas, or of a prompt after its <bos>."""
+"""Find where cell i stands among the 90 positions of a canvas, or of a prompt after its <bos>."""
 
 
 def vocabulary() -> dict[str, int]:

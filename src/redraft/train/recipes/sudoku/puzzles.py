@@ -9,8 +9,8 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-FEWEST_GIVENS = 17  # no puzzle with 16 has a single solution (McGuire, Tugemann and Civario, 2012)
-MOST_GIVENS = 80
+MIN_GIVENS = 17  # no puzzle with 16 has a single solution (McGuire, Tugemann and Civario, 2012)
+MAX_GIVENS = 80
 TRIES_PER_PUZZLE = 20_000
 
 _ANY = 0b111_111_111
@@ -71,8 +71,8 @@ def generate(count: int, givens: tuple[int, int], seed: int) -> Puzzles:
     low, high = givens
     if count < 0:
         raise ValueError(f"count is {count}; it must be 0 or more")
-    if not FEWEST_GIVENS <= low <= high <= MOST_GIVENS:
-        raise ValueError(f"givens is {low}..{high}; it must be a rising range within {FEWEST_GIVENS}..{MOST_GIVENS}")
+    if not MIN_GIVENS <= low <= high <= MAX_GIVENS:
+        raise ValueError(f"givens is {low}..{high}; it must be a rising range within {MIN_GIVENS}..{MAX_GIVENS}")
     if not 0 <= seed < 2**64:
         raise ValueError(f"seed is {seed}; it must be within 0..2**64-1")
     state = np.array([seed], dtype=np.uint64)
@@ -87,7 +87,7 @@ def generate(count: int, givens: tuple[int, int], seed: int) -> Puzzles:
 
 
 def singles_suffice(boards: NDArray[np.integer]) -> NDArray[np.bool_]:
-    """Whether naked and hidden singles alone fill each of `boards` [N, 81], as bool [N]; False where givens clash.
+    """Tell whether naked and hidden singles alone fill each of `boards` [N, 81], as bool [N]; False where givens clash.
 
     Raises ValueError for boards that are not [N, 81] of 0..9.
     """
@@ -120,7 +120,7 @@ def shuffle(
 
 
 def is_solution(boards: NDArray[np.integer], answers: NDArray[np.integer]) -> NDArray[np.bool_]:
-    """Whether each of `answers` [N, 81] solves its board by the rules, as bool [N].
+    """Tell whether each of `answers` [N, 81] solves its board by the rules, as bool [N].
 
     An answer must hold 1..9 in every row, column and box and keep every given. Anything else in its cells, a blank or a
     number that is no digit, makes it False.

@@ -1,4 +1,4 @@
-"""What the rules of Sudoku can say to ``generate``: givens and rows as constraints, and all of them as a verifier."""
+"""The rules of Sudoku as ``generate`` takes them: givens and rows as constraints, and all of them as a verifier."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -58,7 +58,7 @@ class Rules:
 
 
 def cell_name(cell: int) -> str:
-    """What a cell is called where it is a hole: row and column, as in r1c9."""
+    """Name a cell that is a hole: row and column, as in r1c9."""
     return f"r{cell // 9 + 1}c{cell % 9 + 1}"
 
 
