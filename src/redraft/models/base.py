@@ -149,8 +149,8 @@ class Span:
     self_conditioning: Tensor | None = None
     """[..., T, H]: the soft embedding of the step before; None at a canvas's first step."""
     reread: int = 0
-    """The number of a canvas's first tokens that are the last ones of its context. The cache has them already: they are run
-    again as part of the canvas, which does not see what the cache keeps of them."""
+    """The number of a canvas's first tokens that are the last ones of its context. The cache has them already: they are
+    run again as part of the canvas, which does not see what the cache keeps of them."""
 
     @property
     def rows(self) -> int:
