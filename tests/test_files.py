@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from redraft.files import replacing, write_text
+from redraft.files import check_writable, make_new_folder, replacing, write_text
 from tests.random_checkpoint import random_checkpoint
 
 OLD = "what a person wrote\n"
@@ -213,4 +213,21 @@ def test_a_file_that_somebody_has_open_by_that_name_is_written(letter: Path) -> 
 def test_half_a_character_is_refused_before_anything_is_written(letter: Path) -> None:
     with pytest.raises(UnicodeEncodeError):
         write_text(letter, "\ud800")
+    assert letter.read_text() == OLD
+
+
+def test_a_new_folder_holds_nothing_of_another(tmp_path: Path) -> None:
+    make_new_folder(tmp_path / "a" / "b")
+    make_new_folder(tmp_path / "a" / "b")
+    with pytest.raises(FileExistsError, match="not empty"):
+        make_new_folder(tmp_path / "a")
+
+
+def test_what_cannot_be_written_is_known_before_the_work(letter: Path, tmp_path: Path) -> None:
+    check_writable(letter)
+    check_writable(tmp_path / "new.json")
+    assert only(tmp_path) == ["letter.txt"]
+    for path in (tmp_path, tmp_path / "none" / "new.json", Path("/proc/new.json")):
+        with pytest.raises(OSError, match=str(path.parent)):
+            check_writable(path)
     assert letter.read_text() == OLD

@@ -1,8 +1,10 @@
 """Files that are replaced whole: written beside, then renamed, so that a failure or a kill leaves the old content."""
 
+import errno
 import os
 import secrets
 import stat
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -48,6 +50,27 @@ def write_text(path: Path, text: str, *, keep_link: bool = True) -> None:
     content = text.encode()
     with replacing(path, keep_link=keep_link) as new:
         new.write_bytes(content)
+
+
+def make_new_folder(folder: Path) -> None:
+    """Make a folder for what belongs together; its parents, too.
+
+    Raises FileExistsError where there is something in it already, and OSError where it cannot be made.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if any(folder.iterdir()):
+        raise FileExistsError(errno.EEXIST, "The folder is not empty; give a new one, or remove it", str(folder))
+
+
+def check_writable(path: Path) -> None:
+    """Raise OSError, before any work, where a file ``path`` could not be written."""
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if not path.exists():
+        with tempfile.NamedTemporaryFile(dir=path.parent):
+            pass
+    elif not os.access(path, os.W_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
 
 
 def _liken(path: Path, old: os.stat_result) -> None:

@@ -41,9 +41,9 @@ def info(
 # Measured on the bundled model and on random checkpoints; docs/checkpoints.md says how.
 LOSSES: "dict[Format, str]" = {
     "float32": "exact",
-    "bfloat16": "rounded: logits of random checkpoints off by 0.5 to 18 %, hard Sudokus solved 82.2 % (float32 82.7 %)",
-    "int8": "lossy: logits of random checkpoints off by 2 to 29 %, hard Sudokus solved 81.8 % (float32 82.7 %)",
-    "int4": "lossy: logits of random checkpoints off by 20 to 68 %, hard Sudokus solved 77.7 % (float32 82.7 %)",
+    "bfloat16": "rounded: logits of random checkpoints off by 0.5 to 18 %, the Sudoku model solves 82.2 %, not 82.7 %",
+    "int8": "lossy: logits of random checkpoints off by 2 to 29 %, the Sudoku model solves 81.8 %, not 82.7 %",
+    "int4": "lossy: logits of random checkpoints off by 20 to 68 %, the Sudoku model solves 77.7 %, not 82.7 %",
 }
 
 

@@ -70,3 +70,11 @@ def main() -> None:
     except RedraftError as error:
         typer.echo(f"redraft: {error}", err=True)
         sys.exit(1)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        # Without a file's name it is no mistake of the user's, and its traceback is what helps.
+        if error.filename is None:
+            raise
+        typer.echo(f"redraft: {error.filename}: {error.strerror}", err=True)
+        sys.exit(1)

@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 
 from redraft.errors import CheckpointError
+from redraft.files import make_new_folder
 from redraft.formats import safetensors, source
 from redraft.formats.json_objects import write_object
 from redraft.formats.source import CONFIG_FILE, GENERATION_FILE, is_single_file
@@ -29,7 +30,7 @@ def quantize(found: Checkpoint, folder: Path, format: Format) -> None:
         raise CheckpointError(f"{found.path} holds {found.packed} weights; quantise the checkpoint it was made of")
     if folder.resolve() in (found.path.resolve(), found.path.resolve().parent):
         raise CheckpointError(f"{folder} is where the checkpoint lies; give another folder")
-    folder.mkdir(parents=True, exist_ok=True)
+    make_new_folder(folder)
     config = source.read_config(found.path)
     if format == "bfloat16":
         _write_plain(found, folder)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from redraft.errors import CheckpointError
-from redraft.files import replacing, write_text
+from redraft.files import make_new_folder, replacing, write_text
 from redraft.formats import safetensors, source
 from redraft.formats.gguf.file import open_gguf
 from redraft.formats.json_objects import read_object, write_object
@@ -96,7 +96,8 @@ def adapt(
     mask_token: the name of a token, which is added if there is none; by default a special one that stands for nothing,
     else a new one. dtype: of the weights; by default as they are stored, and float32 for quantised ones.
 
-    Raises CheckpointError where the mask has a meaning, or the base's files cannot be read.
+    Raises CheckpointError where the mask has a meaning, or the base's files cannot be read; RequestError for a chat
+    template that renders nothing; OSError for a folder that cannot be made or is not empty.
     """
     if folder.resolve() in (base.path.resolve(), base.path.resolve().parent):
         raise CheckpointError(f"{folder} is where the base lies; give another folder")
@@ -104,7 +105,11 @@ def adapt(
     mask = _choose_mask(base, tokenizer, mask_token)
     raw = _with_diffusion(base, canvas_length, mask.id)
     config = base.family.read_config(raw)
-    folder.mkdir(parents=True, exist_ok=True)
+    if chat_template is not None:
+        # A fault in it is told now, and not at the first chat.
+        own = ChatTokenizer(tokenizer.tokenizer, tokenizer.special, chat_template)
+        own.encode_chat([{"role": "user", "content": "a"}])
+    make_new_folder(folder)
     _write_weights(base, folder, config, mask, dtype)
     write_object(folder / CONFIG_FILE, raw)
     defaults = base.family.read_defaults({}, config)

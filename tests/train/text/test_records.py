@@ -30,6 +30,7 @@ FAULTS = {
     json.dumps({"context": "a", "questions": [{**ASK, "canvas": [{"pinned": "x"}]}]}): "'canvas' has no slot",
     json.dumps({"context": "a", "questions": [{**ASK, "canvas": [{"slot": "x"}]}]}): "piece 0 of the canvas",
     json.dumps({"context": "a", "questions": [{**ASK, "canvas": [{"slot": "x", "width": 0}]}]}): "has width 0",
+    json.dumps({"context": "a", "questions": [{**ASK, "canvas": [{"slot": "x", "width": 10**11}]}]}): "1 to 65,536",
     json.dumps({"context": "a", "questions": [{**ASK, "schema": {"type": "object"}}]}): "come together",
 }
 

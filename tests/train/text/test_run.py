@@ -1,6 +1,7 @@
 """A run is its seed: killed and continued, it ends as if nothing had happened. And it learns what serving then says."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from redraft.train.text.optimizer import OptimizerConfig
 from redraft.train.text.records import parse
 from redraft.train.text.run import STATE_FILE, Run, RunConfig
 from redraft.train.text.source import FileSource, GeneratedSource
+from tests.models.llama_diffusion.conftest import write
 from tests.train.text.conftest import HELD_OUT, SOURCE, generated, recipe
 
 CASES: dict[str, dict[str, Any]] = {
@@ -73,6 +75,23 @@ def test_another_run_cannot_be_continued(tiny: Path, tmp_path: Path) -> None:
         run(tiny, tmp_path, 2, batch_tokens=512)
     with pytest.raises(RedraftError, match="holds a run with adaptation 'Full', not 'Lora'"):
         run(tiny, tmp_path, 2, adaptation=Lora(4))
+
+
+def test_a_run_is_not_continued_on_another_model_of_the_same_name(tiny: Path, tmp_path: Path) -> None:
+    model = Path(shutil.copytree(tiny, tmp_path / "model"))
+    run(model, tmp_path / "run", 1)
+    write(model, seed=1)
+    with pytest.raises(RedraftError, match="holds a run with weights"):
+        run(model, tmp_path / "run", 2)
+
+
+def test_what_cannot_be_trained_so_is_refused(tiny: Path, tmp_path: Path) -> None:
+    with pytest.raises(RedraftError, match="rank 97 is more than the 32 rows or columns"):
+        run(tiny, tmp_path, 1, adaptation=Lora(97))
+    with pytest.raises(ValueError, match="alpha nan must be a finite number"):
+        Lora(4, float("nan"))
+    with pytest.raises(RedraftError, match="device 'nowhere' cannot be used here"):
+        run(tiny, tmp_path, 1, device="nowhere")
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_last_state(tiny: Path, tmp_path: Path) -> None:

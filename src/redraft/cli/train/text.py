@@ -1,5 +1,6 @@
 """``redraft train DATA.jsonl``, and the options that it shares with recipes of text."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -65,6 +66,8 @@ class Trained:
 
         if (self.lora is not None) + (self.last_layers is not None) + self.train_embeddings > 1:
             raise RequestError("--lora, --last-layers and --train-embeddings exclude each other; give one of them")
+        if self.lora is None and (self.lora_alpha is not None or self.lora_dropout):
+            raise RequestError("--lora-alpha and --lora-dropout are for adapters; give --lora RANK too")
         if self.lora is not None:
             return Lora(self.lora, 2.0 * self.lora if self.lora_alpha is None else self.lora_alpha, self.lora_dropout)
         return Full(self.train_embeddings) if self.last_layers is None else LastLayers(self.last_layers)
@@ -185,8 +188,8 @@ def parse_mix(given: str | None) -> Mapping[str, float]:
             weights[task.strip()] = float(weight)
         except ValueError:
             raise RequestError(f"--mix {part!r} must be a task and its weight, such as extract=2") from None
-        if not weights[task.strip()] > 0:
-            raise RequestError(f"--mix {part!r}: a weight is above 0; leave out tasks that are not trained")
+        if not 0 < weights[task.strip()] < math.inf:
+            raise RequestError(f"--mix {part!r}: a weight is finite and above 0; leave out tasks that are not trained")
     return weights
 
 

@@ -58,6 +58,11 @@ class LlamaDiffusionConfig:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise CheckpointError(f"config.json: {name} = {value!r} must be a whole number, 1 or more")
+        if self.canvas_length >= self.max_position_embeddings:
+            raise CheckpointError(
+                f"config.json: canvas_length = {self.canvas_length} leaves no room for a prompt in "
+                f"max_position_embeddings = {self.max_position_embeddings}"
+            )
         for name in ("rms_norm_eps", "rope_theta"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:

@@ -4,6 +4,7 @@ The embedding and the head stay as they are but for one row, the mask's, which t
 """
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import copy
@@ -72,6 +73,8 @@ class Lora:
     def __post_init__(self) -> None:
         if self.rank < 1:
             raise ValueError(f"rank {self.rank} must be at least 1")
+        if not 0 < self.alpha < math.inf:
+            raise ValueError(f"alpha {self.alpha} must be a finite number above 0")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout {self.dropout} must be a share below 1")
 
@@ -85,12 +88,17 @@ class TrainedModel:
     def __init__(self, name: str, base: Checkpoint, model: PlainModel, adaptation: Adaptation) -> None:
         """``base``: what ``model`` was loaded from, asked for by ``name``.
 
-        Raises CheckpointError for a family that cannot be trained so.
+        Raises CheckpointError for a family that cannot be trained so, or an adapter larger than what it adapts.
         """
         if not isinstance(model, TreeModel) or not isinstance(model, nn.Module):
             raise CheckpointError(
                 f"{base.path}: a model of architecture {base.architecture} cannot be trained on text yet; "
                 "LlamaForBlockDiffusion can"
+            )
+        smallest = min(min(one.weight.shape) for one in model.modules() if isinstance(one, Linear))
+        if isinstance(adaptation, Lora) and adaptation.rank > smallest:
+            raise CheckpointError(
+                f"{base.path}: rank {adaptation.rank} is more than the {smallest} rows or columns of a matrix of it"
             )
         self.name, self.base, self.model, self.adaptation = name, base, model, adaptation
         self._trees: TreeModel = model

@@ -11,6 +11,7 @@ import torch
 from redraft.errors import DataError, RedraftError
 from redraft.models import checkpoint
 from redraft.models.checkpoint import Checkpoint
+from redraft.models.digest import weights_digest
 from redraft.models.tokenizer import ChatTokenizer
 from redraft.train.text.adapters import Adaptation, Full, TrainedModel, described
 from redraft.train.text.batches import Batches
@@ -54,6 +55,7 @@ class TextRecipe:
         tensorboard: bool = False,
     ) -> Run:
         """Load the model and make the run. ``data``: what tells this source from others, in a word or a digest."""
+        check_device(self.device)
         found = checkpoint.read(checkpoint.find(self.model))
         encoder = self.encoder(found)
         checked = [encoder.encode(record) for record in evaluation]
@@ -69,7 +71,7 @@ class TextRecipe:
             Batches(source, encoder, objective, self.batch_tokens),
             self.run,
             folder,
-            self._decided_by(data),
+            self._decided_by(data, found),
             Evaluation(checked, encoder.mask_token, encoder.end_token, self.batch_tokens) if checked else None,
             on_progress,
             tensorboard,
@@ -104,9 +106,11 @@ class TextRecipe:
         seen = source.records if isinstance(source, FileSource) else [source.draw(index) for index in range(COUNTED)]
         return mixed(source, seen, self.mix, self.run.seed)
 
-    def _decided_by(self, data: str) -> dict[str, object]:
+    def _decided_by(self, data: str, found: Checkpoint) -> dict[str, object]:
         parts = {
             "model": str(self.model),
+            # The same name may come to hold another model.
+            "weights": weights_digest(found),
             "data": data,
             "mix": dict(self.mix),
             "seed": self.run.seed,
@@ -117,6 +121,15 @@ class TextRecipe:
             "dtype": self.dtype,
         }
         return parts | described(self.adaptation) | asdict(self.objective) | asdict(self.optimizer)
+
+
+def check_device(device: str) -> None:
+    """Raise RedraftError for a device that torch does not know, or that this machine lacks."""
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise RedraftError(f"device {device!r} cannot be used here: {reason}; 'cpu' always works") from error
 
 
 def compute_dtype(wanted: ComputeDType, device: str) -> Literal["float32", "bfloat16"]:

@@ -20,6 +20,8 @@ from redraft.tasks.slots import Filled, Piece, Pinned
 
 ROLES = ("system", "user", "assistant", "tool")
 DEFAULT_TASK = "answer"
+MAX_WIDTH = 1 << 16
+"""Tokens of the widest slot; no canvas is as long."""
 
 
 @dataclass(frozen=True)
@@ -167,8 +169,10 @@ def _pieces(raw: object) -> Iterator[Piece]:
             yield Pinned(_text(piece, "pinned"))
             continue
         width = piece["width"]
-        if isinstance(width, bool) or not isinstance(width, int) or width < 1:
-            raise DataError(f"piece {number} of the canvas has width {width!r}; it must be a whole number, 1 or more")
+        if isinstance(width, bool) or not isinstance(width, int) or not 1 <= width <= MAX_WIDTH:
+            raise DataError(
+                f"piece {number} of the canvas has width {width!r}; it must be a whole number from 1 to {MAX_WIDTH:,}"
+            )
         yield Filled(_text(piece, "slot"), width)
     if not any("slot" in piece for piece in raw):
         raise DataError("'canvas' has no slot, so there is nothing to fill in")
