@@ -67,10 +67,12 @@ def test_the_limit_is_that_of_the_unpacked_body(small: Served, encoding: str) ->
 def test_of_a_bomb_no_more_is_unpacked_than_the_limit(small: Served, encoding: str) -> None:
     bomb = PACK[encoding](bytes(15 << 20))
     assert len(bomb) < MOST
+    # What a first request imports and keeps is no part of it.
+    assert post(small, bomb, encoding).status_code == 413
     tracemalloc.start()
     try:
         assert post(small, bomb, encoding).status_code == 413
-        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+        assert tracemalloc.get_traced_memory()[1] < 4 << 20
     finally:
         tracemalloc.stop()
 
