@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from redraft.layers.attention import Segment
+from redraft.layers.attention import Segment, attention
+from redraft.layers.rope import RotaryTable
 from redraft.models.base import Cache, Span
 
 _FOLLOWS_A_CANVAS = "a span follows a canvas on the same cache; only what is encoded can be followed"
@@ -143,3 +144,33 @@ def without_last(stored: Sequence[tuple[Tensor, Tensor]], count: int) -> Sequenc
             kept.append((keys[:, :, :rest], values[:, :, :rest]))
         count = max(0, -rest)
     return kept
+
+
+def attend(
+    layer: int,
+    one: SpanRows,
+    queries: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    window: int | None = None,
+    canvas_window: int | None = None,
+) -> Tensor:
+    """Return what a span's rows gather in one layer, [rows, heads * D], of all rows' [N, heads, D].
+
+    What is encoded sees ``window`` tokens and is written to its cache; a canvas sees all of itself, and of its cache
+    what ``past`` shows to ``canvas_window``.
+    """
+    cache = one.span.cache
+    q, k, v = (one.sequences(part) for part in (queries, keys, values))
+    segments = past(one, cache, layer, window if one.causal else canvas_window)
+    if one.causal:
+        cache.write(layer, k, v)
+    own = Segment(k, v, causal_mask(one.length, window, q.device) if one.causal else None)
+    return attention(q, [*segments, own]).flatten(0, 1)
+
+
+def rotations(table: RotaryTable, rows: Sequence[SpanRows], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return cosines and sines [N, 1, D/2] of all rows."""
+    each = [(table.slice(one.position, one.length, device), one.span.rows // one.length) for one in rows]
+    cosines, sines = (torch.cat([own[part].repeat(count, 1) for own, count in each])[:, None] for part in (0, 1))
+    return cosines, sines

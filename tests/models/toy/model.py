@@ -9,14 +9,13 @@ from torch import Tensor, nn
 from redraft.canvas.acceptance import ConfidenceThreshold
 from redraft.canvas.corruption import AbsorbingCorruption, MaskNoise
 from redraft.canvas.readout import Readout, ReadoutSpec
-from redraft.layers.attention import Segment, attention
 from redraft.layers.linear import Linear
 from redraft.layers.norm import RMSNorm
 from redraft.layers.readouts import read_canvases
 from redraft.layers.rope import RotaryTable, inverse_frequencies, rotate
 from redraft.layers.vocabulary_head import VocabularyHead
 from redraft.models.base import GenerationDefaults, Span
-from redraft.models.spans import SpanRows, advance, causal_mask, lay_out, past
+from redraft.models.spans import advance, attend, lay_out, rotations
 from tests.models.toy.config import InkwellConfig
 
 
@@ -102,11 +101,10 @@ class Inkwell(nn.Module):
     def forward(self, spans: Sequence[Span]) -> list[Tensor | None]:
         rows = lay_out(spans)
         x = F.embedding(torch.cat([span.tokens for span in spans]), self.embedding.weight).float()
-        turned = [self.rotary.slice(one.position, one.length, self.device) for one in rows]
-        angles = torch.cat([own[0] for own in turned])[:, None], torch.cat([own[1] for own in turned])[:, None]
+        angles = rotations(self.rotary, rows, self.device)
         for index, layer in enumerate(self.layers):
             projected = layer.project(x, angles)
-            x = layer.finish(x, torch.cat([_attend(index, one, *projected) for one in rows]))
+            x = layer.finish(x, torch.cat([attend(index, one, *projected) for one in rows]))
         advance(rows)
         hidden = self.norm(x)
         return [None if one.causal else hidden[one.own] for one in rows]
@@ -116,12 +114,3 @@ class Inkwell(nn.Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         return self.head(hidden).float()
-
-
-def _attend(index: int, one: SpanRows, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-    q, k, v = (one.sequences(part) for part in (queries, keys, values))
-    segments = past(one, one.span.cache, index, None)
-    if one.causal:
-        one.span.cache.write(index, k, v)
-    own = Segment(k, v, causal_mask(one.length, None, q.device) if one.causal else None)
-    return attention(q, [*segments, own]).flatten(0, 1)

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from redraft.canvas.corruption import UniformCorruption
 from redraft.canvas.noise import UniformNoise
 from redraft.canvas.readout import Readout, ReadoutSpec
-from redraft.layers.attention import Segment, attention
 from redraft.layers.experts import Experts, Router
 from redraft.layers.linear import Linear
 from redraft.layers.mlp import GatedMLP
@@ -23,7 +22,7 @@ from redraft.layers.rope import RotaryTable, inverse_frequencies, rotate
 from redraft.layers.vocabulary_head import VocabularyHead
 from redraft.models.base import GenerationDefaults, Span, WindowPolicy
 from redraft.models.diffusion_gemma.config import AttentionSpec, DiffusionGemmaConfig
-from redraft.models.spans import SpanRows, advance, causal_mask, lay_out, past
+from redraft.models.spans import SpanRows, advance, attend, lay_out, rotations
 
 
 class Attention(nn.Module):
@@ -209,27 +208,12 @@ class DiffusionGemma(nn.Module):
 
     def _angles(self, rows: Sequence[SpanRows]) -> dict[AttentionSpec, tuple[Tensor, Tensor]]:
         """Cosines and sines [N, 1, D/2] of all rows, for each kind of layer."""
-        each = [(self.rope(one.position, one.length), one.span.rows // one.length) for one in rows]
-        return {
-            spec: (
-                torch.cat([own[spec][0].repeat(count, 1) for own, count in each])[:, None],
-                torch.cat([own[spec][1].repeat(count, 1) for own, count in each])[:, None],
-            )
-            for spec in self._rotary
-        }
+        return {spec: rotations(table, rows, self.device) for spec, table in self._rotary.items()}
 
     def _attend(self, index: int, one: SpanRows, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         """Return what a span's rows gather in one layer, [rows, heads * D]; write what is encoded to its cache."""
-        window, cache = self.config.layers[index].window, one.span.cache
-        q, k, v = (one.sequences(part) for part in (queries, keys, values))
-        if one.causal:
-            segments = past(one, cache, index, window)
-            own = Segment(k, v, causal_mask(one.length, window, q.device))
-            cache.write(index, k, v)
-        else:
-            segments = past(one, cache, index, window if self.window_policy == "per_query" else None)
-            own = Segment(k, v)
-        return attention(q, [*segments, own]).flatten(0, 1)
+        window = self.config.layers[index].window
+        return attend(index, one, queries, keys, values, window, window if self.window_policy == "per_query" else None)
 
     def rope(self, start: int, length: int) -> dict[AttentionSpec, tuple[Tensor, Tensor]]:
         """Cosines and sines [length, D/2] of positions start .. start+length-1, for each kind of layer."""

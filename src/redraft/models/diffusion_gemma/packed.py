@@ -4,7 +4,6 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from redraft.formats.tensors import TensorReader
@@ -57,16 +56,13 @@ def packed_model(model: DiffusionGemma, matrices: Mapping[str, PackedMatrix], fo
     kv_dtype = torch.float32 if format == "float32" else torch.bfloat16
     conditioning = model.self_conditioning
 
-    def embed(tokens: Tensor) -> Tensor:
-        return F.embedding(tokens, model.embed_tokens.weight).float() * config.hidden_size**0.5
-
     parts = PackedParts(
         layers=[_packed_layer(layer, matrices, f"layers.{i}", kv_dtype) for i, layer in enumerate(model.layers)],
         places=[
             LayerPlace(spec.window, model.rotary(spec), layer.encoder_layer_scalar.item(), layer.layer_scalar.item())
             for layer, spec in zip(model.layers, config.layers, strict=True)
         ],
-        embed=embed,
+        embed=model.embed,
         self_conditioning=PackedSelfConditioning(
             matrices["self_conditioning.gate_up"],
             matrices["self_conditioning.down"],

@@ -13,15 +13,15 @@ from torch import Tensor, nn
 from redraft.canvas.acceptance import ConfidenceThreshold
 from redraft.canvas.corruption import AbsorbingCorruption, MaskNoise
 from redraft.canvas.readout import Readout, ReadoutSpec
-from redraft.layers.attention import Segment, attention
 from redraft.layers.linear import Linear
+from redraft.layers.mlp import GatedMLP
 from redraft.layers.norm import RMSNorm
 from redraft.layers.readouts import read_canvases
 from redraft.layers.rope import RotaryTable, inverse_frequencies, rotate
 from redraft.layers.vocabulary_head import VocabularyHead
 from redraft.models.base import GenerationDefaults, Span
 from redraft.models.llama_diffusion.config import LlamaDiffusionConfig
-from redraft.models.spans import SpanRows, advance, causal_mask, lay_out, past
+from redraft.models.spans import advance, attend, lay_out, rotations
 
 Angles = tuple[Tensor, Tensor]
 """Cosines and sines [..., head_dim / 2] of rows."""
@@ -48,25 +48,13 @@ class Attention(nn.Module):
         return (rotate(query.float(), *angles) * scale).to(dtype), rotate(key.float(), *angles).to(dtype), value
 
 
-class MLP(nn.Module):
-    """``down(silu(gate(x)) * up(x))``."""
-
-    def __init__(self, config: LlamaDiffusionConfig) -> None:
-        super().__init__()
-        self.gate_proj = Linear(config.hidden_size, config.intermediate_size)
-        self.up_proj = Linear(config.hidden_size, config.intermediate_size)
-        self.down_proj = Linear(config.intermediate_size, config.hidden_size)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
-
-
 class Layer(nn.Module):
     """Attention and MLP, each on normed rows and added to the residual."""
 
     def __init__(self, config: LlamaDiffusionConfig) -> None:
         super().__init__()
-        self.self_attn, self.mlp = Attention(config), MLP(config)
+        self.self_attn = Attention(config)
+        self.mlp = GatedMLP(config.hidden_size, config.intermediate_size, "silu")
         self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 
@@ -138,8 +126,8 @@ class LlamaDiffusion(nn.Module):
         x = torch.cat([self.embed(span.tokens).flatten(0, -2) for span in spans])
         hidden = self.through(
             x,
-            self._angles(rows),
-            lambda index, *parts: torch.cat([_attend(index, one, *parts) for one in rows]),
+            rotations(self.rotary, rows, self.device),
+            lambda index, *parts: torch.cat([attend(index, one, *parts) for one in rows]),
         )
         advance(rows)
         return [
@@ -173,14 +161,14 @@ class LlamaDiffusion(nn.Module):
         cos, sin = self.rotary.slice(0, int(positions.max()) + 1, self.device)
         lengths = [len(mask) for mask in masks]
 
-        def attend(_: int, *parts: Tensor) -> Tensor:
+        def within_trees(_: int, *parts: Tensor) -> Tensor:
             # [N, heads, D] -> [1, heads, L, D] of each tree.
             each = zip(*(part.transpose(0, 1)[None].split(lengths, 2) for part in parts), masks, strict=True)
             # Queries are scaled already.
             found = [F.scaled_dot_product_attention(q, k, v, m, scale=1.0, enable_gqa=True) for q, k, v, m in each]
             return torch.cat(found, 2)[0].transpose(0, 1).flatten(1)
 
-        return self.through(x, (cos[positions][:, None], sin[positions][:, None]), attend)
+        return self.through(x, (cos[positions][:, None], sin[positions][:, None]), within_trees)
 
     def embed(self, tokens: Tensor) -> Tensor:
         """Token embeddings, float32 [..., H]."""
@@ -194,19 +182,3 @@ class LlamaDiffusion(nn.Module):
         """Return float32 logits [..., V] of ``hidden`` [..., H]: for training and tests."""
         table = self.head_table
         return F.linear(hidden.to(table.dtype), table).float()
-
-    def _angles(self, rows: Sequence[SpanRows]) -> Angles:
-        """Cosines and sines [N, 1, D/2] of all rows."""
-        each = [(self.rotary.slice(one.position, one.length, self.device), one.span.rows // one.length) for one in rows]
-        cos, sin = (torch.cat([own[part].repeat(count, 1) for own, count in each])[:, None] for part in (0, 1))
-        return cos, sin
-
-
-def _attend(index: int, one: SpanRows, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-    """Return what a span's rows gather in one layer, [rows, heads * D]; write what is encoded to its cache."""
-    q, k, v = (one.sequences(part) for part in (queries, keys, values))
-    segments = past(one, one.span.cache, index, None)
-    if one.causal:
-        one.span.cache.write(index, k, v)
-    own = Segment(k, v, causal_mask(one.length, None, q.device) if one.causal else None)
-    return attention(q, [*segments, own]).flatten(0, 1)

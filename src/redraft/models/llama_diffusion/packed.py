@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Mapping
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from redraft.formats.tensors import TensorReader
@@ -47,14 +46,11 @@ def packed_model(model: LlamaDiffusion, matrices: Mapping[str, PackedMatrix], fo
     """Make a model of ``pack_weights``'s matrices and of the weights of ``model`` that are ``beside`` them."""
     config = model.config
 
-    def embed(tokens: Tensor) -> Tensor:
-        return F.embedding(tokens, model.embed_tokens.weight).float()
-
     dtype = torch.float32 if format == "float32" else torch.bfloat16
     parts = PackedParts(
         layers=[_packed_layer(layer, matrices, f"layers.{i}", model, dtype) for i, layer in enumerate(model.layers)],
         places=[LayerPlace(None, model.rotary)] * config.num_hidden_layers,
-        embed=embed,
+        embed=model.embed,
         self_conditioning=None,
         norm=Norm(model.norm.weight.float(), config.rms_norm_eps),
         head=PackedHead(matrices["head"], None, None),
