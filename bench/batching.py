@@ -49,7 +49,7 @@ CASES = ("decisions", "canvases", "middling", "sudoku")
 
 @dataclass(frozen=True)
 class Rows:
-    """What one request puts into a forward: rows that are encoded, and the canvas after them."""
+    """One request's part of a forward: rows that are encoded, and the canvas after them."""
 
     encoded: int
     canvas: int
@@ -116,7 +116,7 @@ def bandwidth() -> float:
 
 
 def bound(engine: Engine, config: DiffusionGemmaConfig, requests: Sequence[Rows]) -> float:
-    """How many times as fast one forward for all requests can be as one for each."""
+    """Compute how many times as fast one forward for all requests can be as one for each."""
     model = engine.model
     assert isinstance(model, PackedModel), "made by engine_of"
     format = model.format
@@ -152,7 +152,7 @@ def weight_bytes(config: DiffusionGemmaConfig, format: Format, table: Format, ro
 
 
 def measured(engine: Engine, requests: Sequence[Runnable[Any]], rounds: int, rows: int) -> Spread:
-    """How many times as fast all requests together are in batches of ``rows`` rows as in turns."""
+    """Measure how many times as fast all requests together are in batches of ``rows`` rows as in turns."""
 
     def timed(max_batch_rows: int) -> Callable[[int], float]:
         def once(_: int) -> float:

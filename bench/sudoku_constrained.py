@@ -180,7 +180,7 @@ def _denoised(engine: Engine, request: Request, plan: CanvasPlan) -> FinishedCan
 
 
 def _read_last(engine: Engine, request: Request, plan: CanvasPlan) -> tuple[Reading, int, bool]:
-    """What is read off the last step in the place of taking it, how many there were, and whether it converged."""
+    """Read the last step in the place of taking it; return what was read, after how many steps, and if it converged."""
     events: list[StepEvent] = []
 
     def task() -> Task[tuple[Reading, int]]:

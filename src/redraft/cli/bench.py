@@ -81,8 +81,8 @@ def bench(
 
     timing.check_rounds(rounds)
     for path in (json_file, plot_file):
-        if path is not None and not path.parent.is_dir():
-            raise RequestError(f"the folder of {path} does not exist; make it first")
+        if path is not None:
+            options.check_output(path)
     if plot_file is not None:
         check_plot(plot_file)
     allocation = machine.malloc(cast(machine.MallocChoice | None, malloc))

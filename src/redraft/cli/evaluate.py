@@ -14,7 +14,7 @@ import typer
 from redraft.cli import options
 from redraft.cli.train import Recipe, require_train_extra
 from redraft.errors import RequestError
-from redraft.files import check_writable, write_text
+from redraft.files import write_text
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -77,7 +77,7 @@ def evaluate(
     Example: redraft evaluate items.jsonl --model MODEL --dtype float32 --dtype int8 --show-errors 5 --json scores.json
     """
     if json_file is not None and json_file != _STDOUT:
-        _check_output(json_file)
+        options.check_output(json_file)
     if task in list(Recipe):
         _refuse_for_recipe(task, items.named, [("--model", model), ("--dtype", dtype)])
         chosen, precision = (model or ["sudoku"])[0], (dtype or ["auto"])[0]
@@ -95,16 +95,6 @@ def evaluate(
         plot(report, items.plot)
     if json_file != _STDOUT:
         report.print(_console(), items.show_errors)
-
-
-def _check_output(path: Path) -> None:
-    """Refuse, before any answer is computed, a file that could not be written."""
-    if not path.parent.is_dir():
-        raise RequestError(f"the folder of {path} does not exist; make it first")
-    try:
-        check_writable(path)
-    except OSError as error:
-        raise RequestError(f"{path} cannot be written: {error.strerror}") from error
 
 
 def _refuse_for_recipe(task: str, named: Sequence[str], repeatable: Sequence[tuple[str, list[str] | None]]) -> None:
@@ -131,7 +121,7 @@ def _evaluate_items(
 
     if items.plot is not None:
         check_plot(items.plot)
-        _check_output(items.plot)
+        options.check_output(items.plot)
     if not path.exists():
         raise RequestError(f"there is no file {path} of items, nor a recipe of that name; recipes: {', '.join(Recipe)}")
     asked = read_items(path, allow_commands=items.allow_commands)[: items.limit]

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast, get_type_hints
 import typer
 
 from redraft.errors import RequestError
+from redraft.files import check_writable
 
 if TYPE_CHECKING:
     from redraft.api import Engine
@@ -145,3 +146,13 @@ def grouped(verb: Callable[..., None]) -> Callable[..., None]:
     with_fields.__signature__ = inspect.Signature(shown)  # type: ignore[attr-defined]
     with_fields.__annotations__ = {parameter.name: parameter.annotation for parameter in shown}
     return with_fields
+
+
+def check_output(path: Path) -> None:
+    """Refuse, before any work, a file that could not be written."""
+    if not path.parent.is_dir():
+        raise RequestError(f"the folder of {path} does not exist; make it first")
+    try:
+        check_writable(path)
+    except OSError as error:
+        raise RequestError(f"{path} cannot be written: {error.strerror}") from error
