@@ -18,6 +18,7 @@ from redraft.engine.result import Chunk, OnStep, Result
 from redraft.engine.runtime import Prompt, Runtime, forward_alone, run, start
 from redraft.engine.scheduler import Handle, Scheduler
 from redraft.engine.task import Progress, Runnable, StepRecorder, Task
+from redraft.engine.thinking import ReasoningEffort, wants_thought, without_switches
 from redraft.engine.tools import GenerateWithTools, ToolChoice, calling, tokens_with_tools, tool_use
 from redraft.engine.verify import Verifier
 from redraft.errors import BatchError, RequestError
@@ -142,7 +143,10 @@ class Engine:
         acceptance: AcceptanceRule | None = None,
         stopping: StoppingRule | None = None,
         constraint: Constraint | None = None,
-        thinking: bool = False,
+        thinking: bool | None = None,
+        thinking_budget: int | None = None,
+        reasoning_effort: ReasoningEffort | None = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
         verifier: Verifier | None = None,
         verify_rounds: int = 3,
         best_of: int = 1,
@@ -164,7 +168,11 @@ class Engine:
 
         constraint: ``JSONSchema``, ``Regex``, ``Choice`` or ``Template``, which the whole answer matches; stop strings
         then do not occur in it. thinking: ask the model to think first; the thought is not part of the answer, nor
-        held to the constraint. verifier: called with a ``Candidate`` for every canvas, says which positions are wrong;
+        held to the constraint. thinking_budget: tokens that the thought may take; it is ended there, and the answer
+        follows. reasoning_effort: "none", "instant" and "minimal" are no thought, "low", "medium" and "high" are one;
+        of the checkpoint's steps "instant", "minimal" and "low" take half as many, with twice the entropy bound,
+        "high" twice as many, with half of it. chat_template_kwargs: more that the chat template reads;
+        ``enable_thinking`` is as ``thinking``. verifier: called with a ``Candidate`` for every canvas, says which positions are wrong;
         these alone are denoised again, at most verify_rounds times. best_of: so many candidates for every canvas, of
         which the one with the fewest wrong positions stays, then the one that the model is surest of. draft: what the
         canvases start from in the place of noise. top_logprobs: keep so many of the likeliest tokens of every position
@@ -191,6 +199,9 @@ class Engine:
             stopping=stopping,
             constraint=constraint,
             thinking=thinking,
+            thinking_budget=thinking_budget,
+            reasoning_effort=reasoning_effort,
+            chat_template_kwargs=chat_template_kwargs,
             verifier=verifier,
             verify_rounds=verify_rounds,
             best_of=best_of,
@@ -216,7 +227,10 @@ class Engine:
         acceptance: AcceptanceRule | None = None,
         stopping: StoppingRule | None = None,
         constraint: Constraint | None = None,
-        thinking: bool = False,
+        thinking: bool | None = None,
+        thinking_budget: int | None = None,
+        reasoning_effort: ReasoningEffort | None = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
         verifier: Verifier | None = None,
         verify_rounds: int = 3,
         best_of: int = 1,
@@ -241,6 +255,9 @@ class Engine:
             stopping=stopping,
             constraint=constraint,
             thinking=thinking,
+            thinking_budget=thinking_budget,
+            reasoning_effort=reasoning_effort,
+            chat_template_kwargs=chat_template_kwargs,
             verifier=verifier,
             verify_rounds=verify_rounds,
             best_of=best_of,
@@ -268,7 +285,10 @@ class Engine:
         acceptance: AcceptanceRule | None = None,
         stopping: StoppingRule | None = None,
         constraint: Constraint | None = None,
-        thinking: bool = False,
+        thinking: bool | None = None,
+        thinking_budget: int | None = None,
+        reasoning_effort: ReasoningEffort | None = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
         verifier: Verifier | None = None,
         verify_rounds: int = 3,
         best_of: int = 1,
@@ -306,6 +326,9 @@ class Engine:
                         stopping=stopping,
                         constraint=constraint,
                         thinking=thinking,
+                        thinking_budget=thinking_budget,
+                        reasoning_effort=reasoning_effort,
+                        chat_template_kwargs=chat_template_kwargs,
                         verifier=verifier,
                         verify_rounds=verify_rounds,
                         best_of=best_of,
@@ -339,7 +362,10 @@ class Engine:
         acceptance: AcceptanceRule | None = None,
         stopping: StoppingRule | None = None,
         constraint: Constraint | None = None,
-        thinking: bool = False,
+        thinking: bool | None = None,
+        thinking_budget: int | None = None,
+        reasoning_effort: ReasoningEffort | None = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
         verifier: Verifier | None = None,
         verify_rounds: int = 3,
         best_of: int = 1,
@@ -351,7 +377,10 @@ class Engine:
         """Check what ``prompt`` asks for, before any work; parameters and errors as in ``generate``."""
         if tools is not None:
             use = tool_use(tools, tool_choice)
-            prompt = tokens_with_tools(self.runtime, prompt, use, thinking)
+            thinks = wants_thought(thinking, reasoning_effort, thinking_budget, chat_template_kwargs)
+            variables = without_switches(chat_template_kwargs)
+            prompt = tokens_with_tools(self.runtime, prompt, use, thinks, variables)
+            thinking, chat_template_kwargs = thinks, None
             constraint = calling(self.runtime, use, constraint)
         elif tool_choice not in ("auto", "none"):
             raise RequestError(f"tool_choice {tool_choice!r} needs tools; give at least one")
@@ -369,6 +398,9 @@ class Engine:
             stopping=stopping,
             constraint=constraint,
             thinking=thinking,
+            thinking_budget=thinking_budget,
+            reasoning_effort=reasoning_effort,
+            chat_template_kwargs=chat_template_kwargs,
             verifier=verifier,
             verify_rounds=verify_rounds,
             best_of=best_of,

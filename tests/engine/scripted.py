@@ -17,9 +17,10 @@ from redraft.layers.vocabulary_head import VocabularyHead
 from redraft.models.base import GenerationDefaults, Span
 from redraft.models.diffusion_gemma.tools import GemmaTools
 from redraft.models.spans import advance, lay_out
+from redraft.models.thoughts import ThoughtSyntax
 from redraft.models.tokenizer import ChatTokenizer
 from redraft.models.tools import ToolSyntax
-from tests.random_checkpoint import END_TOKEN_IDS, LETTERS_SIZE, write_letters_tokenizer
+from tests.random_checkpoint import END_TOKEN_IDS, LETTERS_SIZE, THOUGHT, write_letters_tokenizer
 
 VOCAB_SIZE = LETTERS_SIZE + 4
 # So far above all logits that the cap changes nothing but their last digits.
@@ -35,7 +36,7 @@ class ScriptedConfig:
     context_length: int = 4096
     canvas_length: int = 64
     image_token_ids: tuple[int, ...] = ()
-    thought_markers: tuple[str, str] = ("<|channel>", "<channel|>")
+    thought_syntax: ThoughtSyntax = ThoughtSyntax(*THOUGHT, "thought\n")
     tool_syntax: ToolSyntax = field(default_factory=GemmaTools)
 
 

@@ -173,7 +173,7 @@ def test_a_thought_within_an_answer_is_no_text_of_it(tmp_path: Path) -> None:
     results = [engine.generate(PROMPT, thinking=True, canvas_length=n, max_tokens=30, seed=1) for n in (2, 3, 8)]
     assert {(one.thought, one.text, one.token_ids) for one in results} == {("q", "xyz", tuple(tokens))}
     plain = [engine.generate(PROMPT, canvas_length=n, max_tokens=30, seed=1) for n in (2, 3, 8)]
-    assert {(one.thought, one.text, one.token_ids) for one in plain} == {(None, "xyz", tuple(tokens))}
+    assert {(one.thought, one.text, one.token_ids) for one in plain} == {("q", "xyz", tuple(tokens))}, "nor unasked"
 
 
 def test_the_empty_thought_of_a_model_that_was_not_asked_to_think_is_no_text(tmp_path: Path) -> None:

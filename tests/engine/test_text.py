@@ -151,29 +151,29 @@ def marked_tokenizer() -> ChatTokenizer:
 
 MARKED = marked_tokenizer()
 OPENING, CLOSING, CALL, PAD = (token for name in SPECIAL if (token := MARKED.token_id(name)) is not None)
-MARKERS = ThoughtMarkers(OPENING, CLOSING)
+MARKERS = ThoughtMarkers(OPENING, CLOSING, "thought\n")
 
 WRITTEN = [
-    # What the model writes; what of it is the thought, and the answer; and the answer where no thought was asked for.
-    ("<|channel>thought\n<channel|>yes", "", "yes", "yes"),
-    ("<|channel>thought\nhm é<channel|>yes", "hm é", "yes", "yes"),
-    ("<|channel>hm<channel|>yes", "hm", "yes", "yes"),
-    ("<|channel><channel|>yes", "", "yes", "yes"),
-    ("<|channel>thought<channel|>yes", "", "yes", "yes"),
-    ("<|channel>thoughtful<channel|>yes", "thoughtful", "yes", "yes"),
-    ("<|channel>thou<channel|>yes", "thou", "yes", "yes"),
-    ("\n<|channel>thought\nhm<channel|>yes", "hm", "\nyes", "\nyes"),
-    ("y<|channel>thought\na<channel|>e<|channel>thought\nb<channel|>s", "ab", "yes", "yes"),
-    ("<|channel>thought\nhm", "hm", "", "hm"),
-    ("<|channel>thought\nhm<|channel>hm<channel|>yes", "hmhm", "yes", "yes"),
-    ("y<|channel>thought\nes", "es", "y", "yes"),
-    ("y<|channel>es", "es", "y", "yes"),
-    ("y<|channel>thought", "", "y", "y"),
-    ("yes<|channel>thought\n", "", "yes", "yes"),
-    ("yes<channel|>", "", "yes", "yes"),
-    ("thought\nyes", "", "thought\nyes", "thought\nyes"),
-    ("<pad>é<pad><|channel>t<pad>u<channel|><|tool_call>y<pad>", "tu", "éy", "éy"),
-    ("", "", "", ""),
+    # What the model writes; what of it is the thought, and the answer.
+    ("<|channel>thought\n<channel|>yes", "", "yes"),
+    ("<|channel>thought\nhm é<channel|>yes", "hm é", "yes"),
+    ("<|channel>hm<channel|>yes", "hm", "yes"),
+    ("<|channel><channel|>yes", "", "yes"),
+    ("<|channel>thought<channel|>yes", "", "yes"),
+    ("<|channel>thoughtful<channel|>yes", "thoughtful", "yes"),
+    ("<|channel>thou<channel|>yes", "thou", "yes"),
+    ("\n<|channel>thought\nhm<channel|>yes", "hm", "\nyes"),
+    ("y<|channel>thought\na<channel|>e<|channel>thought\nb<channel|>s", "ab", "yes"),
+    ("<|channel>thought\nhm", "hm", ""),
+    ("<|channel>thought\nhm<|channel>hm<channel|>yes", "hmhm", "yes"),
+    ("y<|channel>thought\nes", "es", "y"),
+    ("y<|channel>es", "es", "y"),
+    ("y<|channel>thought", "", "y"),
+    ("yes<|channel>thought\n", "", "yes"),
+    ("yes<channel|>", "", "yes"),
+    ("thought\nyes", "", "thought\nyes"),
+    ("<pad>é<pad><|channel>t<pad>u<channel|><|tool_call>y<pad>", "tu", "éy"),
+    ("", "", ""),
 ]
 
 
@@ -193,8 +193,9 @@ def answered(tokens: list[int], stop: Sequence[str], thinking: bool, parts: list
     return answer
 
 
-@pytest.mark.parametrize(("written", "thought", "text", "unasked"), WRITTEN)
-def test_a_thought_is_found_wherever_it_stands_and_special_tokens_are_no_text(written, thought, text, unasked):
+@pytest.mark.parametrize(("written", "thought", "text"), WRITTEN)
+def test_a_thought_is_found_wherever_it_stands_and_special_tokens_are_no_text(written, thought, text):
+    """Whether or not one was asked for; what was not asked for, and is none, is not there."""
     tokens = MARKED.encode_text(written)
     # Every way to cut a long answer into canvases would be too many.
     cuts = canvases(tokens) if len(tokens) <= 10 else [[[token] for token in tokens], [tokens[:5], tokens[5:]]]
@@ -202,7 +203,7 @@ def test_a_thought_is_found_wherever_it_stands_and_special_tokens_are_no_text(wr
         asked = answered(tokens, (), True, parts)
         assert (asked.thought, asked.text, asked.token_ids) == (thought, text, tokens), parts
         plain = answered(tokens, (), False, parts)
-        assert (plain.thought, plain.text, plain.token_ids) == (None, unasked, tokens), parts
+        assert (plain.thought, plain.text, plain.token_ids) == (thought or None, text, tokens), parts
 
 
 @settings(max_examples=200, deadline=None)
@@ -225,7 +226,7 @@ def test_a_stop_string_ends_the_answer_not_the_thought(thinking):
     tokens = MARKED.encode_text("<|channel>thought\nab<channel|>xaby<|channel>z<channel|>")
     answer = answered(tokens, ("ab",), thinking, [tokens])
     assert (answer.text, answer.stopped) == ("x", True)
-    assert answer.thought == ("ab" if thinking else None)
+    assert answer.thought == "ab"
     assert MARKED.decode_all(answer.token_ids) == "<|channel>thought\nab<channel|>xab"
 
 

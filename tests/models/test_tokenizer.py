@@ -13,11 +13,13 @@ from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizer
 from transformers import PreTrainedTokenizerFast
 
 from redraft.errors import CheckpointError, RequestError
+from redraft.models.thoughts import ThoughtSyntax
 from redraft.models.tokenizer import LONG, ChatTokenizer
 from redraft.train.recipes.sudoku.export import tokenizer as sudoku_tokenizer
 from tests.constrain.gemma_tokenizer import gemma_tokenizer
 from tests.random_checkpoint import THOUGHT, THOUGHT_IDS, write_letters_tokenizer, write_tokenizer
 
+SYNTAX = ThoughtSyntax(*THOUGHT, "thought\n")
 TEMPLATE, SETTINGS, TOKENIZER = "chat_template.jinja", "tokenizer_config.json", "tokenizer.json"
 CHATS = [
     [{"role": "user", "content": "w20"}],
@@ -25,7 +27,7 @@ CHATS = [
     [
         {"role": "user", "content": "w20"},
         {"role": "model", "content": "w40 w41"},
-        {"role": "user", "content": "w21 <|turn> w22"},
+        {"role": "user", "content": "w21 w22"},
     ],
 ]
 
@@ -279,24 +281,24 @@ class TestThinkingOff:
         return ChatTokenizer.from_folder(tmp_path)
 
     def test_the_block_is_the_markers_and_the_channels_name(self, letters):
-        opening, *name, closing = letters.empty_thought(THOUGHT)
+        opening, *name, closing = letters.empty_thought(SYNTAX)
         assert (opening, closing) == THOUGHT_IDS
         assert letters.decode(name) == "thought\n"
 
     @pytest.mark.slow
     def test_with_gemmas_own_tokens_it_is_four_of_them(self):
         made = Tokenizer.from_str(gemma_tokenizer().to_str())
-        assert ChatTokenizer(made, {}, None).empty_thought(THOUGHT) == [], "it has no markers yet"
+        assert ChatTokenizer(made, {}, None).empty_thought(SYNTAX) == [], "it has no markers yet"
         made.add_special_tokens(list(THOUGHT))
-        names = [made.id_to_token(token) for token in ChatTokenizer(made, {}, None).empty_thought(THOUGHT)]
+        names = [made.id_to_token(token) for token in ChatTokenizer(made, {}, None).empty_thought(SYNTAX)]
         assert names == ["<|channel>", "thought", "\n", "<channel|>"]
 
     def test_without_markers_there_is_no_block(self, folder):
-        assert ChatTokenizer.from_folder(folder).empty_thought(THOUGHT) == []
-        assert ChatTokenizer(sudoku_tokenizer(), {}, None).empty_thought(THOUGHT) == []
+        assert ChatTokenizer.from_folder(folder).empty_thought(SYNTAX) == []
+        assert ChatTokenizer(sudoku_tokenizer(), {}, None).empty_thought(SYNTAX) == []
 
     def test_a_prompt_ends_with_it_once_whether_or_not_the_template_has_it(self, letters):
-        block = letters.empty_thought(THOUGHT)
+        block = letters.empty_thought(SYNTAX)
         plain = letters.encode_chat(self.MESSAGES)
         assert plain[-len(block) :] != block
         assert letters.encode_chat(self.MESSAGES, ending=block) == [*plain, *block]

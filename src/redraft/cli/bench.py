@@ -116,7 +116,7 @@ def _workloads(
             raise RequestError("give --prompt or --prompt-tokens, not both: a prompt has the length it has")
         message = {"role": "user", "content": prompt}
         tokenizer = ChatTokenizer.from_checkpoint(found.path)
-        ending = tokenizer.empty_thought(found.config.thought_markers)
+        ending = tokenizer.empty_thought(found.config.thought_syntax)
         prompts = [tuple(tokenizer.encode_chat([message], ending=ending))]
     else:
         prompts = [random_prompt(found, n, seed) for n in sorted(set(prompt_tokens or [DEFAULT_PROMPT_TOKENS]))]

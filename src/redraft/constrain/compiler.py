@@ -59,6 +59,8 @@ class ThoughtMarkers:
 
     opening: int
     closing: int
+    name: str = ""
+    """The text behind the opening marker that is no part of the thought."""
 
 
 @dataclass

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
@@ -13,7 +13,7 @@ from redraft.engine.constrained import CanvasConstraint
 from redraft.engine.context import follow, open_context, prefill
 from redraft.engine.denoise import CanvasPlan, Denoising, FinishedCanvas
 from redraft.engine.memory import PooledCache
-from redraft.engine.request import Request, answer_text
+from redraft.engine.request import Request, answer_text, thought_budget
 from redraft.engine.result import Chunk, FinishReason, OnStep, Result, TokenLogprob, Usage
 from redraft.engine.runtime import Runtime
 from redraft.engine.task import StepRecorder, Task, Waiting, recorded
@@ -83,6 +83,7 @@ class _Writing:
         self._runtime, self._request, self._on_step = runtime, request, on_step
         self._text = answer_text(runtime, request, request.stop)
         self._state = None if request.constraint is None else request.constraint.automaton.start
+        self._budget = thought_budget(request)
         self._encoded = len(request.prompt)
         self._uncommitted: Tensor | None = None
         self._finish: FinishReason | None = None
@@ -165,10 +166,18 @@ class _Writing:
             constraint = CanvasConstraint.of(request.constraint, self._state, length, room)
         before = self._canvases[-1].canvas.tokens.tolist() if self._canvases else request.prompt
         plan = CanvasPlan(len(self._canvases), length, before, number, constraint, pinned)
-        commit, self._uncommitted = self._uncommitted, None
-        canvas = yield from Denoising(self._runtime, request, plan, cache).finish(commit, self._on_step)
-        self._steps += canvas.denoising_steps
-        return self._judged(canvas, length, room)
+        budget = self._budget
+        if budget is not None and budget.spent:
+            plan = _with_pins(plan, budget.ended(torch.zeros(length, dtype=torch.int64), 0))
+        while True:
+            commit, self._uncommitted = self._uncommitted, None
+            canvas = yield from Denoising(self._runtime, request, plan, cache).finish(commit, self._on_step)
+            self._steps += canvas.denoising_steps
+            place = None if budget is None else budget.overrun(canvas.tokens[:room].tolist())
+            if budget is None or place is None:
+                return self._judged(canvas, length, room)
+            # The thought stays as far as the budget goes, its end is pinned, and what follows is denoised again.
+            plan = _with_pins(plan, budget.ended(canvas.tokens, place))
 
     def _judged(self, canvas: FinishedCanvas, length: int, room: int) -> _Attempt:
         request = self._request
@@ -196,6 +205,8 @@ class _Writing:
         self._finish, self._state = attempt.finish, canvas.end_state
         self._encoded += length
         self._canvases.append(attempt)
+        if self._budget is not None:
+            self._budget.take(attempt.tokens)
         before = len(self._text.token_ids)
         thought, text = self._text.add(attempt.tokens, last=self._finish is not None)
         if self._text.stopped:
@@ -206,6 +217,14 @@ class _Writing:
         logprobs = _logprobs(canvas, tokens, self._request)
         self._logprobs += logprobs
         return Chunk(index, text, tokens, canvas.denoising_steps, canvas.converged, thought, logprobs)
+
+
+def _with_pins(plan: CanvasPlan, pins: Pinned) -> CanvasPlan:
+    """Pin what ``pins`` say, whatever was pinned there."""
+    if plan.pinned is None:
+        return replace(plan, pinned=pins)
+    tokens = torch.where(pins.mask, pins.tokens, plan.pinned.tokens)
+    return replace(plan, pinned=Pinned(pins.mask | plan.pinned.mask, tokens))
 
 
 def _all_but(attempt: _Attempt) -> Pinned:

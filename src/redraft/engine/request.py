@@ -3,9 +3,9 @@
 import inspect
 import math
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -19,8 +19,10 @@ from redraft.constrain.constraint import Constraint
 from redraft.engine.memory import KVPool
 from redraft.engine.runtime import Prompt, Runtime
 from redraft.engine.text import AnswerText
+from redraft.engine.thinking import Effort, ReasoningEffort, ThoughtBudget, check_effort, wants_thought, without_switches
 from redraft.engine.verify import Verifier
 from redraft.errors import RequestError
+from redraft.models.base import GenerationDefaults
 
 MAX_STOP_STRINGS = 16
 MIN_TEMPERATURE = 1e-4
@@ -51,6 +53,8 @@ class Request:
     constraint_source: Constraint | None = None
     """The constraint that ``constraint`` was compiled from."""
     thought: ThoughtMarkers | None = None
+    thinking_budget: int | None = None
+    """Tokens that thoughts may take; the thought is ended there, and the answer goes on."""
     verifier: Verifier | None = None
     verify_rounds: int = 0
     """Times a candidate's positions that the verifier marked are denoised again."""
@@ -67,6 +71,13 @@ def answer_text(runtime: Runtime, request: Request, stop: Sequence[str] = ()) ->
     markers = runtime.thought_markers if request.constraint is None else request.thought
     tokenizer = runtime.tokenizer
     return AnswerText(tokenizer.decode, stop, markers, tokenizer.settled, thinking=request.thought is not None)
+
+
+def thought_budget(request: Request) -> ThoughtBudget | None:
+    """Make what counts the thoughts' tokens; None where they are not bounded."""
+    if request.thought is None or request.thinking_budget is None:
+        return None
+    return ThoughtBudget(request.thought, request.thinking_budget, request.end_token_ids)
 
 
 def check_whole(name: str, value: object, minimum: int, maximum: int | None = None) -> int:
@@ -266,7 +277,10 @@ def generate(
     acceptance: AcceptanceRule | None = None,
     stopping: StoppingRule | None = None,
     constraint: Constraint | None = None,
-    thinking: bool = False,
+    thinking: bool | None = None,
+    thinking_budget: int | None = None,
+    reasoning_effort: ReasoningEffort | None = None,
+    chat_template_kwargs: Mapping[str, Any] | None = None,
     verifier: Verifier | None = None,
     verify_rounds: int = 3,
     best_of: int = 1,
@@ -285,7 +299,11 @@ def generate(
 
     constraint: ``JSONSchema``, ``Regex``, ``Choice`` or ``Template``, which the whole answer matches; stop strings
     then do not occur in it. thinking: ask the model to think first; the thought is not part of the answer, nor
-    held to the constraint. verifier: called with a ``Candidate`` for every canvas, says which positions are wrong;
+    held to the constraint. thinking_budget: tokens that the thought may take; it is ended there, and the answer
+    follows. reasoning_effort: "none", "instant" and "minimal" are no thought, "low", "medium" and "high" are one; of
+    the checkpoint's steps "instant", "minimal" and "low" take half as many, with twice the entropy bound, "high"
+    twice as many, with half of it. chat_template_kwargs: more that the chat template reads; ``enable_thinking``
+    is as ``thinking``. verifier: called with a ``Candidate`` for every canvas, says which positions are wrong;
     these alone are denoised again, at most verify_rounds times. best_of: so many candidates for every canvas, of
     which the one with the fewest wrong positions stays, then the one that the model is surest of. draft: what the
     canvases start from in the place of noise. top_logprobs: keep so many of the likeliest tokens of every position
@@ -307,11 +325,14 @@ def generate(
     if acceptance is not None and entropy_bound is not None:
         raise RequestError("entropy_bound and acceptance exclude each other; put the bound into EntropyBound(...)")
     config, defaults = runtime.model.config, runtime.model.defaults
-    tokens = check_prompt(runtime.tokenize(prompt, thinking), config.vocab_size, config.image_token_ids)
-    steps = defaults.max_denoising_steps if max_denoising_steps is None else max_denoising_steps
+    thinks = wants_thought(thinking, reasoning_effort, thinking_budget, chat_template_kwargs)
+    given = runtime.tokenize(prompt, thinks, template_variables=without_switches(chat_template_kwargs))
+    tokens = check_prompt(given, config.vocab_size, config.image_token_ids)
+    effort = check_effort(reasoning_effort) or Effort(thinks)
+    steps = effort.steps(defaults.max_denoising_steps) if max_denoising_steps is None else max_denoising_steps
     length = config.canvas_length if canvas_length is None else canvas_length
     length = check_whole("canvas_length", length, 1, config.canvas_length)
-    thought = runtime.needed_thought_markers() if check_switch("thinking", thinking) else None
+    thought = runtime.needed_thought_markers() if thinks else None
     room = check_length(max_tokens, len(tokens), config.context_length)
     room = check_memory(runtime.pool, len(tokens), room, length, max_tokens is not None)
     stop_strings = check_stop(stop)
@@ -329,7 +350,7 @@ def generate(
         schedule=LinearTemperature(defaults.t_max, defaults.t_min),
         acceptance=check_rule("acceptance", acceptance, ("accept",), "ConfidenceThreshold(0.9)")
         or (
-            defaults.acceptance_rule
+            _default_acceptance(defaults, effort)
             if entropy_bound is None
             else EntropyBound(check_number("entropy_bound", entropy_bound, 0))
         ),
@@ -341,12 +362,20 @@ def generate(
         constraint=compiled,
         constraint_source=constraint,
         thought=thought,
+        thinking_budget=None if thinking_budget is None else check_whole("thinking_budget", thinking_budget, 0),
         verifier=check_verifier(verifier),
         verify_rounds=rounds if verifier is not None else 0,
         best_of=check_whole("best_of", best_of, 1),
         draft=check_draft(draft, config.vocab_size),
         top_logprobs=None if top_logprobs is None else check_whole("top_logprobs", top_logprobs, 0, 20),
     )
+
+
+def _default_acceptance(defaults: GenerationDefaults, effort: Effort) -> AcceptanceRule:
+    """Return the checkpoint's rule, with the bound that the effort makes of its own."""
+    if defaults.acceptance is not None:
+        return defaults.acceptance
+    return EntropyBound(effort.entropy_bound(defaults.entropy_bound))
 
 
 _PARAMETERS = inspect.signature(generate).parameters

@@ -94,7 +94,7 @@ class Chunk:
     converged: bool
     """False if the canvas hit the step limit."""
     thought: str = ""
-    """New text of the thought before the answer; empty unless thinking was asked for."""
+    """New text of a thought; empty where the model does not think."""
     logprobs: tuple[TokenLogprob, ...] = ()
     """The log probabilities of each token; empty unless asked for."""
 
@@ -137,7 +137,7 @@ class Result:
     """Canvases that hit the step limit before they converged: what they hold may be unfinished."""
     usage: Usage
     thought: str | None = None
-    """The thought before the answer, without its markers; None unless thinking was asked for."""
+    """What the model thought, without its markers; None where none was asked for, and none came unasked."""
     log_valid: tuple[float, ...] = ()
     """With a constraint, a canvas each: the natural log of the probability that tokens drawn independently at its last
     step would have made valid text. Far below 0, the model would rather say something else."""

@@ -18,6 +18,7 @@ from redraft.engine.task import Answer, Forward, HostRead, Progress, Reading, Ta
 from redraft.errors import GenerationError, RequestError
 from redraft.models.base import BlockDiffusionModel, Cache, Span
 from redraft.models.origin import Origin
+from redraft.models.thoughts import ThoughtSyntax
 from redraft.models.tokenizer import ChatTokenizer, Check
 
 Prompt = str | Sequence[int] | Sequence[Mapping[str, Any]]
@@ -42,10 +43,11 @@ class Runtime:
         known = [token for token in found if token is not None] if None not in found else []
         self.tool_markers = known
         """The ids of the tokens that mark tool calls; empty where the checkpoint does not have all of them."""
-        thought = config.thought_markers
-        opening, closing = (None, None) if thought is None else map(tokenizer.token_id, thought)
-        self.thought_markers = None if opening is None or closing is None else ThoughtMarkers(opening, closing)
+        thought = config.thought_syntax
+        self.thought_markers = None if thought is None else _markers(thought, tokenizer)
         """None where the checkpoint's tokenizer does not have both."""
+        thinking = () if self.thought_markers is None else (self.thought_markers.opening, self.thought_markers.closing)
+        tokenizer.take_as_special([*known, *thinking, *model.defaults.end_token_ids, *config.image_token_ids])
         mask = model.corruption.mask
         self.mask_classes = None if mask is None else mask_classes(config.vocab_size, mask)
         """Tell the mask from text; None for a model without one."""
@@ -99,8 +101,12 @@ class Runtime:
         thinking: bool = False,
         tools: Sequence[Mapping[str, Any]] | None = None,
         check: Check | None = None,
+        template_variables: Mapping[str, Any] | None = None,
     ) -> Sequence[int]:
         """Return the token ids of a prompt.
+
+        Raw text may spell special tokens, as a rendered template does; what chat messages say is text.
+        ``template_variables``: what the chat template reads besides.
 
         Raises RequestError if it is empty, no text that the tokenizer knows, or, before the work of tokenizing it, if
         it surely does not fit the context; before that what ``check`` raises.
@@ -117,7 +123,10 @@ class Runtime:
         if len(prompt) and isinstance(prompt[0], Mapping):
             messages = cast(Sequence[Mapping[str, Any]], prompt)
             ending = () if thinking else self.empty_thought
-            return self.tokenizer.encode_chat(messages, thinking, tools, fits, ending)
+            syntax = self.model.config.thought_syntax
+            return self.tokenizer.encode_chat(messages, thinking, tools, fits, ending, template_variables, syntax)
+        if template_variables:
+            raise RequestError("chat_template_kwargs need chat messages: nothing else goes through the template")
         return cast(Sequence[int], prompt)
 
     def fits(self, check: Check | None = None) -> Check:
@@ -139,7 +148,9 @@ class Runtime:
     def question(self, instruction: str, text: str) -> Prompt:
         """Return an instruction about a text: a user's message, or raw text where there is no chat template."""
         content = f"{instruction}\n\n{text}"
-        return f"{content}\n\n" if self.tokenizer.template is None else [{"role": "user", "content": content}]
+        if self.tokenizer.template is None:
+            return self.tokenizer.encode(f"{content}\n\n", self.fits(), literal=True)
+        return [{"role": "user", "content": content}]
 
     def compile(
         self, constraint: Constraint, stop: Sequence[str] = (), thought: ThoughtMarkers | None = None
@@ -163,13 +174,13 @@ class Runtime:
 
     def needed_thought_markers(self) -> ThoughtMarkers:
         """Return the token ids between which the model thinks; RequestError where it cannot."""
-        markers = self.model.config.thought_markers
-        if markers is None:
+        syntax = self.model.config.thought_syntax
+        if syntax is None:
             raise RequestError("this family of models does not think before it answers; leave thinking out")
         if self.thought_markers is None:
             raise RequestError(
-                f"this checkpoint cannot think: its tokenizer has no {markers[0]!r} and {markers[1]!r}; leave thinking "
-                "out"
+                f"this checkpoint cannot think: its tokenizer has no {syntax.opening!r} and {syntax.closing!r}; leave "
+                "thinking out"
             )
         return self.thought_markers
 
@@ -245,6 +256,11 @@ def start(progress: Progress[Any]) -> None:
     """Take a task to what it asks first."""
     progress.advance()
     read_on_host([progress])
+
+
+def _markers(thought: ThoughtSyntax, tokenizer: ChatTokenizer) -> ThoughtMarkers | None:
+    opening, closing = tokenizer.token_id(thought.opening), tokenizer.token_id(thought.closing)
+    return None if opening is None or closing is None else ThoughtMarkers(opening, closing, thought.name)
 
 
 def _canvas_rows(span: Span, hidden: Tensor | None) -> Tensor | None:

@@ -71,8 +71,8 @@ class TextStream:
 class AnswerText:
     """An answer's text and, apart from it, what the model thought: a state machine over tokens.
 
-    An opening marker begins a thought wherever it stands, a closing one ends it. Where no thought was asked for none is
-    kept, and one that is never closed was none: its text is the answer's.
+    An opening marker begins a thought wherever it stands, a closing one ends it; one that is not closed goes on to the
+    end of the answer. So it is whether or not a thought was asked for: none of it is text.
     """
 
     def __init__(
@@ -99,8 +99,8 @@ class AnswerText:
 
     @property
     def thought(self) -> str | None:
-        """None where none was asked for."""
-        return self._thought if self._thinking else None
+        """None where none was asked for, and none came unasked."""
+        return self._thought if self._thinking else self._thought or None
 
     @property
     def token_ids(self) -> list[int]:
@@ -123,63 +123,45 @@ class AnswerText:
                 text, said = text + self._answer.add(said, False), []
                 if self.stopped:
                     break
-                self._block = self._block or _Block(TextStream(self._decode, (), self._settled))
+                self._block = self._block or _Block(TextStream(self._decode, (), self._settled), self._markers.name)
             elif self._markers is not None and token == self._markers.closing:
                 thought += self._block.new(last=True) if self._block is not None else ""
                 self._block = None
             elif self._block is not None:
-                self._block.take(token, place)
+                self._block.take(token)
             else:
                 said.append(token)
                 self._places.append(place)
-        if self._block is not None and self._thinking:
+        if self._block is not None:
             thought += self._block.new(last)
-        elif self._block is not None and last:
-            left, self._block = self._block.after_name(self._decode), None
-            said += [token for token, _ in left]
-            self._places += [place for _, place in left]
         if not self.stopped:
             text += self._answer.add(said, last)
         if self.stopped:
             del self._token_ids[self._places[len(self._answer.token_ids) - 1] + 1 :]
-        if not self._thinking:
-            return "", text
         self._thought += thought
         return thought, text
 
 
 class _Block:
-    """The text after an opening marker: the channel's name, which is no part of the thought, and the thought."""
+    """The text after an opening marker: the block's name, which is no part of the thought, and the thought."""
 
-    NAME = "thought\n"
-
-    def __init__(self, stream: TextStream) -> None:
-        self._stream = stream
-        self._tokens: list[tuple[int, int]] = []
+    def __init__(self, stream: TextStream, name: str) -> None:
+        self._stream, self._name = stream, name
         self._waiting: list[int] = []
         self._text, self._given = "", 0
 
-    def take(self, token: int, place: int) -> None:
-        """The next token, and its place in the answer."""
-        self._tokens.append((token, place))
+    def take(self, token: int) -> None:
+        """Take the next token."""
         self._waiting.append(token)
 
     def new(self, last: bool) -> str:
-        """The thought's text since the last call."""
+        """Return the thought's text since the last call."""
         self._text += self._stream.add(self._waiting, last)
         self._waiting = []
-        named = self._text.startswith(self.NAME) or (self.NAME.startswith(self._text) and not last)
-        thought = self._text[len(self.NAME) :] if named or self._text == self.NAME.rstrip() else self._text
+        named = self._text.startswith(self._name) or (self._name.startswith(self._text) and not last)
+        thought = self._text[len(self._name) :] if named or self._text == self._name.rstrip() else self._text
         new, self._given = thought[self._given :], len(thought)
         return new
-
-    def after_name(self, decode: Callable[[Sequence[int]], str]) -> list[tuple[int, int]]:
-        """The tokens and places after the name's, or all if there is no name."""
-        tokens = [token for token, _ in self._tokens]
-        for count in range(1, min(len(tokens), len(self.NAME)) + 1):
-            if decode(tokens[:count]).startswith(self.NAME):
-                return self._tokens[count:]
-        return [] if decode(tokens) == self.NAME.rstrip() else self._tokens
 
 
 def thought_tokens(tokens: Sequence[int], markers: ThoughtMarkers) -> int:

@@ -69,11 +69,17 @@ def syntax_of(runtime: Runtime) -> ToolSyntax:
     return syntax
 
 
-def tokens_with_tools(runtime: Runtime, prompt: Prompt, use: ToolUse, thinking: bool) -> Sequence[int]:
+def tokens_with_tools(
+    runtime: Runtime,
+    prompt: Prompt,
+    use: ToolUse,
+    thinking: bool,
+    template_variables: Mapping[str, Any] | None = None,
+) -> Sequence[int]:
     """Return the token ids of a chat that shows the tools; RequestError for a prompt that is no chat."""
     if isinstance(prompt, str) or not len(prompt) or not isinstance(prompt[0], Mapping):
         raise RequestError("tools need chat messages, through which the template shows them to the model")
-    return runtime.tokenize(prompt, thinking, use.shown)
+    return runtime.tokenize(prompt, thinking, use.shown, template_variables=template_variables)
 
 
 def calling(runtime: Runtime, use: ToolUse, content: Constraint | None) -> Constraint:

@@ -13,6 +13,7 @@ from redraft.canvas.corruption import Corruption
 from redraft.canvas.readout import Readout, ReadoutSpec
 from redraft.canvas.schedule import LinearTemperature
 from redraft.canvas.stopping import StableAndConfident
+from redraft.models.thoughts import ThoughtSyntax
 from redraft.models.tools import ToolSyntax
 
 KV_BLOCK = 128
@@ -120,8 +121,8 @@ class BlockDiffusionConfig(Protocol):
     @property
     def image_token_ids(self) -> tuple[int, ...]: ...
     @property
-    def thought_markers(self) -> tuple[str, str] | None:
-        """The tokens between which the model thinks; None for a family that does not."""
+    def thought_syntax(self) -> ThoughtSyntax | None:
+        """How the model writes a thought; None for a family that does not think."""
         ...
 
     @property

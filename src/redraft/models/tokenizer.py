@@ -1,7 +1,8 @@
 """A checkpoint's tokenizer and chat template, as its folder or GGUF file holds them."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any, NoReturn
 from jinja2 import Template, TemplateError, meta
 from jinja2.ext import loopcontrols
 from jinja2.sandbox import ImmutableSandboxedEnvironment
-from tokenizers import Tokenizer
+from tokenizers import AddedToken, Encoding, Tokenizer
 from tokenizers.models import BPE, Unigram, WordLevel
 from tokenizers.pre_tokenizers import ByteLevel
 
@@ -18,6 +19,8 @@ from redraft.errors import CheckpointError, RequestError
 from redraft.formats.gguf.file import open_gguf
 from redraft.formats.gguf.tokenizer import read_tokenizer
 from redraft.formats.source import is_single_file
+from redraft.models.literal import SpecialNames, mark_for, texts_in, with_texts
+from redraft.models.thoughts import ThoughtSyntax
 
 Check = Callable[[int], None]
 """Takes the min number of tokens that a long text can have, before it is tokenized; raises if they are too many."""
@@ -96,13 +99,16 @@ class ChatTokenizer:
     def vocab_size(self) -> int:
         return int(self._tokenizer.get_vocab_size(with_added_tokens=True))
 
-    def encode(self, text: str, check: Check | None = None) -> list[int]:
-        """Raw text to ids, with the beginning-of-sequence token where the tokenizer adds one."""
-        return self._encode(text, check, add_special_tokens=True)
+    def encode(self, text: str, check: Check | None = None, *, literal: bool = False) -> list[int]:
+        """Raw text to ids, with the beginning-of-sequence token where the tokenizer adds one.
 
-    def encode_text(self, text: str, check: Check | None = None) -> list[int]:
-        """Text that follows other text to ids, with nothing added."""
-        return self._encode(text, check, add_special_tokens=False)
+        literal: the names of special tokens in it are text.
+        """
+        return self._encode(self._special_names.cut(text) if literal else [text], check, add_special_tokens=True)
+
+    def encode_text(self, text: str, check: Check | None = None, *, literal: bool = False) -> list[int]:
+        """Text that follows other text to ids, with nothing added; ``literal`` as in ``encode``."""
+        return self._encode(self._special_names.cut(text) if literal else [text], check, add_special_tokens=False)
 
     def encode_chat(
         self,
@@ -111,13 +117,19 @@ class ChatTokenizer:
         tools: Sequence[Mapping[str, Any]] | None = None,
         check: Check | None = None,
         ending: Sequence[int] = (),
+        variables: Mapping[str, Any] | None = None,
+        thought: ThoughtSyntax | None = None,
     ) -> list[int]:
         """Chat messages to ids through the checkpoint's own template, ready for the model's turn.
 
         ``thinking`` is what a template knows as ``enable_thinking``, ``tools`` what it knows by that name. ``ending``:
-        the tokens that come last, whether or not the template has them.
+        the tokens that come last, whether or not the template has them. ``variables``: others that the template reads.
+        The special tokens are the template's alone: what messages, tools and variables say is text, also where it
+        spells one; but for the markers of a whole ``thought`` in the model's own messages, which are the template's to
+        leave out.
 
-        Raises RequestError where there is no template, or the template refuses the messages or has no use for tools.
+        Raises RequestError where there is no template, the template refuses the messages, or has no use for tools or
+        a variable.
         """
         if self.template is None:
             raise RequestError("this checkpoint has no chat template; pass the prompt as raw text")
@@ -125,34 +137,76 @@ class ChatTokenizer:
             _check_message(index, message)
         if tools and not self.knows_tools:
             raise RequestError("this checkpoint's chat template does not show tools to the model; leave them out")
-        try:
-            text = self._compiled.render(
-                messages=list(messages),
-                tools=list(tools) if tools else None,
-                add_generation_prompt=True,
-                enable_thinking=thinking,
-                **self.special,
-            )
-        except (TemplateError, TypeError, ValueError, KeyError) as error:
-            raise RequestError(f"the checkpoint's chat template does not take these messages: {error}") from error
-        tokens = self._encode(text, check, add_special_tokens=False)
+        self._check_variables(variables or {})
+        given = {"messages": list(messages), "tools": list(tools) if tools else None, **(variables or {})}
+        tokens = self._encode(self._rendered(given, thinking, thought), check, add_special_tokens=False)
         return tokens if tokens[len(tokens) - len(ending) :] == list(ending) else [*tokens, *ending]
 
-    def empty_thought(self, markers: tuple[str, str] | None) -> list[int]:
-        """Return what a model that is not to think writes first, between the ``markers`` of a thought.
+    def _rendered(self, given: Mapping[str, Any], thinking: bool, thought: ThoughtSyntax | None) -> list[str]:
+        """Render the template, in pieces, each to be tokenized by itself: cut where what was given spells a special
+        token."""
+        names = self._special_names
+        mark = mark_for(texts_in([self.template, *given.values()]))
+        block = None if thought is None else _block(thought)
 
-        It is empty where there are no markers, or these are not single tokens. Gemma 4's own template ends with it; one
-        that does not leaves it to the model.
+        def marked(text: str) -> str:
+            return names.marked(text, mark)
+
+        def of_model(text: str) -> str:
+            """Leave the markers of whole thoughts, which a pattern has split off."""
+            parts = [text] if block is None else block.split(text)
+            return "".join(part if number % 4 in (1, 3) else marked(part) for number, part in enumerate(parts))
+
+        shown = {name: with_texts(value, marked) for name, value in given.items() if name != "messages"}
+        shown["messages"] = [_marked_message(message, marked, of_model) for message in given["messages"]]
+        try:
+            text = self._compiled.render(add_generation_prompt=True, enable_thinking=thinking, **self.special, **shown)
+        except (TemplateError, TypeError, ValueError, KeyError) as error:
+            found = str(error).replace(mark, "")
+            raise RequestError(f"the checkpoint's chat template does not take these messages: {found}") from error
+        return names.needed(text, mark) if mark in text else [text]
+
+    def _check_variables(self, variables: Mapping[str, Any]) -> None:
+        own = {"messages", "tools", "add_generation_prompt", "enable_thinking", *self.special}
+        for name in variables:
+            if name in own:
+                raise RequestError(f"chat_template_kwargs: {name!r} is not theirs to set")
+            if name not in self._read_by_template:
+                known = ", ".join(sorted(self._read_by_template - own)) or "none"
+                raise RequestError(
+                    f"chat_template_kwargs: this checkpoint's chat template does not read {name!r}; besides "
+                    f"enable_thinking it reads: {known}"
+                )
+
+    def empty_thought(self, syntax: ThoughtSyntax | None) -> list[int]:
+        """Return what a model that is not to think writes first.
+
+        It is empty where there is no syntax, or its markers are not single tokens. Gemma 4's own template ends with it;
+        one that does not leaves it to the model.
         """
-        if markers is None or any(self.token_id(marker) is None for marker in markers):
+        if syntax is None or self.token_id(syntax.opening) is None or self.token_id(syntax.closing) is None:
             return []
-        opening, closing = markers
-        return self.encode_text(f"{opening}thought\n{closing}")
+        return self.encode_text(syntax.empty)
+
+    def take_as_special(self, tokens: Iterable[int]) -> None:
+        """Have added tokens be special that a tokenizer's file does not call so: they are no text."""
+        added = self._tokenizer.get_added_tokens_decoder()
+        wanted = [one.content for token in tokens if (one := added.get(token)) is not None and not one.special]
+        self._tokenizer.add_special_tokens([AddedToken(name, normalized=False) for name in wanted])
 
     @cached_property
     def knows_tools(self) -> bool:
         """True where the chat template reads ``tools``."""
-        return "tools" in meta.find_undeclared_variables(self._compiled.environment.parse(self.template or ""))
+        return "tools" in self._read_by_template
+
+    @cached_property
+    def _read_by_template(self) -> set[str]:
+        return meta.find_undeclared_variables(self._compiled.environment.parse(self.template or ""))
+
+    @cached_property
+    def _special_names(self) -> SpecialNames:
+        added = self._tokenizer.get_added_tokens_decoder()
+        return SpecialNames(one.content for one in added.values() if one.special)
 
     @cached_property
     def _compiled(self) -> Template:
@@ -227,13 +281,16 @@ class ChatTokenizer:
         # What stands for a space or a byte in a token's name is no shorter than that.
         return max(len(piece.encode()) for piece in own.get_vocab(with_added_tokens=True))
 
-    def _encode(self, text: str, check: Check | None, add_special_tokens: bool) -> list[int]:
-        if check is not None and len(text) > LONG:
-            check(self.fewest_tokens(text))
+    def _encode(self, pieces: Sequence[str], check: Check | None, add_special_tokens: bool) -> list[int]:
+        if check is not None and sum(map(len, pieces)) > LONG:
+            check(self.fewest_tokens("".join(pieces)))
+        whole = len(pieces) == 1
         try:
             # Unlike ``encode``, it lets other threads run meanwhile.
-            (encoding,) = self._tokenizer.encode_batch_fast([text], add_special_tokens=add_special_tokens)
-            return list(encoding.ids)
+            found = self._tokenizer.encode_batch_fast(pieces, add_special_tokens=add_special_tokens and whole)
+            if whole:
+                return list(found[0].ids)
+            return list(self._tokenizer.post_process(Encoding.merge(found, False), None, add_special_tokens).ids)
         except Exception as error:  # tokenizers raises bare Exception for text it has no token for
             raise RequestError(f"the tokenizer has no tokens for this text: {error}") from error
 
@@ -282,6 +339,22 @@ class _RefusedByTemplateError(TemplateError):
 
 def _refuse(message: str) -> NoReturn:
     raise _RefusedByTemplateError(message)
+
+
+def _block(thought: ThoughtSyntax) -> re.Pattern[str]:
+    """Match a whole thought, its markers apart."""
+    return re.compile(f"({re.escape(thought.opening)})(.*?)({re.escape(thought.closing)})", re.DOTALL)
+
+
+def _marked_message(
+    message: Mapping[str, Any], marked: Callable[[str], str], of_model: Callable[[str], str]
+) -> dict[str, Any]:
+    """Mark the texts of a message but for its role, which templates compare with those that they know."""
+    change = of_model if message["role"] in ("assistant", "model") else marked
+    return {
+        name: value if name == "role" else with_texts(value, change if name == "content" else marked)
+        for name, value in message.items()
+    }
 
 
 def _check_message(index: int, message: Mapping[str, Any]) -> None:

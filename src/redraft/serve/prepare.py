@@ -10,6 +10,7 @@ from redraft.engine.generation import Generate, Recorders
 from redraft.engine.request import Request
 from redraft.engine.request import generate as check_generate
 from redraft.engine.runtime import Prompt, Runtime
+from redraft.engine.thinking import wants_thought, without_switches
 from redraft.engine.tools import ToolUse, calling
 from redraft.errors import RequestError
 from redraft.models.tools import Tool
@@ -58,7 +59,11 @@ async def generation(
         given.setdefault("seed", new_seed())
         if here.settings.max_tokens is not None:
             given.setdefault("max_tokens", here.settings.max_tokens)
-        tokens = prompt_tokens(here, prompt, fields.get("prompt"), bool(given.get("thinking")), tools)
+        template = given.pop("chat_template_kwargs", None)
+        switches = (given.get("thinking"), given.get("reasoning_effort"), given.get("thinking_budget"), template)
+        given["thinking"] = wants_thought(*switches)
+        variables = without_switches(template)
+        tokens = prompt_tokens(here, prompt, fields.get("prompt"), given["thinking"], tools, variables)
         if tools is not None:
             given["constraint"] = calling(here.runtime, tools, given.get("constraint"))
         request = check_generate(here.runtime, tokens, **given)
@@ -86,11 +91,17 @@ async def gap(
 
 
 def prompt_tokens(
-    here: Serving, prompt: Prompt, field: str | None, thinking: bool = False, tools: ToolUse | None = None
+    here: Serving,
+    prompt: Prompt,
+    field: str | None,
+    thinking: bool = False,
+    tools: ToolUse | None = None,
+    variables: Mapping[str, Any] | None = None,
 ) -> Sequence[int]:
-    """Tokenize a prompt from ``field``; ApiError where it is longer than the server takes."""
+    """Tokenize a prompt from ``field``; ApiError where it is longer than the server takes. ``variables``: what its
+    chat template reads besides."""
     shown = None if tools is None else tools.shown
-    tokens = here.runtime.tokenize(prompt, thinking, shown, here.limits.before_tokenizing(field))
+    tokens = here.runtime.tokenize(prompt, thinking, shown, here.limits.before_tokenizing(field), variables)
     here.limits.check_prompt(len(tokens), field)
     return tokens
 

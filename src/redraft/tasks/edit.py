@@ -205,7 +205,7 @@ def _groups(runtime: Runtime, text: str, spans: Sequence[tuple[int, int]]) -> li
     most = runtime.model.config.canvas_length // 2
     groups: list[_Group] = []
     for span in spans:
-        if groups and len(runtime.tokenizer.encode_text(text[groups[-1].start : span[1]])) <= most:
+        if groups and len(runtime.tokenizer.encode_text(text[groups[-1].start : span[1]], literal=True)) <= most:
             groups[-1].spans.append(span)
         else:
             groups.append(_Group([span]))

@@ -48,8 +48,8 @@ def context_before(runtime: Runtime, prompt: Prompt | None, before: str, check: 
     """
     if prompt is not None:
         given = runtime.tokenize(prompt, check=check)
-        return [*given, *runtime.tokenizer.encode_text(before, runtime.fits(check))]
-    tokens = runtime.tokenizer.encode(before, runtime.fits(check))
+        return [*given, *runtime.tokenizer.encode_text(before, runtime.fits(check), literal=True)]
+    tokens = runtime.tokenizer.encode(before, runtime.fits(check), literal=True)
     if not tokens:
         raise RequestError("there is nothing before the canvas: give a prefix of one character or more, or a prompt")
     return tokens
@@ -57,7 +57,7 @@ def context_before(runtime: Runtime, prompt: Prompt | None, before: str, check: 
 
 def beginning_of(runtime: Runtime, text: str, tokens: int) -> str:
     """Return as much of the beginning of ``text`` as so many tokens hold."""
-    encoded = runtime.tokenizer.encode_text(text)
+    encoded = runtime.tokenizer.encode_text(text, literal=True)
     if len(encoded) <= tokens:
         return text
     for count in range(tokens, 0, -1):
@@ -72,7 +72,7 @@ def draft_of(runtime: Runtime, pieces: Sequence[tuple[str, float]]) -> Draft:
     """Text, piece by piece, each with the probability that one of its tokens survives, and an end token after it."""
     tokens, survival = [], []
     for text, probability in pieces:
-        own = runtime.tokenizer.encode_text(text)
+        own = runtime.tokenizer.encode_text(text, literal=True)
         tokens += own
         survival += [probability] * len(own)
     ends = runtime.model.defaults.end_token_ids[:1]

@@ -302,7 +302,7 @@ class _Builder:
         """The width that holds each of these."""
         if self._tokenizer is None:
             return WIDTH
-        return 1 + max(len(self._tokenizer.encode_text(f" {text}")) for text in texts)
+        return 1 + max(len(self._tokenizer.encode_text(f" {text}", literal=True)) for text in texts)
 
 
 def _form(part: Part) -> tuple[str, Part]:

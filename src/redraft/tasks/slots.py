@@ -47,7 +47,7 @@ class Canvas:
         tokens: list[int] = []
         free: list[bool] = []
         for piece in pieces:
-            own = tokenizer.encode_text(piece.text)
+            own = tokenizer.encode_text(piece.text, literal=True)
             if isinstance(piece, Filled):
                 if len(own) >= piece.width:
                     raise RequestError(
@@ -91,7 +91,7 @@ class Slots:
         longer than its slot."""
         texts = [f" {text}" for text in _written(self._root, value)]
         for slot, text in zip(self.slots, texts, strict=True):
-            taken = len(self.tokenizer.encode_text(text))
+            taken = len(self.tokenizer.encode_text(text, literal=True))
             if taken >= slot.width:
                 raise RequestError(
                     f"value at {slot.pointer}: {text[1:]!r} takes {taken} tokens, and its slot holds {slot.width - 1}; "

@@ -48,7 +48,7 @@ class InkwellConfig:
         return (self.mask_id, self.begin_id, self.end_id)
 
     @property
-    def thought_markers(self) -> None:
+    def thought_syntax(self) -> None:
         return None
 
     @property

@@ -6,6 +6,7 @@ from typing import Any
 
 from redraft.errors import CheckpointError
 from redraft.models.diffusion_gemma.tools import GemmaTools
+from redraft.models.thoughts import ThoughtSyntax
 
 
 @dataclass(frozen=True)
@@ -66,9 +67,9 @@ class DiffusionGemmaConfig:
         return (*(id for id in ends if id is not None), *self.end_token_ids, *self.image_token_ids)
 
     @property
-    def thought_markers(self) -> tuple[str, str]:
-        """The tokens between which the model thinks before it answers."""
-        return "<|channel>", "<channel|>"
+    def thought_syntax(self) -> ThoughtSyntax:
+        """The channel that the model thinks on before it answers."""
+        return ThoughtSyntax("<|channel>", "<channel|>", name="thought\n")
 
     @property
     def tool_syntax(self) -> GemmaTools:

@@ -97,7 +97,7 @@ class LlamaDiffusionConfig:
         return tuple(dict.fromkeys((self.mask_token_id, *self.end_token_ids, *others)))
 
     @property
-    def thought_markers(self) -> None:
+    def thought_syntax(self) -> None:
         """None: a Llama has no channel of its own to think in."""
         return None
 

@@ -173,7 +173,7 @@ async def _edited(
 
     def check() -> EditRequest | RewriteRequest:
         too_long = here.limits.before_tokenizing("messages")
-        tokens = here.tokenizer.encode_text(body.messages[0].content, too_long)
+        tokens = here.tokenizer.encode_text(body.messages[0].content, too_long, literal=True)
         here.limits.check_prompt(len(tokens), "messages")
         record = here.settings.record
         return edit(here.runtime, text, spans, instruction=instruction, record=record, **parameters)

@@ -179,7 +179,7 @@ def _groups(here: Serving, questions: Sequence[_PlainQuestion]) -> list[list[_Pl
     groups: list[list[_PlainQuestion]] = []
     left = 0
     for one in questions:
-        longest = max(len(here.tokenizer.encode_text(f"{option}\n")) for option in one.options)
+        longest = max(len(here.tokenizer.encode_text(f"{option}\n", literal=True)) for option in one.options)
         if not groups or longest > left:
             groups.append([])
             left = room
