@@ -172,11 +172,11 @@ class Engine:
         follows. reasoning_effort: "none", "instant" and "minimal" are no thought, "low", "medium" and "high" are one;
         of the checkpoint's steps "instant", "minimal" and "low" take half as many, with twice the entropy bound,
         "high" twice as many, with half of it. chat_template_kwargs: more that the chat template reads;
-        ``enable_thinking`` is as ``thinking``. verifier: called with a ``Candidate`` for every canvas, says which positions are wrong;
-        these alone are denoised again, at most verify_rounds times. best_of: so many candidates for every canvas, of
-        which the one with the fewest wrong positions stays, then the one that the model is surest of. draft: what the
-        canvases start from in the place of noise. top_logprobs: keep so many of the likeliest tokens of every position
-        with their log probabilities, 0 to 20; without a constraint.
+        ``enable_thinking`` is as ``thinking``. verifier: called with a ``Candidate`` for every canvas, says which
+        positions are wrong; these alone are denoised again, at most verify_rounds times. best_of: so many candidates
+        for every canvas, of which the one with the fewest wrong positions stays, then the one that the model is surest
+        of. draft: what the canvases start from in the place of noise. top_logprobs: keep so many of the likeliest
+        tokens of every position with their log probabilities, 0 to 20; without a constraint.
 
         Raises RequestError, before any work, for a prompt or parameter that cannot be honoured (ConstraintError if it
         is the constraint), and GenerationError while running if the model yields NaN.

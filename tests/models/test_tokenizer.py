@@ -228,7 +228,9 @@ class TestLongTexts:
         write_letters_tokenizer(tmp_path, vocab_size=400)
         own = ChatTokenizer.from_folder(tmp_path)
         tokenized = []
-        own._tokenizer = type("Spy", (), {"encode_batch_fast": lambda *given, **_: tokenized.append(given)})()
+        added = own.tokenizer.get_added_tokens_decoder()
+        spy = {"encode_batch_fast": lambda *given, **_: tokenized.append(given)}
+        own._tokenizer = type("Spy", (), {**spy, "get_added_tokens_decoder": lambda _: added})()
         monkeypatch.setattr(own, "fewest_tokens", len)
 
         def check(fewest):

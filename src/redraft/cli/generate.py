@@ -1,6 +1,7 @@
 """``redraft generate``: answers a prompt in the terminal, in a pipe, or as JSON."""
 
 import sys
+from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -12,6 +13,19 @@ if TYPE_CHECKING:
     from redraft.api import Generation
 
 
+class Effort(StrEnum):
+    """The words of ``reasoning_effort``."""
+
+    NONE = "none"
+    INSTANT = "instant"
+    MINIMAL = "minimal"
+    LOW = "low"
+    MEDIUM = "medium"
+    HIGH = "high"
+    XHIGH = "xhigh"
+    MAX = "max"
+
+
 @options.grouped
 def generate(
     *,
@@ -20,6 +34,13 @@ def generate(
     raw: reading.Raw = False,
     constrained: ConstraintOptions,
     thinking: Annotated[bool, typer.Option("--thinking", help="Let the model think first, on standard error.")] = False,
+    thinking_budget: Annotated[
+        int | None, typer.Option(min=0, help="Tokens that the thought may take; the answer follows.")
+    ] = None,
+    effort: Annotated[
+        Effort | None,
+        typer.Option("--reasoning-effort", help="No thought (none, minimal), or one; low is fast, high careful."),
+    ] = None,
     max_tokens: Annotated[int | None, typer.Option(help="At most so many tokens; by default what fits.")] = None,
     stop: Annotated[list[str] | None, typer.Option(help="Text at which the answer ends; may be repeated.")] = None,
     sampling: options.Sampling,
@@ -41,7 +62,9 @@ def generate(
         **sampling.parameters(engine),
         "max_tokens": max_tokens,
         "stop": stop,
-        "thinking": thinking,
+        "thinking": thinking or None,
+        "thinking_budget": thinking_budget,
+        "reasoning_effort": None if effort is None else effort.value,
         "constraint": constraint,
         "record": record,
     }

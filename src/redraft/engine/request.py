@@ -19,7 +19,14 @@ from redraft.constrain.constraint import Constraint
 from redraft.engine.memory import KVPool
 from redraft.engine.runtime import Prompt, Runtime
 from redraft.engine.text import AnswerText
-from redraft.engine.thinking import Effort, ReasoningEffort, ThoughtBudget, check_effort, wants_thought, without_switches
+from redraft.engine.thinking import (
+    Effort,
+    ReasoningEffort,
+    ThoughtBudget,
+    check_effort,
+    wants_thought,
+    without_switches,
+)
 from redraft.engine.verify import Verifier
 from redraft.errors import RequestError
 from redraft.models.base import GenerationDefaults
@@ -67,10 +74,14 @@ class Request:
 
 def answer_text(runtime: Runtime, request: Request, stop: Sequence[str] = ()) -> AnswerText:
     """Make what takes the tokens of an answer to ``request`` apart."""
-    # Under a constraint without a thought no marker can stand.
-    markers = runtime.thought_markers if request.constraint is None else request.thought
-    tokenizer = runtime.tokenizer
+    tokenizer, markers = runtime.tokenizer, thought_markers(runtime, request)
     return AnswerText(tokenizer.decode, stop, markers, tokenizer.settled, thinking=request.thought is not None)
+
+
+def thought_markers(runtime: Runtime, request: Request) -> ThoughtMarkers | None:
+    """Return the markers of thoughts that an answer may have, asked for or not."""
+    # Under a constraint without a thought no marker can stand.
+    return runtime.thought_markers if request.constraint is None else request.thought
 
 
 def thought_budget(request: Request) -> ThoughtBudget | None:

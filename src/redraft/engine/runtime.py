@@ -176,11 +176,11 @@ class Runtime:
         """Return the token ids between which the model thinks; RequestError where it cannot."""
         syntax = self.model.config.thought_syntax
         if syntax is None:
-            raise RequestError("this family of models does not think before it answers; leave thinking out")
+            raise RequestError("thinking: this family of models does not think before it answers; leave it out")
         if self.thought_markers is None:
             raise RequestError(
-                f"this checkpoint cannot think: its tokenizer has no {syntax.opening!r} and {syntax.closing!r}; leave "
-                "thinking out"
+                f"thinking: this checkpoint cannot think: its tokenizer has no {syntax.opening!r} and "
+                f"{syntax.closing!r}; leave it out"
             )
         return self.thought_markers
 

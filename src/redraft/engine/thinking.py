@@ -12,6 +12,8 @@ from redraft.constrain.compiler import ThoughtMarkers
 from redraft.errors import RequestError
 
 ReasoningEffort = Literal["none", "instant", "minimal", "low", "medium", "high", "xhigh", "max"]
+OF_THOUGHTS = ("thinking", "thinking_budget", "reasoning_effort", "chat_template_kwargs")
+"""A request's parameters that are about what the model thinks."""
 _SWITCHES = ("enable_thinking", "thinking")
 
 

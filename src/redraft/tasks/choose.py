@@ -25,6 +25,7 @@ from redraft.engine.request import (
 from redraft.engine.result import OnStep, Usage
 from redraft.engine.runtime import Prompt, Runtime
 from redraft.engine.task import StepRecorder, Task, recorded
+from redraft.engine.thinking import OF_THOUGHTS
 from redraft.errors import RequestError
 
 _ONLY = "answer"
@@ -213,7 +214,7 @@ def _request(
     steps: int,
     parameters: Mapping[str, Any],
 ) -> Request:
-    for name in ("constraint", "thinking", "draft", "stop", "verifier", "best_of", "max_tokens"):
+    for name in ("constraint", *OF_THOUGHTS, "draft", "stop", "verifier", "best_of", "max_tokens"):
         if name in parameters:
             raise RequestError(f"{name} cannot be given to choose; the options say what may be answered")
     holes = {name: Hole(choices=tuple(options)) for name, options in questions.items()}

@@ -13,6 +13,7 @@ from redraft.engine.request import Request, check_number, check_text, generate
 from redraft.engine.result import OnStep, Result, Usage, fields_of
 from redraft.engine.runtime import Prompt, Runtime
 from redraft.engine.task import Task
+from redraft.engine.thinking import OF_THOUGHTS
 from redraft.errors import RequestError
 from redraft.tasks.infill import (
     before_ending,
@@ -137,7 +138,7 @@ def edit(
     model may keep or not. hole: what may stand in the spans, one for all or one each; any text by default. record:
     keeps what happens. Other parameters, and errors, as in ``request.generate``.
     """
-    refuse(parameters, ("thinking", "draft", "stop", *(("constraint",) if spans is not None else ())))
+    refuse(parameters, (*OF_THOUGHTS, "draft", "stop", *(("constraint",) if spans is not None else ())))
     check_text("text", text)
     if instruction is not None:
         check_text("instruction", instruction)

@@ -21,6 +21,7 @@ from redraft.engine.request import Request, check_switch, check_text, generate
 from redraft.engine.result import OnStep, Result, fields_of
 from redraft.engine.runtime import Runtime
 from redraft.engine.task import Forward, Task, encode, read
+from redraft.engine.thinking import OF_THOUGHTS
 from redraft.errors import GenerationError, RequestError
 from redraft.models.base import Span
 
@@ -75,7 +76,7 @@ def extract(
     any other. The task raises GenerationError where an open object has a key twice, of which no pointer could say
     which.
     """
-    for name in ("constraint", "stop", "draft", "thinking"):
+    for name in ("constraint", "stop", "draft", *OF_THOUGHTS):
         if name in parameters:
             raise RequestError(f"{name} cannot be given to extract; the schema says what is written")
     check_text("text", text)

@@ -10,6 +10,7 @@ from redraft.engine.request import Request, check_text, check_whole, generate
 from redraft.engine.result import OnStep, Result, fields_of
 from redraft.engine.runtime import Prompt, Runtime
 from redraft.engine.task import Task
+from redraft.engine.thinking import OF_THOUGHTS
 from redraft.errors import RequestError
 from redraft.tasks.infill import (
     before_ending,
@@ -68,7 +69,7 @@ def fill(
     A suffix that does not fit half a canvas is shown as far as it does. Other parameters, and errors, as in
     ``request.generate``; without a prefix and a prompt, where no token begins a text, it is a RequestError.
     """
-    refuse(parameters, ("constraint", "thinking", "draft", "stop"))
+    refuse(parameters, ("constraint", *OF_THOUGHTS, "draft", "stop"))
     check_text("prefix", prefix)
     check_text("suffix", suffix)
     context = context_before(runtime, prompt, prefix)

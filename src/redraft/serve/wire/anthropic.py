@@ -11,6 +11,7 @@ from pydantic import Discriminator, Field
 from starlette.responses import Response
 
 from redraft.engine.result import Chunk, Result
+from redraft.engine.thinking import ReasoningEffort
 from redraft.engine.tools import ToolUse
 from redraft.serve import deltas, prepare
 from redraft.serve.answers import Answers, Done, EventStream
@@ -19,6 +20,7 @@ from redraft.serve.errors import Json, bad_request, of_engine, to_json
 from redraft.serve.prepare import Prepared
 from redraft.serve.state import Serving, client_of, serving
 from redraft.serve.wire.fields import Body, Whole, WholeNucleus, only
+from redraft.serve.wire.openai.common import thought_for_template
 
 router = APIRouter()
 
@@ -46,6 +48,13 @@ class ThinkingBlock(Body):
     signature: str = ""
 
 
+class RedactedThinkingBlock(Body):
+    """An earlier thought that another server has encrypted, and nobody else can read: it is not shown to the model."""
+
+    type: Literal["redacted_thinking"]
+    data: str
+
+
 class ToolUseBlock(Body):
     """A call that the model made in an earlier turn."""
 
@@ -67,7 +76,9 @@ class ToolResultBlock(Body):
     cache_control: CacheControl | None = None
 
 
-Block = Annotated[TextBlock | ThinkingBlock | ToolUseBlock | ToolResultBlock, Discriminator("type")]
+Block = Annotated[
+    TextBlock | ThinkingBlock | RedactedThinkingBlock | ToolUseBlock | ToolResultBlock, Discriminator("type")
+]
 
 
 class Turn(Body):
@@ -97,11 +108,18 @@ class ToolChoice(Body):
 
 
 class Thinking(Body):
-    """A switch: the model thinks before it answers, or it does not."""
+    """Whether the model thinks before it answers; "enabled" says for how many tokens at most."""
 
     type: Literal["enabled", "disabled", "adaptive"]
     budget_tokens: Whole | None = None
-    display: Annotated[Literal["summarized"] | None, only("summarized", instead="thoughts are shown whole")] = None
+    display: Literal["summarized", "omitted"] | None = None
+    """Thoughts are shown whole, or their blocks are empty."""
+
+
+class OutputConfig(Body):
+    """How carefully the answer is made."""
+
+    effort: ReasoningEffort | None = None
 
 
 class Metadata(Body):
@@ -123,6 +141,7 @@ class MessagesBody(Body):
     tools: list[CustomTool] | None = None
     tool_choice: ToolChoice | None = None
     thinking: Thinking | None = None
+    output_config: OutputConfig | None = None
     metadata: Metadata | None = None
     top_p: WholeNucleus = None
     service_tier: Annotated[Literal["auto", "standard_only"] | None, only("auto", "standard_only")] = None
@@ -134,6 +153,9 @@ _FIELDS = {
     "max_tokens": "max_tokens",
     "temperature": "temperature",
     "constraint": "tools",
+    "thinking": "thinking",
+    "thinking_budget": "thinking.budget_tokens",
+    "reasoning_effort": "output_config.effort",
 }
 
 
@@ -146,7 +168,7 @@ async def messages(body: MessagesBody, http: HttpRequest) -> Response:
     prepared = await _prepare(here, body)
     user = None if body.metadata is None else body.metadata.user_id
     answers = Answers(http, prepared.answers(), client_of(http, user))
-    reply = _Reply(here, prepared)
+    reply = _Reply(here, prepared, body.thinking is not None and body.thinking.display == "omitted")
     if body.stream:
         return EventStream(reply.stream(answers, http.url.path), answers)
     try:
@@ -164,7 +186,7 @@ async def _prepare(here: Serving, body: MessagesBody) -> Prepared:
         "max_tokens": body.max_tokens,
         "temperature": body.temperature,
         "stop": body.stop_sequences or None,
-        "thinking": _thinks(body) or None,
+        **_thinking(body),
     }
     shown: list[dict[str, Any]] = []
     if body.system:
@@ -174,18 +196,18 @@ async def _prepare(here: Serving, body: MessagesBody) -> Prepared:
     return await prepare.generation(here, shown, parameters, _FIELDS, tools)
 
 
-def _thinks(body: MessagesBody) -> bool:
-    thinking = body.thinking
-    if thinking is None or thinking.type == "disabled":
-        return False
-    budget = thinking.budget_tokens
-    if thinking.type == "enabled" and (budget is None or budget < body.max_tokens - 1):
-        raise bad_request(
-            "thinking: how many of the tokens go into a thought cannot be bounded here; use {'type': 'adaptive'}, or "
-            f"budget_tokens {body.max_tokens - 1} and more, which is all of max_tokens",
-            "thinking",
-        )
-    return True
+def _thinking(body: MessagesBody) -> dict[str, Any]:
+    """Return what decides whether and how long the model thinks. An effort alone asks for care, not for a thought."""
+    thinking = body.thinking or Thinking(type="disabled")
+    if thinking.type == "enabled" and thinking.budget_tokens is None:
+        raise bad_request("thinking: 'enabled' needs budget_tokens; 'adaptive' does without", "thinking.budget_tokens")
+    if thinking.type == "disabled" and thinking.budget_tokens is not None:
+        raise bad_request("thinking: 'disabled' has no budget_tokens; leave them out", "thinking.budget_tokens")
+    return {
+        "thinking": thinking.type != "disabled",
+        "thinking_budget": thinking.budget_tokens,
+        "reasoning_effort": None if body.output_config is None else body.output_config.effort,
+    }
 
 
 def _text(content: str | Sequence[TextBlock]) -> str:
@@ -203,6 +225,8 @@ def _for_template(turn: Turn) -> list[dict[str, Any]]:
                 text += block.text
             case ThinkingBlock():
                 thought += block.thinking
+            case RedactedThinkingBlock():
+                pass
             case ToolUseBlock():
                 function = {"name": block.name, "arguments": block.input}
                 calls.append({"id": block.id, "type": "function", "function": function})
@@ -213,8 +237,7 @@ def _for_template(turn: Turn) -> list[dict[str, Any]]:
     message: dict[str, Any] = {"role": turn.role, "content": text}
     if calls:
         message["tool_calls"] = calls
-    if thought:
-        message["reasoning_content"] = thought
+    message |= thought_for_template(thought)
     return [*results, *([message] if text or calls or not results else [])]
 
 
@@ -246,8 +269,8 @@ def _tools(here: Serving, body: MessagesBody) -> ToolUse | None:
 class _Reply:
     """Writes an answer in Anthropic's words."""
 
-    def __init__(self, here: Serving, prepared: Prepared) -> None:
-        self._model, self._prepared = here.settings.model, prepared
+    def __init__(self, here: Serving, prepared: Prepared, omits_thoughts: bool) -> None:
+        self._model, self._prepared, self._omits_thoughts = here.settings.model, prepared, omits_thoughts
         self._id = f"msg_{uuid4().hex}"
 
     def whole(self, result: Result) -> dict[str, Any]:
@@ -255,7 +278,8 @@ class _Reply:
         piece = deltas.whole(self._prepared, result)
         content: list[dict[str, Any]] = []
         if piece.thought:
-            content.append({"type": "thinking", "thinking": piece.thought, "signature": ""})
+            shown = "" if self._omits_thoughts else piece.thought
+            content.append({"type": "thinking", "thinking": shown, "signature": ""})
         if piece.text or not piece.calls:
             content.append({"type": "text", "text": piece.text})
         content += [{**_use(call.name), "input": json.loads(call.arguments)} for call in piece.calls]
@@ -302,7 +326,7 @@ class _Reply:
 
     async def stream(self, answers: Answers[Result], path: str) -> AsyncIterator[str]:
         """Yield message_start, each block's start, deltas and stop, message_delta, message_stop."""
-        pieces, blocks = Pieces(self._prepared), _Blocks()
+        pieces, blocks = Pieces(self._prepared), _Blocks(self._omits_thoughts)
         try:
             yield _event("message_start", message=self._message([], len(self._prepared.request.prompt), 0))
             for one in blocks.add(pieces.certain_call):
@@ -332,15 +356,17 @@ class _Reply:
 class _Blocks:
     """Content blocks one after the other: a new one where the kind of content changes."""
 
-    def __init__(self) -> None:
+    def __init__(self, omits_thoughts: bool) -> None:
         self._index, self._kind = -1, ""
+        self._omits_thoughts = omits_thoughts
 
     def add(self, piece: Piece) -> list[str]:
         """Return the events for more content."""
         events: list[str] = []
         if piece.thought:
             events += self._open("thinking", {"type": "thinking", "thinking": "", "signature": ""})
-            events.append(self._delta({"type": "thinking_delta", "thinking": piece.thought}))
+            if not self._omits_thoughts:
+                events.append(self._delta({"type": "thinking_delta", "thinking": piece.thought}))
         if piece.text:
             events += self._open("text", {"type": "text", "text": ""})
             events.append(self._delta({"type": "text_delta", "text": piece.text}))

@@ -25,6 +25,7 @@ def only(*values: Any, instead: str = "leave it out") -> BeforeValidator:
     return BeforeValidator(check)
 
 
+ThinkingBudget = Annotated[int, Field(ge=0)]
 Temperature = Annotated[float, Field(ge=0, le=2)]
 Seed = Annotated[int, Field(ge=0, lt=1 << 64)]
 Whole = Annotated[int, Field(ge=1)]

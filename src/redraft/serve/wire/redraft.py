@@ -16,17 +16,18 @@ from redraft.constrain.language.template import Hole, HoleType
 from redraft.engine.request import Request
 from redraft.engine.result import Chunk, Result, StepEvent, Usage
 from redraft.engine.task import Runnable
+from redraft.engine.thinking import OF_THOUGHTS, ReasoningEffort
 from redraft.errors import RedraftError
 from redraft.serve import prepare
 from redraft.serve.answers import Answers, Done, EventStream
 from redraft.serve.errors import ApiError, Json, bad_request, of_engine, to_json
 from redraft.serve.state import Serving, client_of, new_seed, serving
-from redraft.serve.wire.fields import Body, Seed, Stop, Temperature, Whole
+from redraft.serve.wire.fields import Body, Seed, Stop, Temperature, ThinkingBudget, Whole
 from redraft.tasks.choose import ChooseRequest, choose
 from redraft.tasks.fill import FillResult
 
 router = APIRouter()
-_PARAMETERS = ("max_tokens", "seed", "temperature", "max_denoising_steps", "entropy_bound", "thinking", "stop")
+_PARAMETERS = ("max_tokens", "seed", "temperature", "max_denoising_steps", "entropy_bound", "stop", *OF_THOUGHTS)
 _FEWER_DIGITS = 4
 
 
@@ -100,6 +101,9 @@ class GenerateBody(Body):
     max_denoising_steps: Annotated[int, Field(ge=1, le=1000)] | None = None
     entropy_bound: Annotated[float, Field(ge=0)] | None = None
     thinking: bool | None = None
+    thinking_budget: ThinkingBudget | None = None
+    reasoning_effort: ReasoningEffort | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
     stop: Stop | None = None
 
 
@@ -151,7 +155,7 @@ def _source(body: GenerateBody) -> str:
     if body.fill is not None:
         if body.prompt is not None:
             raise bad_request("prompt: give a prompt, or fill with messages", "prompt")
-        for name in ("constraint", "thinking", "stop"):
+        for name in ("constraint", "stop", *OF_THOUGHTS):
             if getattr(body, name) is not None:
                 raise bad_request(f"{name}: what is filled in takes no {name}", name)
         return "fill"

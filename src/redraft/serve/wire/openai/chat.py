@@ -13,6 +13,7 @@ from starlette.responses import Response
 
 from redraft.constrain.constraint import Constraint
 from redraft.engine.result import Chunk, Result, StepEvent, TokenLogprob
+from redraft.engine.thinking import ReasoningEffort
 from redraft.engine.tools import ToolUse
 from redraft.models.tools import ToolCall
 from redraft.serve import deltas, prepare
@@ -29,12 +30,14 @@ from redraft.serve.wire.fields import (
     Seed,
     Stop,
     Temperature,
+    ThinkingBudget,
     Whole,
     WholeNucleus,
     only,
 )
 from redraft.serve.wire.openai.common import (
     DONE,
+    FIELDS_OF_THINKING,
     FIELDS_OF_TOOLS,
     FINGERPRINT,
     Function,
@@ -45,6 +48,7 @@ from redraft.serve.wire.openai.common import (
     fields_of,
     frame,
     json_constraint,
+    thought_for_template,
     thought_tokens,
     token_logprob,
     tools_of,
@@ -101,6 +105,8 @@ class FromModel(Body):
     content: Content | None = None
     tool_calls: list[EarlierCall] | None = None
     reasoning_content: str | None = None
+    reasoning: str | None = None
+    """The same by another name."""
     refusal: Annotated[str | None, only()] = None
     audio: Annotated[str | None, only()] = None
     function_call: Annotated[str | None, only(instead="use tool_calls")] = None
@@ -183,10 +189,13 @@ class ChatBody(Body):
     parallel_tool_calls: bool | None = None
     logprobs: bool | None = None
     top_logprobs: TopLogprobs | None = None
-    reasoning_effort: Annotated[
-        Literal["none", "high"] | None,
-        only("none", "high", instead="this model thinks or does not, and decides for itself how long"),
-    ] = None
+    reasoning_effort: ReasoningEffort | None = None
+    thinking_budget: ThinkingBudget | None = None
+    thinking_token_budget: ThinkingBudget | None = None
+    """The same by vLLM's name."""
+    reasoning_summary: bool | None = None
+    """Mercury's: whether the answer tells the thought, as it does unless told."""
+    chat_template_kwargs: dict[str, Any] | None = None
     user: str | None = None
     top_p: WholeNucleus = None
     frequency_penalty: NoPenalty = None
@@ -199,7 +208,7 @@ class ChatBody(Body):
     verbosity: Annotated[Literal["medium"] | None, only("medium", instead="say in the prompt how long to be")] = None
 
 
-_FIELDS = fields_of({"prompt": "messages", "constraint": "response_format", "thinking": "reasoning_effort"})
+_FIELDS = fields_of({"prompt": "messages", "constraint": "response_format", **FIELDS_OF_THINKING})
 
 
 @router.post("/v1/chat/completions")
@@ -232,12 +241,16 @@ async def _prepare(here: Serving, body: ChatBody) -> Prepared:
         "seed": body.seed,
         "stop": body.stop,
         "constraint": _format(here, body.response_format),
-        "thinking": body.reasoning_effort == "high" or None,
+        "reasoning_effort": body.reasoning_effort,
+        "thinking_budget": body.thinking_token_budget if body.thinking_budget is None else body.thinking_budget,
+        "chat_template_kwargs": body.chat_template_kwargs,
         "top_logprobs": (body.top_logprobs or 0) if body.logprobs else None,
     }
     fields = dict(_FIELDS)
     if body.max_tokens is None:
         fields["max_tokens"] = "max_completion_tokens"
+    if body.thinking_budget is None:
+        fields["thinking_budget"] = "thinking_token_budget"
     if tools is not None:
         fields |= FIELDS_OF_TOOLS
     return await prepare.generation(here, messages, parameters, fields, tools)
@@ -245,7 +258,6 @@ async def _prepare(here: Serving, body: ChatBody) -> Prepared:
 
 def _check_together(here: Serving, body: ChatBody) -> None:
     """Refuse fields that only make sense with others, or not together."""
-    thinking = body.reasoning_effort == "high"
     constrained = body.response_format is not None and body.response_format.type != "text"
     several = body.n is not None and body.n > 1
     if body.n is not None and body.n > here.limits.choices:
@@ -257,12 +269,12 @@ def _check_together(here: Serving, body: ChatBody) -> None:
         (body.diffusing and not body.stream, "diffusing", "diffusing needs stream: true"),
         (body.diffusing and several, "diffusing", "diffusing is for one answer; leave n out"),
         (body.diffusing and body.tools, "diffusing", "diffusing cannot show tool calls; leave tools out"),
-        (body.diffusing and thinking, "diffusing", "diffusing shows the answer alone; leave reasoning_effort out"),
         (body.diffusing and body.logprobs, "diffusing", "diffusing text has no log probabilities; leave logprobs out"),
         (body.top_logprobs is not None and not body.logprobs, "top_logprobs", "top_logprobs needs logprobs: true"),
-        (body.logprobs and (thinking or constrained or body.tools), "logprobs",
-         "logprobs are those of the model's own choice; they cannot be given for a thought, with tools or with a "
-         "response_format"),
+        (body.logprobs and (constrained or body.tools), "logprobs",
+         "logprobs are those of the model's own choice; they cannot be given with tools or with a response_format"),
+        (body.thinking_budget is not None and body.thinking_token_budget is not None, "thinking_budget",
+         "thinking_budget and thinking_token_budget say the same; give one of them"),
         (body.tool_choice not in (None, "none") and not body.tools, "tool_choice", "tool_choice needs tools"),
         (body.parallel_tool_calls is not None and not body.tools, "parallel_tool_calls",
          "parallel_tool_calls needs tools"),
@@ -291,8 +303,7 @@ def _for_template(message: Instruction | FromUser | FromModel | FromTool) -> dic
                     call_for_template(call.id, call.function.name, call.function.arguments, "messages")
                     for call in message.tool_calls
                 ]
-            if message.reasoning_content:
-                shown["reasoning_content"] = message.reasoning_content
+            shown |= thought_for_template(message.reasoning_content or message.reasoning)
         case FromTool():
             shown["tool_call_id"] = message.tool_call_id
         case FromUser():
@@ -349,8 +360,7 @@ class _Reply:
     def _choice(self, index: int, result: Result) -> dict[str, Any]:
         piece = deltas.whole(self._prepared, result)
         message: dict[str, Any] = {"role": "assistant", "content": piece.text, "refusal": None}
-        if piece.thought:
-            message["reasoning_content"] = piece.thought
+        message |= self._thought(piece)
         if piece.calls:
             message["content"] = piece.text or None
             message["tool_calls"] = [_call(call) for call in piece.calls]
@@ -360,6 +370,12 @@ class _Reply:
             "logprobs": self._logprobs(result.logprobs),
             **self._end(result, bool(piece.calls)),
         }
+
+    def _thought(self, piece: Piece) -> dict[str, str]:
+        """Tell a thought by both of the names that clients know."""
+        if not piece.thought or self._body.reasoning_summary is False:
+            return {}
+        return {"reasoning_content": piece.thought, "reasoning": piece.thought}
 
     def _end(self, result: Result, called: bool) -> dict[str, Any]:
         return {
@@ -391,6 +407,18 @@ class _Reply:
     def _wants_usage(self) -> bool:
         return self._body.stream_options is not None and self._body.stream_options.include_usage
 
+    def _deltas(self, piece: Piece) -> list[dict[str, Any]]:
+        deltas: list[dict[str, Any]] = []
+        if thought := self._thought(piece):
+            deltas.append(thought)
+        if piece.text:
+            deltas.append({"content": piece.text})
+        for part in piece.parts:
+            new = {"function": {"arguments": part.arguments}}
+            call = new if part.name is None else _call(ToolCall(part.name, part.arguments))
+            deltas.append({"tool_calls": [{"index": part.call, **call}]})
+        return deltas
+
     async def stream(self, answers: Answers[Result]) -> AsyncIterator[str]:
         """Yield text when its canvas has converged; what the constraint makes certain, before any work."""
         pieces = [Pieces(self._prepared) for _ in range(len(answers))]
@@ -398,7 +426,7 @@ class _Reply:
         results: dict[int, Result] = {}
         for index, one in enumerate(pieces):
             yield self._chunk(index, {"role": "assistant", "content": one.beginning, "refusal": None})
-            for delta in _deltas(one.certain_call):
+            for delta in self._deltas(one.certain_call):
                 yield self._chunk(index, delta)
             if one.beginning or one.certain_call:
                 answers.text_is_ready()
@@ -411,7 +439,7 @@ class _Reply:
                     piece, logprobs = pieces[index].last(), None
                 case _:
                     continue
-            for delta in _deltas(piece):
+            for delta in self._deltas(piece):
                 yield self._chunk(index, delta, logprobs=logprobs)
                 logprobs = None
             if logprobs and logprobs["content"]:
@@ -436,25 +464,14 @@ class _Reply:
                     yield self._chunk(0, {"content": text})
                 case Chunk():
                     before += event.token_ids
+                    if thought := self._thought(Piece(thought=event.thought)):
+                        yield self._chunk(0, thought)
                 case Done(result=result):
                     yield self._chunk(0, {"content": result.text})
                     yield self._chunk(0, {}, **self._end(result, False))
                     if self._wants_usage:
                         yield self._frame([], self._usage([result]))
         yield DONE
-
-
-def _deltas(piece: Piece) -> list[dict[str, Any]]:
-    deltas: list[dict[str, Any]] = []
-    if piece.thought:
-        deltas.append({"reasoning_content": piece.thought})
-    if piece.text:
-        deltas.append({"content": piece.text})
-    for part in piece.parts:
-        new = {"function": {"arguments": part.arguments}}
-        call = new if part.name is None else _call(ToolCall(part.name, part.arguments))
-        deltas.append({"tool_calls": [{"index": part.call, **call}]})
-    return deltas
 
 
 def _call(call: ToolCall) -> dict[str, Any]:

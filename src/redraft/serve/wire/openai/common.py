@@ -8,6 +8,7 @@ from pydantic import Field
 
 from redraft.constrain.constraint import Constraint, JSONSchema
 from redraft.engine import text
+from redraft.engine.request import thought_markers
 from redraft.engine.result import Result, TokenLogprob
 from redraft.engine.tools import ToolUse
 from redraft.serve.deltas import usage_of
@@ -48,6 +49,17 @@ TopLogprobs = Annotated[int, Field(ge=0, le=20)]
 
 # The engine's errors call tools so, and tools are a constraint to it.
 FIELDS_OF_TOOLS = {"tools": "tools", "tool": "tools", "this": "tools", "constraint": "tools"}
+
+
+# What decides whether and how long a model thinks has the same names everywhere.
+FIELDS_OF_THINKING = {name: name for name in ("reasoning_effort", "thinking_budget", "chat_template_kwargs")} | {
+    "thinking": "reasoning_effort"
+}
+
+
+def thought_for_template(thought: str | None) -> dict[str, str]:
+    """Return a thought of an earlier turn as chat templates take it, by either name; they decide what is shown."""
+    return {"reasoning_content": thought, "reasoning": thought} if thought else {}
 
 
 def tools_of(
@@ -121,7 +133,7 @@ def usage(results: Sequence[Result], thoughts: int = 0, prompts: int = 1) -> dic
 
 def thought_tokens(prepared: Prepared, results: Sequence[Result]) -> int:
     """Count the tokens of the answers that are a thought, its markers included."""
-    markers = prepared.request.thought
+    markers = thought_markers(prepared.runtime, prepared.request)
     if markers is None:
         return 0
     return sum(text.thought_tokens(result.token_ids, markers) for result in results)

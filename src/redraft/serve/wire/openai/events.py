@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 from uuid import uuid4
 
@@ -13,11 +13,20 @@ from redraft.serve.errors import ApiError, to_json
 from redraft.serve.prepare import Prepared
 from redraft.serve.wire.openai.common import thought_tokens, usage
 
-# By an item's type: the type of its one part, and what the events about its text are called.
-_PARTS = {
-    "message": ("output_text", "response.output_text"),
-    "reasoning": ("reasoning_text", "response.reasoning_text"),
-}
+
+@dataclass(frozen=True)
+class _Part:
+    """The one part of an item's text: where it stands, its type, what the events about it and its text are called."""
+
+    place: str
+    type: str
+    events: str
+    text_events: str
+
+
+_MESSAGE = _Part("content", "output_text", "response.content_part", "response.output_text")
+_THOUGHT = _Part("content", "reasoning_text", "response.content_part", "response.reasoning_text")
+_SUMMARY = _Part("summary", "summary_text", "response.reasoning_summary_part", "response.reasoning_summary_text")
 _IDS = {"message": "msg", "reasoning": "rs", "function_call": "fc"}
 
 
@@ -25,9 +34,11 @@ class ResponseEvents:
     """One response as it grows. Each method yields the server-sent events of what happened; who wants the whole alone
     may drop them."""
 
-    def __init__(self, described: dict[str, Any]) -> None:
-        """``described``: what the response repeats of its request."""
+    def __init__(self, described: dict[str, Any], summarised: bool = False) -> None:
+        """``described``: what the response repeats of its request. ``summarised``: a thought is told as its summary."""
         self._described = described
+        self._parts = {"message": _MESSAGE, "reasoning": _SUMMARY if summarised else _THOUGHT}
+        """By an item's type."""
         self._id, self._created = f"resp_{uuid4().hex}", int(time.time())
         self._output: list[dict[str, Any]] = []
         self._open: dict[str, Any] | None = None
@@ -73,7 +84,7 @@ class ResponseEvents:
 
     def _write(self, type: str, text: str) -> Iterator[str]:
         """Write text at the end of the open item, or of a new one where that is of another type."""
-        part, name = _PARTS[type]
+        part = self._parts[type]
         if self._open is None or self._open["type"] != type:
             yield from self._close()
             item = self._item(type, content=[])
@@ -82,12 +93,12 @@ class ResponseEvents:
             else:
                 item["summary"] = []
             yield from self._add(item)
-            item["content"].append({"type": part, "text": ""} | _more(part))
-            yield self._of_item("response.content_part.added", content_index=0, part=dict(item["content"][0]))
+            item[part.place].append({"type": part.type, "text": ""} | _more(part))
+            yield self._of_part(f"{part.events}.added", part, part=dict(item[part.place][0]))
             self._open = item
         if text:
-            self._open["content"][0]["text"] += text
-            yield self._of_item(f"{name}.delta", content_index=0, delta=text, **_logprobs(part))
+            self._open[part.place][0]["text"] += text
+            yield self._of_part(f"{part.text_events}.delta", part, delta=text, **_logprobs(part))
 
     def _call(self, part: CallPart) -> Iterator[str]:
         """Begin a call, or add to it."""
@@ -111,10 +122,10 @@ class ResponseEvents:
             given = {"arguments": item["arguments"], "name": item["name"]}
             yield self._of_item("response.function_call_arguments.done", **given)
         else:
-            part, name = _PARTS[item["type"]]
-            text = item["content"][0]["text"]
-            yield self._of_item(f"{name}.done", content_index=0, text=text, **_logprobs(part))
-            yield self._of_item("response.content_part.done", content_index=0, part=item["content"][0])
+            part = self._parts[item["type"]]
+            whole = item[part.place][0]
+            yield self._of_part(f"{part.text_events}.done", part, text=whole["text"], **_logprobs(part))
+            yield self._of_part(f"{part.events}.done", part, part=whole)
         item["status"] = status
         yield self._event("response.output_item.done", output_index=len(self._output) - 1, item=item)
 
@@ -163,15 +174,19 @@ class ResponseEvents:
         place = {"item_id": self._output[-1]["id"], "output_index": len(self._output) - 1}
         return self._event(type, **place, **fields)
 
+    def _of_part(self, type: str, part: _Part, **fields: Any) -> str:
+        """Write an event about the last item's part."""
+        return self._of_item(type, **{f"{part.place}_index": 0}, **fields)
+
     def _event(self, type: str, **fields: Any) -> str:
         content = {"type": type, "sequence_number": self._sent, **fields}
         self._sent += 1
         return f"event: {type}\ndata: {to_json(content)}\n\n"
 
 
-def _more(part: str) -> dict[str, Any]:
-    return {"annotations": [], "logprobs": []} if part == "output_text" else {}
+def _more(part: _Part) -> dict[str, Any]:
+    return {"annotations": [], "logprobs": []} if part is _MESSAGE else {}
 
 
-def _logprobs(part: str) -> dict[str, Any]:
-    return {"logprobs": []} if part == "output_text" else {}
+def _logprobs(part: _Part) -> dict[str, Any]:
+    return {"logprobs": []} if part is _MESSAGE else {}

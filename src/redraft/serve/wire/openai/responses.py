@@ -10,6 +10,7 @@ from starlette.responses import Response
 
 from redraft.constrain.constraint import Constraint
 from redraft.engine.result import Chunk, Result
+from redraft.engine.thinking import ReasoningEffort
 from redraft.engine.tools import ToolUse
 from redraft.serve import deltas, prepare
 from redraft.serve.answers import Answers, Done, EventStream
@@ -17,14 +18,16 @@ from redraft.serve.deltas import Piece, Pieces
 from redraft.serve.errors import Json, bad_request, of_engine
 from redraft.serve.prepare import Prepared
 from redraft.serve.state import Serving, client_of, serving
-from redraft.serve.wire.fields import JSON_OBJECT, Body, Seed, Temperature, Whole, WholeNucleus, only
+from redraft.serve.wire.fields import JSON_OBJECT, Body, Seed, Temperature, ThinkingBudget, Whole, WholeNucleus, only
 from redraft.serve.wire.openai.common import (
+    FIELDS_OF_THINKING,
     FIELDS_OF_TOOLS,
     Function,
     FunctionName,
     call_for_template,
     fields_of,
     json_constraint,
+    thought_for_template,
     tools_of,
 )
 from redraft.serve.wire.openai.events import ResponseEvents
@@ -102,14 +105,21 @@ class FunctionCallOutput(Body):
     status: Status | None = None
 
 
+class SummaryText(Body):
+    """A summary of what the model thought in an earlier turn; of this server's, the thought itself."""
+
+    type: Literal["summary_text"]
+    text: str
+
+
 class EarlierReasoning(Body):
-    """A thought of an earlier turn."""
+    """A thought of an earlier turn: its content, or else its summary. What another server has encrypted is not read."""
 
     type: Literal["reasoning"]
     id: str | None = None
-    summary: Annotated[list[Any] | None, only([])] = None
+    summary: list[SummaryText] | None = None
     content: list[ReasoningText] | None = None
-    encrypted_content: Annotated[str | None, only()] = None
+    encrypted_content: str | None = None
     status: Status | None = None
 
 
@@ -183,15 +193,21 @@ class TextOptions(Body):
     verbosity: Annotated[Literal["medium"] | None, only("medium", instead="say in the prompt how long to be")] = None
 
 
-class Reasoning(Body):
-    """A switch: the model thinks first, or it does not."""
+Summary = Literal["auto", "concise", "detailed"]
 
-    effort: Annotated[
-        Literal["none", "high"] | None,
-        only("none", "high", instead="this model thinks or does not, and decides for itself how long"),
-    ] = None
-    summary: Annotated[str | None, only(instead="the thought itself is given, whole")] = None
-    generate_summary: Annotated[str | None, only(instead="the thought itself is given, whole")] = None
+
+class Reasoning(Body):
+    """Whether and how carefully the model thinks, and where the thought is told: as its content, or where a summary is
+    wanted, whole, as that."""
+
+    effort: ReasoningEffort | None = None
+    summary: Summary | None = None
+    generate_summary: Summary | None = None
+    """The same by an older name."""
+
+    @property
+    def summarised(self) -> Summary | None:
+        return self.summary or self.generate_summary
 
 
 class StreamOptions(Body):
@@ -216,6 +232,8 @@ class ResponsesBody(Body):
     tool_choice: Literal["auto", "none", "required"] | NamedTool | None = None
     parallel_tool_calls: bool | None = None
     reasoning: Reasoning | None = None
+    thinking_budget: ThinkingBudget | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
     user: str | None = None
     safety_identifier: str | None = None
     metadata: Annotated[dict[str, str], Field(max_length=16)] | None = None
@@ -231,7 +249,11 @@ class ResponsesBody(Body):
 
 
 _FIELDS = fields_of(
-    {"prompt": "input", "max_tokens": "max_output_tokens", "constraint": "text", "thinking": "reasoning"}
+    {
+        **{"prompt": "input", "max_tokens": "max_output_tokens", "constraint": "text"},
+        **FIELDS_OF_THINKING,
+        **{"thinking": "reasoning", "reasoning_effort": "reasoning.effort"},
+    }
 )
 
 
@@ -243,7 +265,8 @@ async def responses(body: ResponsesBody, http: HttpRequest) -> Response:
     here.note_prompt(http, body.model_dump(include={"instructions", "input"}, exclude_none=True))
     prepared = await _prepare(here, body)
     answers = Answers(http, prepared.answers(), client_of(http, body.user or body.safety_identifier))
-    events = ResponseEvents(_described(here, prepared, body))
+    summarised = body.reasoning is not None and body.reasoning.summarised is not None
+    events = ResponseEvents(_described(here, prepared, body), summarised)
     if body.stream:
         return EventStream(_stream(prepared, answers, events), answers)
     try:
@@ -288,7 +311,9 @@ async def _prepare(here: Serving, body: ResponsesBody) -> Prepared:
         "temperature": body.temperature,
         "seed": body.seed,
         "constraint": _format(here, body.text),
-        "thinking": True if body.reasoning is not None and body.reasoning.effort == "high" else None,
+        "reasoning_effort": None if body.reasoning is None else body.reasoning.effort,
+        "thinking_budget": body.thinking_budget,
+        "chat_template_kwargs": body.chat_template_kwargs,
     }
     fields = _FIELDS if tools is None else _FIELDS | FIELDS_OF_TOOLS
     return await prepare.generation(here, _conversation(body), parameters, fields, tools)
@@ -322,8 +347,9 @@ def _conversation(body: ResponsesBody) -> list[dict[str, Any]]:
             case Message(role=role):
                 speaker = "system" if role == "developer" else role
                 shown.append({"role": speaker, "content": _text(item.content)})
-            case EarlierReasoning(content=content):
-                _own_turn(shown)["reasoning_content"] = _text(content or [])
+            case EarlierReasoning(content=content, summary=summary):
+                turn = _own_turn(shown)
+                turn |= thought_for_template(turn.get("reasoning", "") + _text(content or summary or []))
             case FunctionCall():
                 call = call_for_template(item.call_id, item.name, item.arguments, "input")
                 _own_turn(shown).setdefault("tool_calls", []).append(call)
@@ -339,7 +365,7 @@ def _own_turn(shown: list[dict[str, Any]]) -> dict[str, Any]:
     return shown[-1]
 
 
-def _text(content: Sequence[InputText | OutputText | ReasoningText]) -> str:
+def _text(content: Sequence[InputText | OutputText | ReasoningText | SummaryText]) -> str:
     return "".join(part.text for part in content)
 
 
@@ -353,7 +379,10 @@ def _described(here: Serving, prepared: Prepared, body: ResponsesBody) -> dict[s
         "metadata": body.metadata or {},
         "parallel_tool_calls": body.parallel_tool_calls is not False,
         "previous_response_id": None,
-        "reasoning": {"effort": None if body.reasoning is None else body.reasoning.effort, "summary": None},
+        "reasoning": {
+            "effort": None if body.reasoning is None else body.reasoning.effort,
+            "summary": None if body.reasoning is None else body.reasoning.summarised,
+        },
         "seed": prepared.request.seed,
         "service_tier": "default",
         "store": False,
