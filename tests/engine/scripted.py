@@ -36,7 +36,7 @@ class ScriptedConfig:
     context_length: int = 4096
     canvas_length: int = 64
     image_token_ids: tuple[int, ...] = ()
-    thought_syntax: ThoughtSyntax = ThoughtSyntax(*THOUGHT, "thought\n")
+    thought_syntax: ThoughtSyntax = field(default_factory=lambda: ThoughtSyntax(*THOUGHT, "thought\n"))
     tool_syntax: ToolSyntax = field(default_factory=GemmaTools)
 
 

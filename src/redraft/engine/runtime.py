@@ -112,6 +112,8 @@ class Runtime:
         it surely does not fit the context; before that what ``check`` raises.
         """
         fits = self.fits(check)
+        if template_variables and not _is_chat(prompt):
+            raise RequestError("chat_template_kwargs need chat messages: nothing else goes through the template")
         if isinstance(prompt, str):
             if not prompt:
                 raise RequestError("the prompt is empty; give some text")
@@ -120,13 +122,11 @@ class Runtime:
             raise RequestError("the prompt is bytes; decode it to text, or give token ids as a list")
         if isinstance(prompt, Tensor | np.ndarray):
             return cast(Sequence[int], prompt.tolist())
-        if len(prompt) and isinstance(prompt[0], Mapping):
+        if _is_chat(prompt):
             messages = cast(Sequence[Mapping[str, Any]], prompt)
             ending = () if thinking else self.empty_thought
             syntax = self.model.config.thought_syntax
             return self.tokenizer.encode_chat(messages, thinking, tools, fits, ending, template_variables, syntax)
-        if template_variables:
-            raise RequestError("chat_template_kwargs need chat messages: nothing else goes through the template")
         return cast(Sequence[int], prompt)
 
     def fits(self, check: Check | None = None) -> Check:
@@ -256,6 +256,10 @@ def start(progress: Progress[Any]) -> None:
     """Take a task to what it asks first."""
     progress.advance()
     read_on_host([progress])
+
+
+def _is_chat(prompt: Prompt) -> bool:
+    return not isinstance(prompt, str) and len(prompt) > 0 and isinstance(prompt[0], Mapping)
 
 
 def _markers(thought: ThoughtSyntax, tokenizer: ChatTokenizer) -> ThoughtMarkers | None:
