@@ -35,7 +35,7 @@ REFUSED: dict[str, Any] = {
     "top_p": 0.5,
     "verbosity": "low",
     "web_search_options": {},
-    "reasoning_effort": "low",
+    "reasoning_effort": "much",
     "never_heard_of": 1,
 }
 # What asks for nothing, and is taken.
@@ -92,7 +92,8 @@ def said(served: Served, **fields: Any) -> str:
 def test_every_field_of_the_client_is_known_to_this_test() -> None:
     fields = set(get_type_hints(completion_create_params.CompletionCreateParamsNonStreaming)) | {"stream"}
     assert fields - HONOURED <= set(REFUSED), "a new field of the client: honour it, or say that it is refused"
-    assert set(ChatBody.model_fields) <= fields | {"diffusing"}
+    others = {"diffusing", "reasoning_summary", "thinking_budget", "thinking_token_budget", "chat_template_kwargs"}
+    assert set(ChatBody.model_fields) <= fields | others
 
 
 @pytest.mark.parametrize("field", REFUSED)
@@ -139,7 +140,7 @@ def test_each_honoured_field_has_its_effect(served: Served, alone: Engine) -> No
     assert said(served, response_format={"type": "json_object"}).startswith("{")
     assert ask(served, tools=[TOOL], tool_choice="required").json()["choices"][0]["message"]["tool_calls"]
     assert len(ask(served, logprobs=True, top_logprobs=2).json()["choices"][0]["logprobs"]["content"]) > 0
-    thinking = alone.generate(BASE["messages"], seed=1, max_tokens=40, thinking=True)
+    thinking = alone.generate(BASE["messages"], seed=1, max_tokens=40, reasoning_effort="high")
     assert said(served, reasoning_effort="high") == thinking.text
 
 

@@ -231,7 +231,7 @@ def test_logprobs_are_those_of_each_token(client: OpenAI, alone: Engine) -> None
 
 def test_a_thought_is_apart_from_the_answer(client: OpenAI, alone: Engine) -> None:
     answer = chat(client, seed=8, reasoning_effort="high")
-    expected = alone.generate(MESSAGES, seed=8, max_tokens=60, thinking=True)
+    expected = alone.generate(MESSAGES, seed=8, max_tokens=60, reasoning_effort="high")
     assert answer.choices[0].message.content == expected.text
     assert getattr(answer.choices[0].message, "reasoning_content", "") == (expected.thought or "")
 

@@ -46,7 +46,7 @@ def read(frame: str) -> Any:
 def test_items_are_told_one_after_the_other_as_they_are_in_the_end(
     alone: Engine, pieces: list[Piece], expected: list[tuple[str, str]]
 ) -> None:
-    prepared: Any = SimpleNamespace(request=SimpleNamespace(thought=None))
+    prepared: Any = SimpleNamespace(request=SimpleNamespace(constraint=None), runtime=alone.runtime)
     result = alone.generate([{"role": "user", "content": "x"}], seed=1, max_tokens=1)
     events = ResponseEvents(DESCRIBED)
     frames = [

@@ -55,7 +55,7 @@ REFUSED: dict[str, Any] = {
     "max_output_tokens": 0,
     "metadata": {str(number): "x" for number in range(17)},
     "parallel_tool_calls": False,
-    "reasoning": {"effort": "low"},
+    "reasoning": {"effort": "much"},
     "seed": -1,
     "stream_options": {"include_obfuscation": False},
     "temperature": 3,
@@ -223,7 +223,7 @@ def test_calls_are_valid_and_the_loop_of_an_agent_goes_round(client: OpenAI) -> 
 
 def test_a_thought_is_an_item_of_its_own(client: OpenAI, alone: Engine) -> None:
     answer = respond(client, seed=8, reasoning={"effort": "high"})
-    expected = alone.generate(MESSAGES, seed=8, max_tokens=60, thinking=True)
+    expected = alone.generate(MESSAGES, seed=8, max_tokens=60, reasoning_effort="high")
     assert answer.output_text == expected.text
     thoughts = [item.content[0].text for item in answer.output if item.type == "reasoning"]
     assert "".join(thoughts) == (expected.thought or "")

@@ -174,9 +174,9 @@ class ResponseEvents:
         place = {"item_id": self._output[-1]["id"], "output_index": len(self._output) - 1}
         return self._event(type, **place, **fields)
 
-    def _of_part(self, type: str, part: _Part, **fields: Any) -> str:
+    def _of_part(self, type: str, of: _Part, **fields: Any) -> str:
         """Write an event about the last item's part."""
-        return self._of_item(type, **{f"{part.place}_index": 0}, **fields)
+        return self._of_item(type, **{f"{of.place}_index": 0}, **fields)
 
     def _event(self, type: str, **fields: Any) -> str:
         content = {"type": type, "sequence_number": self._sent, **fields}
