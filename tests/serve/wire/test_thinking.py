@@ -243,6 +243,7 @@ class TestWords:
             ("/v1/chat/completions", {"thinking_budget": 2, "thinking_token_budget": 2}, "thinking_budget"),
             ("/v1/chat/completions", {"chat_template_kwargs": {"mood": 1}}, "chat_template_kwargs"),
             ("/v1/chat/completions", {"chat_template_kwargs": {"enable_thinking": "no"}}, "chat_template_kwargs"),
+            ("/v1/chat/completions", {"chat_template_kwargs": {"enable_thinking": True}, "logprobs": True}, "logprobs"),
             ("/v1/redraft/generate", {"thinking": False, "thinking_budget": 5}, "thinking_budget"),
         ],
     )

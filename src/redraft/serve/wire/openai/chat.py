@@ -253,7 +253,10 @@ async def _prepare(here: Serving, body: ChatBody) -> Prepared:
         fields["thinking_budget"] = "thinking_token_budget"
     if tools is not None:
         fields |= FIELDS_OF_TOOLS
-    return await prepare.generation(here, messages, parameters, fields, tools)
+    prepared = await prepare.generation(here, messages, parameters, fields, tools)
+    if body.logprobs and prepared.request.thought is not None:
+        raise bad_request("logprobs are those of the answer's tokens; they cannot be given with a thought", "logprobs")
+    return prepared
 
 
 def _check_together(here: Serving, body: ChatBody) -> None:
