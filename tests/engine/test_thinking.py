@@ -2,7 +2,7 @@
 
 import json
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given, settings
@@ -12,7 +12,7 @@ from redraft.api import Engine
 from redraft.canvas.acceptance import ConfidenceThreshold, EntropyBound
 from redraft.constrain.compiler import ThoughtMarkers
 from redraft.constrain.constraint import JSONSchema, Regex
-from redraft.engine.thinking import EFFORTS, ThoughtBudget, wants_thought
+from redraft.engine.thinking import EFFORTS, ReasoningEffort, ThoughtBudget, wants_thought
 from redraft.errors import RequestError
 from tests.engine.scripted import model_of, random_logits, scripted_engine
 from tests.engine.thinker import CLOSING, OPENING, Thinker
@@ -73,7 +73,8 @@ class TestWhetherToThink:
 class TestEffort:
     def test_it_sets_the_steps_and_the_bound_of_the_checkpoint(self, engine: Engine) -> None:
         defaults = engine.model.defaults
-        requests = {word: engine.request(MESSAGES, reasoning_effort=word) for word in EFFORTS}
+        requests = {word: engine.request(MESSAGES, reasoning_effort=word) for word in get_args(ReasoningEffort)}
+        assert set(requests) == set(EFFORTS)
         plain = engine.request(MESSAGES)
         for word, request in requests.items():
             share = {"instant": 0.5, "minimal": 0.5, "low": 0.5, "high": 2, "xhigh": 2, "max": 2}.get(word, 1)
