@@ -37,12 +37,11 @@ class ShapedTiles(Tiles):
         self._logits = None
 
     def shifted(self, tokens: slice | Tensor, rows: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        kept = self._logits is not None and isinstance(tokens, slice)
-        if kept:
-            logits = self.all_logits(tokens)
-            logits = logits if rows is None else logits[rows]
-        else:
+        kept = self._logits is not None
+        if self._logits is None:
             logits = self._computed(tokens, rows)
+        else:
+            logits = self._logits[:, tokens] if rows is None else self._logits[rows][:, tokens]
         numbers = self._numbers(tokens)
         cut, last = (self._cut, self._last) if rows is None else (self._cut[rows], self._last[rows])
         left = is_left(logits, numbers, cut[:, None], last[:, None], exact=kept)

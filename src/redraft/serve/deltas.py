@@ -115,7 +115,7 @@ def stop_string(prepared: Prepared, result: Result) -> str | None:
 def text_as_it_stands(prepared: Prepared, before: Sequence[int], argmax: Sequence[int]) -> str:
     """Return what an answer would say if its canvas stayed at ``argmax``, after the tokens ``before`` it."""
     request = prepared.request
-    ends = (index for index, token in enumerate(argmax) if token in request.end_token_ids)
+    ends = (index for index, token in enumerate(argmax) if token in request.ends)
     canvas = argmax[: next(ends, len(argmax))][: request.max_tokens - len(before)]
     text = answer_text(prepared.runtime, request, request.stop)
     text.add([*before, *canvas], True)

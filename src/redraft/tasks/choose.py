@@ -24,6 +24,7 @@ from redraft.engine.request import (
 )
 from redraft.engine.result import OnStep, Usage
 from redraft.engine.runtime import Prompt, Runtime
+from redraft.engine.sampling import Sampling
 from redraft.engine.task import StepRecorder, Task, recorded
 from redraft.errors import RequestError
 
@@ -213,7 +214,7 @@ def _request(
     steps: int,
     parameters: Mapping[str, Any],
 ) -> Request:
-    for name in ("constraint", "thinking", "draft", "stop", "verifier", "best_of", "max_tokens"):
+    for name in ("constraint", "thinking", "draft", "stop", "verifier", "best_of", "max_tokens", *vars(Sampling())):
         if name in parameters:
             raise RequestError(f"{name} cannot be given to choose; the options say what may be answered")
     holes = {name: Hole(choices=tuple(options)) for name, options in questions.items()}
