@@ -18,7 +18,8 @@ from redraft.serve.deltas import Piece, Pieces, usage_of
 from redraft.serve.errors import Json, bad_request, of_engine, to_json
 from redraft.serve.prepare import Prepared
 from redraft.serve.state import Serving, client_of, serving
-from redraft.serve.wire.fields import Body, Whole, WholeNucleus, only
+from redraft.serve.wire.fields import Body, Whole, only
+from redraft.serve.wire.sampling import TopK, TopP, sampling_of
 
 router = APIRouter()
 
@@ -124,7 +125,8 @@ class MessagesBody(Body):
     tool_choice: ToolChoice | None = None
     thinking: Thinking | None = None
     metadata: Metadata | None = None
-    top_p: WholeNucleus = None
+    top_p: TopP | None = None
+    top_k: TopK | None = None
     service_tier: Annotated[Literal["auto", "standard_only"] | None, only("auto", "standard_only")] = None
 
 
@@ -133,6 +135,8 @@ _FIELDS = {
     "stop": "stop_sequences",
     "max_tokens": "max_tokens",
     "temperature": "temperature",
+    "top_p": "top_p",
+    "top_k": "top_k",
     "constraint": "tools",
 }
 
@@ -164,6 +168,7 @@ async def _prepare(here: Serving, body: MessagesBody) -> Prepared:
         "max_tokens": body.max_tokens,
         "temperature": body.temperature,
         "stop": body.stop_sequences or None,
+        **sampling_of(body),
         "thinking": _thinks(body) or None,
     }
     shown: list[dict[str, Any]] = []

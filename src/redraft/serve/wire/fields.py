@@ -1,6 +1,6 @@
 """Fields that several wire formats have."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
@@ -29,10 +29,6 @@ Temperature = Annotated[float, Field(ge=0, le=2)]
 Seed = Annotated[int, Field(ge=0, lt=1 << 64)]
 Whole = Annotated[int, Field(ge=1)]
 Stop = str | Annotated[list[str], Field(max_length=16)]
-# What a sampler of an autoregressive model would do with these, a diffusion sampler does not.
-NoPenalty = Annotated[Literal[0] | float | None, only(0, instead="penalties have no meaning for a canvas")]
-WholeNucleus = Annotated[float | None, only(1, instead="use temperature, which scales the checkpoint's schedule")]
-NoBias = Annotated[dict[str, float] | None, only({})]
 
 JSON_OBJECT = JSONSchema({"type": "object"})
 """Any JSON object."""

@@ -24,13 +24,10 @@ from redraft.serve.state import Serving, client_of, serving
 from redraft.serve.wire.fields import (
     JSON_OBJECT,
     Body,
-    NoBias,
-    NoPenalty,
     Seed,
     Stop,
     Temperature,
     Whole,
-    WholeNucleus,
     only,
 )
 from redraft.serve.wire.openai.common import (
@@ -50,6 +47,7 @@ from redraft.serve.wire.openai.common import (
     tools_of,
     usage,
 )
+from redraft.serve.wire.sampling import Sampled, sampling_of
 
 router = APIRouter()
 
@@ -163,7 +161,7 @@ class NamedTool(Body):
     function: FunctionName
 
 
-class ChatBody(Body):
+class ChatBody(Sampled):
     """The body of a chat completion."""
 
     model: str
@@ -188,10 +186,6 @@ class ChatBody(Body):
         only("none", "high", instead="this model thinks or does not, and decides for itself how long"),
     ] = None
     user: str | None = None
-    top_p: WholeNucleus = None
-    frequency_penalty: NoPenalty = None
-    presence_penalty: NoPenalty = None
-    logit_bias: NoBias = None
     store: Annotated[bool | None, only(False)] = None
     metadata: Annotated[dict[str, str] | None, only({})] = None
     service_tier: Annotated[Literal["auto", "default"] | None, only("auto", "default")] = None
@@ -234,6 +228,7 @@ async def _prepare(here: Serving, body: ChatBody) -> Prepared:
         "constraint": _format(here, body.response_format),
         "thinking": body.reasoning_effort == "high" or None,
         "top_logprobs": (body.top_logprobs or 0) if body.logprobs else None,
+        **sampling_of(body),
     }
     fields = dict(_FIELDS)
     if body.max_tokens is None:

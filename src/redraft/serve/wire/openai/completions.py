@@ -17,8 +17,9 @@ from redraft.serve.deltas import Ending, Passage, Pieces
 from redraft.serve.errors import Json, bad_request, of_engine
 from redraft.serve.prepare import Prepared
 from redraft.serve.state import Serving, client_of, serving
-from redraft.serve.wire.fields import Body, NoBias, NoPenalty, Seed, Stop, Temperature, Whole, WholeNucleus, only
+from redraft.serve.wire.fields import Seed, Stop, Temperature, Whole, only
 from redraft.serve.wire.openai.common import DONE, FINGERPRINT, StreamOptions, fields_of, frame, token_text, usage
+from redraft.serve.wire.sampling import Sampled, sampling_of
 from redraft.tasks.fill import FillResult
 
 router = APIRouter()
@@ -27,7 +28,7 @@ _FIELDS = fields_of(
 )
 
 
-class CompletionBody(Body):
+class CompletionBody(Sampled):
     """The body of a completion."""
 
     model: str
@@ -48,10 +49,6 @@ class CompletionBody(Body):
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     user: str | None = None
-    top_p: WholeNucleus = None
-    frequency_penalty: NoPenalty = None
-    presence_penalty: NoPenalty = None
-    logit_bias: NoBias = None
     best_of: Annotated[Literal[1] | None, only(1, instead="use n, and choose among the answers")] = None
 
 
@@ -71,6 +68,7 @@ async def completions(body: CompletionBody, http: HttpRequest) -> Response:
         "seed": body.seed,
         "stop": body.stop,
         "top_logprobs": body.logprobs,
+        **sampling_of(body),
     }
     prepared = []
     for index, prompt in enumerate(prompts):
@@ -123,7 +121,12 @@ def _check_together(here: Serving, body: CompletionBody, prompts: Sequence[str |
 
 
 async def _filled(here: Serving, body: CompletionBody, http: HttpRequest, prompt: str, suffix: str) -> Response:
-    parameters = {"max_tokens": body.max_tokens, "temperature": body.temperature, "seed": body.seed}
+    parameters = {
+        "max_tokens": body.max_tokens,
+        "temperature": body.temperature,
+        "seed": body.seed,
+        **sampling_of(body),
+    }
     passage = Passage(_middle, prepare.stop_strings(body.stop))
     filling = await prepare.gap(here, prompt, suffix, parameters, _FIELDS)
     answers = Answers(http, [filling], client_of(http, body.user))

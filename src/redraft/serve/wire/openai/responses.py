@@ -17,7 +17,7 @@ from redraft.serve.deltas import Piece, Pieces
 from redraft.serve.errors import Json, bad_request, of_engine
 from redraft.serve.prepare import Prepared
 from redraft.serve.state import Serving, client_of, serving
-from redraft.serve.wire.fields import JSON_OBJECT, Body, Seed, Temperature, Whole, WholeNucleus, only
+from redraft.serve.wire.fields import JSON_OBJECT, Body, Seed, Temperature, Whole, only
 from redraft.serve.wire.openai.common import (
     FIELDS_OF_TOOLS,
     Function,
@@ -28,6 +28,7 @@ from redraft.serve.wire.openai.common import (
     tools_of,
 )
 from redraft.serve.wire.openai.events import ResponseEvents
+from redraft.serve.wire.sampling import Sampled, sampling_of
 
 router = APIRouter()
 
@@ -200,7 +201,7 @@ class StreamOptions(Body):
     include_obfuscation: Literal[False] | None = None
 
 
-class ResponsesBody(Body):
+class ResponsesBody(Sampled):
     """The body of a request for a response."""
 
     model: str
@@ -224,7 +225,6 @@ class ResponsesBody(Body):
     conversation: Annotated[str | None, only(instead=_NOT_STORED)] = None
     background: Annotated[bool | None, only(False)] = None
     include: Annotated[list[str] | None, only([])] = None
-    top_p: WholeNucleus = None
     top_logprobs: Annotated[int | None, only(0, instead="chat completions have log probabilities")] = None
     truncation: Annotated[Literal["disabled"] | None, only("disabled", instead="nothing is cut off a prompt")] = None
     service_tier: Annotated[Literal["auto", "default"] | None, only("auto", "default")] = None
@@ -287,6 +287,7 @@ async def _prepare(here: Serving, body: ResponsesBody) -> Prepared:
         "max_tokens": body.max_output_tokens,
         "temperature": body.temperature,
         "seed": body.seed,
+        **sampling_of(body),
         "constraint": _format(here, body.text),
         "thinking": True if body.reasoning is not None and body.reasoning.effort == "high" else None,
     }
@@ -362,7 +363,7 @@ def _described(here: Serving, prepared: Prepared, body: ResponsesBody) -> dict[s
         "text": {"format": {"type": "text"} if wanted is None else wanted.model_dump(by_alias=True, exclude_none=True)},
         "tool_choice": "auto" if body.tool_choice is None else _dumped(body.tool_choice),
         "tools": [{"strict": True, **tool.model_dump(exclude_none=True)} for tool in body.tools or ()],
-        "top_p": 1.0,
+        "top_p": 1.0 if body.top_p is None else body.top_p,
         "truncation": "disabled",
         "user": body.user,
         "safety_identifier": body.safety_identifier,

@@ -1,0 +1,37 @@
+"""The sampling parameters that wire formats have in common, by the names that most of them use."""
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, Field
+
+from redraft.engine.sampling import MAX_BIAS, MAX_PENALTY, NOTHING, REPETITION
+from redraft.serve.wire.fields import Body
+
+TopP = Annotated[float, Field(ge=0, le=1)]
+# -1 and 0 leave all tokens.
+TopK = Annotated[int, Field(ge=-1)]
+Penalty = Annotated[float, Field(ge=-MAX_PENALTY, le=MAX_PENALTY)]
+Bias = Annotated[float, Field(ge=-MAX_BIAS, le=MAX_BIAS)]
+
+SAMPLING = tuple(vars(NOTHING))
+"""The names, which are the engine's as well."""
+
+
+class Sampled(Body):
+    """A body that takes all of them."""
+
+    top_p: TopP | None = None
+    top_k: TopK | None = None
+    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    logit_bias: dict[str, Bias] | None = None
+    presence_penalty: Penalty | None = None
+    frequency_penalty: Penalty | None = None
+    repetition_penalty: Annotated[float, Field(ge=REPETITION[0], le=REPETITION[1])] | None = None
+    min_tokens: Annotated[int, Field(ge=0)] | None = None
+    ignore_eos: bool | None = None
+    stop_token_ids: list[int] | None = None
+
+
+def sampling_of(body: BaseModel) -> dict[str, Any]:
+    """Return what a body says of them, by the engine's names; None where it says nothing."""
+    return {name: getattr(body, name) for name in SAMPLING if name in type(body).model_fields}
