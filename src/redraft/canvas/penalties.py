@@ -59,7 +59,8 @@ class Counts:
         them that stands nothing counts: it is no part of the answer."""
         ending = torch.tensor(sorted(ends), dtype=torch.int64)
         is_end = torch.isin(canvas.tokens, ending)
-        beyond = (canvas.stands & is_end).long().cumsum(0) > 0
+        ending_here = (canvas.stands & is_end).long()
+        beyond = ending_here.cumsum(0) > ending_here
         own = canvas.stands & ~beyond & ~is_end
         so_far = torch.tensor(answer, dtype=torch.int64)
         so_far = so_far[~torch.isin(so_far, ending)]

@@ -184,6 +184,8 @@ class _Accumulator:
         if self._top_k:
             top_ids = self._top_ids
             top_logprobs = self._top_logits - (self.peak + self.total.log())[:, None]
+            # What filters took out has no probability.
+            top_logprobs = top_logprobs.masked_fill(self._top_logits <= OUT, float("-inf"))
         return Readout(
             argmax=self.argmax,
             sample=self.argmax,
