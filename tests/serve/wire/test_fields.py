@@ -1,5 +1,6 @@
 """Every field of OpenAI's chat request alone: honoured with an effect, or refused by its name."""
 
+import json
 import re
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -9,6 +10,7 @@ from openai.types.chat import completion_create_params
 
 from redraft.api import Engine
 from redraft.serve.wire.openai.chat import ChatBody
+from redraft.serve.wire.sampling import SAMPLING
 from tests.serve.conftest import NAME, Served
 
 BASE: dict[str, Any] = {"model": NAME, "messages": [{"role": "user", "content": "hi"}], "max_tokens": 40, "seed": 1}
@@ -17,11 +19,8 @@ TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "ob
 # A value that asks for something, for every field that this server does not honour.
 REFUSED: dict[str, Any] = {
     "audio": {"voice": "alloy", "format": "wav"},
-    "frequency_penalty": 0.5,
-    "presence_penalty": -1,
     "function_call": "auto",
     "functions": [{"name": "f"}],
-    "logit_bias": {"5": 10},
     "metadata": {"a": "b"},
     "modalities": ["text", "audio"],
     "moderation": {},
@@ -32,7 +31,6 @@ REFUSED: dict[str, Any] = {
     "safety_identifier": "s",
     "service_tier": "flex",
     "store": True,
-    "top_p": 0.5,
     "verbosity": "low",
     "web_search_options": {},
     "reasoning_effort": "low",
@@ -56,11 +54,17 @@ NEUTRAL: dict[str, Any] = {
     "response_format": {"type": "text"},
     "user": "me",
     "tools": [],
+    "top_k": -1,
+    "min_p": 0,
+    "repetition_penalty": 1.0,
+    "min_tokens": 0,
+    "ignore_eos": False,
+    "stop_token_ids": [],
 }
 HONOURED = {
     "model", "messages", "max_tokens", "max_completion_tokens", "temperature", "seed", "stop", "n", "stream",
     "stream_options", "response_format", "tools", "tool_choice", "parallel_tool_calls", "logprobs", "top_logprobs",
-    "reasoning_effort", "user",
+    "reasoning_effort", "user", *SAMPLING,
 }  # fmt: skip
 OUT_OF_RANGE: dict[str, Any] = {
     "max_tokens": 0,
@@ -71,6 +75,13 @@ OUT_OF_RANGE: dict[str, Any] = {
     "stop": [""],
     "top_logprobs": 21,
     "messages": [],
+    "top_p": 1.5,
+    "top_k": -2,
+    "presence_penalty": 2.5,
+    "repetition_penalty": 0,
+    "logit_bias": {"x": 1},
+    "min_tokens": 41,
+    "stop_token_ids": [-1],
     "stream_options": {"include_usage": True},
     "tool_choice": "required",
     "parallel_tool_calls": False,
@@ -92,7 +103,7 @@ def said(served: Served, **fields: Any) -> str:
 def test_every_field_of_the_client_is_known_to_this_test() -> None:
     fields = set(get_type_hints(completion_create_params.CompletionCreateParamsNonStreaming)) | {"stream"}
     assert fields - HONOURED <= set(REFUSED), "a new field of the client: honour it, or say that it is refused"
-    assert set(ChatBody.model_fields) <= fields | {"diffusing"}
+    assert set(ChatBody.model_fields) <= fields | {"diffusing", *SAMPLING}
 
 
 @pytest.mark.parametrize("field", REFUSED)
@@ -167,3 +178,47 @@ def test_the_documentation_has_every_field() -> None:
     page = (Path(__file__).parents[3] / "docs" / "serve.md").read_text()
     for field in ChatBody.model_fields:
         assert re.search(rf"`{field}`", page), field
+
+
+# Whatever a route is told, the engine gets: the answer is that of the same parameters in Python.
+ASKED: dict[str, Any] = {
+    **{"top_p": 0.5, "top_k": 4, "min_p": 0.1, "logit_bias": {"40": 30.0}, "presence_penalty": 0.5},
+    **{"frequency_penalty": 0.5, "repetition_penalty": 1.2, "min_tokens": 6, "ignore_eos": True, "stop_token_ids": [9]},
+}
+
+
+@pytest.mark.parametrize("field", SAMPLING)
+def test_a_sampling_parameter_is_the_engines(served: Served, alone: Engine, field: str) -> None:
+    answer = ask(served, **{field: ASKED[field]})
+    assert answer.status_code == 200, answer.text
+    expected = alone.generate(BASE["messages"], max_tokens=40, seed=1, **{field: ASKED[field]})
+    assert answer.json()["choices"][0]["message"]["content"] == expected.text
+
+
+def test_every_route_that_has_them_passes_them_on(served: Served, alone: Engine) -> None:
+    own = {"logit_bias": {"40": 100.0}, "ignore_eos": True}
+    forced = alone.generate(BASE["messages"], max_tokens=10, seed=1, **own).text
+    assert forced != alone.generate(BASE["messages"], max_tokens=10, seed=1).text
+    prompt = [20, 21, 22]
+    raw = alone.generate(prompt, max_tokens=10, seed=1, **own).text
+    short = {"model": NAME, "seed": 1, **own}
+    completion = served.post("/v1/completions", {**short, "prompt": prompt, "max_tokens": 10}).json()
+    assert completion["choices"][0]["text"] == raw
+    response = served.post("/v1/responses", {**short, "input": "hi", "max_output_tokens": 10, "top_p": 0.9}).json()
+    assert response["top_p"] == 0.9
+    assert response["output"][0]["content"][0]["text"] == forced
+    events = served.post("/v1/redraft/generate", {**short, "messages": BASE["messages"], "max_tokens": 10}).text
+    assert json.dumps(forced, ensure_ascii=False) in events
+    message = {"model": NAME, "messages": BASE["messages"], "max_tokens": 10, "top_k": 1, "top_p": 0.3}
+    assert served.post("/v1/messages", message).status_code == 200
+    for path, body in (
+        ("/v1/messages", {**message, "top_p": 2}),
+        ("/v1/fim/completions", {"model": NAME, "prompt": "a", "suffix": "b", "top_p": -1}),
+        ("/v1/completions", {"model": NAME, "prompt": "a", "suffix": "b", "top_p": -1}),
+    ):
+        assert served.post(path, body).status_code == 400
+    filled = {"model": NAME, "prompt": "in the ", "suffix": " on", "max_tokens": 8, "seed": 3, "top_p": 0.01}
+    expected = alone.fill("in the ", " on", max_tokens=8, seed=3, top_p=0.01).middle
+    assert served.post("/v1/fim/completions", filled).json()["choices"][0]["text"] == expected
+    tokens = served.post("/v1/completions", {**filled, "min_tokens": 2})
+    assert (tokens.status_code, tokens.json()["error"]["param"]) == (400, "min_tokens")

@@ -47,7 +47,7 @@ REFUSED: dict[str, Any] = {
     "service_tier": "flex",
     "store": True,
     "top_logprobs": 2,
-    "top_p": 0.5,
+    "top_p": 1.5,
     "truncation": "auto",
     "never_heard_of": 1,
     # Of fields that are honoured, what cannot be.
