@@ -15,7 +15,8 @@ from redraft.train.text.objective import Bools, Example, QuestionPlan, View, lay
 from redraft.train.text.rollout import Sampler
 
 RATIOS = (1.0, 0.5, 0.1)
-THRESHOLD, STEPS = 0.9, 32
+# A canvas takes all the steps early in a run, and each computes its whole batch.
+THRESHOLD, STEPS = 0.9, 8
 # Decides which positions are masked, the same ones at every measurement.
 SEED = 7
 
