@@ -28,7 +28,7 @@ from redraft.train.text.run import Run
 save = Run._save
 
 def save_or_die(run):
-    if run._step == 40:
+    if run._step == 60:
         os.kill(os.getpid(), signal.SIGKILL)
     save(run)
 
@@ -66,8 +66,8 @@ def test_from_a_llama_over_a_kill_to_a_server_with_the_answers_that_were_taught(
     done = redraft_here("adapt", base, "--out", adapted, "--canvas-length", 24, "--mask-token", "<unused9>")
     assert done.returncode == 0, done.stderr
 
-    given = ["train", data, "--model", adapted, "--steps", 60, "--learning-rate", 4e-3, "--batch-tokens", 256]
-    train = [str(part) for part in [*given, "--save-every", 20, "--threads", 1]]
+    given = ["train", data, "--model", adapted, "--steps", 90, "--learning-rate", 4e-3, "--batch-tokens", 256]
+    train = [str(part) for part in [*given, "--save-every", 30, "--threads", 1]]
     done = redraft_here(*train, "--out", whole)
     assert done.returncode == 0, done.stderr
     code = KILLED.format(arguments=["redraft", *train, "--out", str(killed)])
@@ -81,13 +81,17 @@ def test_from_a_llama_over_a_kill_to_a_server_with_the_answers_that_were_taught(
     assert (killed / "curves.png").exists()
 
     judged = tmp_path / "items.jsonl"
-    lines = [{"verb": "generate", "prompt": one, "answer": answer} for one, answer in zip(asked, answers, strict=True)]
+    lines = [
+        {"verb": "generate", "messages": [{"role": "user", "content": one}], "answer": answer}
+        for one, answer in zip(asked, answers, strict=True)
+    ]
     judged.write_text("".join(json.dumps(line) + "\n" for line in lines))
     settings = json.dumps({"max_tokens": 24, "temperature": 0})
     model, figures = killed / "checkpoint", tmp_path / "figures.json"
     done = redraft_here("evaluate", judged, "--model", model, "--parameters", settings, "--json", figures)
     assert done.returncode == 0, done.stderr
-    assert json.loads(figures.read_text())["runs"][0]["all"]["exact"]["value"] == 1.0
+    found = json.loads(figures.read_text())["results"]
+    assert [answer["right"] for item in found for answer in item["answers"].values()] == [True, True]
 
     with load(model) as engine, serving(engine) as served:
         client = openai.OpenAI(base_url=f"{served.url}/v1", api_key="none")
