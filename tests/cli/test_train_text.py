@@ -49,7 +49,7 @@ def data(tmp_path: Path) -> Path:
 def test_a_killed_run_is_continued_by_the_same_command_to_the_same_checkpoint(
     commands: Path, redraft: Run, base: Path, data: Path, tmp_path: Path
 ) -> None:
-    given = ["train", data, "--model", base, "--steps", 3, "--batch-tokens", 128, "--save-every", 1, "--threads", 1]
+    given = ["train", data, "--model", base, "--steps", 2, "--batch-tokens", 128, "--save-every", 1, "--threads", 1]
     train = [str(part) for part in given]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     done = redraft(*train, "--out", whole)
