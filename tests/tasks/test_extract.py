@@ -2,7 +2,6 @@
 
 import json
 import random
-from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
 
@@ -17,14 +16,6 @@ from redraft.tasks.extract import _CONFIDENCE, INSTRUCTION, extract
 from tests.constrain.random_schemas import RandomSchemas
 from tests.engine.scripted import VOCAB_SIZE, model_of, random_logits, scripted_engine
 from tests.random_checkpoint import END_TOKEN_IDS
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture
