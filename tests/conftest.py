@@ -9,7 +9,6 @@ import pytest
 
 from tests.fast import pytest_addoption, pytest_collection_modifyitems, pytest_configure, pytest_ignore_collect
 from tests.prepared import prepared
-from tests.random_checkpoint import random_checkpoint
 
 __all__ = ["pytest_addoption", "pytest_collection_modifyitems", "pytest_configure", "pytest_ignore_collect"]
 
@@ -30,6 +29,9 @@ def checkpoint_of(tmp_path_factory: pytest.TempPathFactory) -> WriteCheckpoint:
 
     Tests that change a checkpoint work on a copy.
     """
+    # Here, since it imports torch, which the process that only hands out tests has no need of.
+    from tests.random_checkpoint import random_checkpoint
+
     written: dict[str, Path] = {}
 
     def write(**parameters: Any) -> Path:
