@@ -1,5 +1,6 @@
 """What many folders test with, made once a run: the bundled model, checkpoints by what they consist of, commands."""
 
+import gc
 import inspect
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,6 +14,12 @@ from tests.prepared import prepared
 __all__ = ["pytest_addoption", "pytest_collection_modifyitems", "pytest_configure", "pytest_ignore_collect"]
 
 WriteCheckpoint = Callable[..., Path]
+
+
+def pytest_collection_finish() -> None:
+    """Look for garbage among what tests make alone: there are a million objects of what they import."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,7 @@ A command whose client is killed is killed.
 """
 
 import contextlib
+import gc
 import json
 import os
 import runpy
@@ -95,6 +96,9 @@ def listen(number: int, python: str) -> None:
     checkpoint.read(checkpoint.find("sudoku"))
     # Reads what numba has compiled.
     puzzles.singles_suffice(puzzles.generate(1, (40, 45), seed=1).boards)
+    # What commands do not look through for garbage they go on sharing.
+    gc.collect()
+    gc.freeze()
     sys.executable = python
     listening = socket.socket(fileno=number)
     signal.signal(signal.SIGCHLD, reap)
