@@ -1,5 +1,6 @@
 """What many folders test with, made once a run: the bundled model, checkpoints by what they consist of, commands."""
 
+import contextlib
 import gc
 import inspect
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ from tests.prepared import prepared
 __all__ = ["pytest_addoption", "pytest_collection_modifyitems", "pytest_configure", "pytest_ignore_collect"]
 
 WriteCheckpoint = Callable[..., Path]
+COMMANDS = pytest.StashKey[Path]()
 
 
 def pytest_collection_finish() -> None:
@@ -52,8 +54,20 @@ def checkpoint_of(tmp_path_factory: pytest.TempPathFactory) -> WriteCheckpoint:
     return write
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Let all processes that tests are shared out among have their commands from one that imports for them."""
+    stash = node.config.stash
+    if COMMANDS not in stash:
+        up = contextlib.ExitStack()
+        stash[COMMANDS] = up.enter_context(prepared())
+        node.config.add_cleanup(up.close)
+    node.workerinput["commands"] = str(stash[COMMANDS])
+
+
 @pytest.fixture(scope="session")
-def commands() -> Iterator[Path]:
+def commands(request: pytest.FixtureRequest) -> Iterator[Path]:
     """The folder of ``redraft`` and ``python``, whose processes need not import torch."""
-    with prepared() as folder:
+    shared = getattr(request.config, "workerinput", {}).get("commands")
+    with contextlib.nullcontext(Path(shared)) if shared else prepared() as folder:
         yield folder
