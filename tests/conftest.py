@@ -69,5 +69,8 @@ def pytest_configure_node(node: Any) -> None:
 def commands(request: pytest.FixtureRequest) -> Iterator[Path]:
     """The folder of ``redraft`` and ``python``, whose processes need not import torch."""
     shared = getattr(request.config, "workerinput", {}).get("commands")
-    with contextlib.nullcontext(Path(shared)) if shared else prepared() as folder:
+    if shared is not None:
+        yield Path(shared)
+        return
+    with prepared() as folder:
         yield folder
