@@ -35,7 +35,7 @@ def only(folder: Path) -> list[str]:
 def python_on_a_small_disk(commands: Path, code: str, *arguments: object) -> subprocess.CompletedProcess[str]:
     """Run ``code`` where no file can grow beyond LIMIT bytes, which fails in the middle of a write as a full disk."""
     limited = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({LIMIT}, {LIMIT}))\n{code}"
-    command = [commands / "python", "-c", f"import sys\n{limited}", *map(str, arguments)]
+    command = [str(commands / "python"), "-c", f"import sys\n{limited}", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, timeout=600)
 
 
