@@ -193,7 +193,7 @@ def test_encoded_texts_are_accepted_exactly_if_they_match(pattern: str):
     automaton = over_tokens(regex.parse(pattern))
     walks, chance = RandomTokens(automaton), np.random.default_rng(2)
     outcomes = {True: 0, False: 0}
-    for _ in range(25):
+    for _ in range(60):
         text = gemma_vocabulary().spell(walks.draw(chance, 12)).decode()
         at = int(chance.integers(len(text) + 1))
         other = chance.choice(list('aZ0 -."\n'))
