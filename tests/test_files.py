@@ -32,11 +32,11 @@ def only(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-def python_on_a_small_disk(code: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+def python_on_a_small_disk(commands: Path, code: str, *arguments: object) -> subprocess.CompletedProcess[str]:
     """Run ``code`` where no file can grow beyond LIMIT bytes, which fails in the middle of a write as a full disk."""
     limited = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({LIMIT}, {LIMIT}))\n{code}"
-    command = [sys.executable, "-B", "-c", f"import sys\n{limited}", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+    command = [str(commands / "python"), "-c", f"import sys\n{limited}", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=600)
 
 
 WRITERS = {
@@ -57,16 +57,18 @@ with replacing(path) as new:
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("writer", WRITERS.values(), ids=WRITERS)
-def test_a_disk_that_fills_leaves_the_old_content_and_nothing_else(letter: Path, writer: str) -> None:
+def test_a_disk_that_fills_leaves_the_old_content_and_nothing_else(commands: Path, letter: Path, writer: str) -> None:
     code = f"from pathlib import Path; path = Path(sys.argv[1])\n{writer}"
-    failed = python_on_a_small_disk(code, letter)
+    failed = python_on_a_small_disk(commands, code, letter)
     assert failed.returncode == 1, "the limit was not met"
     assert letter.read_text() == OLD
     assert only(letter.parent) == [letter.name]
 
 
-def test_a_checkpoint_that_cannot_be_saved_over_is_the_old_one(tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_a_checkpoint_that_cannot_be_saved_over_is_the_old_one(commands: Path, tmp_path: Path) -> None:
     folder = random_checkpoint(tmp_path / "model")
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     assert len(before["model.safetensors"]) > LIMIT
@@ -75,7 +77,7 @@ def test_a_checkpoint_that_cannot_be_saved_over_is_the_old_one(tmp_path: Path) -
         "folder = Path(sys.argv[1]); model = checkpoint.read(folder).load('float32')\n"
         "checkpoint.save(model, folder, torch.float32)"
     )
-    failed = python_on_a_small_disk(code, folder)
+    failed = python_on_a_small_disk(commands, code, folder)
     assert failed.returncode == 1, "the limit was not met"
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 

@@ -12,7 +12,6 @@ from tests.conftest import WriteCheckpoint
 from tests.random_checkpoint import LETTERS_SIZE
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
-COMMAND = [sys.executable, "-c", "from redraft.cli.main import main; main()"]
 
 
 @pytest.fixture(scope="session")

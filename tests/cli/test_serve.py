@@ -15,15 +15,17 @@ import pytest
 from redraft.cli import serve
 from redraft.engine import scheduler
 from redraft.record.recording import Recording
-from tests.cli.conftest import COMMAND, Run, assert_one_line
+from tests.cli.conftest import Run, assert_one_line
 from tests.conftest import WriteCheckpoint
 from tests.random_checkpoint import LETTERS_SIZE
 
 
 @contextmanager
-def serving(folder: Path, *options: str, **environment: str) -> Iterator[tuple["subprocess.Popen[str]", str]]:
+def serving(
+    commands: Path, folder: Path, *options: str, **environment: str
+) -> Iterator[tuple["subprocess.Popen[str]", str]]:
     """A server, and where it listens."""
-    command = [*COMMAND, "serve", "--model", str(folder), *options]
+    command = [str(commands / "redraft"), "serve", "--model", str(folder), *options]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ | environment) as server:
         assert server.stderr is not None
         found = None
@@ -48,12 +50,14 @@ def ask_for_long(url: str, outcome: list[object]) -> None:
 
 
 @pytest.mark.slow
-def test_it_listens_says_where_and_finishes_what_runs_when_it_is_stopped(checkpoint_of: WriteCheckpoint) -> None:
+def test_it_listens_says_where_and_finishes_what_runs_when_it_is_stopped(
+    commands: Path, checkpoint_of: WriteCheckpoint
+) -> None:
     settings = {"max_denoising_steps": 24, "t_max": 0.4, "t_min": 0.2}
     folder = checkpoint_of(letters=True, vocab_size=LETTERS_SIZE, canvas_length=48, generation=settings)
     options = ("--port", "0", "--name", "mine", "--grace", "30")
     headers = {"authorization": "Bearer from-the-environment"}
-    with serving(folder, *options, REDRAFT_API_KEY="from-the-environment") as (server, url):
+    with serving(commands, folder, *options, REDRAFT_API_KEY="from-the-environment") as (server, url):
         assert httpx.get(f"{url}/v1/models").status_code == 401
         assert httpx.get(f"{url}/v1/models", headers=headers).json()["data"][0]["id"] == "mine"
         answers: list[httpx.Response] = []
@@ -72,12 +76,12 @@ def test_it_listens_says_where_and_finishes_what_runs_when_it_is_stopped(checkpo
 
 @pytest.mark.slow
 def test_a_server_that_is_killed_in_the_middle_leaves_nothing_that_a_new_one_stumbles_over(
-    checkpoint_of: WriteCheckpoint, tmp_path: Path
+    commands: Path, checkpoint_of: WriteCheckpoint, tmp_path: Path
 ) -> None:
     folder = checkpoint_of(letters=True, vocab_size=LETTERS_SIZE, canvas_length=48)
     options = ["--name", "mine", "--record", str(tmp_path / "kept")]
     short = {"model": "mine", "prompt": "a short one", "max_tokens": 20, "seed": 1}
-    with serving(folder, "--port", "0", *options) as (server, url):
+    with serving(commands, folder, "--port", "0", *options) as (server, url):
         before = httpx.post(f"{url}/v1/completions", json=short, timeout=600).json()["choices"]
         outcome: list[object] = []
         asking = threading.Thread(target=ask_for_long, args=(url, outcome))
@@ -87,7 +91,7 @@ def test_a_server_that_is_killed_in_the_middle_leaves_nothing_that_a_new_one_stu
         server.kill()
         asking.join(600)
         assert isinstance(outcome[0], httpx.TransportError)
-    with serving(folder, "--port", url.rpartition(":")[2], *options) as (_, url):
+    with serving(commands, folder, "--port", url.rpartition(":")[2], *options) as (_, url):
         load = httpx.get(f"{url}/health").json()
         assert (load["running"], load["waiting"]) == (0, 0)
         assert httpx.post(f"{url}/v1/completions", json=short, timeout=600).json()["choices"] == before
