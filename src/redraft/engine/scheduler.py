@@ -271,21 +271,21 @@ class Scheduler:
 
     def _batch(self, ready: Sequence[Handle[Any]]) -> list[Handle[Any]]:
         """Choose what goes into the next forward: the client with the least work first, until the rows are full."""
+        # What has no rows is in every batch, and has no share that others would have to keep to.
+        batch = [handle for handle in ready if not handle.rows]
         queues: dict[Client, deque[Handle[Any]]] = {}
         for handle in ready:
-            queues.setdefault(handle.client, deque()).append(handle)
+            if handle.rows:
+                queues.setdefault(handle.client, deque()).append(handle)
         with self._changed:
             turns = Round(self._shares, queues, self._ahead)
-        batch: list[Handle[Any]] = []
         rows = 0
         while queues:
             client = turns.next(queues)
             handle = queues[client].popleft()
             if not queues[client]:
                 del queues[client]
-            if rows and rows + handle.rows > self._max_rows:
-                continue
-            if handle.rows and not turns.allowed(client):
+            if (rows and rows + handle.rows > self._max_rows) or not turns.allowed(client):
                 continue
             batch.append(handle)
             rows += handle.rows
