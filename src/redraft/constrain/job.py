@@ -101,4 +101,3 @@ def _whole_characters(text: bytes) -> str:
         return text.decode()
     except UnicodeDecodeError as error:
         return text[: error.start].decode()
-

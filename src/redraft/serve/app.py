@@ -105,9 +105,7 @@ def _with_bounded_bodies(app: ASGIApp, here: Serving) -> ASGIApp:
     limits, with_keys = here.limits, bool(here.settings.api_keys)
     present = Presence(app, with_keys, here.preparing.begin)
     numbers = limits.body_values + here.runtime.model.config.context_length
-    return BodyLimit(
-        Unpacking(BodyShape(present, limits.body_values, numbers), limits.body_bytes), limits, with_keys
-    )
+    return BodyLimit(Unpacking(BodyShape(present, limits.body_values, numbers), limits.body_bytes), limits, with_keys)
 
 
 @own.get("/v1/models")

@@ -1,4 +1,4 @@
-"""Where requests are checked: in threads, few at once and fewer of each client, their constraints in other processes."""
+"""Checks requests in threads, few at once and fewer of each client; their constraints compile in other processes."""
 
 import asyncio
 import contextlib

@@ -6,6 +6,7 @@ import os
 import socket
 import sys
 import threading
+from contextlib import suppress
 from types import FrameType
 
 import uvicorn
@@ -19,8 +20,8 @@ from redraft.serve.http.hosts import is_loopback, own_names
 from redraft.serve.http.patience import patient
 from redraft.serve.state import ServerSettings
 
-# Uvicorn's own variable: the proxies whose word about a client's address is taken. Without it anybody next to the server
-# could make up an address for each request.
+# Uvicorn's own variable: the proxies whose word about a client's address is taken. Without it anybody next to the
+# server could make up an address for each request.
 _PROXIES = "FORWARDED_ALLOW_IPS"
 # Seconds after which a thread that runs Python lets another one run; those that run the model wait for it often.
 _SWITCH = 0.0005
@@ -85,12 +86,10 @@ class Server(uvicorn.Server):
         self.scheduler.close(self._grace)
 
     def warm_up(self) -> None:
-        """Start the process that compiles before somebody waits for it; the first reading of a vocabulary takes long."""
-        try:
+        """Read the vocabulary, and start the process that compiles, before somebody waits for both."""
+        # A tokenizer that constraints cannot use is no fault unless one is asked for.
+        with suppress(ConstraintError, ShuttingDownError):
             self.processes.start(self.scheduler.runtime.constraints.vocabulary)
-        except (ConstraintError, ShuttingDownError):
-            # A tokenizer that constraints cannot use is no fault unless one is asked for.
-            pass
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen, and say where."""

@@ -15,9 +15,9 @@ from redraft.engine.scheduler import Scheduler
 from redraft.errors import RedraftError
 from redraft.models.tokenizer import ChatTokenizer
 from redraft.serve.errors import ApiError, of_engine
+from redraft.serve.http.hosts import check_hosts
 from redraft.serve.http.limits import RequestLimits
 from redraft.serve.http.metrics import ServerMetrics
-from redraft.serve.http.hosts import check_hosts
 from redraft.serve.http.presence import owner_of
 from redraft.serve.http.security import check_keys
 from redraft.serve.preparing import Preparing

@@ -149,7 +149,9 @@ class CompileProcesses:
                     # Somebody has ended it; a new one does as well.
                     self._stop()
                     if attempt:
-                        raise GenerationError(f"no process that compiles constraints can be started: {error}") from error
+                        raise GenerationError(
+                            f"no process that compiles constraints can be started: {error}"
+                        ) from error
         raise AssertionError("one of the attempts returns or raises")
 
     def _started(self, vocabulary: Vocabulary) -> socket.socket:

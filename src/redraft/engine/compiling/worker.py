@@ -90,7 +90,10 @@ def _answer(job: Any, vocabulary: Vocabulary) -> Answer:
     try:
         value, error = job.build(vocabulary), None
     except MemoryError:
-        value, error = None, ConstraintError("the constraint takes more memory to compile than there is; make it smaller")
+        value, error = (
+            None,
+            ConstraintError("the constraint takes more memory to compile than there is; make it smaller"),
+        )
     except Exception as raised:
         value, error = None, raised
     return Answer(value, error, time.process_time() - began)

@@ -79,8 +79,8 @@ class Hosts:
             if not self._allowed(host_name(host)):
                 return ApiError(
                     403,
-                    f"this server is not {host!r}; start it with --allowed-host {host_name(host) or host!r}, or with an "
-                    "--api-key, to have it answer under that name",
+                    f"this server is not {host!r}; start it with --allowed-host {host_name(host) or host!r}, or with "
+                    "an --api-key, to have it answer under that name",
                     code="host_not_allowed",
                 )
         if origin is not None and origin not in self._origins and ANY not in self._origins:

@@ -1,4 +1,4 @@
-"""How long a client may take to send a request. What is half sent and goes no further holds a connection, and no more."""
+"""Bounds how long a client may take to send the head of a request; what is half sent must not hold a connection."""
 
 import asyncio
 from typing import Any

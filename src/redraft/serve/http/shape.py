@@ -20,8 +20,8 @@ class BodyShape:
     """ASGI middleware that refuses bodies of too many values, and hands on one large body at a time."""
 
     def __init__(self, app: ASGIApp, max_values: int, max_numbers: int) -> None:
-        """``max_values``: strings, arrays and objects, keys included. ``max_numbers``: members of arrays and objects, of
-        which token ids may be many."""
+        """``max_values``: strings, arrays and objects, keys included. ``max_numbers``: members of arrays and objects,
+        of which token ids may be many."""
         self._app, self._max_values, self._max_numbers = app, max_values, max_numbers
         self._one = asyncio.Lock()
         self._next = 0.0
