@@ -249,7 +249,7 @@ def test_metrics_count_what_was_done(served: Served) -> None:
 
 def test_bodies_that_are_no_requests(served: Served) -> None:
     url = f"{served.url}/v1/chat/completions"
-    for content in (b"", b"{", b"[]", b'"x"', b"\xff\xfe", b'{"model": NaN}', b"[" * 100_000):
+    for content in (b"", b"{", b"[]", b'"x"', b"\xff\xfe", b'{"model": NaN}', b"[" * 30_000):
         answer = httpx.post(url, content=content, headers={"content-type": "application/json"})
         assert answer.status_code == 400, content[:20]
         assert answer.json()["error"]["message"]

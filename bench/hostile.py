@@ -1,0 +1,303 @@
+"""What hostile clients do to others: /health, another client's Sudoku, and memory, during and after each attack.
+
+    python -m bench.hostile                        # the bundled Sudoku model, every attack, 10 seconds each
+    python -m bench.hostile --attacks schemas users --seconds 30
+
+Attacks come from a process of their own and with an API key of their own: ten bodies of 4 MB at a time, of text and of
+many small values; twelve schemas that take long to compile, whose connections are closed at once; 100 half-sent
+requests; 64 clients that leave at random; 200 invented users. The other client solves the same Sudokus alone, before
+and after, and during each attack. To reach: /health under 100 ms, a Sudoku under twice its time alone and a forward,
+memory within 5 % of what it was, and no answer of 400 or 500 that was not earned. Exit code 1 where that is missed.
+"""
+
+import argparse
+import asyncio
+import json
+import random
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from pathlib import Path
+from statistics import median
+from threading import Event, Thread
+from typing import Any
+
+import httpx
+
+from bench.load import resident, start
+
+PUZZLE = "53..7.... 6..195... .98....6. 8...6...3 4..8.3..1 7...2...6 .6....28. ...419..5 ....8..79"
+CHAT = "/v1/chat/completions"
+HEALTH_MS, TIMES_ALONE, MEMORY_SHARE = 100.0, 2.0, 0.05
+_PATIENCE = 600.0
+_ATTACKER, _OTHER = "attacker", "other"
+
+
+class Attack:
+    """What an attacker has at hand."""
+
+    def __init__(self, port: int, model: str) -> None:
+        self.port, self.model = port, model
+        self.statuses: Counter[str] = Counter()
+        self.chance = random.Random(0)
+
+    def request(self, body: bytes, path: str = CHAT) -> bytes:
+        """Return a request as it is sent."""
+        head = (
+            f"POST {path} HTTP/1.1", f"host: 127.0.0.1:{self.port}", "content-type: application/json",
+            f"authorization: Bearer {_ATTACKER}", f"content-length: {len(body)}", "connection: close", "", "",
+        )  # fmt: skip
+        return "\r\n".join(head).encode() + body
+
+    def chat(self, content: str = PUZZLE, **more: Any) -> bytes:
+        """Return a chat request."""
+        asked = {"model": self.model, "messages": [{"role": "user", "content": content}], **more}
+        return self.request(json.dumps(asked).encode())
+
+    async def send(self, data: bytes, hold: float | None = None) -> None:
+        """Send on a connection of its own; wait ``hold`` seconds and close it, or wait for the answer."""
+        with suppress(ConnectionError):
+            reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+            try:
+                writer.write(data)
+                await writer.drain()
+                if hold is not None:
+                    await asyncio.sleep(hold)
+                    self.statuses["left"] += 1
+                    return
+                line = await reader.readline()
+                self.statuses[line[9:12].decode() or "closed"] += 1
+                await reader.read()
+            finally:
+                writer.close()
+
+    async def together(self, count: int, one: Callable[[int], Awaitable[None]]) -> None:
+        """Repeat so many at once for ever."""
+
+        async def again(number: int) -> None:
+            while True:
+                await one(number)
+                await asyncio.sleep(0.01)
+
+        await asyncio.gather(*(again(number) for number in range(count)))
+
+
+async def bodies(attack: Attack) -> None:
+    """Ten bodies of nearly 4 MB at a time: one long text, or many small values."""
+    small = json.dumps({"model": attack.model, "messages": [{"role": "user", "content": [{}] * 900_000}]}).encode()
+    kinds = [attack.chat("word " * 800_000), attack.chat("x" * 4_000_000), attack.request(small)]
+    await attack.together(10, lambda number: attack.send(kinds[number % len(kinds)]))
+
+
+async def schemas(attack: Attack) -> None:
+    """Twelve large schemas at a time, none like another, their connections closed at once."""
+
+    def schema() -> bytes:
+        names = [f"{attack.chance.randrange(10**9)}" for _ in range(300)]
+        wanted = {"type": "object", "properties": {name: {"type": "string", "maxLength": 60} for name in names}}
+        format = {"type": "json_schema", "json_schema": {"name": "x", "schema": wanted}}
+        return attack.chat(response_format=format)
+
+    while True:
+        await asyncio.gather(*(attack.send(schema(), hold=0.05) for _ in range(12)))
+        await asyncio.sleep(0.5)
+
+
+async def half_open(attack: Attack) -> None:
+    """A hundred connections: half a head, or a head and half a body."""
+    whole = attack.chat()
+    await attack.together(100, lambda number: attack.send(whole[: 40 if number % 2 else -5]))
+
+
+async def leaving(attack: Attack) -> None:
+    """Clients that leave before their answer, at random."""
+    await attack.together(
+        64, lambda number: attack.send(attack.chat(seed=number, stream=bool(number % 2)), attack.chance.random() * 0.3)
+    )
+
+
+async def users(attack: Attack) -> None:
+    """Two hundred names of one caller, whose answers each take several canvases."""
+    names = iter(range(10**9))
+
+    async def one(number: int) -> None:
+        await attack.send(attack.chat(user=f"user {next(names) % 200}", n=4))
+
+    await attack.together(200, one)
+
+
+ATTACKS: dict[str, Callable[[Attack], Awaitable[None]]] = {
+    "bodies": bodies,
+    "schemas": schemas,
+    "half-open": half_open,
+    "leaving": leaving,
+    "users": users,
+}
+
+
+async def attacked(name: str, port: int, model: str, seconds: float) -> Counter[str]:
+    """Attack for so long, and return what came of it."""
+    attack = Attack(port, model)
+    with suppress(TimeoutError):
+        await asyncio.wait_for(ATTACKS[name](attack), seconds)
+    return attack.statuses
+
+
+class Other:
+    """Another client, and whoever looks whether the server lives."""
+
+    def __init__(self, url: str, model: str) -> None:
+        self.url, self.model = url, model
+        self._http = httpx.Client(base_url=url, timeout=_PATIENCE, headers={"authorization": f"Bearer {_OTHER}"})
+
+    def sudoku(self, seed: int) -> float:
+        """Seconds of one Sudoku."""
+        body = {"model": self.model, "messages": [{"role": "user", "content": PUZZLE}], "seed": seed}
+        began = time.perf_counter()
+        self._http.post(CHAT, json=body).raise_for_status()
+        return time.perf_counter() - began
+
+    def sudokus(self, seconds: float) -> list[float]:
+        """Seconds of each Sudoku, one after the other for so long; three at least."""
+        end, found = time.monotonic() + seconds, list[float]()
+        while time.monotonic() < end or len(found) < 3:
+            found.append(self.sudoku(len(found) % 4))
+        return found
+
+    def health(self, over: Event) -> list[float]:
+        """Milliseconds of each look at /health, on a new connection, until it is ``over``."""
+        found = []
+        while not over.wait(0.02):
+            began = time.perf_counter()
+            httpx.get(f"{self.url}/health", timeout=_PATIENCE).raise_for_status()
+            found.append(1000 * (time.perf_counter() - began))
+        return found
+
+    def until_idle(self) -> None:
+        """Wait until nothing runs."""
+        while True:
+            load = self._http.get("/health").json()
+            if load["running"] + load["waiting"] == 0:
+                return
+            time.sleep(0.1)
+
+
+def memory(pid: int) -> float:
+    """Megabytes of a server and of the processes that it started."""
+    children = Path(f"/proc/{pid}/task/{pid}/children")
+    found = children.read_text().split() if children.exists() else []
+    return resident(pid) + sum(resident(int(child)) for child in found)
+
+
+def watched(other: Other, work: Callable[[], list[float]]) -> tuple[list[float], list[float]]:
+    """Do ``work`` while somebody looks at /health; returns what both found."""
+    over, looks = Event(), list[float]()
+    looking = Thread(target=lambda: looks.extend(other.health(over)))
+    looking.start()
+    try:
+        found = work()
+    finally:
+        over.set()
+        looking.join()
+    return found, looks
+
+
+def measured(name: str, other: Other, pid: int, seconds: float, alone: float, before: float) -> dict[str, Any]:
+    """One attack: what the other client had meanwhile, and what is left of it."""
+    command = [sys.executable, "-m", "bench.hostile", "--attack", name, "--url", other.url, "--model", other.model]
+    attacker = subprocess.Popen([*command, "--seconds", str(seconds + 2)], stdout=subprocess.PIPE)
+    time.sleep(2)
+    times, looks = watched(other, lambda: other.sudokus(seconds - 2))
+    said, _ = attacker.communicate()
+    other.until_idle()
+    time.sleep(1)
+    after, statuses = memory(pid), json.loads(said)
+    return {
+        "sudoku s, median and longest": [round(median(times), 4), round(max(times), 4)],
+        "times alone": round(median(times) / alone, 2),
+        "health ms, median and longest": [round(median(looks), 1), round(max(looks), 1)],
+        "memory MB after": round(after, 1),
+        "memory grew by": round(after / before - 1, 3),
+        "the attacker's answers": statuses,
+    }
+
+
+def faults(name: str, found: dict[str, Any], alone: float, forward: float) -> list[str]:
+    """What an attack shows that should not be."""
+    said = []
+    longest, seconds = found["health ms, median and longest"][1], found["sudoku s, median and longest"][0]
+    if longest >= HEALTH_MS:
+        said.append(f"{name}: /health took {longest} ms")
+    if seconds > TIMES_ALONE * alone + forward:
+        said.append(f"{name}: a Sudoku took {seconds} s, alone {alone:.4f} s")
+    if found["memory grew by"] > MEMORY_SHARE:
+        said.append(f"{name}: memory grew by {found['memory grew by']:.1%}")
+    answers = found["the attacker's answers"]
+    if "500" in answers or (name == "schemas" and "400" in answers):
+        said.append(f"{name}: answers {answers}")
+    return said
+
+
+def run(url: str, pid: int, model: str, names: list[str], seconds: float) -> dict[str, Any]:
+    """Measure alone, under each attack, and alone again."""
+    other = Other(url, model)
+    schema = {"type": "object", "properties": {"a": {"type": "boolean"}}}
+    other._http.post(
+        CHAT,
+        json={
+            "model": model,
+            "messages": [{"role": "user", "content": PUZZLE}],
+            "response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}},
+        },
+    )
+    other.sudokus(2)
+    times, looks = watched(other, lambda: other.sudokus(seconds))
+    alone, before = median(times), memory(pid)
+    steps = other._http.post(
+        CHAT, json={"model": model, "messages": [{"role": "user", "content": PUZZLE}], "seed": 0}
+    ).json()["usage"]["denoising_steps"]
+    found = {name: measured(name, other, pid, seconds, alone, before) for name in names}
+    again = median(other.sudokus(seconds))
+    slower = max(alone, again)
+    return {
+        "alone": {
+            "sudoku s, median before and after": [round(alone, 4), round(again, 4)],
+            "denoising steps": steps,
+            "health ms, median and longest": [round(median(looks), 1), round(max(looks), 1)],
+            "memory MB": round(before, 1),
+        },
+        **found,
+        "missed": [fault for name in names for fault in faults(name, found[name], slower, slower / steps)],
+    }
+
+
+def main() -> None:
+    """Start a server, attack it, and say what came of it; exit code 1 where a goal is missed."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="sudoku")
+    parser.add_argument("--attacks", nargs="+", choices=ATTACKS, default=list(ATTACKS))
+    parser.add_argument("--seconds", type=float, default=10)
+    parser.add_argument("--port", type=int, default=8766)
+    parser.add_argument("--attack", choices=ATTACKS, help=argparse.SUPPRESS)
+    parser.add_argument("--url", help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.attack is not None:
+        port = int(given.url.rpartition(":")[2])
+        print(json.dumps(asyncio.run(attacked(given.attack, port, given.model, given.seconds))))
+        return
+    server = start(given.model, given.port, "--api-key", _ATTACKER, "--api-key", _OTHER)
+    try:
+        url = f"http://127.0.0.1:{given.port}"
+        report = run(url, server.pid, Path(given.model).name, given.attacks, given.seconds)
+    finally:
+        server.terminate()
+        server.wait(60)
+    print(json.dumps(report, indent=2))
+    sys.exit(bool(report["missed"]))
+
+
+if __name__ == "__main__":
+    main()
