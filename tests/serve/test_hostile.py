@@ -170,7 +170,7 @@ def test_hostile_constraints_of_clients_that_leave_are_given_up(guarded: Served)
         assert processes.turns.running == 1, "one at a time for each client"
         answer = guarded.post("/v1/redraft/generate", generate(HARMLESS), headers=key("b"))
         assert answer.status_code == 200
-        assert set(answer.json()["text"]) <= {"a", "b"}
+        assert "event: result" in answer.text
         assert processes.turns.waiting == 11, "the other one was answered while they wait"
         # What does not compile is not behind them, not even of the same client.
         assert guarded.post("/v1/chat/completions", CHAT, headers=key("a")).status_code == 200
@@ -266,4 +266,4 @@ def test_a_server_that_stops_leaves_no_process(engine: Engine) -> None:
         server: Server = up.server
         server.warm_up()
         assert server.processes.pid is not None
-    assert server.processes.pid is None
+    wait_until(lambda: server.processes.pid is None)

@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -36,6 +36,7 @@ def counted(document: Any) -> tuple[int, int]:
     return 0, 0
 
 
+@settings(max_examples=50)
 @given(DOCUMENTS, st.booleans())
 def test_values_are_counted_as_a_parser_would(document: Any, ascii_only: bool) -> None:
     body = json.dumps(document, ensure_ascii=ascii_only).encode()

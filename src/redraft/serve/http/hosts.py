@@ -79,7 +79,7 @@ class Hosts:
             if not self._allowed(host_name(host)):
                 return ApiError(
                     403,
-                    f"this server is not {host!r}; start it with --allowed-host {host_name(host) or host!r}, or with "
+                    f"this server is not {host!r}; start it with --allowed-host {host_name(host) or 'NAME'}, or with "
                     "an --api-key, to have it answer under that name",
                     code="host_not_allowed",
                 )
