@@ -16,6 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from http.client import HTTPConnection
 from pathlib import Path
 from statistics import median
 from threading import Event, Thread
@@ -57,8 +58,11 @@ class Other:
         found = []
         while not over.wait(0.02):
             began = time.perf_counter()
-            httpx.get(f"{self.url}/health", timeout=_PATIENCE).raise_for_status()
+            connection = HTTPConnection(self.url.removeprefix("http://"), timeout=_PATIENCE)
+            connection.request("GET", "/health")
+            assert connection.getresponse().status == 200
             found.append(1000 * (time.perf_counter() - began))
+            connection.close()
         return found
 
     def until_idle(self) -> None:
@@ -100,7 +104,7 @@ def measured(name: str, other: Other, pid: int, seconds: float, alone: float, be
     times, looks = watched(other, lambda: other.sudokus(seconds))
     said, _ = attacker.communicate()
     other.until_idle()
-    time.sleep(1)
+    time.sleep(3)
     after, statuses = memory(pid), json.loads(said)
     return {
         "sudoku s, median and longest": [round(median(times), 4), round(max(times), 4)],
@@ -142,6 +146,7 @@ def run(url: str, pid: int, model: str, names: list[str], seconds: float) -> dic
     )
     other.sudokus(2)
     times, looks = watched(other, lambda: other.sudokus(seconds))
+    time.sleep(3)
     alone, before = median(times), memory(pid)
     steps = other._http.post(
         CHAT, json={"model": model, "messages": [{"role": "user", "content": PUZZLE}], "seed": 0}

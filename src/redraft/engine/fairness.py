@@ -4,12 +4,12 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from redraft.errors import BusyError, CancelledError, ShuttingDownError
 
-# Seconds between two looks whether whoever waits is still there.
-_LOOK = 0.05
+# Seconds between two looks whether somebody still waits for what waits for its turn.
+_LOOK = 0.25
 
 
 @dataclass(frozen=True)
@@ -121,8 +121,10 @@ class Round:
 
 @dataclass(eq=False)
 class _Ticket:
+    """A claim to a place, granted by whoever gives one back: so that only the one whose turn it is wakes up."""
+
     owner: str
-    number: int
+    granted: threading.Event = field(default_factory=threading.Event)
 
 
 class Turns:
@@ -136,23 +138,22 @@ class Turns:
         and of one owner. ``waiting``, ``waiting_of_each``: how many may wait for one."""
         self._what, self._at_once, self._of_each = what, at_once, of_each
         self._max_waiting, self._max_waiting_of_each = waiting, waiting_of_each
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
         self._running: Counter[str] = Counter()
         self._waiting: list[_Ticket] = []
         self._shares = Shares()
-        self._tickets = 0
         self._closed = False
 
     @property
     def running(self) -> int:
         """How many have a place."""
-        with self._changed:
+        with self._lock:
             return self._running.total()
 
     @property
     def waiting(self) -> int:
         """How many wait for a place."""
-        with self._changed:
+        with self._lock:
             return len(self._waiting)
 
     @contextmanager
@@ -180,53 +181,60 @@ class Turns:
 
     def charge(self, owner: str, work: float) -> None:
         """Count work that was done for an owner."""
-        with self._changed:
+        with self._lock:
             self._shares.add(owner, work)
 
     def close(self) -> None:
         """Let nobody wait any longer."""
-        with self._changed:
+        with self._lock:
             self._closed = True
-            self._changed.notify_all()
 
     def _acquire(self, owner: str, gone: Callable[[], bool], admitted: bool = False) -> None:
-        with self._changed:
-            ticket = _Ticket(owner, self._tickets)
-            self._tickets += 1
+        ticket = _Ticket(owner)
+        with self._lock:
             if not admitted:
                 self._check_room(owner)
             self._waiting.append(ticket)
-            try:
-                while not self._may_go(ticket):
-                    if self._closed and not admitted:
-                        raise ShuttingDownError("the server is shutting down; it takes no more requests")
-                    if gone():
-                        raise CancelledError("nobody waits for the request any longer")
-                    self._changed.wait(_LOOK)
-                self._running[owner] += 1
-            finally:
-                self._waiting.remove(ticket)
-                self._forget()
-                self._changed.notify_all()
+            self._grant()
+        while not ticket.granted.wait(_LOOK):
+            with self._lock:
+                if not ticket.granted.is_set() and (gone() or (self._closed and not admitted)):
+                    self._waiting.remove(ticket)
+                    self._forget()
+                    break
+        if ticket.granted.is_set() and not gone():
+            return
+        if ticket.granted.is_set():
+            self._release(owner)
+        if gone():
+            raise CancelledError("nobody waits for the request any longer")
+        raise ShuttingDownError("the server is shutting down; it takes no more requests")
 
     def _check_room(self, owner: str) -> None:
+        if self._closed:
+            raise ShuttingDownError("the server is shutting down; it takes no more requests")
         own = sum(ticket.owner == owner for ticket in self._waiting)
         if own >= self._max_waiting_of_each:
             raise BusyError(f"{own} {self._what} of yours are waiting already; try again later")
         if len(self._waiting) >= self._max_waiting:
             raise BusyError(f"{len(self._waiting)} {self._what} are waiting already; try again later")
 
-    def _may_go(self, ticket: _Ticket) -> bool:
-        if self._running.total() >= self._at_once or self._running[ticket.owner] >= self._of_each:
-            return False
-        ready = (one for one in self._waiting if self._running[one.owner] < self._of_each)
-        return min(ready, key=lambda one: (self._shares.of(one.owner), one.number)) is ticket
+    def _grant(self) -> None:
+        """Give the free places to those whose turn it is: of the least served owners, who came first."""
+        while self._running.total() < self._at_once:
+            ready = [ticket for ticket in self._waiting if self._running[ticket.owner] < self._of_each]
+            if not ready:
+                return
+            ticket = min(ready, key=lambda one: self._shares.of(one.owner))
+            self._waiting.remove(ticket)
+            self._running[ticket.owner] += 1
+            ticket.granted.set()
 
     def _release(self, owner: str) -> None:
-        with self._changed:
+        with self._lock:
             self._running[owner] -= 1
+            self._grant()
             self._forget()
-            self._changed.notify_all()
 
     def _forget(self) -> None:
         self._running = +self._running

@@ -19,6 +19,7 @@ from redraft.engine.compiling.processes import CompileProcesses
 from redraft.engine.scheduler import Scheduler
 from redraft.serve.errors import ApiError, of_validation
 from redraft.serve.http.hosts import ANY, Hosts
+from redraft.serve.http.idle import WhenIdle
 from redraft.serve.http.limits import BodyLimit
 from redraft.serve.http.methods import HeadAsGet
 from redraft.serve.http.metrics import ServerMetrics
@@ -97,7 +98,7 @@ def create_app(
     # A key shows who asks better than a name does.
     allowed = settings.allowed_hosts or ([ANY] if settings.api_keys else [])
     guarded = HeadAsGet(Hosts(guarded, [*allowed, *names], settings.cors))
-    return _Counted(BrowserHeaders(guarded), here)
+    return _Counted(BrowserHeaders(WhenIdle(guarded)), here)
 
 
 def _with_bounded_bodies(app: ASGIApp, here: Serving) -> ASGIApp:
