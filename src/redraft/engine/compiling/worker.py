@@ -87,15 +87,14 @@ def _run(connection: Connection, vocabulary: Vocabulary) -> None:
 
 def _answer(job: Any, vocabulary: Vocabulary) -> Answer:
     began = time.process_time()
+    value: Any = None
+    error: Exception | None = None
     try:
-        value, error = job.build(vocabulary), None
+        value = job.build(vocabulary)
     except MemoryError:
-        value, error = (
-            None,
-            ConstraintError("the constraint takes more memory to compile than there is; make it smaller"),
-        )
+        error = ConstraintError("the constraint takes more memory to compile than there is; make it smaller")
     except Exception as raised:
-        value, error = None, raised
+        error = raised
     return Answer(value, error, time.process_time() - began)
 
 

@@ -10,6 +10,7 @@ from ipaddress import IPv6Address, ip_address
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from redraft.serve.http.entry import Entry
 from redraft.serve.http.security import key_of
 
 
@@ -53,6 +54,7 @@ class Presence:
     def __init__(self, app: ASGIApp, with_keys: bool, begin: Callable[[Asking], None]) -> None:
         """``begin`` is called within each request, before anything is done for it."""
         self._app, self._with_keys, self._begin = app, with_keys, begin
+        self._entry = Entry()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on."""
@@ -62,7 +64,7 @@ class Presence:
         asking = Asking(owner_of(scope, self._with_keys))
         ASKING.set(asking)
         self._begin(asking)
-        listener = _Listener(receive, asking)
+        listener = _Listener(receive, asking, self._entry)
         try:
             await self._app(scope, listener.receive, send)
         finally:
@@ -71,10 +73,13 @@ class Presence:
 
 
 class _Listener:
-    """Hands on a request's messages; behind the body it listens by itself for the end of the connection."""
+    """Hands on a request's messages; behind the body it listens by itself for the end of the connection.
 
-    def __init__(self, receive: Receive, asking: Asking) -> None:
-        self._receive, self._asking = receive, asking
+    The end of a body is handed on when it is the request's turn, or the end of its connection in its place.
+    """
+
+    def __init__(self, receive: Receive, asking: Asking, entry: Entry) -> None:
+        self._receive, self._asking, self._entry = receive, asking, entry
         self._end: asyncio.Task[Message] | None = None
 
     async def receive(self) -> Message:
@@ -87,6 +92,9 @@ class _Listener:
             self._asking.gone.set()
         elif not message.get("more_body", False):
             self._end = asyncio.create_task(self._listen())
+            await self._entry.enter(self._asking.owner)
+            if self._end.done():
+                return await self._end
         return message
 
     def close(self) -> None:
