@@ -16,6 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from http.client import HTTPConnection
 from pathlib import Path
 from statistics import median
@@ -65,6 +66,12 @@ class Other:
             connection.close()
         return found
 
+    def kept(self) -> float:
+        """Megabytes of keys and values that the server keeps for prompts that come again."""
+        lines = self._http.get("/metrics").text.splitlines()
+        (line,) = (line for line in lines if line.startswith('redraft_kv_bytes{kind="cached"}'))
+        return round(float(line.rsplit(" ", 1)[1]) / 1e6, 1)
+
     def until_idle(self) -> None:
         """Wait until nothing runs."""
         while True:
@@ -112,6 +119,7 @@ def measured(name: str, other: Other, pid: int, seconds: float, alone: float, be
         "health ms, median and longest": [round(median(looks), 1), round(max(looks), 1)],
         "memory MB after": round(after, 1),
         "memory grew by": round(after / before - 1, 3),
+        "of it keys and values that are kept MB": other.kept(),
         "the attacker's answers": statuses,
     }
 
@@ -144,6 +152,9 @@ def run(url: str, pid: int, model: str, names: list[str], seconds: float) -> dic
             "response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}},
         },
     )
+    # As much at once as the server takes, so that what it needs for that is there from now on.
+    with ThreadPoolExecutor(32) as pool:
+        list(pool.map(other.sudoku, range(64)))
     other.sudokus(2)
     times, looks = watched(other, lambda: other.sudokus(seconds))
     time.sleep(3)
