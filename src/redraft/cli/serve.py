@@ -43,6 +43,13 @@ def serve(
     cors: Annotated[
         list[str] | None, typer.Option(help="Origin whose pages may ask; may be repeated. Off by default.")
     ] = None,
+    allowed_host: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Name under which the server may be asked for, besides localhost and addresses; '*' for any. May be "
+            "repeated. With --api-key any name is allowed by default."
+        ),
+    ] = None,
     grace: Annotated[
         float, typer.Option(min=0, help="Seconds that running requests have to finish when the server is stopped.")
     ] = 30.0,
@@ -66,6 +73,7 @@ def serve(
         raise RequestError(
             f"the server needs {missing.name}; install it with: pip install 'redraft[serve]'"
         ) from missing
+    from redraft.serve.http.hosts import check_hosts
     from redraft.serve.http.limits import RequestLimits
     from redraft.serve.http.security import check_keys
     from redraft.serve.state import ServerSettings
@@ -73,6 +81,7 @@ def serve(
     if not api_key and not os.environ.get(_KEY_VARIABLE, "-").strip():
         raise RequestError(f"{_KEY_VARIABLE} is set and empty; give it a key, or unset it to let everybody in")
     check_keys(api_key or ())
+    check_hosts(allowed_host or ())
     engine = options.load_engine(model, dtype, threads, **({} if kv_bytes is None else {"kv_bytes": kv_bytes}))
     recordings = options.Recordings(record, record_prompt).folder()
     if recordings is not None and engine.origin is not None:
@@ -82,6 +91,7 @@ def serve(
         model=name or Path(model).name,
         api_keys=api_key or (),
         cors=cors or (),
+        allowed_hosts=allowed_host,
         limits=RequestLimits(body_bytes=max_body_bytes, prompt_tokens=max_prompt_tokens),
         max_tokens=max_tokens,
         log_prompts=log_prompts,

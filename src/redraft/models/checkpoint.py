@@ -1,7 +1,6 @@
 """Checkpoints, in folders as the hub has them or GGUF files: found, described, loaded, saved, every fault named."""
 
 import re
-import shutil
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ from typing import Any, Literal, TypeVar, get_args
 import torch
 
 from redraft.errors import CheckpointError
+from redraft.files import copy_file
 from redraft.formats import safetensors, source
 from redraft.formats.json_objects import read_object, write_object
 from redraft.formats.source import CONFIG_FILE, GENERATION_FILE, is_single_file
@@ -227,7 +227,7 @@ def save(model: PlainModel, folder: Path, dtype: torch.dtype, extra_files: Itera
         (folder / OWN_FILE).unlink(missing_ok=True)
     for path in extra_files:
         if path.resolve() != (folder / path.name).resolve():
-            shutil.copy(path, folder / path.name)
+            copy_file(path, folder / path.name)
 
 
 def save_choice_temperature(folder: str | Path, temperature: float) -> None:

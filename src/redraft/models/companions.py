@@ -1,10 +1,9 @@
 """Files beside a checkpoint's weights: its tokenizer and template, and its terms. They are copied whole, or written out
 where a GGUF file has them in its metadata."""
 
-import shutil
 from pathlib import Path
 
-from redraft.files import replacing, write_text
+from redraft.files import copy_file, replacing, write_text
 from redraft.formats.json_objects import write_object
 from redraft.formats.source import is_single_file
 from redraft.models.tokenizer import SETTINGS_FILE, TEMPLATE_FILE, TOKENIZER_FILE, ChatTokenizer
@@ -37,4 +36,4 @@ def copy(path: Path, folder: Path, names: list[str] | tuple[str, ...]) -> None:
     """Copy those of the files that there are."""
     for name in names:
         if (path / name).is_file():
-            shutil.copy(path / name, folder / name)
+            copy_file(path / name, folder / name)

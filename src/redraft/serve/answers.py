@@ -12,6 +12,7 @@ from fastapi import Request as HttpRequest
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
+from redraft.engine.fairness import Client
 from redraft.engine.result import Chunk, Result, StepEvent
 from redraft.engine.scheduler import Handle
 from redraft.engine.task import Runnable
@@ -37,7 +38,7 @@ class Answers(Generic[T]):
     """The handles of one HTTP request, and everything that happens to them, as seen from the event loop."""
 
     def __init__(
-        self, http: HttpRequest, runnables: Sequence[Runnable[T]], client: str, *, steps: bool = False
+        self, http: HttpRequest, runnables: Sequence[Runnable[T]], client: Client, *, steps: bool = False
     ) -> None:
         """Queue ``runnables``, each of which becomes one answer. ``steps``: denoising steps are events, too.
 

@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections.abc import Collection
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,19 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import FileResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from redraft.engine.compiling.processes import CompileProcesses
 from redraft.engine.scheduler import Scheduler
 from redraft.serve.errors import ApiError, of_validation
+from redraft.serve.http.hosts import ANY, Hosts
+from redraft.serve.http.idle import WhenIdle
 from redraft.serve.http.limits import BodyLimit
+from redraft.serve.http.methods import HeadAsGet
 from redraft.serve.http.metrics import ServerMetrics
+from redraft.serve.http.presence import Presence
 from redraft.serve.http.security import ApiKeys, BrowserHeaders
+from redraft.serve.http.shape import BodyShape
 from redraft.serve.http.unpacking import Unpacking
+from redraft.serve.preparing import Preparing
 from redraft.serve.state import ServerSettings, Serving, serving
 from redraft.serve.wire import anthropic as anthropic_messages
 from redraft.serve.wire import mercury, systemone
@@ -48,14 +56,22 @@ own = APIRouter()
 def _add_file(app: FastAPI, route: str, path: Path) -> None:
     # Their names stay the same from version to version, so that a browser has to ask.
     headers = {"cache-control": "no-cache"}
-    app.add_api_route(
-        route, lambda: FileResponse(path, headers=headers), methods=["GET", "HEAD"], include_in_schema=False
-    )
+    app.add_api_route(route, lambda: FileResponse(path, headers=headers), methods=["GET"], include_in_schema=False)
 
 
-def create_app(scheduler: Scheduler, settings: ServerSettings) -> ASGIApp:
-    """Make the application that serves the model of ``scheduler``."""
-    here = Serving(scheduler, ServerMetrics(scheduler), settings)
+def create_app(
+    scheduler: Scheduler,
+    settings: ServerSettings,
+    *,
+    names: Collection[str] = (),
+    processes: CompileProcesses | None = None,
+) -> ASGIApp:
+    """Make the application that serves the model of ``scheduler``.
+
+    names: those by which the server is reached, besides localhost, addresses and ``settings.allowed_hosts``.
+    processes: where constraints are compiled; None for threads of this process.
+    """
+    here = Serving(scheduler, ServerMetrics(scheduler), settings, Preparing(processes))
     app = FastAPI(title="Redraft", docs_url=None, redoc_url=None)
     app.state.serving = here
     for router in (own, *_FORMATS):
@@ -71,8 +87,7 @@ def create_app(scheduler: Scheduler, settings: ServerSettings) -> ASGIApp:
             _add_file(app, "/" if name == "index.html" else f"/{name}", path)
     else:
         app.add_api_route("/", _no_page, include_in_schema=False)
-    max_bytes = settings.limits.body_bytes
-    guarded: ASGIApp = ApiKeys(BodyLimit(Unpacking(app, max_bytes), max_bytes), settings.api_keys)
+    guarded: ASGIApp = ApiKeys(_with_bounded_bodies(app, here), settings.api_keys)
     if settings.cors:
         guarded = CORSMiddleware(
             guarded,
@@ -80,7 +95,18 @@ def create_app(scheduler: Scheduler, settings: ServerSettings) -> ASGIApp:
             allow_methods=["GET", "POST"],
             allow_headers=list(_ALLOWED_HEADERS),
         )
-    return _Counted(BrowserHeaders(guarded), here)
+    # A key shows who asks better than a name does.
+    allowed = settings.allowed_hosts or ([ANY] if settings.api_keys else [])
+    guarded = HeadAsGet(Hosts(guarded, [*allowed, *names], settings.cors))
+    return _Counted(BrowserHeaders(WhenIdle(guarded)), here)
+
+
+def _with_bounded_bodies(app: ASGIApp, here: Serving) -> ASGIApp:
+    """Put before ``app`` what reads a body: its size and pace, its packing, its shape; then who asks is known."""
+    limits, with_keys = here.limits, bool(here.settings.api_keys)
+    present = Presence(app, with_keys, here.preparing.begin)
+    numbers = limits.body_values + here.runtime.model.config.context_length
+    return BodyLimit(Unpacking(BodyShape(present, limits.body_values, numbers), limits.body_bytes), limits, with_keys)
 
 
 @own.get("/v1/models")

@@ -19,6 +19,7 @@ from redraft.errors import (
 
 # Seconds after which a client that was turned away may come again.
 RETRY_AFTER = 1
+_MAX_MESSAGE = 4000
 
 _ANTHROPIC_TYPES = {
     400: "invalid_request_error",
@@ -37,6 +38,8 @@ class ApiError(Exception):
     def __init__(
         self, status: int, message: str, *, param: str | None = None, type: str | None = None, code: str | None = None
     ) -> None:
+        # It may repeat what a client sent.
+        message = message if len(message) <= _MAX_MESSAGE else f"{message[:_MAX_MESSAGE]}... and so on"
         super().__init__(message)
         self.status, self.message, self.param, self.code = status, message, param, code
         self.type = type or ("invalid_request_error" if status < 500 else "server_error")

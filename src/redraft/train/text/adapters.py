@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from copy import copy
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -214,7 +215,11 @@ class TrainedModel:
         folder.mkdir(parents=True, exist_ok=True)
         with replacing(folder / ADAPTER_WEIGHTS) as new:
             save_file(tensors, new, {"format": "pt"})
-        config.save_pretrained(str(folder))
+        # The library writes its file in place.
+        with TemporaryDirectory(prefix=".", dir=folder) as aside:
+            config.save_pretrained(aside)
+            for written in Path(aside).iterdir():
+                written.replace(folder / written.name)
         return folder
 
 
