@@ -41,7 +41,7 @@ def adapt(
     except (OSError, UnicodeDecodeError) as error:
         raise RequestError(f"the chat template {chat_template} cannot be read: {error}") from error
     mask = write_adapted(
-        read_base(checkpoint.find(base), base),
+        read_base(checkpoint.find(base, bases=True), base),
         out,
         mask_token=mask_token,
         canvas_length=canvas_length,

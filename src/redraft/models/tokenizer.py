@@ -17,6 +17,7 @@ from tokenizers.pre_tokenizers import ByteLevel
 from redraft.errors import CheckpointError, RequestError
 from redraft.formats.gguf.file import open_gguf
 from redraft.formats.gguf.tokenizer import read_tokenizer
+from redraft.formats.pointer import check_no_pointer
 from redraft.formats.source import is_single_file
 
 Check = Callable[[int], None]
@@ -57,6 +58,7 @@ class ChatTokenizer:
         path = folder / TOKENIZER_FILE
         if not path.exists():
             raise CheckpointError(f"{folder} has no {TOKENIZER_FILE}; the model cannot be used with text without it")
+        check_no_pointer(path)
         try:
             tokenizer = Tokenizer.from_file(str(path))
         except Exception as error:  # tokenizers raises bare Exception for any fault of the file

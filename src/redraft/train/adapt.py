@@ -20,7 +20,7 @@ from redraft.formats.gguf.file import open_gguf
 from redraft.formats.json_objects import read_object, write_object
 from redraft.formats.source import CONFIG_FILE, GENERATION_FILE, is_single_file
 from redraft.formats.tensors import StoredTensor
-from redraft.models.checkpoint import architecture_of, check_tensors
+from redraft.models.checkpoint import architecture_of, check_folder, check_tensors
 from redraft.models.companions import write_terms, write_tokenizer
 from redraft.models.family import Family, FamilyConfig
 from redraft.models.registry import BASES, family_of
@@ -63,6 +63,7 @@ class Mask:
 
 def is_base(path: Path) -> bool:
     """Tell whether a checkpoint is of an architecture that can be adapted."""
+    check_folder(path)
     return str(architecture_of(source.read_config(path))) in BASES
 
 
@@ -71,6 +72,7 @@ def read_base(path: Path, name: str) -> Base:
 
     Raises CheckpointError for an architecture that is none of those that can be adapted, naming them.
     """
+    check_folder(path)
     config = source.read_config(path)
     architecture = architecture_of(config)
     if str(architecture) not in BASES:
