@@ -20,7 +20,7 @@ from redraft.engine.scheduler import Handle, Scheduler
 from redraft.engine.task import Progress, Runnable, StepRecorder, Task
 from redraft.engine.tools import GenerateWithTools, ToolChoice, calling, tokens_with_tools, tool_use
 from redraft.engine.verify import Verifier
-from redraft.errors import BatchError, RequestError
+from redraft.errors import BatchError, RequestError, counted
 from redraft.models.base import KV_BLOCK, PREFILL_CHUNK, BlockDiffusionModel
 from redraft.models.origin import Origin
 from redraft.models.tokenizer import ChatTokenizer
@@ -288,7 +288,9 @@ class Engine:
         if isinstance(prompts, str | bytes):
             raise RequestError("prompts must be a list of prompts; give a single one to generate")
         if seeds is not None and len(seeds) != len(prompts):
-            raise RequestError(f"there are {len(seeds)} seeds for {len(prompts)} prompts; give one for each")
+            raise RequestError(
+                f"there are {counted(len(seeds), 'seed')} for {counted(len(prompts), 'prompt')}; give one for each"
+            )
         requests = []
         for number, prompt in enumerate(prompts):
             try:

@@ -13,7 +13,7 @@ import typer
 
 from redraft.cli import options
 from redraft.cli.train import Recipe, require_train_extra
-from redraft.errors import RequestError
+from redraft.errors import RequestError, counted
 from redraft.files import write_text
 
 if TYPE_CHECKING:
@@ -166,7 +166,7 @@ def _contenders(
                 raise RequestError(f"--parameters {text}: {error}") from error
     contenders: list[Contender] = []
     for model, dtype, limit, text in product(models, dtypes, limits, texts):
-        named = [(model, models), (dtype, dtypes), (f"{limit} steps", limits), (text, texts)]
+        named = [(model, models), (dtype, dtypes), (counted(limit or 0, "step"), limits), (text, texts)]
         name = ", ".join(own for own, choices in named if len(cast(list[Any], choices)) > 1) or model
         if name in [one.name for one in contenders]:
             raise RequestError(f"{name} is given twice; each is one contender")

@@ -23,4 +23,4 @@ def quantize(
 
     write_quantised(checkpoint.read(checkpoint.find(model)), out, cast("Format", dtype))
     size = sum(path.stat().st_size for path in out.glob("*.safetensors"))
-    typer.echo(f"checkpoint: {out}, weights {size:,} bytes\nnext: redraft info {out}")
+    typer.echo(f"checkpoint: {out}, weights {printing.size(size)}\nnext: redraft info {out}")

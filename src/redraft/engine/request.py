@@ -20,7 +20,7 @@ from redraft.engine.memory import KVPool
 from redraft.engine.runtime import Prompt, Runtime
 from redraft.engine.text import AnswerText
 from redraft.engine.verify import Verifier
-from redraft.errors import RequestError
+from redraft.errors import RequestError, counted
 
 MAX_STOP_STRINGS = 16
 MIN_TEMPERATURE = 1e-4
@@ -199,11 +199,11 @@ def check_budget(constraint: CompiledConstraint, max_tokens: int | None, room: i
         return
     if max_tokens is None:
         raise RequestError(
-            f"the shortest text that the constraint allows takes {fewest} tokens, and the context has {room} left "
+            f"the shortest text that the constraint allows takes {counted(fewest, 'token')}, and the context has {room} left "
             "after the prompt; shorten the prompt"
         )
     raise RequestError(
-        f"max_tokens {max_tokens} is too small for the constraint: its shortest text takes {fewest} tokens"
+        f"max_tokens {max_tokens} is too small for the constraint: its shortest text takes {counted(fewest, 'token')}"
     )
 
 
@@ -212,8 +212,8 @@ def check_length(max_tokens: int | None, prompt_length: int, context_length: int
     room = context_length - prompt_length
     if room < 1:
         raise RequestError(
-            f"the prompt has {prompt_length} tokens and the context holds {context_length}; "
-            f"shorten the prompt to {context_length - 1} tokens or fewer"
+            f"the prompt has {counted(prompt_length, 'token')} and the context holds {context_length}; "
+            f"shorten the prompt to {counted(context_length - 1, 'token')} or fewer"
         )
     if max_tokens is None:
         return room
@@ -240,7 +240,7 @@ def check_memory(pool: KVPool, prompt_length: int, room: int, canvas_length: int
     if fits < 0:
         raise RequestError(
             f"{limit}: the keys and values of the prompt's {prompt_length} tokens take "
-            f"{pool.bytes_for(prompt_length):,}; shorten the prompt to {prompt_length + fits} tokens or fewer, or "
+            f"{pool.bytes_for(prompt_length):,}; shorten the prompt to {counted(prompt_length + fits, 'token')} or fewer, or "
             "load the model with that many"
         )
     room = (fits // canvas_length + 1) * canvas_length

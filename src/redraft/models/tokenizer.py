@@ -233,6 +233,13 @@ class ChatTokenizer:
         if check is not None and len(text) > LONG:
             check(self.fewest_tokens(text))
         try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise RequestError(
+                f"the text has half a character at {error.start} ({text[error.start]!r}, a surrogate alone), which no "
+                "UTF-8 text has; remove it"
+            ) from None
+        try:
             # Unlike ``encode``, it lets other threads run meanwhile.
             (encoding,) = self._tokenizer.encode_batch_fast([text], add_special_tokens=add_special_tokens)
             return list(encoding.ids)

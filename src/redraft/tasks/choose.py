@@ -25,7 +25,7 @@ from redraft.engine.request import (
 from redraft.engine.result import OnStep, Usage
 from redraft.engine.runtime import Prompt, Runtime
 from redraft.engine.task import StepRecorder, Task, recorded
-from redraft.errors import RequestError
+from redraft.errors import RequestError, counted
 
 _ONLY = "answer"
 
@@ -111,7 +111,7 @@ class ChooseRequest:
         length = min(request.canvas_length, request.context_length - len(request.prompt))
         if decisions.min_tokens > length:
             raise RequestError(
-                f"the answers take {decisions.min_tokens} tokens or more, and the canvas has {length}; ask fewer "
+                f"the answers take {counted(decisions.min_tokens, 'token')} or more, and the canvas has {length}; ask fewer "
                 "questions at a time"
             )
         return cls(runtime, request, reading, decisions, classes, length, record)

@@ -13,7 +13,7 @@ from redraft.engine.request import Request, check_number, check_text, generate
 from redraft.engine.result import OnStep, Result, Usage, fields_of
 from redraft.engine.runtime import Prompt, Runtime
 from redraft.engine.task import Task
-from redraft.errors import RequestError
+from redraft.errors import RequestError, counted
 from redraft.tasks.infill import (
     before_ending,
     beginning_of,
@@ -163,7 +163,7 @@ def edit(
         needed, given = canvas.compiled.min_tokens, parameters.get("max_tokens")
         if isinstance(given, int) and given < needed:
             raise RequestError(
-                f"max_tokens {given} is too small for a canvas whose shortest text takes {needed} tokens"
+                f"max_tokens {given} is too small for a canvas whose shortest text takes {counted(needed, 'token')}"
             )
     first = _request(runtime, prompt, text[: groups[0].start], canvases[0], parameters)
     return EditRequest(runtime, prompt, text, ordered, groups, canvases, parameters, first, record)

@@ -69,7 +69,7 @@ def _draw_shares(axes: "Axes", report: Report) -> None:
     axes.invert_yaxis()
     axes.set_xlim(0, 1)
     axes.set_xlabel(
-        f"share of {len(report.reference.outcomes):,} items; whiskers: 95% interval of those that are right"
+        f"share of {counted(len(report.reference.outcomes), 'item')}; whiskers: 95% interval of those that are right"
     )
     axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=4, frameon=False, fontsize=8)
     axes.tick_params(axis="y", length=0)
