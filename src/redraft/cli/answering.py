@@ -43,9 +43,10 @@ class Answer:
         """What there is of it and what it took, in one line."""
         if self.result is not None:
             return printing.cost_line(self.result)
+        finished = counted(self.canvases, "finished canvas", "finished canvases")
         return (
             f"interrupted: {counted(len(self.token_ids), 'token')} in "
-            f"{counted(self.denoising_steps, 'denoising step')} over {counted(self.canvases, 'finished canvas', 'finished canvases')}, "
+            f"{counted(self.denoising_steps, 'denoising step')} over {finished}, "
             f"seed {self.seed}"
         )
 

@@ -9,6 +9,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from redraft.errors import counted
+
 if TYPE_CHECKING:
     from redraft.engine.result import StepEvent
     from redraft.record.compare import Comparison, Parting

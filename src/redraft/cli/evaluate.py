@@ -55,7 +55,9 @@ def evaluate(
     task: Annotated[str, typer.Argument(help="A file of items (.jsonl), or sudoku for fresh puzzles.")],
     model: Annotated[
         list[str] | None,
-        typer.Option("--model", "-m", help="As for all verbs; may be repeated to compare. By default sudoku."),
+        typer.Option(
+            "--model", "-m", help="As for all verbs; may be repeated to compare. The default is as for all verbs."
+        ),
     ] = None,
     dtype: Annotated[
         list[str] | None, typer.Option(help="As for all verbs; may be repeated to compare. By default auto.")
@@ -80,7 +82,7 @@ def evaluate(
         options.check_output(json_file)
     if task in list(Recipe):
         _refuse_for_recipe(task, items.named, [("--model", model), ("--dtype", dtype)])
-        chosen, precision = (model or ["sudoku"])[0], (dtype or ["auto"])[0]
+        chosen, precision = (model or [options.model_name(None)])[0], (dtype or ["auto"])[0]
         _evaluate_sudoku(chosen, precision, threads, count or 1000, max_denoising_steps, seed, json_file)
         return
     if count is not None:
@@ -125,7 +127,7 @@ def _evaluate_items(
     if not path.exists():
         raise RequestError(f"there is no file {path} of items, nor a recipe of that name; recipes: {', '.join(Recipe)}")
     asked = read_items(path, allow_commands=items.allow_commands)[: items.limit]
-    contenders = _contenders(models or ["sudoku"], dtypes or ["auto"], steps, items.parameters, asked)
+    contenders = _contenders(models or [options.model_name(None)], dtypes or ["auto"], steps, items.parameters, asked)
     loads = list(dict.fromkeys((one.model, one.dtype) for one in contenders))
     for model, dtype in loads:
         checkpoint.read(checkpoint.find(model)).format(cast("DType", dtype))

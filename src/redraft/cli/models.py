@@ -37,7 +37,7 @@ def pull(
 
 
 def list_models(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
-    """List the checkpoints on this machine: those that ship, and those of the hub's cache that can be loaded or adapted.
+    """List the checkpoints on this machine: those that ship, and those of the hub's cache.
 
     Example: redraft list
     """

@@ -29,11 +29,11 @@ def print_cost(result: "Result") -> None:
     """Print what an answer cost, and a warning where it may be unfinished."""
     talk.note(cost_line(result))
     if not result.converged:
-        canvases = ", ".join(str(index) for index in result.unconverged_canvases)
-        noun = "canvas" if len(result.unconverged_canvases) == 1 else "canvases"
+        indices, several = result.unconverged_canvases, len(result.unconverged_canvases) > 1
         typer.echo(
-            f"warning: {noun} {canvases} hit the step limit before {'it' if noun == 'canvas' else 'they'} converged; the answer may be unfinished. "
-            "A higher --max-denoising-steps may help.",
+            f"warning: {'canvases' if several else 'canvas'} {', '.join(map(str, indices))} hit the step limit before "
+            f"{'they' if several else 'it'} converged; the answer may be unfinished. A higher --max-denoising-steps may "
+            "help.",
             err=True,
         )
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from redraft.cli import options
+from redraft.cli import options, reading
 from redraft.errors import RequestError
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ def replay(
     ] = None,
     raw: Annotated[bool, typer.Option("--raw", help="That prompt is raw text, not a user's chat message.")] = False,
     dtype: Annotated[str | None, typer.Option("--dtype", help="In another format than the recorded one.")] = None,
+    device: Annotated[str | None, typer.Option("--device", help="Another device than the recorded one.")] = None,
     threads: options.Threads = None,
     watch: Annotated[bool, typer.Option("--watch", help="Draw the canvas as it resolves (in a terminal).")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the outcome as JSON.")] = False,
@@ -48,8 +49,9 @@ def replay(
     from redraft.record.compare import parameters
     from redraft.record.recording import Recording
 
-    recording = Recording.load(file)
-    engine = _engine(recording, model, dtype, threads)
+    with reading.on_disk(file, "the recording") as path:
+        recording = Recording.load(path)
+    engine = _engine(recording, model, dtype, device, threads)
     changed: dict[str, Any] = {}
     if prompt is not None:
         changed["prompt"] = prompt if raw else [{"role": "user", "content": prompt}]
@@ -68,7 +70,9 @@ def replay(
         raise typer.Exit(1)
 
 
-def _engine(recording: "Recording", model: str | None, dtype: str | None, threads: int | None) -> "Engine":
+def _engine(
+    recording: "Recording", model: str | None, dtype: str | None, device: str | None, threads: int | None
+) -> "Engine":
     """Load the recorded model as it was loaded."""
     import redraft
     from redraft.errors import CheckpointError, RecordingError
@@ -81,7 +85,7 @@ def _engine(recording: "Recording", model: str | None, dtype: str | None, thread
         return redraft.load(
             recording.model["name"] if model is None else model,
             dtype=cast("DType", dtype or computed["dtype"]),
-            device=computed["device"],
+            device=device or computed["device"],
             prefill_chunk=computed["prefill_chunk"],
             window_policy=computed["window_policy"],
         )

@@ -14,9 +14,9 @@ from redraft.engine.context import follow, open_context, prefill
 from redraft.engine.denoise import CanvasPlan, Denoising, FinishedCanvas
 from redraft.engine.memory import PooledCache
 from redraft.engine.request import Request, answer_text
-from redraft.engine.result import Chunk, FinishReason, OnStep, Result, StepEvent, TokenLogprob, Usage
+from redraft.engine.result import Chunk, FinishReason, OnStep, Result, TokenLogprob, Usage
 from redraft.engine.runtime import Runtime
-from redraft.engine.task import StepRecorder, Task, Waiting, recorded
+from redraft.engine.task import StepRecorder, Task, TimedListener, Waiting, recorded
 from redraft.engine.verify import Candidate, wrong_positions
 
 
@@ -76,27 +76,12 @@ class _Attempt:
         return len(self.wrong), -self.score
 
 
-class _Told:
-    """Tells of steps, and keeps the time of it apart from that of the answer: who draws them takes their own."""
-
-    def __init__(self, on_step: OnStep) -> None:
-        self._on_step = on_step
-        self.seconds = 0.0
-
-    def __call__(self, event: StepEvent) -> None:
-        began = time.perf_counter()
-        try:
-            self._on_step(event)
-        finally:
-            self.seconds += time.perf_counter() - began
-
-
 class _Writing:
     """An answer under way."""
 
     def __init__(self, runtime: Runtime, request: Request, on_step: OnStep | None) -> None:
         self._runtime, self._request = runtime, request
-        self._on_step = None if on_step is None else _Told(on_step)
+        self._on_step = None if on_step is None else TimedListener(on_step)
         self._text = answer_text(runtime, request, request.stop)
         self._state = None if request.constraint is None else request.constraint.automaton.start
         self._encoded = len(request.prompt)

@@ -7,6 +7,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from redraft.errors import counted
 from redraft.measure.benchmark import GB, METRICS, Measurement, Ratios
 from redraft.measure.machine import Machine, Malloc
 from redraft.measure.timing import Spread

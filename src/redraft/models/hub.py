@@ -228,8 +228,8 @@ def _check_room(found: Repository) -> None:
     free = shutil.disk_usage(there).free
     if left > free:
         raise CheckpointError(
-            f"{found.name} takes {left / 1e9:.1f} GB more, and {cache} has {free / 1e9:.1f} GB free; make room, or name "
-            "another place with HF_HUB_CACHE"
+            f"{found.name} takes {left / 1e9:.1f} GB more, and {cache} has {free / 1e9:.1f} GB free; make room, or "
+            "name another place with HF_HUB_CACHE"
         )
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from redraft.calibrate.plot import draw_reliability
+from redraft.errors import counted
 from redraft.files import replacing
 from redraft.measure.evaluate.estimates import Estimate
 from redraft.measure.evaluate.metrics import FAULTS, RIGHT, choice_calibration
