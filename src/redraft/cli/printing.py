@@ -32,8 +32,8 @@ def print_cost(result: "Result") -> None:
         indices, several = result.unconverged_canvases, len(result.unconverged_canvases) > 1
         typer.echo(
             f"warning: {'canvases' if several else 'canvas'} {', '.join(map(str, indices))} hit the step limit before "
-            f"{'they' if several else 'it'} converged; the answer may be unfinished. A higher --max-denoising-steps may "
-            "help.",
+            f"{'they' if several else 'it'} converged; the answer may be unfinished. A higher "
+            "--max-denoising-steps may help.",
             err=True,
         )
 

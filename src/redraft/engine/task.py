@@ -66,7 +66,7 @@ Task = Generator[Asked, Answer, T]
 
 
 class TimedListener:
-    """An ``on_step`` callback that keeps the seconds it took apart from those of the answer: who draws takes their own."""
+    """An ``on_step`` callback that counts the seconds it takes: they are no part of an answer's cost."""
 
     def __init__(self, on_step: OnStep) -> None:
         self._on_step = on_step

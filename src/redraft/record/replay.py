@@ -116,7 +116,7 @@ def _check_prompt(recording: Recording, engine: Engine, changed: dict[str, Any])
         given = given[: -len(ending)]
     if prompt_digest(given) != kept:
         raise RecordingError(
-            f"the prompt is not the recorded one: it has {counted(len(given), 'token')}, the recorded one {kept['tokens']}, and "
-            "their SHA-256 differ"
+            f"the prompt is not the recorded one: it has {counted(len(given), 'token')}, the recorded one "
+            f"{kept['tokens']}, and their SHA-256 differ"
         )
     changed["prompt"] = given

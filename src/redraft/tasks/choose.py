@@ -111,8 +111,8 @@ class ChooseRequest:
         length = min(request.canvas_length, request.context_length - len(request.prompt))
         if decisions.min_tokens > length:
             raise RequestError(
-                f"the answers take {counted(decisions.min_tokens, 'token')} or more, and the canvas has {length}; ask fewer "
-                "questions at a time"
+                f"the answers take {counted(decisions.min_tokens, 'token')} or more, and the canvas has {length}; ask "
+                "fewer questions at a time"
             )
         return cls(runtime, request, reading, decisions, classes, length, record)
 

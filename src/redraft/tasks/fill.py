@@ -82,7 +82,8 @@ def fill(
         room = check_whole("max_tokens", max_tokens, 1) + beside
         if room < needed:
             raise RequestError(
-                f"max_tokens {max_tokens} is too small for the hole: its shortest text takes {counted(needed - beside, 'token')}"
+                f"max_tokens {max_tokens} is too small for the hole: its shortest text takes "
+                f"{counted(needed - beside, 'token')}"
             )
     request = generate(runtime, context, constraint=constraint, max_tokens=room, **parameters)
     return FillRequest(runtime, request, prefix, suffix, shown, record)

@@ -51,7 +51,8 @@ class Canvas:
             if isinstance(piece, Filled):
                 if len(own) >= piece.width:
                     raise RequestError(
-                        f"{piece.text!r} takes {counted(len(own), 'token')}, and its slot holds {piece.width - 1} and an end token"
+                        f"{piece.text!r} takes {counted(len(own), 'token')}, and its slot holds {piece.width - 1} "
+                        "and an end token"
                     )
                 own += [end_token_id] * (piece.width - len(own))
             tokens += own
@@ -94,7 +95,8 @@ class Slots:
             taken = len(self.tokenizer.encode_text(text))
             if taken >= slot.width:
                 raise RequestError(
-                    f"value at {slot.pointer}: {text[1:]!r} takes {counted(taken, 'token')}, and its slot holds {slot.width - 1}; "
+                    f"value at {slot.pointer}: {text[1:]!r} takes {counted(taken, 'token')}, and its slot holds "
+                    f"{slot.width - 1}; "
                     f"a 'maxLength' above {CHARACTERS_A_TOKEN * WIDTH} makes that of a string wider"
                 )
         return tuple(self._pieces(texts))
