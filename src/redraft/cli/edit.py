@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from redraft.cli import options, printing, reading
+from redraft.cli import options, printing, reading, talk
 from redraft.cli.constraints import HoleOptions
 from redraft.errors import RequestError
 from redraft.files import write_text
@@ -52,8 +52,15 @@ def edit(
     """
     if in_place and str(file) == "-":
         raise RequestError("--in-place needs a file to write; standard input is none")
+    options.check_answer(sampling, max_tokens)
+    if not 0 <= strength <= 1:
+        raise RequestError(f"--strength {strength} must be from 0 (start from the old text) to 1 (start from noise)")
     text = reading.piped_or_file_text(file)
     spans = sorted([_span(one) for one in span or ()] + [_found(text, one) for one in find or ()])
+    if spans:
+        from redraft.tasks.edit import check_spans
+
+        check_spans(text, spans)
     hole = written.hole()
     if not spans and hole is not None:
         raise RequestError("what is written in a part is described, but no part is named; give --span or --find")
@@ -109,7 +116,7 @@ def _write(file: Path, text: str) -> None:
 
 def _print_changes(text: str, spans: Sequence[Span], result: "EditResult") -> None:
     for (start, end), new in zip(spans, result.replacements, strict=True):
-        typer.echo(f"{start}:{end} {_quoted(text[start:end])} -> {_quoted(new)}", err=True)
+        talk.note(f"{start}:{end} {_quoted(text[start:end])} -> {_quoted(new)}")
 
 
 def _quoted(text: str) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from redraft.cli import options
+from redraft.cli import options, reading
 from redraft.cli.train import Recipe, require_train_extra
 from redraft.errors import RequestError, counted
 from redraft.files import write_text
@@ -124,9 +124,10 @@ def _evaluate_items(
     if items.plot is not None:
         check_plot(items.plot)
         options.check_output(items.plot)
-    if not path.exists():
+    if str(path) != "-" and not path.exists():
         raise RequestError(f"there is no file {path} of items, nor a recipe of that name; recipes: {', '.join(Recipe)}")
-    asked = read_items(path, allow_commands=items.allow_commands)[: items.limit]
+    with reading.on_disk(path, "the items") as file:
+        asked = read_items(file, allow_commands=items.allow_commands)[: items.limit]
     contenders = _contenders(models or [options.model_name(None)], dtypes or ["auto"], steps, items.parameters, asked)
     loads = list(dict.fromkeys((one.model, one.dtype) for one in contenders))
     for model, dtype in loads:

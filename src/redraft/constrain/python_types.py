@@ -76,7 +76,7 @@ def _texts(wanted: Any) -> tuple[str, ...] | None:
 
 
 def _with_extensions(hint: Any) -> Any:
-    """Return a type in which TypedDicts are those of ``typing_extensions``: before Python 3.12 pydantic takes no other."""
+    """Return a type whose TypedDicts are of ``typing_extensions``: before Python 3.12 pydantic takes no other."""
     from typing import NotRequired, Required
 
     from typing_extensions import TypedDict

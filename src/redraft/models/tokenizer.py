@@ -183,6 +183,10 @@ class ChatTokenizer:
             count -= 1
         return count
 
+    def is_special(self, token: int) -> bool:
+        """Tell whether a token means something and is no text."""
+        return token in self._special_tokens
+
     @cached_property
     def _special_tokens(self) -> frozenset[int]:
         added = self._tokenizer.get_added_tokens_decoder()

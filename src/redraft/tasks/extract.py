@@ -39,7 +39,7 @@ V = TypeVar("V", default=Any)
 class Extraction(Result, Generic[V]):
     """``text`` is the JSON."""
 
-    value: V = cast(V, None)
+    value: V = None  # type: ignore[assignment]
     """The value that the JSON says; of the Python type that was given for a schema, if one was."""
     confidence: dict[str, float] = field(default_factory=dict)
     """The confidence of every value that holds no others, by JSON pointer (RFC 6901): the probability that the model

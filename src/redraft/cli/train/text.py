@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from redraft.cli import options
+from redraft.cli import options, reading
 from redraft.cli.train.dry_run import show
 from redraft.cli.train.progress import Progress
 from redraft.errors import RequestError
@@ -219,7 +219,9 @@ def train(
 
 @options.grouped
 def data(
-    path: Annotated[Path, typer.Argument(metavar="DATA.jsonl", help="Records, one JSON object a line.")],
+    path: Annotated[
+        Path, typer.Argument(metavar="DATA.jsonl", help="Records, one JSON object a line; - is standard input.")
+    ],
     model: Annotated[str, typer.Option("--model", "-m", help="Checkpoint folder of a LlamaDiffusion, or a hub id.")],
     out: Annotated[Path, typer.Option(help="Run folder; a run found there is continued.")],
     trained: Trained,
@@ -235,7 +237,9 @@ def data(
     from redraft.train.text.source import FileSource
 
     recipe = recipe_of(model, trained, learning, running)
-    found = records.read(path)
+    options.check_folder(out)
+    with reading.on_disk(path, "the training data") as file:
+        found, known_by = records.read(file), digest(file)
     held_out = records.read(running.evaluate) if running.evaluate is not None else []
     recipe.check([*found, *held_out])
-    train(recipe, FileSource(found, running.seed), digest(path), held_out, out, running)
+    train(recipe, FileSource(found, running.seed), known_by, held_out, out, running)
