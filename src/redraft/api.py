@@ -165,9 +165,9 @@ class Engine:
 
         constraint: ``JSONSchema``, ``Regex``, ``Choice`` or ``Template``, or a Python type such as a pydantic model, a
         ``Literal`` or ``list[int]``, which the whole answer matches; stop strings then do not occur in it. thinking:
-        ask the model to think first; the thought is not part of the answer, nor held to the constraint. verifier: called
-        with a ``Candidate`` for every canvas, says which positions are wrong; these alone are denoised again, at most
-        verify_rounds times. best_of: so many candidates for every canvas, of which the one with the fewest wrong
+        ask the model to think first; the thought is not part of the answer, nor held to the constraint. verifier:
+        called with a ``Candidate`` for every canvas, says which positions are wrong; these alone are denoised again, at
+        most verify_rounds times. best_of: so many candidates for every canvas, of which the one with the fewest wrong
         positions stays, then the one that the model is surest of. draft: what the canvases start from in the place of
         noise. top_logprobs: keep so many of the likeliest tokens of every position with their log
         probabilities, 0 to 20; without a constraint.

@@ -24,6 +24,15 @@ if TYPE_CHECKING:
 LEARNING_RATE, LORA_LEARNING_RATE = 6e-4, 2e-3
 
 
+# Fields that an option has another name for, and those that it is called after.
+_OPTIONS = {"hours": "--limit-hours", "ema_decay": "--ema", "rank": "--lora", "alpha": "--lora-alpha"}
+_OPTIONS |= {"dropout": "--lora-dropout"}
+_FIELDS = (
+    *("steps", "accumulate", "log_every", "evaluate_every", "save_every", "learning_rate", "weight_decay", "warmup"),
+    *("fully_masked", "complementary", "causal_share", "rollout_share", "rollout_from", "filler_weight"),
+)
+
+
 class Loss(StrEnum):
     """Losses of masked positions."""
 
@@ -176,7 +185,14 @@ def recipe_of(model: str, trained: Trained, learning: Learning, running: Running
             device=running.device,
         )
     except ValueError as error:
-        raise RequestError(str(error)) from error
+        raise RequestError(_of_options(str(error))) from error
+
+
+def _of_options(message: str) -> str:
+    """Return a message with the option in the place of the field that it begins with."""
+    field, _, rest = message.partition(" ")
+    option = _OPTIONS.get(field, f"--{field.replace('_', '-')}" if field in _FIELDS else None)
+    return message if option is None else f"{option} {rest}"
 
 
 def parse_mix(given: str | None) -> Mapping[str, float]:
