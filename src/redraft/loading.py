@@ -35,7 +35,7 @@ def load(
 
     revision: branch, tag or commit of a hub id. dtype: "float32", which is exact, "bfloat16", "int8" or "int4" (weights
     in so many bits, activations in 8: lossy), or "auto", which is float32 for models below half a billion parameters
-    and what the checkpoint stores for larger ones. device: "cpu", where the compiled kernels are used if there are any,
+    and for files of float32, else bfloat16. device: "cpu", where the compiled kernels are used if there are any,
     "cuda", "mps", or "auto", which is a CUDA device where there is one and the dtype runs on it, else the CPU.
     prefill_chunk: prompt positions encoded in one forward. window_policy: what sliding layers show a canvas of a
     context longer than their window ("shared": to all positions what the first one sees; "per_query": to each its own);

@@ -91,7 +91,7 @@ def fetch(name: str, revision: str | None = None, *, bases: bool = False) -> Pat
     _check_room(found)
     with _faults(name):
         # By the branch or tag that was asked for, so that the cache knows which commit that was.
-        folder = snapshot_download(name, revision=revision or found.commit, allow_patterns=list(_FETCHED))
+        folder = snapshot_download(name, revision=revision, allow_patterns=list(_FETCHED))
     return Path(folder)
 
 
