@@ -5,7 +5,7 @@ import functools
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
 from redraft.canvas.acceptance import AcceptanceRule
 from redraft.canvas.draft import Draft
@@ -353,11 +353,11 @@ class Engine:
         tool_choice: ToolChoice = "auto",
     ) -> Request:
         """Check what ``prompt`` asks for, before any work; parameters and errors as in ``generate``."""
-        constraint = as_constraint(constraint)
+        wanted = as_constraint(constraint)
         if tools is not None:
             use = tool_use(tools, tool_choice)
             prompt = tokens_with_tools(self.runtime, prompt, use, thinking)
-            constraint = calling(self.runtime, use, constraint)
+            wanted = calling(self.runtime, use, wanted)
         elif tool_choice not in ("auto", "none"):
             raise RequestError(f"tool_choice {tool_choice!r} needs tools; give at least one")
         return generate(
@@ -372,7 +372,7 @@ class Engine:
             canvas_length=canvas_length,
             acceptance=acceptance,
             stopping=stopping,
-            constraint=constraint,
+            constraint=cast(Any, wanted),
             thinking=thinking,
             verifier=verifier,
             verify_rounds=verify_rounds,
@@ -593,7 +593,7 @@ class Engine:
 
     def min_tokens(self, constraint: Constraint | type[Any]) -> int:
         """Return how many tokens the shortest text takes that a constraint allows."""
-        return self.runtime.min_tokens(as_constraint(constraint))
+        return self.runtime.min_tokens(cast(Constraint, as_constraint(constraint)))
 
     async def _checked(
         self, verb: Callable[..., Any], given: Sequence[Any], named: Mapping[str, Any]

@@ -4,7 +4,7 @@ import json
 import textwrap
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -72,14 +72,14 @@ def _opened(name: str, revision: str | None) -> "Iterator[tuple[Path, dict[str, 
         yield checkpoint.find(name, revision), {}
         return
     cached = hub.find_cached(name, revision)
-    found = None if cached is not None else hub.survey(name, revision)
-    if found is not None:
-        hub.judge(found, bases=True)
-    with nullcontext(cached) if cached is not None else hub.headers(found) as path:
-        known: dict[str, object] = {}
-        if found is not None:
-            known = {"on the hub": name, "revision": found.commit, "to be fetched": Bytes(sum(found.fetched.values()))}
-        yield path, known
+    if cached is not None:
+        yield cached, {}
+        return
+    found = hub.survey(name, revision)
+    hub.judge(found, bases=True)
+    with hub.headers(found) as path:
+        size = Bytes(sum(found.fetched.values()))
+        yield path, {"on the hub": name, "revision": found.commit, "to be fetched": size}
 
 
 _LOSSES: "dict[Format, str]" = {
@@ -126,9 +126,8 @@ def describe(found: "Checkpoint") -> Facts:
 def _defaults() -> dict[str, object]:
     """Return what a command without these options takes, and where that was said."""
     found = {name: settings.setting(name) for name in settings.BUILT_IN}
-    return {name.replace("_", "-"): f"{one.value} ({one.origin})" for name, one in found.items()} | {
-        "settings file": str(settings.config_file())
-    }
+    shown: dict[str, object] = {name.replace("_", "-"): f"{one.value} ({one.origin})" for name, one in found.items()}
+    return {**shown, "settings file": str(settings.config_file())}
 
 
 def describe_base(base: "Base") -> Facts:

@@ -32,6 +32,7 @@ def pull(
         raise RequestError(f"{model} is on this machine already: {here}")
     found = hub.survey(model, revision)
     hub.judge(found, bases=True)
+    hub.check_room(found)
     talk.note(f"{model}, revision {found.commit[:_COMMIT]}: {printing.size(sum(found.fetched.values()))}")
     typer.echo(hub.fetch(model, revision, bases=True))
 

@@ -11,13 +11,13 @@ from redraft.models.packed_cache import OnPacking, PackingStep
 def told() -> Iterator[OnPacking]:
     """What hears of packing: a line before it, and in a terminal a bar while it lasts."""
     from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
     errors = Console(stderr=True)
     columns = (TextColumn("packing"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
     hidden = not errors.is_terminal or talk.level() == talk.QUIET
     with Progress(*columns, console=errors, transient=True, disable=hidden) as bar:
-        tasks = []
+        tasks: list[TaskID] = []
 
         def tell(step: PackingStep) -> None:
             if not tasks:

@@ -1,7 +1,7 @@
 """``redraft quantize``: a checkpoint in fewer bits, packed once for every load."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -9,7 +9,7 @@ from redraft.cli import options, printing
 from redraft.errors import RequestError
 
 if TYPE_CHECKING:
-    from redraft.kernels.packed import Format
+    pass
 
 
 def quantize(
@@ -29,6 +29,6 @@ def quantize(
 
     if dtype not in FORMATS:
         raise RequestError(f"--dtype {dtype!r} is no format to quantise to; choose one of {', '.join(FORMATS)}")
-    write_quantised(checkpoint.read(checkpoint.find(model, revision)), out, cast("Format", dtype))
+    write_quantised(checkpoint.read(checkpoint.find(model, revision)), out, dtype)
     size = sum(path.stat().st_size for path in out.glob("*.safetensors"))
     typer.echo(f"checkpoint: {out}, weights {printing.size(size)}\nnext: redraft info {out}")

@@ -5,9 +5,9 @@ import sys
 import types
 import typing
 from enum import Enum
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, cast, get_args, get_origin, get_type_hints
 
-from redraft.constrain.constraint import Choice, JSONSchema
+from redraft.constrain.constraint import Choice, Constraint, JSONSchema
 from redraft.errors import ConstraintError, GenerationError
 
 
@@ -18,14 +18,15 @@ def is_type(value: object) -> bool:
     return get_origin(value) is not None or isinstance(value, getattr(typing, "TypeAliasType", ()))
 
 
-def as_constraint(wanted: Any) -> Any:
+def as_constraint(wanted: object) -> Constraint | None:
     """Return the constraint that a type stands for; what is no type stands for itself.
 
     A ``Literal`` or an enum of texts is a choice of these texts as they are; every other type is JSON. Raises
     ConstraintError for a type that no JSON is read as.
     """
     if not is_type(wanted):
-        return wanted
+        # What is no constraint either is told where it would be compiled.
+        return cast(Constraint | None, wanted)
     texts = _texts(wanted)
     return JSONSchema(schema_of(wanted)) if texts is None else Choice(texts)
 

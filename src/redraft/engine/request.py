@@ -304,8 +304,8 @@ def generate(
             )
         known = ", ".join(own for own, p in _PARAMETERS.items() if p.kind is p.KEYWORD_ONLY)
         raise RequestError(f"unknown parameter {name!r}; known are {known}, on_step, record")
-    constraint = as_constraint(constraint)
-    if top_logprobs is not None and constraint is not None:
+    wanted = as_constraint(constraint)
+    if top_logprobs is not None and wanted is not None:
         raise RequestError("top_logprobs and constraint exclude each other; what a constraint leaves is no token's")
     if acceptance is not None and entropy_bound is not None:
         raise RequestError("entropy_bound and acceptance exclude each other; put the bound into EntropyBound(...)")
@@ -319,7 +319,7 @@ def generate(
     room = check_memory(runtime.pool, len(tokens), room, length, max_tokens is not None)
     stop_strings = check_stop(stop)
     rounds = check_whole("verify_rounds", verify_rounds, 0)
-    compiled = None if constraint is None else runtime.compile(constraint, stop_strings, thought)
+    compiled = None if wanted is None else runtime.compile(wanted, stop_strings, thought)
     if compiled is not None:
         check_budget(compiled, max_tokens, room)
     return Request(
@@ -342,7 +342,7 @@ def generate(
         end_token_ids=defaults.end_token_ids,
         context_length=config.context_length,
         constraint=compiled,
-        constraint_source=constraint,
+        constraint_source=wanted,
         thought=thought,
         verifier=check_verifier(verifier),
         verify_rounds=rounds if verifier is not None else 0,

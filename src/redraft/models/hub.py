@@ -88,7 +88,7 @@ def fetch(name: str, revision: str | None = None, *, bases: bool = False) -> Pat
             raise
         return cached
     judge(found, bases=bases)
-    _check_room(found)
+    check_room(found)
     with _faults(name):
         # By the branch or tag that was asked for, so that the cache knows which commit that was.
         folder = snapshot_download(name, revision=revision, allow_patterns=list(_FETCHED))
@@ -157,10 +157,10 @@ def headers(found: Repository) -> Iterator[Path]:
 
 def pulled() -> list[Pulled]:
     """List the revisions of models in the hub's cache, by name."""
-    from huggingface_hub import CacheNotFound, scan_cache_dir
+    from huggingface_hub import CacheNotFound, constants, scan_cache_dir
 
     try:
-        cache = scan_cache_dir()
+        cache = scan_cache_dir(constants.HF_HUB_CACHE)
     except CacheNotFound:
         return []
     found = [
@@ -177,9 +177,9 @@ def pulled() -> list[Pulled]:
 
 def remove(revisions: list[Pulled]) -> int:
     """Remove revisions from the hub's cache and return the bytes that are free again."""
-    from huggingface_hub import scan_cache_dir
+    from huggingface_hub import constants, scan_cache_dir
 
-    strategy = scan_cache_dir().delete_revisions(*(one.commit for one in revisions))
+    strategy = scan_cache_dir(constants.HF_HUB_CACHE).delete_revisions(*(one.commit for one in revisions))
     freed = strategy.expected_freed_size
     strategy.execute()
     return freed
@@ -214,7 +214,7 @@ def _architecture(folder: Path) -> str | None:
     return str(named[0]) if isinstance(named, list) and named else None
 
 
-def _check_room(found: Repository) -> None:
+def check_room(found: Repository) -> None:
     """Raise CheckpointError where what is left to fetch is more than the disk has room for."""
     from huggingface_hub import constants, try_to_load_from_cache
 
@@ -228,7 +228,7 @@ def _check_room(found: Repository) -> None:
     free = shutil.disk_usage(there).free
     if left > free:
         raise CheckpointError(
-            f"{found.name} takes {left / 1e9:.1f} GB more, and {cache} has {free / 1e9:.1f} GB free; make room, or "
+            f"{found.name} takes {left / 1e9:.3g} GB more, and {cache} has {free / 1e9:.3g} GB free; make room, or "
             "name another place with HF_HUB_CACHE"
         )
 
