@@ -16,7 +16,7 @@ from redraft.engine.result import Chunk, Result
 from redraft.engine.runtime import Prompt, Runtime
 from redraft.engine.task import Task, with_chunks
 from redraft.engine.text import overlap
-from redraft.errors import ConstraintError, RequestError
+from redraft.errors import ConstraintError, RequestError, counted
 from redraft.models.tokenizer import Check
 
 
@@ -101,7 +101,9 @@ def check_holes(hole: Hole | Sequence[Hole] | None, count: int) -> list[Hole]:
     if not isinstance(hole, list | tuple):
         return [check_hole(hole)] * count
     if len(hole) != count:
-        raise RequestError(f"hole has {len(hole)} descriptions for {count} spans; give one for each, or one for all")
+        raise RequestError(
+            f"hole has {counted(len(hole), 'description')} for {counted(count, 'span')}; give one for each, or one for all"
+        )
     return [check_hole(one) for one in hole]
 
 
