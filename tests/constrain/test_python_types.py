@@ -6,6 +6,7 @@ from enum import Enum
 from typing import Annotated, Any, Literal, NotRequired, TypedDict
 
 import pytest
+import typing_extensions
 from pydantic import BaseModel, Field, field_validator
 
 from redraft.constrain.constraint import Choice, JSONSchema
@@ -32,6 +33,12 @@ class Line(TypedDict):
     count: NotRequired[int]
 
 
+class Item(typing_extensions.TypedDict):
+    """Before Python 3.12 a pydantic model takes no others."""
+
+    sku: str
+
+
 class Page(TypedDict, total=False):
     lines: list[Line]
     more: "Line | None"
@@ -40,7 +47,7 @@ class Page(TypedDict, total=False):
 class Order(BaseModel):
     colour: Colour
     place: Point
-    lines: list[Line]
+    lines: list[Item]
     size: Annotated[int, Field(ge=1, le=9)] | None = None
 
 

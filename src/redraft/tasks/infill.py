@@ -102,7 +102,8 @@ def check_holes(hole: Hole | Sequence[Hole] | None, count: int) -> list[Hole]:
         return [check_hole(hole)] * count
     if len(hole) != count:
         raise RequestError(
-            f"hole has {counted(len(hole), 'description')} for {counted(count, 'span')}; give one for each, or one for all"
+            f"hole has {counted(len(hole), 'description')} for {counted(count, 'span')}; give one for each, "
+            "or one for all"
         )
     return [check_hole(one) for one in hole]
 
