@@ -213,3 +213,10 @@ def test_the_environment_says_where_the_hub_is(running: Hub, model: Path, tmp_pa
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=600)
     assert done.returncode == 0, done.stderr
     assert Path(done.stdout.strip()).is_relative_to(tmp_path)
+
+
+@pytest.mark.parametrize("file", ["missing.safetensors", "../outside.safetensors"])
+def test_an_index_that_names_what_is_not_there_is_told(redraft_here: Run, hub: Hub, tmp_path: Path, file: str) -> None:
+    index = {"weight_map": {"model.decoder.norm.weight": file}}
+    publish(hub, tmp_path / "published", {"config.json": CONFIG, "model.safetensors.index.json": index})
+    assert_one_line(redraft_here("info", NAME), f"names {file!r}, which the repository does not have")

@@ -150,8 +150,11 @@ def headers(found: Repository) -> Iterator[Path]:
                 hf_hub_download(found.name, name, revision=found.commit, local_dir=folder)
         index = read_object(folder / INDEX_FILE).get("weight_map") if INDEX_FILE in found.sizes else None
         for name in sorted(set(index.values())) if isinstance(index, dict) else [WEIGHTS_FILE]:
+            # What an index says decides where a file is written.
+            if name not in found.sizes or not (folder / name).resolve().is_relative_to(folder.resolve()):
+                raise CheckpointError(f"{found.name}: {INDEX_FILE} names {name!r}, which the repository does not have")
             header = HfApi().parse_safetensors_file_metadata(found.name, name, revision=found.commit)
-            _write_header(folder / str(name), header)
+            _write_header(folder / name, header)
         yield folder
 
 
