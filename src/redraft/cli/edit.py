@@ -56,11 +56,7 @@ def edit(
     if not 0 <= strength <= 1:
         raise RequestError(f"--strength {strength} must be from 0 (start from the old text) to 1 (start from noise)")
     text = reading.piped_or_file_text(file)
-    spans = sorted([_span(one) for one in span or ()] + [_found(text, one) for one in find or ()])
-    if spans:
-        from redraft.tasks.edit import check_spans
-
-        check_spans(text, spans)
+    spans = _spans(text, span or [], find or [])
     hole = written.hole()
     if not spans and hole is not None:
         raise RequestError("what is written in a part is described, but no part is named; give --span or --find")
@@ -85,6 +81,16 @@ def edit(
             printing.print_exactly(result.text)
         _print_changes(text, spans, result)
     printing.print_cost(result)
+
+
+def _spans(text: str, given: list[str], find: list[str]) -> list[Span]:
+    """Return the parts that are rewritten, in their order; RequestError where they overlap or are not in the text."""
+    spans = sorted([_span(one) for one in given] + [_found(text, one) for one in find])
+    if spans:
+        from redraft.tasks.edit import check_spans
+
+        check_spans(text, spans)
+    return spans
 
 
 def _span(given: str) -> Span:
