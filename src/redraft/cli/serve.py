@@ -15,7 +15,7 @@ MAX_CONCURRENCY, MAX_BATCH_ROWS = 16, 1024
 
 
 def serve(
-    model: options.Model = "sudoku",
+    model: options.Model = None,
     host: Annotated[str, typer.Option(help="Address to listen at; the default is this machine alone.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen at; 0 picks a free one.")] = 8000,
     name: Annotated[str | None, typer.Option(help="What clients call the model; by default its own name.")] = None,
@@ -60,7 +60,10 @@ def serve(
     record_prompt: Annotated[
         bool, typer.Option("--record-prompt/--no-record-prompt", help="Keep the prompts as well.")
     ] = True,
+    revision: options.Revision = None,
     dtype: options.DTypeOption = "auto",
+    device: options.Device = None,
+    pack_folder: options.PackFolderOption = None,
     threads: options.Threads = None,
 ) -> None:
     """Serve a model over HTTP: OpenAI, Anthropic, Mercury, Codestral and System One clients.
@@ -82,13 +85,17 @@ def serve(
         raise RequestError(f"{_KEY_VARIABLE} is set and empty; give it a key, or unset it to let everybody in")
     check_keys(api_key or ())
     check_hosts(allowed_host or ())
-    engine = options.load_engine(model, dtype, threads, **({} if kv_bytes is None else {"kv_bytes": kv_bytes}))
+    server.check_address(host, port)
     recordings = options.Recordings(record, record_prompt).folder()
+    engine = options.load_engine(
+        model, dtype, threads,
+        revision=revision, device=device, pack_folder=pack_folder, kv_bytes=kv_bytes,
+    )  # fmt: skip
     if recordings is not None and engine.origin is not None:
         # Large weights are read through for it, which the first request need not wait for.
         typer.echo(f"recording to {record}, weights {engine.origin.digest[:12]}", err=True)
     settings = ServerSettings(
-        model=name or Path(model).name,
+        model=name or Path(options.model_name(model)).name,
         api_keys=api_key or (),
         cors=cors or (),
         allowed_hosts=allowed_host,

@@ -111,6 +111,21 @@ class Server(uvicorn.Server):
         await super().shutdown(sockets)
 
 
+def check_address(host: str, port: int) -> None:
+    """Raise RequestError, before a model is loaded, for an address that cannot be listened at."""
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        for family, kind, protocol, _, address in found:
+            with socket.socket(family, kind, protocol) as listening:
+                # As the server does, which may follow at once on one that has ended.
+                listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                listening.bind(address)
+    except OSError as error:
+        raise RequestError(
+            f"cannot listen at {host} port {port}: {error.strerror or error}; choose another with --host and --port"
+        ) from error
+
+
 def run(
     engine: Engine,
     settings: ServerSettings,

@@ -238,6 +238,7 @@ class _Drawing:
             "canvas": event.canvas_index,
             "step": event.step,
             "of": event.steps,
+            "remaining": event.remaining,
             "temperature": event.temperature,
             "tokens": tokens,
             "argmax": argmax,
