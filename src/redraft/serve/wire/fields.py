@@ -1,10 +1,14 @@
-"""Fields that several wire formats have."""
+"""Fields that several wire formats have, and marks that say what a server does with a field."""
 
-from typing import Annotated, Any, Literal
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from redraft.constrain.constraint import JSONSchema
+from redraft.serve.errors import WARNING_HEADER
 
 
 class Body(BaseModel):
@@ -13,7 +17,19 @@ class Body(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, hide_input_in_errors=True, allow_inf_nan=False)
 
 
-def only(*values: Any, instead: str = "leave it out") -> BeforeValidator:
+class Only(BeforeValidator):
+    """The mark of a field that is refused, but for values that ask for nothing."""
+
+
+@dataclass(frozen=True)
+class Hint:
+    """The mark of a field that asks for nothing, whatever it says: it is taken, and changes no answer."""
+
+
+HINT = Hint()
+
+
+def only(*values: Any, instead: str = "leave it out") -> Only:
     """Accept a field where it asks for nothing, and refuse it otherwise."""
 
     def check(value: Any) -> Any:
@@ -22,11 +38,50 @@ def only(*values: Any, instead: str = "leave it out") -> BeforeValidator:
         shown = " or ".join(map(repr, values)) if values else "null"
         raise ValueError(f"only {shown} is supported by this server; {instead}")
 
-    return BeforeValidator(check)
+    return Only(check)
+
+
+class UnreadPart(BaseModel):
+    """A part of a message that the model cannot be shown; one sentence says so."""
+
+    model_config = ConfigDict(extra="allow")
+    what: ClassVar[str]
+    """What it is, in the plural."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse(cls, given: Any) -> Any:
+        raise ValueError(f"{cls.what} are not supported by this checkpoint or version; say in text what they show")
+
+
+class OtherTool(BaseModel):
+    """A tool of a kind that this server does not run, such as a web search. It is left out, and a header says so."""
+
+    model_config = ConfigDict(extra="allow")
+    type: str
+
+
+_PRINTABLE = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+
+
+def warnings_of(left_out: Iterable[OtherTool]) -> dict[str, str]:
+    """Return the header that names the kinds of tools which were left out of a request; empty where none was."""
+    kinds = sorted({tool.type if _PRINTABLE.fullmatch(tool.type) else "(no name)" for tool in left_out})
+    if not kinds:
+        return {}
+    return {WARNING_HEADER: f"left out tools of kinds that this server does not run: {', '.join(kinds[:16])}"}
+
+
+def random_if_negative(seed: Any) -> Any:
+    """Return None, which asks for a random seed, in the place of -1, with which several clients do."""
+    return None if isinstance(seed, int) and not isinstance(seed, bool) and seed == -1 else seed
 
 
 Temperature = Annotated[float, Field(ge=0, le=2)]
-Seed = Annotated[int, Field(ge=0, lt=1 << 64)]
+Seed = Annotated[
+    Annotated[int, Field(ge=0, lt=1 << 64)] | None,
+    BeforeValidator(random_if_negative, json_schema_input_type=Annotated[int, Field(ge=-1, lt=1 << 64)] | None),
+]
 Whole = Annotated[int, Field(ge=1)]
 Stop = str | Annotated[list[str], Field(max_length=16)]
 # What a sampler of an autoregressive model would do with these, a diffusion sampler does not.

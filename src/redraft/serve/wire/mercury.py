@@ -56,8 +56,8 @@ class FimBody(Body):
     stop: Stop | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    seed: Seed | None = None
-    random_seed: Seed | None = None
+    seed: Seed = None
+    random_seed: Seed = None
     min_tokens: Annotated[Literal[0] | None, only(0)] = None
     top_p: WholeNucleus = None
     frequency_penalty: NoPenalty = None
@@ -101,7 +101,7 @@ class EditBody(Body):
     messages: Annotated[list[EditMessage], Field(min_length=1, max_length=1)]
     max_tokens: Whole | None = None
     temperature: Temperature | None = None
-    seed: Seed | None = None
+    seed: Seed = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     top_p: WholeNucleus = None

@@ -171,7 +171,7 @@ class ChatBody(Body):
     max_tokens: Whole | None = None
     max_completion_tokens: Whole | None = None
     temperature: Temperature | None = None
-    seed: Seed | None = None
+    seed: Seed = None
     stop: Stop | None = None
     n: Whole | None = None
     stream: bool | None = None

@@ -40,7 +40,7 @@ class CompletionBody(Body):
     suffix: str | None = None
     max_tokens: Whole | None = None
     temperature: Temperature | None = None
-    seed: Seed | None = None
+    seed: Seed = None
     stop: Stop | None = None
     n: Whole | None = None
     echo: bool | None = None

@@ -208,7 +208,7 @@ class ResponsesBody(Body):
     instructions: str | None = None
     max_output_tokens: Whole | None = None
     temperature: Temperature | None = None
-    seed: Seed | None = None
+    seed: Seed = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     text: TextOptions | None = None
