@@ -15,14 +15,14 @@ from starlette.responses import FileResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from redraft.engine.scheduler import Scheduler
-from redraft.serve.errors import ApiError, of_validation
+from redraft.serve.errors import WARNING_HEADER, ApiError, of_validation
 from redraft.serve.http.limits import BodyLimit
 from redraft.serve.http.metrics import ServerMetrics
 from redraft.serve.http.security import ApiKeys, BrowserHeaders
 from redraft.serve.http.unpacking import Unpacking
 from redraft.serve.state import ServerSettings, Serving, serving
 from redraft.serve.wire import anthropic as anthropic_messages
-from redraft.serve.wire import mercury, systemone
+from redraft.serve.wire import mercury, models, systemone, tokens
 from redraft.serve.wire import redraft as native
 from redraft.serve.wire.openai import chat as openai_chat
 from redraft.serve.wire.openai import completions as openai_completions
@@ -37,9 +37,11 @@ _FORMATS = (
     mercury.router,
     systemone.router,
     native.router,
+    models.router,
+    tokens.router,
 )
-_ALLOWED_HEADERS = ("authorization", "content-type", "x-api-key", "anthropic-version")
-_STARTED = int(time.time())
+# What a page may read of an answer's headers besides those that every page may.
+_EXPOSED_HEADERS = (WARNING_HEADER, "retry-after")
 
 log = logging.getLogger("redraft.serve")
 own = APIRouter()
@@ -70,48 +72,22 @@ def create_app(scheduler: Scheduler, settings: ServerSettings) -> ASGIApp:
             name = path.relative_to(PAGE).as_posix()
             _add_file(app, "/" if name == "index.html" else f"/{name}", path)
     else:
-        app.add_api_route("/", _no_page, include_in_schema=False)
+        app.add_api_route("/", _no_page, methods=["GET", "HEAD"], include_in_schema=False)
     max_bytes = settings.limits.body_bytes
     guarded: ASGIApp = ApiKeys(BodyLimit(Unpacking(app, max_bytes), max_bytes), settings.api_keys)
     if settings.cors:
         guarded = CORSMiddleware(
             guarded,
             allow_origins=list(settings.cors),
-            allow_methods=["GET", "POST"],
-            allow_headers=list(_ALLOWED_HEADERS),
+            allow_methods=["GET", "HEAD", "POST"],
+            # Clients made for browsers send headers of their own (x-stainless-*, anthropic-*), which change.
+            allow_headers=["*"],
+            expose_headers=_EXPOSED_HEADERS,
         )
     return _Counted(BrowserHeaders(guarded), here)
 
 
-@own.get("/v1/models")
-async def models(http: HttpRequest) -> dict[str, Any]:
-    """List the one model."""
-    here = serving(http)
-    # OpenAI's clients read "data", System One's "models".
-    described = {"name": here.settings.model, "description": "A block-diffusion language model.", "release_date": ""}
-    return {"object": "list", "data": [_model(here)], "models": [described]}
-
-
-@own.get("/v1/models/{name:path}")
-async def model(name: str, http: HttpRequest) -> dict[str, Any]:
-    """Describe the model, by its name."""
-    here = serving(http)
-    here.check_model(name)
-    return _model(here)
-
-
-def _model(here: Serving) -> dict[str, Any]:
-    config = here.runtime.model.config
-    return {
-        "id": here.settings.model,
-        "object": "model",
-        "created": _STARTED,
-        "owned_by": "redraft",
-        "context_length": config.context_length,
-        "canvas_length": config.canvas_length,
-    }
-
-
+@own.head("/health", include_in_schema=False)
 @own.get("/health")
 async def health(http: HttpRequest) -> dict[str, Any]:
     """Show that the server lives, and what it is doing."""
@@ -124,6 +100,18 @@ async def health(http: HttpRequest) -> dict[str, Any]:
         "running": load.running,
         "waiting": load.waiting,
     }
+
+
+@own.get("/version")
+async def version_of() -> dict[str, str]:
+    """Tell the version of Redraft."""
+    return {"version": version("redraft")}
+
+
+@own.api_route("/ping", methods=["GET", "HEAD", "POST"], include_in_schema=False)
+async def ping() -> Response:
+    """Show that the server lives."""
+    return Response()
 
 
 @own.get("/metrics")
