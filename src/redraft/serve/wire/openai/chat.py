@@ -41,6 +41,7 @@ from redraft.serve.wire.openai.common import (
     FIELDS_OF_TOOLS,
     FINGERPRINT,
     Choice,
+    call_for_template,
     fields_of,
     frame,
     json_constraint,
