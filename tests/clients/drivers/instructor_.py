@@ -22,18 +22,12 @@ class Person(BaseModel):
     tags: list[Literal["a", "b"]] = Field(max_length=2)
 
 
+# Not in Mode.JSON: there the schema stands in the prompt alone, where a model of noise does not heed it.
 asked = [{"role": "user", "content": "Jo is 12."}]
-for mode in (instructor.Mode.TOOLS, instructor.Mode.JSON, instructor.Mode.JSON_SCHEMA, instructor.Mode.TOOLS_STRICT):
+for mode in (instructor.Mode.TOOLS, instructor.Mode.JSON_SCHEMA, instructor.Mode.TOOLS_STRICT):
     client = instructor.from_openai(OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0), mode=mode)
     asking = {"model": model, "messages": asked, "response_model": Person, "max_tokens": 200}
-    try:
-        person = client.chat.completions.create(**asking, max_retries=0)
-    except Exception as error:
-        # In this mode the schema stands in the prompt alone, where a model of noise does not heed it.
-        assert mode is instructor.Mode.JSON, (mode, error)
-        assert "validation" in str(error).lower(), error
-    else:
-        assert isinstance(person, Person)
+    assert isinstance(client.chat.completions.create(**asking, max_retries=0), Person)
 last = None
 client = instructor.from_openai(OpenAI(base_url=f"{url}/v1", api_key="none"), mode=instructor.Mode.TOOLS)
 for partial in client.chat.completions.create_partial(

@@ -35,9 +35,7 @@ with Mistral(server_url=url, api_key="none") as client:
     turns += [{"role": "tool", "name": "look_up", "content": "found", "tool_call_id": one.id}
               for one in message.tool_calls]  # fmt: skip
     assert client.chat.complete(model=model, messages=turns, max_tokens=40, tools=[TOOL]).choices
-    json = client.chat.complete(
-        model=model, messages=asked, max_tokens=80, response_format={"type": "json_object"}
-    )
+    json = client.chat.complete(model=model, messages=asked, max_tokens=80, response_format={"type": "json_object"})
     assert json.choices[0].message.content.startswith("{")
     filled = client.fim.complete(model=model, prompt="a = ", suffix="\nprint(a)", max_tokens=20, random_seed=1)
     assert isinstance(filled.choices[0].message.content, str)

@@ -24,6 +24,15 @@ class Verdict(BaseModel):
     kind: Literal["good", "bad"]
 
 
+called: list[str] = []
+
+
+def look_up(word: Literal["alpha", "beta"]) -> str:
+    """Look a word up."""
+    called.append(word)
+    return "found"
+
+
 async def main() -> None:
     openai = OpenAIProvider(base_url=f"{url}/v1", api_key="none")
     for one in (
@@ -41,13 +50,8 @@ async def main() -> None:
             assert (await native.run("judge")).output.kind in ("good", "bad")
         # The model of noise calls one of the two at random, and the result's tool ends it sooner or later.
         agent = Agent(one, output_type=ToolOutput(Verdict), model_settings=settings, retries=3)
-        called = []
-
-        @agent.tool_plain
-        def look_up(word: Literal["alpha", "beta"]) -> str:
-            """Look a word up."""
-            called.append(word)
-            return "found"
+        called.clear()
+        agent.tool_plain(look_up)
 
         for attempt in range(8):
             result = await agent.run(f"judge {attempt}", usage_limits=UsageLimits(request_limit=40))

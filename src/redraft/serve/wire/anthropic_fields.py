@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag
 
-from redraft.serve.wire.fields import HINT, Body, OtherTool, UnreadPart, Whole, WholeNucleus, only
+from redraft.serve.wire.fields import HINT, Body, Only, OtherTool, UnreadPart, Whole, WholeNucleus, only
 
 
 class CacheControl(Body):
@@ -213,7 +213,8 @@ class CountBody(Body):
     thinking: Thinking | None = None
     output_config: OutputConfig | None = None
     output_format: JsonFormat | None = None
-    context_management: ContextManagement | None = None
+    # What it may hold leaves the conversation as it is.
+    context_management: Annotated[ContextManagement | None, Only(lambda given: given)] = None
     cache_control: Cached = None
     speed: Annotated[Literal["standard"] | None, only("standard")] = None
     mcp_servers: Annotated[list[Any] | None, only([], instead="give the servers' tools in tools")] = None

@@ -1,7 +1,7 @@
 """Fields that several wire formats have, and marks that say what a server does with a field."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -31,14 +31,22 @@ HINT = Hint()
 
 def only(*values: Any, instead: str = "leave it out") -> Only:
     """Accept a field where it asks for nothing, and refuse it otherwise."""
+    return Only(_one_of(values, instead))
 
+
+def among(*values: Any, instead: str) -> BeforeValidator:
+    """Honour a field for some of its values, and refuse the others."""
+    return BeforeValidator(_one_of(values, instead))
+
+
+def _one_of(values: Sequence[Any], instead: str) -> Callable[[Any], Any]:
     def check(value: Any) -> Any:
         if value is None or any(value == one and isinstance(value, bool) == isinstance(one, bool) for one in values):
             return value
         shown = " or ".join(map(repr, values)) if values else "null"
         raise ValueError(f"only {shown} is supported by this server; {instead}")
 
-    return Only(check)
+    return check
 
 
 class UnreadPart(BaseModel):

@@ -36,19 +36,19 @@ Content = str | dict[str, Any] | list[Any]
 _Text = Content | None
 
 
-class NoulQuestion(Body):
-    """A question that is answered by yes or no."""
-
-    type: Literal["noul"]
-    instructions: _Text = None
-    criteria: "NoulCriteria | None" = None
-
-
 class NoulCriteria(Body):
     """The meanings of yes and no."""
 
     true: _Text = None
     false: _Text = None
+
+
+class NoulQuestion(Body):
+    """A question that is answered by yes or no."""
+
+    type: Literal["noul"]
+    instructions: _Text = None
+    criteria: NoulCriteria | None = None
 
 
 class ChoiceQuestion(Body):

@@ -18,6 +18,7 @@ from redraft.serve.wire.fields import (
     UnreadPart,
     Whole,
     WholeNucleus,
+    among,
     only,
 )
 from redraft.serve.wire.openai.common import (
@@ -273,7 +274,7 @@ class ChatBody(Body):
     top_logprobs: TopLogprobs | None = None
     reasoning_effort: Annotated[
         Literal["none", "high"] | None,
-        only("none", "high", instead="this model thinks or does not, and decides for itself how long"),
+        among("none", "high", instead="this model thinks or does not, and decides for itself how long"),
     ] = None
     user: str | None = None
     safety_identifier: str | None = None

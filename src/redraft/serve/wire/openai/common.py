@@ -15,7 +15,7 @@ from redraft.serve.deltas import usage_of
 from redraft.serve.errors import bad_request, to_json
 from redraft.serve.prepare import Prepared, tool
 from redraft.serve.state import Serving
-from redraft.serve.wire.fields import HINT, JSON_OBJECT, Body, OtherTool
+from redraft.serve.wire.fields import HINT, JSON_OBJECT, Body, OtherTool, only
 
 DONE = "data: [DONE]\n\n"
 # Clients compare it to see whether the same seed can give the same answer.
@@ -28,7 +28,7 @@ class StreamOptions(Body):
     include_usage: bool = False
     continuous_usage_stats: bool = False
     """vLLM's: with the usage, every chunk says what the answer has cost up to it."""
-    include_obfuscation: Literal[False] | None = None
+    include_obfuscation: Annotated[bool | None, only(False)] = None
 
 
 class Function(Body):

@@ -38,11 +38,10 @@ from redraft.serve.wire.openai.responses_fields import (
     FunctionCall,
     FunctionCallOutput,
     FunctionTool,
-    InputText,
     Message,
     NamedTool,
     Namespace,
-    OutputText,
+    Part,
     Refusal,
     ResponsesBody,
     TextOptions,
@@ -198,9 +197,9 @@ def _own_turn(shown: list[dict[str, Any]]) -> dict[str, Any]:
     return shown[-1]
 
 
-def _text(content: Sequence[BaseModel]) -> str:
-    texts = {InputText: "text", OutputText: "text", Refusal: "refusal"}
-    return "".join(getattr(part, texts[type(part)]) for part in content)
+def _text(content: Sequence[Part]) -> str:
+    texts = (part.refusal if isinstance(part, Refusal) else part.text for part in content)
+    return "".join(text for text in texts)
 
 
 def _described(here: Serving, prepared: Prepared, body: ResponsesBody) -> dict[str, Any]:

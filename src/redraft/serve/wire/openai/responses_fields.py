@@ -14,6 +14,7 @@ from redraft.serve.wire.fields import (
     UnreadPart,
     Whole,
     WholeNucleus,
+    among,
     only,
 )
 from redraft.serve.wire.openai.common import Function, FunctionName, kind_of_choice, kind_of_tool
@@ -50,7 +51,7 @@ class OutputText(Body):
     text: str
     annotations: Annotated[list[Any] | None, only([])] = None
     logprobs: Annotated[list[Any] | None, only([])] = None
-    parsed: Any = None
+    parsed: Annotated[Any, HINT] = None
     """The value that the client's ``parse`` made of the text, and sends back beside it."""
 
 
@@ -259,7 +260,7 @@ class Reasoning(Body):
 
     effort: Annotated[
         Literal["none", "high"] | None,
-        only("none", "high", instead="this model thinks or does not, and decides for itself how long"),
+        among("none", "high", instead="this model thinks or does not, and decides for itself how long"),
     ] = None
     summary: Annotated[Literal["auto", "concise", "detailed", "none"] | None, HINT] = None
     """The thought itself is given, whole."""
