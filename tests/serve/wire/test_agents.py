@@ -215,9 +215,7 @@ def test_text_goes_to_tokens_and_back(served: Served, alone: Engine) -> None:
 
 def test_pages_may_send_what_their_clients_send(engine: Engine) -> None:
     page = "http://page.example"
-    sent = (
-        "authorization,content-type,x-stainless-os,x-stainless-retry-count,anthropic-beta,anthropic-version,x-api-key"
-    )
+    sent = "authorization,content-type,x-stainless-os,anthropic-beta,anthropic-version,x-api-key"
     with serving(engine, ServerSettings(NAME, cors=[page], api_keys=["k"])) as up:
         asks = {"origin": page, "access-control-request-method": "POST", "access-control-request-headers": sent}
         allowed = httpx.options(f"{up.url}/v1/messages", headers=asks)
