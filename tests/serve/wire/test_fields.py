@@ -28,7 +28,6 @@ REFUSED: dict[str, Any] = {
     "safe_prompt": True,
     "prompt_mode": "reasoning",
     "guardrails": [{}],
-    "structured_outputs": {"grammar": "root ::= x"},
     "service_tier": "flex",
     "store": True,
     "top_p": 0.5,
@@ -212,6 +211,8 @@ def test_what_other_servers_clients_send_is_honoured(served: Served) -> None:
     for wanted in (schema, json.dumps(schema)):
         assert json.loads(said(served, structured_outputs={"json": wanted})) in (1, 2)
     assert said(served, structured_outputs={"json_object": True}).startswith("{")
+    grammar = ask(served, structured_outputs={"grammar": "root ::= x"}).json()["error"]
+    assert grammar["param"] == "structured_outputs.grammar"
     both = ask(served, structured_outputs={"regex": "a"}, response_format={"type": "json_object"})
     assert both.json()["error"]["param"] == "structured_outputs"
     # A name, and lm-eval's "type", are beside the content.
