@@ -12,7 +12,7 @@ from redraft.serve.wire.fields import Hint, Only, OtherTool, UnreadPart
 from redraft.serve.wire.mercury import EditBody, FimBody
 from redraft.serve.wire.openai.chat_fields import ChatBody
 from redraft.serve.wire.openai.completions import CompletionBody
-from redraft.serve.wire.openai.responses_fields import ResponsesBody
+from redraft.serve.wire.openai.responses_fields import ItemReference, ResponsesBody
 from redraft.serve.wire.redraft import ChooseBody, GenerateBody
 from redraft.serve.wire.systemone import SystemOneBody
 from redraft.serve.wire.tokens import DetokenizeBody, TokenizeBody
@@ -85,4 +85,4 @@ def _models(annotation: Any) -> Iterator[tuple[type[BaseModel], str]]:
             yield part, f".*{suffix}"
     elif isinstance(annotation, type) and issubclass(annotation, BaseModel):
         # Of these no field is looked at.
-        yield from () if issubclass(annotation, UnreadPart | OtherTool) else ((annotation, ""),)
+        yield from () if issubclass(annotation, UnreadPart | OtherTool | ItemReference) else ((annotation, ""),)

@@ -285,7 +285,8 @@ def test_what_is_refused_is_named_wherever_it_is(client: OpenAI) -> None:
     for fields, said in (
         ({"input": [{"role": "user", "content": [{"type": "input_image"}]}]}, r"content\.0.*images are not supported"),
         ({"input": [{"role": "user", "content": [{"type": "sound"}]}]}, "'sound' .* 'input_text', 'output"),
-        ({"input": [{"type": "item_reference", "id": "x"}]}, "items are of the type message, function_call"),
+        ({"input": [{"type": "item_reference", "id": "x"}]}, "stores nothing.*store: false"),
+        ({"input": [{"type": "web_search_call", "id": "x"}]}, "items are of the type message, function_call"),
         ({"tools": [TOOL, {"type": "web_search"}], "tool_choice": {"type": "web_search"}}, "'web_search' are not run"),
     ):
         with pytest.raises(openai.BadRequestError, match=said):

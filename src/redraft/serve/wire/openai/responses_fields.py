@@ -3,7 +3,16 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    model_validator,
+)
 
 from redraft.serve.wire.fields import (
     HINT,
@@ -137,6 +146,18 @@ class EarlierReasoning(Body):
     status: Annotated[Status | None, HINT] = None
 
 
+class ItemReference(BaseModel):
+    """A name of an item that a server which stores them would know."""
+
+    model_config = ConfigDict(extra="allow")
+    type: Literal["item_reference"]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse(cls, given: Any) -> Any:
+        raise ValueError(f"{_NOT_STORED}, each item whole, as clients do that are told store: false")
+
+
 def _kind(item: Any) -> str:
     """Return an item's type; a message need not name it."""
     found = item.get("type", "message") if isinstance(item, Mapping) else getattr(item, "type", "message")
@@ -147,7 +168,8 @@ Item = Annotated[
     Annotated[Message, Tag("message")]
     | Annotated[FunctionCall, Tag("function_call")]
     | Annotated[FunctionCallOutput, Tag("function_call_output")]
-    | Annotated[EarlierReasoning, Tag("reasoning")],
+    | Annotated[EarlierReasoning, Tag("reasoning")]
+    | Annotated[ItemReference, Tag("item_reference")],
     Discriminator(
         _kind,
         custom_error_type="item",
