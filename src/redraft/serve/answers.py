@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -133,11 +133,13 @@ class EventStream(StreamingResponse):
     Half a surrogate pair, which a client may have sent and an event repeats, is escaped.
     """
 
-    def __init__(self, frames: AsyncIterator[str], answers: Answers[Any]) -> None:
+    def __init__(
+        self, frames: AsyncIterator[str], answers: Answers[Any], headers: Mapping[str, str] | None = None
+    ) -> None:
         super().__init__(
             (frame.encode(errors="backslashreplace") async for frame in frames),
             media_type="text/event-stream",
-            headers={"cache-control": "no-cache", "x-accel-buffering": "no"},
+            headers={"cache-control": "no-cache", "x-accel-buffering": "no", **(headers or {})},
         )
         self._answers = answers
 

@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from redraft.engine.compiling.processes import CompileProcesses
 from redraft.engine.scheduler import Scheduler
-from redraft.serve.errors import ApiError, of_validation
+from redraft.serve.errors import WARNING_HEADER, ApiError, of_validation
 from redraft.serve.http.hosts import ANY, Hosts
 from redraft.serve.http.idle import WhenIdle
 from redraft.serve.http.limits import BodyLimit
@@ -30,7 +30,7 @@ from redraft.serve.http.unpacking import Unpacking
 from redraft.serve.preparing import Preparing
 from redraft.serve.state import ServerSettings, Serving, serving
 from redraft.serve.wire import anthropic as anthropic_messages
-from redraft.serve.wire import mercury, systemone
+from redraft.serve.wire import mercury, models, systemone, tokens
 from redraft.serve.wire import redraft as native
 from redraft.serve.wire.openai import chat as openai_chat
 from redraft.serve.wire.openai import completions as openai_completions
@@ -45,9 +45,11 @@ _FORMATS = (
     mercury.router,
     systemone.router,
     native.router,
+    models.router,
+    tokens.router,
 )
-_ALLOWED_HEADERS = ("authorization", "content-type", "x-api-key", "anthropic-version")
-_STARTED = int(time.time())
+# What a page may read of an answer's headers besides those that every page may.
+_EXPOSED_HEADERS = (WARNING_HEADER, "retry-after")
 
 log = logging.getLogger("redraft.serve")
 own = APIRouter()
@@ -92,8 +94,10 @@ def create_app(
         guarded = CORSMiddleware(
             guarded,
             allow_origins=list(settings.cors),
-            allow_methods=["GET", "POST"],
-            allow_headers=list(_ALLOWED_HEADERS),
+            allow_methods=["GET", "HEAD", "POST"],
+            # Clients made for browsers send headers of their own (x-stainless-*, anthropic-*), which change.
+            allow_headers=["*"],
+            expose_headers=_EXPOSED_HEADERS,
         )
     # A key shows who asks better than a name does.
     allowed = settings.allowed_hosts or ([ANY] if settings.api_keys else [])
@@ -109,35 +113,6 @@ def _with_bounded_bodies(app: ASGIApp, here: Serving) -> ASGIApp:
     return BodyLimit(Unpacking(BodyShape(present, limits.body_values, numbers), limits.body_bytes), limits, with_keys)
 
 
-@own.get("/v1/models")
-async def models(http: HttpRequest) -> dict[str, Any]:
-    """List the one model."""
-    here = serving(http)
-    # OpenAI's clients read "data", System One's "models".
-    described = {"name": here.settings.model, "description": "A block-diffusion language model.", "release_date": ""}
-    return {"object": "list", "data": [_model(here)], "models": [described]}
-
-
-@own.get("/v1/models/{name:path}")
-async def model(name: str, http: HttpRequest) -> dict[str, Any]:
-    """Describe the model, by its name."""
-    here = serving(http)
-    here.check_model(name)
-    return _model(here)
-
-
-def _model(here: Serving) -> dict[str, Any]:
-    config = here.runtime.model.config
-    return {
-        "id": here.settings.model,
-        "object": "model",
-        "created": _STARTED,
-        "owned_by": "redraft",
-        "context_length": config.context_length,
-        "canvas_length": config.canvas_length,
-    }
-
-
 @own.get("/health")
 async def health(http: HttpRequest) -> dict[str, Any]:
     """Show that the server lives, and what it is doing."""
@@ -150,6 +125,18 @@ async def health(http: HttpRequest) -> dict[str, Any]:
         "running": load.running,
         "waiting": load.waiting,
     }
+
+
+@own.get("/version")
+async def version_of() -> dict[str, str]:
+    """Tell the version of Redraft."""
+    return {"version": version("redraft")}
+
+
+@own.api_route("/ping", methods=["GET", "HEAD", "POST"], include_in_schema=False)
+async def ping() -> Response:
+    """Show that the server lives."""
+    return Response()
 
 
 @own.get("/metrics")
