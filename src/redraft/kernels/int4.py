@@ -65,15 +65,17 @@ def _round_groups(groups: Tensor) -> _Rounding:
     lowest, highest = groups.aminmax(dim=-1, keepdim=True)
     width = highest - lowest
     peak = torch.where(highest >= -lowest, highest, lowest)
-    # Q4_0's range and Q4_1's. Where many groups come out as they were, all have been rounded before, and those whose
-    # numbers do not reach the ends of the range are searched for its steps.
-    best = _better(_rounded(groups, peak / -8, peak), _rounded(groups, width / _HIGHEST, lowest))
-    tolerance = width.square() * (GROUP / (128 * _HIGHEST) ** 2)
-    kept = best.error <= tolerance
-    if (kept & (width > 0)).float().mean() > 0.01:
-        best = _improved(groups, best, ~kept, _on_a_grid)
-        kept = best.error <= tolerance
-    return _improved(groups, best, ~kept, _searched)
+    step = width / _HIGHEST
+    # Q4_0's range, and Q4_1's from either end. Where some groups come out as they were, all were rounded before, and
+    # those whose numbers do not reach the ends of the range are searched for its steps. With scales that float16 does
+    # not have, as in Q4_K, nearly so is the most that can be.
+    best = _best(_rounded(groups, *one) for one in ((peak / -8, peak), (step, lowest), (-step, highest)))
+    nearly = width.square() * (GROUP / (128 * _HIGHEST) ** 2)
+    for error in (torch.zeros_like(nearly), nearly):
+        if ((best.error <= error) & (width > 0)).float().mean() > 0.01:
+            best = _improved(groups, best, best.error > error, _on_a_grid)
+            break
+    return _improved(groups, best, ~(best.error <= nearly), _searched)
 
 
 def _improved(groups: Tensor, best: _Rounding, where: Tensor, search: Callable[[Tensor], _Rounding]) -> _Rounding:
