@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, Field
+from pydantic import Field
 
 from redraft.engine.sampling import MAX_BIAS, MAX_PENALTY, NOTHING, REPETITION
 from redraft.serve.wire.fields import Body
@@ -31,7 +31,18 @@ class Sampled(Body):
     ignore_eos: bool | None = None
     stop_token_ids: list[int] | None = None
 
-
-def sampling_of(body: BaseModel) -> dict[str, Any]:
-    """Return what a body says of them, by the engine's names; None where it says nothing."""
-    return {name: getattr(body, name) for name in SAMPLING if name in type(body).model_fields}
+    @property
+    def sampling(self) -> dict[str, Any]:
+        """What it says of them, by the engine's names; None where it says nothing."""
+        return {
+            "top_p": self.top_p,
+            "top_k": self.top_k,
+            "min_p": self.min_p,
+            "logit_bias": self.logit_bias,
+            "presence_penalty": self.presence_penalty,
+            "frequency_penalty": self.frequency_penalty,
+            "repetition_penalty": self.repetition_penalty,
+            "min_tokens": self.min_tokens,
+            "ignore_eos": self.ignore_eos,
+            "stop_token_ids": self.stop_token_ids,
+        }
