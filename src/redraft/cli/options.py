@@ -195,6 +195,15 @@ class Sampling:
             if self.confidence_threshold is not None:
                 raise RequestError("--entropy-bound and --confidence-threshold exclude each other; give one of them")
         self._acceptance()
+        check_without_model(
+            top_p=self.top_p,
+            top_k=self.top_k,
+            min_p=self.min_p,
+            logit_bias=self.biases(),
+            presence_penalty=self.presence_penalty,
+            frequency_penalty=self.frequency_penalty,
+            repetition_penalty=self.repetition_penalty,
+        )
 
     def _acceptance(self) -> "ConfidenceThreshold | None":
         if self.confidence_threshold is None:
@@ -256,6 +265,7 @@ class Ending:
 
     def parameters(self) -> dict[str, Any]:
         """Return the parameters that the engine knows them as."""
+        check_without_model(min_tokens=self.min_tokens, ignore_eos=self.ignore_eos, stop_token_ids=self.stop_token_id)
         return {
             "min_tokens": self.min_tokens,
             "ignore_eos": self.ignore_eos,
@@ -288,6 +298,13 @@ def grouped(verb: Callable[..., None]) -> Callable[..., None]:
     with_fields.__signature__ = inspect.Signature(shown)  # type: ignore[attr-defined]
     with_fields.__annotations__ = {parameter.name: parameter.annotation for parameter in shown}
     return with_fields
+
+
+def check_without_model(**given: Any) -> None:
+    """Refuse sampling parameters that no model could honour, whatever its vocabulary and its context."""
+    from redraft.engine.sampling import NOTHING, check_sampling
+
+    check_sampling(vocab_size=1 << 31, room=1 << 31, **{**vars(NOTHING), **given})
 
 
 def check_answer(sampling: Sampling, max_tokens: int | None, stop: list[str] | None = None) -> None:

@@ -324,7 +324,11 @@ def test_deep_trees_do_not_overflow_the_stack():
         (parse("((a{0,100}){0,100}){0,100}"), Limits(nfa_states=9000), "9000 places.*leave out alternatives"),
         (Repeat(EMPTY, 10**12, 10**15), Limits(), "100000 places"),
         (Repeat(EMPTY, 10**12, None), Limits(), "100000 places"),
-        (Repeat(any_of(*["x"] * 1000), 0, 9000), Limits(nfa_states=10_000), "40000 transitions.*leave out alternatives"),
+        (
+            Repeat(any_of(*["x"] * 1000), 0, 9000),
+            Limits(nfa_states=10_000),
+            "40000 transitions.*leave out alternatives",
+        ),
         (Literal("a" * 200_000), Limits(), "100000 places"),
         pytest.param(parse("a?" * 4000), Limits(), "too many places of the constraint at once", marks=pytest.mark.slow),
         (parse("[a-w]{0,9}x"), Limits(states=9), "needs 11 states and may have 9;.*leave out alternatives"),
