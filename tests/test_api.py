@@ -296,6 +296,41 @@ def test_what_cannot_be_honoured_is_refused_before_any_work(
     assert commits == []
 
 
+@pytest.mark.parametrize(
+    ("prompt", "words"),
+    [
+        (None, "the prompt is None"),
+        ({"role": "user", "content": "w20"}, "the prompt is one mapping; give .* a list of chat messages"),
+        (7, "the prompt is of type int"),
+        ("w20 \ud800", "half a character at 4"),
+        ([{"role": "user", "content": "\udcff"}], "half a character"),
+    ],
+)
+def test_what_is_no_prompt_is_named(engine: Engine, prompt: Any, words: str) -> None:
+    with pytest.raises(RequestError, match=words):
+        engine.generate(prompt)
+
+
+def test_seconds_that_a_listener_takes_are_no_cost(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a clock that only the listener moves."""
+    now = [0.0]
+    monkeypatch.setattr("redraft.engine.generation.time.perf_counter", lambda: now[0])
+    monkeypatch.setattr("redraft.engine.task.perf_counter", lambda: now[0])
+
+    def draw(event: StepEvent) -> None:
+        now[0] += 1.0
+
+    usage = engine.generate(PROMPT, max_tokens=20, seed=1, on_step=draw).usage
+    assert now[0] == usage.denoising_steps > 0
+    assert usage.seconds == usage.time_to_first_token == 0.0
+
+
+def test_steps_count_up_from_one_and_say_how_many_are_left(engine: Engine) -> None:
+    events: list[StepEvent] = []
+    engine.generate(PROMPT, max_tokens=4, seed=1, on_step=events.append)
+    assert [(event.step, event.remaining) for event in events] == [(1, 3), (2, 2), (3, 1), (4, 0)]
+
+
 def test_an_unknown_parameter_is_named(engine: Engine) -> None:
     """By Python, where a verb's parameters are written out; and by the check that all of them come to."""
     verbs = {

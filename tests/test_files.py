@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from redraft.files import check_writable, make_new_folder, replacing, write_text
+from redraft.files import check_writable, copy_file, make_new_folder, replacing, write_text
 from tests.random_checkpoint import random_checkpoint
 
 OLD = "what a person wrote\n"
@@ -53,6 +53,10 @@ import torch
 from redraft.files import replacing
 with replacing(path) as new:
     torch.save(torch.zeros({TOO_MUCH}), new)
+""",
+    "copy": """
+from redraft.files import copy_file
+copy_file(Path(sys.executable), path)
 """,
 }
 
@@ -216,6 +220,16 @@ def test_half_a_character_is_refused_before_anything_is_written(letter: Path) ->
     with pytest.raises(UnicodeEncodeError):
         write_text(letter, "\ud800")
     assert letter.read_text() == OLD
+
+
+def test_a_copy_has_the_permissions_of_what_it_is_a_copy_of(letter: Path, tmp_path: Path) -> None:
+    shared, link = tmp_path / "shared", tmp_path / "link"
+    shared.write_text("of others")
+    link.symlink_to(shared)
+    letter.chmod(0o640)
+    copy_file(letter, link)
+    assert (link.read_text(), link.is_symlink(), stat.S_IMODE(link.stat().st_mode)) == (OLD, False, 0o640)
+    assert shared.read_text() == "of others"
 
 
 def test_a_new_folder_holds_nothing_of_another(tmp_path: Path) -> None:

@@ -163,7 +163,7 @@ def test_an_instruction_alone_starts_from_the_whole_text_and_may_change_all_of_i
         (lambda e: e.edit("abc", [5]), "span 0 is 5"),
         (lambda e: e.edit("abc", [(0, 1)], strength=2), "strength 2 must be from 0"),
         (lambda e: e.edit("abc", [(0, 1)], strength="x"), "strength 'x' must be a finite number"),
-        (lambda e: e.edit("abc", [(0, 1)], hole=[Hole(), Hole()]), "hole has 2 descriptions for 1 spans"),
+        (lambda e: e.edit("abc", [(0, 1)], hole=[Hole(), Hole()]), "hole has 2 descriptions for 1 span;"),
         (lambda e: e.edit("abc", [(0, 1)], hole=5), "hole 5 must be a redraft.Hole"),
         (lambda e: e.edit("abc", instruction="x", hole=Hole()), "hole says what may stand in spans"),
         (lambda e: e.edit("abc", instruction=5), "instruction 5 must be a text"),
