@@ -18,7 +18,7 @@ from redraft.kernels.packed import Format, PackedMatrix
 from redraft.models.checkpoint import Checkpoint
 from redraft.models.family import PlainModel
 from redraft.models.packed import PackedModel
-from redraft.models.packed_folder import LAYOUT, read_matrices
+from redraft.models.packed_folder import LAYOUTS, read_matrices
 from redraft.models.sizing import part_bytes
 
 FOLDER = ".redraft"
