@@ -13,8 +13,10 @@ from redraft.constrain.expression import (
     Expression,
     Literal,
     Marker,
+    Network,
     Repeat,
     Sequence,
+    Without,
 )
 from redraft.errors import ConstraintError
 
@@ -40,8 +42,10 @@ class Nfa:
 
     start, end = 0, 1
 
-    def __init__(self, expression: Expression, budget: Budget, intersection: Callable[[AllOf], Dfa | None]) -> None:
-        """``intersection`` builds the deterministic automaton of an AllOf, or returns None if nothing matches it."""
+    def __init__(
+        self, expression: Expression, budget: Budget, combination: Callable[[AllOf | Without], Dfa | None]
+    ) -> None:
+        """``combination`` builds the deterministic automaton of a part, or returns None if nothing matches it."""
         self.edges: list[list[tuple[int, int]]] = []
         """[states]: the (label, target) of each transition that reads a byte."""
         self.skips: list[list[int]] = []
@@ -49,7 +53,7 @@ class Nfa:
         self.labels: dict[int, int] = {}
         """The number of each set of bytes, a bit mask."""
         self._budget = budget
-        self._intersection = intersection
+        self._combination = combination
         self._transitions = 0
         self._characters: dict[_Ranges, list[tuple[int, int, int]]] = {}
         # Parts that wait for being wired: (part, entry, exit).
@@ -94,8 +98,10 @@ class Nfa:
                 self._waiting.extend((option, entry, leave) for option in options)
             case Repeat(repeated, low, high):
                 self._wire_repeat(repeated, low, high, entry, leave)
-            case AllOf():
-                self._wire_intersection(part, entry, leave)
+            case Network(places, edges):
+                self._wire_network(places, edges, entry, leave)
+            case AllOf() | Without():
+                self._wire_combination(part, entry, leave)
 
     def _wire_bytes(self, text: bytes, entry: int, leave: int) -> None:
         if not text:
@@ -155,8 +161,17 @@ class Nfa:
     def _wire_path(self, part: Expression, path: list[int]) -> None:
         self._waiting.extend((part, source, target) for source, target in pairwise(path))
 
-    def _wire_intersection(self, part: AllOf, entry: int, leave: int) -> None:
-        automaton = self._intersection(part)
+    def _wire_network(
+        self, places: int, edges: tuple[tuple[int, Expression, int], ...], entry: int, leave: int
+    ) -> None:
+        # Ways may lead back to the first place and on from the last one, so these are states of its own.
+        states = self._add_states(places)
+        self._skip(entry, states[0])
+        self._skip(states[1], leave)
+        self._waiting.extend((part, states[source], states[target]) for source, part, target in edges)
+
+    def _wire_combination(self, part: AllOf | Without, entry: int, leave: int) -> None:
+        automaton = self._combination(part)
         if automaton is None:
             return
         states = self._add_states(len(automaton.rows))

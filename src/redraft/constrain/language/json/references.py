@@ -1,0 +1,173 @@
+"""The URIs of schemas: which schema a '$ref' means, and other documents bundled into one."""
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import unquote, urldefrag, urljoin
+
+from redraft.constrain.language.json.dialects import LATEST, draft_of, id_keyword
+from redraft.errors import ConstraintError
+
+Resolver = Callable[[str], Any]
+"""Returns the document of a URI, without a fragment; KeyError or None where there is none."""
+
+BUNDLED = "$defs"
+# Keywords with values, and those whose keys are names and no keywords.
+_VALUES = frozenset({"const", "default", "enum", "examples"})
+_NAMED = frozenset({"properties", "patternProperties", "$defs", "definitions", "dependentSchemas", "dependencies"})
+_MAX_DOCUMENTS = 100
+
+
+@dataclass(frozen=True)
+class Resource:
+    """A schema that has a URI of its own: a document, or one inside it."""
+
+    uri: str
+    draft: int
+    pointer: str
+    """Where it stands in the outermost document."""
+
+
+class References:
+    """All URIs and anchors of a document."""
+
+    def __init__(self, schema: Mapping[str, Any] | bool, max_places: int) -> None:
+        self._root = schema
+        self._max_places = max_places
+        self._resources: dict[str, Resource] = {}
+        self._anchors: dict[tuple[str, str], str] = {}
+        self._own: dict[str, Resource] = {}
+        uri = ""
+        outermost = Resource(uri, LATEST, "")
+        if isinstance(schema, Mapping):
+            outermost = self._declared(schema, outermost, "") or Resource(uri, draft_of(schema, LATEST), "")
+        self._own[""] = outermost
+        self._resources.setdefault(outermost.uri, outermost)
+        self._scan(schema, outermost)
+
+    def resource(self, pointer: str) -> Resource:
+        """The resource that the schema at a JSON pointer belongs to."""
+        while pointer not in self._own:
+            pointer = pointer.rpartition("/")[0]
+        return self._own[pointer]
+
+    def target(self, reference: str, pointer: str) -> str:
+        """The JSON pointer, in the whole document, of the schema that a '$ref' at ``pointer`` means.
+
+        Raises LookupError with the URI of another document, or with nothing where this one has no such schema.
+        """
+        resource: Resource | None = self.resource(pointer)
+        assert resource is not None
+        uri, fragment = urldefrag(reference)
+        if uri:
+            uri = urljoin(resource.uri, uri)
+            resource = self._resources.get(uri)
+            if resource is None:
+                raise LookupError(uri)
+        fragment = unquote(fragment)
+        if not fragment or fragment.startswith("/"):
+            return resource.pointer + fragment
+        if (resource.uri, fragment) in self._anchors:
+            return self._anchors[resource.uri, fragment]
+        raise LookupError
+
+    def at(self, pointer: str) -> Any:
+        """What stands at a JSON pointer; LookupError for nothing."""
+        part: Any = self._root
+        for name in pointer.split("/")[1:]:
+            name = name.replace("~1", "/").replace("~0", "~")
+            if isinstance(part, list | tuple):
+                if not (name.isascii() and name.isdigit()) or int(name) >= len(part):
+                    raise LookupError
+                part = part[int(name)]
+            elif isinstance(part, Mapping) and name in part:
+                part = part[name]
+            else:
+                raise LookupError
+        return part
+
+    def _scan(self, schema: Any, outermost: Resource) -> None:
+        waiting = [("", schema, outermost)]
+        places = 0
+        while waiting:
+            pointer, part, resource = waiting.pop()
+            places += 1
+            if places > self._max_places:
+                raise ConstraintError(f"schema: has more than {self._max_places} parts; write less")
+            if isinstance(part, Mapping):
+                if pointer:
+                    resource = self._declared(part, resource, pointer) or resource
+                self._note_anchors(part, resource, pointer)
+            waiting += ((f"{pointer}/{name}", inner, resource) for name, inner in _inner(part, pointer))
+
+    def _declared(self, schema: Mapping[str, Any], outer: Resource, pointer: str) -> Resource | None:
+        """The resource that begins at a schema, if one does."""
+        draft = draft_of(schema, outer.draft)
+        named = schema.get(id_keyword(draft))
+        if not isinstance(named, str) or named.startswith("#") or ("$ref" in schema and draft <= 7):
+            return None
+        try:
+            uri, _ = urldefrag(urljoin(outer.uri, named))
+        except ValueError:
+            return None
+        resource = Resource(uri, draft, pointer)
+        self._resources.setdefault(uri, resource)
+        self._own[pointer] = resource
+        return resource
+
+    def _note_anchors(self, schema: Mapping[str, Any], resource: Resource, pointer: str) -> None:
+        names = [schema.get("$anchor"), schema.get("$dynamicAnchor")]
+        named = schema.get(id_keyword(resource.draft))
+        if isinstance(named, str) and named.startswith("#"):
+            names.append(named[1:])
+        for name in names:
+            if isinstance(name, str) and name:
+                self._anchors.setdefault((resource.uri, name), pointer)
+
+
+def _inner(part: Any, pointer: str) -> Iterator[tuple[str, Any]]:
+    """What stands directly inside a part of a document, where schemas may be; values are none."""
+    if isinstance(part, Mapping):
+        named = pointer.rpartition("/")[2] in _NAMED
+        for name, inner in part.items():
+            if isinstance(name, str) and isinstance(inner, Mapping | list | tuple) and (named or name not in _VALUES):
+                yield name.replace("~", "~0").replace("/", "~1"), inner
+    elif isinstance(part, list | tuple):
+        yield from ((str(index), inner) for index, inner in enumerate(part) if isinstance(inner, Mapping | list | tuple))
+
+
+def bundled(schema: Any, missing: Callable[[Any], str | None], resolver: Resolver) -> Any:
+    """A schema with all other documents that it needs inside it, each under its URI.
+
+    ``missing`` returns the URI of one that a schema still needs. Raises ConstraintError for one that ``resolver`` lacks.
+    """
+    for _ in range(_MAX_DOCUMENTS):
+        uri = missing(schema)
+        if uri is None:
+            return schema
+        document = _resolved(uri, resolver)
+        draft = draft_of(document, LATEST) if isinstance(document, Mapping) else LATEST
+        inner = {**document, id_keyword(draft): uri} if isinstance(document, Mapping) else {"allOf": [document]}
+        inner.setdefault("$schema", "https://json-schema.org/draft/2020-12/schema")
+        if isinstance(inner.get("$ref"), str) and draft <= 7:
+            inner = {"$schema": inner["$schema"], id_keyword(draft): uri, "allOf": [{"$ref": inner["$ref"]}]}
+        schema = {**schema, BUNDLED: {**schema.get(BUNDLED, {}), uri: inner}}
+    raise ConstraintError(f"schema: '$ref' leads to more than {_MAX_DOCUMENTS} other documents; bundle fewer")
+
+
+def _resolved(uri: str, resolver: Resolver) -> Any:
+    try:
+        document = resolver(uri)
+    except LookupError:
+        document = None
+    if isinstance(document, str):
+        try:
+            document = json.loads(document)
+        except ValueError as error:
+            raise ConstraintError(f"schema: the document of '$ref' {uri!r} is not JSON: {error}") from None
+    if isinstance(document, Mapping | bool):
+        return document
+    raise ConstraintError(
+        f"schema: '$ref' {uri!r} leads to another document; give it in registry={{{uri!r}: ...}} or by a resolver"
+    )
