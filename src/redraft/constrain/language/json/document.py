@@ -26,7 +26,7 @@ from redraft.errors import ConstraintError
 _MAX_NESTED = 64
 _MAX_SCHEMAS = 20_000
 _MAX_PARTS = 1_000_000
-_MAX_MERGED = 40_000
+_MAX_MERGED = 15_000
 # Steps are those that automata count; merging a schema, or an automaton however small, takes about as long as so many.
 _MAX_STEPS = 20_000_000
 _STEPS_A_SCHEMA = 100
@@ -54,7 +54,9 @@ class Document:
         self._nested = 0
         self._steps = 0
         self._automata: dict[Hashable, ByteAutomaton] = {}
+        self._refers: dict[str, list[str]] = {}
         self._read("", schema)
+        self._recursive = self._targets_in_themselves()
 
     @property
     def root(self) -> Places:
@@ -78,6 +80,7 @@ class Document:
                 checked = self._canonical(checked, at)
                 if "$ref" in checked:
                     checked["$ref"], target = self._target(checked["$ref"], at)
+                    self._refers.setdefault(at, []).append(checked["$ref"][1:])
                     yield checked["$ref"][1:], target
                 parts = list(subschemas(checked, at))
                 for keyword in {keyword for _, keyword, _, _ in parts}:
@@ -89,6 +92,21 @@ class Document:
             self._schemas[at] = checked
             if len(self._schemas) > _MAX_SCHEMAS:
                 raise ConstraintError(f"schema: more than {_MAX_SCHEMAS} schemas inside one another; write less")
+
+    def _targets_in_themselves(self) -> set[str]:
+        """The targets of '$ref' inside which a '$ref' leads back to them: depth is counted for these alone."""
+        targets = {target for found in self._refers.values() for target in found}
+        within: dict[str, set[str]] = {target: set() for target in targets}
+        for source, found in self._refers.items():
+            # A schema is inside all that its pointer begins with.
+            around = source
+            while True:
+                if around in within:
+                    within[around].update(found)
+                if not around:
+                    break
+                around = around.rpartition("/")[0]
+        return {target for target in targets if target in _reached(within, target)}
 
     def _canonical(self, schema: Mapping[str, Any], pointer: str) -> dict[str, Any]:
         draft = self._references.resource(pointer).draft
@@ -232,7 +250,18 @@ class Document:
                 f"'$ref' to '#{target}' has no instance within a depth of {depth}; raise depth, or let it be left out",
                 TooDeepError,
             )
-        return place.referring(self._schemas[target], target)
+        return place.referring(self._schemas[target], target, target in self._recursive)
+
+
+def _reached(within: Mapping[str, set[str]], start: str) -> set[str]:
+    """The targets that '$ref' inside ``start`` lead to, one after the other."""
+    reached = set(within[start])
+    waiting = list(reached)
+    while waiting:
+        new = within[waiting.pop()] - reached
+        reached |= new
+        waiting += new
+    return reached
 
 
 def _at(error: ConstraintError, pointer: str) -> ConstraintError:

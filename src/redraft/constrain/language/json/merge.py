@@ -1,6 +1,6 @@
 """The keywords that hold at one place of a JSON schema, with those of every '$ref' and 'allOf' merged in."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -26,7 +26,7 @@ class Place:
     schema: Schema
     pointer: str
     opened: tuple[str, ...] = ()
-    """All targets of '$ref' on the way, outermost first; one is there as often as the schema is nested in itself."""
+    """Targets of '$ref' on the way that are in themselves, outermost first; one is there as often as it is nested."""
     same_value: frozenset[str] = frozenset()
     """The schemas on the way that speak of the same value: being sent to one of them again would never end."""
     negated: bool = False
@@ -48,11 +48,15 @@ class Place:
         pointer = joined_pointer(self.pointer, *names)
         return Place(schema, pointer, self.opened, frozenset({pointer}), derived=self.derived)
 
-    def referring(self, schema: Schema, target: str) -> "Place":
-        """The schema that '$ref' leads to."""
-        return replace(
-            self, schema=schema, pointer=target, opened=(*self.opened, target), same_value=self.same_value | {target}
-        )
+    def referring(self, schema: Schema, target: str, recursive: bool) -> "Place":
+        """The schema that '$ref' leads to, which may be ``recursive``: in itself."""
+        opened = (*self.opened, target) if recursive else self.opened
+        return replace(self, schema=schema, pointer=target, opened=opened, same_value=self.same_value | {target})
+
+    @property
+    def key(self) -> Hashable:
+        """Equal for places where the same is written."""
+        return self.pointer, self.negated, self.derived, tuple(sorted(self.opened)), self.same_value
 
     def contrary(self) -> "Place":
         """The place where the schema does not hold, or does again."""
@@ -167,6 +171,21 @@ class Merged:
                 found += places
             by_pattern |= self.matches(pattern, one.pointer, name, possibly)
         return found if name in one.named or by_pattern else found + (one.additional or ())
+
+    @property
+    def unfixed(self) -> list[str]:
+        """The keywords here that are about members, items and values together, which slots for each cannot keep."""
+        held = {
+            "not": bool(self.excluded or self.unlike_patterns or self.unlike_formats or self.broken),
+            "multipleOf": bool(self.multiples),
+            "patternProperties": any(one.patterned for one in self.members),
+            "propertyNames": bool(self.keys),
+            "minProperties": self.counts[0] > 0,
+            "maxProperties": self.counts[1] is not None,
+            "uniqueItems": self.unique and self.items[1] != 1,
+            "contains": bool(self.contains),
+        }
+        return [keyword for keyword, holds in held.items() if holds]
 
     def key_patterns(self) -> list[tuple[str, str]]:
         """All patterns of keys, with a pointer."""

@@ -1,7 +1,6 @@
 """The URIs of schemas: which schema a '$ref' means, and other documents bundled into one."""
 
-import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote, urldefrag, urljoin
@@ -9,14 +8,12 @@ from urllib.parse import unquote, urldefrag, urljoin
 from redraft.constrain.language.json.dialects import LATEST, draft_of, id_keyword
 from redraft.errors import ConstraintError
 
-Resolver = Callable[[str], Any]
-"""Returns the document of a URI, without a fragment; KeyError or None where there is none."""
-
 BUNDLED = "$defs"
+"""Where other documents stand in the one that needs them."""
+_LATEST_URI = "https://json-schema.org/draft/2020-12/schema"
 # Keywords with values, and those whose keys are names and no keywords.
 _VALUES = frozenset({"const", "default", "enum", "examples"})
 _NAMED = frozenset({"properties", "patternProperties", "$defs", "definitions", "dependentSchemas", "dependencies"})
-_MAX_DOCUMENTS = 100
 
 
 @dataclass(frozen=True)
@@ -137,37 +134,15 @@ def _inner(part: Any, pointer: str) -> Iterator[tuple[str, Any]]:
         yield from ((str(index), inner) for index, inner in enumerate(part) if isinstance(inner, Mapping | list | tuple))
 
 
-def bundled(schema: Any, missing: Callable[[Any], str | None], resolver: Resolver) -> Any:
-    """A schema with all other documents that it needs inside it, each under its URI.
-
-    ``missing`` returns the URI of one that a schema still needs. Raises ConstraintError for one that ``resolver`` lacks.
-    """
-    for _ in range(_MAX_DOCUMENTS):
-        uri = missing(schema)
-        if uri is None:
-            return schema
-        document = _resolved(uri, resolver)
-        draft = draft_of(document, LATEST) if isinstance(document, Mapping) else LATEST
-        inner = {**document, id_keyword(draft): uri} if isinstance(document, Mapping) else {"allOf": [document]}
-        inner.setdefault("$schema", "https://json-schema.org/draft/2020-12/schema")
-        if isinstance(inner.get("$ref"), str) and draft <= 7:
+def bundle(schema: Mapping[str, Any], uri: str, document: Any) -> dict[str, Any]:
+    """A schema with another document inside it, under the URI of that."""
+    if not isinstance(document, Mapping):
+        inner: dict[str, Any] = {"$id": uri, "allOf": [document]}
+    else:
+        draft = draft_of(document, LATEST)
+        inner = {"$schema": _LATEST_URI, **document, id_keyword(draft): uri}
+        if draft <= 7 and "$ref" in inner:
+            # Beside a '$ref', the name would say nothing.
             inner = {"$schema": inner["$schema"], id_keyword(draft): uri, "allOf": [{"$ref": inner["$ref"]}]}
-        schema = {**schema, BUNDLED: {**schema.get(BUNDLED, {}), uri: inner}}
-    raise ConstraintError(f"schema: '$ref' leads to more than {_MAX_DOCUMENTS} other documents; bundle fewer")
-
-
-def _resolved(uri: str, resolver: Resolver) -> Any:
-    try:
-        document = resolver(uri)
-    except LookupError:
-        document = None
-    if isinstance(document, str):
-        try:
-            document = json.loads(document)
-        except ValueError as error:
-            raise ConstraintError(f"schema: the document of '$ref' {uri!r} is not JSON: {error}") from None
-    if isinstance(document, Mapping | bool):
-        return document
-    raise ConstraintError(
-        f"schema: '$ref' {uri!r} leads to another document; give it in registry={{{uri!r}: ...}} or by a resolver"
-    )
+    bundled = schema.get(BUNDLED)
+    return {**schema, BUNDLED: {**(bundled if isinstance(bundled, Mapping) else {}), uri: inner}}

@@ -16,7 +16,7 @@ Every text that matches is valid. Not every valid text matches:
 - Recursion, and nesting in free values, ends at a stated depth.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from functools import cached_property, partial
 from typing import Any
 
@@ -57,6 +57,11 @@ def expression(
     return SchemaWriter.write_whole(schema, Layout.of(whitespace), depth)
 
 
+def ignored(schema: Mapping[str, Any] | bool | str) -> tuple[str, ...]:
+    """The keywords and formats of a schema that change nothing, as "nullable at /properties/a"; errors as above."""
+    return tuple(Document(read(schema)).ignored)
+
+
 class SchemaWriter:
     """Writes the expression of one document, place by place. How strings and keys are spelled can be overridden."""
 
@@ -65,6 +70,7 @@ class SchemaWriter:
         self._layout = layout
         self._depth = depth
         self._overlaps: dict[tuple[str, ...], list[list[int]]] = {}
+        self._written: dict[Hashable, Expression | ImpossibleError] = {}
 
     @classmethod
     def write_whole(cls, schema: Mapping[str, Any] | bool | str, layout: Layout, depth: int) -> Expression:
@@ -102,6 +108,18 @@ class SchemaWriter:
 
     def write(self, places: Places, chosen: frozenset[str] = frozenset()) -> Expression:
         """The values that are valid where all ``places`` hold; they include an option of each of ``chosen``."""
+        key = (tuple(place.key for place in places), chosen)
+        if key not in self._written:
+            try:
+                self._written[key] = self._write(places, chosen)
+            except ImpossibleError as error:
+                self._written[key] = error
+        found = self._written[key]
+        if isinstance(found, ImpossibleError):
+            raise found
+        return found
+
+    def _write(self, places: Places, chosen: frozenset[str]) -> Expression:
         merged = self._document.merge(places, self._depth)
         with self._document.nested(merged.pointer):
             if merged.values is not None:
@@ -145,6 +163,9 @@ class SchemaWriter:
 
     def _one_of(self, alternatives: Alternatives, places: Places, chosen: frozenset[str]) -> Expression:
         chosen |= {alternatives.pointer}
+        if not alternatives.options:
+            problem = "no member that is named here breaks what 'not', 'if' or 'oneOf' wants broken"
+            raise fail(alternatives.pointer, problem, ImpossibleError)
         if alternatives.keyword == "oneOf":
             return self._exactly_one(alternatives, places, chosen)
         return _union(partial(self.write, (*places, *option), chosen) for option in alternatives.options)
