@@ -16,7 +16,7 @@ import re
 import statistics
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -272,7 +272,7 @@ def _found(pattern: str, text: str) -> bool:
         return False
 
 
-def main(print_line: Callable[[str], None] = print) -> None:
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", nargs="+", type=Path)
     parser.add_argument("--walks", type=int, default=10, help="random texts a schema (10)")
@@ -287,9 +287,9 @@ def main(print_line: Callable[[str], None] = print) -> None:
             measure(path, figures, chosen.walks, random.Random(path.name))
         results[folder.name] = told = figures.told()
         reasons = told.pop("refused")
-        print_line(f"{folder.name}: {json.dumps(told, indent=1, ensure_ascii=False)}")
+        print(f"{folder.name}: {json.dumps(told, indent=1, ensure_ascii=False)}")
         if chosen.reasons:
-            print_line("\n".join(f"  {count:4} {reason}" for reason, count in reasons.items()))
+            print("\n".join(f"  {count:4} {reason}" for reason, count in reasons.items()))
         told["refused"] = reasons
         if chosen.json is not None:
             chosen.json.write_text(json.dumps(results, indent=1, ensure_ascii=False))

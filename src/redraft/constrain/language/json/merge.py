@@ -13,7 +13,7 @@ __all__ = ["KINDS", "Alternatives", "Contains", "Members", "Merged", "Place", "P
 _KINDS_OF_KEYWORD = (
     (("properties", "additionalProperties", "required", "patternProperties", "propertyNames"), "object"),
     (("minProperties", "maxProperties", "dependentRequired", "dependentSchemas"), "object"),
-    (("prefixItems", "items", "minItems", "maxItems", "contains"), "array"),
+    (("prefixItems", "items", "minItems", "maxItems", "contains", "uniqueItems"), "array"),
     (("minLength", "maxLength", "pattern", "format"), "string"),
     (("minimum", "exclusiveMinimum", "maximum", "exclusiveMaximum", "multipleOf"), "number"),
 )
@@ -62,6 +62,11 @@ class Place:
         """The place where the schema does not hold, or does again."""
         return replace(self, negated=not self.negated, derived=True)
 
+
+# Keywords of a condition that hold for some values of every type, or of one type without implying it.
+_SAYING = frozenset(keyword for keywords, _ in _KINDS_OF_KEYWORD for keyword in keywords) | {
+    *(NOT_VALUES, NOT_PATTERN, NOT_FORMAT, BREAKS)
+}
 
 Places = tuple[Place, ...]
 """Schemas that hold at once; none is anything at all."""
@@ -114,6 +119,8 @@ class Merged:
     kinds: frozenset[str] | None = None
     implied_kinds: frozenset[str] = frozenset()
     """The kinds of keywords that speak of one type."""
+    conditional: bool = False
+    """True if a condition says something about values of any type."""
     values: list[Any] | None = None
     excluded: list[Any] = field(default_factory=list)
     """Values that are none."""
@@ -248,8 +255,9 @@ class Merged:
             kinds = frozenset().union(*(KINDS_OF_TYPE[name] for name in names))
             self.kinds = kinds if self.kinds is None else self.kinds & kinds
         for keywords, name in () if derived else _KINDS_OF_KEYWORD:
-            if any(keyword in schema for keyword in keywords):
+            if any(keyword in schema and (keyword, schema[keyword]) != ("uniqueItems", False) for keyword in keywords):
                 self.implied_kinds |= KINDS_OF_TYPE[name]
+        self.conditional |= derived and bool(_SAYING.intersection(schema))
 
     def _add_values(self, schema: Mapping[str, Any]) -> None:
         for keyword in ("enum", "const"):

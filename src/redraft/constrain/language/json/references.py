@@ -10,10 +10,12 @@ from redraft.errors import ConstraintError
 
 BUNDLED = "$defs"
 """Where other documents stand in the one that needs them."""
-_LATEST_URI = "https://json-schema.org/draft/2020-12/schema"
-# Keywords with values, and those whose keys are names and no keywords.
-_VALUES = frozenset({"const", "default", "enum", "examples"})
 _NAMED = frozenset({"properties", "patternProperties", "$defs", "definitions", "dependentSchemas", "dependencies"})
+_SCHEMAS = frozenset(
+    {"additionalItems", "additionalProperties", "allOf", "anyOf", "contains", "contentSchema", "else", "if", "items"}
+    | {"not", "oneOf", "prefixItems", "propertyNames", "then", "unevaluatedItems", "unevaluatedProperties"}
+)
+_LATEST_URI = "https://json-schema.org/draft/2020-12/schema"
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,7 @@ class References:
         return part
 
     def _scan(self, schema: Any, outermost: Resource) -> None:
+        # Schemas alone have names: what looks like one in a value or an unknown keyword is none.
         waiting = [("", schema, outermost)]
         places = 0
         while waiting:
@@ -96,7 +99,7 @@ class References:
                 if pointer:
                     resource = self._declared(part, resource, pointer) or resource
                 self._note_anchors(part, resource, pointer)
-            waiting += ((f"{pointer}/{name}", inner, resource) for name, inner in _inner(part, pointer))
+                waiting += ((f"{pointer}/{at}", inner, resource) for at, inner in _schemas_in(part))
 
     def _declared(self, schema: Mapping[str, Any], outer: Resource, pointer: str) -> Resource | None:
         """The resource that begins at a schema, if one does."""
@@ -123,15 +126,19 @@ class References:
                 self._anchors.setdefault((resource.uri, name), pointer)
 
 
-def _inner(part: Any, pointer: str) -> Iterator[tuple[str, Any]]:
-    """What stands directly inside a part of a document, where schemas may be; values are none."""
-    if isinstance(part, Mapping):
-        named = pointer.rpartition("/")[2] in _NAMED
-        for name, inner in part.items():
-            if isinstance(name, str) and isinstance(inner, Mapping | list | tuple) and (named or name not in _VALUES):
-                yield name.replace("~", "~0").replace("/", "~1"), inner
-    elif isinstance(part, list | tuple):
-        yield from ((str(index), inner) for index, inner in enumerate(part) if isinstance(inner, Mapping | list | tuple))
+def _schemas_in(schema: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """The schemas directly inside one of any draft, with their JSON pointers in it."""
+    for keyword, value in schema.items():
+        if keyword in _NAMED and isinstance(value, Mapping):
+            yield from ((f"{keyword}/{_escaped(name)}", part) for name, part in value.items())
+        elif keyword in _SCHEMAS and isinstance(value, list | tuple):
+            yield from ((f"{keyword}/{index}", part) for index, part in enumerate(value))
+        elif keyword in _SCHEMAS:
+            yield keyword, value
+
+
+def _escaped(name: object) -> str:
+    return str(name).replace("~", "~0").replace("/", "~1")
 
 
 def bundle(schema: Mapping[str, Any], uri: str, document: Any) -> dict[str, Any]:

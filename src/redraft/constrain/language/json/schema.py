@@ -16,6 +16,7 @@ Every text that matches is valid. Not every valid text matches:
 - Recursion, and nesting in free values, ends at a stated depth.
 """
 
+import json
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from functools import cached_property, partial
 from typing import Any
@@ -127,7 +128,7 @@ class SchemaWriter:
             for alternatives in (*merged.alternatives, *self._breaches(merged)):
                 if alternatives.pointer not in chosen:
                     return self._one_of(alternatives, places, chosen)
-            if merged.kinds is None and not merged.implied_kinds:
+            if merged.kinds is None and not merged.implied_kinds and not merged.conditional:
                 return self._any_value
             return self._kinds(merged)
 
@@ -215,7 +216,7 @@ class SchemaWriter:
         return merged.implied_kinds if decided and merged.kinds is None and merged.implied_kinds else KINDS
 
     def _kinds(self, merged: Merged) -> Expression:
-        kinds = merged.kinds if merged.kinds is not None else merged.implied_kinds
+        kinds = _written_kinds(merged)
         if not kinds:
             raise fail(merged.pointer, "the types that must hold together exclude each other", ImpossibleError)
         # Integers are among the numbers.
@@ -224,10 +225,12 @@ class SchemaWriter:
 
     def _kind(self, merged: Merged, kind: str) -> Expression:
         match kind:
-            case "null":
-                return any_of("null")
-            case "boolean":
-                return any_of("true", "false")
+            case "null" | "boolean":
+                values = [None] if kind == "null" else [True, False]
+                left = [value for value in values if not any(value is one for one in merged.excluded)]
+                if not left:
+                    raise fail(merged.pointer, f"no {kind} is left", ImpossibleError)
+                return any_of(*(json.dumps(value) for value in left))
             case "string":
                 return self._string(merged)
             case "object":
@@ -237,7 +240,7 @@ class SchemaWriter:
         return self._number(merged, kind)
 
     def _number(self, merged: Merged, kind: str) -> Expression:
-        kinds = merged.kinds if merged.kinds is not None else merged.implied_kinds
+        kinds = _written_kinds(merged)
         whole = kind == "integer" or bool(merged.multiples)
         excluded = [value for value in merged.excluded if _is_number(value)]
         if kind == "fraction" and "integer" not in kinds:
@@ -493,6 +496,10 @@ class SchemaWriter:
 def _needed(error: ForbiddenError, merged: Merged, problem: str) -> ConstraintError:
     """The error of a part that is forbidden and must be there. At the end of recursion, the whole may be left out."""
     return error if isinstance(error, TooDeepError) else fail(merged.pointer, problem, ImpossibleError)
+
+
+def _written_kinds(merged: Merged) -> frozenset[str]:
+    return merged.kinds if merged.kinds is not None else merged.implied_kinds or KINDS
 
 
 def _is_number(value: object) -> bool:
