@@ -25,7 +25,7 @@ import jsonschema
 from jsonschema.validators import validator_for
 from tests.constrain.random_texts import RandomTexts
 
-from redraft.constrain.automaton import bytes as byte_automaton
+from redraft.constrain.automaton import fitting
 from redraft.constrain.automaton.bytes import ByteAutomaton
 from redraft.constrain.constraint import JSONSchema
 from redraft.errors import ConstraintError
@@ -124,7 +124,7 @@ def _compiled(path: Path, schema: Any, figures: Figures) -> ByteAutomaton | None
     reason: str | None = None
     automaton = None
     try:
-        automaton = byte_automaton.build(JSONSchema(schema).expression)
+        automaton = fitting.build(JSONSchema(schema).expression).automaton
     except ConstraintError as error:
         reason = str(error)
     except Exception as error:
@@ -175,7 +175,7 @@ def _document(schema: Any, automaton: ByteAutomaton, value: Any, valid: bool, ju
     if undeclared:
         return "valid, refused: undeclared members"
     try:
-        deeper = byte_automaton.build(JSONSchema(schema, depth=_DEEPER).expression)
+        deeper = fitting.build(JSONSchema(schema, depth=_DEEPER).expression).automaton
         if deeper.matches(_text(ordered)):
             return "valid, refused: deeper than the depth"
     except ConstraintError:

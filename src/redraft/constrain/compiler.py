@@ -8,7 +8,7 @@ from typing import TypeVar, cast
 from weakref import WeakValueDictionary
 
 from redraft.canvas.token_classes import TokenClasses
-from redraft.constrain.automaton import bytes as byte_automaton
+from redraft.constrain.automaton import fitting
 from redraft.constrain.automaton import tokens as token_automaton
 from redraft.constrain.automaton.preamble import after_thought
 from redraft.constrain.automaton.stop_strings import without
@@ -29,10 +29,14 @@ class CompiledConstraint:
     classes: TokenClasses
     beginning: str = ""
     """The text with which every answer begins, whatever the model says; it can be handed out before any work."""
+    max_tokens: int | None = None
+    """The number of tokens up to which every answer is valid; None where a count that large limits none."""
 
     @classmethod
-    def of(cls, automaton: TokenAutomaton, beginning: str = "") -> "CompiledConstraint":
-        return cls(automaton, TokenClasses.of(automaton.token_class, automaton.classes), beginning)
+    def of(
+        cls, automaton: TokenAutomaton, beginning: str = "", max_tokens: int | None = None
+    ) -> "CompiledConstraint":
+        return cls(automaton, TokenClasses.of(automaton.token_class, automaton.classes), beginning, max_tokens)
 
     @property
     def min_tokens(self) -> int:
@@ -141,15 +145,22 @@ class Compiler:
     def _compiled(
         self, constraint: Constraint, ends: Sequence[int], stop: Sequence[str], thought: ThoughtMarkers | None
     ) -> CompiledConstraint:
-        texts = without(byte_automaton.build(constraint.expression), stop)
+        fitted = fitting.build(constraint.expression)
+        texts = without(fitted.automaton, stop)
         automaton = token_automaton.build(texts, self.vocabulary, ends)
         if thought is not None:
             with_text = self.vocabulary.has_text.copy()
             with_text[list(ends)] = False
             automaton = after_thought(automaton, thought.opening, thought.closing, with_text)
             # What comes first may be a thought; that of the answer is not known to be the beginning.
-            return CompiledConstraint.of(automaton)
-        return CompiledConstraint.of(automaton, _whole_characters(texts.beginning()))
+            return CompiledConstraint.of(automaton, "", self._longest(fitted.max_bytes))
+        return CompiledConstraint.of(
+            automaton, _whole_characters(texts.beginning()), self._longest(fitted.max_bytes)
+        )
+
+    def _longest(self, max_bytes: int | None) -> int | None:
+        """The number of tokens that surely have no more bytes than that."""
+        return None if max_bytes is None else max_bytes // self.vocabulary.longest
 
 
 def _whole_characters(text: bytes) -> str:

@@ -55,9 +55,7 @@ _URI, _URI_REFERENCE = _uri_parts("")
 # The ucschar of the first plane.
 _IRI, _IRI_REFERENCE = _uri_parts(r"\u00A0-\uD7FF\uF900-\uFDCF\uFDF0-\uFFEF")
 _VARIABLE = r"[A-Za-z0-9_]+(:[1-9][0-9]{0,3}|\*)?"
-_URI_TEMPLATE = (
-    rf"([A-Za-z0-9._~&+,;=:@/?#-]|\{{[+#./;?&]?{_VARIABLE}(,{_VARIABLE})*\}})*"
-)
+_URI_TEMPLATE = rf"([A-Za-z0-9._~&+,;=:@/?#-]|\{{[+#./;?&]?{_VARIABLE}(,{_VARIABLE})*\}})*"
 
 # RFC 3339, appendix A.
 _DIGITS = "[0-9]{1,9}"

@@ -56,7 +56,9 @@ def object_text(
         return json_text.object_text(layout, members, further)
     # Further members may have the same key, so that only one of them is certain to count.
     if low > len(members) + (further is not None):
-        problem = f"'minProperties' {low} is supported up to the number of 'properties', and one more; name more of them"
+        problem = (
+            f"'minProperties' {low} is supported up to the number of 'properties', and one more; name more of them"
+        )
         raise fail(pointer, problem, ImpossibleError if further is None else fail("", "").__class__)
     if max(low, high or 0) > MAX_COUNTED:
         raise fail(pointer, f"'minProperties' and 'maxProperties' are supported up to {MAX_COUNTED}")
@@ -115,7 +117,9 @@ def different(layout: Layout, texts: ListOf[Expression], low: int, high: int, po
                 if n not in found:
                     places.add(found, joined(layout.comma, texts[n]) if found else texts[n], found | {n})
     inside = places.network() if high else EMPTY
-    return joined("[", layout.inside, inside, layout.inside, "]") if inside != EMPTY else joined("[", layout.inside, "]")
+    return (
+        joined("[", layout.inside, inside, layout.inside, "]") if inside != EMPTY else joined("[", layout.inside, "]")
+    )
 
 
 def containing(

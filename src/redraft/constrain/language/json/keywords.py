@@ -303,9 +303,7 @@ SUPPORTED = frozenset(_CHECKS)
 KNOWN = SUPPORTED | frozenset(_REFUSED)
 _NAMED_SCHEMAS = frozenset({"properties", "patternProperties", "dependentSchemas"})
 _LISTED_SCHEMAS = frozenset({"prefixItems", "anyOf", "oneOf", "allOf"})
-_ONE_SCHEMA = frozenset(
-    {"items", "additionalProperties", "propertyNames", "not", "if", "then", "else", "contains"}
-)
+_ONE_SCHEMA = frozenset({"items", "additionalProperties", "propertyNames", "not", "if", "then", "else", "contains"})
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from functools import cache
 from typing import Any
 
 from redraft.constrain.automaton import bytes as byte_automaton
+from redraft.constrain.automaton import fitting
 from redraft.constrain.automaton.bytes import ByteAutomaton
 from redraft.constrain.expression import NOTHING, AllOf, Expression, Repeat, Without, any_of, joined, optional
 from redraft.constrain.language import decimal_range
@@ -25,6 +26,7 @@ from redraft.errors import ConstraintError
 
 # Members and items are searched so deep for a reason why two options of a 'oneOf' exclude each other.
 _LEVELS = 6
+_SHORT = 32
 
 
 def accepts(document: Document, places: Places, value: Any, *, possibly: bool = False) -> bool:
@@ -249,6 +251,12 @@ def _any_string(document: Document, merged: Merged) -> bool:
 
 def is_empty(document: Document, expression: Expression) -> bool:
     """True if no text matches."""
+    # Where a short text matches, no long ones need be looked at.
+    shorter = fitting.lowered(expression, _SHORT)
+    return (shorter is expression or _matches_nothing(document, shorter)) and _matches_nothing(document, expression)
+
+
+def _matches_nothing(document: Document, expression: Expression) -> bool:
     # A mark before each text, so that the empty text, which is allowed beside them, is none of them.
     return document.counted(byte_automaton.build(optional(joined("-", expression)))).states == 1
 

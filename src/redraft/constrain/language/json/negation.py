@@ -60,7 +60,9 @@ def options(schema: Mapping[str, Any], pointer: str) -> Options:
         elif keyword in _CONTRARIES:
             found += _CONTRARIES[keyword](value, schema)
         elif keyword not in _WITH_OTHERS:
-            raise fail(pointer, f"the contrary of {keyword!r}, which 'not', 'if' or 'oneOf' needs here, is not supported")
+            raise fail(
+                pointer, f"the contrary of {keyword!r}, which 'not', 'if' or 'oneOf' needs here, is not supported"
+            )
     if {"patternProperties", "additionalProperties", "propertyNames"} & set(schema):
         found.append({"type": "object", BREAKS: dict(schema)})
     return found

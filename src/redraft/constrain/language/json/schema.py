@@ -260,7 +260,9 @@ class SchemaWriter:
             result = AllOf((result, multiples.integers(multiple)))
         if excluded:
             result = Without(result, any_of(*map(json_text.spellings, excluded)))
-        return self._possible(result, merged, "no number satisfies all that holds here") if _combined(result) else result
+        return (
+            self._possible(result, merged, "no number satisfies all that holds here") if _combined(result) else result
+        )
 
     def _proper_fraction(self, merged: Merged, excluded: list[Any]) -> Expression:
         """Numbers that are no integers, without an exponent."""
@@ -469,7 +471,9 @@ class SchemaWriter:
         """Arrays with so many items for which a schema holds."""
         one = merged.contains[0]
         if len(merged.contains) > 1 or merged.prefix or merged.unique or (one.max or 0) > containers.MAX_COUNTED:
-            raise fail(merged.pointer, "'contains' is supported once, without 'prefixItems', 'uniqueItems' and high counts")
+            raise fail(
+                merged.pointer, "'contains' is supported once, without 'prefixItems', 'uniqueItems' and high counts"
+            )
         rest = merged.rest or ()
         held = self._unless_impossible((*rest, *one.places))
         if held is None and one.min > 0:
