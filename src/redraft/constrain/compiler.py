@@ -33,9 +33,7 @@ class CompiledConstraint:
     """The number of tokens up to which every answer is valid; None where a count that large limits none."""
 
     @classmethod
-    def of(
-        cls, automaton: TokenAutomaton, beginning: str = "", max_tokens: int | None = None
-    ) -> "CompiledConstraint":
+    def of(cls, automaton: TokenAutomaton, beginning: str = "", max_tokens: int | None = None) -> "CompiledConstraint":
         return cls(automaton, TokenClasses.of(automaton.token_class, automaton.classes), beginning, max_tokens)
 
     @property
@@ -154,9 +152,7 @@ class Compiler:
             automaton = after_thought(automaton, thought.opening, thought.closing, with_text)
             # What comes first may be a thought; that of the answer is not known to be the beginning.
             return CompiledConstraint.of(automaton, "", self._longest(fitted.max_bytes))
-        return CompiledConstraint.of(
-            automaton, _whole_characters(texts.beginning()), self._longest(fitted.max_bytes)
-        )
+        return CompiledConstraint.of(automaton, _whole_characters(texts.beginning()), self._longest(fitted.max_bytes))
 
     def _longest(self, max_bytes: int | None) -> int | None:
         """The number of tokens that surely have no more bytes than that."""

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, Literal
 
+from redraft.constrain.language.json.document import Document
 from redraft.constrain.language.json.keywords import TooDeepError, fail, joined_pointer, read
 from redraft.constrain.language.json.logic import satisfies
-from redraft.constrain.language.json.document import Document
 from redraft.constrain.language.json.merge import Merged, Places
 from redraft.errors import GenerationError, RequestError
 from redraft.models.tokenizer import ChatTokenizer

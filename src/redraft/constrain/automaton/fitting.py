@@ -57,7 +57,9 @@ def build(expression: Expression, limits: Limits = DEFAULT_LIMITS) -> Fitted:
         smaller = changed.of(expression)
         if smaller is not expression and _Sizes().places(smaller) <= _PLACES:
             try:
-                return Fitted(byte_automaton.build(smaller, limits), changed.max_bytes, most if changed.lowered else None)
+                return Fitted(
+                    byte_automaton.build(smaller, limits), changed.max_bytes, most if changed.lowered else None
+                )
             except TooLargeError:
                 continue
     if refusal is not None:

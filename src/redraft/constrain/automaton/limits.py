@@ -76,9 +76,7 @@ class Budget:
         """Count steps that were done, or are about to be."""
         self.steps += steps
         if self.steps > self.limits.steps:
-            raise TooLargeError(
-                f"the constraint takes more than {self.limits.steps} steps to build; {_SIMPLER}"
-            )
+            raise TooLargeError(f"the constraint takes more than {self.limits.steps} steps to build; {_SIMPLER}")
 
     def check_nfa(self, states: int, transitions: int) -> None:
         limit = self.limits.nfa_states
@@ -99,9 +97,7 @@ class Budget:
 
     def check_minimal_states(self, states: int) -> None:
         if states > self.limits.states:
-            raise TooLargeError(
-                f"the constraint needs {states} states and may have {self.limits.states}; {_SIMPLER}"
-            )
+            raise TooLargeError(f"the constraint needs {states} states and may have {self.limits.states}; {_SIMPLER}")
 
     def add_members(self, count: int) -> None:
         self._members += count

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from redraft.constrain.automaton.bytes import ByteAutomaton
+from redraft.constrain.automaton.limits import TooLargeError
 from redraft.constrain.language.json import negation, patterns
 from redraft.constrain.language.json.dialects import canonical
 from redraft.constrain.language.json.keywords import (
@@ -26,7 +27,7 @@ from redraft.errors import ConstraintError
 _MAX_NESTED = 64
 _MAX_SCHEMAS = 20_000
 _MAX_PARTS = 1_000_000
-_MAX_MERGED = 15_000
+_MAX_MERGED = 8_000
 # Steps are those that automata count; merging a schema, or an automaton however small, takes about as long as so many.
 _MAX_STEPS = 20_000_000
 _STEPS_A_SCHEMA = 100
@@ -138,7 +139,7 @@ class Document:
         """Count work on the document; ConstraintError once it is too much."""
         self._steps += steps
         if self._steps > _MAX_STEPS:
-            raise ConstraintError(
+            raise TooLargeError(
                 f"schema: takes more than {_MAX_STEPS} steps to write out; write simpler patterns, fewer options or a "
                 "smaller depth"
             )
@@ -187,7 +188,7 @@ class Document:
         """All that holds where all ``places`` hold; ``depth`` is how deep a schema may be in itself."""
         self._merged += 1
         if self._merged > _MAX_MERGED:
-            raise ConstraintError(
+            raise TooLargeError(
                 f"schema: more than {_MAX_MERGED} places with '$ref' and choices written out; write fewer options, "
                 "fewer '$ref' or a smaller depth"
             )

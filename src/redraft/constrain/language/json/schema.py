@@ -260,9 +260,9 @@ class SchemaWriter:
             result = AllOf((result, multiples.integers(multiple)))
         if excluded:
             result = Without(result, any_of(*map(json_text.spellings, excluded)))
-        return (
-            self._possible(result, merged, "no number satisfies all that holds here") if _combined(result) else result
-        )
+        if not isinstance(result, AllOf | Without):
+            return result
+        return self._possible(result, merged, "no number satisfies all that holds here")
 
     def _proper_fraction(self, merged: Merged, excluded: list[Any]) -> Expression:
         """Numbers that are no integers, without an exponent."""
@@ -398,8 +398,15 @@ class SchemaWriter:
         places = merged.further(found)
         if places is None:
             return None if merged.declares else self._any_part
-        value = self._unless_forbidden(places)
-        return None if isinstance(value, ForbiddenError) else value
+        try:
+            return self.write(places)
+        except ForbiddenError:
+            return None
+        except ImpossibleError:
+            # What two patterns say may exclude each other; then no key has both.
+            if found:
+                return None
+            raise
 
     def _array(self, merged: Merged) -> Expression:
         low, high = merged.items
@@ -508,10 +515,6 @@ def _written_kinds(merged: Merged) -> frozenset[str]:
 
 def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _combined(expression: Expression) -> bool:
-    return isinstance(expression, AllOf | Without)
 
 
 def _union(options: Iterable[Callable[[], Expression]]) -> Expression:
