@@ -8,6 +8,7 @@ from redraft.constrain.language.json import text as json_text
 from redraft.constrain.language.json.keywords import ImpossibleError, fail
 from redraft.constrain.language.json.merge import Contains
 from redraft.constrain.language.json.text import Layout, Member
+from redraft.errors import ConstraintError
 
 MAX_DIFFERENT = 10
 """Of so many values all sets are kept apart."""
@@ -59,7 +60,7 @@ def object_text(
         problem = (
             f"'minProperties' {low} is supported up to the number of 'properties', and one more; name more of them"
         )
-        raise fail(pointer, problem, ImpossibleError if further is None else fail("", "").__class__)
+        raise fail(pointer, problem, ImpossibleError if further is None else ConstraintError)
     if max(low, high or 0) > MAX_COUNTED:
         raise fail(pointer, f"'minProperties' and 'maxProperties' are supported up to {MAX_COUNTED}")
     return joined("{", layout.inside, _counted(layout, members, further, (low, high)), layout.inside, "}")
@@ -81,7 +82,7 @@ def _counted(layout: Layout, members: ListOf[Member], further: Expression | None
     while waiting:
         source = waiting.pop()
         index, named, others = source
-        reached = []
+        reached: list[tuple[Expression, tuple[int, int, int]]] = []
         full = high is not None and named + others >= high
         if index < len(members):
             if not members[index].required:

@@ -226,8 +226,8 @@ def _impossible_kind(document: Document, merged: Merged, kind: str, levels: int)
         case "string":
             return not _any_string(document, merged)
         case "object":
-            low, high = merged.counts
-            return not _within(max(low, len(merged.required)), (low, high)) or any(
+            fewest = max(merged.counts[0], len(merged.required))
+            return not _within(fewest, merged.counts) or any(
                 impossible(document, merged.member(name, possibly=True), levels=levels - 1) for name in merged.required
             )
         case "array":

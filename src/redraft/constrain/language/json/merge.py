@@ -225,7 +225,7 @@ class Merged:
     def _add_alternatives(self, schema: Mapping[str, Any], place: Place) -> None:
         for keyword in ("anyOf", "oneOf"):
             if keyword in schema:
-                options = [(place.beside(part, keyword, n),) for n, part in enumerate(schema[keyword])]
+                options: list[Places] = [(place.beside(part, keyword, n),) for n, part in enumerate(schema[keyword])]
                 self._alternate(place, keyword, (keyword,), options, _tag(schema))
         if "if" in schema and ("then" in schema or "else" in schema):
             condition = place.beside(schema["if"], "if", derived=True)

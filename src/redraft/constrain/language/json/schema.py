@@ -1,4 +1,4 @@
-"""JSON schemas (draft 2020-12) as expressions: the JSON texts that are valid, and of these the ones worth writing.
+"""JSON schemas (drafts 4 to 2020-12) as expressions: the JSON texts that are valid, and of these the ones worth writing.
 
 Every text that matches is valid. Not every valid text matches:
 
@@ -12,7 +12,9 @@ Every text that matches is valid. Not every valid text matches:
   requires, so each value has one spelling.
 - A 'pattern' matches in every dialect of regular expressions. A 'format' is always tested, and leaves out what is rare:
   leap seconds, more than six decimals of a second, quoted or bracketed parts of addresses.
-- Options of 'oneOf' must exclude each other to readers with any dialect, and to those that do not test formats.
+- What two options of a 'oneOf' may both allow, to readers with any dialect or to those that do not test formats, is left
+  out; with a 'discriminator', so are options without its property.
+- What 'not' and conditions want broken is broken by declared members.
 - Recursion, and nesting in free values, ends at a stated depth.
 """
 
@@ -248,7 +250,7 @@ class SchemaWriter:
                 raise fail(merged.pointer, "no multiple of an integer is a fraction", ImpossibleError)
             return self._proper_fraction(merged, excluded)
         if merged.lower is None and merged.upper is None:
-            result = json_text.INTEGER if whole else json_text.NUMBER
+            result: Expression = json_text.INTEGER if whole else json_text.NUMBER
             if excluded and not whole:
                 result = json_text.DECIMAL
         else:
@@ -346,7 +348,7 @@ class SchemaWriter:
 
     def _member_value(self, merged: Merged, name: str) -> Expression | ImpossibleError:
         if merged.keys and not schema_logic.accepts(self._document, merged.keys, name):
-            return fail(merged.pointer, f"'propertyNames' does not allow {name!r}", ForbiddenError)
+            return ForbiddenError(str(fail(merged.pointer, f"'propertyNames' does not allow {name!r}")))
         places = merged.member(name)
         try:
             return self.write(places)
@@ -504,7 +506,7 @@ class SchemaWriter:
             return error
 
 
-def _needed(error: ForbiddenError, merged: Merged, problem: str) -> ConstraintError:
+def _needed(error: ImpossibleError, merged: Merged, problem: str) -> ConstraintError:
     """The error of a part that is forbidden and must be there. At the end of recursion, the whole may be left out."""
     return error if isinstance(error, TooDeepError) else fail(merged.pointer, problem, ImpossibleError)
 
