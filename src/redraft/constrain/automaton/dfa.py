@@ -38,7 +38,7 @@ def product(left: Dfa, right: Dfa, budget: Budget) -> Dfa:
 
 
 def difference(left: Dfa, right: Dfa, budget: Budget) -> Dfa:
-    """The automaton of what ``left`` accepts and ``right`` does not, from pairs of states; -1 is where right is dead."""
+    """The automaton of what ``left`` accepts and ``right`` does not, from pairs of states; in -1, right is dead."""
     classes: list[int] = []
     read: list[tuple[int, int]] = []
     for i, mask in enumerate(left.classes):

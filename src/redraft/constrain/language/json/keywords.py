@@ -81,6 +81,7 @@ def _without_duplicates(members: list[tuple[str, object]]) -> dict[str, object]:
 
 
 def schema_in(value: object, pointer: str) -> Schema:
+    """The schema at a JSON pointer; ConstraintError for what is none."""
     if isinstance(value, bool):
         return value
     if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):

@@ -1,4 +1,4 @@
-"""JSON schemas (drafts 4 to 2020-12) as expressions: the JSON texts that are valid, and of these the ones worth writing.
+"""JSON schemas (drafts 4 to 2020-12) as expressions: the valid JSON texts, and of these the ones worth writing.
 
 Every text that matches is valid. Not every valid text matches:
 
@@ -12,8 +12,8 @@ Every text that matches is valid. Not every valid text matches:
   requires, so each value has one spelling.
 - A 'pattern' matches in every dialect of regular expressions. A 'format' is always tested, and leaves out what is rare:
   leap seconds, more than six decimals of a second, quoted or bracketed parts of addresses.
-- What two options of a 'oneOf' may both allow, to readers with any dialect or to those that do not test formats, is left
-  out; with a 'discriminator', so are options without its property.
+- What two options of a 'oneOf' may both allow, to readers with any dialect or that test no formats, is left out; with
+  a 'discriminator', so are options without its property.
 - What 'not' and conditions want broken is broken by declared members.
 - Recursion, and nesting in free values, ends at a stated depth.
 """
