@@ -4,11 +4,16 @@ import json
 import subprocess
 from pathlib import Path
 
+import openai
 import pytest
 from safetensors.torch import load_file
 
+from redraft.loading import load
 from tests.cli.conftest import Run, assert_one_line
 from tests.models.llama_diffusion.conftest import write
+from tests.random_checkpoint import LETTERS_SIZE
+from tests.random_llama import random_llama
+from tests.serve.conftest import NAME, serving
 
 RECORDS = [
     {"messages": [{"role": "user", "content": "the name"}, {"role": "assistant", "content": "yes"}], "task": "chat"},
@@ -23,7 +28,7 @@ from redraft.train.text.run import Run
 save = Run._save
 
 def save_or_die(run):
-    if run._step == 2:
+    if run._step == 60:
         os.kill(os.getpid(), signal.SIGKILL)
     save(run)
 
@@ -46,13 +51,24 @@ def data(tmp_path: Path) -> Path:
 
 
 @pytest.mark.slow
-def test_a_killed_run_is_continued_by_the_same_command_to_the_same_checkpoint(
-    commands: Path, redraft: Run, base: Path, data: Path, tmp_path: Path
+def test_from_a_llama_over_a_kill_to_a_server_with_the_answers_that_were_taught(
+    commands: Path, redraft: Run, redraft_here: Run, tmp_path: Path
 ) -> None:
-    given = ["train", data, "--model", base, "--steps", 3, "--batch-tokens", 128, "--save-every", 1, "--threads", 1]
-    train = [str(part) for part in given]
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    done = redraft(*train, "--out", whole)
+    """Adapted, trained, killed, continued to the same weights as if never killed, evaluated and served."""
+    asked, answers = ["the name", "the value"], ["yes and no", "the other"]
+    items = [
+        {"messages": [{"role": "user", "content": one}, {"role": "assistant", "content": answer}]}
+        for one, answer in zip(asked, answers, strict=True)
+    ]
+    data, adapted, whole, killed = (tmp_path / name for name in ("data.jsonl", "adapted", "whole", "killed"))
+    data.write_text("".join(json.dumps(item) + "\n" for item in items))
+    base = random_llama(tmp_path / "base", vocab_size=LETTERS_SIZE + 24)
+    done = redraft_here("adapt", base, "--out", adapted, "--canvas-length", 24, "--mask-token", "<unused9>")
+    assert done.returncode == 0, done.stderr
+
+    given = ["train", data, "--model", adapted, "--steps", 90, "--learning-rate", 4e-3, "--batch-tokens", 256]
+    train = [str(part) for part in [*given, "--save-every", 30, "--threads", 1]]
+    done = redraft_here(*train, "--out", whole)
     assert done.returncode == 0, done.stderr
     code = KILLED.format(arguments=["redraft", *train, "--out", str(killed)])
     subprocess.run([commands / "python", "-c", code], capture_output=True, timeout=600)
@@ -63,6 +79,29 @@ def test_a_killed_run_is_continued_by_the_same_command_to_the_same_checkpoint(
     one, other = (load_file(folder / "checkpoint" / "model.safetensors") for folder in (whole, killed))
     assert all((one[name] == other[name]).all() for name in one)
     assert (killed / "curves.png").exists()
+
+    judged = tmp_path / "items.jsonl"
+    lines = [
+        {"verb": "generate", "messages": [{"role": "user", "content": one}], "answer": answer}
+        for one, answer in zip(asked, answers, strict=True)
+    ]
+    judged.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    settings = json.dumps({"max_tokens": 24, "temperature": 0})
+    model, figures = killed / "checkpoint", tmp_path / "figures.json"
+    done = redraft_here("evaluate", judged, "--model", model, "--parameters", settings, "--json", figures)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(figures.read_text())["results"]
+    assert [answer["right"] for item in found for answer in item["answers"].values()] == [True, True]
+
+    with load(model) as engine, serving(engine) as served:
+        client = openai.OpenAI(base_url=f"{served.url}/v1", api_key="none")
+        said = [
+            client.chat.completions.create(
+                model=NAME, messages=[{"role": "user", "content": one}], temperature=0, seed=1, max_tokens=24
+            )
+            for one in asked
+        ]
+    assert [one.choices[0].message.content for one in said] == answers
 
 
 @pytest.mark.slow
