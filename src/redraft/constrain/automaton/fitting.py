@@ -6,7 +6,7 @@ kept to so few bytes that it cannot be reached. A large one is lowered: longer t
 only to what is refused as it stands; a constraint that fits is built exactly.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass, replace
 
 from redraft.constrain.automaton import bytes as byte_automaton
@@ -81,8 +81,8 @@ class _Sizes:
 
     def places(self, part: Expression) -> int:
         """At most so many states as ``nfa.Nfa`` makes of a part."""
-        if id(part) not in self._places:
-            self._places[id(part)] = self._count(part)
+        for one in _inner_first(part, self._places):
+            self._places[id(one)] = self._count(one)
         return self._places[id(part)]
 
     def _count(self, part: Expression) -> int:
@@ -118,8 +118,8 @@ class _Lowered:
 
     def of(self, part: Expression) -> Expression:
         """A part with lower counts: it matches no text of ``max_bytes`` or fewer that the part did not match."""
-        if id(part) not in self._made:
-            self._made[id(part)] = self._change(part)
+        for one in _inner_first(part, self._made):
+            self._made[id(one)] = self._change(one)
         return self._made[id(part)]
 
     def _change(self, part: Expression) -> Expression:
@@ -152,6 +152,35 @@ class _Lowered:
             self.lowered = True
             return Repeat(inner, low, max(self._most, low))
         return part if inner is part.part else Repeat(inner, low, high)
+
+
+def _inner_first(expression: Expression, known: Container[int]) -> Iterator[Expression]:
+    """The expression and all inside it, but for what is excluded and ``known`` by identity; the inner ones first.
+
+    Expressions may be nested deeper than Python's stack holds.
+    """
+    waiting = [(expression, False)]
+    while waiting:
+        part, opened = waiting.pop()
+        if id(part) in known:
+            continue
+        if opened:
+            yield part
+        else:
+            waiting.append((part, True))
+            waiting += ((inner, False) for inner in _inside(part))
+
+
+def _inside(part: Expression) -> tuple[Expression, ...]:
+    match part:
+        case Sequence(parts) | AnyOf(parts) | AllOf(parts):
+            return parts
+        case Without(inner, _) | Repeat(inner, _, _):
+            return (inner,)
+        case Network(_, edges):
+            return tuple(inner for _, inner, _ in edges)
+        case _:
+            return ()
 
 
 def _same(
