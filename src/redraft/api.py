@@ -5,13 +5,14 @@ import functools
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
 from redraft.canvas.acceptance import AcceptanceRule
 from redraft.canvas.draft import Draft
 from redraft.canvas.stopping import StoppingRule
 from redraft.constrain.constraint import Constraint
 from redraft.constrain.language.template import Hole
+from redraft.constrain.python_types import as_constraint
 from redraft.engine.generation import Generate, Recorders
 from redraft.engine.request import Request, check_listeners, check_whole, generate
 from redraft.engine.result import Chunk, OnStep, Result
@@ -20,13 +21,13 @@ from redraft.engine.scheduler import Handle, Scheduler
 from redraft.engine.task import Progress, Runnable, StepRecorder, Task
 from redraft.engine.tools import GenerateWithTools, ToolChoice, calling, tokens_with_tools, tool_use
 from redraft.engine.verify import Verifier
-from redraft.errors import BatchError, RequestError
+from redraft.errors import BatchError, RequestError, counted
 from redraft.models.base import KV_BLOCK, PREFILL_CHUNK, BlockDiffusionModel
 from redraft.models.origin import Origin
 from redraft.models.tokenizer import ChatTokenizer
 from redraft.tasks.choose import ChooseResult, choose
 from redraft.tasks.edit import EditResult, edit
-from redraft.tasks.extract import Extraction, extract
+from redraft.tasks.extract import Extraction, ExtractRequest, V, extract
 from redraft.tasks.fill import FillResult, fill
 
 P = ParamSpec("P")
@@ -141,7 +142,7 @@ class Engine:
         canvas_length: int | None = None,
         acceptance: AcceptanceRule | None = None,
         stopping: StoppingRule | None = None,
-        constraint: Constraint | None = None,
+        constraint: Constraint | type[Any] | None = None,
         thinking: bool = False,
         verifier: Verifier | None = None,
         verify_rounds: int = 3,
@@ -162,13 +163,14 @@ class Engine:
         acceptance: the rule itself in place of the entropy bound, such as ``ConfidenceThreshold``. stopping: the rule
         in place of the checkpoint's stable-and-confident one, such as ``ReproducesCanvas``.
 
-        constraint: ``JSONSchema``, ``Regex``, ``Choice`` or ``Template``, which the whole answer matches; stop strings
-        then do not occur in it. thinking: ask the model to think first; the thought is not part of the answer, nor
-        held to the constraint. verifier: called with a ``Candidate`` for every canvas, says which positions are wrong;
-        these alone are denoised again, at most verify_rounds times. best_of: so many candidates for every canvas, of
-        which the one with the fewest wrong positions stays, then the one that the model is surest of. draft: what the
-        canvases start from in the place of noise. top_logprobs: keep so many of the likeliest tokens of every position
-        with their log probabilities, 0 to 20; without a constraint.
+        constraint: ``JSONSchema``, ``Regex``, ``Choice`` or ``Template``, or a Python type such as a pydantic model, a
+        ``Literal`` or ``list[int]``, which the whole answer matches; stop strings then do not occur in it. thinking:
+        ask the model to think first; the thought is not part of the answer, nor held to the constraint. verifier:
+        called with a ``Candidate`` for every canvas, says which positions are wrong; these alone are denoised again, at
+        most verify_rounds times. best_of: so many candidates for every canvas, of which the one with the fewest wrong
+        positions stays, then the one that the model is surest of. draft: what the canvases start from in the place of
+        noise. top_logprobs: keep so many of the likeliest tokens of every position with their log
+        probabilities, 0 to 20; without a constraint.
 
         Raises RequestError, before any work, for a prompt or parameter that cannot be honoured (ConstraintError if it
         is the constraint), and GenerationError while running if the model yields NaN.
@@ -215,7 +217,7 @@ class Engine:
         canvas_length: int | None = None,
         acceptance: AcceptanceRule | None = None,
         stopping: StoppingRule | None = None,
-        constraint: Constraint | None = None,
+        constraint: Constraint | type[Any] | None = None,
         thinking: bool = False,
         verifier: Verifier | None = None,
         verify_rounds: int = 3,
@@ -267,7 +269,7 @@ class Engine:
         canvas_length: int | None = None,
         acceptance: AcceptanceRule | None = None,
         stopping: StoppingRule | None = None,
-        constraint: Constraint | None = None,
+        constraint: Constraint | type[Any] | None = None,
         thinking: bool = False,
         verifier: Verifier | None = None,
         verify_rounds: int = 3,
@@ -288,7 +290,9 @@ class Engine:
         if isinstance(prompts, str | bytes):
             raise RequestError("prompts must be a list of prompts; give a single one to generate")
         if seeds is not None and len(seeds) != len(prompts):
-            raise RequestError(f"there are {len(seeds)} seeds for {len(prompts)} prompts; give one for each")
+            raise RequestError(
+                f"there are {counted(len(seeds), 'seed')} for {counted(len(prompts), 'prompt')}; give one for each"
+            )
         requests = []
         for number, prompt in enumerate(prompts):
             try:
@@ -338,7 +342,7 @@ class Engine:
         canvas_length: int | None = None,
         acceptance: AcceptanceRule | None = None,
         stopping: StoppingRule | None = None,
-        constraint: Constraint | None = None,
+        constraint: Constraint | type[Any] | None = None,
         thinking: bool = False,
         verifier: Verifier | None = None,
         verify_rounds: int = 3,
@@ -349,10 +353,11 @@ class Engine:
         tool_choice: ToolChoice = "auto",
     ) -> Request:
         """Check what ``prompt`` asks for, before any work; parameters and errors as in ``generate``."""
+        wanted = as_constraint(constraint)
         if tools is not None:
             use = tool_use(tools, tool_choice)
             prompt = tokens_with_tools(self.runtime, prompt, use, thinking)
-            constraint = calling(self.runtime, use, constraint)
+            wanted = calling(self.runtime, use, wanted)
         elif tool_choice not in ("auto", "none"):
             raise RequestError(f"tool_choice {tool_choice!r} needs tools; give at least one")
         return generate(
@@ -367,7 +372,7 @@ class Engine:
             canvas_length=canvas_length,
             acceptance=acceptance,
             stopping=stopping,
-            constraint=constraint,
+            constraint=cast(Any, wanted),
             thinking=thinking,
             verifier=verifier,
             verify_rounds=verify_rounds,
@@ -449,7 +454,7 @@ class Engine:
         canvas_length: int | None = None,
         acceptance: AcceptanceRule | None = None,
         stopping: StoppingRule | None = None,
-        constraint: Constraint | None = None,
+        constraint: Constraint | type[Any] | None = None,
         verifier: Verifier | None = None,
         verify_rounds: int = 3,
         best_of: int = 1,
@@ -537,7 +542,7 @@ class Engine:
     def extract(
         self,
         text: str,
-        schema: Mapping[str, Any] | str,
+        schema: type[V] | Mapping[str, Any] | str,
         *,
         instruction: str | None = None,
         confidence: bool = True,
@@ -555,15 +560,16 @@ class Engine:
         top_logprobs: int | None = None,
         on_step: OnStep | None = None,
         record: Recorders | None = None,
-    ) -> Extraction:
-        """Read ``text`` into JSON that is valid under ``schema``.
+    ) -> Extraction[V]:
+        """Read ``text`` into JSON that is valid under ``schema``: a JSON schema, or a Python type, such as a pydantic
+        model, a dataclass or a TypedDict. The result's ``value`` is then of that type.
 
         instruction: what the model is told, in the place of a sentence that names the schema. confidence: one denoising
         step more for every field, of which on_step and record are not told. Other parameters, and errors, as in
         ``generate``; GenerationError where an open object has a key twice, of which no pointer could say which.
         """
         check_listeners(on_step, record)
-        request = extract(
+        request: ExtractRequest[V] = extract(
             self.runtime,
             text,
             schema,
@@ -585,9 +591,9 @@ class Engine:
         )
         return self._run(request, on_step)
 
-    def min_tokens(self, constraint: Constraint) -> int:
+    def min_tokens(self, constraint: Constraint | type[Any]) -> int:
         """Return how many tokens the shortest text takes that a constraint allows."""
-        return self.runtime.min_tokens(constraint)
+        return self.runtime.min_tokens(cast(Constraint, as_constraint(constraint)))
 
     async def _checked(
         self, verb: Callable[..., Any], given: Sequence[Any], named: Mapping[str, Any]

@@ -140,6 +140,9 @@ def test_mistakes_are_one_line_and_come_before_training(
 ) -> None:
     bad = tmp_path / "bad.jsonl"
     bad.write_text(data.read_text() + json.dumps({"prompt": "a", "response": "<eos>"}) + "\n")
+    several = tmp_path / "several.jsonl"
+    questions = [{"ask": "no", "answer": "yes"}, {"ask": "no", "answer": "<eos>"}]
+    several.write_text(json.dumps({"context": "a", "questions": questions}))
     steps = ["--steps", 2]
     for path, more, words in [
         (bad, steps, f"{bad}:3: the answer '<eos>' spells the special token"),
@@ -156,8 +159,26 @@ def test_mistakes_are_one_line_and_come_before_training(
         (data, [*steps, "--merge"], "--merge is for adapters"),
         (data, [*steps, "--batch-tokens", 16], f"{data}:1: a question takes"),
         (data, [*steps, "--canvas-length", 99], "canvas length 99 must be from 1 to the model's 24"),
-        (data, [*steps, "--ema", 2], "ema_decay 2.0 must be between 0 and 1"),
+        (data, [*steps, "--ema", 2], "redraft: --ema 2.0 must be between 0 and 1"),
+        (data, ["--limit-hours", "nan"], "redraft: --limit-hours nan must be a finite number above 0"),
+        (data, [*steps, "--learning-rate", 0], "redraft: --learning-rate 0.0 must be a finite number above 0"),
+        (several, steps, f"{several}:1: question 1: the answer '<eos>' spells the special token"),
+        (data, [*steps, "--out", bad], "is a file; give another folder"),
     ]:
         done = redraft_here("train", path, "--model", base, "--out", tmp_path / "run", *more)
         assert_one_line(done, words)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("file", ["DATA.jsonl", "no-such-file.jsonl"])
+def test_help_of_records_needs_no_file(redraft_here: Run, file: str) -> None:
+    done = redraft_here("train", file, "--help")
+    assert done.returncode == 0, done.stderr
+    assert "Example: redraft train data" in done.stdout
+
+
+def test_records_may_come_through_a_pipe(redraft_here: Run, base: Path, data: Path, tmp_path: Path) -> None:
+    given = ["train", "-", "--model", base, "--out", tmp_path / "run", "--steps", 1, "--batch-tokens", 128, "--dry-run"]
+    done = redraft_here(*given, stdin=data.read_bytes())
+    assert done.returncode == 0, done.stderr
+    assert "--- chat" in done.stdout

@@ -297,7 +297,7 @@ def test_any_mix_gives_each_request_what_it_gets_alone(folder: Path, dtype: Form
     pool = engine.runtime.pool
     shared = 0
 
-    @settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+    @settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
     @given(
         joined=mixes,
         rows=st.sampled_from([1024, 60, 24, 1]),
@@ -319,7 +319,7 @@ def test_any_mix_gives_each_request_what_it_gets_alone(folder: Path, dtype: Form
         shared += mix.load.requests - mix.load.forwards
 
     check()
-    assert shared > 100, "mixes in which nobody shares a forward show nothing"
+    assert shared > 60, "mixes in which nobody shares a forward show nothing"
 
 
 @pytest.mark.parametrize("dtype", ["float32", "int8"])

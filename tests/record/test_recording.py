@@ -266,14 +266,14 @@ class TestDamage:
         engine.generate("some", max_tokens=10, seed=7, record=runs)
         return only_file(runs)
 
-    @settings(max_examples=300, deadline=None)
+    @settings(max_examples=100, deadline=None)
     @given(data=st.data())
     def test_a_flipped_bit_is_told_or_harmless(self, path: Path, data: st.DataObject) -> None:
         content = bytearray(path.read_bytes())
         content[data.draw(st.integers(0, len(content) - 1))] ^= 1 << data.draw(st.integers(0, 7))
         self._told_or_harmless(path, bytes(content))
 
-    @settings(max_examples=100, deadline=None)
+    @settings(max_examples=40, deadline=None)
     @given(data=st.data())
     def test_a_file_that_was_cut_is_told(self, path: Path, data: st.DataObject) -> None:
         content = path.read_bytes()

@@ -159,7 +159,7 @@ def test_a_closed_connection_ends_the_work(served: Served, stream: bool) -> None
     before = served.server.scheduler.load.cancelled
     with socket.create_connection(("127.0.0.1", served.server.port)) as connection:
         data = json.dumps(body).encode()
-        head = ("POST /v1/chat/completions HTTP/1.1", "host: x", "content-type: application/json",
+        head = ("POST /v1/chat/completions HTTP/1.1", "host: localhost", "content-type: application/json",
                 f"content-length: {len(data)}", "", "")  # fmt: skip
         connection.sendall("\r\n".join(head).encode() + data)
         wait_until(lambda: served.server.scheduler.load.running > 0)
@@ -249,7 +249,7 @@ def test_metrics_count_what_was_done(served: Served) -> None:
 
 def test_bodies_that_are_no_requests(served: Served) -> None:
     url = f"{served.url}/v1/chat/completions"
-    for content in (b"", b"{", b"[]", b'"x"', b"\xff\xfe", b'{"model": NaN}', b"[" * 100_000):
+    for content in (b"", b"{", b"[]", b'"x"', b"\xff\xfe", b'{"model": NaN}', b"[" * 30_000):
         answer = httpx.post(url, content=content, headers={"content-type": "application/json"})
         assert answer.status_code == 400, content[:20]
         assert answer.json()["error"]["message"]

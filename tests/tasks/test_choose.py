@@ -22,14 +22,6 @@ from tests.random_checkpoint import LETTERS_SIZE, random_checkpoint
 PROMPT = [2, 30, 31]
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module")
 def real(tmp_path_factory: pytest.TempPathFactory) -> Engine:
     folder = random_checkpoint(

@@ -16,7 +16,7 @@ from redraft.engine.memory import PooledCache
 from redraft.engine.request import Request, answer_text
 from redraft.engine.result import Chunk, FinishReason, OnStep, Result, TokenLogprob, Usage
 from redraft.engine.runtime import Runtime
-from redraft.engine.task import StepRecorder, Task, Waiting, recorded
+from redraft.engine.task import StepRecorder, Task, TimedListener, Waiting, recorded
 from redraft.engine.verify import Candidate, wrong_positions
 
 
@@ -80,7 +80,8 @@ class _Writing:
     """An answer under way."""
 
     def __init__(self, runtime: Runtime, request: Request, on_step: OnStep | None) -> None:
-        self._runtime, self._request, self._on_step = runtime, request, on_step
+        self._runtime, self._request = runtime, request
+        self._on_step = None if on_step is None else TimedListener(on_step)
         self._text = answer_text(runtime, request, request.stop)
         self._state = None if request.constraint is None else request.constraint.automaton.start
         self._encoded = len(request.prompt)
@@ -92,7 +93,7 @@ class _Writing:
 
     def run(self) -> Task[Answer]:
         """Write the answer."""
-        began = time.perf_counter()
+        self._began = time.perf_counter()
         request, runtime = self._request, self._runtime
         cache, cached = yield from open_context(runtime, request.prompt)
         try:
@@ -107,12 +108,18 @@ class _Writing:
                 length = min(request.canvas_length, request.context_length - self._encoded)
                 chunk = self._take((yield from self._best(cache, length)), length)
                 follow(runtime, cache, self._canvases[-1].canvas.tokens.tolist())
-                first_token = first_token or time.perf_counter() - began
+                first_token = first_token or self._seconds()
                 yield chunk
         finally:
             cache.close()
-        seconds = time.perf_counter() - began
-        return Answer(self._result(cached, first_token, seconds), [attempt.canvas for attempt in self._canvases])
+        return Answer(
+            self._result(cached, first_token, self._seconds()), [attempt.canvas for attempt in self._canvases]
+        )
+
+    def _seconds(self) -> float:
+        """Return the seconds since the beginning, but for those that others took to be told of steps."""
+        told = 0.0 if self._on_step is None else self._on_step.seconds
+        return time.perf_counter() - self._began - told
 
     def _result(self, cached: int, first_token: float, seconds: float) -> Result:
         request, canvases = self._request, self._canvases

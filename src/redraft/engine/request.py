@@ -5,7 +5,7 @@ import math
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -16,11 +16,12 @@ from redraft.canvas.schedule import LinearTemperature, TemperatureSchedule
 from redraft.canvas.stopping import StableAndConfident, StoppingRule
 from redraft.constrain.compiler import CompiledConstraint, ThoughtMarkers
 from redraft.constrain.constraint import Constraint
+from redraft.constrain.python_types import as_constraint
 from redraft.engine.memory import KVPool
 from redraft.engine.runtime import Prompt, Runtime
 from redraft.engine.text import AnswerText
 from redraft.engine.verify import Verifier
-from redraft.errors import RequestError
+from redraft.errors import RequestError, counted
 
 MAX_STOP_STRINGS = 16
 MIN_TEMPERATURE = 1e-4
@@ -199,11 +200,11 @@ def check_budget(constraint: CompiledConstraint, max_tokens: int | None, room: i
         return
     if max_tokens is None:
         raise RequestError(
-            f"the shortest text that the constraint allows takes {fewest} tokens, and the context has {room} left "
-            "after the prompt; shorten the prompt"
+            f"the shortest text that the constraint allows takes {counted(fewest, 'token')}, and the context has "
+            f"{room} left after the prompt; shorten the prompt"
         )
     raise RequestError(
-        f"max_tokens {max_tokens} is too small for the constraint: its shortest text takes {fewest} tokens"
+        f"max_tokens {max_tokens} is too small for the constraint: its shortest text takes {counted(fewest, 'token')}"
     )
 
 
@@ -212,8 +213,8 @@ def check_length(max_tokens: int | None, prompt_length: int, context_length: int
     room = context_length - prompt_length
     if room < 1:
         raise RequestError(
-            f"the prompt has {prompt_length} tokens and the context holds {context_length}; "
-            f"shorten the prompt to {context_length - 1} tokens or fewer"
+            f"the prompt has {counted(prompt_length, 'token')} and the context holds {context_length}; "
+            f"shorten the prompt to {counted(context_length - 1, 'token')} or fewer"
         )
     if max_tokens is None:
         return room
@@ -240,8 +241,8 @@ def check_memory(pool: KVPool, prompt_length: int, room: int, canvas_length: int
     if fits < 0:
         raise RequestError(
             f"{limit}: the keys and values of the prompt's {prompt_length} tokens take "
-            f"{pool.bytes_for(prompt_length):,}; shorten the prompt to {prompt_length + fits} tokens or fewer, or "
-            "load the model with that many"
+            f"{pool.bytes_for(prompt_length):,}; shorten the prompt to {counted(prompt_length + fits, 'token')} or "
+            "fewer, or load the model with that many"
         )
     room = (fits // canvas_length + 1) * canvas_length
     if asked:
@@ -265,7 +266,7 @@ def generate(
     canvas_length: int | None = None,
     acceptance: AcceptanceRule | None = None,
     stopping: StoppingRule | None = None,
-    constraint: Constraint | None = None,
+    constraint: Constraint | type[Any] | None = None,
     thinking: bool = False,
     verifier: Verifier | None = None,
     verify_rounds: int = 3,
@@ -283,13 +284,14 @@ def generate(
     acceptance: the rule itself in place of the entropy bound, such as ``ConfidenceThreshold``. stopping: the rule
     in place of the checkpoint's stable-and-confident one, such as ``ReproducesCanvas``.
 
-    constraint: ``JSONSchema``, ``Regex``, ``Choice`` or ``Template``, which the whole answer matches; stop strings
-    then do not occur in it. thinking: ask the model to think first; the thought is not part of the answer, nor
-    held to the constraint. verifier: called with a ``Candidate`` for every canvas, says which positions are wrong;
-    these alone are denoised again, at most verify_rounds times. best_of: so many candidates for every canvas, of
-    which the one with the fewest wrong positions stays, then the one that the model is surest of. draft: what the
-    canvases start from in the place of noise. top_logprobs: keep so many of the likeliest tokens of every position
-    with their log probabilities, 0 to 20; without a constraint.
+    constraint: ``JSONSchema``, ``Regex``, ``Choice`` or ``Template``, or a Python type such as a pydantic model, a
+    ``Literal`` or ``list[int]``, which the whole answer matches; stop strings then do not occur in it. thinking: ask
+    the model to think first; the thought is not part of the answer, nor held to the constraint. verifier: called with
+    a ``Candidate`` for every canvas, says which positions are wrong; these alone are denoised again, at most
+    verify_rounds times. best_of: so many candidates for every canvas, of which the one with the fewest wrong
+    positions stays, then the one that the model is surest of. draft: what the canvases start from in the place of
+    noise. top_logprobs: keep so many of the likeliest tokens of every position with their log
+    probabilities, 0 to 20; without a constraint.
 
     Raises RequestError, before any work, for a prompt or parameter that cannot be honoured (ConstraintError if it
     is the constraint), and GenerationError while running if the model yields NaN.
@@ -302,7 +304,8 @@ def generate(
             )
         known = ", ".join(own for own, p in _PARAMETERS.items() if p.kind is p.KEYWORD_ONLY)
         raise RequestError(f"unknown parameter {name!r}; known are {known}, on_step, record")
-    if top_logprobs is not None and constraint is not None:
+    wanted = as_constraint(constraint)
+    if top_logprobs is not None and wanted is not None:
         raise RequestError("top_logprobs and constraint exclude each other; what a constraint leaves is no token's")
     if acceptance is not None and entropy_bound is not None:
         raise RequestError("entropy_bound and acceptance exclude each other; put the bound into EntropyBound(...)")
@@ -316,7 +319,7 @@ def generate(
     room = check_memory(runtime.pool, len(tokens), room, length, max_tokens is not None)
     stop_strings = check_stop(stop)
     rounds = check_whole("verify_rounds", verify_rounds, 0)
-    compiled = None if constraint is None else runtime.compile(constraint, stop_strings, thought)
+    compiled = None if wanted is None else runtime.compile(wanted, stop_strings, thought)
     if compiled is not None:
         # A count that is too large to be kept count of (maxLength: 524288) is one that no answer reaches.
         room = room if compiled.max_tokens is None else min(room, compiled.max_tokens)
@@ -341,7 +344,7 @@ def generate(
         end_token_ids=defaults.end_token_ids,
         context_length=config.context_length,
         constraint=compiled,
-        constraint_source=constraint,
+        constraint_source=wanted,
         thought=thought,
         verifier=check_verifier(verifier),
         verify_rounds=rounds if verifier is not None else 0,

@@ -15,7 +15,7 @@ from redraft.constrain.constraint import Constraint
 from redraft.engine.memory import KVPool
 from redraft.engine.result import Chunk
 from redraft.engine.task import Answer, Forward, HostRead, Progress, Reading, Task, Waiting
-from redraft.errors import GenerationError, RequestError
+from redraft.errors import GenerationError, RequestError, counted
 from redraft.models.base import BlockDiffusionModel, Cache, Span
 from redraft.models.origin import Origin
 from redraft.models.tokenizer import ChatTokenizer, Check
@@ -106,6 +106,10 @@ class Runtime:
         it surely does not fit the context; before that what ``check`` raises.
         """
         fits = self.fits(check)
+        if prompt is None or isinstance(prompt, Mapping):
+            meant = "[{'role': 'user', 'content': ...}]"
+            what = "None" if prompt is None else "one mapping"
+            raise RequestError(f"the prompt is {what}; give a text, token ids, or a list of chat messages, {meant}")
         if isinstance(prompt, str):
             if not prompt:
                 raise RequestError("the prompt is empty; give some text")
@@ -114,6 +118,10 @@ class Runtime:
             raise RequestError("the prompt is bytes; decode it to text, or give token ids as a list")
         if isinstance(prompt, Tensor | np.ndarray):
             return cast(Sequence[int], prompt.tolist())
+        if not isinstance(prompt, Sequence):
+            raise RequestError(
+                f"the prompt is of type {type(prompt).__name__}; give a text, token ids, or a list of chat messages"
+            )
         if len(prompt) and isinstance(prompt[0], Mapping):
             messages = cast(Sequence[Mapping[str, Any]], prompt)
             ending = () if thinking else self.empty_thought
@@ -130,8 +138,8 @@ class Runtime:
                 check(needed)
             if needed >= context:
                 raise RequestError(
-                    f"the prompt has {needed} tokens or more and the context holds {context}; "
-                    f"shorten the prompt to {context - 1} tokens or fewer"
+                    f"the prompt has {counted(needed, 'token')} or more and the context holds {context}; "
+                    f"shorten the prompt to {counted(context - 1, 'token')} or fewer"
                 )
 
         return fits

@@ -17,6 +17,7 @@ from tokenizers.pre_tokenizers import ByteLevel
 from redraft.errors import CheckpointError, RequestError
 from redraft.formats.gguf.file import open_gguf
 from redraft.formats.gguf.tokenizer import read_tokenizer
+from redraft.formats.pointer import check_no_pointer
 from redraft.formats.source import is_single_file
 
 Check = Callable[[int], None]
@@ -57,6 +58,7 @@ class ChatTokenizer:
         path = folder / TOKENIZER_FILE
         if not path.exists():
             raise CheckpointError(f"{folder} has no {TOKENIZER_FILE}; the model cannot be used with text without it")
+        check_no_pointer(path)
         try:
             tokenizer = Tokenizer.from_file(str(path))
         except Exception as error:  # tokenizers raises bare Exception for any fault of the file
@@ -181,6 +183,10 @@ class ChatTokenizer:
             count -= 1
         return count
 
+    def is_special(self, token: int) -> bool:
+        """Tell whether a token means something and is no text."""
+        return token in self._special_tokens
+
     @cached_property
     def _special_tokens(self) -> frozenset[int]:
         added = self._tokenizer.get_added_tokens_decoder()
@@ -230,6 +236,13 @@ class ChatTokenizer:
     def _encode(self, text: str, check: Check | None, add_special_tokens: bool) -> list[int]:
         if check is not None and len(text) > LONG:
             check(self.fewest_tokens(text))
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise RequestError(
+                f"the text has half a character at {error.start} ({text[error.start]!r}, a surrogate alone), which no "
+                "UTF-8 text has; remove it"
+            ) from None
         try:
             # Unlike ``encode``, it lets other threads run meanwhile.
             (encoding,) = self._tokenizer.encode_batch_fast([text], add_special_tokens=add_special_tokens)

@@ -67,7 +67,7 @@ def test_a_value_lies_on_the_canvas_that_slots_make_for_serving(encoder: Encoder
     ("answer", "words"),
     [
         ({"answer": "x<eos>y"}, "spells the special token '<eos>'"),
-        ({"canvas": [{"slot": "name", "width": 1}]}, "takes 1 tokens, and its slot holds 0"),
+        ({"canvas": [{"slot": "name", "width": 1}]}, "takes 1 token, and its slot holds 0"),
         ({"schema": {"type": "object", "properties": {"n": {"type": "integer"}}}, "value": {"n": "x"}}, "/n"),
         ({"schema": {"type": "string"}, "value": ""}, "the outermost value must be an object"),
         ({"answer": "word " * 600}, "and the model reads 512"),

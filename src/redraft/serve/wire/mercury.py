@@ -18,7 +18,7 @@ from redraft.serve.answers import Answers, EventStream
 from redraft.serve.deltas import Ending, Passage
 from redraft.serve.errors import Json, bad_request, of_engine
 from redraft.serve.state import client_of, new_seed, serving
-from redraft.serve.wire.fields import Body, NoPenalty, Seed, Stop, Temperature, Whole, WholeNucleus, only
+from redraft.serve.wire.fields import HINT, Body, NoPenalty, Seed, Stop, Temperature, Whole, WholeNucleus, only
 from redraft.serve.wire.openai.common import DONE, FINGERPRINT, StreamOptions, fields_of, frame, usage
 from redraft.tasks.edit import EditRequest, EditResult, RewriteRequest, edit
 from redraft.tasks.fill import FillResult
@@ -56,14 +56,14 @@ class FimBody(Body):
     stop: Stop | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    seed: Seed | None = None
-    random_seed: Seed | None = None
+    seed: Seed = None
+    random_seed: Seed = None
     min_tokens: Annotated[Literal[0] | None, only(0)] = None
     top_p: WholeNucleus = None
     frequency_penalty: NoPenalty = None
     presence_penalty: NoPenalty = None
     user: str | None = None
-    metadata: Annotated[dict[str, str] | None, only({})] = None
+    metadata: Annotated[dict[str, Any] | None, HINT] = None
 
 
 @router.post("/v1/fim/completions")
@@ -74,8 +74,7 @@ async def fim(body: FimBody, http: HttpRequest) -> Response:
     here.note_prompt(http, [body.prompt, body.suffix])
     if body.seed is not None and body.random_seed is not None:
         raise bad_request("seed and random_seed say the same; give one of them", "random_seed")
-    if body.stream_options is not None and not body.stream:
-        raise bad_request("stream_options needs stream: true", "stream_options")
+    _check_stream(body)
     seed = body.random_seed if body.seed is None else body.seed
     parameters = {"max_tokens": body.max_tokens, "temperature": body.temperature, "seed": seed}
     passage = Passage(_middle, prepare.stop_strings(body.stop))
@@ -101,13 +100,15 @@ class EditBody(Body):
     messages: Annotated[list[EditMessage], Field(min_length=1, max_length=1)]
     max_tokens: Whole | None = None
     temperature: Temperature | None = None
-    seed: Seed | None = None
+    seed: Seed = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     top_p: WholeNucleus = None
     frequency_penalty: NoPenalty = None
     presence_penalty: NoPenalty = None
     user: str | None = None
+    metadata: Annotated[dict[str, Any] | None, HINT] = None
+    realtime: Annotated[bool | None, HINT] = None
 
 
 @router.post("/v1/edit/completions")
@@ -162,8 +163,7 @@ async def _edited(
     here = serving(http)
     here.check_model(body.model)
     here.note_prompt(http, body.messages[0].content)
-    if body.stream_options is not None and not body.stream:
-        raise bad_request("stream_options needs stream: true", "stream_options")
+    _check_stream(body)
     given = {
         "max_tokens": body.max_tokens,
         "temperature": body.temperature,
@@ -179,6 +179,13 @@ async def _edited(
         return edit(here.runtime, text, spans, instruction=instruction, record=record, **parameters)
 
     return await _reply(body, http, await here.check(check, _EDIT_FIELDS), passage, _EDIT_FIELDS)
+
+
+def _check_stream(body: FimBody | EditBody) -> None:
+    if body.stream_options is not None and not body.stream:
+        raise bad_request("stream_options needs stream: true", "stream_options")
+    if body.stream_options is not None and body.stream_options.continuous_usage_stats:
+        raise bad_request("stream_options: continuous_usage_stats is for chat and plain completions", "stream_options")
 
 
 async def _reply(

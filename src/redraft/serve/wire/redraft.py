@@ -95,7 +95,7 @@ class GenerateBody(Body):
     fill: Gap | None = None
     constraint: AnyConstraint | None = None
     max_tokens: Whole | None = None
-    seed: Seed | None = None
+    seed: Seed = None
     temperature: Temperature | None = None
     max_denoising_steps: Annotated[int, Field(ge=1, le=1000)] | None = None
     entropy_bound: Annotated[float, Field(ge=0)] | None = None
@@ -112,7 +112,7 @@ class ChooseBody(Body):
     questions: Annotated[dict[str, Annotated[list[str], Field(min_length=1, max_length=255)]], Field(min_length=1)]
     frame: str | None = None
     max_denoising_steps: Annotated[int, Field(ge=1, le=1000)] | None = None
-    seed: Seed | None = None
+    seed: Seed = None
     calibrated: bool | None = None
 
 
@@ -238,6 +238,7 @@ class _Drawing:
             "canvas": event.canvas_index,
             "step": event.step,
             "of": event.steps,
+            "remaining": event.remaining,
             "temperature": event.temperature,
             "tokens": tokens,
             "argmax": argmax,

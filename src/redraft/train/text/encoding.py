@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from itertools import takewhile
 from typing import Literal
 
-from redraft.errors import DataError, RequestError
+from redraft.errors import DataError, RequestError, counted
 from redraft.models.tokenizer import ChatTokenizer
 from redraft.tasks.layout import NULL, Slot
 from redraft.tasks.slots import Canvas, Filled, Piece, Slots
@@ -65,10 +65,19 @@ class Encoder:
     def encode(self, record: Record) -> EncodedRecord:
         """Return the tokens of a record."""
         try:
-            questions = tuple(self._question(question) for question in record.questions)
+            questions = tuple(self._numbered(number, record) for number in range(len(record.questions)))
         except (DataError, RequestError) as error:
             raise DataError(f"{record.where}: {error}") from None
         return EncodedRecord(questions, _shared([question.prompt for question in questions]), record.where)
+
+    def _numbered(self, number: int, record: Record) -> EncodedQuestion:
+        """Return the tokens of one question; a fault among several names it by its number, from 0."""
+        try:
+            return self._question(record.questions[number])
+        except (DataError, RequestError) as error:
+            if len(record.questions) == 1:
+                raise
+            raise DataError(f"question {number}: {error}") from None
 
     def _question(self, question: Question) -> EncodedQuestion:
         if isinstance(question.prompt, str):
@@ -92,7 +101,9 @@ class Encoder:
                 canvases = (self._of_pieces(following, question.weight),)
         length = len(prompt) + sum(len(canvas.tokens) for canvas in canvases)
         if length > self.context_length:
-            raise DataError(f"prompt and answer take {length} tokens, and the model reads {self.context_length}")
+            raise DataError(
+                f"prompt and answer take {counted(length, 'token')}, and the model reads {self.context_length}"
+            )
         return EncodedQuestion(tuple(prompt), canvases, question.task)
 
     def _of_text(self, text: str, weight: float) -> Iterator[CleanCanvas]:

@@ -45,6 +45,9 @@ def in_schema_order(schema: Any, value: Any) -> Any:
     return value
 
 
+SCHEMAS, LOOSE = 90, 120
+
+
 @cache
 def schemas(count: int, *, loose: bool = False) -> list[tuple[RandomSchemas, Any, ByteAutomaton]]:
     """Random schemas that are not refused because they contradict themselves, with their automata; compiled once."""
@@ -70,7 +73,7 @@ def test_whatever_the_automaton_writes_is_valid(loose: bool):
     and of numbers within bounds not all: -6.2 is none to it where the lower bound is -6.218.
     """
     chance, tried = random.Random(0), 0
-    for _, schema, automaton in schemas(200 if loose else 150, loose=loose):
+    for _, schema, automaton in schemas(LOOSE if loose else SCHEMAS, loose=loose):
         texts = RandomTexts(automaton)
         for _ in range(8):
             text = texts.draw(chance)
@@ -93,7 +96,7 @@ def keywords_of(schema) -> set[str]:
 
 def test_random_schemas_have_most_keywords_and_formats():
     """The others have cases of their own, in ``test_keywords``."""
-    drawn = [schema for _, schema, _ in schemas(150)]
+    drawn = [schema for _, schema, _ in [*schemas(SCHEMAS), *schemas(LOOSE, loose=True)]]
     assert len(SUPPORTED & set().union(*map(keywords_of, drawn))) >= 22
     assert all(f'"format": "{name}"' in json.dumps(drawn) for name in FORMATS)
 
@@ -102,7 +105,7 @@ def test_values_are_accepted_exactly_if_they_are_valid():
     """Values near valid ones, laid out as the automaton wants them: accepted if and only if jsonschema accepts them."""
     chance = random.Random(1)
     outcomes = {True: 0, False: 0}
-    for drawn, schema, automaton in schemas(150):
+    for drawn, schema, automaton in schemas(SCHEMAS):
         # Where options are merged, the order of members is no longer that of one list of properties.
         plain = not re.search('Of"|\\$ref|date|time', json.dumps(schema))
         texts = RandomTexts(automaton)
@@ -116,7 +119,7 @@ def test_values_are_accepted_exactly_if_they_are_valid():
             accepted = automaton.matches(text)
             assert accepted == valid if plain else accepted <= valid, (schema, text)
             outcomes[valid] += 1
-    assert min(outcomes.values()) > 200, outcomes
+    assert min(outcomes.values()) > 120, outcomes
 
 
 # What schemas may not say
@@ -432,7 +435,7 @@ def test_integer_bounds_hold_for_every_integer_around_them():
 
 
 @given(st.data())
-@settings(deadline=None, max_examples=75)
+@settings(deadline=None, max_examples=40)
 def test_number_bounds_hold_exactly_for_decimals_around_them(data):
     """Decimals with up to four places that differ from the bounds in their last ones."""
     numbers = st.decimals(-150, 150, places=2, allow_nan=False)
@@ -500,20 +503,16 @@ def test_of_options_that_overlap_what_both_allow_is_left_out():
 
 def test_options_of_one_of_exclude_each_other_to_every_reader():
     """Formats are an annotation to some, and dialects of patterns differ: what both may allow is not written."""
+    with pytest.raises(ConstraintError, match="no string"):
+        compiled({"type": "string", "oneOf": [{"format": "date"}, {"format": "email"}]})
     for options, both in [
-        ([{"format": "date"}, {"format": "email"}], "2020-01-01"),
         ([{"format": "date"}, {"const": "x"}], "x"),
         ([{"pattern": "^\\s$"}, {"pattern": "^\\ufeff$"}], "\ufeff"),
         ([{"pattern": "^\\w$"}, {"pattern": "^é$"}], "é"),
         ([{"pattern": "^.$"}, {"const": "\r"}], "\r"),
         ([{"pattern": "^a$"}, {"const": "a\n"}], "a\n"),
     ]:
-        try:
-            automaton = compiled({"type": "string", "oneOf": options})
-        except ConstraintError as refusal:
-            # Nothing is left.
-            assert "no string" in str(refusal) or "no value" in str(refusal)
-            continue
+        automaton = compiled({"type": "string", "oneOf": options})
         assert not automaton.matches(compact(both)), options
     values = ["2020-01-01", "x", "a@b.c", "abc"]
     automaton = compiled({"enum": values, "oneOf": [{"format": "date"}, {"maxLength": 1}, {"pattern": "@"}]})

@@ -37,7 +37,7 @@ _STEPS_AN_AUTOMATON = 2000
 class MissingDocumentError(ConstraintError):
     """A '$ref' leads to a document that is not there; ``uri`` says which."""
 
-    def __init__(self, message: str, uri: str) -> None:
+    def __init__(self, message: str, uri: str = "") -> None:
         super().__init__(message)
         self.uri = uri
 
