@@ -279,8 +279,8 @@ STRUCTURES: tuple[type[ctypes.Structure], ...] = (
     CSpan,
     CStack,
 )
-CONSTANTS = {"kBlock": 32, "kGroup": 128, "kTokens": 256, "kRegion": 2048}
-"""The sizes in native/formats.h: columns of a block, inputs of a scale in int4, tokens of a tile and a region."""
+CONSTANTS = {"kBlock": 32, "kGroup": 32, "kTokens": 256, "kRegion": 2048}
+"""The sizes in native/formats.h: columns of a block, inputs of a group in int4, tokens of a tile and a region."""
 
 _MATRIX, _NORM = ctypes.POINTER(CMatrix), ctypes.POINTER(CNorm)
 ENTRIES: dict[str, tuple[Any, ...]] = {

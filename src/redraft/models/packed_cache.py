@@ -18,7 +18,7 @@ from redraft.kernels.packed import Format, PackedMatrix
 from redraft.models.checkpoint import Checkpoint
 from redraft.models.family import PlainModel
 from redraft.models.packed import PackedModel
-from redraft.models.packed_folder import LAYOUT, read_matrices
+from redraft.models.packed_folder import LAYOUTS, read_matrices
 from redraft.models.sizing import part_bytes
 
 FOLDER = ".redraft"
@@ -71,7 +71,7 @@ def load_packed(
     model = found.load_beside(format, options)
     if found.packed is not None:
         return _of_folder(found, found.packed, model)
-    name, key = f"{format}-{LAYOUT}.pt", _fingerprint(found)
+    name, key = f"{format}-{LAYOUTS[format]}.pt", _fingerprint(found)
     places = _places(found.path, pack_folder)
     for folder in places:
         matrices = _read(folder / name, key)

@@ -11,7 +11,7 @@ enum Format : int32_t { kFloat32 = 0, kBFloat16 = 1, kInt8 = 2, kInt4 = 3 };
 enum Activation : int32_t { kNotGated = 0, kGeluTanh = 1, kSilu = 2 };
 
 constexpr int64_t kBlock = 32;   // columns computed together: two panels of 16
-constexpr int64_t kGroup = 128;  // inputs that share a scale in kInt4
+constexpr int64_t kGroup = 32;   // inputs that share a scale and a minimum in kInt4
 constexpr int64_t kTokens = 256;  // of a readout's tile, which stays in the cache
 constexpr int64_t kRegion = 2048; // tokens, the fewest that masses of larger light classes are kept for
 
@@ -26,7 +26,7 @@ struct Matrix {
     int64_t padded_outputs;  // of the blocks; a gated matrix has twice as many columns as outputs
     int64_t padded_inputs;
     const void* data;
-    const float* scales;  // kInt8: [padded_outputs]; kInt4: [block][group][32]
+    const void* scales;  // kInt8: float [padded_outputs]; kInt4: float16 [block][group], 32 scales and 32 minimums
     const float* bias;    // [padded_outputs], added to the product before a gate, or null
 };
 

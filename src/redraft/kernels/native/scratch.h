@@ -8,7 +8,7 @@ namespace redraft {
 // One for each use: what stands in a slot is never another kernel's, nor another thing of the same one.
 enum class Slot {
     // linear, and what it takes of any kernel's rows
-    rows, row_scales, row_sums, row_values,
+    rows, row_scales, row_sums, row_values, group_scales,
     // experts
     expert_plan, gathered, gathered_scales, gathered_sums, activated, middle_rows, middle_scales, middle_sums,
     middle_values, expert_results,
