@@ -81,7 +81,10 @@ class Steps:
         return work
 
     def readout(self, values: bool) -> Callable[[int], None]:
-        return lambda _: self.read(self._hidden, None, values) and None
+        def work(_: int) -> None:
+            self.read(self._hidden, None, values)
+
+        return work
 
     def describe(self) -> str:
         readout = self.read(self._hidden, None)

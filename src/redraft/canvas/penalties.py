@@ -17,7 +17,7 @@ from redraft.canvas.shaping import FORBIDDEN, LogitChanges
 
 @dataclass(frozen=True)
 class Penalties:
-    """What a token's logit loses by the number of times that it counts at a position."""
+    """The loss of a token's logit by the number of times that the token counts at a position."""
 
     presence: float = 0.0
     """Subtracted if it counts at all."""
@@ -46,7 +46,7 @@ class Standing:
 
 @dataclass(frozen=True, eq=False)
 class Counts:
-    """How often each of n tokens counts at each position."""
+    """The number of times that each of n tokens counts at each position."""
 
     tokens: Tensor
     """[n] int64, ascending."""

@@ -31,7 +31,7 @@ class ReadoutSpec:
     classes: TokenClasses | None = None
     """The token classes to sum by, and to draw from afterwards."""
     shaping: Shaping | None = None
-    """What is done to the logits beyond that; None for nothing."""
+    """The changes and filters of the logits; None for nothing."""
 
 
 @dataclass(frozen=True, eq=False)

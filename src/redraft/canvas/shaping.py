@@ -1,4 +1,4 @@
-"""What a request does to the logits of a canvas beyond the temperature: some are changed, and of all some are left.
+"""Changes and filters of a canvas's logits, which a request may ask for beyond the temperature.
 
 The filters are those of autoregressive samplers (top-k; nucleus sampling, Holtzman et al. 2020; min-p, Nguyen et al.
 2024), applied to each position of a canvas, in that order.

@@ -255,7 +255,7 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Ending:
-    """Where an answer ends, beside its own end and stop strings."""
+    """The ends of an answer beside its own and stop strings."""
 
     min_tokens: Annotated[int, typer.Option(help="No end and no stop string before so many tokens.")] = 0
     ignore_eos: Annotated[bool, typer.Option("--ignore-eos", help="Never end before max tokens; to measure.")] = False

@@ -85,7 +85,7 @@ class Denoising:
             device=self._model.device,
         )
         self._accepted: Tensor | None = None
-        """Of the step before; None at the first."""
+        """[C] bool: the positions that the step before accepted; None at the first."""
 
     def finish(self, commit: Tensor | None, on_step: OnStep | None) -> Task[FinishedCanvas]:
         """Denoise to the last step. ``commit`` [T]: what is still to be encoded before the canvas."""

@@ -48,8 +48,8 @@ class Sampling:
     def shaping(
         self, end_token_ids: Sequence[int], mask: int | None, answer: Sequence[int], canvas: Standing
     ) -> Shaping | None:
-        """What is done to the logits of a canvas behind the tokens of ``answer``; None for nothing. ``mask``: the token
-        that is never text, of a model that has one."""
+        """Make the shaping of a canvas behind the tokens of ``answer``; None for nothing. ``mask``: the token that is
+        never text, of a model that has one."""
         length, filters = len(canvas.tokens), self.filters
         forbidden = [Forbidden(self.ends(end_token_ids), min(length, self.min_tokens - len(answer)))]
         if self.ignore_eos:

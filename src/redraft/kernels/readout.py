@@ -125,7 +125,7 @@ class PackedHead:
 
 
 class _Shaped:
-    """What is done to the logits of some rows, as the kernels take it, and where they cut the rows."""
+    """The shaping of some rows, as the kernels take it, and where they cut the rows."""
 
     def __init__(self, shaping: RowShaping, count: int) -> None:
         if len(shaping.changed) != count:

@@ -79,7 +79,8 @@ def test_every_step_is_that_of_the_reference_with_the_processor(
     cache = DynamicCache(config=reference.config.get_text_config(decoder=True))
     temper = LinearTemperatureScheduleLogitsProcessor(GENERATION["t_min"], GENERATION["t_max"], STEPS)
     sampler = EntropyBoundSampler(EntropyBoundSamplerConfig(BOUND), LENGTH, 320, STEPS)
-    context, believed, so_far, accepted = torch.tensor([prompt]), None, [], None
+    context, believed, accepted = torch.tensor([prompt]), None, None
+    so_far: list[int] = []
     penalised = 0
     for event in events:
         if event.step == 1:

@@ -8,7 +8,7 @@ import pytest
 from openai.types.chat import completion_create_params
 
 from redraft.api import Engine
-from redraft.serve.wire.openai.chat import ChatBody
+from redraft.serve.wire.openai.chat_fields import ChatBody
 from redraft.serve.wire.sampling import SAMPLING
 from tests.serve.conftest import NAME, Served
 
@@ -323,7 +323,7 @@ def test_a_sampling_parameter_is_the_engines(served: Served, alone: Engine, fiel
 
 
 def test_every_route_that_has_them_passes_them_on(served: Served, alone: Engine) -> None:
-    own = {"logit_bias": {"40": 100.0}, "ignore_eos": True}
+    own: dict[str, Any] = {"logit_bias": {"40": 100.0}, "ignore_eos": True}
     forced = alone.generate(BASE["messages"], max_tokens=10, seed=1, **own).text
     assert forced != alone.generate(BASE["messages"], max_tokens=10, seed=1).text
     prompt = [20, 21, 22]

@@ -33,7 +33,7 @@ class Sampled(Body):
 
     @property
     def sampling(self) -> dict[str, Any]:
-        """What it says of them, by the engine's names; None where it says nothing."""
+        """Its parameters by the engine's names; None where it says nothing."""
         return {
             "top_p": self.top_p,
             "top_k": self.top_k,
