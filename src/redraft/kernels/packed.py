@@ -198,7 +198,7 @@ def _pack_one(weight: Tensor, format: Format) -> tuple[Tensor, Tensor]:
 
 
 def _of_groups(whole: Tensor, scales: Tensor, minimums: Tensor) -> Tensor:
-    """What the numbers [..., inputs] stand for, with a scale and a minimum a group [..., groups]."""
+    """Return what the numbers [..., inputs] stand for, with a scale and a minimum a group [..., groups]."""
     scales, minimums = (each.float().repeat_interleave(GROUP, dim=-1) for each in (scales, minimums))
     return whole * scales + minimums
 

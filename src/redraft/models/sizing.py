@@ -3,7 +3,8 @@
 from collections import Counter
 from math import prod
 
-from redraft.kernels.packed import GROUP, Format
+from redraft.kernels.int4 import GROUP
+from redraft.kernels.packed import Format
 from redraft.models.base import KV_BLOCK, PREFILL_CHUNK, max_blocks
 from redraft.models.checkpoint import Checkpoint
 

@@ -180,7 +180,7 @@ class JsonFormat(Body):
 
 
 class OutputConfig(Body):
-    """How much effort an answer is worth, and its form."""
+    """The effort that an answer is worth, and its form."""
 
     effort: Annotated[Literal["low", "medium", "high", "xhigh", "max"] | None, HINT] = None
     format: JsonFormat | None = None
@@ -198,13 +198,13 @@ class ClearThinking(Body):
 
 
 class ContextManagement(Body):
-    """What is to be cut off a conversation: nothing is."""
+    """The parts to be cut off a conversation: nothing is."""
 
     edits: list[ClearThinking] | None = None
 
 
 class CountBody(Body):
-    """What a message is asked with, and its tokens counted by."""
+    """The fields that a message is asked with, and its tokens are counted by."""
 
     model: str
     messages: Annotated[list[Turn], Field(min_length=1)]

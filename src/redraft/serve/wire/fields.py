@@ -83,7 +83,7 @@ class UnreadPart(BaseModel):
 
     model_config = ConfigDict(extra="allow")
     what: ClassVar[str]
-    """What it is, in the plural."""
+    """A word for it, in the plural."""
 
     @model_validator(mode="before")
     @classmethod

@@ -75,7 +75,7 @@ Content = Annotated[list[Part], BeforeValidator(_as_parts, json_schema_input_typ
 
 
 class OfMessage(Body):
-    """What messages of all roles may have."""
+    """Fields that messages of all roles may have."""
 
     name: str | None = None
     """Who speaks, among several of one role; the chat template decides whether the model is told."""
@@ -222,7 +222,7 @@ class NamedTool(Body):
 
 
 class AllowedTools(Body):
-    """Those of the tools that may be called."""
+    """The tools that may be called, of all that are given."""
 
     mode: Literal["auto", "required"]
     tools: Annotated[list[NamedTool], Field(min_length=1)]

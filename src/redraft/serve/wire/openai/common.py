@@ -70,7 +70,7 @@ def kind_of_choice(choice: Any) -> str:
 
 @dataclass(frozen=True)
 class Choice:
-    """What is to be done with tools."""
+    """The way in which tools are to be used."""
 
     mode: Literal["auto", "none", "required"]
     names: Sequence[str] | None = None

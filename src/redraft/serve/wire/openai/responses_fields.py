@@ -142,7 +142,7 @@ class EarlierReasoning(Body):
     summary: list[SummaryText] | None = None
     content: list[ReasoningText] | None = None
     encrypted_content: Annotated[str | None, HINT] = None
-    """What another server may have written for itself."""
+    """A thought that another server may have written for itself."""
     status: Annotated[Status | None, HINT] = None
 
 
