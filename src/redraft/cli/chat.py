@@ -28,7 +28,7 @@ was written of it; Ctrl-D or /quit ends the conversation. A message that begins 
 
 @dataclass
 class Conversation:
-    """What was said, and how the answers that follow are made."""
+    """The messages so far, and how the answers that follow are made."""
 
     system: str | None = None
     seed: int | None = None
@@ -152,12 +152,12 @@ def _model(engine: "Engine") -> str:
 
 
 def _piped() -> Iterator[str]:
-    """What comes through a pipe, a message a line."""
+    """Yield the lines of a pipe, each a message."""
     yield from reading.standard_input("the conversation").splitlines()
 
 
 def _typed() -> Iterator[str]:
-    """What is typed, with history and several lines."""
+    """Yield the messages that are typed, with history and several lines."""
     from prompt_toolkit import PromptSession
     from prompt_toolkit.history import FileHistory, InMemoryHistory
     from prompt_toolkit.key_binding import KeyBindings

@@ -31,7 +31,7 @@ _PIPE_SECONDS = 3.0
 
 
 class _Taken:
-    """What standard input was read for already in this command."""
+    """The use that standard input was put to already in this command."""
 
     by: str | None = None
 

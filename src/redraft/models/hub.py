@@ -41,7 +41,7 @@ class Repository:
     sizes: Mapping[str, int]
     """Bytes of each file."""
     config: Mapping[str, Any] | None
-    """What ``config.json`` says; None where there is none."""
+    """The content of ``config.json``; None where there is none."""
 
     @property
     def fetched(self) -> dict[str, int]:
@@ -63,7 +63,7 @@ class Pulled:
     last_used: float
     """Seconds since the epoch."""
     architecture: str | None
-    """As its ``config.json`` says; None where there is none."""
+    """The first that its ``config.json`` names; None where there is none."""
 
 
 def is_hub_id(name: str) -> bool:
