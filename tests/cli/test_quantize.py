@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+from redraft.cli import printing
+
 
 def test_info_says_that_it_is_packed(redraft_here, tmp_path: Path):
     made = redraft_here("quantize", "sudoku", tmp_path / "q", "--dtype", "int4")
