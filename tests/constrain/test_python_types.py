@@ -98,7 +98,9 @@ def test_what_is_no_type_stands_for_itself() -> None:
     assert as_constraint(own) is own
     assert as_constraint(None) is None
     # A constraint's class is a mistake for one of them, which is told where it is compiled.
-    assert as_constraint(JSONSchema) is JSONSchema
+    given: object = JSONSchema
+    found: object = as_constraint(given)
+    assert found is given
 
 
 def test_a_type_that_no_json_is_read_as_is_refused_by_name() -> None:

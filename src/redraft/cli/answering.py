@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Answer:
-    """An answer as far as it was written: all of it, or the canvases that were finished before it was interrupted."""
+    """The part of an answer that was written: all, or the canvases that were finished before it was interrupted."""
 
     seed: int
     result: "Result | None" = None
@@ -40,7 +40,7 @@ class Answer:
 
     @property
     def cost(self) -> str:
-        """Its length and its cost, in one line."""
+        """Return what there is of it and what it took, in one line."""
         if self.result is not None:
             return printing.cost_line(self.result)
         finished = counted(self.canvases, "finished canvas", "finished canvases")

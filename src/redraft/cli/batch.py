@@ -32,7 +32,7 @@ class Line:
     """One prompt of the file, checked."""
 
     id: str
-    """The id that was given, or the number of the line, from 1."""
+    """The name that was given, or the number of the line, from 1."""
     where: str
     prompt: str | list[dict[str, Any]]
     seed: int | None
@@ -40,7 +40,7 @@ class Line:
 
     @property
     def digest(self) -> str:
-        """A hash that tells its prompt from others."""
+        """Return what tells its prompt from others."""
         return hashlib.sha256(json.dumps(self.prompt, sort_keys=True).encode()).hexdigest()[:16]
 
 

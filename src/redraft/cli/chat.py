@@ -28,7 +28,7 @@ was written of it; Ctrl-D or /quit ends the conversation. A message that begins 
 
 @dataclass
 class Conversation:
-    """The messages so far, and how the answers that follow are made."""
+    """A conversation so far, and how the answers that follow are made."""
 
     system: str | None = None
     seed: int | None = None
@@ -152,12 +152,12 @@ def _model(engine: "Engine") -> str:
 
 
 def _piped() -> Iterator[str]:
-    """Yield the lines of a pipe, each a message."""
+    """Yield what comes through a pipe, a message a line."""
     yield from reading.standard_input("the conversation").splitlines()
 
 
 def _typed() -> Iterator[str]:
-    """Yield the messages that are typed, with history and several lines."""
+    """Yield what is typed, with history and several lines."""
     from prompt_toolkit import PromptSession
     from prompt_toolkit.history import FileHistory, InMemoryHistory
     from prompt_toolkit.key_binding import KeyBindings

@@ -64,7 +64,7 @@ def info(
 
 @contextmanager
 def _opened(name: str, revision: str | None) -> "Iterator[tuple[Path, dict[str, object]]]":
-    """A folder or file that can be described, and facts of the hub where it is not the whole."""
+    """Return where a checkpoint can be described, and what of it is to be said if that is not the whole."""
     from redraft.models import checkpoint, hub
 
     here = checkpoint.find_local(name)

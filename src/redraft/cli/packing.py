@@ -9,7 +9,7 @@ from redraft.models.packed_cache import OnPacking, PackingStep
 
 @contextmanager
 def told() -> Iterator[OnPacking]:
-    """A listener to packing: it writes a line before it, and in a terminal draws a bar while it lasts."""
+    """Make a listener to packing: a line before it, and in a terminal a bar while it lasts."""
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 

@@ -31,7 +31,7 @@ _PIPE_SECONDS = 3.0
 
 
 class _Taken:
-    """The use that standard input was put to already in this command."""
+    """The uses that standard input was put to already in this command."""
 
     by: str | None = None
 

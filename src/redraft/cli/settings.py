@@ -1,4 +1,4 @@
-"""Choices made once for all commands: a model, a device and a place for packed weights, by environment or by file.
+"""Choices that a user made once for all commands, by environment or file: model, device, place for packed weights.
 
 An option on the command line comes first, then the environment (REDRAFT_MODEL, REDRAFT_DEVICE, REDRAFT_PACK_FOLDER),
 then the file ($XDG_CONFIG_HOME/redraft/config.toml, by default ~/.config/redraft/config.toml, or what REDRAFT_CONFIG

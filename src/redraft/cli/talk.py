@@ -1,4 +1,4 @@
-"""The loudness of a command beside its answer: ``--quiet`` and ``--verbose``, which every verb has."""
+"""The amount that a command says beside its answer: ``--quiet`` and ``--verbose``, which every verb has."""
 
 import functools
 import inspect

@@ -1,4 +1,4 @@
-"""What there is to compile, apart from where it is done: in this process, or in one that has no model.
+"""Jobs of compilation, apart from where they are done: in this process, or in one that has no model.
 
 It imports no torch, so that a process which only compiles starts soon and stays small.
 """
@@ -85,7 +85,7 @@ class DecisionsJob:
 
 
 class Builder(Protocol):
-    """Where jobs are built."""
+    """A place where jobs are built."""
 
     def turn(self) -> AbstractContextManager[None]:
         """Wait for the place that one job takes, and hold it; raises what a client is told that may not have one."""
@@ -97,7 +97,7 @@ class Builder(Protocol):
 
 
 BUILDER: ContextVar[Builder | None] = ContextVar("redraft_builder", default=None)
-"""Where the current thread or task has its constraints compiled; None for the thread itself."""
+"""The place where the current thread or task has its constraints compiled; None for the thread itself."""
 
 
 def _whole_characters(text: bytes) -> str:

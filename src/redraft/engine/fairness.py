@@ -146,13 +146,13 @@ class Turns:
 
     @property
     def running(self) -> int:
-        """How many have a place."""
+        """The number of those that have a place."""
         with self._lock:
             return self._running.total()
 
     @property
     def waiting(self) -> int:
-        """How many wait for a place."""
+        """The number of those that wait for a place."""
         with self._lock:
             return len(self._waiting)
 

@@ -63,7 +63,7 @@ class Pulled:
     last_used: float
     """Seconds since the epoch."""
     architecture: str | None
-    """The first that its ``config.json`` names; None where there is none."""
+    """The architecture in its ``config.json``; None where there is none."""
 
 
 def is_hub_id(name: str) -> bool:

@@ -41,7 +41,7 @@ class PackingStep:
     total: int
     """About as many as there will be."""
     folder: Path | None
-    """The place that they will be kept in for the next load; None where they will not be."""
+    """The folder that they will be kept in for the next load; None where they will not be."""
     reason: str
     """Why they will not be kept."""
 

@@ -1,15 +1,18 @@
 """Memory is given back once nobody asks, and not before."""
 
 import asyncio
-from typing import Any
 
 from starlette.types import Message, Receive, Scope, Send
 
 from redraft.serve.http.idle import WhenIdle, give_back
 
 
-async def nothing(*_: Any) -> Message:
+async def gone() -> Message:
     return {"type": "http.disconnect"}
+
+
+async def nothing(_: Message) -> None:
+    pass
 
 
 def test_it_happens_once_after_the_last_of_several_requests() -> None:
@@ -29,7 +32,7 @@ def test_it_happens_once_after_the_last_of_several_requests() -> None:
         idle = WhenIdle(app, then, quiet=0.0)
 
         def ask(path: str, method: str = "POST") -> asyncio.Task[None]:
-            return asyncio.create_task(idle({"type": "http", "path": path, "method": method}, nothing, nothing))
+            return asyncio.create_task(idle({"type": "http", "path": path, "method": method}, gone, nothing))
 
         first, second = ask("first"), ask("second")
         holds["first"].set()
@@ -59,7 +62,7 @@ def test_a_request_that_comes_before_puts_it_off() -> None:
 
         idle = WhenIdle(app, then, quiet=0.0)
         for _ in range(3):
-            await idle({"type": "http", "path": "/", "method": "POST"}, nothing, nothing)
+            await idle({"type": "http", "path": "/", "method": "POST"}, gone, nothing)
         await asyncio.wait_for(done.wait(), 60)
         return log
 

@@ -1,4 +1,4 @@
-"""What a server does when nobody asks: it gives the memory back that requests have left unused."""
+"""The work of a server that nobody asks: it gives the memory back that requests have left unused."""
 
 import asyncio
 import ctypes

@@ -5,7 +5,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag
 
-from redraft.serve.wire.fields import HINT, Body, Only, OtherTool, UnreadPart, Whole, WholeNucleus, only
+from redraft.serve.wire.fields import HINT, Body, Only, OtherTool, UnreadPart, Whole, only
+from redraft.serve.wire.sampling import TopK, TopP
 
 
 class CacheControl(Body):
@@ -179,7 +180,7 @@ class JsonFormat(Body):
 
 
 class OutputConfig(Body):
-    """How much effort an answer is worth, and its form."""
+    """The effort that an answer is worth, and its form."""
 
     effort: Annotated[Literal["low", "medium", "high", "xhigh", "max"] | None, HINT] = None
     format: JsonFormat | None = None
@@ -197,13 +198,13 @@ class ClearThinking(Body):
 
 
 class ContextManagement(Body):
-    """What is to be cut off a conversation: nothing is."""
+    """The parts to be cut off a conversation: nothing is."""
 
     edits: list[ClearThinking] | None = None
 
 
 class CountBody(Body):
-    """What a message is asked with, and its tokens counted by."""
+    """The fields that a message is asked with, and its tokens are counted by."""
 
     model: str
     messages: Annotated[list[Turn], Field(min_length=1)]
@@ -233,7 +234,8 @@ class MessagesBody(CountBody):
     stream: bool | None = None
     temperature: Annotated[float, Field(ge=0, le=1)] | None = None
     metadata: Metadata | None = None
-    top_p: WholeNucleus = None
+    top_p: TopP | None = None
+    top_k: TopK | None = None
     service_tier: Annotated[Literal["auto", "standard_only"] | None, only("auto", "standard_only")] = None
     container: Annotated[None, only()] = None
     diagnostics: Annotated[dict[str, Any] | None, HINT] = None

@@ -27,7 +27,7 @@ class TokenizeBody(Body):
     messages: Annotated[list[Message], Field(min_length=1)] | None = None
     tools: list[Tool] | None = None
     add_special_tokens: bool | None = None
-    """Whether a text begins as a prompt does; so it does unless told. A chat's prompt has what its template writes."""
+    """True if a text begins as a prompt does, which is the default. A chat's prompt has what its template writes."""
     add_generation_prompt: Annotated[bool | None, only(True, instead="the prompt ends where the model begins")] = None
     continue_final_message: Annotated[bool | None, only(False)] = None
     chat_template: Annotated[None, only(instead="the checkpoint's own is used")] = None

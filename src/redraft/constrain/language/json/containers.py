@@ -11,7 +11,7 @@ from redraft.constrain.language.json.text import Layout, Member
 from redraft.errors import ConstraintError
 
 MAX_DIFFERENT = 10
-"""Of so many values all sets are kept apart."""
+"""The most values whose sets are all kept apart."""
 MAX_COUNTED = 64
 _MAX_PATTERNS = 3
 

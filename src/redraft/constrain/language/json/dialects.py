@@ -26,7 +26,7 @@ WITHOUT_EFFECT = frozenset(
 )
 """Keywords that say nothing about a value, by the specification."""
 KEPT = frozenset({"default", "description", "discriminator", "title"})
-"""Of these the ones that others of us read."""
+"""The ones of these that others of us read."""
 
 _SINCE = {
     **dict.fromkeys(("const", "contains", "propertyNames"), 6),

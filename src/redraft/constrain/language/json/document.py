@@ -278,7 +278,7 @@ def _copied(container: Any, keyword: str) -> Any:
 
 
 def _putting(schema: dict[str, Any], keyword: str, name: str | int | None) -> Callable[[Schema], None]:
-    """What puts a schema into the place of the one that it was made of."""
+    """Make a function that puts a schema into the place of the one that it was made of."""
 
     def put(part: Schema) -> None:
         if name is None:

@@ -107,7 +107,7 @@ class Contains:
 
 
 Matcher = Callable[[str, str, str, bool], bool]
-"""Whether a pattern (with its pointer) is certainly, or possibly, found in a text."""
+"""(pattern, its pointer, text, possibly) -> True if the pattern is certainly, or possibly, found in the text."""
 
 
 @dataclass

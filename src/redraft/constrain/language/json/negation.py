@@ -1,4 +1,4 @@
-"""What is valid where a schema is not: schemas of which one holds, keyword by keyword (De Morgan's laws).
+"""The contrary of a schema: schemas of which one holds, keyword by keyword (De Morgan's laws).
 
 They are written in the keywords of schemas and some of our own, which begin with ~ and no document has.
 """

@@ -9,7 +9,7 @@ from redraft.constrain.language.json.dialects import LATEST, draft_of, id_keywor
 from redraft.errors import ConstraintError
 
 BUNDLED = "$defs"
-"""Where other documents stand in the one that needs them."""
+"""The key under which other documents stand in the one that needs them."""
 _NAMED = frozenset({"properties", "patternProperties", "$defs", "definitions", "dependentSchemas", "dependencies"})
 _SCHEMAS = frozenset(
     {"additionalItems", "additionalProperties", "allOf", "anyOf", "contains", "contentSchema", "else", "if", "items"}
@@ -25,7 +25,7 @@ class Resource:
     uri: str
     draft: int
     pointer: str
-    """Where it stands in the outermost document."""
+    """The JSON pointer of it in the outermost document."""
 
 
 class References:
@@ -72,7 +72,7 @@ class References:
         raise LookupError
 
     def at(self, pointer: str) -> Any:
-        """What stands at a JSON pointer; LookupError for nothing."""
+        """Return what stands at a JSON pointer; LookupError for nothing."""
         part: Any = self._root
         for name in pointer.split("/")[1:]:
             name = name.replace("~1", "/").replace("~0", "~")
