@@ -42,7 +42,7 @@ def test_mistakes_are_one_line(redraft_here, tmp_path: Path):
     (tmp_path / "broken.jinja").write_text("{% for")
     for arguments, words in [
         (["sudoku", "--out", tmp_path / "x"], "cannot be adapted"),
-        ([base, "--out", base], "base: the folder is not empty"),
+        ([base, "--out", base], "where the base lies"),
         ([base, "--out", tmp_path / "x", "--dtype", "int8"], "dtype 'int8' is not supported"),
         ([base, "--out", tmp_path / "x", "--chat-template", tmp_path / "none"], "cannot be read"),
         ([base, "--out", tmp_path / "x", "--chat-template", tmp_path / "broken.jinja"], "does not take"),

@@ -1,15 +1,15 @@
 """``redraft chat``: turns see those before them, commands change what follows, and nothing ends it but its end."""
 
-import os
-import pty
-import select
-import time
 from pathlib import Path
 
 import pytest
+from prompt_toolkit.application import create_app_session
+from prompt_toolkit.history import FileHistory
+from prompt_toolkit.input import create_pipe_input
+from prompt_toolkit.output import DummyOutput
 
 from redraft.cli.answering import Answer
-from redraft.cli.chat import Conversation, converse, history_file
+from redraft.cli.chat import Conversation, _typed, converse, history_file
 from redraft.errors import RequestError
 from redraft.loading import load
 from tests.cli.conftest import Run, assert_one_line
@@ -88,49 +88,20 @@ def test_mistakes_come_before_the_model(redraft_here: Run) -> None:
     assert_one_line(redraft_here("chat", "-m", "no-such-model", "--stop", ""), "stop")
 
 
-@pytest.mark.slow
-def test_in_a_terminal_several_lines_history_and_a_clean_end(commands: Path, letters: Path, tmp_path: Path) -> None:
-    environment = {**os.environ, "TERM": "xterm-256color", "XDG_STATE_HOME": str(tmp_path)}
-    command = [str(commands / "redraft"), "chat", "-m", str(letters), "--max-tokens", "6", "--seed", "7", "-q"]
-    process, terminal = pty.fork()
-    if process == 0:
-        os.execvpe(command[0], command, environment)
-    written = b""
-
-    def until(words: bytes) -> None:
-        nonlocal written
-        end = time.monotonic() + 300
-        while words not in written:
-            assert time.monotonic() < end, written.decode(errors="replace")
-            if select.select([terminal], [], [], 1)[0]:
-                part = os.read(terminal, 65536)
-                if b"\x1b[6n" in part:
-                    os.write(terminal, b"\x1b[1;1R")
-                written += part
-
-    until(b"> ")
-    # Ctrl-C ends no conversation; Alt-Enter begins a line; Enter sends.
-    os.write(terminal, b"\x03")
-    until(b"> ")
-    os.write(terminal, b"first\x1b\rsecond\r")
-    expected = load(letters).generate([{"role": "user", "content": "first\nsecond"}], max_tokens=6, seed=7).text
-    until(expected.split("\n")[0].encode()[:4])
-    os.write(terminal, b"\x04")
-    while True:
-        try:
-            part = os.read(terminal, 65536)
-        except OSError:
-            part = b""
-        if not part:
-            break
-        written += part
-        if b"\x1b[6n" in part:
-            os.write(terminal, b"\x1b[1;1R")
-    os.close(terminal)
-    assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 0, written.decode(errors="replace")
-    kept = tmp_path / "redraft" / "chat_history"
-    assert "+first\n+second" in kept.read_text()
-    assert kept.stat().st_mode & 0o077 == 0, "what one says to a model is nobody else's"
+def test_what_is_typed_has_several_lines_and_is_kept_for_its_user_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    keys = ["abandoned\x03", "first\x1b\rsecond\r", "a\\\rb\r", "\x04"]
+    with create_pipe_input() as terminal, create_app_session(input=terminal, output=DummyOutput()):
+        # Ctrl-C ends no conversation; Alt-Enter and a backslash begin a line; Ctrl-D ends.
+        for key in keys:
+            terminal.send_text(key)
+        assert list(_typed()) == ["first\nsecond", "a\nb"]
+    assert "Ctrl-D or /quit ends" in capsys.readouterr().err
+    # Newest first: what the arrow brings back.
+    assert list(FileHistory(str(history_file())).load_history_strings()) == ["a\nb", "first\nsecond"]
+    assert history_file().stat().st_mode & 0o077 == 0
 
 
 def test_the_history_lies_with_the_users_state(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

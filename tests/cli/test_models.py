@@ -18,7 +18,7 @@ NAME = "someone/small"
 CONFIG = {"architectures": ["DiffusionGemmaForBlockDiffusion"]}
 PUBLISHED = {"config.json", "generation_config.json", "tokenizer.json"}
 # What each kind of repository that does not load is called, and what is said to do.
-FOREIGN = {
+FOREIGN: dict[str, tuple[dict[str, object], tuple[str, ...]]] = {
     "gguf": ({"a-Q4_K_M.gguf": "GGUF", "README.md": "x"}, ("holds GGUF files (a-Q4_K_M.gguf)", "name the file itself")),
     "adapter": (
         {"adapter_config.json": {"base_model_name_or_path": "google/base"}, "adapter_model.safetensors": "x"},

@@ -143,8 +143,8 @@ def test_mistakes_are_one_line_and_come_before_training(
     several = tmp_path / "several.jsonl"
     questions = [{"ask": "no", "answer": "yes"}, {"ask": "no", "answer": "<eos>"}]
     several.write_text(json.dumps({"context": "a", "questions": questions}))
-    steps = ["--steps", 2]
-    for path, more, words in [
+    steps: list[object] = ["--steps", 2]
+    mistakes: list[tuple[Path, list[object], str]] = [
         (bad, steps, f"{bad}:3: the answer '<eos>' spells the special token"),
         (data, [], "say when the run ends"),
         (data, [*steps, "--evaluate", bad], f"{bad}:3: "),
@@ -164,7 +164,8 @@ def test_mistakes_are_one_line_and_come_before_training(
         (data, [*steps, "--learning-rate", 0], "redraft: --learning-rate 0.0 must be a finite number above 0"),
         (several, steps, f"{several}:1: question 1: the answer '<eos>' spells the special token"),
         (data, [*steps, "--out", bad], "is a file; give another folder"),
-    ]:
+    ]
+    for path, more, words in mistakes:
         done = redraft_here("train", path, "--model", base, "--out", tmp_path / "run", *more)
         assert_one_line(done, words)
     assert not (tmp_path / "run").exists()

@@ -29,7 +29,7 @@ def adapt(
 
     Example: redraft adapt HuggingFaceTB/SmolLM2-135M-Instruct --out smol
     """
-    options.check_folder(out, new=True)
+    options.check_folder(out, new=not options.same_place(out, base))
     import torch
 
     from redraft.models import checkpoint

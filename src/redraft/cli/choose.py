@@ -73,7 +73,7 @@ def _check(steps: int, temperature: float | None, seed: int | None) -> None:
     """Refuse, before a model is loaded, what no model could honour."""
     from redraft.engine import request
 
-    request.check_whole("steps", steps, 1)
+    request.check_whole("--steps", steps, 1)
     request.check_seed(seed)
     if temperature is not None:
         request.check_temperature(temperature)

@@ -327,6 +327,11 @@ def check_output(path: Path) -> None:
         raise RequestError(f"{path} cannot be written: {error.strerror}") from error
 
 
+def same_place(path: Path, model: str) -> bool:
+    """Tell whether a path is where a model lies: whoever writes it says so itself."""
+    return path.resolve() == Path(model).expanduser().resolve()
+
+
 def check_folder(path: Path, *, new: bool = False) -> None:
     """Refuse, before any work, a folder that could not be made or written to; ``new``: or that has something in it."""
     there = next(place for place in (path, *path.absolute().parents) if place.exists())

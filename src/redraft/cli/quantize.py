@@ -22,7 +22,7 @@ def quantize(
 
     Example: redraft quantize sudoku sudoku-int8 --dtype int8
     """
-    options.check_folder(out, new=True)
+    options.check_folder(out, new=not options.same_place(out, model))
     from redraft.models import checkpoint
     from redraft.models.quantize import FORMATS
     from redraft.models.quantize import quantize as write_quantised

@@ -156,9 +156,8 @@ def _answer(raw: Mapping[str, Any]) -> Answer:
         if not isinstance(raw["schema"], Mapping):
             raise DataError(f"'schema' is {type(raw['schema']).__name__}; it must be a JSON object")
         return SchemaValue(raw["schema"], raw["value"])
-    if kinds == ["answer"]:
-        return _something("'answer'", _text(raw, "answer"))
-    return tuple(_pieces(raw["canvas"]))
+    # A question may have nothing for an answer: then that is what is learned.
+    return _text(raw, "answer") if kinds == ["answer"] else tuple(_pieces(raw["canvas"]))
 
 
 def _pieces(raw: object) -> Iterator[Piece]:
