@@ -31,10 +31,12 @@ class CompiledConstraint:
     classes: TokenClasses
     beginning: str = ""
     """The text with which every answer begins, whatever the model says; it can be handed out before any work."""
+    max_tokens: int | None = None
+    """The number of tokens up to which every answer is valid; None where a count that large limits none."""
 
     @classmethod
-    def of(cls, automaton: TokenAutomaton, beginning: str = "") -> "CompiledConstraint":
-        return cls(automaton, TokenClasses.of(automaton.token_class, automaton.classes), beginning)
+    def of(cls, automaton: TokenAutomaton, beginning: str = "", max_tokens: int | None = None) -> "CompiledConstraint":
+        return cls(automaton, TokenClasses.of(automaton.token_class, automaton.classes), beginning, max_tokens)
 
     @property
     def min_tokens(self) -> int:
@@ -103,7 +105,7 @@ class Compiler:
             return used
 
         def finished(built: Built) -> tuple[CompiledConstraint, int]:
-            compiled = CompiledConstraint.of(built.automaton, built.beginning)
+            compiled = CompiledConstraint.of(built.automaton, built.beginning, built.max_tokens)
             with self._lock:
                 self._in_use[key] = compiled
             return compiled, compiled.nbytes

@@ -8,7 +8,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
-from redraft.constrain.automaton import bytes as byte_automaton
+from redraft.constrain.automaton import fitting
 from redraft.constrain.automaton import tokens as token_automaton
 from redraft.constrain.automaton.preamble import after_thought
 from redraft.constrain.automaton.stop_strings import without
@@ -39,10 +39,12 @@ class Job(Protocol[T_co]):
 
 @dataclass(frozen=True)
 class Built:
-    """A token automaton, and the text with which every answer begins."""
+    """A token automaton, the text with which every answer begins, and up to how many tokens it is right."""
 
     automaton: TokenAutomaton
     beginning: str = ""
+    max_tokens: int | None = None
+    """None where it is right for any number."""
 
 
 @dataclass(frozen=True)
@@ -56,14 +58,17 @@ class ConstraintJob:
 
     def build(self, vocabulary: Vocabulary) -> Built:
         """Compile it; ConstraintError for what is not supported, contradicts itself, is too large, or has no tokens."""
-        texts = without(byte_automaton.build(self.constraint.expression), self.stop)
+        fitted = fitting.build(self.constraint.expression)
+        texts = without(fitted.automaton, self.stop)
+        # So many tokens surely have no more bytes than the automaton is right for.
+        most = None if fitted.max_bytes is None else fitted.max_bytes // vocabulary.longest
         automaton = token_automaton.build(texts, vocabulary, self.end_token_ids)
         if self.thought is None:
-            return Built(automaton, _whole_characters(texts.beginning()))
+            return Built(automaton, _whole_characters(texts.beginning()), most)
         with_text = vocabulary.has_text.copy()
         with_text[list(self.end_token_ids)] = False
         # What comes first may be a thought; that of the answer is not known to be the beginning.
-        return Built(after_thought(automaton, self.thought.opening, self.thought.closing, with_text))
+        return Built(after_thought(automaton, self.thought.opening, self.thought.closing, with_text), max_tokens=most)
 
 
 @dataclass(frozen=True)

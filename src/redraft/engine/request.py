@@ -321,6 +321,8 @@ def generate(
     rounds = check_whole("verify_rounds", verify_rounds, 0)
     compiled = None if wanted is None else runtime.compile(wanted, stop_strings, thought)
     if compiled is not None:
+        # A count that is too large to be kept count of (maxLength: 524288) is one that no answer reaches.
+        room = room if compiled.max_tokens is None else min(room, compiled.max_tokens)
         check_budget(compiled, max_tokens, room)
     return Request(
         prompt=tokens,
