@@ -114,8 +114,13 @@ def test_what_is_far_too_long_is_refused_before_it_is_tokenized(
     monkeypatch.setattr(engine.tokenizer, "_tokenizer", Spied(engine.tokenizer.tokenizer, lengths.append))
     with serving(engine, ServerSettings(NAME, limits=RequestLimits(prompt_tokens=limit))) as up:
         refused = up.post(path, HUGE_REQUESTS[path])
-    assert refused.status_code == (400 if limit is None else 413), refused.text[:500]
-    said = refused.json()["error"]["message"]
+    if path == "/v1/systemone":
+        # It has an envelope of its own.
+        assert refused.status_code == (422 if limit is None else 413), refused.text[:500]
+        said = refused.text
+    else:
+        assert refused.status_code == (400 if limit is None else 413), refused.text[:500]
+        said = refused.json()["error"]["message"]
     assert "tokens or more" in said
     assert ("the context holds 1024" if limit is None else "at most 500") in said
     assert max(lengths, default=0) < len(HUGE)

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from redraft.serve.http.shape import shape
-from redraft.serve.wire import anthropic, mercury, systemone
+from redraft.serve.wire import anthropic_fields, mercury, systemone
 from redraft.serve.wire import redraft as native
 from redraft.serve.wire.fields import Body
-from redraft.serve.wire.openai import chat, completions, responses
+from redraft.serve.wire.openai import chat_fields, completions, responses_fields
 
 DOCUMENTS = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(),
@@ -62,9 +62,8 @@ def lists(schema: Any) -> list[dict[str, Any]]:
 
 
 def test_every_array_of_every_format_is_refused_at_its_first_fault() -> None:
-    assert {module.__name__ for module in (anthropic, mercury, systemone, native, chat, completions, responses)} <= {
-        cls.__module__ for cls in bodies()
-    }
+    formats = (anthropic_fields, mercury, systemone, native, chat_fields, completions, responses_fields)
+    assert {module.__name__ for module in formats} <= {cls.__module__ for cls in bodies()}
     for cls in bodies():
         assert all(one.get("fail_fast") for one in lists(cls.__pydantic_core_schema__)), cls
 
@@ -82,12 +81,12 @@ def test_every_array_of_every_format_is_refused_at_its_first_fault() -> None:
 )
 def test_few_faults_are_told_of_many(body: dict[str, Any]) -> None:
     with pytest.raises(ValidationError) as refused:
-        chat.ChatBody.model_validate({"model": "m", "messages": [{"role": "user", "content": "x"}], **body})
+        chat_fields.ChatBody.model_validate({"model": "m", "messages": [{"role": "user", "content": "x"}], **body})
     assert refused.value.error_count() <= 8
 
 
 def test_an_unknown_field_is_named_also_among_many() -> None:
     body = {"model": "m", "messages": [{"role": "user", "content": "x"}], "zzz": 1, **{str(n): 1 for n in range(50)}}
     with pytest.raises(ValidationError) as refused:
-        chat.ChatBody.model_validate(body)
+        chat_fields.ChatBody.model_validate(body)
     assert [(fault["type"], fault["loc"]) for fault in refused.value.errors()] == [("extra_forbidden", ("zzz",))]

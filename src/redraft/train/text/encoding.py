@@ -15,7 +15,7 @@ FILLER_WEIGHT = 0.15
 """The weight of an end token behind the first one: fillers are many, and all alike."""
 
 SlotKind = Literal["absent", "class", "copied", "rewritten"]
-"""What the value of a schema's slot is: none, one of the values that the schema lists, text as the prompt has it, or
+"""The kind of a value in a schema's slot: none, one of the values that the schema lists, text as the prompt has it, or
 text that it has not, such as a date in another form."""
 
 
