@@ -344,10 +344,10 @@ def test_an_unknown_parameter_is_named(engine: Engine) -> None:
         engine.extract: ("a", {"type": "integer"}),
     }
     for verb, given in verbs.items():
-        with pytest.raises(TypeError, match="unexpected keyword argument 'top_p'"):
-            verb(*given, top_p=0.9)
-    with pytest.raises(RequestError, match=r"'top_p'; known are max_tokens, seed, temperature.*on_step"):
-        generate(engine.runtime, PROMPT, top_p=0.9)
+        with pytest.raises(TypeError, match="unexpected keyword argument 'top_a'"):
+            verb(*given, top_a=0.9)
+    with pytest.raises(RequestError, match=r"'top_a'; known are max_tokens, seed, temperature.*on_step"):
+        generate(engine.runtime, PROMPT, top_a=0.9)
 
 
 def test_the_other_rules_of_acceptance_and_stopping_can_be_chosen(engine: Engine) -> None:

@@ -17,6 +17,7 @@ from redraft.engine.generation import Generate, Recorders
 from redraft.engine.request import Request, check_listeners, check_whole, generate
 from redraft.engine.result import Chunk, OnStep, Result
 from redraft.engine.runtime import Prompt, Runtime, forward_alone, run, start
+from redraft.engine.sampling import LogitBias
 from redraft.engine.scheduler import Handle, Scheduler
 from redraft.engine.task import Progress, Runnable, StepRecorder, Task
 from redraft.engine.tools import GenerateWithTools, ToolChoice, calling, tokens_with_tools, tool_use
@@ -149,6 +150,16 @@ class Engine:
         best_of: int = 1,
         draft: Draft | None = None,
         top_logprobs: int | None = None,
+        top_p: float = 1.0,
+        top_k: int | None = None,
+        min_p: float = 0.0,
+        logit_bias: LogitBias | None = None,
+        presence_penalty: float = 0.0,
+        frequency_penalty: float = 0.0,
+        repetition_penalty: float = 1.0,
+        min_tokens: int = 0,
+        ignore_eos: bool = False,
+        stop_token_ids: Sequence[int] | None = None,
         tools: Sequence[Mapping[str, Any]] | None = None,
         tool_choice: ToolChoice = "auto",
         on_step: OnStep | None = None,
@@ -171,6 +182,13 @@ class Engine:
         positions stays, then the one that the model is surest of. draft: what the canvases start from in the place of
         noise. top_logprobs: keep so many of the likeliest tokens of every position with their log
         probabilities, 0 to 20; without a constraint.
+
+        top_k, top_p, min_p: leave a position's likeliest tokens: so many, or those of so much probability together, or
+        those at least so many times as probable as the likeliest; where a constraint allows none of them it wins.
+        logit_bias: added to the logits of tokens by their ids, -100 to 100. presence_penalty, frequency_penalty (-2 to
+        2), repetition_penalty: for tokens that the answer has already, the prompt not counted. min_tokens: no end token
+        and no stop string before so many tokens. ignore_eos: no end token at all. stop_token_ids: tokens at which the
+        answer ends, not part of it. docs/sampling.md defines each.
 
         Raises RequestError, before any work, for a prompt or parameter that cannot be honoured (ConstraintError if it
         is the constraint), and GenerationError while running if the model yields NaN.
@@ -198,6 +216,16 @@ class Engine:
             best_of=best_of,
             draft=draft,
             top_logprobs=top_logprobs,
+            top_p=top_p,
+            top_k=top_k,
+            min_p=min_p,
+            logit_bias=logit_bias,
+            presence_penalty=presence_penalty,
+            frequency_penalty=frequency_penalty,
+            repetition_penalty=repetition_penalty,
+            min_tokens=min_tokens,
+            ignore_eos=ignore_eos,
+            stop_token_ids=stop_token_ids,
             tools=tools,
             tool_choice=tool_choice,
         )
@@ -224,6 +252,16 @@ class Engine:
         best_of: int = 1,
         draft: Draft | None = None,
         top_logprobs: int | None = None,
+        top_p: float = 1.0,
+        top_k: int | None = None,
+        min_p: float = 0.0,
+        logit_bias: LogitBias | None = None,
+        presence_penalty: float = 0.0,
+        frequency_penalty: float = 0.0,
+        repetition_penalty: float = 1.0,
+        min_tokens: int = 0,
+        ignore_eos: bool = False,
+        stop_token_ids: Sequence[int] | None = None,
         tools: Sequence[Mapping[str, Any]] | None = None,
         tool_choice: ToolChoice = "auto",
         on_step: OnStep | None = None,
@@ -248,6 +286,16 @@ class Engine:
             best_of=best_of,
             draft=draft,
             top_logprobs=top_logprobs,
+            top_p=top_p,
+            top_k=top_k,
+            min_p=min_p,
+            logit_bias=logit_bias,
+            presence_penalty=presence_penalty,
+            frequency_penalty=frequency_penalty,
+            repetition_penalty=repetition_penalty,
+            min_tokens=min_tokens,
+            ignore_eos=ignore_eos,
+            stop_token_ids=stop_token_ids,
             tools=tools,
             tool_choice=tool_choice,
         )
@@ -276,6 +324,16 @@ class Engine:
         best_of: int = 1,
         draft: Draft | None = None,
         top_logprobs: int | None = None,
+        top_p: float = 1.0,
+        top_k: int | None = None,
+        min_p: float = 0.0,
+        logit_bias: LogitBias | None = None,
+        presence_penalty: float = 0.0,
+        frequency_penalty: float = 0.0,
+        repetition_penalty: float = 1.0,
+        min_tokens: int = 0,
+        ignore_eos: bool = False,
+        stop_token_ids: Sequence[int] | None = None,
         tools: Sequence[Mapping[str, Any]] | None = None,
         tool_choice: ToolChoice = "auto",
         max_batch_rows: int | None = None,
@@ -315,6 +373,16 @@ class Engine:
                         best_of=best_of,
                         draft=draft,
                         top_logprobs=top_logprobs,
+                        top_p=top_p,
+                        top_k=top_k,
+                        min_p=min_p,
+                        logit_bias=logit_bias,
+                        presence_penalty=presence_penalty,
+                        frequency_penalty=frequency_penalty,
+                        repetition_penalty=repetition_penalty,
+                        min_tokens=min_tokens,
+                        ignore_eos=ignore_eos,
+                        stop_token_ids=stop_token_ids,
                         tools=tools,
                         tool_choice=tool_choice,
                     )
@@ -349,6 +417,16 @@ class Engine:
         best_of: int = 1,
         draft: Draft | None = None,
         top_logprobs: int | None = None,
+        top_p: float = 1.0,
+        top_k: int | None = None,
+        min_p: float = 0.0,
+        logit_bias: LogitBias | None = None,
+        presence_penalty: float = 0.0,
+        frequency_penalty: float = 0.0,
+        repetition_penalty: float = 1.0,
+        min_tokens: int = 0,
+        ignore_eos: bool = False,
+        stop_token_ids: Sequence[int] | None = None,
         tools: Sequence[Mapping[str, Any]] | None = None,
         tool_choice: ToolChoice = "auto",
     ) -> Request:
@@ -379,6 +457,16 @@ class Engine:
             best_of=best_of,
             draft=draft,
             top_logprobs=top_logprobs,
+            top_p=top_p,
+            top_k=top_k,
+            min_p=min_p,
+            logit_bias=logit_bias,
+            presence_penalty=presence_penalty,
+            frequency_penalty=frequency_penalty,
+            repetition_penalty=repetition_penalty,
+            min_tokens=min_tokens,
+            ignore_eos=ignore_eos,
+            stop_token_ids=stop_token_ids,
         )
 
     def begin(self, request: Request, on_step: OnStep | None = None, record: Recorders | None = None) -> "Generation":
@@ -406,6 +494,13 @@ class Engine:
         verify_rounds: int = 3,
         best_of: int = 1,
         top_logprobs: int | None = None,
+        top_p: float = 1.0,
+        top_k: int | None = None,
+        min_p: float = 0.0,
+        logit_bias: LogitBias | None = None,
+        presence_penalty: float = 0.0,
+        frequency_penalty: float = 0.0,
+        repetition_penalty: float = 1.0,
         on_step: OnStep | None = None,
         record: Recorders | None = None,
     ) -> FillResult:
@@ -435,6 +530,13 @@ class Engine:
             verify_rounds=verify_rounds,
             best_of=best_of,
             top_logprobs=top_logprobs,
+            top_p=top_p,
+            top_k=top_k,
+            min_p=min_p,
+            logit_bias=logit_bias,
+            presence_penalty=presence_penalty,
+            frequency_penalty=frequency_penalty,
+            repetition_penalty=repetition_penalty,
         )
         return self._run(request, on_step)
 
@@ -459,6 +561,13 @@ class Engine:
         verify_rounds: int = 3,
         best_of: int = 1,
         top_logprobs: int | None = None,
+        top_p: float = 1.0,
+        top_k: int | None = None,
+        min_p: float = 0.0,
+        logit_bias: LogitBias | None = None,
+        presence_penalty: float = 0.0,
+        frequency_penalty: float = 0.0,
+        repetition_penalty: float = 1.0,
         on_step: OnStep | None = None,
         record: Recorders | None = None,
     ) -> EditResult:
@@ -491,6 +600,13 @@ class Engine:
             verify_rounds=verify_rounds,
             best_of=best_of,
             top_logprobs=top_logprobs,
+            top_p=top_p,
+            top_k=top_k,
+            min_p=min_p,
+            logit_bias=logit_bias,
+            presence_penalty=presence_penalty,
+            frequency_penalty=frequency_penalty,
+            repetition_penalty=repetition_penalty,
         )
         return self._run(request, on_step)
 
@@ -558,6 +674,13 @@ class Engine:
         verify_rounds: int = 3,
         best_of: int = 1,
         top_logprobs: int | None = None,
+        top_p: float = 1.0,
+        top_k: int | None = None,
+        min_p: float = 0.0,
+        logit_bias: LogitBias | None = None,
+        presence_penalty: float = 0.0,
+        frequency_penalty: float = 0.0,
+        repetition_penalty: float = 1.0,
         on_step: OnStep | None = None,
         record: Recorders | None = None,
     ) -> Extraction[V]:
@@ -588,6 +711,13 @@ class Engine:
             verify_rounds=verify_rounds,
             best_of=best_of,
             top_logprobs=top_logprobs,
+            top_p=top_p,
+            top_k=top_k,
+            min_p=min_p,
+            logit_bias=logit_bias,
+            presence_penalty=presence_penalty,
+            frequency_penalty=frequency_penalty,
+            repetition_penalty=repetition_penalty,
         )
         return self._run(request, on_step)
 

@@ -427,3 +427,31 @@ def test_a_mistake_of_usage_exits_with_2(redraft_here, arguments):
     assert (failed.returncode, failed.stdout) == (2, "")
     assert "Usage: " in failed.stderr
     assert "generate --help" in failed.stderr
+
+
+def test_sampling_parameters_are_the_engines(redraft_here, model):
+    given = ("--top-p", 0.9, "--top-k", 9, "--min-p", 0.01, "--logit-bias", "40=3", "--logit-bias", "41=-2")
+    given += ("--presence-penalty", 0.5, "--frequency-penalty", 0.25, "--repetition-penalty", 1.2)
+    given += ("--min-tokens", 3, "--ignore-eos", "--stop-token-id", 50, "--max-tokens", 20, "--seed", 7)
+    answer = redraft_here("generate", PROMPT, "-m", model, "--json", *given)
+    assert answer.returncode == 0, answer.stderr
+    expected = load(model).generate(
+        [{"role": "user", "content": PROMPT}], max_tokens=20, seed=7, top_p=0.9, top_k=9, min_p=0.01,
+        logit_bias={40: 3.0, 41: -2.0}, presence_penalty=0.5, frequency_penalty=0.25, repetition_penalty=1.2,
+        min_tokens=3, ignore_eos=True, stop_token_ids=[50],
+    )  # fmt: skip
+    assert json.loads(answer.stdout)["token_ids"] == list(expected.token_ids)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--top-p", 2], "top_p 2.0 must be a number from 0 to 1"),
+        (["--logit-bias", "a=b"], "--logit-bias 'a=b' is no ID=BIAS"),
+        (["--logit-bias", "4=101"], "logit_bias of token 4 101.0 must be"),
+        (["--frequency-penalty", 3], "frequency_penalty 3.0 must be"),
+        (["--min-tokens", -1], "min_tokens -1 must be"),
+    ],
+)
+def test_a_sampling_parameter_out_of_range_is_named_before_a_model_is_loaded(redraft_here, arguments, words):
+    assert_one_line(redraft_here("generate", PROMPT, "-m", "no/such-folder", *arguments), words)

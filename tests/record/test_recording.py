@@ -95,6 +95,7 @@ REQUESTS: dict[str, dict[str, Any]] = {
     "verified": {"verifier": odd_positions, "verify_rounds": 2, "max_tokens": 30},
     "one step": {"max_denoising_steps": 1, "best_of": 2},
     "drafted": {"draft": Draft(torch.arange(20, 70), torch.full((50,), 0.7, dtype=torch.float64))},
+    "shaped": {"top_p": 0.8, "logit_bias": {40: 1.5}, "frequency_penalty": 0.5, "min_tokens": 4, "stop_token_ids": [9]},
     "threshold": {"acceptance": redraft.ConfidenceThreshold(0.3), "stopping": redraft.ReproducesCanvas(2.0)},
 }
 

@@ -229,7 +229,7 @@ def test_no_prompt_is_logged_unless_asked(engine: Engine, caplog: pytest.LogCapt
 
 def test_metrics_count_what_was_done(served: Served) -> None:
     served.post("/v1/chat/completions", CHAT)
-    served.post("/v1/chat/completions", {**CHAT, "top_p": 0.5})
+    served.post("/v1/chat/completions", {**CHAT, "top_p": 1.5})
     httpx.get(f"{served.url}/made/up")
     text = httpx.get(f"{served.url}/metrics").text
     values = dict(line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))

@@ -42,9 +42,7 @@ def test_what_an_edit_is_held_to_is_compiled_before_its_task_begins(engine: Engi
     request = edit(engine.runtime, "a" + LONG * 9 + "b", [(0, 1), (len(LONG) * 9 + 1, len(LONG) * 9 + 2)], seed=1)
     engine.runtime.constraints._kept.clear()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            type(engine.runtime.constraints), "_build", lambda *_: pytest.fail("compiled while others wait")
-        )
+        patch.setattr(type(engine.runtime.constraints), "_build", lambda *_: pytest.fail("compiled while others wait"))
         assert told(engine, request)[1].usage.canvases > 1
 
 

@@ -186,7 +186,7 @@ def test_what_cannot_be_honoured_is_named_before_any_work(engine: Engine, text, 
         ({"stop": "a"}, "stop cannot be given to extract"),
         ({"constraint": None}, "constraint cannot be given to extract"),
         ({"thinking": True}, "thinking cannot be given to extract"),
-        ({"top_p": 3}, "unknown parameter 'top_p'"),
+        ({"top_a": 3}, "unknown parameter 'top_a'"),
     ],
 )
 def test_what_belongs_to_other_verbs_is_refused_by_name(engine: Engine, parameters, words: str) -> None:

@@ -124,7 +124,8 @@ def test_little_room_in_the_context_is_enough_for_a_default_fill(tmp_path: Path)
         (lambda e: e.fill("a", "b", hole=Hole(regex="(")), "hole {middle}.*never closed"),
         (lambda e: fill(e.runtime, "a", "b", stop="x"), "stop cannot be given here"),
         (lambda e: fill(e.runtime, "a", "b", constraint=None), "constraint cannot be given here"),
-        (lambda e: fill(e.runtime, "a", "b", top_p=1), "unknown parameter 'top_p'"),
+        (lambda e: fill(e.runtime, "a", "b", top_a=1), "unknown parameter 'top_a'"),
+        (lambda e: fill(e.runtime, "a", "b", min_tokens=2), "min_tokens and a constraint exclude each other"),
         (lambda e: e.fill("", "b", prompt=""), "the prompt is empty"),
     ],
 )

@@ -42,6 +42,7 @@ def generate(
     max_tokens: Annotated[int | None, typer.Option(help="At most so many tokens; by default what fits.")] = None,
     stop: Annotated[list[str] | None, typer.Option(help="Text at which the answer ends; may be repeated.")] = None,
     sampling: options.Sampling,
+    ending: options.Ending,
     watch: Annotated[bool, typer.Option("--watch", help="Draw the canvas as it resolves (in a terminal).")] = False,
     as_json: options.AsJson = False,
     loading: options.Loading,
@@ -56,7 +57,10 @@ def generate(
         raise RequestError("--out is for --batch; send the answer to a file with >")
     constraint = constrained.constraint()
     options.check_answer(sampling, max_tokens, stop)
-    more = {"max_tokens": max_tokens, "stop": stop, "thinking": thinking, "constraint": constraint}
+    more = {
+        **{"max_tokens": max_tokens, "stop": stop, "thinking": thinking, "constraint": constraint},
+        **ending.parameters(),
+    }
     if batch is not None:
         if prompt is not None or file is not None or watch or as_json:
             raise RequestError(

@@ -163,6 +163,22 @@ class Sampling:
     ] = Stopping.stable
     canvas_length: Annotated[int | None, typer.Option(help="Positions denoised at once.")] = None
     best_of: Annotated[int, typer.Option(help="Candidates for every canvas, of which the surest stays.")] = 1
+    top_p: Annotated[float, typer.Option(help="Leave the likeliest tokens of so much probability together.")] = 1.0
+    top_k: Annotated[int | None, typer.Option(help="Leave so many of the likeliest tokens.")] = None
+    min_p: Annotated[
+        float, typer.Option(help="Leave tokens at least so many times as probable as the likeliest one.")
+    ] = 0.0
+    logit_bias: Annotated[
+        list[str] | None,
+        typer.Option(metavar="ID=BIAS", help="Add to a token's logit, -100 to 100; may be repeated."),
+    ] = None
+    presence_penalty: Annotated[
+        float, typer.Option(help="Taken from the logit of a token that the answer has already, -2 to 2.")
+    ] = 0.0
+    frequency_penalty: Annotated[float, typer.Option(help="The same for each time that the answer has it.")] = 0.0
+    repetition_penalty: Annotated[
+        float, typer.Option(help="Divides the logit of a token that the answer has already; below 0 it multiplies.")
+    ] = 1.0
 
     def check(self) -> None:
         """Refuse what no model could honour; RequestError names it."""
@@ -179,6 +195,15 @@ class Sampling:
             if self.confidence_threshold is not None:
                 raise RequestError("--entropy-bound and --confidence-threshold exclude each other; give one of them")
         self._acceptance()
+        check_without_model(
+            top_p=self.top_p,
+            top_k=self.top_k,
+            min_p=self.min_p,
+            logit_bias=self.biases(),
+            presence_penalty=self.presence_penalty,
+            frequency_penalty=self.frequency_penalty,
+            repetition_penalty=self.repetition_penalty,
+        )
 
     def _acceptance(self) -> "ConfidenceThreshold | None":
         if self.confidence_threshold is None:
@@ -201,6 +226,13 @@ class Sampling:
             "entropy_bound": self.entropy_bound,
             "canvas_length": self.canvas_length,
             "best_of": self.best_of,
+            "top_p": self.top_p,
+            "top_k": self.top_k,
+            "min_p": self.min_p,
+            "logit_bias": self.biases(),
+            "presence_penalty": self.presence_penalty,
+            "frequency_penalty": self.frequency_penalty,
+            "repetition_penalty": self.repetition_penalty,
         }
         acceptance = self._acceptance()
         if acceptance is not None:
@@ -208,6 +240,37 @@ class Sampling:
         if self.stopping is Stopping.reproduces:
             parameters["stopping"] = ReproducesCanvas(engine.model.defaults.confidence_threshold)
         return parameters
+
+    def biases(self) -> dict[int, float] | None:
+        """Return the biases by tokens; RequestError for one that is not written as it must be."""
+        found: dict[int, float] = {}
+        for given in self.logit_bias or ():
+            token, _, bias = given.partition("=")
+            try:
+                found[int(token)] = float(bias)
+            except ValueError:
+                raise RequestError(f"--logit-bias {given!r} is no ID=BIAS, such as 106=-5") from None
+        return found or None
+
+
+@dataclass(frozen=True)
+class Ending:
+    """The ends of an answer beside its own and stop strings."""
+
+    min_tokens: Annotated[int, typer.Option(help="No end and no stop string before so many tokens.")] = 0
+    ignore_eos: Annotated[bool, typer.Option("--ignore-eos", help="Never end before max tokens; to measure.")] = False
+    stop_token_id: Annotated[
+        list[int] | None, typer.Option(metavar="ID", help="Token at which the answer ends; may be repeated.")
+    ] = None
+
+    def parameters(self) -> dict[str, Any]:
+        """Return the parameters that the engine knows them as."""
+        check_without_model(min_tokens=self.min_tokens, ignore_eos=self.ignore_eos, stop_token_ids=self.stop_token_id)
+        return {
+            "min_tokens": self.min_tokens,
+            "ignore_eos": self.ignore_eos,
+            "stop_token_ids": self.stop_token_id,
+        }
 
 
 def grouped(verb: Callable[..., None]) -> Callable[..., None]:
@@ -235,6 +298,13 @@ def grouped(verb: Callable[..., None]) -> Callable[..., None]:
     with_fields.__signature__ = inspect.Signature(shown)  # type: ignore[attr-defined]
     with_fields.__annotations__ = {parameter.name: parameter.annotation for parameter in shown}
     return with_fields
+
+
+def check_without_model(**given: Any) -> None:
+    """Refuse sampling parameters that no model could honour, whatever its vocabulary and its context."""
+    from redraft.engine.sampling import NOTHING, check_sampling
+
+    check_sampling(vocab_size=1 << 31, room=1 << 31, **{**vars(NOTHING), **given})
 
 
 def check_answer(sampling: Sampling, max_tokens: int | None, stop: list[str] | None = None) -> None:

@@ -1,5 +1,6 @@
 """The task of one answer: canvas after canvas, candidates, commits, and the text that comes of them."""
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -171,7 +172,9 @@ class _Writing:
         if request.constraint is not None and self._state is not None:
             constraint = CanvasConstraint.of(request.constraint, self._state, length, room)
         before = self._canvases[-1].canvas.tokens.tolist() if self._canvases else request.prompt
-        plan = CanvasPlan(len(self._canvases), length, before, number, constraint, pinned)
+        plan = CanvasPlan(
+            len(self._canvases), length, before, number, constraint, pinned, answer=tuple(self._text.token_ids)
+        )
         commit, self._uncommitted = self._uncommitted, None
         canvas = yield from Denoising(self._runtime, request, plan, cache).finish(commit, self._on_step)
         self._steps += canvas.denoising_steps
@@ -179,7 +182,7 @@ class _Writing:
 
     def _judged(self, canvas: FinishedCanvas, length: int, room: int) -> _Attempt:
         request = self._request
-        tokens, finish = _cut(canvas.tokens.tolist(), request, room)
+        tokens, finish = _cut(canvas.tokens.tolist(), request, room, len(self._text.token_ids))
         state = canvas.end_state
         if request.constraint is not None and state is not None and request.constraint.complete(state):
             finish = "stop"
@@ -229,14 +232,20 @@ def _logprobs(canvas: FinishedCanvas, tokens: Sequence[int], request: Request) -
     own = canvas.confidence[: len(tokens)].log().tolist()
     ids, logprobs = canvas.top_ids.tolist(), canvas.top_logprobs.tolist()
     return tuple(
-        TokenLogprob(token, logprob, tuple(zip(top, values, strict=True))[: request.top_logprobs])
+        TokenLogprob(token, logprob, _known(top, values)[: request.top_logprobs])
         for token, logprob, top, values in zip(tokens, own, ids, logprobs, strict=False)
     )
 
 
-def _cut(tokens: list[int], request: Request, room: int) -> tuple[list[int], FinishReason | None]:
-    """Return what of a finished canvas belongs to the answer, and whether the answer ends with it."""
-    end = next((i for i, token in enumerate(tokens) if token in request.end_token_ids), None)
+def _known(ids: Sequence[int], logprobs: Sequence[float]) -> tuple[tuple[int, float], ...]:
+    """Return the tokens that have a probability, which what filters took out has not."""
+    return tuple((token, value) for token, value in zip(ids, logprobs, strict=True) if value > -math.inf)
+
+
+def _cut(tokens: list[int], request: Request, room: int, before: int) -> tuple[list[int], FinishReason | None]:
+    """Return what of a finished canvas belongs to the answer of ``before`` tokens, and whether it ends with it."""
+    ends, earliest = request.ends, request.sampling.min_tokens - before
+    end = next((i for i, token in enumerate(tokens) if token in ends and i >= earliest), None)
     if end is not None and end <= room:
         return tokens[:end], "stop"
     return tokens[:room], "length" if len(tokens) >= room else None

@@ -19,6 +19,7 @@ from redraft.constrain.constraint import Constraint
 from redraft.constrain.python_types import as_constraint
 from redraft.engine.memory import KVPool
 from redraft.engine.runtime import Prompt, Runtime
+from redraft.engine.sampling import NOTHING, LogitBias, Sampling, check_sampling, check_with_constraint
 from redraft.engine.text import AnswerText
 from redraft.engine.verify import Verifier
 from redraft.errors import RequestError, counted
@@ -60,14 +61,20 @@ class Request:
     draft: Draft | None = None
     top_logprobs: int | None = None
     """Log probabilities are kept, and those of so many of the likeliest tokens of every position."""
+    sampling: Sampling = NOTHING
+
+    @property
+    def ends(self) -> tuple[int, ...]:
+        """The tokens at which the answer ends."""
+        return self.sampling.ends(self.end_token_ids)
 
 
 def answer_text(runtime: Runtime, request: Request, stop: Sequence[str] = ()) -> AnswerText:
     """Make what takes the tokens of an answer to ``request`` apart."""
     # Under a constraint without a thought no marker can stand.
     markers = runtime.thought_markers if request.constraint is None else request.thought
-    tokenizer = runtime.tokenizer
-    return AnswerText(tokenizer.decode, stop, markers, tokenizer.settled, thinking=request.thought is not None)
+    tokenizer, thinking = runtime.tokenizer, request.thought is not None
+    return AnswerText(tokenizer.decode, stop, markers, tokenizer.settled, thinking, request.sampling.min_tokens)
 
 
 def check_whole(name: str, value: object, minimum: int, maximum: int | None = None) -> int:
@@ -273,6 +280,16 @@ def generate(
     best_of: int = 1,
     draft: Draft | None = None,
     top_logprobs: int | None = None,
+    top_p: float = 1.0,
+    top_k: int | None = None,
+    min_p: float = 0.0,
+    logit_bias: LogitBias | None = None,
+    presence_penalty: float = 0.0,
+    frequency_penalty: float = 0.0,
+    repetition_penalty: float = 1.0,
+    min_tokens: int = 0,
+    ignore_eos: bool = False,
+    stop_token_ids: Sequence[int] | None = None,
     **unknown: object,
 ) -> Request:
     """Check what ``prompt`` asks for: a raw text, token ids, or chat messages (``{"role", "content"}``).
@@ -292,6 +309,13 @@ def generate(
     positions stays, then the one that the model is surest of. draft: what the canvases start from in the place of
     noise. top_logprobs: keep so many of the likeliest tokens of every position with their log
     probabilities, 0 to 20; without a constraint.
+
+    top_k, top_p, min_p: leave a position's likeliest tokens: so many, or those of so much probability together, or
+    those at least so many times as probable as the likeliest; where a constraint allows none of them it wins.
+    logit_bias: added to the logits of tokens by their ids, -100 to 100. presence_penalty, frequency_penalty (-2 to 2),
+    repetition_penalty: for tokens that the answer has already, the prompt not counted. min_tokens: no end token and no
+    stop string before so many tokens. ignore_eos: no end token at all. stop_token_ids: tokens at which the answer ends,
+    not part of it. docs/sampling.md defines each.
 
     Raises RequestError, before any work, for a prompt or parameter that cannot be honoured (ConstraintError if it
     is the constraint), and GenerationError while running if the model yields NaN.
@@ -318,6 +342,22 @@ def generate(
     room = check_length(max_tokens, len(tokens), config.context_length)
     room = check_memory(runtime.pool, len(tokens), room, length, max_tokens is not None)
     stop_strings = check_stop(stop)
+    sampling = check_sampling(
+        vocab_size=config.vocab_size,
+        room=room,
+        top_p=top_p,
+        top_k=top_k,
+        min_p=min_p,
+        logit_bias=logit_bias,
+        presence_penalty=presence_penalty,
+        frequency_penalty=frequency_penalty,
+        repetition_penalty=repetition_penalty,
+        min_tokens=min_tokens,
+        ignore_eos=ignore_eos,
+        stop_token_ids=stop_token_ids,
+    )
+    if constraint is not None:
+        check_with_constraint(sampling, defaults.end_token_ids)
     rounds = check_whole("verify_rounds", verify_rounds, 0)
     compiled = None if wanted is None else runtime.compile(wanted, stop_strings, thought)
     if compiled is not None:
@@ -351,6 +391,7 @@ def generate(
         best_of=check_whole("best_of", best_of, 1),
         draft=check_draft(draft, config.vocab_size),
         top_logprobs=None if top_logprobs is None else check_whole("top_logprobs", top_logprobs, 0, 20),
+        sampling=sampling,
     )
 
 

@@ -44,8 +44,8 @@ class PackedMatrix:
     data: Tensor
     """[count, blocks, 2, padded_inputs / s, 16, s] float32, bfloat16 or uint8; int4 has s / 2 bytes at the end."""
     scales: Tensor
-    """int8 float32 [count, padded_outputs]; int4 float16 [count, blocks, padded_inputs / 32, 2, 32], the scales of groups
-    and their minimums; else empty."""
+    """int8 float32 [count, padded_outputs]; int4 float16 [count, blocks, padded_inputs / 32, 2, 32], the scales of
+    groups and their minimums; else empty."""
     bias: Tensor | None = None
     """[count, padded_outputs] float32, in the order of the panels; None for none."""
 

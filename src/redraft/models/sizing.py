@@ -7,7 +7,7 @@ from redraft.kernels.packed import GROUP, Format
 from redraft.models.base import KV_BLOCK, PREFILL_CHUNK, max_blocks
 from redraft.models.checkpoint import Checkpoint
 
-# An int4 weight has a share of its group's scale and minimum, in float16 each; the scales of int8, one a row, are too few
+# An int4 weight has a share of its group's scale and minimum, in float16 each; int8's scales, one a row, are too few
 # to count.
 _ITEM_BYTES: dict[Format, float] = {"float32": 4, "bfloat16": 2, "int8": 1, "int4": 0.5 + 4 / GROUP}
 

@@ -133,7 +133,7 @@ def _beside_calls(prepared: Prepared, tokens: Sequence[int]) -> Sequence[int]:
 def text_as_it_stands(prepared: Prepared, before: Sequence[int], argmax: Sequence[int]) -> str:
     """Return what an answer would say if its canvas stayed at ``argmax``, after the tokens ``before`` it."""
     request = prepared.request
-    ends = (index for index, token in enumerate(argmax) if token in request.end_token_ids)
+    ends = (index for index, token in enumerate(argmax) if token in request.ends)
     canvas = argmax[: next(ends, len(argmax))][: request.max_tokens - len(before)]
     text = answer_text(prepared.runtime, request, request.stop)
     text.add([*before, *canvas], True)

@@ -24,6 +24,7 @@ from redraft.engine.request import (
 )
 from redraft.engine.result import OnStep, Usage
 from redraft.engine.runtime import Prompt, Runtime
+from redraft.engine.sampling import NOTHING
 from redraft.engine.task import StepRecorder, Task, TimedListener, recorded
 from redraft.errors import RequestError, counted
 
@@ -214,7 +215,7 @@ def _request(
     steps: int,
     parameters: Mapping[str, Any],
 ) -> Request:
-    for name in ("constraint", "thinking", "draft", "stop", "verifier", "best_of", "max_tokens"):
+    for name in ("constraint", "thinking", "draft", "stop", "verifier", "best_of", "max_tokens", *vars(NOTHING)):
         if name in parameters:
             raise RequestError(f"{name} cannot be given to choose; the options say what may be answered")
     holes = {name: Hole(choices=tuple(options)) for name, options in questions.items()}

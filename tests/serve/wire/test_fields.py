@@ -8,7 +8,8 @@ import pytest
 from openai.types.chat import completion_create_params
 
 from redraft.api import Engine
-from redraft.serve.wire.openai.chat import ChatBody
+from redraft.serve.wire.openai.chat_fields import ChatBody
+from redraft.serve.wire.sampling import SAMPLING
 from tests.serve.conftest import NAME, Served
 
 BASE: dict[str, Any] = {"model": NAME, "messages": [{"role": "user", "content": "hi"}], "max_tokens": 40, "seed": 1}
@@ -17,11 +18,8 @@ TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "ob
 # A value that asks for something, for every field that this server does not honour.
 REFUSED: dict[str, Any] = {
     "audio": {"voice": "alloy", "format": "wav"},
-    "frequency_penalty": 0.5,
-    "presence_penalty": -1,
     "function_call": "auto",
     "functions": [{"name": "f"}],
-    "logit_bias": {"5": 10},
     "modalities": ["text", "audio"],
     "moderation": {},
     "prediction": {"type": "content", "content": "x"},
@@ -30,7 +28,6 @@ REFUSED: dict[str, Any] = {
     "guardrails": [{}],
     "service_tier": "flex",
     "store": True,
-    "top_p": 0.5,
     "verbosity": "low",
     "web_search_options": {},
     "reasoning_effort": "low",
@@ -68,6 +65,12 @@ NEUTRAL: dict[str, Any] = {
     "response_format": {"type": "text"},
     "user": "me",
     "tools": [],
+    "top_k": -1,
+    "min_p": 0,
+    "repetition_penalty": 1.0,
+    "min_tokens": 0,
+    "ignore_eos": False,
+    "stop_token_ids": [],
 }
 HONOURED = {
     "model",
@@ -89,11 +92,12 @@ HONOURED = {
     "reasoning_effort",
     "user",
     "safety_identifier",
+    *SAMPLING,
 }
 # Fields that other servers' clients send besides OpenAI's.
 OF_OTHERS = {
     "diffusing", "realtime", "reasoning_summary", "reasoning_summary_wait", "random_seed", "safe_prompt", "prompt_mode",
-    "guardrails", "structured_outputs",
+    "guardrails", "structured_outputs", *SAMPLING,
 }  # fmt: skip
 OUT_OF_RANGE: dict[str, Any] = {
     "max_tokens": 0,
@@ -106,6 +110,13 @@ OUT_OF_RANGE: dict[str, Any] = {
     "stop": [""],
     "top_logprobs": 21,
     "messages": [],
+    "top_p": 1.5,
+    "top_k": -2,
+    "presence_penalty": 2.5,
+    "repetition_penalty": 0,
+    "logit_bias": {"x": 1},
+    "min_tokens": 41,
+    "stop_token_ids": [-1],
     "stream_options": {"include_usage": True},
     "tool_choice": "required",
     "response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "wrong"}}},
@@ -294,3 +305,47 @@ def test_a_stop_string_ends_the_text_beside_tools(served: Served) -> None:
     assert found
     called = ask(served, tools=[TOOL], tool_choice="required", stop=["{", "f"]).json()["choices"][0]
     assert called["finish_reason"] == "tool_calls"
+
+
+# Whatever a route is told, the engine gets: the answer is that of the same parameters in Python.
+ASKED: dict[str, Any] = {
+    **{"top_p": 0.5, "top_k": 4, "min_p": 0.1, "logit_bias": {"40": 30.0}, "presence_penalty": 0.5},
+    **{"frequency_penalty": 0.5, "repetition_penalty": 1.2, "min_tokens": 6, "ignore_eos": True, "stop_token_ids": [9]},
+}
+
+
+@pytest.mark.parametrize("field", SAMPLING)
+def test_a_sampling_parameter_is_the_engines(served: Served, alone: Engine, field: str) -> None:
+    answer = ask(served, **{field: ASKED[field]})
+    assert answer.status_code == 200, answer.text
+    expected = alone.generate(BASE["messages"], max_tokens=40, seed=1, **{field: ASKED[field]})
+    assert answer.json()["choices"][0]["message"]["content"] == expected.text
+
+
+def test_every_route_that_has_them_passes_them_on(served: Served, alone: Engine) -> None:
+    own: dict[str, Any] = {"logit_bias": {"40": 100.0}, "ignore_eos": True}
+    forced = alone.generate(BASE["messages"], max_tokens=10, seed=1, **own).text
+    assert forced != alone.generate(BASE["messages"], max_tokens=10, seed=1).text
+    prompt = [20, 21, 22]
+    raw = alone.generate(prompt, max_tokens=10, seed=1, **own).text
+    short = {"model": NAME, "seed": 1, **own}
+    completion = served.post("/v1/completions", {**short, "prompt": prompt, "max_tokens": 10}).json()
+    assert completion["choices"][0]["text"] == raw
+    response = served.post("/v1/responses", {**short, "input": "hi", "max_output_tokens": 10, "top_p": 0.9}).json()
+    assert response["top_p"] == 0.9
+    assert response["output"][0]["content"][0]["text"] == forced
+    events = served.post("/v1/redraft/generate", {**short, "messages": BASE["messages"], "max_tokens": 10}).text
+    assert json.dumps(forced, ensure_ascii=False) in events
+    message = {"model": NAME, "messages": BASE["messages"], "max_tokens": 10, "top_k": 1, "top_p": 0.3}
+    assert served.post("/v1/messages", message).status_code == 200
+    for path, body in (
+        ("/v1/messages", {**message, "top_p": 2}),
+        ("/v1/fim/completions", {"model": NAME, "prompt": "a", "suffix": "b", "top_p": -1}),
+        ("/v1/completions", {"model": NAME, "prompt": "a", "suffix": "b", "top_p": -1}),
+    ):
+        assert served.post(path, body).status_code == 400
+    filled = {"model": NAME, "prompt": "in the ", "suffix": " on", "max_tokens": 8, "seed": 3, "top_p": 0.01}
+    expected = alone.fill("in the ", " on", max_tokens=8, seed=3, top_p=0.01).middle
+    assert served.post("/v1/fim/completions", filled).json()["choices"][0]["text"] == expected
+    tokens = served.post("/v1/completions", {**filled, "min_tokens": 2})
+    assert (tokens.status_code, tokens.json()["error"]["param"]) == (400, "min_tokens")

@@ -98,6 +98,22 @@ struct Classes {
     float* region_masses;         // the same shape: of each larger light class, relative to its peak in the region
 };
 
+// What requests do to the processed logits of their rows. Some tokens of a row are changed; all of its tokens may then
+// be filtered, which leaves those from the largest down to where the row is cut.
+struct Shaping {
+    const int32_t* token;        // lists of tokens that are changed, each ascending
+    const float* added;          // to their logits, after `factor`, -inf forbids the token
+    const float* factor;         // by which logits above 0 are divided, and others multiplied
+    const int64_t* first_token;  // [rows]: where a row's list starts
+    const int64_t* first_value;  // [rows]: where what is done to its tokens starts
+    const int64_t* changed;      // [rows]: tokens of its list
+    const int64_t* top_k;        // [rows]: tokens that are left at most, 0 for all
+    const double* top_p;         // [rows]: the fewest whose mass is this share or more, 1 for all
+    const float* lowest;         // [rows]: relative to the largest logit, -inf for all
+    float* cut;     // [rows to the next multiple of 16] or null: of the last that is left, -inf where none is taken out
+    int32_t* last;  // the same shape: of the tokens with that logit, the last that is left
+};
+
 struct Readout {
     int64_t rows;
     const float* hidden;   // [rows, inputs of the table]
@@ -108,6 +124,7 @@ struct Readout {
     int32_t top_k;
     const double* uniforms;  // [rows] or null: the argmax is the sample
     const Classes* classes;  // or null
+    const Shaping* shaping;  // or null
     int64_t* argmax;
     int64_t* sample;
     float* entropy;
@@ -120,11 +137,12 @@ struct Readout {
 // Tokens drawn within classes after a readout, at `count` of its positions.
 struct ClassDraw {
     int64_t count, rows;
-    const float* hidden;  // [rows, inputs of the table], as the other four were those of the readout
+    const float* hidden;  // [rows, inputs of the table], as the other five were those of the readout
     const Matrix* table;
     float softcap;  // 0 for none
     const float* temperatures;  // [rows]
     const Classes* classes;
+    const Shaping* shaping;   // or null
     const int64_t* position;  // [count]
     const int64_t* number;    // [count]: the class, -1 for any token
     const double* uniforms;   // [count]

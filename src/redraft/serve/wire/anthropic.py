@@ -43,6 +43,8 @@ _FIELDS = {
     "stop": "stop_sequences",
     "max_tokens": "max_tokens",
     "temperature": "temperature",
+    "top_p": "top_p",
+    "top_k": "top_k",
     "constraint": "tools",
 }
 
@@ -86,6 +88,8 @@ async def _prepare(here: Serving, body: MessagesBody) -> Prepared:
         "max_tokens": body.max_tokens,
         "temperature": body.temperature,
         "stop": body.stop_sequences or None,
+        "top_p": body.top_p,
+        "top_k": body.top_k,
         "thinking": _thinks(body) or None,
         "constraint": _format(here, body),
     }

@@ -5,7 +5,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag
 
-from redraft.serve.wire.fields import HINT, Body, Only, OtherTool, UnreadPart, Whole, WholeNucleus, only
+from redraft.serve.wire.fields import HINT, Body, Only, OtherTool, UnreadPart, Whole, only
+from redraft.serve.wire.sampling import TopK, TopP
 
 
 class CacheControl(Body):
@@ -233,7 +234,8 @@ class MessagesBody(CountBody):
     stream: bool | None = None
     temperature: Annotated[float, Field(ge=0, le=1)] | None = None
     metadata: Metadata | None = None
-    top_p: WholeNucleus = None
+    top_p: TopP | None = None
+    top_k: TopK | None = None
     service_tier: Annotated[Literal["auto", "standard_only"] | None, only("auto", "standard_only")] = None
     container: Annotated[None, only()] = None
     diagnostics: Annotated[dict[str, Any] | None, HINT] = None

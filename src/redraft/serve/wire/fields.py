@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, GetCoreSchemaHandler, model_validator
 from pydantic_core import CoreSchema
@@ -121,10 +121,6 @@ Seed = Annotated[
 ]
 Whole = Annotated[int, Field(ge=1)]
 Stop = str | Annotated[list[str], Field(max_length=16)]
-# What a sampler of an autoregressive model would do with these, a diffusion sampler does not.
-NoPenalty = Annotated[Literal[0] | float | None, only(0, instead="penalties have no meaning for a canvas")]
-WholeNucleus = Annotated[float | None, only(1, instead="use temperature, which scales the checkpoint's schedule")]
-NoBias = Annotated[dict[str, float] | None, only({})]
 
 JSON_OBJECT = JSONSchema({"type": "object"})
 """Any JSON object."""

@@ -22,11 +22,15 @@ from redraft.serve.answers import Answers, Done, EventStream
 from redraft.serve.errors import ApiError, Json, bad_request, of_engine, to_json
 from redraft.serve.state import Serving, client_of, new_seed, serving
 from redraft.serve.wire.fields import Body, Seed, Stop, Temperature, Whole
+from redraft.serve.wire.sampling import SAMPLING, Sampled
 from redraft.tasks.choose import ChooseRequest, choose
 from redraft.tasks.fill import FillResult
 
 router = APIRouter()
-_PARAMETERS = ("max_tokens", "seed", "temperature", "max_denoising_steps", "entropy_bound", "thinking", "stop")
+_PARAMETERS = (
+    *("max_tokens", "seed", "temperature", "max_denoising_steps", "entropy_bound", "thinking", "stop"),
+    *SAMPLING,
+)
 _FEWER_DIGITS = 4
 
 
@@ -86,7 +90,7 @@ class ByTemplate(Body):
 AnyConstraint = Annotated[BySchema | ByRegex | ByChoice | ByTemplate, Discriminator("type")]
 
 
-class GenerateBody(Body):
+class GenerateBody(Sampled):
     """The body of a request to generate."""
 
     model: str | None = None

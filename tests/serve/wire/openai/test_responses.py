@@ -13,6 +13,7 @@ from pydantic import BaseModel, Field
 
 from redraft.api import Engine
 from redraft.serve.wire.openai.responses import ResponsesBody
+from redraft.serve.wire.sampling import SAMPLING
 from tests.serve.conftest import NAME, Served, wait_until
 
 MESSAGES: list[Any] = [{"role": "user", "content": "say something"}]
@@ -41,7 +42,7 @@ REFUSED: dict[str, Any] = {
     "service_tier": "flex",
     "store": True,
     "top_logprobs": 2,
-    "top_p": 0.5,
+    "top_p": 1.5,
     "truncation": "auto",
     "never_heard_of": 1,
     # Of fields that are honoured, what cannot be.
@@ -242,7 +243,7 @@ def test_every_field_of_the_client_is_known_to_this_test() -> None:
     fields = set(get_type_hints(response_create_params.ResponseCreateParamsNonStreaming)) | {"stream"}
     known = HONOURED | set(REFUSED) | set(NEUTRAL)
     assert fields <= known, "a new field of the client: honour it, accept it, or say that it is refused"
-    assert set(ResponsesBody.model_fields) <= fields | {"seed", "client_metadata"}
+    assert set(ResponsesBody.model_fields) <= fields | {"seed", "client_metadata", *SAMPLING}
 
 
 @pytest.mark.parametrize("field", REFUSED)

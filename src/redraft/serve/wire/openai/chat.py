@@ -88,6 +88,7 @@ async def _prepare(here: Serving, body: ChatBody) -> Prepared:
         "max_tokens": body.max_completion_tokens if body.max_tokens is None else body.max_tokens,
         "temperature": body.temperature,
         "seed": body.random_seed if body.seed is None else body.seed,
+        **body.sampling,
         "stop": body.stop,
         "constraint": _format(here, body.response_format, body.structured_outputs),
         "thinking": body.reasoning_effort == "high" or None,

@@ -9,15 +9,12 @@ from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 from redraft.serve.wire.fields import (
     HINT,
     Body,
-    NoBias,
-    NoPenalty,
     OtherTool,
     Seed,
     Stop,
     Temperature,
     UnreadPart,
     Whole,
-    WholeNucleus,
     among,
     only,
 )
@@ -29,6 +26,7 @@ from redraft.serve.wire.openai.common import (
     kind_of_choice,
     kind_of_tool,
 )
+from redraft.serve.wire.sampling import Sampled
 
 
 class TextPart(Body):
@@ -250,7 +248,7 @@ ToolChoice = Annotated[
 _NO_FUNCTIONS = "use tools"
 
 
-class ChatBody(Body):
+class ChatBody(Sampled):
     """The body of a chat completion."""
 
     model: str
@@ -278,10 +276,6 @@ class ChatBody(Body):
     ] = None
     user: str | None = None
     safety_identifier: str | None = None
-    top_p: WholeNucleus = None
-    frequency_penalty: NoPenalty = None
-    presence_penalty: NoPenalty = None
-    logit_bias: NoBias = None
     metadata: Annotated[dict[str, Any] | None, HINT] = None
     prompt_cache_key: Annotated[str | None, HINT] = None
     prompt_cache_retention: Annotated[str | None, HINT] = None

@@ -16,6 +16,7 @@ from redraft.serve.errors import bad_request, to_json
 from redraft.serve.prepare import Prepared, tool
 from redraft.serve.state import Serving
 from redraft.serve.wire.fields import HINT, JSON_OBJECT, Body, OtherTool, only
+from redraft.serve.wire.sampling import SAMPLING
 
 DONE = "data: [DONE]\n\n"
 # Clients compare it to see whether the same seed can give the same answer.
@@ -194,5 +195,5 @@ def token_text(prepared: Prepared, token: int) -> tuple[str, bytes]:
 
 def fields_of(fields: Mapping[str, str]) -> dict[str, str]:
     """Map parameters of the engine to the fields they came from, which have the same name unless ``fields`` tells."""
-    same = ("temperature", "seed", "stop", "max_tokens")
+    same = ("temperature", "seed", "stop", "max_tokens", *SAMPLING)
     return {**{name: name for name in same}, **fields}

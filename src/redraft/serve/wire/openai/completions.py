@@ -17,7 +17,7 @@ from redraft.serve.deltas import Ending, Passage, Pieces
 from redraft.serve.errors import Json, bad_request, of_engine
 from redraft.serve.prepare import Prepared
 from redraft.serve.state import Serving, client_of, serving
-from redraft.serve.wire.fields import HINT, Body, NoBias, NoPenalty, Seed, Stop, Temperature, Whole, WholeNucleus, only
+from redraft.serve.wire.fields import HINT, Seed, Stop, Temperature, Whole, only
 from redraft.serve.wire.openai.common import (
     DONE,
     FINGERPRINT,
@@ -28,6 +28,7 @@ from redraft.serve.wire.openai.common import (
     token_text,
     usage,
 )
+from redraft.serve.wire.sampling import Sampled
 from redraft.tasks.fill import FillResult
 
 router = APIRouter()
@@ -36,7 +37,7 @@ _FIELDS = fields_of(
 )
 
 
-class CompletionBody(Body):
+class CompletionBody(Sampled):
     """The body of a completion."""
 
     model: str
@@ -59,10 +60,6 @@ class CompletionBody(Body):
     user: str | None = None
     safety_identifier: str | None = None
     metadata: Annotated[dict[str, Any] | None, HINT] = None
-    top_p: WholeNucleus = None
-    frequency_penalty: NoPenalty = None
-    presence_penalty: NoPenalty = None
-    logit_bias: NoBias = None
     best_of: Annotated[Literal[1] | None, only(1, instead="use n, and choose among the answers")] = None
 
 
@@ -80,6 +77,7 @@ async def completions(body: CompletionBody, http: HttpRequest) -> Response:
         "max_tokens": body.max_tokens,
         "temperature": body.temperature,
         "seed": body.seed,
+        **body.sampling,
         "stop": body.stop,
         "top_logprobs": body.logprobs,
     }
@@ -140,7 +138,12 @@ def _check_together(here: Serving, body: CompletionBody, prompts: Sequence[str |
 
 
 async def _filled(here: Serving, body: CompletionBody, http: HttpRequest, prompt: str, suffix: str) -> Response:
-    parameters = {"max_tokens": body.max_tokens, "temperature": body.temperature, "seed": body.seed}
+    parameters = {
+        "max_tokens": body.max_tokens,
+        "temperature": body.temperature,
+        "seed": body.seed,
+        **body.sampling,
+    }
     passage = Passage(_middle, prepare.stop_strings(body.stop))
     filling = await prepare.gap(here, prompt, suffix, parameters, _FIELDS)
     answers = Answers(http, [filling], client_of(http, body.user or body.safety_identifier))

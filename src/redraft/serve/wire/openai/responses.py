@@ -105,6 +105,7 @@ async def _prepare(here: Serving, body: ResponsesBody) -> Prepared:
         "max_tokens": body.max_output_tokens,
         "temperature": body.temperature,
         "seed": body.seed,
+        **body.sampling,
         "constraint": _format(here, body.text),
         "thinking": True if body.reasoning is not None and body.reasoning.effort == "high" else None,
     }
@@ -221,7 +222,7 @@ def _described(here: Serving, prepared: Prepared, body: ResponsesBody) -> dict[s
         "text": {"format": {"type": "text"} if wanted is None else wanted.model_dump(by_alias=True, exclude_none=True)},
         "tool_choice": "auto" if body.tool_choice is None else _dumped(body.tool_choice),
         "tools": [_tool_dumped(tool) for tool in body.tools or ()],
-        "top_p": 1.0,
+        "top_p": 1.0 if body.top_p is None else body.top_p,
         "truncation": "disabled",
         "user": body.user,
         "safety_identifier": body.safety_identifier,

@@ -22,11 +22,11 @@ from redraft.serve.wire.fields import (
     Temperature,
     UnreadPart,
     Whole,
-    WholeNucleus,
     among,
     only,
 )
 from redraft.serve.wire.openai.common import Function, FunctionName, kind_of_choice, kind_of_tool
+from redraft.serve.wire.sampling import Sampled
 
 _NOT_STORED = "this server stores nothing; send the earlier turns in input"
 
@@ -309,7 +309,7 @@ def _included(name: Any) -> Any:
 Include = Annotated[str, AfterValidator(_included)]
 
 
-class ResponsesBody(Body):
+class ResponsesBody(Sampled):
     """The body of a request for a response."""
 
     model: str
@@ -342,7 +342,6 @@ class ResponsesBody(Body):
     context_management: Annotated[list[Any] | None, only([], instead="the conversation is never cut")] = None
     prompt: Annotated[None, only(instead=_NOT_STORED)] = None
     moderation: Annotated[None, only()] = None
-    top_p: WholeNucleus = None
     top_logprobs: Annotated[int | None, only(0, instead="chat completions have log probabilities")] = None
     truncation: Annotated[Literal["disabled"] | None, only("disabled", instead="nothing is cut off a prompt")] = None
     service_tier: Annotated[Literal["auto", "default"] | None, only("auto", "default")] = None
