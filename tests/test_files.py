@@ -54,9 +54,9 @@ from redraft.files import replacing
 with replacing(path) as new:
     torch.save(torch.zeros({TOO_MUCH}), new)
 """,
-    "copy": """
+    "copy": f"""
 from redraft.files import copy_file
-copy_file(Path(sys.executable), path)
+copy_file(Path({sys.executable!r}), path)
 """,
 }
 
