@@ -36,6 +36,7 @@ from redraft.canvas.noise import UniformNoise
 from redraft.engine.generation import Generate
 from redraft.engine.request import Request
 from redraft.engine.runtime import run
+from redraft.engine.sampling import Sampling
 from redraft.engine.scheduler import Scheduler
 from redraft.engine.task import Task
 from redraft.loading import load
@@ -176,8 +177,9 @@ def test_what_is_no_code_comes_back_from_json(value: object) -> None:
 
 def test_every_field_of_a_request_is_kept(engine: Engine, runs: RecordingFolder) -> None:
     engine.generate("some", max_tokens=8, seed=1, record=runs)
-    names = {field.name for field in dataclasses.fields(Request)}
-    assert set(Recording.load(only_file(runs)).request) == (names - {"constraint_source", "thought"}) | {"thinking"}
+    names = {field.name for cls in (Request, Sampling) for field in dataclasses.fields(cls)}
+    kept = (names - {"constraint_source", "thought", "sampling"}) | {"thinking"}
+    assert set(Recording.load(only_file(runs)).request) == kept
 
 
 def test_a_prompt_need_not_be_kept(engine: Engine, tmp_path: Path) -> None:
