@@ -17,7 +17,7 @@ from redraft.serve.deltas import Piece, Pieces
 from redraft.serve.errors import Json, bad_request, of_engine
 from redraft.serve.prepare import Prepared
 from redraft.serve.state import Serving, client_of, serving
-from redraft.serve.wire.fields import JSON_OBJECT, OtherTool, warnings_of
+from redraft.serve.wire.fields import JSON_OBJECT, OtherTool, UnreadPart, warnings_of
 from redraft.serve.wire.openai.common import (
     FIELDS_OF_TOOLS,
     Choice,
@@ -199,8 +199,9 @@ def _own_turn(shown: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _text(content: Sequence[Part]) -> str:
-    texts = (part.refusal if isinstance(part, Refusal) else part.text for part in content)
-    return "".join(text for text in texts)
+    """Return the text of parts; those that cannot be shown to the model are refused where the body is read."""
+    shown = (part for part in content if not isinstance(part, UnreadPart))
+    return "".join(part.refusal if isinstance(part, Refusal) else part.text for part in shown)
 
 
 def _described(here: Serving, prepared: Prepared, body: ResponsesBody) -> dict[str, Any]:
