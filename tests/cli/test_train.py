@@ -9,8 +9,8 @@ from safetensors.torch import load_file
 
 from tests.cli.conftest import Run
 
-TRAIN = ["train", "sudoku", "--steps", "2", "--batch", "2", "--pool", "8", "--save-every", "1", "--no-compile"]
-TRAIN += ["--evaluate-every", "2", "--evaluate-count", "1", "--threads", "1"]
+TRAIN = ["train", "sudoku", "--steps", "3", "--batch", "2", "--pool", "8", "--save-every", "1", "--no-compile"]
+TRAIN += ["--evaluate-every", "3", "--evaluate-count", "1", "--threads", "1"]
 # The process ends itself when it is about to save for the second time: an update is lost, and nothing is tidied up.
 KILLED = """
 import os, signal, sys
