@@ -128,6 +128,9 @@ def containing(
 ) -> Expression:
     """An array of items for which a schema holds, so many, and of others; a place for each pair of counts."""
     low, high = counts
+    if wanted.max is not None and wanted.max < wanted.min:
+        problem = f"'minContains' {wanted.min} is above 'maxContains' {wanted.max}"
+        raise fail(wanted.pointer, problem, ImpossibleError)
     cap = max(low if high is None else high, wanted.min)
     if cap > MAX_COUNTED:
         raise fail(wanted.pointer, f"'contains' is supported with counts of items up to {MAX_COUNTED}")

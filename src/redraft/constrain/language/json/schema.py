@@ -362,7 +362,11 @@ class SchemaWriter:
 
     def _further(self, merged: Merged, names: list[str]) -> Expression | None:
         """Members that are not named, key and value; None for none."""
-        within = self.texts(merged.keys) if merged.keys else None
+        try:
+            within = self.texts(merged.keys) if merged.keys else None
+        except ImpossibleError:
+            # No key is allowed.
+            return None
         patterns = merged.key_patterns()
         pairs = []
         for found in containers.pattern_sets(patterns):
