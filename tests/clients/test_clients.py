@@ -49,7 +49,7 @@ def up(checkpoint: Path) -> Iterator[Served]:
 def run(name: str, *arguments: str) -> None:
     """A client's driver ends well, and says so."""
     if name in MODULES:
-        command = ["node", PLACE / "node" / f"{name}.mjs", *arguments]
+        command: list[str | Path] = ["node", PLACE / "node" / f"{name}.mjs", *arguments]
     else:
         uv = PLACE / "uv" / "bin" / "uv"
         options = ["--quiet", "--no-project", "--python", sys.executable, "--script", DRIVERS[name]]

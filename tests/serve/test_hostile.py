@@ -5,6 +5,7 @@ import json
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -182,10 +183,14 @@ def test_hostile_constraints_of_clients_that_leave_are_given_up(guarded: Served)
 def test_who_has_too_much_to_compile_is_told_to_come_again(guarded: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     turns = guarded.server.processes.turns
     monkeypatch.setattr(turns, "_max_waiting_of_each", 1)
+
+    def has(count: int) -> bool:
+        return turns.running + turns.waiting == count
+
     with ExitStack() as open:
         for count in range(2):
             open.enter_context(sent(guarded, written("a", generate(HOSTILE))))
-            wait_until(lambda count=count: turns.running + turns.waiting == count + 1)
+            wait_until(partial(has, count + 1))
         refused = guarded.post("/v1/redraft/generate", generate(HOSTILE), headers=key("a"))
         assert refused.status_code == 429
         assert int(refused.headers["retry-after"]) >= 1

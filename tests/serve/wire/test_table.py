@@ -59,11 +59,11 @@ def test_what_is_honoured_is_read() -> None:
                 read.add(node.value)
     names = {"schema": "schema_", "json": "json_"}
     for model in FORMATS.values():
-        for path, letter in said_of(model).items():
-            leaf = path.rpartition(".")[2].replace("[]", "")
+        for field, letter in said_of(model).items():
+            leaf = field.rpartition(".")[2].replace("[]", "")
             # What a discriminator chose by, and what a model dumps whole, is read without its name.
             if letter == HONOURED and leaf not in ("type", "description", "min_length", "max_length", "choices"):
-                assert names.get(leaf, leaf) in read, f"{path} is honoured, says the model, but nothing reads it"
+                assert names.get(leaf, leaf) in read, f"{field} is honoured, says the model, but nothing reads it"
 
 
 def test_a_count_of_tokens_takes_what_makes_its_prompt() -> None:

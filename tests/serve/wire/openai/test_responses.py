@@ -12,7 +12,7 @@ from openai.types.responses import response_create_params
 from pydantic import BaseModel, Field
 
 from redraft.api import Engine
-from redraft.serve.wire.openai.responses import ResponsesBody
+from redraft.serve.wire.openai.responses_fields import ResponsesBody
 from redraft.serve.wire.sampling import SAMPLING
 from tests.serve.conftest import NAME, Served, wait_until
 
