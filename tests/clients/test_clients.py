@@ -52,7 +52,7 @@ def run(name: str, *arguments: str) -> None:
         command: list[str | Path] = ["node", PLACE / "node" / f"{name}.mjs", *arguments]
     else:
         uv = PLACE / "uv" / "bin" / "uv"
-        options = ["--quiet", "--no-project", "--python", sys.executable, "--script", DRIVERS[name]]
+        options: list[str | Path] = ["--quiet", "--no-project", "--python", sys.executable, "--script", DRIVERS[name]]
         command = [uv, "run", *options, *arguments]
     done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS)
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
