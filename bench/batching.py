@@ -30,7 +30,8 @@ from redraft.engine.generation import Generate
 from redraft.engine.scheduler import Scheduler
 from redraft.engine.task import Runnable
 from redraft.kernels import library
-from redraft.kernels.packed import GROUP, Format
+from redraft.kernels.int4 import GROUP
+from redraft.kernels.packed import Format
 from redraft.loading import load
 from redraft.measure.peak import multiply_adds_per_second, step_multiply_adds
 from redraft.measure.timing import Spread, alternate, times_as_fast

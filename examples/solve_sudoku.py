@@ -10,8 +10,9 @@ import sys
 from pathlib import Path
 
 import redraft
-from redraft.cli.watch import watch_generation
+from redraft.cli.watch import watch_answer
 from redraft.engine.trace import Trace
+from redraft.errors import counted
 
 PUZZLES = [
     "53..7....6..195....98....6.8...6...34..8.3..17...2...6.6....28....419..5....8..79",
@@ -55,7 +56,10 @@ def main() -> int:
         engine = redraft.load("sudoku")
         messages = [{"role": "user", "content": puzzle}]
         if sys.stdout.isatty():
-            result, trace = watch_generation(engine, messages, {})
+            written, trace = watch_answer(engine, messages, {})
+            if written.result is None:
+                return 130
+            result = written.result
         else:
             trace = Trace()
             result = engine.generate(messages, on_step=trace)
@@ -66,8 +70,8 @@ def main() -> int:
     wrong = faults(puzzle, result.text)
     verdict = "not solved: " + "; ".join(wrong) if wrong else "solved"
     print(
-        f"{verdict}: {result.usage.denoising_steps} denoising steps for "
-        f"81 cells, {trace.corrections} self-corrections, {result.usage.seconds:.2f} s, seed {result.seed}"
+        f"{verdict}: {counted(result.usage.denoising_steps, 'denoising step')} for "
+        f"81 cells, {counted(trace.corrections, 'self-correction')}, {result.usage.seconds:.2f} s, seed {result.seed}"
     )
     print(
         "\nnext:\n"

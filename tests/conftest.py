@@ -1,5 +1,7 @@
 """What many folders test with, made once a run: the bundled model, checkpoints by what they consist of, commands."""
 
+import contextlib
+import gc
 import inspect
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,11 +11,17 @@ import pytest
 
 from tests.fast import pytest_addoption, pytest_collection_modifyitems, pytest_configure, pytest_ignore_collect
 from tests.prepared import prepared
-from tests.random_checkpoint import random_checkpoint
 
 __all__ = ["pytest_addoption", "pytest_collection_modifyitems", "pytest_configure", "pytest_ignore_collect"]
 
 WriteCheckpoint = Callable[..., Path]
+COMMANDS = pytest.StashKey[Path]()
+
+
+def pytest_collection_finish() -> None:
+    """Look for garbage among what tests make alone: there are a million objects of what they import."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
@@ -30,6 +38,9 @@ def checkpoint_of(tmp_path_factory: pytest.TempPathFactory) -> WriteCheckpoint:
 
     Tests that change a checkpoint work on a copy.
     """
+    # Here, since it imports torch, which the process that only hands out tests has no need of.
+    from tests.random_checkpoint import random_checkpoint
+
     written: dict[str, Path] = {}
 
     def write(**parameters: Any) -> Path:
@@ -43,8 +54,23 @@ def checkpoint_of(tmp_path_factory: pytest.TempPathFactory) -> WriteCheckpoint:
     return write
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Let all processes that tests are shared out among have their commands from one that imports for them."""
+    stash = node.config.stash
+    if COMMANDS not in stash:
+        up = contextlib.ExitStack()
+        stash[COMMANDS] = up.enter_context(prepared())
+        node.config.add_cleanup(up.close)
+    node.workerinput["commands"] = str(stash[COMMANDS])
+
+
 @pytest.fixture(scope="session")
-def commands() -> Iterator[Path]:
+def commands(request: pytest.FixtureRequest) -> Iterator[Path]:
     """The folder of ``redraft`` and ``python``, whose processes need not import torch."""
+    shared = getattr(request.config, "workerinput", {}).get("commands")
+    if shared is not None:
+        yield Path(shared)
+        return
     with prepared() as folder:
         yield folder

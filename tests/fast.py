@@ -17,7 +17,8 @@ COSTS = HERE / "costs.txt"
 # Not even collected: a browser, clients that take seconds to import, the documentation's examples, a vocabulary that
 # takes seconds to read.
 FAR = tuple(
-    HERE / name for name in ("serve/page", "serve/wire", "docs", "constrain/automaton/test_gemma_vocabulary.py")
+    HERE / name
+    for name in ("serve/page", "serve/wire", "clients", "docs", "constrain/automaton/test_gemma_vocabulary.py")
 )
 CASES = 3
 DEAR = 0.2

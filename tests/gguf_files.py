@@ -14,9 +14,11 @@ import pytest
 import torch
 from gguf import GGMLQuantizationType as Kind
 from safetensors.torch import load_file
+from tokenizers import Tokenizer
 from torch import Tensor
 
-from redraft.formats.gguf.header import read_header
+from redraft.formats.gguf.header import Header, read_header
+from redraft.formats.gguf.tokenizer import read_tokenizer
 
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM
@@ -52,6 +54,18 @@ def smollm2_reference() -> "LlamaForCausalLM":
 def gemma3_first_part() -> Path:
     """The first of four parts of Gemma 3 270M, Q4_K_M: all of the metadata, and some tensors."""
     return next(_package(_GEMMA[0]).glob("data/*.part00"))
+
+
+@cache
+def gemma3_header() -> Header:
+    """What that part says: reading 262,144 tokens takes seconds."""
+    return read_header(gemma3_first_part())
+
+
+@cache
+def gemma3_tokenizer() -> Tokenizer:
+    """Its tokenizer. Tests that change one work on a copy."""
+    return read_tokenizer(gemma3_header()).tokenizer
 
 
 def gemma3_path(folder: Path) -> Path:

@@ -1,10 +1,12 @@
 """Commands in processes of their own that need not import torch: one process imports it, and forks for each command.
 
 A client named ``redraft``, and one named ``python`` for ``-c``, files and ``-m`` of ours, hand that process their
-arguments, folder, environment, input and outputs, and end with the command's exit code. A command ends when its client
-does.
+arguments, folder, environment, input and outputs, hand on what asks them to end, and end with the command's exit code.
+A command whose client is killed is killed.
 """
 
+import contextlib
+import gc
 import json
 import os
 import runpy
@@ -15,7 +17,6 @@ import sys
 import threading
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -30,10 +31,14 @@ IMPORTED = (
     # What optimizers and curves import when they are first used.
     "torch._dynamo",
     "matplotlib.pyplot",
+    # Compiles how puzzles are made.
+    "numba",
 )
+# What goes back to the client: the number of the process, and then its exit code.
+DIGITS = 16
 CLIENT = """\
 #!{python} -IS
-import json, os, socket, sys
+import json, os, signal, socket, sys
 name = os.path.basename(sys.argv[0])
 arguments = [name, *sys.argv[1:]]
 if name == "python":
@@ -45,12 +50,15 @@ with socket.socket(socket.AF_UNIX) as line:
     line.connect("{address}")
     socket.send_fds(line, [b"."], [0, 1, 2])
     line.sendall(json.dumps([arguments, os.getcwd(), dict(os.environ)]).encode() + b"\\n")
-    code = line.recv(16)
+    process = int(line.recv({digits}, socket.MSG_WAITALL))
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, _: os.kill(process, number))
+    code = line.recv({digits})
 sys.exit(int(code) if code else "the command ended without an exit code")
 """
 
 
-@contextmanager
+@contextlib.contextmanager
 def prepared() -> Iterator[Path]:
     """The folder of the clients, for as long as this lasts. To be put first on the PATH."""
     # A short name: that of a socket may have some hundred bytes.
@@ -58,7 +66,7 @@ def prepared() -> Iterator[Path]:
         folder = Path(name)
         address = folder / "socket"
         for client in ("redraft", "python"):
-            (folder / client).write_text(CLIENT.format(python=sys.executable, address=address))
+            (folder / client).write_text(CLIENT.format(python=sys.executable, address=address, digits=DIGITS))
             (folder / client).chmod(0o755)
         with socket.socket(socket.AF_UNIX) as listening:
             listening.bind(str(address))
@@ -82,13 +90,18 @@ def listen(number: int, python: str) -> None:
     for name in IMPORTED:
         import_module(name)
     from redraft.models import checkpoint
+    from redraft.train.recipes.sudoku import puzzles
 
     # Lets torch import what it needs for models without memory: most of all that a command would wait for.
     checkpoint.read(checkpoint.find("sudoku"))
+    # Reads what numba has compiled.
+    puzzles.singles_suffice(puzzles.generate(1, (40, 45), seed=1).boards)
+    # What commands do not look through for garbage they go on sharing.
+    gc.collect()
+    gc.freeze()
     sys.executable = python
     listening = socket.socket(fileno=number)
-    # Nobody waits for the commands' processes.
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    signal.signal(signal.SIGCHLD, reap)
     while True:
         line, _ = listening.accept()
         if os.fork() == 0:
@@ -106,16 +119,24 @@ def listen(number: int, python: str) -> None:
         line.close()
 
 
+def reap(*_: object) -> None:
+    """Wait for the commands that have ended, whose processor time is then this process's."""
+    with contextlib.suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+
+
 def end_with(line: socket.socket) -> None:
-    """End this process when the client has ended, which sends nothing more."""
+    """Kill this process when the client has ended, which sends nothing more."""
     line.recv(1)
-    os._exit(1)
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def run(line: socket.socket) -> int:
     """Run the command that the client names, and return its exit code."""
     _, streams, _, _ = socket.recv_fds(line, 1, 3)
     arguments, folder, environment = json.loads(line.makefile().readline())
+    line.sendall(f"{os.getpid():{DIGITS}}".encode())
     threading.Thread(target=end_with, args=(line,), daemon=True).start()
     for number, stream in enumerate(streams):
         os.dup2(stream, number)

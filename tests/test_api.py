@@ -1,6 +1,7 @@
 """What a request may rely on: its seed, its limits, its end, its cost, and errors before any work."""
 
 import shutil
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -154,8 +155,10 @@ def test_every_canvas_but_the_last_is_committed_and_handed_out_before(engine: En
 def test_the_answer_ends_before_the_first_end_token(folder: Path) -> None:
     engine = load(folder)
     unlimited = endless(load(folder))
-    for seed in range(40):
+    reasons = Counter[str]()
+    for seed in range(12):
         result = engine.generate(PROMPT, max_tokens=60, seed=seed)
+        reasons[result.finish_reason] += 1
         assert not set(result.token_ids) & set(END_TOKEN_IDS)
         raw = unlimited.generate(PROMPT, max_tokens=60, seed=seed).token_ids
         ends = [i for i, token in enumerate(raw) if token in END_TOKEN_IDS]
@@ -163,6 +166,7 @@ def test_the_answer_ends_before_the_first_end_token(folder: Path) -> None:
             assert result.token_ids == raw[: ends[0]]
         else:
             assert len(result.token_ids) == 60 or ends
+    assert reasons["stop"] > 3, reasons
 
 
 def stop_word(engine: Engine, at: int) -> str:
@@ -292,6 +296,41 @@ def test_what_cannot_be_honoured_is_refused_before_any_work(
     assert commits == []
 
 
+@pytest.mark.parametrize(
+    ("prompt", "words"),
+    [
+        (None, "the prompt is None"),
+        ({"role": "user", "content": "w20"}, "the prompt is one mapping; give .* a list of chat messages"),
+        (7, "the prompt is of type int"),
+        ("w20 \ud800", "half a character at 4"),
+        ([{"role": "user", "content": "\udcff"}], "half a character"),
+    ],
+)
+def test_what_is_no_prompt_is_named(engine: Engine, prompt: Any, words: str) -> None:
+    with pytest.raises(RequestError, match=words):
+        engine.generate(prompt)
+
+
+def test_seconds_that_a_listener_takes_are_no_cost(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a clock that only the listener moves."""
+    now = [0.0]
+    monkeypatch.setattr("redraft.engine.generation.time.perf_counter", lambda: now[0])
+    monkeypatch.setattr("redraft.engine.task.perf_counter", lambda: now[0])
+
+    def draw(event: StepEvent) -> None:
+        now[0] += 1.0
+
+    usage = engine.generate(PROMPT, max_tokens=20, seed=1, on_step=draw).usage
+    assert now[0] == usage.denoising_steps > 0
+    assert usage.seconds == usage.time_to_first_token == 0.0
+
+
+def test_steps_count_up_from_one_and_say_how_many_are_left(engine: Engine) -> None:
+    events: list[StepEvent] = []
+    engine.generate(PROMPT, max_tokens=4, seed=1, on_step=events.append)
+    assert [(event.step, event.remaining) for event in events] == [(1, 3), (2, 2), (3, 1), (4, 0)]
+
+
 def test_an_unknown_parameter_is_named(engine: Engine) -> None:
     """By Python, where a verb's parameters are written out; and by the check that all of them come to."""
     verbs = {
@@ -305,10 +344,10 @@ def test_an_unknown_parameter_is_named(engine: Engine) -> None:
         engine.extract: ("a", {"type": "integer"}),
     }
     for verb, given in verbs.items():
-        with pytest.raises(TypeError, match="unexpected keyword argument 'top_p'"):
-            verb(*given, top_p=0.9)
-    with pytest.raises(RequestError, match=r"'top_p'; known are max_tokens, seed, temperature.*on_step"):
-        generate(engine.runtime, PROMPT, top_p=0.9)
+        with pytest.raises(TypeError, match="unexpected keyword argument 'top_a'"):
+            verb(*given, top_a=0.9)
+    with pytest.raises(RequestError, match=r"'top_a'; known are max_tokens, seed, temperature.*on_step"):
+        generate(engine.runtime, PROMPT, top_a=0.9)
 
 
 def test_the_other_rules_of_acceptance_and_stopping_can_be_chosen(engine: Engine) -> None:

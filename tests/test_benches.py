@@ -2,6 +2,7 @@
 
 import pytest
 from bench.denoising_step import SHAPE, measure_checkpoint
+from bench.pocket_slots import Judged, Slot, table
 
 from redraft.kernels.packed import FORMATS
 
@@ -29,3 +30,21 @@ def test_every_contender_of_a_denoising_step_is_measured_and_computes_the_same()
     errors = {name: row["relative error"] for name, row in found["agreement"].items()}
     assert errors["redraft float32"] < 1e-4 < errors["redraft bfloat16"] < errors["redraft int8"]
     assert errors["redraft int8"] < errors["redraft int4"]
+
+
+def test_values_are_counted_by_task_by_kind_and_by_canvas() -> None:
+    right, wrong = Slot("copied", (1, 2), (1, 2)), Slot("absent", (3,), ())
+    judged = [
+        Judged(0, "extract", (right, wrong), 2),
+        Judged(1, "extract", (right,), 1),
+        Judged(1, "choose", (Slot(None, (4,), (5,)),), 1),
+    ]
+    rows = {row["name"]: (row["right"], row["count"]) for row in table(judged)}
+    assert rows == {
+        "values, choose": (0.0, 1),
+        "values, extract": (pytest.approx(2 / 3), 3),
+        "values, absent": (0.0, 1),
+        "values, copied": (1.0, 2),
+        "whole canvases": (pytest.approx(1 / 3), 3),
+    }
+    assert all(row["low"] <= row["right"] <= row["high"] for row in table(judged))

@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from redraft.files import check_writable, make_new_folder, replacing, write_text
+from redraft.files import check_writable, copy_file, make_new_folder, replacing, write_text
 from tests.random_checkpoint import random_checkpoint
 
 OLD = "what a person wrote\n"
@@ -32,11 +32,11 @@ def only(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-def python_on_a_small_disk(code: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+def python_on_a_small_disk(commands: Path, code: str, *arguments: object) -> subprocess.CompletedProcess[str]:
     """Run ``code`` where no file can grow beyond LIMIT bytes, which fails in the middle of a write as a full disk."""
     limited = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({LIMIT}, {LIMIT}))\n{code}"
-    command = [sys.executable, "-B", "-c", f"import sys\n{limited}", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+    command = [str(commands / "python"), "-c", f"import sys\n{limited}", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=600)
 
 
 WRITERS = {
@@ -54,19 +54,25 @@ from redraft.files import replacing
 with replacing(path) as new:
     torch.save(torch.zeros({TOO_MUCH}), new)
 """,
+    "copy": f"""
+from redraft.files import copy_file
+copy_file(Path({sys.executable!r}), path)
+""",
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("writer", WRITERS.values(), ids=WRITERS)
-def test_a_disk_that_fills_leaves_the_old_content_and_nothing_else(letter: Path, writer: str) -> None:
+def test_a_disk_that_fills_leaves_the_old_content_and_nothing_else(commands: Path, letter: Path, writer: str) -> None:
     code = f"from pathlib import Path; path = Path(sys.argv[1])\n{writer}"
-    failed = python_on_a_small_disk(code, letter)
+    failed = python_on_a_small_disk(commands, code, letter)
     assert failed.returncode == 1, "the limit was not met"
     assert letter.read_text() == OLD
     assert only(letter.parent) == [letter.name]
 
 
-def test_a_checkpoint_that_cannot_be_saved_over_is_the_old_one(tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_a_checkpoint_that_cannot_be_saved_over_is_the_old_one(commands: Path, tmp_path: Path) -> None:
     folder = random_checkpoint(tmp_path / "model")
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     assert len(before["model.safetensors"]) > LIMIT
@@ -75,7 +81,7 @@ def test_a_checkpoint_that_cannot_be_saved_over_is_the_old_one(tmp_path: Path) -
         "folder = Path(sys.argv[1]); model = checkpoint.read(folder).load('float32')\n"
         "checkpoint.save(model, folder, torch.float32)"
     )
-    failed = python_on_a_small_disk(code, folder)
+    failed = python_on_a_small_disk(commands, code, folder)
     assert failed.returncode == 1, "the limit was not met"
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
@@ -214,6 +220,16 @@ def test_half_a_character_is_refused_before_anything_is_written(letter: Path) ->
     with pytest.raises(UnicodeEncodeError):
         write_text(letter, "\ud800")
     assert letter.read_text() == OLD
+
+
+def test_a_copy_has_the_permissions_of_what_it_is_a_copy_of(letter: Path, tmp_path: Path) -> None:
+    shared, link = tmp_path / "shared", tmp_path / "link"
+    shared.write_text("of others")
+    link.symlink_to(shared)
+    letter.chmod(0o640)
+    copy_file(letter, link)
+    assert (link.read_text(), link.is_symlink(), stat.S_IMODE(link.stat().st_mode)) == (OLD, False, 0o640)
+    assert shared.read_text() == "of others"
 
 
 def test_a_new_folder_holds_nothing_of_another(tmp_path: Path) -> None:

@@ -5,29 +5,31 @@ import functools
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
 from redraft.canvas.acceptance import AcceptanceRule
 from redraft.canvas.draft import Draft
 from redraft.canvas.stopping import StoppingRule
 from redraft.constrain.constraint import Constraint
 from redraft.constrain.language.template import Hole
+from redraft.constrain.python_types import as_constraint
 from redraft.engine.generation import Generate, Recorders
 from redraft.engine.request import Request, check_listeners, check_whole, generate
 from redraft.engine.result import Chunk, OnStep, Result
 from redraft.engine.runtime import Prompt, Runtime, forward_alone, run, start
+from redraft.engine.sampling import LogitBias
 from redraft.engine.scheduler import Handle, Scheduler
 from redraft.engine.task import Progress, Runnable, StepRecorder, Task
 from redraft.engine.thinking import ReasoningEffort, wants_thought, without_switches
 from redraft.engine.tools import GenerateWithTools, ToolChoice, calling, tokens_with_tools, tool_use
 from redraft.engine.verify import Verifier
-from redraft.errors import BatchError, RequestError
+from redraft.errors import BatchError, RequestError, counted
 from redraft.models.base import KV_BLOCK, PREFILL_CHUNK, BlockDiffusionModel
 from redraft.models.origin import Origin
 from redraft.models.tokenizer import ChatTokenizer
 from redraft.tasks.choose import ChooseResult, choose
 from redraft.tasks.edit import EditResult, edit
-from redraft.tasks.extract import Extraction, extract
+from redraft.tasks.extract import Extraction, ExtractRequest, V, extract
 from redraft.tasks.fill import FillResult, fill
 
 P = ParamSpec("P")
@@ -142,7 +144,7 @@ class Engine:
         canvas_length: int | None = None,
         acceptance: AcceptanceRule | None = None,
         stopping: StoppingRule | None = None,
-        constraint: Constraint | None = None,
+        constraint: Constraint | type[Any] | None = None,
         thinking: bool | None = None,
         thinking_budget: int | None = None,
         reasoning_effort: ReasoningEffort | None = None,
@@ -152,6 +154,16 @@ class Engine:
         best_of: int = 1,
         draft: Draft | None = None,
         top_logprobs: int | None = None,
+        top_p: float = 1.0,
+        top_k: int | None = None,
+        min_p: float = 0.0,
+        logit_bias: LogitBias | None = None,
+        presence_penalty: float = 0.0,
+        frequency_penalty: float = 0.0,
+        repetition_penalty: float = 1.0,
+        min_tokens: int = 0,
+        ignore_eos: bool = False,
+        stop_token_ids: Sequence[int] | None = None,
         tools: Sequence[Mapping[str, Any]] | None = None,
         tool_choice: ToolChoice = "auto",
         on_step: OnStep | None = None,
@@ -166,17 +178,25 @@ class Engine:
         acceptance: the rule itself in place of the entropy bound, such as ``ConfidenceThreshold``. stopping: the rule
         in place of the checkpoint's stable-and-confident one, such as ``ReproducesCanvas``.
 
-        constraint: ``JSONSchema``, ``Regex``, ``Choice`` or ``Template``, which the whole answer matches; stop strings
-        then do not occur in it. thinking: ask the model to think first; the thought is not part of the answer, nor
-        held to the constraint. thinking_budget: tokens that the thought may take; it is ended there, and the answer
-        follows. reasoning_effort: "none", "instant" and "minimal" are no thought, "low", "medium" and "high" are one;
-        of the checkpoint's steps "instant", "minimal" and "low" take half as many, with twice the entropy bound,
-        "high" twice as many, with half of it. chat_template_kwargs: more that the chat template reads;
-        ``enable_thinking`` is as ``thinking``. verifier: called with a ``Candidate`` for every canvas, says which
-        positions are wrong; these alone are denoised again, at most verify_rounds times. best_of: so many candidates
-        for every canvas, of which the one with the fewest wrong positions stays, then the one that the model is surest
-        of. draft: what the canvases start from in the place of noise. top_logprobs: keep so many of the likeliest
-        tokens of every position with their log probabilities, 0 to 20; without a constraint.
+        constraint: ``JSONSchema``, ``Regex``, ``Choice`` or ``Template``, or a Python type such as a pydantic model, a
+        ``Literal`` or ``list[int]``, which the whole answer matches; stop strings then do not occur in it. thinking:
+        ask the model to think first; the thought is not part of the answer, nor held to the constraint.
+        thinking_budget: tokens that the thought may take; it is ended there, and the answer follows. reasoning_effort:
+        "none", "instant" and "minimal" are no thought, "low", "medium" and "high" are one; of the checkpoint's steps
+        "instant", "minimal" and "low" take half as many, with twice the entropy bound, "high" twice as many, with half
+        of it. chat_template_kwargs: more that the chat template reads; ``enable_thinking`` is as ``thinking``.
+        verifier: called with a ``Candidate`` for every canvas, says which positions are wrong; these alone are denoised
+        again, at most verify_rounds times. best_of: so many candidates for every canvas, of which the one with the
+        fewest wrong positions stays, then the one that the model is surest of. draft: what the canvases start from in
+        the place of noise. top_logprobs: keep so many of the likeliest tokens of every position with their log
+        probabilities, 0 to 20; without a constraint.
+
+        top_k, top_p, min_p: leave a position's likeliest tokens: so many, or those of so much probability together, or
+        those at least so many times as probable as the likeliest; where a constraint allows none of them it wins.
+        logit_bias: added to the logits of tokens by their ids, -100 to 100. presence_penalty, frequency_penalty (-2 to
+        2), repetition_penalty: for tokens that the answer has already, the prompt not counted. min_tokens: no end token
+        and no stop string before so many tokens. ignore_eos: no end token at all. stop_token_ids: tokens at which the
+        answer ends, not part of it. docs/sampling.md defines each.
 
         Raises RequestError, before any work, for a prompt or parameter that cannot be honoured (ConstraintError if it
         is the constraint), and GenerationError while running if the model yields NaN.
@@ -207,6 +227,16 @@ class Engine:
             best_of=best_of,
             draft=draft,
             top_logprobs=top_logprobs,
+            top_p=top_p,
+            top_k=top_k,
+            min_p=min_p,
+            logit_bias=logit_bias,
+            presence_penalty=presence_penalty,
+            frequency_penalty=frequency_penalty,
+            repetition_penalty=repetition_penalty,
+            min_tokens=min_tokens,
+            ignore_eos=ignore_eos,
+            stop_token_ids=stop_token_ids,
             tools=tools,
             tool_choice=tool_choice,
         )
@@ -226,7 +256,7 @@ class Engine:
         canvas_length: int | None = None,
         acceptance: AcceptanceRule | None = None,
         stopping: StoppingRule | None = None,
-        constraint: Constraint | None = None,
+        constraint: Constraint | type[Any] | None = None,
         thinking: bool | None = None,
         thinking_budget: int | None = None,
         reasoning_effort: ReasoningEffort | None = None,
@@ -236,6 +266,16 @@ class Engine:
         best_of: int = 1,
         draft: Draft | None = None,
         top_logprobs: int | None = None,
+        top_p: float = 1.0,
+        top_k: int | None = None,
+        min_p: float = 0.0,
+        logit_bias: LogitBias | None = None,
+        presence_penalty: float = 0.0,
+        frequency_penalty: float = 0.0,
+        repetition_penalty: float = 1.0,
+        min_tokens: int = 0,
+        ignore_eos: bool = False,
+        stop_token_ids: Sequence[int] | None = None,
         tools: Sequence[Mapping[str, Any]] | None = None,
         tool_choice: ToolChoice = "auto",
         on_step: OnStep | None = None,
@@ -263,6 +303,16 @@ class Engine:
             best_of=best_of,
             draft=draft,
             top_logprobs=top_logprobs,
+            top_p=top_p,
+            top_k=top_k,
+            min_p=min_p,
+            logit_bias=logit_bias,
+            presence_penalty=presence_penalty,
+            frequency_penalty=frequency_penalty,
+            repetition_penalty=repetition_penalty,
+            min_tokens=min_tokens,
+            ignore_eos=ignore_eos,
+            stop_token_ids=stop_token_ids,
             tools=tools,
             tool_choice=tool_choice,
         )
@@ -284,7 +334,7 @@ class Engine:
         canvas_length: int | None = None,
         acceptance: AcceptanceRule | None = None,
         stopping: StoppingRule | None = None,
-        constraint: Constraint | None = None,
+        constraint: Constraint | type[Any] | None = None,
         thinking: bool | None = None,
         thinking_budget: int | None = None,
         reasoning_effort: ReasoningEffort | None = None,
@@ -294,6 +344,16 @@ class Engine:
         best_of: int = 1,
         draft: Draft | None = None,
         top_logprobs: int | None = None,
+        top_p: float = 1.0,
+        top_k: int | None = None,
+        min_p: float = 0.0,
+        logit_bias: LogitBias | None = None,
+        presence_penalty: float = 0.0,
+        frequency_penalty: float = 0.0,
+        repetition_penalty: float = 1.0,
+        min_tokens: int = 0,
+        ignore_eos: bool = False,
+        stop_token_ids: Sequence[int] | None = None,
         tools: Sequence[Mapping[str, Any]] | None = None,
         tool_choice: ToolChoice = "auto",
         max_batch_rows: int | None = None,
@@ -308,7 +368,9 @@ class Engine:
         if isinstance(prompts, str | bytes):
             raise RequestError("prompts must be a list of prompts; give a single one to generate")
         if seeds is not None and len(seeds) != len(prompts):
-            raise RequestError(f"there are {len(seeds)} seeds for {len(prompts)} prompts; give one for each")
+            raise RequestError(
+                f"there are {counted(len(seeds), 'seed')} for {counted(len(prompts), 'prompt')}; give one for each"
+            )
         requests = []
         for number, prompt in enumerate(prompts):
             try:
@@ -334,6 +396,16 @@ class Engine:
                         best_of=best_of,
                         draft=draft,
                         top_logprobs=top_logprobs,
+                        top_p=top_p,
+                        top_k=top_k,
+                        min_p=min_p,
+                        logit_bias=logit_bias,
+                        presence_penalty=presence_penalty,
+                        frequency_penalty=frequency_penalty,
+                        repetition_penalty=repetition_penalty,
+                        min_tokens=min_tokens,
+                        ignore_eos=ignore_eos,
+                        stop_token_ids=stop_token_ids,
                         tools=tools,
                         tool_choice=tool_choice,
                     )
@@ -361,7 +433,7 @@ class Engine:
         canvas_length: int | None = None,
         acceptance: AcceptanceRule | None = None,
         stopping: StoppingRule | None = None,
-        constraint: Constraint | None = None,
+        constraint: Constraint | type[Any] | None = None,
         thinking: bool | None = None,
         thinking_budget: int | None = None,
         reasoning_effort: ReasoningEffort | None = None,
@@ -371,17 +443,28 @@ class Engine:
         best_of: int = 1,
         draft: Draft | None = None,
         top_logprobs: int | None = None,
+        top_p: float = 1.0,
+        top_k: int | None = None,
+        min_p: float = 0.0,
+        logit_bias: LogitBias | None = None,
+        presence_penalty: float = 0.0,
+        frequency_penalty: float = 0.0,
+        repetition_penalty: float = 1.0,
+        min_tokens: int = 0,
+        ignore_eos: bool = False,
+        stop_token_ids: Sequence[int] | None = None,
         tools: Sequence[Mapping[str, Any]] | None = None,
         tool_choice: ToolChoice = "auto",
     ) -> Request:
         """Check what ``prompt`` asks for, before any work; parameters and errors as in ``generate``."""
+        wanted = as_constraint(constraint)
         if tools is not None:
             use = tool_use(tools, tool_choice)
             thinks = wants_thought(thinking, reasoning_effort, thinking_budget, chat_template_kwargs)
             variables = without_switches(chat_template_kwargs)
             prompt = tokens_with_tools(self.runtime, prompt, use, thinks, variables)
             thinking, chat_template_kwargs = thinks, None
-            constraint = calling(self.runtime, use, constraint)
+            wanted = calling(self.runtime, use, wanted)
         elif tool_choice not in ("auto", "none"):
             raise RequestError(f"tool_choice {tool_choice!r} needs tools; give at least one")
         return generate(
@@ -396,7 +479,7 @@ class Engine:
             canvas_length=canvas_length,
             acceptance=acceptance,
             stopping=stopping,
-            constraint=constraint,
+            constraint=cast(Any, wanted),
             thinking=thinking,
             thinking_budget=thinking_budget,
             reasoning_effort=reasoning_effort,
@@ -406,6 +489,16 @@ class Engine:
             best_of=best_of,
             draft=draft,
             top_logprobs=top_logprobs,
+            top_p=top_p,
+            top_k=top_k,
+            min_p=min_p,
+            logit_bias=logit_bias,
+            presence_penalty=presence_penalty,
+            frequency_penalty=frequency_penalty,
+            repetition_penalty=repetition_penalty,
+            min_tokens=min_tokens,
+            ignore_eos=ignore_eos,
+            stop_token_ids=stop_token_ids,
         )
 
     def begin(self, request: Request, on_step: OnStep | None = None, record: Recorders | None = None) -> "Generation":
@@ -433,6 +526,13 @@ class Engine:
         verify_rounds: int = 3,
         best_of: int = 1,
         top_logprobs: int | None = None,
+        top_p: float = 1.0,
+        top_k: int | None = None,
+        min_p: float = 0.0,
+        logit_bias: LogitBias | None = None,
+        presence_penalty: float = 0.0,
+        frequency_penalty: float = 0.0,
+        repetition_penalty: float = 1.0,
         on_step: OnStep | None = None,
         record: Recorders | None = None,
     ) -> FillResult:
@@ -462,6 +562,13 @@ class Engine:
             verify_rounds=verify_rounds,
             best_of=best_of,
             top_logprobs=top_logprobs,
+            top_p=top_p,
+            top_k=top_k,
+            min_p=min_p,
+            logit_bias=logit_bias,
+            presence_penalty=presence_penalty,
+            frequency_penalty=frequency_penalty,
+            repetition_penalty=repetition_penalty,
         )
         return self._run(request, on_step)
 
@@ -481,11 +588,18 @@ class Engine:
         canvas_length: int | None = None,
         acceptance: AcceptanceRule | None = None,
         stopping: StoppingRule | None = None,
-        constraint: Constraint | None = None,
+        constraint: Constraint | type[Any] | None = None,
         verifier: Verifier | None = None,
         verify_rounds: int = 3,
         best_of: int = 1,
         top_logprobs: int | None = None,
+        top_p: float = 1.0,
+        top_k: int | None = None,
+        min_p: float = 0.0,
+        logit_bias: LogitBias | None = None,
+        presence_penalty: float = 0.0,
+        frequency_penalty: float = 0.0,
+        repetition_penalty: float = 1.0,
         on_step: OnStep | None = None,
         record: Recorders | None = None,
     ) -> EditResult:
@@ -518,6 +632,13 @@ class Engine:
             verify_rounds=verify_rounds,
             best_of=best_of,
             top_logprobs=top_logprobs,
+            top_p=top_p,
+            top_k=top_k,
+            min_p=min_p,
+            logit_bias=logit_bias,
+            presence_penalty=presence_penalty,
+            frequency_penalty=frequency_penalty,
+            repetition_penalty=repetition_penalty,
         )
         return self._run(request, on_step)
 
@@ -569,7 +690,7 @@ class Engine:
     def extract(
         self,
         text: str,
-        schema: Mapping[str, Any] | str,
+        schema: type[V] | Mapping[str, Any] | str,
         *,
         instruction: str | None = None,
         confidence: bool = True,
@@ -585,17 +706,25 @@ class Engine:
         verify_rounds: int = 3,
         best_of: int = 1,
         top_logprobs: int | None = None,
+        top_p: float = 1.0,
+        top_k: int | None = None,
+        min_p: float = 0.0,
+        logit_bias: LogitBias | None = None,
+        presence_penalty: float = 0.0,
+        frequency_penalty: float = 0.0,
+        repetition_penalty: float = 1.0,
         on_step: OnStep | None = None,
         record: Recorders | None = None,
-    ) -> Extraction:
-        """Read ``text`` into JSON that is valid under ``schema``.
+    ) -> Extraction[V]:
+        """Read ``text`` into JSON that is valid under ``schema``: a JSON schema, or a Python type, such as a pydantic
+        model, a dataclass or a TypedDict. The result's ``value`` is then of that type.
 
         instruction: what the model is told, in the place of a sentence that names the schema. confidence: one denoising
         step more for every field, of which on_step and record are not told. Other parameters, and errors, as in
         ``generate``; GenerationError where an open object has a key twice, of which no pointer could say which.
         """
         check_listeners(on_step, record)
-        request = extract(
+        request: ExtractRequest[V] = extract(
             self.runtime,
             text,
             schema,
@@ -614,12 +743,19 @@ class Engine:
             verify_rounds=verify_rounds,
             best_of=best_of,
             top_logprobs=top_logprobs,
+            top_p=top_p,
+            top_k=top_k,
+            min_p=min_p,
+            logit_bias=logit_bias,
+            presence_penalty=presence_penalty,
+            frequency_penalty=frequency_penalty,
+            repetition_penalty=repetition_penalty,
         )
         return self._run(request, on_step)
 
-    def min_tokens(self, constraint: Constraint) -> int:
+    def min_tokens(self, constraint: Constraint | type[Any]) -> int:
         """Return how many tokens the shortest text takes that a constraint allows."""
-        return self.runtime.min_tokens(constraint)
+        return self.runtime.min_tokens(cast(Constraint, as_constraint(constraint)))
 
     async def _checked(
         self, verb: Callable[..., Any], given: Sequence[Any], named: Mapping[str, Any]

@@ -4,6 +4,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 
+def counted(count: int, noun: str, plural: str | None = None) -> str:
+    """Return a number and what it counts: "1 token", "2 tokens", "1,000 tokens"."""
+    return f"{count:,} {noun if count == 1 else plural or f'{noun}s'}"
+
+
 class RedraftError(Exception):
     """Base of all errors that Redraft raises on purpose."""
 

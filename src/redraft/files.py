@@ -3,6 +3,7 @@
 import errno
 import os
 import secrets
+import shutil
 import stat
 import tempfile
 from collections.abc import Iterator
@@ -50,6 +51,16 @@ def write_text(path: Path, text: str, *, keep_link: bool = True) -> None:
     content = text.encode()
     with replacing(path, keep_link=keep_link) as new:
         new.write_bytes(content)
+
+
+def copy_file(path: Path, target: Path) -> None:
+    """Copy a file with its permissions, in the place of what ``target`` was; a link there is replaced itself.
+
+    Raises OSError where that cannot be.
+    """
+    with replacing(target, keep_link=False) as new:
+        shutil.copyfile(path, new)
+        new.chmod(stat.S_IMODE(path.stat().st_mode) | stat.S_IWUSR)
 
 
 def make_new_folder(folder: Path) -> None:

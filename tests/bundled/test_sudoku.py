@@ -1,7 +1,6 @@
 """The model that ships: small, solves puzzles it never saw, says when it did, and is what transformers loads."""
 
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +29,7 @@ def engine(bundled: Engine) -> Engine:
 @pytest.fixture(scope="module")
 def puzzles() -> dict[str, Puzzles]:
     """Of a seed that neither training nor the published figures use."""
-    return {kind: fresh_puzzles(kind, 60, seed=77) for kind in KINDS}
+    return {kind: fresh_puzzles(kind, 30, seed=77) for kind in KINDS}
 
 
 def test_it_is_at_most_ten_megabytes() -> None:
@@ -38,8 +37,8 @@ def test_it_is_at_most_ten_megabytes() -> None:
     assert sum(file.stat().st_size for file in files if file.is_file()) <= 10e6
 
 
-# Far enough below the published rates that 60 puzzles do not fail by chance.
-@pytest.mark.parametrize(("kind", "rate", "steps"), list(zip(KINDS, (0.95, 0.7), (8.0, 15.0), strict=True)))
+# Far enough below the published rates that 30 puzzles do not fail by chance.
+@pytest.mark.parametrize(("kind", "rate", "steps"), list(zip(KINDS, (0.9, 0.65), (8.0, 15.0), strict=True)))
 def test_it_solves_fresh_puzzles(
     engine: Engine, puzzles: dict[str, Puzzles], kind: str, rate: float, steps: float
 ) -> None:
@@ -56,7 +55,7 @@ def test_transformers_loads_it_and_gives_the_same_logits(
 ) -> None:
     """Along whole runs of ours: entropies and argmax of every step."""
     reference = reference_model(checkpoint.find("sudoku"))
-    for board in puzzles[kind].boards[:3]:
+    for board in puzzles[kind].boards[:2]:
         events: list[redraft.StepEvent] = []
         question = [{"role": "user", "content": as_text(board)}]
         engine.generate(question, seed=1, max_tokens=90, on_step=events.append)
@@ -75,7 +74,7 @@ def test_transformers_loads_it_and_gives_the_same_logits(
 def test_transformers_own_generate_solves_with_it(puzzles: dict[str, Puzzles]) -> None:
     reference = reference_model(checkpoint.find("sudoku"))
     boards, solutions = (
-        grid[:20] for grid in (puzzles["36 or more givens"].boards, puzzles["36 or more givens"].solutions)
+        grid[:8] for grid in (puzzles["36 or more givens"].boards, puzzles["36 or more givens"].solutions)
     )
     torch.manual_seed(0)
     out = reference.generate(layout.prompt_tokens(boards), max_new_tokens=layout.CANVAS_LENGTH)
@@ -98,9 +97,10 @@ def test_the_same_seed_gives_the_same_run_and_another_seed_another(engine: Engin
 
 @pytest.mark.slow
 @pytest.mark.parametrize("inside", [True, False])
-def test_the_example_solves_checks_and_says_what_to_try_next(inside: bool, tmp_path: Path) -> None:
-    python, example = Path(sys.executable), ROOT / "examples" / "solve_sudoku.py"
-    folder = python.parents[2] if inside else tmp_path
+def test_the_example_solves_checks_and_says_what_to_try_next(commands: Path, inside: bool, tmp_path: Path) -> None:
+    """From a folder that the command lies in, and from another."""
+    python, example = commands / "python", ROOT / "examples" / "solve_sudoku.py"
+    folder = commands.parent if inside else tmp_path
     done = subprocess.run([python, example], capture_output=True, text=True, cwd=folder)
     assert done.returncode == 0, done.stderr
     assert "solved: " in done.stdout

@@ -12,7 +12,6 @@ from tests.conftest import WriteCheckpoint
 from tests.random_checkpoint import LETTERS_SIZE
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
-COMMAND = [sys.executable, "-c", "from redraft.cli.main import main; main()"]
 
 
 @pytest.fixture(scope="session")
@@ -42,14 +41,28 @@ def redraft(commands: Path) -> Run:
 
 
 @pytest.fixture
-def redraft_here(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
+def offline() -> bool:
+    """Whether the hub's client is told that there is no hub."""
+    return True
+
+
+@pytest.fixture(autouse=True)
+def no_settings(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the user of this machine chose for all commands is not what is tested."""
+    for name in ("REDRAFT_MODEL", "REDRAFT_DEVICE", "REDRAFT_PACK_FOLDER", "REDRAFT_CONFIG"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.getbasetemp() / "no-settings"))
+
+
+@pytest.fixture
+def redraft_here(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], offline: bool) -> Run:
     """The command in this process, which has torch already. What a user would see as a traceback is raised here."""
 
     def run(*arguments: object, stdin: bytes | None = None) -> subprocess.CompletedProcess[str]:
         if stdin is not None:
             monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin), encoding="utf-8"))
         monkeypatch.setattr(sys, "argv", ["redraft", *map(str, arguments)])
-        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", offline)
         capfd.readouterr()
         with pytest.raises(SystemExit) as end:
             main()

@@ -47,7 +47,7 @@ def test_mistakes_are_one_line(redraft_here, tmp_path: Path):
         ([base, "--out", tmp_path / "x", "--chat-template", tmp_path / "none"], "cannot be read"),
         ([base, "--out", tmp_path / "x", "--chat-template", tmp_path / "broken.jinja"], "does not take"),
         ([base, "--out", tmp_path / "x", "--canvas-length", 10**20], "leaves no room for a prompt"),
-        ([base, "--out", tmp_path / "file"], "file: File exists"),
+        ([base, "--out", tmp_path / "file"], "file cannot be a folder: it is a file"),
         ([base, "--out", tmp_path / "full"], "is not empty; give a new one"),
     ]:
         failed = redraft_here("adapt", *arguments)

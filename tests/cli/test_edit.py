@@ -3,13 +3,11 @@
 import json
 import os
 import re
-import resource
 import subprocess
-import sys
 
 import pytest
 
-from tests.cli.conftest import COMMAND, assert_one_line
+from tests.cli.conftest import assert_one_line
 
 BEFORE, OLD, BETWEEN, AGAIN, AFTER = "Dear é,\r\n", "cat", " and ", "dog", "\tare here: dog\n\n"
 TEXT = BEFORE + OLD + BETWEEN + AGAIN + AFTER
@@ -67,16 +65,17 @@ class TestSpans:
         assert re.fullmatch(re.escape(BEFORE) + "[abc]{3}" + re.escape(TEXT[AT + 3 :]), letter.read_bytes().decode())
 
     @pytest.mark.slow
-    def test_a_disk_that_fills_leaves_the_file_as_it_was(self, letters, letter):
-        size = len(TEXT.encode())
-        command = [*COMMAND, "edit", letter, "--find", OLD, "-m", letters, *ABC, "--in-place"]
-        done = subprocess.run(
-            [sys.executable, "-B", *map(str, command[1:])],
-            capture_output=True,
-            text=True,
-            timeout=120,
-            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size - 1, size - 1)),
-        )
+    def test_a_disk_that_fills_leaves_the_file_as_it_was(self, commands, letters, letter):
+        size = len(TEXT.encode()) - 1
+        arguments = ["redraft", "edit", letter, "--find", OLD, "-m", letters, *ABC, "--in-place"]
+        code = f"""
+import resource, sys
+from redraft.cli.main import main
+resource.setrlimit(resource.RLIMIT_FSIZE, ({size}, {size}))
+sys.argv = {[str(part) for part in arguments]}
+main()
+"""
+        done = subprocess.run([commands / "python", "-c", code], capture_output=True, text=True, timeout=600)
         assert_one_line(done, f"the file {letter} cannot be written")
         assert letter.read_bytes() == TEXT.encode()
         assert [path.name for path in letter.parent.iterdir()] == [letter.name]

@@ -68,12 +68,12 @@ def test_settings_are_compared_item_by_item(redraft_here: Run, tmp_path):
     limits = ["--max-denoising-steps", 1, "--max-denoising-steps", 18]
     done = redraft_here("evaluate", path, *limits, "--parameters", '{"max_tokens": 90}', "--json", "-")
     facts = json.loads(done.stdout)
-    assert list(facts["contenders"]) == ["1 steps", "18 steps"]
+    assert list(facts["contenders"]) == ["1 step", "18 steps"]
     assert [one["metrics"]["right"]["value"] for one in facts["contenders"].values()] == [0, 1]
     found = facts["contenders"]["18 steps"]["metrics"]
     assert found["right"]["difference"]["only_own"] == 2
     assert found["steps"]["difference"]["value"] == found["steps"]["value"] - 1
-    assert facts["contenders"]["1 steps"]["parameters"] == {"max_tokens": 90, "max_denoising_steps": 1}
+    assert facts["contenders"]["1 step"]["parameters"] == {"max_tokens": 90, "max_denoising_steps": 1}
 
 
 @pytest.mark.slow

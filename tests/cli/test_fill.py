@@ -110,5 +110,5 @@ def test_mistake_is_named_in_one_line(redraft_here, letters, tmp_path, arguments
 
 def test_a_file_that_is_no_text(redraft_here, letters, tmp_path):
     (tmp_path / "image").write_bytes(b"\xff<FILL>")
-    assert_one_line(redraft_here("fill", tmp_path / "image", "-m", letters), "cannot be read: 'utf-8' codec")
+    assert_one_line(redraft_here("fill", tmp_path / "image", "-m", letters), "is not UTF-8 text: 'utf-8' codec")
     assert_one_line(redraft_here("fill", "-", "-m", letters, stdin=b"\xff"), "standard input is not UTF-8")

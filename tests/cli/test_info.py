@@ -5,9 +5,11 @@ import json
 import pytest
 import torch
 
+from redraft.cli import printing
 from redraft.kernels.library import status
 from redraft.models import checkpoint
 from redraft.models.sizing import parameters
+from tests.models.llama_diffusion.conftest import CONFIG, write
 from tests.random_checkpoint import random_checkpoint
 
 
@@ -18,8 +20,8 @@ def test_json_has_size_memory_and_defaults(redraft_here, model):
     total, active = parameters(checkpoint.read(model))
     assert (facts["model"]["parameters"], facts["model"]["active per token"]) == (total, active)
     assert facts["model"]["layers"] == "3 (1 full, 2 sliding with window 8)"
-    assert sum(facts["memory of the weights as computed, bytes"].values()) == 4 * total
-    assert facts["sampling defaults"]["denoising steps at most"] == 4
+    assert sum(facts["weights in memory, float32"].values()) == 2 * 4 * total, "the whole, and its parts"
+    assert facts["sampling defaults"]["denoising steps, at most"] == 4
     assert facts["not supported"]["vision tensors, not loaded"] > 0
 
 
@@ -30,14 +32,45 @@ def test_kernels_in_use_and_why(redraft_here, model):
     assert kernels["threads"] == (now.threads or "torch's")
 
 
-def test_text_says_the_same_as_json(redraft_here, model):
+def test_text_says_the_same_as_json_in_units_and_at_80_columns(redraft_here, model):
     facts = json.loads(redraft_here("info", model, "--json").stdout)
     text = redraft_here("info", model).stdout
-    for title, rows in facts.items():
-        assert title in text
-        for name, value in rows.items():
-            shown = f"{value:,}" if isinstance(value, int) else str(value)
-            assert any(line.strip().startswith(name) and line.endswith(shown) for line in text.splitlines()), name
+    paths = (facts["checkpoint"]["folder"], facts["defaults of commands"]["settings file"])
+    assert all(len(line) <= 80 for line in text.splitlines() if not line.endswith(paths))
+    # What is broken over lines, put together again.
+    rows = " ".join(text.split())
+    for title, own in facts.items():
+        assert title in rows
+        for name, value in own.items():
+            exact = not isinstance(value, int) or value < 1000
+            shown = str(value) if exact and "memory" not in title and "dtype" not in title else ""
+            assert " ".join(f"{name} {shown}".split()) in rows, name
+    total = facts["weights in memory, float32"]["all"]
+    assert f"all {total / 1000:.0f} kB" in rows
+    assert "82.7" not in text, "what another model does says nothing of this one"
+
+
+def test_the_mask_and_how_it_accepts_are_said_in_words(redraft_here, tmp_path):
+    folder = write(tmp_path / "llama")
+    sampling = json.loads(redraft_here("info", folder, "--json").stdout)["sampling defaults"]
+    assert sampling["accepts"] == "positions whose likeliest token has probability 0.5 or more, and always the surest"
+    assert sampling["mask token"] == f"<unused{CONFIG.mask_token_id}> (id {CONFIG.mask_token_id})"
+    assert sampling["end tokens"] == "<eos> (id 1)"
+
+
+@pytest.mark.parametrize(
+    ("count", "size", "quantity"),
+    [
+        (0, "0 bytes", "0"),
+        (1, "1 byte", "1"),
+        (999, "999 bytes", "999"),
+        (1000, "1.0 kB", "1,000"),
+        (999_999, "1.0 MB", "999,999"),
+        (51_600_000_000, "52 GB", "51.6 billion"),
+    ],
+)
+def test_units(count, size, quantity):
+    assert (printing.size(count), printing.quantity(count)) == (size, quantity)
 
 
 @pytest.mark.parametrize(("dtype", "stored"), [(torch.bfloat16, "bfloat16"), (torch.float32, "float32")])

@@ -3,12 +3,14 @@
 import json
 from pathlib import Path
 
+from redraft.cli import printing
+
 
 def test_info_says_that_it_is_packed(redraft_here, tmp_path: Path):
     made = redraft_here("quantize", "sudoku", tmp_path / "q", "--dtype", "int4")
     size = (tmp_path / "q" / "model.safetensors").stat().st_size
     assert (made.returncode, made.stderr) == (0, "")
-    assert f"weights {size:,} bytes" in made.stdout
+    assert f"weights {printing.size(size)}" in made.stdout
     facts, original = (json.loads(redraft_here("info", name, "--json").stdout) for name in (tmp_path / "q", "sudoku"))
     assert (facts["model"]["stored as"], facts["model"]["computed as (auto)"]) == (
         "int4, packed for the kernels",
@@ -16,8 +18,8 @@ def test_info_says_that_it_is_packed(redraft_here, tmp_path: Path):
     )
     assert facts["model"]["parameters"] == original["model"]["parameters"]
     assert facts["sampling defaults"] == original["sampling defaults"]
-    assert "other dtypes, bytes" in original
-    assert "other dtypes, bytes" not in facts
+    assert "all weights by dtype" in original
+    assert "all weights by dtype" not in facts
     assert redraft_here("info", tmp_path / "q").returncode == 0
 
 

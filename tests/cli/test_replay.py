@@ -36,6 +36,18 @@ def test_a_replay_is_identical(redraft_here, record, arguments):
     )
 
 
+def test_several_recordings_are_replayed_one_after_the_other(redraft_here, record):
+    first, second = record("--seed", 7), record("--seed", 8)
+    done = redraft_here("replay", first, second)
+    assert done.returncode == 0, done.stderr
+    named = [line for line in done.stdout.splitlines() if not line.startswith("identical: ")]
+    assert named == [f"{first}:", f"{second}:"]
+    both = json.loads(redraft_here("replay", first, second, "--json").stdout)
+    assert [one["identical"] for one in both] == [True, True]
+    piped = redraft_here("replay", "-", stdin=first.read_bytes())
+    assert (piped.returncode, piped.stdout.startswith("identical: ")) == (0, True)
+
+
 def test_fill_and_edit_are_recorded_too(redraft_here, letters, tmp_path):
     text, runs = tmp_path / "text.txt", tmp_path / "runs"
     text.write_text("the cat is here")

@@ -4,11 +4,16 @@ import json
 import subprocess
 from pathlib import Path
 
+import openai
 import pytest
 from safetensors.torch import load_file
 
+from redraft.loading import load
 from tests.cli.conftest import Run, assert_one_line
 from tests.models.llama_diffusion.conftest import write
+from tests.random_checkpoint import LETTERS_SIZE
+from tests.random_llama import random_llama
+from tests.serve.conftest import NAME, serving
 
 RECORDS = [
     {"messages": [{"role": "user", "content": "the name"}, {"role": "assistant", "content": "yes"}], "task": "chat"},
@@ -23,7 +28,7 @@ from redraft.train.text.run import Run
 save = Run._save
 
 def save_or_die(run):
-    if run._step == 2:
+    if run._step == 60:
         os.kill(os.getpid(), signal.SIGKILL)
     save(run)
 
@@ -46,13 +51,24 @@ def data(tmp_path: Path) -> Path:
 
 
 @pytest.mark.slow
-def test_a_killed_run_is_continued_by_the_same_command_to_the_same_checkpoint(
-    commands: Path, redraft: Run, base: Path, data: Path, tmp_path: Path
+def test_from_a_llama_over_a_kill_to_a_server_with_the_answers_that_were_taught(
+    commands: Path, redraft: Run, redraft_here: Run, tmp_path: Path
 ) -> None:
-    given = ["train", data, "--model", base, "--steps", 3, "--batch-tokens", 128, "--save-every", 1, "--threads", 1]
-    train = [str(part) for part in given]
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    done = redraft(*train, "--out", whole)
+    """Adapted, trained, killed, continued to the same weights as if never killed, evaluated and served."""
+    asked, answers = ["the name", "the value"], ["yes and no", "the other"]
+    items = [
+        {"messages": [{"role": "user", "content": one}, {"role": "assistant", "content": answer}]}
+        for one, answer in zip(asked, answers, strict=True)
+    ]
+    data, adapted, whole, killed = (tmp_path / name for name in ("data.jsonl", "adapted", "whole", "killed"))
+    data.write_text("".join(json.dumps(item) + "\n" for item in items))
+    base = random_llama(tmp_path / "base", vocab_size=LETTERS_SIZE + 24)
+    done = redraft_here("adapt", base, "--out", adapted, "--canvas-length", 24, "--mask-token", "<unused9>")
+    assert done.returncode == 0, done.stderr
+
+    given = ["train", data, "--model", adapted, "--steps", 90, "--learning-rate", 4e-3, "--batch-tokens", 256]
+    train = [str(part) for part in [*given, "--save-every", 30, "--threads", 1]]
+    done = redraft_here(*train, "--out", whole)
     assert done.returncode == 0, done.stderr
     code = KILLED.format(arguments=["redraft", *train, "--out", str(killed)])
     subprocess.run([commands / "python", "-c", code], capture_output=True, timeout=600)
@@ -63,6 +79,29 @@ def test_a_killed_run_is_continued_by_the_same_command_to_the_same_checkpoint(
     one, other = (load_file(folder / "checkpoint" / "model.safetensors") for folder in (whole, killed))
     assert all((one[name] == other[name]).all() for name in one)
     assert (killed / "curves.png").exists()
+
+    judged = tmp_path / "items.jsonl"
+    lines = [
+        {"verb": "generate", "messages": [{"role": "user", "content": one}], "answer": answer}
+        for one, answer in zip(asked, answers, strict=True)
+    ]
+    judged.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    settings = json.dumps({"max_tokens": 24, "temperature": 0})
+    model, figures = killed / "checkpoint", tmp_path / "figures.json"
+    done = redraft_here("evaluate", judged, "--model", model, "--parameters", settings, "--json", figures)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(figures.read_text())["results"]
+    assert [answer["right"] for item in found for answer in item["answers"].values()] == [True, True]
+
+    with load(model) as engine, serving(engine) as served:
+        client = openai.OpenAI(base_url=f"{served.url}/v1", api_key="none")
+        said = [
+            client.chat.completions.create(
+                model=NAME, messages=[{"role": "user", "content": one}], temperature=0, seed=1, max_tokens=24
+            )
+            for one in asked
+        ]
+    assert [one.choices[0].message.content for one in said] == answers
 
 
 @pytest.mark.slow
@@ -101,8 +140,11 @@ def test_mistakes_are_one_line_and_come_before_training(
 ) -> None:
     bad = tmp_path / "bad.jsonl"
     bad.write_text(data.read_text() + json.dumps({"prompt": "a", "response": "<eos>"}) + "\n")
-    steps = ["--steps", 2]
-    for path, more, words in [
+    several = tmp_path / "several.jsonl"
+    questions = [{"ask": "no", "answer": "yes"}, {"ask": "no", "answer": "<eos>"}]
+    several.write_text(json.dumps({"context": "a", "questions": questions}))
+    steps: list[object] = ["--steps", 2]
+    mistakes: list[tuple[Path, list[object], str]] = [
         (bad, steps, f"{bad}:3: the answer '<eos>' spells the special token"),
         (data, [], "say when the run ends"),
         (data, [*steps, "--evaluate", bad], f"{bad}:3: "),
@@ -117,8 +159,27 @@ def test_mistakes_are_one_line_and_come_before_training(
         (data, [*steps, "--merge"], "--merge is for adapters"),
         (data, [*steps, "--batch-tokens", 16], f"{data}:1: a question takes"),
         (data, [*steps, "--canvas-length", 99], "canvas length 99 must be from 1 to the model's 24"),
-        (data, [*steps, "--ema", 2], "ema_decay 2.0 must be between 0 and 1"),
-    ]:
+        (data, [*steps, "--ema", 2], "redraft: --ema 2.0 must be between 0 and 1"),
+        (data, ["--limit-hours", "nan"], "redraft: --limit-hours nan must be a finite number above 0"),
+        (data, [*steps, "--learning-rate", 0], "redraft: --learning-rate 0.0 must be a finite number above 0"),
+        (several, steps, f"{several}:1: question 1: the answer '<eos>' spells the special token"),
+        (data, [*steps, "--out", bad], "is a file; give another folder"),
+    ]
+    for path, more, words in mistakes:
         done = redraft_here("train", path, "--model", base, "--out", tmp_path / "run", *more)
         assert_one_line(done, words)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("file", ["DATA.jsonl", "no-such-file.jsonl"])
+def test_help_of_records_needs_no_file(redraft_here: Run, file: str) -> None:
+    done = redraft_here("train", file, "--help")
+    assert done.returncode == 0, done.stderr
+    assert "Example: redraft train data" in done.stdout
+
+
+def test_records_may_come_through_a_pipe(redraft_here: Run, base: Path, data: Path, tmp_path: Path) -> None:
+    given = ["train", "-", "--model", base, "--out", tmp_path / "run", "--steps", 1, "--batch-tokens", 128, "--dry-run"]
+    done = redraft_here(*given, stdin=data.read_bytes())
+    assert done.returncode == 0, done.stderr
+    assert "--- chat" in done.stdout

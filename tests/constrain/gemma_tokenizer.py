@@ -3,24 +3,12 @@
 The file is under Google's Gemma terms: it is a test's dependency, and nothing of it stands in this repository.
 """
 
-from dataclasses import replace
 from functools import cache
 
-from tokenizers import Tokenizer
-
 from redraft.constrain.automaton.vocabulary import Vocabulary
-from redraft.formats.gguf.header import read_header
-from redraft.formats.gguf.tokenizer import read_tokenizer
-from tests.gguf_files import gemma3_first_part
+from tests.gguf_files import gemma3_tokenizer as gemma_tokenizer
 
-
-@cache
-def gemma_tokenizer() -> Tokenizer:
-    """BPE with U+2581 for a space and bytes for what is unknown, and with no token before a text."""
-    header = read_header(gemma3_first_part())
-    return read_tokenizer(
-        replace(header, metadata={**header.metadata, "tokenizer.ggml.add_bos_token": False})
-    ).tokenizer
+__all__ = ["gemma_tokenizer", "gemma_vocabulary"]
 
 
 @cache

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -69,6 +70,10 @@ def test_console_examples_run(commands: Path, page: Path, address: str, tmp_path
     lines = [re.sub("^curl ", "curl --fail-with-body ", line) for line in console_lines(page)]
     environment = {**os.environ, "PATH": path_for(page, commands), "PYTHONPATH": str(ROOT)}
     (tmp_path / ".venv").symlink_to(sys.prefix)
+    if page.name == "README.md":
+        # That the page's own way to the command leads to it, its first use shows; the others need not import torch.
+        first = next(number for number, line in enumerate(lines) if line.startswith("redraft "))
+        lines.insert(first + 1, f"PATH={shlex.quote(str(commands))}:$PATH; hash -r")
     script = "set -e\n" + "\n".join(lines).replace(ADDRESS, address)
     done = subprocess.run(
         ["bash", "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=3600

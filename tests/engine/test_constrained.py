@@ -351,14 +351,6 @@ KINDS = ["schema", "regex", "choice", "template"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_nothing_invalid_is_generated(kind: str, tmp_path: Path) -> None:
-    """A few of what the slow test does thousands of times."""
-    done = generations(kind, 60, tmp_path)
-    assert done["stop"]
-    assert done["at the minimum"]
-
-
-@pytest.mark.parametrize("kind", KINDS)
 def test_what_is_denoised_again_or_picked_from_several_is_valid_too(kind: str, tmp_path: Path) -> None:
     """Verifiers that mark at random, with pinned positions around, and several candidates a canvas."""
     engine, done = scripted_engine(tmp_path, random_logits(0)), 0
@@ -437,9 +429,9 @@ def test_greedy_samples_are_the_argmax_under_a_constraint_too(tmp_path: Path) ->
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("kind", "count"), [("schema", 500), ("regex", 300), ("choice", 150), ("template", 250)])
+@pytest.mark.parametrize(("kind", "count"), [("schema", 240), ("regex", 140), ("choice", 150), ("template", 120)])
 def test_nothing_invalid_is_generated_in_hundreds(kind: str, count: int, tmp_path: Path) -> None:
-    """1,200 in all, none invalid: any model, temperature, sampler, step limit, canvas length, budget, end tokens, stop
+    """650 in all, none invalid: any model, temperature, sampler, step limit, canvas length, budget, end tokens, stop
     strings, with a thought before and without."""
     done = generations(kind, count, tmp_path)
     print(kind, dict(done))

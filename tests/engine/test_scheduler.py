@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -12,6 +12,7 @@ import torch
 
 from redraft import JSONSchema, Result
 from redraft.api import Engine
+from redraft.engine.fairness import Client
 from redraft.engine.generation import Generate
 from redraft.engine.result import Chunk, OnStep
 from redraft.engine.runtime import Runtime
@@ -198,6 +199,79 @@ def test_a_batch_is_filled_by_rows_and_by_turns_of_the_clients(runtime: Runtime,
     assert all(sum(own) == 100 for own in shared)
     assert len(shared) == (3 * 4 + 4) * 50 // 100
     assert ended == [1 + 4], "half of each batch is the single one's: its four forwards are in the first four"
+
+
+def test_a_client_that_comes_later_gets_a_place_of_one_that_has_all(runtime: Runtime) -> None:
+    """The youngest of the many is put back, and begins again once there is room; its answer is the same."""
+    scheduler = Scheduler(runtime, max_concurrency=3)
+    late: list[Handle[str]] = []
+
+    class Log(list[str]):
+        def append(self, name: str) -> None:
+            super().append(name)
+            if not late and self.count(name) == 3:
+                late.append(scheduler.submit(rows_of(runtime, self, "b", 8, 8), client="b"))
+
+    log, gate = Log(), Gate(scheduler)
+    long = [scheduler.submit(rows_of(runtime, log, f"a{n}", *[8] * 40), client=Client("a", str(n))) for n in range(6)]
+    gate.open()
+    assert [handle.result(60) for handle in long] == [f"a{n}" for n in range(6)]
+    assert late[0].result(60) == "b"
+    assert scheduler.load.preempted == 1
+    scheduler.close()
+    assert max(log.count(f"a{n}") for n in range(6)) > 40, "one began again"
+    first, last = log.index("b"), len(log) - log[::-1].index("b")
+    assert first <= 3 * 3 + 3, "it is there with the next forward"
+    assert last - first <= 2 + 2 * 2, "and shares its forwards with what has as many rows, and one canvas"
+
+
+def test_one_client_has_not_more_of_a_batch_than_another_that_wants_something(
+    runtime: Runtime, batches: list[list[int]]
+) -> None:
+    """Sixteen users of one owner, and another owner's only request: its forwards are not made longer than twice."""
+    scheduler = Scheduler(runtime, max_concurrency=32, max_batch_rows=1000)
+    log: list[str] = []
+    gate = Gate(scheduler)
+    many = [scheduler.submit(rows_of(runtime, log, "a", *[8] * 10), client=Client("a", str(n))) for n in range(16)]
+    one = scheduler.submit(rows_of(runtime, log, "b", *[8] * 10), client="b")
+    ended: list[int] = []
+    one.future.add_done_callback(lambda _: ended.append(len(batches)))
+    gate.open()
+    for handle in [*many, one]:
+        handle.result(60)
+    scheduler.close()
+    shared = batches[: ended[0]]
+    assert len(shared) <= 1 + 10
+    assert sum(map(sum, shared)) <= 10 * 8 + 10 * 8 + 8, "as much as it, and one canvas"
+    assert max(map(len, batches[ended[0] :])) == 16, "with nobody else there the batch is full"
+
+
+def test_compiling_counts_as_rows_computed_in_that_time(runtime: Runtime) -> None:
+    scheduler = Scheduler(runtime, max_concurrency=8)
+    log: list[str] = []
+    scheduler.submit(rows_of(runtime, log, "before", 8)).result(60)
+    gate = Gate(scheduler)
+    scheduler._seconds, scheduler._load = 2.0, replace(scheduler._load, rows=1000)
+    scheduler.charge(Client("a", "u"), 0.5)
+    assert scheduler._shares.of_owner("a") == scheduler._shares.of_user(Client("a", "u")) == 250
+    gate.open()
+    scheduler.close(60)
+
+
+def test_who_fills_the_queue_leaves_room_for_others(runtime: Runtime) -> None:
+    scheduler = Scheduler(runtime, max_concurrency=1, max_waiting=4)
+    log: list[str] = []
+    gate = Gate(scheduler)
+    handles = [scheduler.submit(turns(log, "a", 1), client=Client("a", str(number))) for number in range(4)]
+    with pytest.raises(BusyError, match="4 requests are waiting"):
+        scheduler.submit(turns(log, "a", 1), client=Client("a", "another"))
+    handles += [scheduler.submit(turns(log, "b", 1), client="b") for _ in range(2)]
+    with pytest.raises(BusyError):
+        scheduler.submit(turns(log, "b", 1), client="b")
+    gate.open()
+    for handle in handles:
+        handle.result(60)
+    scheduler.close()
 
 
 def test_what_a_request_asks_is_in_a_batch_whole_or_not_at_all(runtime: Runtime, batches: list[list[int]]) -> None:

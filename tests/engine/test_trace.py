@@ -71,7 +71,7 @@ def runs(draw: st.DrawFn) -> list[StepEvent]:
     return events
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(events=runs())
 def test_counts_are_those_of_every_positions_history(events):
     trace = Trace()

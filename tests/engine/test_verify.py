@@ -53,7 +53,7 @@ def test_only_marked_positions_change_in_the_next_round(engine: Engine, constrai
     """All others keep their token in every canvas that the model sees, in every argmax and in every sample; also those
     after the end token."""
     changed = rounds = 0
-    for seed in range(60):
+    for seed in range(30):
         model_of(engine).script = random_logits(seed, scale=2.0)
         marks: list[tuple[int, frozenset[int]]] = []
 
@@ -88,8 +88,8 @@ def test_only_marked_positions_change_in_the_next_round(engine: Engine, constrai
             assert len(final[-1].argmax) == 8
         best = [min(len(own) for canvas, own in marks if canvas == index) for index in range(result.usage.canvases)]
         assert result.verified == (not any(best))
-    assert rounds > 10
-    assert changed > 10
+    assert rounds > 5
+    assert changed > 5
 
 
 def test_what_was_not_marked_is_not_cut_off_either(engine: Engine) -> None:

@@ -27,10 +27,11 @@ def check(packed: PackedMatrix, x: Tensor, norm: Norm | None, result: Tensor) ->
     """``result`` is the float64 product of what the format makes of weights and rows, but for float32's additions."""
     rows, weight = normed(x, norm), packed.weight[0].double()
     taken = operand(rows, packed.format)
-    product = taken @ weight.T + (0 if packed.plain_bias is None else packed.plain_bias[0].double())
+    bias = torch.zeros(1) if packed.plain_bias is None else packed.plain_bias[0]
+    product = taken @ weight.T + bias.double()
     # A normed row differs from float64's in its last bits, by which one of its numbers may round the other way.
     flip = one_step(rows, packed.format) * weight.abs().amax() if norm is not None and rows.numel() else 0.0
-    rounding = 1e-5 * (taken.abs() @ weight.abs().T) + flip + 1e-30
+    rounding = 1e-5 * (taken.abs() @ weight.abs().T) + 1e-7 * bias.abs() + flip + 1e-30
     if packed.gated:
         gate, up = product.chunk(2, dim=-1)
         gate_error, up_error = rounding.chunk(2, dim=-1)

@@ -28,7 +28,7 @@ def pool(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("what", ["work", "fork"])
 def test_every_index_runs_once(pool, what):
-    run(pool, what, times=10)
+    run(pool, what, times=4)
 
 
 def test_no_data_race(tmp_path):
@@ -37,4 +37,4 @@ def test_no_data_race(tmp_path):
     if compile_cpp(*sanitize, tmp_path / "empty.cpp", "-o", tmp_path / "empty").returncode:
         pytest.skip("the compiler has no thread sanitizer")
     # Without fork: the sanitizer does not follow threads into a child.
-    run(program(tmp_path, *sanitize, *SOURCES), "work", times=5)
+    run(program(tmp_path, *sanitize, *SOURCES), "work", times=2)

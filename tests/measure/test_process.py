@@ -2,10 +2,8 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,7 @@ from redraft.measure.process import ContenderError, ProcessContender
 from redraft.measure.worker import ContenderSpec, serve
 from redraft.measure.workload import RedraftContender, Workload
 from tests.random_checkpoint import random_checkpoint
+from tests.serve.conftest import wait_until
 
 WORK = Workload((20, 21, 22), 20, 3)
 BAD = Workload((20, 21, 99), 20, 3)
@@ -47,7 +46,14 @@ def test_serve_speaks_json(folder):
     assert (answer["run"]["denoising_steps"], len(answer["run"]["token_ids"])) == (2, 4)
 
 
+@pytest.fixture
+def prepared_workers(commands: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Contenders live in processes that have imported torch and transformers already."""
+    monkeypatch.setattr(sys, "executable", str(commands / "python"))
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("prepared_workers")
 class TestProcess:
     def test_the_same_answer_as_here_and_memory_that_grows(self, folder):
         here = RedraftContender.load(folder, "float32").answer(WORK, 7)
@@ -85,26 +91,25 @@ class TestProcess:
         with pytest.raises(ContenderError, match=r"^theirs: AttributeError: .*no_such_dtype"):
             ProcessContender("theirs", unforeseen, os.environ).__enter__()
 
-    def test_it_ends_with_the_one_that_started_it(self, folder):
+    def test_it_ends_with_the_one_that_started_it(self, commands, folder):
         """No process is left behind to take time from the next measurement."""
         code = f"""
-import os, signal, sys
-from redraft.kernels import library
-from redraft.measure.process import ContenderError, ProcessContender
+import os, signal
+from redraft.measure.process import ProcessContender
 from redraft.measure.worker import ContenderSpec
 with ProcessContender("ours", ContenderSpec("redraft", {str(folder)!r}, "float32", 1), os.environ) as there:
     print(there._process.pid, flush=True)
     os.kill(os.getpid(), signal.SIGKILL)
 """
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
-        assert done.returncode == -signal.SIGKILL
-        for _ in range(200):
-            try:
-                os.kill(int(done.stdout), 0)
-            except ProcessLookupError:
-                return
-            stat = Path(f"/proc/{int(done.stdout)}/stat")
-            if stat.exists() and stat.read_text().rpartition(")")[2].split()[0] == "Z":
-                return
-            time.sleep(0.05)
-        pytest.fail("the process outlived its parent")
+        done = subprocess.run([commands / "python", "-c", code], capture_output=True, text=True, timeout=600)
+        assert (done.returncode, done.stderr) == (1, "the command ended without an exit code\n")
+        wait_until(lambda: has_ended(int(done.stdout)))
+
+
+def has_ended(process: int) -> bool:
+    stat = Path(f"/proc/{process}/stat")
+    try:
+        os.kill(process, 0)
+        return stat.exists() and stat.read_text().rpartition(")")[2].split()[0] == "Z"
+    except (ProcessLookupError, FileNotFoundError):
+        return True

@@ -5,6 +5,7 @@ import shutil
 import sys
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,7 +14,8 @@ from redraft.kernels.packed import FORMATS, Format
 from redraft.models import checkpoint
 from redraft.models.diffusion_gemma.family import DiffusionGemmaFamily
 from redraft.models.packed import PackedModel
-from redraft.models.packed_cache import FOLDER, load_packed
+from redraft.models.packed_cache import FOLDER, PackingStep, load_packed
+from redraft.models.sizing import part_bytes
 from tests.models.driving import denoise, fresh
 from tests.random_checkpoint import random_checkpoint
 
@@ -154,4 +156,51 @@ def test_a_small_model_leaves_no_files(folder: Path, tmp_path: Path):
     before = cached(folder)
     load_packed(checkpoint.read(folder), "int8")
     assert cached(folder) == before
+    assert not (tmp_path / "cache").exists()
+
+
+def test_what_is_packed_is_told_with_its_place_and_size(folder: Path):
+    steps: list[PackingStep] = []
+    load_packed(checkpoint.read(folder), "int8", cached_from=0, on_packing=steps.append)
+    first, last = steps[0], steps[-1]
+    assert (first.source, first.format, first.done, first.folder) == (folder, "int8", 0, folder / FOLDER)
+    assert [step.done for step in steps] == sorted(step.done for step in steps)
+    (kept,) = cached(folder / FOLDER)
+    assert 0 < kept.stat().st_size - last.done < 0.5 * last.done + 100_000, "the archive has little beside the matrices"
+    assert first.total == sum(part_bytes(checkpoint.read(folder), "int8").values())
+    again: list[PackingStep] = []
+    load_packed(checkpoint.read(folder), "int8", cached_from=0, on_packing=again.append)
+    assert not again, "what is there already is not packed"
+
+
+def test_another_place_or_none_can_be_named(folder: Path, tmp_path: Path, packings: list[str]):
+    before = cached(folder)
+    for _ in range(2):
+        load_packed(checkpoint.read(folder), "int8", cached_from=0, pack_folder=tmp_path / "packed")
+    assert len(packings) == 1
+    assert len(cached(tmp_path / "packed")) == 1
+    steps: list[PackingStep] = []
+    for _ in range(2):
+        load_packed(checkpoint.read(folder), "int8", cached_from=0, pack_folder=None, on_packing=steps.append)
+    assert len(packings) == 3
+    assert (steps[0].folder, steps[0].reason) == (None, "as was asked for")
+    assert cached(folder) == before
+
+
+def test_a_place_without_room_is_left_out_before_anything_is_written(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    free = {"model": 10, "cache": 1 << 40}
+
+    def disk_usage(path: Path) -> SimpleNamespace:
+        return SimpleNamespace(free=free["model" if path.is_relative_to(folder) else "cache"])
+
+    monkeypatch.setattr("redraft.models.packed_cache.shutil.disk_usage", disk_usage)
+    loaded(folder)
+    assert not (folder / FOLDER).exists()
+    assert len(cached(tmp_path / "cache")) == 1
+    shutil.rmtree(tmp_path / "cache")
+    free["cache"] = 10
+    with pytest.warns(UserWarning, match=r"not kept, the next load packs again: .*GB free of"):
+        loaded(folder)
     assert not (tmp_path / "cache").exists()

@@ -162,7 +162,7 @@ def set_format(folder: Path, format: str) -> None:
 def set_layout(folder: Path) -> None:
     path = folder / WEIGHTS_FILE
     content = path.read_bytes()
-    path.write_bytes(content.replace(f'\\"layout\\": {packed_folder.LAYOUT}'.encode(), b'\\"layout\\": 0', 1))
+    path.write_bytes(content.replace(f'\\"layout\\": {packed_folder.LAYOUTS["int8"]}'.encode(), b'\\"layout\\": 0', 1))
 
 
 def plain_weights(folder: Path) -> None:
@@ -179,7 +179,7 @@ def set_hidden(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
-        (set_layout, "layout 0, and this version of redraft reads layout"),
+        (set_layout, "layout 0 of int8, and this version of redraft reads layout 3"),
         (lambda folder: set_format(folder, "int4"), "they are int4"),
         (lambda folder: set_format(folder, "int3"), "'int3' is unknown"),
         (plain_weights, "has no packed matrices"),

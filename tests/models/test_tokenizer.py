@@ -116,7 +116,11 @@ class TestText:
         assert own.decode([4, 7, 20, 5]) == "model w20"
         assert own.decode_all([4, 7, 20, 5]) == "<|turn> model w20 <turn|>"
 
-    @pytest.mark.parametrize("text", ["unheard-of", "w20 w999", "\ud800"])
+    def test_half_a_character_is_named(self, folder):
+        with pytest.raises(RequestError, match="half a character at 3"):
+            ChatTokenizer.from_folder(folder).encode("w20\ud800")
+
+    @pytest.mark.parametrize("text", ["unheard-of", "w20 w999"])
     def test_text_without_tokens_is_refused(self, folder, text):
         with pytest.raises(RequestError, match="no tokens for this text"):
             ChatTokenizer.from_folder(folder).encode(text)
@@ -289,7 +293,9 @@ class TestThinkingOff:
 
     @pytest.mark.slow
     def test_with_gemmas_own_tokens_it_is_four_of_them(self):
-        made = Tokenizer.from_str(gemma_tokenizer().to_str())
+        shared = gemma_tokenizer()
+        made = Tokenizer(shared.model)
+        made.normalizer, made.decoder = shared.normalizer, shared.decoder
         assert ChatTokenizer(made, {}, None).empty_thought(SYNTAX) == [], "it has no markers yet"
         made.add_special_tokens(list(THOUGHT))
         names = [made.id_to_token(token) for token in ChatTokenizer(made, {}, None).empty_thought(SYNTAX)]

@@ -36,6 +36,7 @@ from redraft.canvas.noise import UniformNoise
 from redraft.engine.generation import Generate
 from redraft.engine.request import Request
 from redraft.engine.runtime import run
+from redraft.engine.sampling import Sampling
 from redraft.engine.scheduler import Scheduler
 from redraft.engine.task import Task
 from redraft.loading import load
@@ -95,6 +96,7 @@ REQUESTS: dict[str, dict[str, Any]] = {
     "verified": {"verifier": odd_positions, "verify_rounds": 2, "max_tokens": 30},
     "one step": {"max_denoising_steps": 1, "best_of": 2},
     "drafted": {"draft": Draft(torch.arange(20, 70), torch.full((50,), 0.7, dtype=torch.float64))},
+    "shaped": {"top_p": 0.8, "logit_bias": {40: 1.5}, "frequency_penalty": 0.5, "min_tokens": 4, "stop_token_ids": [9]},
     "threshold": {"acceptance": redraft.ConfidenceThreshold(0.3), "stopping": redraft.ReproducesCanvas(2.0)},
 }
 
@@ -175,8 +177,9 @@ def test_what_is_no_code_comes_back_from_json(value: object) -> None:
 
 def test_every_field_of_a_request_is_kept(engine: Engine, runs: RecordingFolder) -> None:
     engine.generate("some", max_tokens=8, seed=1, record=runs)
-    names = {field.name for field in dataclasses.fields(Request)}
-    assert set(Recording.load(only_file(runs)).request) == (names - {"constraint_source", "thought"}) | {"thinking"}
+    names = {field.name for cls in (Request, Sampling) for field in dataclasses.fields(cls)}
+    kept = (names - {"constraint_source", "thought", "sampling"}) | {"thinking"}
+    assert set(Recording.load(only_file(runs)).request) == kept
 
 
 def test_a_prompt_need_not_be_kept(engine: Engine, tmp_path: Path) -> None:
@@ -266,14 +269,14 @@ class TestDamage:
         engine.generate("some", max_tokens=10, seed=7, record=runs)
         return only_file(runs)
 
-    @settings(max_examples=300, deadline=None)
+    @settings(max_examples=100, deadline=None)
     @given(data=st.data())
     def test_a_flipped_bit_is_told_or_harmless(self, path: Path, data: st.DataObject) -> None:
         content = bytearray(path.read_bytes())
         content[data.draw(st.integers(0, len(content) - 1))] ^= 1 << data.draw(st.integers(0, 7))
         self._told_or_harmless(path, bytes(content))
 
-    @settings(max_examples=100, deadline=None)
+    @settings(max_examples=40, deadline=None)
     @given(data=st.data())
     def test_a_file_that_was_cut_is_told(self, path: Path, data: st.DataObject) -> None:
         content = path.read_bytes()

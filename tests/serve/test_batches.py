@@ -107,12 +107,17 @@ def leave(up: Served, seed: int) -> None:
             pass
 
 
+@pytest.fixture(scope="module")
+def given_alone(served: Served) -> list[Any]:
+    """What each request is answered by itself."""
+    return [answer_of(served.post(path, body)) for path, body in REQUESTS]
+
+
 @pytest.mark.parametrize(("rows", "together"), [(1024, 6), (120, 2)])
 def test_answers_among_others_who_join_leave_and_fail_are_those_given_alone(
-    served: Served, checkpoint: Path, monkeypatch: pytest.MonkeyPatch, rows: int, together: int
+    given_alone: list[Any], checkpoint: Path, monkeypatch: pytest.MonkeyPatch, rows: int, together: int
 ) -> None:
     """``together``: so many requests at least are seen in one forward of so many ``rows``."""
-    alone = [answer_of(served.post(path, body)) for path, body in REQUESTS]
     # Nothing is cached, so that prompts are among what is computed together.
     engine = load(checkpoint)
     if not engine.model.batch_independent:
@@ -141,11 +146,11 @@ def test_answers_among_others_who_join_leave_and_fail_are_those_given_alone(
         queued = len(failing) + 1 + len(REQUESTS) + 1 + len(leaving)
         wait_until(lambda: scheduler.load.waiting == queued)
         gate.opened.set()
-        assert [one.result() for one in asked] == alone
+        assert [one.result() for one in asked] == given_alone
         # Others join while these are still there, and are left by them.
         again = [pool.submit(ask, request) for request in REQUESTS]
         endless.cancel()
-        assert [one.result() for one in again] == alone
+        assert [one.result() for one in again] == given_alone
         for one in leaving:
             one.result()
         wait_until(lambda: up.idle)

@@ -114,8 +114,13 @@ def test_what_is_far_too_long_is_refused_before_it_is_tokenized(
     monkeypatch.setattr(engine.tokenizer, "_tokenizer", Spied(engine.tokenizer.tokenizer, lengths.append))
     with serving(engine, ServerSettings(NAME, limits=RequestLimits(prompt_tokens=limit))) as up:
         refused = up.post(path, HUGE_REQUESTS[path])
-    assert refused.status_code == (400 if limit is None else 413), refused.text[:500]
-    said = refused.json()["error"]["message"]
+    if path == "/v1/systemone":
+        # It has an envelope of its own.
+        assert refused.status_code == (422 if limit is None else 413), refused.text[:500]
+        said = refused.text
+    else:
+        assert refused.status_code == (400 if limit is None else 413), refused.text[:500]
+        said = refused.json()["error"]["message"]
     assert "tokens or more" in said
     assert ("the context holds 1024" if limit is None else "at most 500") in said
     assert max(lengths, default=0) < len(HUGE)
@@ -159,7 +164,7 @@ def test_a_closed_connection_ends_the_work(served: Served, stream: bool) -> None
     before = served.server.scheduler.load.cancelled
     with socket.create_connection(("127.0.0.1", served.server.port)) as connection:
         data = json.dumps(body).encode()
-        head = ("POST /v1/chat/completions HTTP/1.1", "host: x", "content-type: application/json",
+        head = ("POST /v1/chat/completions HTTP/1.1", "host: localhost", "content-type: application/json",
                 f"content-length: {len(data)}", "", "")  # fmt: skip
         connection.sendall("\r\n".join(head).encode() + data)
         wait_until(lambda: served.server.scheduler.load.running > 0)
@@ -214,7 +219,7 @@ def test_no_prompt_is_logged_unless_asked(engine: Engine, caplog: pytest.LogCapt
     secret = {**CHAT, "messages": [{"role": "user", "content": "sesame"}]}
     with serving(engine) as up:
         assert up.post("/v1/chat/completions", secret).status_code == 200
-        assert up.post("/v1/chat/completions", {**secret, "seed": -1}).status_code == 400
+        assert up.post("/v1/chat/completions", {**secret, "seed": -2}).status_code == 400
     assert "POST /v1/chat/completions 200" in caplog.text
     assert "sesame" not in caplog.text
     with serving(engine, ServerSettings(NAME, log_prompts=True)) as up:
@@ -224,7 +229,7 @@ def test_no_prompt_is_logged_unless_asked(engine: Engine, caplog: pytest.LogCapt
 
 def test_metrics_count_what_was_done(served: Served) -> None:
     served.post("/v1/chat/completions", CHAT)
-    served.post("/v1/chat/completions", {**CHAT, "top_p": 0.5})
+    served.post("/v1/chat/completions", {**CHAT, "top_p": 1.5})
     httpx.get(f"{served.url}/made/up")
     text = httpx.get(f"{served.url}/metrics").text
     values = dict(line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
@@ -249,7 +254,7 @@ def test_metrics_count_what_was_done(served: Served) -> None:
 
 def test_bodies_that_are_no_requests(served: Served) -> None:
     url = f"{served.url}/v1/chat/completions"
-    for content in (b"", b"{", b"[]", b'"x"', b"\xff\xfe", b'{"model": NaN}', b"[" * 100_000):
+    for content in (b"", b"{", b"[]", b'"x"', b"\xff\xfe", b'{"model": NaN}', b"[" * 30_000):
         answer = httpx.post(url, content=content, headers={"content-type": "application/json"})
         assert answer.status_code == 400, content[:20]
         assert answer.json()["error"]["message"]

@@ -22,14 +22,6 @@ from tests.random_checkpoint import LETTERS_SIZE, random_checkpoint
 PROMPT = [2, 30, 31]
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module")
 def real(tmp_path_factory: pytest.TempPathFactory) -> Engine:
     folder = random_checkpoint(
@@ -223,7 +215,8 @@ def test_what_cannot_be_honoured_is_named_before_any_work(scripted: Engine, opti
         ({"constraint": None}, "constraint cannot be given to choose"),
         ({"max_tokens": 4}, "max_tokens cannot be given to choose"),
         ({"best_of": 2}, "best_of cannot be given to choose"),
-        ({"top_p": 1}, "unknown parameter 'top_p'"),
+        ({"top_p": 1}, "top_p cannot be given to choose"),
+        ({"top_a": 1}, "unknown parameter 'top_a'"),
     ],
 )
 def test_what_belongs_to_other_verbs_is_refused_by_name(scripted: Engine, parameters, words: str) -> None:

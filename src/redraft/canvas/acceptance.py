@@ -25,6 +25,11 @@ class AcceptanceView:
     """The limit."""
 
     @property
+    def remaining(self) -> int:
+        """Steps that the limit leaves after this one; 0 at the limit."""
+        return self.steps - self.step
+
+    @property
     def entropy(self) -> Tensor:
         """Float32, nats."""
         return self.readout.entropy

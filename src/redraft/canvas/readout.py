@@ -1,11 +1,13 @@
 """The readout of a denoising step, and the specification of what it asks of the model."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 
+from redraft.canvas.shaping import Shaping
 from redraft.canvas.token_classes import ANY, TokenClasses
 
 Probability = Callable[[Tensor], Tensor]
@@ -28,11 +30,14 @@ class ReadoutSpec:
     """The number of the likeliest tokens that are wanted."""
     classes: TokenClasses | None = None
     """The token classes to sum by, and to draw from afterwards."""
+    shaping: Shaping | None = None
+    """The changes and filters of the logits; None for nothing."""
 
 
 @dataclass(frozen=True, eq=False)
 class Readout:
-    """Per position of a canvas, all of the processed logits (soft-capped, divided by the temperature)."""
+    """Per position of a canvas, all of the processed logits (soft-capped, changed, divided by the temperature, and
+    those alone that the filters leave)."""
 
     argmax: Tensor
     """[C] int64: the likeliest token."""
@@ -75,7 +80,8 @@ class ClassReadout:
     plogp: Tensor
     """[C, n] float32: the sum of p log p over its tokens."""
     peak: Tensor
-    """[C, n] float32: the natural log probability of its likeliest token, -inf for a class of no tokens."""
+    """[C, n] float32: the natural log probability of its likeliest token, -inf for a class of no tokens. Where filters
+    leave nothing of a class it falls by TAKEN_OUT: a constraint wins over a filter, but only where it must."""
     argmax: Tensor
     """[C, n] int64: its likeliest token, the first among equals; -1 for a class of no tokens."""
     draw_with_mass: Draw
@@ -123,6 +129,38 @@ class ClassReadout:
             return self.draw_with_mass(positions + own.start, classes, uniforms)
 
         return ClassReadout(self.mass[own], self.plogp[own], self.peak[own], self.argmax[own], draw)
+
+
+TAKEN_OUT = 1e4
+"""Nats by which the log probability of a class falls of which filters leave nothing."""
+
+
+def joined(parts: Sequence[Readout]) -> Readout:
+    """One readout of rows that were read in several parts."""
+    starts = [0]
+    for part in parts:
+        starts.append(starts[-1] + len(part.argmax))
+    spans = [slice(start, end) for start, end in pairwise(starts)]
+
+    def probability(tokens: Tensor) -> Tensor:
+        return torch.cat([part.probability(tokens[own]) for part, own in zip(parts, spans, strict=True)])
+
+    def draw(positions: Tensor, classes: Tensor, uniforms: Tensor) -> Tensor:
+        drawn = torch.empty_like(positions)
+        for part, own in zip(parts, spans, strict=True):
+            here = (positions >= own.start) & (positions < own.stop)
+            if part.classes is not None and here.any():
+                drawn[here] = part.classes.draw_with_mass(positions[here] - own.start, classes[here], uniforms[here])
+        return drawn
+
+    by_class = [part.classes for part in parts if part.classes is not None]
+    classes = None if not by_class else ClassReadout(**_concatenated(by_class), draw_with_mass=draw)
+    return Readout(**_concatenated(parts), probability=probability, classes=classes)
+
+
+def _concatenated(parts: Sequence[Readout] | Sequence[ClassReadout]) -> dict[str, Tensor]:
+    names = [name for name, value in vars(parts[0]).items() if isinstance(value, Tensor)]
+    return {name: torch.cat([getattr(part, name) for part in parts]) for name in names}
 
 
 # The class of all tokens that are text, and that of the mask.

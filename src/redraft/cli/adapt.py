@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from redraft.cli import options, reading
 from redraft.errors import RequestError
 
 
@@ -22,11 +23,13 @@ def adapt(
     dtype: Annotated[
         str, typer.Option(help="auto (as stored; float32 for quantised weights), float32 or bfloat16.")
     ] = "auto",
+    revision: options.Revision = None,
 ) -> None:
     """Make a block-diffusion checkpoint of an autoregressive one. The weights stay: redraft train is to teach them.
 
     Example: redraft adapt HuggingFaceTB/SmolLM2-135M-Instruct --out smol
     """
+    options.check_folder(out, new=not options.same_place(out, base))
     import torch
 
     from redraft.models import checkpoint
@@ -35,13 +38,10 @@ def adapt(
 
     dtypes = {"auto": None, "float32": torch.float32, "bfloat16": torch.bfloat16}
     if dtype not in dtypes:
-        raise RequestError(f"dtype {dtype!r} is not supported; choose one of {', '.join(dtypes)}")
-    try:
-        template = None if chat_template is None else chat_template.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise RequestError(f"the chat template {chat_template} cannot be read: {error}") from error
+        raise RequestError(f"--dtype {dtype!r} is not supported; choose one of {', '.join(dtypes)}")
+    template = None if chat_template is None else reading.file_text(chat_template, "the chat template")
     mask = write_adapted(
-        read_base(checkpoint.find(base), base),
+        read_base(checkpoint.find(base, revision, bases=True), base),
         out,
         mask_token=mask_token,
         canvas_length=canvas_length,

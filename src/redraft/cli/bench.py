@@ -33,7 +33,7 @@ class MallocOption(StrEnum):
 
 
 def bench(
-    model: options.Model = "sudoku",
+    model: options.Model = None,
     dtype: Annotated[
         list[str] | None, typer.Option(help="A dtype to measure; may be repeated. By default auto.")
     ] = None,
@@ -86,11 +86,12 @@ def bench(
     if plot_file is not None:
         check_plot(plot_file)
     allocation = machine.malloc(cast(machine.MallocChoice | None, malloc))
-    found = checkpoint.read(checkpoint.find(model))
+    name = options.model_name(model)
+    found = checkpoint.read(checkpoint.find(name))
     workloads = _workloads(found, prompt, prompt_tokens, max_tokens, steps, seed)
     specs, remarks = _contenders(found, dtype or ["auto"], against_transformers, threads)
     described = "random tokens" if prompt is None else f"{prompt!r} as a chat message"
-    report = _run(specs, workloads, BenchmarkSettings(model, rounds, seed, described, allocation, remarks))
+    report = _run(specs, workloads, BenchmarkSettings(name, rounds, seed, described, allocation, remarks))
     # Files first: a reader of the tables may go away.
     if json_file is not None:
         write_text(json_file, json.dumps(report.as_object(), indent=2) + "\n")

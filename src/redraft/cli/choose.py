@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from redraft.cli import options, printing, reading
-from redraft.errors import RequestError
+from redraft.cli import options, printing, reading, talk
+from redraft.errors import RequestError, counted
 
 if TYPE_CHECKING:
     from redraft.tasks.choose import ChooseResult
@@ -22,6 +22,7 @@ def choose(
     prompt: reading.Prompt = None,
     file: reading.PromptFile = None,
     raw: reading.Raw = False,
+    system: reading.System = None,
     option: Annotated[
         list[str] | None, typer.Option(help="An option of the only question; two or more are needed.")
     ] = None,
@@ -49,7 +50,8 @@ def choose(
     Example: redraft choose "Is a whale a fish?" --option yes --option no --model MODEL
     """
     asked = _questions(option, questions)
-    question = reading.prompt(prompt, file, raw)
+    question = reading.prompt(prompt, file, raw, system)
+    _check(steps, temperature, seed)
     record = recordings.folder()
     engine = loading.engine()
     result = engine.choose(
@@ -61,11 +63,20 @@ def choose(
     else:
         _print_table(result)
     usage = result.usage
-    typer.echo(
-        f"{usage.denoising_steps} denoising step{'s' if usage.denoising_steps > 1 else ''}, {usage.seconds:.2f} s, "
-        f"log P(valid) {result.log_valid:.3g}, seed {result.seed}",
-        err=True,
+    talk.note(
+        f"{counted(usage.denoising_steps, 'denoising step')}, {usage.seconds:.2f} s, log P(valid) "
+        f"{result.log_valid:.3g}, seed {result.seed}"
     )
+
+
+def _check(steps: int, temperature: float | None, seed: int | None) -> None:
+    """Refuse, before a model is loaded, what no model could honour."""
+    from redraft.engine import request
+
+    request.check_whole("--steps", steps, 1)
+    request.check_seed(seed)
+    if temperature is not None:
+        request.check_temperature(temperature)
 
 
 def _questions(option: list[str] | None, file: Path | None) -> Any:

@@ -9,6 +9,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from redraft.errors import counted
+
 if TYPE_CHECKING:
     from redraft.engine.result import StepEvent
     from redraft.record.compare import Comparison, Parting
@@ -150,7 +152,7 @@ def _parameters(differing: Mapping[str, tuple[Any, Any]], names: Names) -> Table
 
 def _value(value: Any) -> str:
     if isinstance(value, dict) and "sha256" in value:
-        return f"{value['tokens']} tokens, SHA-256 {value['sha256'][:12]}..."
+        return f"{counted(value['tokens'], 'token')}, SHA-256 {value['sha256'][:12]}..."
     if isinstance(value, dict) and isinstance(value.get("is"), str):
         inner = ", ".join(f"{name}={one!r}" for name, one in value.items() if name != "is")
         shown = f"{value['is']}({inner})"
@@ -171,7 +173,7 @@ def _positions(
 ) -> Table:
     left = len(positions) - SHOWN_POSITIONS
     table = Table(box=box.SIMPLE, show_edge=False, pad_edge=False)
-    table.caption = f"{names[0]} | {names[1]}" + (f"; {left} positions more" if left > 0 else "")
+    table.caption = f"{names[0]} | {names[1]}" + (f"; {counted(left, 'position')} more" if left > 0 else "")
     table.caption_justify = "left"
     for title in ("position", *_TOKENS.values(), "entropy", "accepted"):
         table.add_column(title, justify="right" if title == "position" else "left")

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from redraft.constrain.constraint import Constraint, Hole
     from redraft.constrain.language.template import HoleType
 
+C = TypeVar("C", bound="Constraint")
 SchemaFile = Annotated[Path, typer.Option("--schema", help="File with the JSON schema that the answer is valid under.")]
 
 
@@ -64,10 +65,10 @@ class ConstraintOptions:
         if self.schema is not None:
             chosen: dict[str, Any] = {"whitespace": self.whitespace and self.whitespace.value, "depth": self.depth}
             chosen = {name: value for name, value in chosen.items() if value is not None}
-            return JSONSchema(reading.file_text(self.schema, "the file of --schema"), **chosen)
+            return check(JSONSchema(reading.file_text(self.schema, "the file of --schema"), **chosen))
         if self.regex is not None:
-            return Regex(self.regex)
-        return Choice(self.choice) if self.choice else None
+            return check(Regex(self.regex))
+        return check(Choice(self.choice)) if self.choice else None
 
 
 @dataclass(frozen=True)
@@ -84,13 +85,22 @@ class HoleOptions:
 
     def hole(self) -> "Hole | None":
         """Make the hole, or None where nothing is said about it; RequestError for options that exclude each other."""
-        from redraft.constrain.constraint import Hole
+        from redraft.constrain.constraint import Hole, Template
 
         choices = tuple(self.hole_choice or ()) or None
         _check_one({"--hole-regex": self.hole_regex, "--hole-type": self.hole_type, "--hole-choice": choices})
         kind: HoleType | None = None if self.hole_type is None else self.hole_type.value
         hole = Hole(self.hole_regex, choices, kind, self.min_length, self.max_length)
-        return None if hole == Hole() else hole
+        if hole == Hole():
+            return None
+        check(Template("{hole}", {"hole": hole}))
+        return hole
+
+
+def check(constraint: "C") -> "C":
+    """Return a constraint of which a model's vocabulary is all that is missing; ConstraintError for a fault in it."""
+    _ = constraint.expression
+    return constraint
 
 
 def _check_one(given: dict[str, object]) -> None:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from redraft.cli import reading
 from redraft.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -37,7 +38,8 @@ def diff(
     from redraft.record.compare import compare, parameters
     from redraft.record.recording import Recording
 
-    runs = Recording.load(a), Recording.load(b)
+    with reading.on_disk(a, "the first recording") as first, reading.on_disk(b, "the other one") as other:
+        runs = Recording.load(first), Recording.load(other)
     found, differing = compare(*runs), parameters(*runs)
     pieces = _piece(runs[0], model), _piece(runs[1], model)
     if as_json:

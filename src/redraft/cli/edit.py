@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from redraft.cli import options, printing, reading
+from redraft.cli import options, printing, reading, talk
 from redraft.cli.constraints import HoleOptions
 from redraft.errors import RequestError
 from redraft.files import write_text
@@ -52,8 +52,11 @@ def edit(
     """
     if in_place and str(file) == "-":
         raise RequestError("--in-place needs a file to write; standard input is none")
+    options.check_answer(sampling, max_tokens)
+    if not 0 <= strength <= 1:
+        raise RequestError(f"--strength {strength} must be from 0 (start from the old text) to 1 (start from noise)")
     text = reading.piped_or_file_text(file)
-    spans = sorted([_span(one) for one in span or ()] + [_found(text, one) for one in find or ()])
+    spans = _spans(text, span or [], find or [])
     hole = written.hole()
     if not spans and hole is not None:
         raise RequestError("what is written in a part is described, but no part is named; give --span or --find")
@@ -78,6 +81,16 @@ def edit(
             printing.print_exactly(result.text)
         _print_changes(text, spans, result)
     printing.print_cost(result)
+
+
+def _spans(text: str, given: list[str], find: list[str]) -> list[Span]:
+    """Return the parts that are rewritten, in their order; RequestError where they overlap or are not in the text."""
+    spans = sorted([_span(one) for one in given] + [_found(text, one) for one in find])
+    if spans:
+        from redraft.tasks.edit import check_spans
+
+        check_spans(text, spans)
+    return spans
 
 
 def _span(given: str) -> Span:
@@ -109,7 +122,7 @@ def _write(file: Path, text: str) -> None:
 
 def _print_changes(text: str, spans: Sequence[Span], result: "EditResult") -> None:
     for (start, end), new in zip(spans, result.replacements, strict=True):
-        typer.echo(f"{start}:{end} {_quoted(text[start:end])} -> {_quoted(new)}", err=True)
+        talk.note(f"{start}:{end} {_quoted(text[start:end])} -> {_quoted(new)}")
 
 
 def _quoted(text: str) -> str:

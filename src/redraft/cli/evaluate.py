@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from redraft.cli import options
+from redraft.cli import options, reading
 from redraft.cli.train import Recipe, require_train_extra
-from redraft.errors import RequestError
+from redraft.errors import RequestError, counted
 from redraft.files import write_text
 
 if TYPE_CHECKING:
@@ -55,7 +55,9 @@ def evaluate(
     task: Annotated[str, typer.Argument(help="A file of items (.jsonl), or sudoku for fresh puzzles.")],
     model: Annotated[
         list[str] | None,
-        typer.Option("--model", "-m", help="As for all verbs; may be repeated to compare. By default sudoku."),
+        typer.Option(
+            "--model", "-m", help="As for all verbs; may be repeated to compare. The default is as for all verbs."
+        ),
     ] = None,
     dtype: Annotated[
         list[str] | None, typer.Option(help="As for all verbs; may be repeated to compare. By default auto.")
@@ -80,7 +82,7 @@ def evaluate(
         options.check_output(json_file)
     if task in list(Recipe):
         _refuse_for_recipe(task, items.named, [("--model", model), ("--dtype", dtype)])
-        chosen, precision = (model or ["sudoku"])[0], (dtype or ["auto"])[0]
+        chosen, precision = (model or [options.model_name(None)])[0], (dtype or ["auto"])[0]
         _evaluate_sudoku(chosen, precision, threads, count or 1000, max_denoising_steps, seed, json_file)
         return
     if count is not None:
@@ -122,10 +124,11 @@ def _evaluate_items(
     if items.plot is not None:
         check_plot(items.plot)
         options.check_output(items.plot)
-    if not path.exists():
+    if str(path) != "-" and not path.exists():
         raise RequestError(f"there is no file {path} of items, nor a recipe of that name; recipes: {', '.join(Recipe)}")
-    asked = read_items(path, allow_commands=items.allow_commands)[: items.limit]
-    contenders = _contenders(models or ["sudoku"], dtypes or ["auto"], steps, items.parameters, asked)
+    with reading.on_disk(path, "the items") as file:
+        asked = read_items(file, allow_commands=items.allow_commands)[: items.limit]
+    contenders = _contenders(models or [options.model_name(None)], dtypes or ["auto"], steps, items.parameters, asked)
     loads = list(dict.fromkeys((one.model, one.dtype) for one in contenders))
     for model, dtype in loads:
         checkpoint.read(checkpoint.find(model)).format(cast("DType", dtype))
@@ -166,7 +169,7 @@ def _contenders(
                 raise RequestError(f"--parameters {text}: {error}") from error
     contenders: list[Contender] = []
     for model, dtype, limit, text in product(models, dtypes, limits, texts):
-        named = [(model, models), (dtype, dtypes), (f"{limit} steps", limits), (text, texts)]
+        named = [(model, models), (dtype, dtypes), (counted(limit or 0, "step"), limits), (text, texts)]
         name = ", ".join(own for own, choices in named if len(cast(list[Any], choices)) > 1) or model
         if name in [one.name for one in contenders]:
             raise RequestError(f"{name} is given twice; each is one contender")

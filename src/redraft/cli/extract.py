@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from redraft.cli import options, printing, reading
-from redraft.cli.constraints import SchemaFile
+from redraft.cli import options, printing, reading, talk
+from redraft.cli.constraints import SchemaFile, check
 from redraft.errors import RequestError
 
 
@@ -34,10 +34,14 @@ def extract(
 
     Example: redraft extract letter.txt --schema person.json --model MODEL
     """
+    from redraft.constrain.constraint import JSONSchema
+
     text = reading.piped_or_file_text(file)
     if not text.strip():
         raise RequestError("the text is empty; there is nothing to extract")
+    options.check_answer(sampling, max_tokens)
     wanted = reading.file_text(schema, "the file of --schema")
+    check(JSONSchema(wanted))
     record = recordings.folder()
     engine = loading.engine()
     found = engine.extract(
@@ -57,4 +61,4 @@ def extract(
 
 def _print_confidence(confidence: Mapping[str, float]) -> None:
     for pointer, probability in confidence.items():
-        typer.echo(f"{probability:7.2%}  {pointer or '(the whole)'}", err=True)
+        talk.note(f"{probability:7.2%}  {pointer or '(the whole)'}")

@@ -42,6 +42,7 @@ def fill(
     before, after = _sides(file, marker, _Side("prefix", prefix, prefix_file), _Side("suffix", suffix, suffix_file))
     if before is None and after is None and prompt is None:
         raise RequestError("nothing says what to fill; give --prefix, --suffix or both, or a file with a marker")
+    options.check_answer(sampling, max_tokens)
     hole = written.hole()
     record = recordings.folder()
     engine = loading.engine()

@@ -1,65 +1,109 @@
 """``redraft info``: describes a checkpoint without loading its weights, and says what would compute it."""
 
 import json
+import textwrap
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-if TYPE_CHECKING:
-    from pathlib import Path
+from redraft.cli import options, printing, settings
+from redraft.errors import CheckpointError, counted
 
+if TYPE_CHECKING:
+    from redraft.canvas.acceptance import AcceptanceRule
     from redraft.kernels.packed import Format
     from redraft.models.checkpoint import Checkpoint
+    from redraft.models.tokenizer import ChatTokenizer
     from redraft.train.adapt import Base
+
+Facts = dict[str, dict[str, object]]
+_NAME, _WIDTH = 26, 80
+
+
+class Bytes(int):
+    """A size: a number of bytes in JSON, in text as people read it."""
+
+
+class Quantity(int):
+    """A large count: a number in JSON, in text as people read it."""
 
 
 def info(
     model: Annotated[
-        str, typer.Argument(help="A bundled name, a checkpoint folder, a GGUF file, or a hub id.")
-    ] = "sudoku",
+        str | None, typer.Argument(help="A bundled name, a checkpoint folder, a GGUF file, or a hub id.")
+    ] = None,
+    revision: options.Revision = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Show a checkpoint's size, memory by part, sampling defaults, what of it is not supported, and the kernels in use.
+    Of the hub only its configuration and the headers of its weights are read.
 
     Example: redraft info sudoku
     """
     from redraft.models import checkpoint
     from redraft.train.adapt import is_base, read_base
 
-    path = checkpoint.find(model)
-    facts = describe_base(read_base(path, model)) if is_base(path) else describe(checkpoint.read(path))
+    name = options.model_name(model)
+    with _opened(name, revision) as (path, of_hub):
+        facts = describe_base(read_base(path, name)) if is_base(path) else describe(checkpoint.read(path))
+        if of_hub:
+            facts["checkpoint"] = {**of_hub, "architecture": facts["checkpoint"]["architecture"]}
+    facts["defaults of commands"] = _defaults()
     if as_json:
         typer.echo(json.dumps(facts, indent=2))
         return
     for title, rows in facts.items():
-        typer.echo(f"{title}")
-        for name, value in rows.items():
-            typer.echo(f"  {name:<29} {_shown(name, value)}")
+        typer.echo(title)
+        for row, value in rows.items():
+            typer.echo("\n".join(_lines(row, _shown(value))))
 
 
-# Measured on the bundled model and on random checkpoints; docs/checkpoints.md says how.
-LOSSES: "dict[Format, str]" = {
+@contextmanager
+def _opened(name: str, revision: str | None) -> "Iterator[tuple[Path, dict[str, object]]]":
+    """Return where a checkpoint can be described, and what of it is to be said if that is not the whole."""
+    from redraft.models import checkpoint, hub
+
+    here = checkpoint.find_local(name)
+    if here is not None:
+        yield checkpoint.find(name, revision), {}
+        return
+    cached = hub.find_cached(name, revision)
+    if cached is not None:
+        yield cached, {}
+        return
+    found = hub.survey(name, revision)
+    hub.judge(found, bases=True)
+    with hub.headers(found) as path:
+        size = Bytes(sum(found.fetched.values()))
+        yield path, {"on the hub": name, "revision": found.commit, "to be fetched": size}
+
+
+_LOSSES: "dict[Format, str]" = {
     "float32": "exact",
-    "bfloat16": "rounded: logits of random checkpoints off by 0.5 to 18 %, the Sudoku model solves 82.2 %, not 82.7 %",
-    "int8": "lossy: logits of random checkpoints off by 2 to 29 %, the Sudoku model solves 81.8 %, not 82.7 %",
-    "int4": "lossy: logits of random checkpoints off by 20 to 68 %, the Sudoku model solves 77.7 %, not 82.7 %",
+    "bfloat16": "rounded",
+    "int8": "lossy, little",
+    "int4": "lossy",
 }
 
 
-def describe(found: "Checkpoint") -> dict[str, dict[str, object]]:
-    """Return facts about a checkpoint, grouped; memory in bytes."""
+def describe(found: "Checkpoint") -> Facts:
+    """Return facts about a checkpoint, grouped; sizes in bytes."""
     from redraft.models.sizing import kv_bytes_per_token, parameters, part_bytes
 
     config = found.config
     total, active = parameters(found)
     fixed, per_token = kv_bytes_per_token(found)
-    sliding = {"sliding layers, about at most": fixed} if fixed else {}
+    sliding = {"sliding layers, at most": Bytes(fixed)} if fixed else {}
+    parts = part_bytes(found, found.format("auto"))
     return {
         "checkpoint": {_kind(found.path): str(found.path), "architecture": found.architecture},
         "model": {
-            "parameters": total,
-            "active per token": active,
+            "parameters": Quantity(total),
+            "active per token": Quantity(active),
             "vocabulary": config.vocab_size,
             **found.family.describe(config),
             "canvas": config.canvas_length,
@@ -67,16 +111,26 @@ def describe(found: "Checkpoint") -> dict[str, dict[str, object]]:
             "stored as": _stored(found),
             "computed as (auto)": found.format("auto"),
         },
-        "memory of the weights as computed, bytes": dict(part_bytes(found, found.format("auto"))),
-        **({"other dtypes, bytes": _sizes(found)} if found.packed is None else {}),
-        "memory of the KV cache, bytes": {**sliding, "full layers, per token": per_token},
-        "sampling defaults": _sampling(found),
+        f"weights in memory, {found.format('auto')}": {
+            "all": Bytes(sum(parts.values())),
+            **{part: Bytes(size) for part, size in parts.items()},
+        },
+        **({"all weights by dtype": _sizes(found)} if found.packed is None else {}),
+        "keys and values in memory": {**sliding, "full layers, per token": Bytes(per_token)},
+        "sampling defaults": _sampling(found, _tokenizer(found.path)),
         **_unsupported(found),
         "kernels": _kernels(),
     }
 
 
-def describe_base(base: "Base") -> dict[str, dict[str, object]]:
+def _defaults() -> dict[str, object]:
+    """Return what a command without these options takes, and where that was said."""
+    found = {name: settings.setting(name) for name in settings.BUILT_IN}
+    shown: dict[str, object] = {name.replace("_", "-"): f"{one.value} ({one.origin})" for name, one in found.items()}
+    return {**shown, "settings file": str(settings.config_file())}
+
+
+def describe_base(base: "Base") -> Facts:
     """Return facts about an autoregressive checkpoint, and what can be made of it."""
     from math import prod
 
@@ -90,7 +144,7 @@ def describe_base(base: "Base") -> dict[str, dict[str, object]]:
             "to use it": f"redraft adapt {base.name} --out DIR, then train it to denoise",
         },
         "model": {
-            "parameters": sum(stored.values()),
+            "parameters": Quantity(sum(stored.values())),
             "vocabulary": base.config["vocab_size"],
             "hidden size": base.config["hidden_size"],
             "layers": base.config["num_hidden_layers"],
@@ -100,7 +154,7 @@ def describe_base(base: "Base") -> dict[str, dict[str, object]]:
     }
 
 
-def _kind(path: "Path") -> str:
+def _kind(path: Path) -> str:
     return "folder" if path.is_dir() else "file"
 
 
@@ -114,25 +168,54 @@ def _stored(found: "Checkpoint") -> str:
 def _sizes(found: "Checkpoint") -> dict[str, object]:
     from redraft.models.sizing import part_bytes
 
-    return {format: f"{sum(part_bytes(found, format).values()):,}, {loss}" for format, loss in LOSSES.items()}
+    return {f"{format}, {loss}": Bytes(sum(part_bytes(found, format).values())) for format, loss in _LOSSES.items()}
 
 
-def _sampling(found: "Checkpoint") -> dict[str, object]:
+def _tokenizer(path: Path) -> "ChatTokenizer | None":
+    """Return what names tokens; None where the checkpoint's tokenizer is not here or cannot be read."""
+    from redraft.models.tokenizer import ChatTokenizer
+
+    try:
+        return ChatTokenizer.from_checkpoint(path)
+    except CheckpointError:
+        return None
+
+
+def _token(token: int, tokenizer: "ChatTokenizer | None") -> str:
+    name = None if tokenizer is None else tokenizer.tokenizer.id_to_token(token)
+    return f"id {token}" if name is None else f"{name} (id {token})"
+
+
+def _sampling(found: "Checkpoint", tokenizer: "ChatTokenizer | None") -> dict[str, object]:
     defaults = found.defaults
+    corruption = found.family.corruption(found.config)
     return {
-        "denoising steps at most": defaults.max_denoising_steps,
+        "denoising steps, at most": defaults.max_denoising_steps,
         **(
-            {"entropy bound": f"{defaults.entropy_bound} nats a canvas"}
+            {"entropy bound": f"{defaults.entropy_bound:g} nats a canvas"}
             if defaults.acceptance is None
-            else {"accepts by": str(defaults.acceptance)}
+            else {"accepts": _accepts(defaults.acceptance)}
         ),
-        "temperature": f"{defaults.t_max} to {defaults.t_min}",
+        "temperature": f"from {defaults.t_max:g} down to {defaults.t_min:g}",
         "stops when": "every position has its token"
-        if found.family.corruption(found.config).monotone
-        else f"the argmax canvas is unchanged for {defaults.stability_threshold} step(s) and the mean entropy is below "
-        f"{defaults.confidence_threshold} nats",
-        "end tokens": ", ".join(map(str, defaults.end_token_ids)),
+        if corruption.monotone
+        else f"the argmax canvas is unchanged for {counted(defaults.stability_threshold, 'step')} and the mean entropy "
+        f"is below {defaults.confidence_threshold:g} nats",
+        **({} if corruption.mask is None else {"mask token": _token(corruption.mask, tokenizer)}),
+        "end tokens": ", ".join(_token(token, tokenizer) for token in defaults.end_token_ids) or "none",
     }
+
+
+def _accepts(rule: "AcceptanceRule") -> str:
+    """Say in words which positions a rule accepts."""
+    from redraft.canvas.acceptance import ConfidenceThreshold, EntropyBound
+
+    match rule:
+        case ConfidenceThreshold(threshold):
+            return f"positions whose likeliest token has probability {threshold:g} or more, and always the surest"
+        case EntropyBound(bound):
+            return f"the surest positions, up to {bound:g} nats a step"
+    return type(rule).__name__
 
 
 def _kernels() -> dict[str, object]:
@@ -157,7 +240,19 @@ def _unsupported(found: "Checkpoint") -> dict[str, dict[str, object]]:
     return {"not supported": rows} if rows else {}
 
 
-def _shown(name: str, value: object) -> str:
-    if not isinstance(value, int):
-        return str(value)
-    return f"{value:,}"
+def _shown(value: object) -> str:
+    """Write a value as a person reads it."""
+    match value:
+        case Bytes():
+            return printing.size(value)
+        case Quantity():
+            return printing.quantity(value)
+        case int():
+            return f"{value:,}"
+    return str(value)
+
+
+def _lines(name: str, value: str) -> list[str]:
+    """Write a row in columns that fit a terminal; a path is not broken."""
+    wrapped = textwrap.wrap(value, _WIDTH - _NAME - 3, break_long_words=False, break_on_hyphens=False) or [""]
+    return [f"  {name if number == 0 else '':<{_NAME}} {line}".rstrip() for number, line in enumerate(wrapped)]

@@ -5,6 +5,8 @@ A group is a dataclass whose fields are options. A verb takes it as one paramete
 
 import functools
 import inspect
+import os
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, fields, is_dataclass
 from enum import StrEnum
@@ -13,33 +15,87 @@ from typing import TYPE_CHECKING, Annotated, Any, cast, get_type_hints
 
 import typer
 
+from redraft.cli import settings, talk
 from redraft.errors import RequestError
 from redraft.files import check_writable
 
 if TYPE_CHECKING:
     from redraft.api import Engine
+    from redraft.canvas.acceptance import ConfidenceThreshold
     from redraft.models.checkpoint import DType
     from redraft.record.recorder import RecordingFolder
 
 Model = Annotated[
-    str,
+    str | None,
     typer.Option(
-        "--model", "-m", help="A bundled name, a checkpoint folder, a GGUF file, or a hub id.", show_default=True
+        "--model",
+        "-m",
+        help="A bundled name, a checkpoint folder, a GGUF file, or a hub id; by default REDRAFT_MODEL, the settings' "
+        "or sudoku.",
     ),
 ]
+Revision = Annotated[str | None, typer.Option("--revision", help="Branch, tag or commit of a hub id.")]
 DTypeOption = Annotated[str, typer.Option("--dtype", help="auto, float32, bfloat16, int8 or int4.")]
+Device = Annotated[
+    str | None,
+    typer.Option("--device", help="auto, cpu, cuda or mps; by default REDRAFT_DEVICE, the settings' or auto."),
+]
+PackFolderOption = Annotated[
+    str | None,
+    typer.Option(
+        "--pack-folder",
+        metavar="DIR",
+        help="Where weights packed for the kernels are kept: a folder, auto, or none; by default REDRAFT_PACK_FOLDER.",
+    ),
+]
 Threads = Annotated[int | None, typer.Option("--threads", min=1, help="Processor threads; by default one a core.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the answer and its cost as JSON.")]
 
 
-def load_engine(model: str, dtype: str, threads: int | None, **more: Any) -> "Engine":
-    """Load a model for a verb, on the number of threads it was given; ``more`` as in ``redraft.load``."""
+def model_name(given: str | None) -> str:
+    """Return the model that a command is for: what it was given, or the user's default."""
+    return settings.setting("model").value if given is None else given
+
+
+def load_engine(
+    model: str | None,
+    dtype: str,
+    threads: int | None,
+    *,
+    revision: str | None = None,
+    device: str | None = None,
+    pack_folder: str | None = None,
+    **more: Any,
+) -> "Engine":
+    """Load a model for a verb, on the number of threads it was given; what is None is the user's default. ``more`` as
+    in ``redraft.load``."""
+    name = model_name(model)
+    device = settings.setting("device").value if device is None else device
+    place = settings.setting("pack_folder").value if pack_folder is None else pack_folder
     import redraft
+    from redraft.cli.packing import told
     from redraft.kernels.library import use_threads
 
     if threads is not None:
         use_threads(threads)
-    return redraft.load(model, dtype=cast("DType", dtype), **more)
+    begun = time.perf_counter()
+    with told() as on_packing:
+        engine = redraft.load(
+            name,
+            revision=revision,
+            dtype=cast("DType", dtype),
+            device=device,
+            pack_folder=None if place == "none" else place,
+            on_packing=on_packing,
+            **more,
+        )
+    origin = engine.origin
+    if origin is not None:
+        talk.detail(
+            f"loaded {name} ({origin.checkpoint.path}) as {origin.dtype} on {origin.device}, kernels {origin.kernels}, "
+            f"in {time.perf_counter() - begun:.1f} s"
+        )
+    return engine
 
 
 class Stopping(StrEnum):
@@ -53,12 +109,22 @@ class Stopping(StrEnum):
 class Loading:
     """The model, and how it is computed."""
 
-    model: Model = "sudoku"
+    model: Model = None
+    revision: Revision = None
     dtype: DTypeOption = "auto"
+    device: Device = None
+    pack_folder: PackFolderOption = None
     threads: Threads = None
 
     def engine(self) -> "Engine":
-        return load_engine(self.model, self.dtype, self.threads)
+        return load_engine(
+            self.model,
+            self.dtype,
+            self.threads,
+            revision=self.revision,
+            device=self.device,
+            pack_folder=self.pack_folder,
+        )
 
 
 @dataclass(frozen=True)
@@ -97,10 +163,60 @@ class Sampling:
     ] = Stopping.stable
     canvas_length: Annotated[int | None, typer.Option(help="Positions denoised at once.")] = None
     best_of: Annotated[int, typer.Option(help="Candidates for every canvas, of which the surest stays.")] = 1
+    top_p: Annotated[float, typer.Option(help="Leave the likeliest tokens of so much probability together.")] = 1.0
+    top_k: Annotated[int | None, typer.Option(help="Leave so many of the likeliest tokens.")] = None
+    min_p: Annotated[
+        float, typer.Option(help="Leave tokens at least so many times as probable as the likeliest one.")
+    ] = 0.0
+    logit_bias: Annotated[
+        list[str] | None,
+        typer.Option(metavar="ID=BIAS", help="Add to a token's logit, -100 to 100; may be repeated."),
+    ] = None
+    presence_penalty: Annotated[
+        float, typer.Option(help="Taken from the logit of a token that the answer has already, -2 to 2.")
+    ] = 0.0
+    frequency_penalty: Annotated[float, typer.Option(help="The same for each time that the answer has it.")] = 0.0
+    repetition_penalty: Annotated[
+        float, typer.Option(help="Divides the logit of a token that the answer has already; below 0 it multiplies.")
+    ] = 1.0
+
+    def check(self) -> None:
+        """Refuse what no model could honour; RequestError names it."""
+        from redraft.engine import request
+
+        request.check_seed(self.seed)
+        request.check_temperature(self.temperature)
+        for name in ("max_denoising_steps", "canvas_length", "best_of"):
+            value = getattr(self, name)
+            if value is not None:
+                request.check_whole(name, value, 1)
+        if self.entropy_bound is not None:
+            request.check_number("entropy_bound", self.entropy_bound, 0)
+            if self.confidence_threshold is not None:
+                raise RequestError("--entropy-bound and --confidence-threshold exclude each other; give one of them")
+        self._acceptance()
+        check_without_model(
+            top_p=self.top_p,
+            top_k=self.top_k,
+            min_p=self.min_p,
+            logit_bias=self.biases(),
+            presence_penalty=self.presence_penalty,
+            frequency_penalty=self.frequency_penalty,
+            repetition_penalty=self.repetition_penalty,
+        )
+
+    def _acceptance(self) -> "ConfidenceThreshold | None":
+        if self.confidence_threshold is None:
+            return None
+        from redraft.canvas.acceptance import ConfidenceThreshold
+
+        try:
+            return ConfidenceThreshold(self.confidence_threshold)
+        except ValueError as error:
+            raise RequestError(f"--confidence-threshold: {error}") from error
 
     def parameters(self, engine: "Engine") -> dict[str, Any]:
         """Return the parameters that the engine knows them as."""
-        from redraft.canvas.acceptance import ConfidenceThreshold
         from redraft.canvas.stopping import ReproducesCanvas
 
         parameters: dict[str, Any] = {
@@ -110,15 +226,90 @@ class Sampling:
             "entropy_bound": self.entropy_bound,
             "canvas_length": self.canvas_length,
             "best_of": self.best_of,
+            "top_p": self.top_p,
+            "top_k": self.top_k,
+            "min_p": self.min_p,
+            "logit_bias": self.biases(),
+            "presence_penalty": self.presence_penalty,
+            "frequency_penalty": self.frequency_penalty,
+            "repetition_penalty": self.repetition_penalty,
         }
-        if self.confidence_threshold is not None:
-            try:
-                parameters["acceptance"] = ConfidenceThreshold(self.confidence_threshold)
-            except ValueError as error:
-                raise RequestError(str(error)) from error
+        acceptance = self._acceptance()
+        if acceptance is not None:
+            parameters["acceptance"] = acceptance
         if self.stopping is Stopping.reproduces:
             parameters["stopping"] = ReproducesCanvas(engine.model.defaults.confidence_threshold)
         return parameters
+
+    def biases(self) -> dict[int, float] | None:
+        """Return the biases by tokens; RequestError for one that is not written as it must be."""
+        found: dict[int, float] = {}
+        for given in self.logit_bias or ():
+            token, _, bias = given.partition("=")
+            try:
+                found[int(token)] = float(bias)
+            except ValueError:
+                raise RequestError(f"--logit-bias {given!r} is no ID=BIAS, such as 106=-5") from None
+        return found or None
+
+
+@dataclass(frozen=True)
+class Ending:
+    """The ends of an answer beside its own and stop strings."""
+
+    min_tokens: Annotated[int, typer.Option(help="No end and no stop string before so many tokens.")] = 0
+    ignore_eos: Annotated[bool, typer.Option("--ignore-eos", help="Never end before max tokens; to measure.")] = False
+    stop_token_id: Annotated[
+        list[int] | None, typer.Option(metavar="ID", help="Token at which the answer ends; may be repeated.")
+    ] = None
+
+    def parameters(self) -> dict[str, Any]:
+        """Return the parameters that the engine knows them as."""
+        check_without_model(min_tokens=self.min_tokens, ignore_eos=self.ignore_eos, stop_token_ids=self.stop_token_id)
+        return {
+            "min_tokens": self.min_tokens,
+            "ignore_eos": self.ignore_eos,
+            "stop_token_ids": self.stop_token_id,
+        }
+
+
+class Effort(StrEnum):
+    """The words of ``reasoning_effort``."""
+
+    NONE = "none"
+    INSTANT = "instant"
+    MINIMAL = "minimal"
+    LOW = "low"
+    MEDIUM = "medium"
+    HIGH = "high"
+    XHIGH = "xhigh"
+    MAX = "max"
+
+
+@dataclass(frozen=True)
+class Thinking:
+    """Whether, how long and how carefully the model thinks first."""
+
+    thinking: Annotated[bool, typer.Option("--thinking", help="Let the model think first, on standard error.")] = False
+    thinking_budget: Annotated[
+        int | None, typer.Option(min=0, help="Tokens that the thought may take; the answer follows.")
+    ] = None
+    effort: Annotated[
+        Effort | None,
+        typer.Option("--reasoning-effort", help="No thought (none, minimal), or one; low is fast, high careful."),
+    ] = None
+
+    def parameters(self) -> dict[str, Any]:
+        """Return the parameters that the engine knows them as; RequestError for what contradicts itself."""
+        from redraft.engine.thinking import wants_thought
+
+        given = {
+            "thinking": self.thinking or None,
+            "thinking_budget": self.thinking_budget,
+            "reasoning_effort": None if self.effort is None else self.effort.value,
+        }
+        wants_thought(given["thinking"], given["reasoning_effort"], given["thinking_budget"])
+        return given
 
 
 def grouped(verb: Callable[..., None]) -> Callable[..., None]:
@@ -148,6 +339,23 @@ def grouped(verb: Callable[..., None]) -> Callable[..., None]:
     return with_fields
 
 
+def check_without_model(**given: Any) -> None:
+    """Refuse sampling parameters that no model could honour, whatever its vocabulary and its context."""
+    from redraft.engine.sampling import NOTHING, check_sampling
+
+    check_sampling(vocab_size=1 << 31, room=1 << 31, **{**vars(NOTHING), **given})
+
+
+def check_answer(sampling: Sampling, max_tokens: int | None, stop: list[str] | None = None) -> None:
+    """Refuse, before a model is loaded, what no model could honour."""
+    from redraft.engine import request
+
+    sampling.check()
+    if max_tokens is not None:
+        request.check_whole("max_tokens", max_tokens, 1)
+    request.check_stop(stop)
+
+
 def check_output(path: Path) -> None:
     """Refuse, before any work, a file that could not be written."""
     if not path.parent.is_dir():
@@ -156,3 +364,20 @@ def check_output(path: Path) -> None:
         check_writable(path)
     except OSError as error:
         raise RequestError(f"{path} cannot be written: {error.strerror}") from error
+
+
+def same_place(path: Path, model: str) -> bool:
+    """Tell whether a path is where a model lies: whoever writes it says so itself."""
+    return path.resolve() == Path(model).expanduser().resolve()
+
+
+def check_folder(path: Path, *, new: bool = False) -> None:
+    """Refuse, before any work, a folder that could not be made or written to; ``new``: or that has something in it."""
+    there = next(place for place in (path, *path.absolute().parents) if place.exists())
+    if not there.is_dir():
+        what = "it" if there == path else str(there)
+        raise RequestError(f"{path} cannot be a folder: {what} is a file; give another folder")
+    if not os.access(there, os.W_OK):
+        raise RequestError(f"{path} cannot be written: {there} may not be written to; give another folder")
+    if new and path.is_dir() and any(path.iterdir()):
+        raise RequestError(f"{path}: the folder is not empty; give a new one, or remove it")

@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from redraft.cli import talk
+from redraft.errors import counted
+
 if TYPE_CHECKING:
     from redraft.engine.result import Result, Usage
 
@@ -24,12 +27,13 @@ def print_json(value: Mapping[str, object]) -> None:
 
 def print_cost(result: "Result") -> None:
     """Print what an answer cost, and a warning where it may be unfinished."""
-    typer.echo(cost_line(result), err=True)
+    talk.note(cost_line(result))
     if not result.converged:
-        canvases = ", ".join(str(index) for index in result.unconverged_canvases)
+        indices, several = result.unconverged_canvases, len(result.unconverged_canvases) > 1
         typer.echo(
-            f"warning: canvas {canvases} hit the step limit before it converged; the answer may be unfinished. "
-            "A higher --max-denoising-steps may help.",
+            f"warning: {'canvases' if several else 'canvas'} {', '.join(map(str, indices))} hit the step limit before "
+            f"{'they' if several else 'it'} converged; the answer may be unfinished. A higher "
+            "--max-denoising-steps may help.",
             err=True,
         )
 
@@ -52,8 +56,26 @@ def cost_line(result: "Result") -> str:
     usage = result.usage
     valid = f"log P(valid) {', '.join(f'{value:.3g}' for value in result.log_valid)}, " if result.log_valid else ""
     return (
-        f"{usage.completion_tokens} tokens in {usage.denoising_steps} denoising steps over {usage.canvases} "
-        f"canvas{'es' if usage.canvases != 1 else ''} ({usage.tokens_per_step:.1f} tokens a step), "
+        f"{counted(usage.completion_tokens, 'token')} in {counted(usage.denoising_steps, 'denoising step')} over "
+        f"{counted(usage.canvases, 'canvas', 'canvases')} ({usage.tokens_per_step:.1f} tokens a step), "
         f"{usage.seconds:.2f} s, first text after {usage.time_to_first_token:.2f} s, {valid}seed {result.seed}, "
         f"finish: {result.finish_reason}"
     )
+
+
+def size(count: int) -> str:
+    """Write a number of bytes as a person reads it: "512 bytes", "3.4 MB", "52 GB"."""
+    value, unit = float(count), "bytes"
+    for larger in ("kB", "MB", "GB", "TB"):
+        if value < 999.5:
+            break
+        value, unit = value / 1000, larger
+    return counted(count, "byte") if unit == "bytes" else f"{value:.{1 if value < 9.95 else 0}f} {unit}"
+
+
+def quantity(count: int) -> str:
+    """Write a count as a person reads it: "950", "135 million", "25.8 billion"."""
+    for unit, name in ((1e12, "trillion"), (1e9, "billion"), (1e6, "million")):
+        if count >= unit:
+            return f"{count / unit:.3g} {name}"
+    return f"{count:,}"

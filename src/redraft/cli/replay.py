@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from redraft.cli import options
+from redraft.cli import options, reading
 from redraft.errors import RequestError
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ NAMES = ("recorded", "replayed")
 
 
 def replay(
-    file: Annotated[Path, typer.Argument(help="A recording, as --record keeps them.")],
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Recordings, as --record keeps them.")],
     model: Annotated[
         str | None, typer.Option("--model", "-m", help="The checkpoint, by default by the name in the recording.")
     ] = None,
@@ -33,42 +33,70 @@ def replay(
     ] = None,
     raw: Annotated[bool, typer.Option("--raw", help="That prompt is raw text, not a user's chat message.")] = False,
     dtype: Annotated[str | None, typer.Option("--dtype", help="In another format than the recorded one.")] = None,
+    device: Annotated[str | None, typer.Option("--device", help="Another device than the recorded one.")] = None,
     threads: options.Threads = None,
     watch: Annotated[bool, typer.Option("--watch", help="Draw the canvas as it resolves (in a terminal).")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the outcome as JSON.")] = False,
 ) -> None:
-    """Run a recorded request again and compare every step, token for token and entropy for entropy. The exit code is 0
+    """Run recorded requests again and compare every step, token for token and entropy for entropy. The exit code is 0
     if all is identical.
 
     Example: redraft replay runs/20261124T101500.123456Z-4f1c09d2.npz
     """
-    from rich.console import Console
-
-    from redraft.cli import comparison
-    from redraft.record.compare import parameters
-    from redraft.record.recording import Recording
-
-    recording = Recording.load(file)
-    engine = _engine(recording, model, dtype, threads)
     changed: dict[str, Any] = {}
     if prompt is not None:
-        changed["prompt"] = prompt if raw else [{"role": "user", "content": prompt}]
-    outcome = _run(recording, engine, any_model, watch and not as_json and sys.stdout.isatty(), changed)
+        changed["prompt"] = prompt if raw else [reading.message(prompt)]
+    recordings = [_recording(file) for file in files]
+    engines: dict[tuple[str, ...], Engine] = {}
+    shown, identical = [], True
+    for file, recording in zip(files, recordings, strict=True):
+        key = (str(recording.model["name"]), *(str(recording.computed[name]) for name in _COMPUTED))
+        if key not in engines:
+            # One model at a time: of another there may be no room beside it.
+            engines = {key: _engine(recording, model, dtype, device, threads)}
+        if len(files) > 1 and not as_json:
+            typer.echo(f"{file}:")
+        outcome = _run(recording, engines[key], any_model, watch and not as_json and sys.stdout.isatty(), changed)
+        shown.append(_show(recording, outcome, engines[key], as_json))
+        identical = identical and outcome.identical
+    if as_json:
+        # One is an object, as it always was.
+        typer.echo(json.dumps(shown if len(files) > 1 else shown[0], indent=2))
+    if not identical:
+        raise typer.Exit(1)
+
+
+_COMPUTED = ("dtype", "device", "prefill_chunk", "window_policy")
+
+
+def _recording(file: Path) -> "Recording":
+    from redraft.record.recording import Recording
+
+    with reading.on_disk(file, "the recording") as path:
+        return Recording.load(path)
+
+
+def _show(recording: "Recording", outcome: "Replay", engine: "Engine", as_json: bool) -> dict[str, Any]:
+    """Return what came of one replay, and draw it where it is not to be JSON."""
+    from redraft.cli import comparison
+    from redraft.record.compare import parameters
+
     differing = parameters(recording, outcome.recording)
     if recording.model["weights"] == outcome.recording.model["weights"]:
         # The same checkpoint, wherever it lies.
         differing.pop("model.name", None)
     pieces = (engine.tokenizer.piece, engine.tokenizer.piece)
-    if as_json:
-        typer.echo(json.dumps(comparison.as_object(outcome.comparison, differing, pieces), indent=2))
-    else:
+    if not as_json:
+        from rich.console import Console
+
         console = Console(highlight=False)
         comparison.draw(console, outcome.comparison, (recording, outcome.recording), differing, NAMES, pieces)
-    if not outcome.identical:
-        raise typer.Exit(1)
+    return comparison.as_object(outcome.comparison, differing, pieces)
 
 
-def _engine(recording: "Recording", model: str | None, dtype: str | None, threads: int | None) -> "Engine":
+def _engine(
+    recording: "Recording", model: str | None, dtype: str | None, device: str | None, threads: int | None
+) -> "Engine":
     """Load the recorded model as it was loaded."""
     import redraft
     from redraft.errors import CheckpointError, RecordingError
@@ -81,7 +109,7 @@ def _engine(recording: "Recording", model: str | None, dtype: str | None, thread
         return redraft.load(
             recording.model["name"] if model is None else model,
             dtype=cast("DType", dtype or computed["dtype"]),
-            device=computed["device"],
+            device=device or computed["device"],
             prefill_chunk=computed["prefill_chunk"],
             window_policy=computed["window_policy"],
         )

@@ -15,7 +15,7 @@ MAX_CONCURRENCY, MAX_BATCH_ROWS = 16, 1024
 
 
 def serve(
-    model: options.Model = "sudoku",
+    model: options.Model = None,
     host: Annotated[str, typer.Option(help="Address to listen at; the default is this machine alone.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen at; 0 picks a free one.")] = 8000,
     name: Annotated[str | None, typer.Option(help="What clients call the model; by default its own name.")] = None,
@@ -43,6 +43,13 @@ def serve(
     cors: Annotated[
         list[str] | None, typer.Option(help="Origin whose pages may ask; may be repeated. Off by default.")
     ] = None,
+    allowed_host: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Name under which the server may be asked for, besides localhost and addresses; '*' for any. May be "
+            "repeated. With --api-key any name is allowed by default."
+        ),
+    ] = None,
     grace: Annotated[
         float, typer.Option(min=0, help="Seconds that running requests have to finish when the server is stopped.")
     ] = 30.0,
@@ -53,7 +60,10 @@ def serve(
     record_prompt: Annotated[
         bool, typer.Option("--record-prompt/--no-record-prompt", help="Keep the prompts as well.")
     ] = True,
+    revision: options.Revision = None,
     dtype: options.DTypeOption = "auto",
+    device: options.Device = None,
+    pack_folder: options.PackFolderOption = None,
     threads: options.Threads = None,
 ) -> None:
     """Serve a model over HTTP: OpenAI, Anthropic, Mercury, Codestral and System One clients.
@@ -66,6 +76,7 @@ def serve(
         raise RequestError(
             f"the server needs {missing.name}; install it with: pip install 'redraft[serve]'"
         ) from missing
+    from redraft.serve.http.hosts import check_hosts
     from redraft.serve.http.limits import RequestLimits
     from redraft.serve.http.security import check_keys
     from redraft.serve.state import ServerSettings
@@ -73,15 +84,21 @@ def serve(
     if not api_key and not os.environ.get(_KEY_VARIABLE, "-").strip():
         raise RequestError(f"{_KEY_VARIABLE} is set and empty; give it a key, or unset it to let everybody in")
     check_keys(api_key or ())
-    engine = options.load_engine(model, dtype, threads, **({} if kv_bytes is None else {"kv_bytes": kv_bytes}))
+    check_hosts(allowed_host or ())
+    server.check_address(host, port)
     recordings = options.Recordings(record, record_prompt).folder()
+    engine = options.load_engine(
+        model, dtype, threads,
+        revision=revision, device=device, pack_folder=pack_folder, kv_bytes=kv_bytes,
+    )  # fmt: skip
     if recordings is not None and engine.origin is not None:
         # Large weights are read through for it, which the first request need not wait for.
         typer.echo(f"recording to {record}, weights {engine.origin.digest[:12]}", err=True)
     settings = ServerSettings(
-        model=name or Path(model).name,
+        model=name or Path(options.model_name(model)).name,
         api_keys=api_key or (),
         cors=cors or (),
+        allowed_hosts=allowed_host,
         limits=RequestLimits(body_bytes=max_body_bytes, prompt_tokens=max_prompt_tokens),
         max_tokens=max_tokens,
         log_prompts=log_prompts,

@@ -9,7 +9,9 @@ from rich.live import Live
 from rich.text import Text
 
 from redraft.api import Engine
-from redraft.engine.result import Result, StepEvent
+from redraft.cli.answering import Answer, answer
+from redraft.engine.generation import Recorders
+from redraft.engine.result import Chunk, StepEvent
 from redraft.engine.runtime import Prompt
 from redraft.engine.trace import Trace
 
@@ -57,17 +59,22 @@ def canvas_text(engine: Engine, event: StepEvent, trace: Trace) -> Text:
     return drawn
 
 
-def watch_generation(engine: Engine, prompt: Prompt, parameters: Mapping[str, Any]) -> tuple[Result, Trace]:
-    """Generate and draw every step, then print the answer."""
+def watch_answer(
+    engine: Engine, prompt: Prompt, parameters: Mapping[str, Any], record: Recorders | None = None
+) -> tuple[Answer, Trace]:
+    """Generate and draw every step, then print the answer, or what there is of it after Ctrl-C."""
     console = Console(highlight=False)
     with Live(console=console, auto_refresh=False, transient=True) as live:
         watcher = Watcher(engine, live)
-        generation = engine.stream(prompt, on_step=watcher, **parameters)
-        for chunk in generation:
+
+        def settle(chunk: Chunk) -> None:
             watcher.settled += chunk.thought + chunk.text
+
+        written = answer(engine, prompt, parameters, on_chunk=settle, on_step=watcher, record=record)
     # Printed only now: what stands on the line of a live drawing is erased with it.
-    result = generation.result()
-    if result.thought:
-        console.print(Text(result.thought, style=UNSETTLED))
-    console.print(Text(result.text))
-    return result, watcher.trace
+    whole = written.result
+    thought, text = (written.thought, written.text) if whole is None else (whole.thought, whole.text)
+    if thought:
+        console.print(Text(thought, style=UNSETTLED))
+    console.print(Text(text))
+    return written, watcher.trace

@@ -8,16 +8,18 @@ from typing import TypeVar, cast
 from weakref import WeakValueDictionary
 
 from redraft.canvas.token_classes import TokenClasses
-from redraft.constrain.automaton import bytes as byte_automaton
-from redraft.constrain.automaton import tokens as token_automaton
-from redraft.constrain.automaton.preamble import after_thought
-from redraft.constrain.automaton.stop_strings import without
 from redraft.constrain.automaton.tokens import TokenAutomaton
 from redraft.constrain.automaton.vocabulary import Vocabulary
 from redraft.constrain.constraint import Constraint
 from redraft.constrain.inference.decisions import Decisions
+from redraft.constrain.job import BUILDER, Built, ConstraintJob, DecisionsJob, Job, ThoughtMarkers
+
+__all__ = ["CompiledConstraint", "Compiler", "ThoughtMarkers"]
 
 _KEPT = 32
+# Memory of the arrays of all that is kept; what is in use is kept besides.
+_KEPT_BYTES = 2**27
+_Built = TypeVar("_Built")
 _Compiled = TypeVar("_Compiled")
 
 
@@ -29,10 +31,12 @@ class CompiledConstraint:
     classes: TokenClasses
     beginning: str = ""
     """The text with which every answer begins, whatever the model says; it can be handed out before any work."""
+    max_tokens: int | None = None
+    """The number of tokens up to which every answer is valid; None where a count that large limits none."""
 
     @classmethod
-    def of(cls, automaton: TokenAutomaton, beginning: str = "") -> "CompiledConstraint":
-        return cls(automaton, TokenClasses.of(automaton.token_class, automaton.classes), beginning)
+    def of(cls, automaton: TokenAutomaton, beginning: str = "", max_tokens: int | None = None) -> "CompiledConstraint":
+        return cls(automaton, TokenClasses.of(automaton.token_class, automaton.classes), beginning, max_tokens)
 
     @property
     def min_tokens(self) -> int:
@@ -53,21 +57,12 @@ class CompiledConstraint:
         return bool(automaton.accepting[state] and (targets == automaton.end).all())
 
 
-@dataclass(frozen=True)
-class ThoughtMarkers:
-    """The token ids between which a model thinks before it answers."""
-
-    opening: int
-    closing: int
-    name: str = ""
-    """The text behind the opening marker that is no part of the thought."""
-
-
 @dataclass
 class _Entry:
-    """A compiled object, and the lock of whoever compiles it."""
+    """A compiled object with its memory, and the lock of whoever compiles it in this process."""
 
     compiled: object = None
+    nbytes: int = 0
     lock: threading.Lock = field(default_factory=threading.Lock)
 
 
@@ -87,7 +82,10 @@ class Compiler:
     @property
     def vocabulary(self) -> Vocabulary:
         """The bytes of every token; ConstraintError for a tokenizer that constraints cannot use."""
-        return self._compiled_in(self._vocabulary, self._read)
+        with self._vocabulary.lock:
+            if self._vocabulary.compiled is None:
+                self._vocabulary.compiled = self._read()
+        return cast(Vocabulary, self._vocabulary.compiled)
 
     def compile(
         self,
@@ -101,14 +99,18 @@ class Compiler:
         Raises ConstraintError for what is not supported, contradicts itself, is too large, or cannot be spelled.
         """
         key = (type(constraint), constraint, tuple(end_token_ids), tuple(stop), thought)
+        with self._lock:
+            used = self._in_use.get(key)
+        if used is not None:
+            return used
 
-        def compiled() -> CompiledConstraint:
-            known = self._in_use.get(key)
-            if known is None:
-                known = self._in_use[key] = self._compiled(constraint, end_token_ids, stop, thought)
-            return known
+        def finished(built: Built) -> tuple[CompiledConstraint, int]:
+            compiled = CompiledConstraint.of(built.automaton, built.beginning, built.max_tokens)
+            with self._lock:
+                self._in_use[key] = compiled
+            return compiled, compiled.nbytes
 
-        return self._once(key, compiled)
+        return self._once(key, ConstraintJob(constraint, tuple(end_token_ids), tuple(stop), thought), finished)
 
     def decisions(
         self, frame: str, questions: Mapping[str, Sequence[str]], end_token_ids: Sequence[int]
@@ -117,46 +119,45 @@ class Compiler:
 
         Raises ConstraintError as ``Decisions.compile`` does.
         """
-        key = (Decisions, frame, tuple((name, *options) for name, options in questions.items()), tuple(end_token_ids))
+        asked = tuple((name, tuple(options)) for name, options in questions.items())
+        job = DecisionsJob(frame, asked, tuple(end_token_ids))
 
-        def compiled() -> tuple[Decisions, TokenClasses]:
-            decisions = Decisions.compile(frame, questions, self.vocabulary, end_token_ids)
-            return decisions, TokenClasses.of(decisions.token_class, decisions.classes)
+        def finished(decisions: Decisions) -> tuple[tuple[Decisions, TokenClasses], int]:
+            classes = TokenClasses.of(decisions.token_class, decisions.classes)
+            return (decisions, classes), decisions.token_class.nbytes + classes.nbytes
 
-        return self._once(key, compiled)
+        return self._once(job, job, finished)
 
-    def _once(self, key: object, compile: Callable[[], _Compiled]) -> _Compiled:
-        """Run ``compile`` once for each key; other keys need not wait meanwhile."""
+    def _once(self, key: object, job: Job[_Built], finished: Callable[[_Built], tuple[_Compiled, int]]) -> _Compiled:
+        """Build a job once for each key; other keys need not wait meanwhile.
+
+        Where a ``BUILDER`` is set, whose clients each wait for their own work alone, two may build the same.
+        """
         with self._lock:
             entry = self._kept.setdefault(key, _Entry())
             self._kept.move_to_end(key)
-            while len(self._kept) > _KEPT:
-                self._kept.popitem(last=False)
-        return self._compiled_in(entry, compile)
-
-    def _compiled_in(self, entry: _Entry, compile: Callable[[], _Compiled]) -> _Compiled:
-        with entry.lock:
-            if entry.compiled is None:
-                entry.compiled = compile()
+            self._drop()
+        if entry.compiled is None:
+            try:
+                self._build(entry, job, finished)
+            except BaseException:
+                # What cannot be compiled must not take the place of what can.
+                with self._lock:
+                    if self._kept.get(key) is entry:
+                        del self._kept[key]
+                raise
         return cast(_Compiled, entry.compiled)
 
-    def _compiled(
-        self, constraint: Constraint, ends: Sequence[int], stop: Sequence[str], thought: ThoughtMarkers | None
-    ) -> CompiledConstraint:
-        texts = without(byte_automaton.build(constraint.expression), stop)
-        automaton = token_automaton.build(texts, self.vocabulary, ends)
-        if thought is not None:
-            with_text = self.vocabulary.has_text.copy()
-            with_text[list(ends)] = False
-            automaton = after_thought(automaton, thought.opening, thought.closing, with_text)
-            # What comes first may be a thought; that of the answer is not known to be the beginning.
-            return CompiledConstraint.of(automaton)
-        return CompiledConstraint.of(automaton, _whole_characters(texts.beginning()))
+    def _build(self, entry: _Entry, job: Job[_Built], finished: Callable[[_Built], tuple[_Compiled, int]]) -> None:
+        builder = BUILDER.get()
+        with entry.lock if builder is None else builder.turn():
+            if entry.compiled is None:
+                built = job.build(self.vocabulary) if builder is None else builder.build(job, self.vocabulary)
+                entry.compiled, entry.nbytes = finished(built)
 
-
-def _whole_characters(text: bytes) -> str:
-    """The beginning of ``text`` that is UTF-8: up to a character that lacks bytes, or a marker."""
-    try:
-        return text.decode()
-    except UnicodeDecodeError as error:
-        return text[: error.start].decode()
+    def _drop(self) -> None:
+        """Keep the latest, as far as their number and their memory allow; the very latest in any case."""
+        nbytes = sum(entry.nbytes for entry in self._kept.values())
+        while len(self._kept) > 1 and (len(self._kept) > _KEPT or nbytes > _KEPT_BYTES):
+            _, dropped = self._kept.popitem(last=False)
+            nbytes -= dropped.nbytes

@@ -73,6 +73,24 @@ class AllOf:
 
 
 @dataclass(frozen=True)
+class Without:
+    """A text that matches ``part`` and does not match ``excluded``."""
+
+    part: "Expression"
+    excluded: "Expression"
+
+
+@dataclass(frozen=True)
+class Network:
+    """The texts along the ways from place 0 to place 1; what many ways share stands there once."""
+
+    places: int
+    """The number of places, 2 or more."""
+    edges: "tuple[tuple[int, Expression, int], ...]"
+    """The text that leads from one place to another."""
+
+
+@dataclass(frozen=True)
 class Repeat:
     """``part`` from ``min_count`` to ``max_count`` times; None is any number of times."""
 
@@ -102,7 +120,7 @@ class Marker:
         return FIRST_MARKER + self.number
 
 
-Expression = Characters | Literal | Sequence | AnyOf | AllOf | Repeat | Marker
+Expression = Characters | Literal | Sequence | AnyOf | AllOf | Without | Network | Repeat | Marker
 
 EMPTY = Sequence(())
 NOTHING = AnyOf(())

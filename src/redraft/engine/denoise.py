@@ -6,8 +6,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from redraft.canvas.penalties import Standing
 from redraft.canvas.random import INITIAL, PositionRandom
 from redraft.canvas.readout import ReadoutSpec, without_mask
+from redraft.canvas.shaping import Shaping
 from redraft.canvas.step import CanvasState, Pinned, StepOutcome, StepRules, start, step
 from redraft.canvas.token_classes import TokenClasses
 from redraft.engine.constrained import CanvasConstraint, ConstrainedStep
@@ -15,6 +17,7 @@ from redraft.engine.memory import PooledCache
 from redraft.engine.request import Request
 from redraft.engine.result import OnStep, StepEvent
 from redraft.engine.runtime import Runtime
+from redraft.engine.sampling import NOTHING
 from redraft.engine.task import Forward, Reading, Task, on_host, read
 from redraft.errors import GenerationError
 from redraft.models.base import Span
@@ -39,6 +42,8 @@ class CanvasPlan:
     read_classes: TokenClasses | None = None
     """Token classes to read the canvas by at its last step, in the place of a step."""
     read_temperature: float = 1.0
+    answer: Sequence[int] = ()
+    """The tokens of the answer so far."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,6 +84,8 @@ class Denoising:
             pinned=plan.pinned,
             device=self._model.device,
         )
+        self._accepted: Tensor | None = None
+        """[C] bool: the positions that the step before accepted; None at the first."""
 
     def finish(self, commit: Tensor | None, on_step: OnStep | None) -> Task[FinishedCanvas]:
         """Denoise to the last step. ``commit`` [T]: what is still to be encoded before the canvas."""
@@ -149,7 +156,20 @@ class Denoising:
             # Of a model with a mask one more, for the mask may be among them.
             top_logprobs=top_logprobs + (top_logprobs > 0 and masks is not None),
             classes=masks if constraint is None else constraint.compiled.classes,
+            shaping=self._shaping(),
         )
+
+    def _shaping(self) -> Shaping | None:
+        """Return what the request does to the logits of the step that is next; None for nothing."""
+        request = self._request
+        if request.sampling == NOTHING:
+            return None
+        tokens, stays = self.state.tokens.cpu(), ~self.state.open.cpu()
+        stands = stays if self._accepted is None else stays | self._accepted.cpu()
+        if (mask := self._model.corruption.mask) is not None:
+            stands = stands & (tokens != mask)
+        standing = Standing(tokens, stands, stays)
+        return request.sampling.shaping(request.end_token_ids, mask, self._plan.answer, standing)
 
     def _step(self, reading: Reading) -> Task[tuple[StepOutcome, ConstrainedStep | None]]:
         """Take a step under the constraint, if there is one."""
@@ -166,6 +186,7 @@ class Denoising:
             readout = without_mask(readout, mask, None if greedy else draws.sample)
         with torch.inference_mode():
             outcome = step(self.state, readout, draws, self._rules)
+        self._accepted = outcome.accepted
         _, broken = yield from on_host(outcome.flags)
         if broken:
             self._refuse_numbers(reading.readout.entropy)

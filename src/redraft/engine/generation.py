@@ -1,5 +1,6 @@
 """The task of one answer: canvas after canvas, candidates, commits, and the text that comes of them."""
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -16,7 +17,7 @@ from redraft.engine.memory import PooledCache
 from redraft.engine.request import Request, answer_text, thought_budget
 from redraft.engine.result import Chunk, FinishReason, OnStep, Result, TokenLogprob, Usage
 from redraft.engine.runtime import Runtime
-from redraft.engine.task import StepRecorder, Task, Waiting, recorded
+from redraft.engine.task import StepRecorder, Task, TimedListener, Waiting, recorded
 from redraft.engine.verify import Candidate, wrong_positions
 
 
@@ -80,7 +81,8 @@ class _Writing:
     """An answer under way."""
 
     def __init__(self, runtime: Runtime, request: Request, on_step: OnStep | None) -> None:
-        self._runtime, self._request, self._on_step = runtime, request, on_step
+        self._runtime, self._request = runtime, request
+        self._on_step = None if on_step is None else TimedListener(on_step)
         self._text = answer_text(runtime, request, request.stop)
         self._state = None if request.constraint is None else request.constraint.automaton.start
         self._budget = thought_budget(request)
@@ -93,7 +95,7 @@ class _Writing:
 
     def run(self) -> Task[Answer]:
         """Write the answer."""
-        began = time.perf_counter()
+        self._began = time.perf_counter()
         request, runtime = self._request, self._runtime
         cache, cached = yield from open_context(runtime, request.prompt)
         try:
@@ -108,12 +110,18 @@ class _Writing:
                 length = min(request.canvas_length, request.context_length - self._encoded)
                 chunk = self._take((yield from self._best(cache, length)), length)
                 follow(runtime, cache, self._canvases[-1].canvas.tokens.tolist())
-                first_token = first_token or time.perf_counter() - began
+                first_token = first_token or self._seconds()
                 yield chunk
         finally:
             cache.close()
-        seconds = time.perf_counter() - began
-        return Answer(self._result(cached, first_token, seconds), [attempt.canvas for attempt in self._canvases])
+        return Answer(
+            self._result(cached, first_token, self._seconds()), [attempt.canvas for attempt in self._canvases]
+        )
+
+    def _seconds(self) -> float:
+        """Return the seconds since the beginning, but for those that others took to be told of steps."""
+        told = 0.0 if self._on_step is None else self._on_step.seconds
+        return time.perf_counter() - self._began - told
 
     def _result(self, cached: int, first_token: float, seconds: float) -> Result:
         request, canvases = self._request, self._canvases
@@ -165,7 +173,9 @@ class _Writing:
         if request.constraint is not None and self._state is not None:
             constraint = CanvasConstraint.of(request.constraint, self._state, length, room)
         before = self._canvases[-1].canvas.tokens.tolist() if self._canvases else request.prompt
-        plan = CanvasPlan(len(self._canvases), length, before, number, constraint, pinned)
+        plan = CanvasPlan(
+            len(self._canvases), length, before, number, constraint, pinned, answer=tuple(self._text.token_ids)
+        )
         budget = self._budget
         if budget is not None and budget.spent:
             plan = _with_pins(plan, budget.ended(torch.zeros(length, dtype=torch.int64), 0))
@@ -181,7 +191,7 @@ class _Writing:
 
     def _judged(self, canvas: FinishedCanvas, length: int, room: int) -> _Attempt:
         request = self._request
-        tokens, finish = _cut(canvas.tokens.tolist(), request, room)
+        tokens, finish = _cut(canvas.tokens.tolist(), request, room, len(self._text.token_ids))
         state = canvas.end_state
         if request.constraint is not None and state is not None and request.constraint.complete(state):
             finish = "stop"
@@ -241,14 +251,20 @@ def _logprobs(canvas: FinishedCanvas, tokens: Sequence[int], request: Request) -
     own = canvas.confidence[: len(tokens)].log().tolist()
     ids, logprobs = canvas.top_ids.tolist(), canvas.top_logprobs.tolist()
     return tuple(
-        TokenLogprob(token, logprob, tuple(zip(top, values, strict=True))[: request.top_logprobs])
+        TokenLogprob(token, logprob, _known(top, values)[: request.top_logprobs])
         for token, logprob, top, values in zip(tokens, own, ids, logprobs, strict=False)
     )
 
 
-def _cut(tokens: list[int], request: Request, room: int) -> tuple[list[int], FinishReason | None]:
-    """Return what of a finished canvas belongs to the answer, and whether the answer ends with it."""
-    end = next((i for i, token in enumerate(tokens) if token in request.end_token_ids), None)
+def _known(ids: Sequence[int], logprobs: Sequence[float]) -> tuple[tuple[int, float], ...]:
+    """Return the tokens that have a probability, which what filters took out has not."""
+    return tuple((token, value) for token, value in zip(ids, logprobs, strict=True) if value > -math.inf)
+
+
+def _cut(tokens: list[int], request: Request, room: int, before: int) -> tuple[list[int], FinishReason | None]:
+    """Return what of a finished canvas belongs to the answer of ``before`` tokens, and whether it ends with it."""
+    ends, earliest = request.ends, request.sampling.min_tokens - before
+    end = next((i for i, token in enumerate(tokens) if token in ends and i >= earliest), None)
     if end is not None and end <= room:
         return tokens[:end], "stop"
     return tokens[:room], "length" if len(tokens) >= room else None

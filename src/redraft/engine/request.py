@@ -16,8 +16,10 @@ from redraft.canvas.schedule import LinearTemperature, TemperatureSchedule
 from redraft.canvas.stopping import StableAndConfident, StoppingRule
 from redraft.constrain.compiler import CompiledConstraint, ThoughtMarkers
 from redraft.constrain.constraint import Constraint
+from redraft.constrain.python_types import as_constraint
 from redraft.engine.memory import KVPool
 from redraft.engine.runtime import Prompt, Runtime
+from redraft.engine.sampling import NOTHING, LogitBias, Sampling, check_sampling, check_with_constraint
 from redraft.engine.text import AnswerText
 from redraft.engine.thinking import (
     Effort,
@@ -28,7 +30,7 @@ from redraft.engine.thinking import (
     without_switches,
 )
 from redraft.engine.verify import Verifier
-from redraft.errors import RequestError
+from redraft.errors import RequestError, counted
 from redraft.models.base import GenerationDefaults
 
 MAX_STOP_STRINGS = 16
@@ -70,12 +72,19 @@ class Request:
     draft: Draft | None = None
     top_logprobs: int | None = None
     """Log probabilities are kept, and those of so many of the likeliest tokens of every position."""
+    sampling: Sampling = NOTHING
+
+    @property
+    def ends(self) -> tuple[int, ...]:
+        """The tokens at which the answer ends."""
+        return self.sampling.ends(self.end_token_ids)
 
 
 def answer_text(runtime: Runtime, request: Request, stop: Sequence[str] = ()) -> AnswerText:
     """Make what takes the tokens of an answer to ``request`` apart."""
     tokenizer, markers = runtime.tokenizer, thought_markers(runtime, request)
-    return AnswerText(tokenizer.decode, stop, markers, tokenizer.settled, thinking=request.thought is not None)
+    thinking = request.thought is not None
+    return AnswerText(tokenizer.decode, stop, markers, tokenizer.settled, thinking, request.sampling.min_tokens)
 
 
 def thought_markers(runtime: Runtime, request: Request) -> ThoughtMarkers | None:
@@ -88,7 +97,7 @@ def thought_budget(request: Request) -> ThoughtBudget | None:
     """Make what counts the thoughts' tokens; None where they are not bounded."""
     if request.thought is None or request.thinking_budget is None:
         return None
-    return ThoughtBudget(request.thought, request.thinking_budget, request.end_token_ids)
+    return ThoughtBudget(request.thought, request.thinking_budget, request.ends)
 
 
 def check_whole(name: str, value: object, minimum: int, maximum: int | None = None) -> int:
@@ -221,11 +230,11 @@ def check_budget(constraint: CompiledConstraint, max_tokens: int | None, room: i
         return
     if max_tokens is None:
         raise RequestError(
-            f"the shortest text that the constraint allows takes {fewest} tokens, and the context has {room} left "
-            "after the prompt; shorten the prompt"
+            f"the shortest text that the constraint allows takes {counted(fewest, 'token')}, and the context has "
+            f"{room} left after the prompt; shorten the prompt"
         )
     raise RequestError(
-        f"max_tokens {max_tokens} is too small for the constraint: its shortest text takes {fewest} tokens"
+        f"max_tokens {max_tokens} is too small for the constraint: its shortest text takes {counted(fewest, 'token')}"
     )
 
 
@@ -234,8 +243,8 @@ def check_length(max_tokens: int | None, prompt_length: int, context_length: int
     room = context_length - prompt_length
     if room < 1:
         raise RequestError(
-            f"the prompt has {prompt_length} tokens and the context holds {context_length}; "
-            f"shorten the prompt to {context_length - 1} tokens or fewer"
+            f"the prompt has {counted(prompt_length, 'token')} and the context holds {context_length}; "
+            f"shorten the prompt to {counted(context_length - 1, 'token')} or fewer"
         )
     if max_tokens is None:
         return room
@@ -262,8 +271,8 @@ def check_memory(pool: KVPool, prompt_length: int, room: int, canvas_length: int
     if fits < 0:
         raise RequestError(
             f"{limit}: the keys and values of the prompt's {prompt_length} tokens take "
-            f"{pool.bytes_for(prompt_length):,}; shorten the prompt to {prompt_length + fits} tokens or fewer, or "
-            "load the model with that many"
+            f"{pool.bytes_for(prompt_length):,}; shorten the prompt to {counted(prompt_length + fits, 'token')} or "
+            "fewer, or load the model with that many"
         )
     room = (fits // canvas_length + 1) * canvas_length
     if asked:
@@ -287,7 +296,7 @@ def generate(
     canvas_length: int | None = None,
     acceptance: AcceptanceRule | None = None,
     stopping: StoppingRule | None = None,
-    constraint: Constraint | None = None,
+    constraint: Constraint | type[Any] | None = None,
     thinking: bool | None = None,
     thinking_budget: int | None = None,
     reasoning_effort: ReasoningEffort | None = None,
@@ -297,6 +306,16 @@ def generate(
     best_of: int = 1,
     draft: Draft | None = None,
     top_logprobs: int | None = None,
+    top_p: float = 1.0,
+    top_k: int | None = None,
+    min_p: float = 0.0,
+    logit_bias: LogitBias | None = None,
+    presence_penalty: float = 0.0,
+    frequency_penalty: float = 0.0,
+    repetition_penalty: float = 1.0,
+    min_tokens: int = 0,
+    ignore_eos: bool = False,
+    stop_token_ids: Sequence[int] | None = None,
     **unknown: object,
 ) -> Request:
     """Check what ``prompt`` asks for: a raw text, token ids, or chat messages (``{"role", "content"}``).
@@ -308,17 +327,25 @@ def generate(
     acceptance: the rule itself in place of the entropy bound, such as ``ConfidenceThreshold``. stopping: the rule
     in place of the checkpoint's stable-and-confident one, such as ``ReproducesCanvas``.
 
-    constraint: ``JSONSchema``, ``Regex``, ``Choice`` or ``Template``, which the whole answer matches; stop strings
-    then do not occur in it. thinking: ask the model to think first; the thought is not part of the answer, nor
-    held to the constraint. thinking_budget: tokens that the thought may take; it is ended there, and the answer
-    follows. reasoning_effort: "none", "instant" and "minimal" are no thought, "low", "medium" and "high" are one; of
-    the checkpoint's steps "instant", "minimal" and "low" take half as many, with twice the entropy bound, "high"
-    twice as many, with half of it. chat_template_kwargs: more that the chat template reads; ``enable_thinking``
-    is as ``thinking``. verifier: called with a ``Candidate`` for every canvas, says which positions are wrong;
-    these alone are denoised again, at most verify_rounds times. best_of: so many candidates for every canvas, of
-    which the one with the fewest wrong positions stays, then the one that the model is surest of. draft: what the
-    canvases start from in the place of noise. top_logprobs: keep so many of the likeliest tokens of every position
-    with their log probabilities, 0 to 20; without a constraint.
+    constraint: ``JSONSchema``, ``Regex``, ``Choice`` or ``Template``, or a Python type such as a pydantic model, a
+    ``Literal`` or ``list[int]``, which the whole answer matches; stop strings then do not occur in it. thinking:
+    ask the model to think first; the thought is not part of the answer, nor held to the constraint.
+    thinking_budget: tokens that the thought may take; it is ended there, and the answer follows. reasoning_effort:
+    "none", "instant" and "minimal" are no thought, "low", "medium" and "high" are one; of the checkpoint's steps
+    "instant", "minimal" and "low" take half as many, with twice the entropy bound, "high" twice as many, with half
+    of it. chat_template_kwargs: more that the chat template reads; ``enable_thinking`` is as ``thinking``.
+    verifier: called with a ``Candidate`` for every canvas, says which positions are wrong; these alone are denoised
+    again, at most verify_rounds times. best_of: so many candidates for every canvas, of which the one with the
+    fewest wrong positions stays, then the one that the model is surest of. draft: what the canvases start from in
+    the place of noise. top_logprobs: keep so many of the likeliest tokens of every position with their log
+    probabilities, 0 to 20; without a constraint.
+
+    top_k, top_p, min_p: leave a position's likeliest tokens: so many, or those of so much probability together, or
+    those at least so many times as probable as the likeliest; where a constraint allows none of them it wins.
+    logit_bias: added to the logits of tokens by their ids, -100 to 100. presence_penalty, frequency_penalty (-2 to 2),
+    repetition_penalty: for tokens that the answer has already, the prompt not counted. min_tokens: no end token and no
+    stop string before so many tokens. ignore_eos: no end token at all. stop_token_ids: tokens at which the answer ends,
+    not part of it. docs/sampling.md defines each.
 
     Raises RequestError, before any work, for a prompt or parameter that cannot be honoured (ConstraintError if it
     is the constraint), and GenerationError while running if the model yields NaN.
@@ -331,7 +358,8 @@ def generate(
             )
         known = ", ".join(own for own, p in _PARAMETERS.items() if p.kind is p.KEYWORD_ONLY)
         raise RequestError(f"unknown parameter {name!r}; known are {known}, on_step, record")
-    if top_logprobs is not None and constraint is not None:
+    wanted = as_constraint(constraint)
+    if top_logprobs is not None and wanted is not None:
         raise RequestError("top_logprobs and constraint exclude each other; what a constraint leaves is no token's")
     if acceptance is not None and entropy_bound is not None:
         raise RequestError("entropy_bound and acceptance exclude each other; put the bound into EntropyBound(...)")
@@ -347,9 +375,27 @@ def generate(
     room = check_length(max_tokens, len(tokens), config.context_length)
     room = check_memory(runtime.pool, len(tokens), room, length, max_tokens is not None)
     stop_strings = check_stop(stop)
+    sampling = check_sampling(
+        vocab_size=config.vocab_size,
+        room=room,
+        top_p=top_p,
+        top_k=top_k,
+        min_p=min_p,
+        logit_bias=logit_bias,
+        presence_penalty=presence_penalty,
+        frequency_penalty=frequency_penalty,
+        repetition_penalty=repetition_penalty,
+        min_tokens=min_tokens,
+        ignore_eos=ignore_eos,
+        stop_token_ids=stop_token_ids,
+    )
+    if constraint is not None:
+        check_with_constraint(sampling, defaults.end_token_ids)
     rounds = check_whole("verify_rounds", verify_rounds, 0)
-    compiled = None if constraint is None else runtime.compile(constraint, stop_strings, thought)
+    compiled = None if wanted is None else runtime.compile(wanted, stop_strings, thought)
     if compiled is not None:
+        # A count that is too large to be kept count of (maxLength: 524288) is one that no answer reaches.
+        room = room if compiled.max_tokens is None else min(room, compiled.max_tokens)
         check_budget(compiled, max_tokens, room)
     return Request(
         prompt=tokens,
@@ -371,7 +417,7 @@ def generate(
         end_token_ids=defaults.end_token_ids,
         context_length=config.context_length,
         constraint=compiled,
-        constraint_source=constraint,
+        constraint_source=wanted,
         thought=thought,
         thinking_budget=None if thinking_budget is None else check_whole("thinking_budget", thinking_budget, 0),
         verifier=check_verifier(verifier),
@@ -379,6 +425,7 @@ def generate(
         best_of=check_whole("best_of", best_of, 1),
         draft=check_draft(draft, config.vocab_size),
         top_logprobs=None if top_logprobs is None else check_whole("top_logprobs", top_logprobs, 0, 20),
+        sampling=sampling,
     )
 
 

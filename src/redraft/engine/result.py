@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
+from redraft.errors import counted
 from redraft.models.tools import ToolCall
 
 FinishReason = Literal["stop", "length"]
@@ -56,6 +57,11 @@ class StepEvent:
             for token, accepted, entropy in cells
         )
         return f"<p>{escape(repr(self)[1:-1])}</p><pre>{drawn}</pre>"
+
+    @property
+    def remaining(self) -> int:
+        """Steps that the limit leaves after this one; 0 at the limit."""
+        return self.steps - self.step
 
     @property
     def last(self) -> bool:
@@ -114,6 +120,7 @@ class Usage:
     time_to_first_token: float
     """Seconds from the call to the first finished canvas."""
     seconds: float
+    """Seconds from the call to the end; of both, those that ``on_step`` took are left out."""
 
     @property
     def tokens_per_step(self) -> float:
@@ -152,8 +159,8 @@ class Result:
         shown = self.text if len(self.text) <= _SHOWN else f"{self.text[:_SHOWN]}..."
         flagged = "" if self.converged else f", canvases {list(self.unconverged_canvases)} unfinished"
         return (
-            f"<redraft.{type(self).__name__} {shown!r}: {self.finish_reason}, {len(self.token_ids)} tokens in "
-            f"{self.usage.denoising_steps} steps, seed {self.seed}{flagged}>"
+            f"<redraft.{type(self).__name__} {shown!r}: {self.finish_reason}, {counted(len(self.token_ids), 'token')} "
+            f"in {counted(self.usage.denoising_steps, 'step')}, seed {self.seed}{flagged}>"
         )
 
     def _repr_html_(self) -> str:
@@ -165,8 +172,9 @@ class Result:
         )
         usage = self.usage
         return (
-            f"{thought}<pre>{escape(self.text)}</pre><p>{self.finish_reason}, {usage.completion_tokens} tokens, "
-            f"{usage.canvases} canvases, {usage.denoising_steps} denoising steps, {usage.seconds:.2f} s, seed "
+            f"{thought}<pre>{escape(self.text)}</pre><p>{self.finish_reason}, "
+            f"{counted(usage.completion_tokens, 'token')}, {counted(usage.canvases, 'canvas', 'canvases')}, "
+            f"{counted(usage.denoising_steps, 'denoising step')}, {usage.seconds:.2f} s, seed "
             f"{self.seed}{'' if self.converged else ', not converged'}</p>"
         )
 

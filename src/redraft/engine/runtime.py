@@ -15,7 +15,7 @@ from redraft.constrain.constraint import Constraint
 from redraft.engine.memory import KVPool
 from redraft.engine.result import Chunk
 from redraft.engine.task import Answer, Forward, HostRead, Progress, Reading, Task, Waiting
-from redraft.errors import GenerationError, RequestError
+from redraft.errors import GenerationError, RequestError, counted
 from redraft.models.base import BlockDiffusionModel, Cache, Span
 from redraft.models.origin import Origin
 from redraft.models.thoughts import ThoughtSyntax
@@ -112,6 +112,10 @@ class Runtime:
         it surely does not fit the context; before that what ``check`` raises.
         """
         fits = self.fits(check)
+        if prompt is None or isinstance(prompt, Mapping):
+            meant = "[{'role': 'user', 'content': ...}]"
+            what = "None" if prompt is None else "one mapping"
+            raise RequestError(f"the prompt is {what}; give a text, token ids, or a list of chat messages, {meant}")
         if template_variables and not _is_chat(prompt):
             raise RequestError("chat_template_kwargs need chat messages: nothing else goes through the template")
         if isinstance(prompt, str):
@@ -122,6 +126,10 @@ class Runtime:
             raise RequestError("the prompt is bytes; decode it to text, or give token ids as a list")
         if isinstance(prompt, Tensor | np.ndarray):
             return cast(Sequence[int], prompt.tolist())
+        if not isinstance(prompt, Sequence):
+            raise RequestError(
+                f"the prompt is of type {type(prompt).__name__}; give a text, token ids, or a list of chat messages"
+            )
         if _is_chat(prompt):
             messages = cast(Sequence[Mapping[str, Any]], prompt)
             ending = () if thinking else self.empty_thought
@@ -139,8 +147,8 @@ class Runtime:
                 check(needed)
             if needed >= context:
                 raise RequestError(
-                    f"the prompt has {needed} tokens or more and the context holds {context}; "
-                    f"shorten the prompt to {context - 1} tokens or fewer"
+                    f"the prompt has {counted(needed, 'token')} or more and the context holds {context}; "
+                    f"shorten the prompt to {counted(context - 1, 'token')} or fewer"
                 )
 
         return fits
@@ -259,7 +267,7 @@ def start(progress: Progress[Any]) -> None:
 
 
 def _is_chat(prompt: Prompt) -> bool:
-    return not isinstance(prompt, str) and len(prompt) > 0 and isinstance(prompt[0], Mapping)
+    return isinstance(prompt, Sequence) and len(prompt) > 0 and isinstance(prompt[0], Mapping)
 
 
 def _markers(thought: ThoughtSyntax, tokenizer: ChatTokenizer) -> ThoughtMarkers | None:

@@ -5,12 +5,14 @@ is computed from that row alone, and every draw is keyed by the request's own se
 """
 
 import threading
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
+from time import perf_counter
 from typing import Any, Generic, TypeVar
 
+from redraft.engine.fairness import Client, ClientShares, Round
 from redraft.engine.result import Chunk, OnStep
 from redraft.engine.runtime import Runtime, advance, no_room, start
 from redraft.engine.task import Forward, Progress, Runnable, Waiting
@@ -33,7 +35,7 @@ class Load:
     failed: int = 0
     cancelled: int = 0
     preempted: int = 0
-    """Times a request was put back because memory ran out, and began again later."""
+    """Times a request was put back for memory, or for the place of another client, and began again later."""
     forwards: int = 0
     """Batches computed."""
     requests: int = 0
@@ -47,7 +49,7 @@ class Handle(Generic[T]):
     """One request's place in a scheduler. ``result`` waits for what comes of it."""
 
     runnable: Runnable[T]
-    client: str
+    client: Client
     on_chunk: Callable[[Chunk], None] | None
     on_step: OnStep | None
     future: "Future[T]" = field(default_factory=Future)
@@ -104,15 +106,20 @@ class Scheduler:
         """``max_concurrency``: requests that run; the others wait, at most ``max_waiting`` of them. ``max_batch_rows``:
         rows of one forward; a canvas is in a batch whole or not at all, and one that is larger goes alone.
 
-        Whose turn it is goes by the rows that a client's requests have had computed so far, the least first, and among
-        one client's requests by the order in which they came.
+        Whose turn it is goes by work done so far, the least first: by the rows that an owner's requests have had
+        computed, and what else was charged to them; among the requests of one owner by those of their users, and among
+        one user's by the order in which they came. In a batch no owner gets further ahead of another that wants
+        something, too, than a canvas. An owner that has no request running gets the place of one that has several.
         """
         self.runtime = runtime
         self._max_concurrency, self._max_waiting, self._max_rows = max_concurrency, max_waiting, max_batch_rows
         self._running: list[Handle[Any]] = []
-        self._waiting: OrderedDict[str, deque[Handle[Any]]] = OrderedDict()
-        self._rows: dict[str, int] = {}
+        self._waiting: OrderedDict[Client, deque[Handle[Any]]] = OrderedDict()
+        self._shares = ClientShares()
+        self._ahead = runtime.model.config.canvas_length
         self._load = Load()
+        self._seconds = 0.0
+        """Seconds that the forwards took in which ``_load.rows`` were computed."""
         self._changed = threading.Condition()
         self._closing = self._closed = False
         self._thread = threading.Thread(target=self._run, name="redraft-engine", daemon=True)
@@ -122,27 +129,41 @@ class Scheduler:
         self,
         runnable: Runnable[T],
         *,
-        client: str = "",
+        client: Client | str = "",
         on_chunk: Callable[[Chunk], None] | None = None,
         on_step: OnStep | None = None,
     ) -> Handle[T]:
-        """Queue a request; ``on_chunk`` and ``on_step`` are called from the scheduler's thread.
+        """Queue a request; ``on_chunk`` and ``on_step`` are called from the scheduler's thread. ``client``: whom it is
+        for; a text is an owner.
 
         Raises ShuttingDownError once ``close`` was called, and BusyError where too many wait.
         """
+        client = Client(client) if isinstance(client, str) else client
         handle = Handle(runnable, client, on_chunk, on_step)
         # Whoever waits for the future must not cancel it under the thread that fulfils it; there is ``cancel``.
         handle.future.set_running_or_notify_cancel()
         with self._changed:
             if self._closing:
                 raise ShuttingDownError("the server is shutting down; it takes no more requests")
-            if sum(map(len, self._waiting.values())) >= self._max_waiting:
-                raise BusyError(f"{self._max_waiting} requests are waiting already; try again later")
-            # Whoever comes anew has no claim to the time before.
-            self._rows.setdefault(client, min(self._rows.values(), default=0))
+            self._check_room(client)
             self._waiting.setdefault(client, deque()).append(handle)
+            self._forget_clients()
             self._changed.notify_all()
         return handle
+
+    def _check_room(self, client: Client) -> None:
+        """Refuse a request where too many wait; an owner that fills the queue leaves room for others."""
+        waiting = Counter({client.owner: 0})
+        for other, queue in self._waiting.items():
+            waiting[other.owner] += len(queue)
+        if waiting.total() >= self._max_waiting and waiting[client.owner] >= self._max_waiting // len(waiting):
+            raise BusyError(f"{waiting.total()} requests are waiting already; try again later")
+
+    def charge(self, client: Client, seconds: float) -> None:
+        """Count work that was done for a client outside of the forwards, as the rows computed in so many seconds."""
+        with self._changed:
+            if self._seconds:
+                self._shares.add(client, seconds * self._load.rows / self._seconds)
 
     @property
     def load(self) -> Load:
@@ -179,6 +200,8 @@ class Scheduler:
                 self._changed.wait_for(lambda: self._closed or self._running or self._waiting)
                 if self._closed:
                     return
+            self._make_places()
+            with self._changed:
                 self._admit()
                 running = list(self._running)
             for handle in running:
@@ -190,12 +213,41 @@ class Scheduler:
             elif running and all(handle.asked is Waiting.FOR_MEMORY for handle in running):
                 self._make_room(running)
 
+    def _make_places(self) -> None:
+        """Put back the youngest request of the owner that has the most, for each waiting owner that has none running.
+
+        Otherwise whoever came first, with requests that take long, would keep all others out until these end.
+        """
+        with self._changed:
+            running = Counter(handle.client.owner for handle in self._running)
+            full = len(self._running) >= self._max_concurrency
+            without = {client.owner for client in self._waiting} - set(running)
+        for _ in without if full else ():
+            owner, count = running.most_common(1)[0]
+            if count < 2:
+                return
+            running[owner] -= 1
+            self._put_back(next(handle for handle in reversed(self._running) if handle.client.owner == owner))
+
     def _admit(self) -> None:
-        """Let waiting requests join, of the client first that has had the fewest rows."""
-        joined: dict[str, int] = {}
+        """Let waiting requests join, of the client first that has had the least work."""
+        joined: Counter[str | Client] = Counter()
+        present = Counter(handle.client.owner for handle in self._running)
+
+        def turn(client: Client) -> tuple[bool, float, float, float, float]:
+            owner = client.owner
+            return (
+                present[owner] > 0,
+                joined[owner],
+                self._shares.of_owner(owner),
+                joined[client],
+                self._shares.of_user(client),
+            )
+
         while len(self._running) < self._max_concurrency and self._waiting:
-            client = min(self._waiting, key=lambda name: (joined.get(name, 0), self._rows[name]))
-            joined[client] = joined.get(client, 0) + 1
+            client = min(self._waiting, key=turn)
+            joined[client.owner] += 1
+            joined[client] += 1
             queue = self._waiting[client]
             self._running.append(queue.popleft())
             if not queue:
@@ -218,31 +270,36 @@ class Scheduler:
         self._settle(handle)
 
     def _batch(self, ready: Sequence[Handle[Any]]) -> list[Handle[Any]]:
-        """Choose what goes into the next forward: the client with the fewest rows first, until the rows are full."""
-        queues: dict[str, deque[Handle[Any]]] = {}
+        """Choose what goes into the next forward: the client with the least work first, until the rows are full."""
+        # What has no rows is in every batch, and has no share that others would have to keep to.
+        batch = [handle for handle in ready if not handle.rows]
+        queues: dict[Client, deque[Handle[Any]]] = {}
         for handle in ready:
-            queues.setdefault(handle.client, deque()).append(handle)
-        taken: dict[str, int] = dict.fromkeys(queues, 0)
-        batch: list[Handle[Any]] = []
+            if handle.rows:
+                queues.setdefault(handle.client, deque()).append(handle)
+        with self._changed:
+            turns = Round(self._shares, queues, self._ahead)
         rows = 0
         while queues:
-            client = min(queues, key=lambda name: self._rows[name] + taken[name])
+            client = turns.next(queues)
             handle = queues[client].popleft()
             if not queues[client]:
                 del queues[client]
-            if rows and rows + handle.rows > self._max_rows:
+            if (rows and rows + handle.rows > self._max_rows) or not turns.allowed(client):
                 continue
             batch.append(handle)
             rows += handle.rows
-            taken[client] += handle.rows
+            turns.take(client, handle.rows)
         return batch
 
     def _compute(self, batch: Sequence[Handle[Any]]) -> None:
         rows = {handle: handle.rows for handle in batch}
+        began = perf_counter()
         advance(self.runtime, [handle._progress for handle in batch if handle._progress is not None])
         with self._changed:
+            self._seconds += perf_counter() - began
             for handle, own in rows.items():
-                self._rows[handle.client] += own
+                self._shares.add(handle.client, own)
             self._load = replace(
                 self._load,
                 forwards=self._load.forwards + 1,
@@ -296,9 +353,8 @@ class Scheduler:
             handle.future.set_exception(error)
 
     def _forget_clients(self) -> None:
-        """Keep count of those alone that still have something here."""
-        here = {handle.client for handle in self._running} | set(self._waiting)
-        self._rows = {client: rows for client, rows in self._rows.items() if client in here}
+        """Keep count of those that have something here, or owe something to those."""
+        self._shares.keep({*(handle.client for handle in self._running), *self._waiting})
 
     def _give_back(self, handle: Handle[Any]) -> Exception | None:
         """Take from a request all that it holds; the fault, if there is one in how it ends."""

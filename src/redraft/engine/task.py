@@ -7,6 +7,7 @@ many tasks into one batch; it knows of no thread and of no other request.
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from time import perf_counter
 from typing import Any, Generic, Protocol, TypeVar
 
 from torch import Tensor
@@ -62,6 +63,22 @@ Asked = Forward | HostRead | Waiting | Chunk
 Answer = Reading | Sequence[bool] | None
 Task = Generator[Asked, Answer, T]
 """Yields what it asks for, and a chunk for every canvas that is finished; returns the request's result."""
+
+
+class TimedListener:
+    """An ``on_step`` callback that counts the seconds it takes: they are no part of an answer's cost."""
+
+    def __init__(self, on_step: OnStep) -> None:
+        self._on_step = on_step
+        self.seconds = 0.0
+
+    def __call__(self, event: StepEvent) -> None:
+        """Hand on one step."""
+        began = perf_counter()
+        try:
+            self._on_step(event)
+        finally:
+            self.seconds += perf_counter() - began
 
 
 class StepRecorder(Protocol):

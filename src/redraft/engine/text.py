@@ -1,5 +1,6 @@
 """Turns finished canvases into text that never has to be taken back."""
 
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 
 from redraft.constrain.compiler import ThoughtMarkers
@@ -35,13 +36,15 @@ class TextStream:
         self.token_ids: list[int] = []
         self.text = ""
         self.stopped = False
+        self.unstoppable = 0
+        """The number of the first tokens in whose text no stop string begins that counts."""
 
     def add(self, tokens: Sequence[int], last: bool) -> str:
         """Append a canvas's tokens; returns the new text that is safe to hand out. ``last``: nothing follows."""
         before = len(self.token_ids)
         self.token_ids.extend(tokens)
         self.text = self._decode(self.token_ids)
-        found = stop_at(self.text, self._stop)
+        found = self._stop_in(self.text)
         if found is not None:
             self.text, self.stopped = self.text[:found], True
             del self.token_ids[self._tokens_until_stop(before) :]
@@ -49,13 +52,21 @@ class TextStream:
         new, self._given = self.text[self._given : safe], max(self._given, safe)
         return new
 
+    def _stop_in(self, text: str) -> int | None:
+        """Find the stop string at which ``text``, of the first tokens, ends."""
+        if not self._stop:
+            return None
+        first = len(self._decode(self.token_ids[: self.unstoppable])) if self.unstoppable else 0
+        found = stop_at(text[first:], self._stop)
+        return None if found is None else first + found
+
     def _tokens_until_stop(self, before: int) -> int:
         """The least number of tokens whose text has a stop string; more than ``before``, or it was found earlier."""
         low, high = before + 1, len(self.token_ids)
         while low < high:
             middle = (low + high) // 2
             text = self._decode(self.token_ids[:middle])
-            if any(stop in text for stop in self._stop):
+            if self._stop_in(text) is not None:
                 high = middle
             else:
                 low = middle + 1
@@ -82,8 +93,11 @@ class AnswerText:
         markers: ThoughtMarkers | None,
         settled: Callable[[Sequence[int]], int] = len,
         thinking: bool = True,
+        min_tokens: int = 0,
     ) -> None:
-        """``thinking``: a thought was asked for. ``markers``: None where they are not looked for."""
+        """``thinking``: a thought was asked for. ``markers``: None where they are not looked for. ``min_tokens``: no
+        stop string counts that begins in the text of so many first tokens, those of thoughts counted."""
+        self._min_tokens = min_tokens
         self._decode, self._markers, self._settled = decode, markers, settled
         self._thinking = thinking and markers is not None
         self._answer = TextStream(decode, stop, settled)
@@ -120,7 +134,7 @@ class AnswerText:
             self._token_ids.append(token)
             if self._markers is not None and token == self._markers.opening:
                 # What ends the answer before a thought ends it there.
-                text, said = text + self._answer.add(said, False), []
+                text, said = text + self._add(said, False), []
                 if self.stopped:
                     break
                 self._block = self._block or _Block(TextStream(self._decode, (), self._settled), self._markers.name)
@@ -135,11 +149,15 @@ class AnswerText:
         if self._block is not None:
             thought += self._block.new(last)
         if not self.stopped:
-            text += self._answer.add(said, last)
+            text += self._add(said, last)
         if self.stopped:
             del self._token_ids[self._places[len(self._answer.token_ids) - 1] + 1 :]
         self._thought += thought
         return thought, text
+
+    def _add(self, said: Sequence[int], last: bool) -> str:
+        self._answer.unstoppable = bisect_left(self._places, self._min_tokens)
+        return self._answer.add(said, last)
 
 
 class _Block:

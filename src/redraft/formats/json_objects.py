@@ -7,10 +7,12 @@ from typing import Any
 
 from redraft.errors import CheckpointError
 from redraft.files import write_text
+from redraft.formats.pointer import check_no_pointer
 
 
 def read_object(path: Path) -> dict[str, Any]:
     """Read a JSON object; raises CheckpointError naming the file that is missing, damaged or something else."""
+    check_no_pointer(path)
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

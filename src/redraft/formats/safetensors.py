@@ -15,6 +15,7 @@ from torch import Tensor
 from redraft.errors import CheckpointError
 from redraft.files import replacing
 from redraft.formats.json_objects import read_object
+from redraft.formats.pointer import check_no_pointer
 from redraft.formats.tensors import StoredTensor, TensorReader
 
 INDEX_FILE, WEIGHTS_FILE = "model.safetensors.index.json", "model.safetensors"
@@ -129,6 +130,7 @@ def opened(path: Path) -> Any:
     """Open one file, as the library does; raises CheckpointError where it is missing or damaged."""
     if not path.exists():
         raise CheckpointError(f"weight file {path} is missing; download the checkpoint again")
+    check_no_pointer(path)
     try:
         return safe_open(path, framework="pt")
     except (SafetensorError, OSError) as error:

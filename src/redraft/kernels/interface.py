@@ -116,6 +116,24 @@ class CClasses(ctypes.Structure):
     )
 
 
+class CShaping(ctypes.Structure):
+    """``Shaping`` of native/formats.h."""
+
+    _fields_ = (
+        ("token", _P),
+        ("added", _P),
+        ("factor", _P),
+        ("first_token", _P),
+        ("first_value", _P),
+        ("changed", _P),
+        ("top_k", _P),
+        ("top_p", _P),
+        ("lowest", _P),
+        ("cut", _P),
+        ("last", _P),
+    )
+
+
 class CReadout(ctypes.Structure):
     """``Readout`` of native/formats.h."""
 
@@ -129,6 +147,7 @@ class CReadout(ctypes.Structure):
         ("top_k", _I),
         ("uniforms", _P),
         ("classes", ctypes.POINTER(CClasses)),
+        ("shaping", ctypes.POINTER(CShaping)),
         ("argmax", _P),
         ("sample", _P),
         ("entropy", _P),
@@ -150,6 +169,7 @@ class CClassDraw(ctypes.Structure):
         ("softcap", _F),
         ("temperatures", _P),
         ("classes", ctypes.POINTER(CClasses)),
+        ("shaping", ctypes.POINTER(CShaping)),
         ("position", _P),
         ("number", _P),
         ("uniforms", _P),
@@ -269,6 +289,7 @@ STRUCTURES: tuple[type[ctypes.Structure], ...] = (
     CStretch,
     CAttention,
     CClasses,
+    CShaping,
     CReadout,
     CClassDraw,
     CChain,
@@ -279,8 +300,8 @@ STRUCTURES: tuple[type[ctypes.Structure], ...] = (
     CSpan,
     CStack,
 )
-CONSTANTS = {"kBlock": 32, "kGroup": 128, "kTokens": 256, "kRegion": 2048}
-"""The sizes in native/formats.h: columns of a block, inputs of a scale in int4, tokens of a tile and a region."""
+CONSTANTS = {"kBlock": 32, "kGroup": 32, "kTokens": 256, "kRegion": 2048}
+"""The sizes in native/formats.h: columns of a block, inputs of a group in int4, tokens of a tile and a region."""
 
 _MATRIX, _NORM = ctypes.POINTER(CMatrix), ctypes.POINTER(CNorm)
 ENTRIES: dict[str, tuple[Any, ...]] = {

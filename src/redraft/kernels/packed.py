@@ -2,8 +2,9 @@
 
 A block is 32 outputs, two panels of 16. In a panel the weights of 1, 2, 4 or 8 consecutive inputs (float32, bfloat16,
 int8, int4) lie side by side for each of its 16 outputs: 64 bytes, one operand of a dot-product instruction and one row
-of an AMX tile. Both sizes are padded with zeros. Quantisation is symmetric and rounds to nearest: int8 has a scale an
-output, int4 one for every 128 inputs of an output (W8A8 and W4A8 with the activations of ``linear``).
+of an AMX tile. Both sizes are padded, with what has no share in a product. int8 is symmetric, with a scale an output;
+int4 has a scale and a minimum for every 32 inputs of an output, see ``int4`` (W8A8 and W4A8 with the activations of
+``linear``).
 """
 
 from collections.abc import Callable
@@ -15,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from redraft.kernels.int4 import GROUP, round_to_int4
 from redraft.kernels.interface import CONSTANTS
 
 Format = Literal["float32", "bfloat16", "int8", "int4"]
@@ -22,14 +24,10 @@ FORMATS: tuple[Format, ...] = get_args(Format)
 Activation = Literal["gelu_tanh", "silu"]
 ACTIVATIONS: tuple[Activation, ...] = get_args(Activation)
 
-PANEL, BLOCK, GROUP = 16, CONSTANTS["kBlock"], CONSTANTS["kGroup"]
+PANEL, BLOCK = 16, CONSTANTS["kBlock"]
 # Inputs that lie side by side, and what the number of inputs is padded to.
 _SIDE_BY_SIDE = {"float32": 1, "bfloat16": 2, "int8": 4, "int4": 8}
 _PADDED_TO = {"float32": 32, "bfloat16": 32, "int8": 64, "int4": GROUP}
-# Ends of the range that int4 tries, as shares of the largest weight, and the whole number that it becomes. The range
-# has one number more below zero than above; where that is worth it the largest weight takes it, with a scale below zero
-# if it is above zero itself. Cutting it off a little rounds the others better.
-_INT4_ENDS = ((1.0, 7), *((share, -8) for share in (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7)))
 
 
 @dataclass(frozen=True)
@@ -46,7 +44,8 @@ class PackedMatrix:
     data: Tensor
     """[count, blocks, 2, padded_inputs / s, 16, s] float32, bfloat16 or uint8; int4 has s / 2 bytes at the end."""
     scales: Tensor
-    """float32: int8 [count, padded_outputs]; int4 [count, blocks, padded_inputs / 128, 32]; else empty."""
+    """int8 float32 [count, padded_outputs]; int4 float16 [count, blocks, padded_inputs / 32, 2, 32], the scales of
+    groups and their minimums; else empty."""
     bias: Tensor | None = None
     """[count, padded_outputs] float32, in the order of the panels; None for none."""
 
@@ -74,9 +73,9 @@ class PackedMatrix:
         block, panel, lane = outputs // BLOCK, outputs % BLOCK // PANEL, outputs % PANEL
         own = self.data[0, block, panel, :, lane]
         if self.format == "int4":
-            whole = torch.stack((own & 15, own >> 4), dim=-2).flatten(-2).float() - 8
-            scales = self.scales[0, block, :, outputs % BLOCK].repeat_interleave(GROUP, dim=-1)
-            return (whole.flatten(1) * scales)[:, : self.inputs]
+            whole = torch.stack((own & 15, own >> 4), dim=-2).flatten(1).float()
+            scales, minimums = self.scales[0, block, :, :, outputs % BLOCK].unbind(-1)
+            return _of_groups(whole, scales, minimums)[:, : self.inputs]
         values = own.flatten(1).float()
         if self.format == "int8":
             values = (values - 128) * self.scales[0, outputs, None]
@@ -89,8 +88,7 @@ class PackedMatrix:
         compute with it."""
         count, blocks = self.data.shape[:2]
         if self.format == "int4":
-            nibbles = torch.stack((self.data & 15, self.data >> 4), dim=-2).flatten(-2)
-            whole = nibbles.float() - 8
+            whole = torch.stack((self.data & 15, self.data >> 4), dim=-2).flatten(-2).float()
         elif self.format == "int8":
             whole = self.data.float() - 128
         else:
@@ -99,8 +97,8 @@ class PackedMatrix:
         if self.format == "int8":
             rows = rows * self.scales[:, :, None]
         elif self.format == "int4":
-            scales = self.scales.transpose(2, 3).reshape(count, blocks * BLOCK, -1)
-            rows = rows * scales.repeat_interleave(GROUP, dim=-1)
+            ranges = self.scales.permute(3, 0, 1, 4, 2).reshape(2, count, blocks * BLOCK, -1)
+            rows = _of_groups(rows, *ranges)
         return self._in_order(rows)[..., : self.inputs].contiguous()
 
     @cached_property
@@ -125,7 +123,7 @@ def shapes(
     side = _SIDE_BY_SIDE[format]
     data = (count, blocks, 2, padded // side, PANEL, side // 2 if format == "int4" else side)
     if format == "int4":
-        return data, (count, blocks, padded // GROUP, BLOCK)
+        return data, (count, blocks, padded // GROUP, 2, BLOCK)
     return data, (count, blocks * BLOCK) if format == "int8" else (count, 0)
 
 
@@ -191,36 +189,18 @@ def _pack_one(weight: Tensor, format: Format) -> tuple[Tensor, Tensor]:
         scales = padded.abs().amax(-1) / 127
         whole = (padded / scales.clamp(min=1e-30)[:, None]).round()
         return _panels((whole + 128).to(torch.uint8), 4), scales
-    whole, group_scales = _round_to_int4(padded)
-    nibbles = _panels((whole + 8).to(torch.uint8), 8).unflatten(-1, (2, 4))
-    blocks = group_scales.view(-1, BLOCK, group_scales.shape[1]).transpose(1, 2)
-    return nibbles[..., 0, :] | nibbles[..., 1, :] << 4, blocks.contiguous()
+    # What is padded must not widen the range of a group.
+    padded[:, inputs:] = padded[:, inputs - 1 : inputs]
+    rounded = round_to_int4(padded)
+    nibbles = _panels(rounded.whole, 8).unflatten(-1, (2, 4))
+    ranges = torch.stack((rounded.scales, rounded.minimums)).view(2, -1, BLOCK, padded.shape[1] // GROUP)
+    return nibbles[..., 0, :] | nibbles[..., 1, :] << 4, ranges.permute(1, 3, 0, 2).contiguous()
 
 
-def _round_to_int4(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Whole numbers -8 .. 7 [outputs, inputs] and scales [outputs, groups], the range of each group chosen for the
-    least squared error, and its scale then fitted to the numbers that it gave."""
-    groups = weight.unflatten(-1, (-1, GROUP))
-    highest, lowest = groups.amax(-1, keepdim=True), groups.amin(-1, keepdim=True)
-    largest = torch.where(highest >= -lowest, highest, lowest)
-    best_error = torch.full_like(largest, float("inf"))
-    best_scale, best_whole = largest, groups
-    for share, end in _INT4_ENDS:
-        scale = _nonzero((largest.abs() if end > 0 else largest) * share / end)
-        whole = (groups / scale).round().clamp(-8, 7)
-        error = (whole * scale - groups).square().sum(-1, keepdim=True)
-        better = error < best_error
-        best_error = torch.where(better, error, best_error)
-        best_scale, best_whole = torch.where(better, scale, best_scale), torch.where(better, whole, best_whole)
-    squares = best_whole.square().sum(-1, keepdim=True)
-    fitted = (best_whole * groups).sum(-1, keepdim=True) / squares.clamp(min=1)
-    scale = _nonzero(torch.where(squares > 0, fitted, best_scale))
-    return (groups / scale).round().clamp(-8, 7).flatten(-2), scale[..., 0]
-
-
-def _nonzero(scale: Tensor) -> Tensor:
-    """Scales that can be divided by; those of groups of zeros are none."""
-    return torch.where(scale.abs() < 1e-30, 1e-30, scale)
+def _of_groups(whole: Tensor, scales: Tensor, minimums: Tensor) -> Tensor:
+    """Return what the numbers [..., inputs] stand for, with a scale and a minimum a group [..., groups]."""
+    scales, minimums = (each.float().repeat_interleave(GROUP, dim=-1) for each in (scales, minimums))
+    return whole * scales + minimums
 
 
 def _panels(padded: Tensor, side_by_side: int) -> Tensor:

@@ -7,10 +7,12 @@ import torch
 from torch import Tensor
 
 from redraft.canvas.readout import ClassReadout, Readout
+from redraft.canvas.shaping import RowShaping
 from redraft.canvas.token_classes import TokenClasses
 from redraft.kernels import bindings, interface
 from redraft.kernels.linear import as_operand, check_width, linear
 from redraft.kernels.packed import PackedMatrix
+from redraft.layers.shaped_tiles import changed, is_left
 from redraft.layers.vocabulary_head import VocabularyHead, check_classes, check_tied, temperatures_of
 
 TILE, REGION = interface.CONSTANTS["kTokens"], interface.CONSTANTS["kRegion"]
@@ -43,6 +45,7 @@ class PackedHead:
         self_conditioning: bool = True,
         top_k: int = 0,
         classes: TokenClasses | None = None,
+        shaping: RowShaping | None = None,
     ) -> Readout:
         """Read softmax(softcap(hidden @ table^T) / temperature) at each position; see ``VocabularyHead.read``."""
         check_width(self.table, hidden)
@@ -58,6 +61,7 @@ class PackedHead:
                 self_conditioning=self_conditioning,
                 top_k=top_k,
                 classes=classes,
+                shaping=shaping,
             )
         temperatures = temperatures_of(temperature, len(hidden), self.softcap).float().contiguous()
         count, vocabulary = len(hidden), self.table.outputs
@@ -69,7 +73,8 @@ class PackedHead:
         mean = torch.empty(hidden.shape) if self_conditioning else None
         top_ids = torch.empty(count, top_k, dtype=torch.int64) if top_k else None
         top_logprobs = torch.empty(count, top_k) if top_k else None
-        sums = None if classes is None else _ClassBuffers(self, hidden, temperatures, classes)
+        shaped = None if shaping is None else _Shaped(shaping, count)
+        sums = None if classes is None else _ClassBuffers(self, hidden, temperatures, classes, shaped)
         matrix = bindings.matrix(self.table)
         call = interface.CReadout(
             rows=count,
@@ -81,6 +86,7 @@ class PackedHead:
             top_k=top_k,
             uniforms=bindings.pointer(uniforms),
             classes=None if sums is None else ctypes.pointer(sums.call),
+            shaping=None if shaped is None else ctypes.pointer(shaped.call),
             argmax=argmax.data_ptr(),
             sample=sample.data_ptr(),
             entropy=entropy.data_ptr(),
@@ -98,7 +104,10 @@ class PackedHead:
             own, best = ((operand * self.table.rows(row)).sum(-1) for row in (tokens, argmax))
             if self.softcap is not None:
                 own, best = own.tanh(), best.tanh()
-            return confidence * ((own - best) * (cap / temperatures)).exp()
+            gain = cap / temperatures
+            if shaped is None:
+                return confidence * ((own - best) * gain).exp()
+            return shaped.probability(own * gain, best * gain, tokens, argmax, confidence)
 
         return Readout(argmax, sample, entropy, confidence, probability, mean, top_ids, top_logprobs, by_class)
 
@@ -115,12 +124,51 @@ class PackedHead:
         return as_operand(hidden.float() / cap, self.table.format) * cap
 
 
+class _Shaped:
+    """The shaping of some rows, as the kernels take it, and where they cut the rows."""
+
+    def __init__(self, shaping: RowShaping, count: int) -> None:
+        if len(shaping.changed) != count:
+            raise ValueError(f"the shaping of {len(shaping.changed)} rows for {count}")
+        self._shaping = shaping
+        self._filtered = bool(shaping.filtered.any())
+        self._cut = torch.full((_aligned(count),), float("-inf"))
+        self._last = torch.zeros(_aligned(count), dtype=torch.int32)
+        self.call = interface.CShaping(
+            token=shaping.token.data_ptr(),
+            added=shaping.added.data_ptr(),
+            factor=shaping.factor.data_ptr(),
+            first_token=shaping.first_token.data_ptr(),
+            first_value=shaping.first_value.data_ptr(),
+            changed=shaping.changed.data_ptr(),
+            top_k=shaping.top_k.data_ptr(),
+            top_p=shaping.top_p.data_ptr(),
+            lowest=shaping.lowest.data_ptr(),
+            cut=self._cut.data_ptr() if self._filtered else None,
+            last=self._last.data_ptr() if self._filtered else None,
+        )
+
+    def probability(self, own: Tensor, best: Tensor, tokens: Tensor, argmax: Tensor, confidence: Tensor) -> Tensor:
+        """[C]: the probability of ``tokens`` from that of the likeliest, ``argmax``; ``own`` and ``best`` are their
+        processed logits before they are changed, which are rounded otherwise here than where rows are cut."""
+        row, token, added, factor = self._shaping.entries()
+        for logits, which in ((own, tokens), (best, argmax)):
+            here = token == which[row]
+            changed(logits, (row[here],), added[here], factor[here])
+        count = len(tokens)
+        left = is_left(own, tokens, self._cut[:count], self._last[:count], exact=False) | (tokens == argmax)
+        return torch.where(left | own.isnan(), confidence * (own - best).exp(), 0.0)
+
+
 class _ClassBuffers:
     """Room for what a readout finds out about token classes, and what it keeps to draw from them afterwards."""
 
-    def __init__(self, head: PackedHead, hidden: Tensor, temperatures: Tensor, classes: TokenClasses) -> None:
+    def __init__(
+        self, head: PackedHead, hidden: Tensor, temperatures: Tensor, classes: TokenClasses, shaped: "_Shaped | None"
+    ) -> None:
         rows, tiles = len(hidden), _aligned(-(-head.table.outputs // TILE)) + ALIGNED
         self._head, self._hidden, self._temperatures, self._classes = head, hidden, temperatures, classes
+        self._shaped = shaped
         self._mass, self._plogp, self._peak = torch.empty(3, rows, classes.count)
         self._argmax = torch.empty(rows, classes.count, dtype=torch.int64)
         self._references = torch.empty(rows, tiles)
@@ -168,6 +216,7 @@ class _ClassBuffers:
             softcap=self._head.softcap or 0.0,
             temperatures=self._temperatures.data_ptr(),
             classes=ctypes.pointer(self.call),
+            shaping=None if self._shaped is None else ctypes.pointer(self._shaped.call),
             position=positions.data_ptr(),
             number=classes.data_ptr(),
             uniforms=uniforms.data_ptr(),

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from redraft.canvas.readout import Readout, ReadoutSpec
+from redraft.canvas.shaping import RowShaping, Shaping
 from redraft.canvas.token_classes import TokenClasses
 
 
@@ -23,20 +24,22 @@ class Head(Protocol):
         self_conditioning: bool = True,
         top_k: int = 0,
         classes: TokenClasses | None = None,
+        shaping: RowShaping | None = None,
     ) -> Readout: ...
 
 
 def read_canvases(head: Head, hidden: Sequence[Tensor], specs: Sequence[ReadoutSpec]) -> list[Readout]:
     """Read each canvas's hidden rows [C, H] as its spec asks.
 
-    Canvases with the same token classes, and as much wanted, are read in one pass over the vocabulary. What a row says
-    depends on that row alone, so that it is the same however many there are.
+    Canvases with the same token classes, and as much wanted, are read in one pass over the vocabulary, those whose
+    logits are shaped in another. What a row says depends on that row alone, so that it is the same however many there
+    are.
     """
-    groups: dict[tuple[int, bool], list[int]] = {}
+    groups: dict[tuple[int, bool, bool], list[int]] = {}
     for index, spec in enumerate(specs):
-        groups.setdefault((id(spec.classes), spec.self_conditioning), []).append(index)
+        groups.setdefault((id(spec.classes), spec.self_conditioning, spec.shaping is None), []).append(index)
     found: dict[int, Readout] = {}
-    for (_, self_conditioning), members in groups.items():
+    for (_, self_conditioning, _), members in groups.items():
         own = [(hidden[index], specs[index]) for index in members]
         whole = head.read(
             own[0][0] if len(own) == 1 else torch.cat([rows for rows, _ in own]),
@@ -45,6 +48,7 @@ def read_canvases(head: Head, hidden: Sequence[Tensor], specs: Sequence[ReadoutS
             self_conditioning=self_conditioning,
             top_k=max(spec.top_logprobs for _, spec in own),
             classes=own[0][1].classes,
+            shaping=_shaping(own),
         )
         start = 0
         for index, (rows, spec) in zip(members, own, strict=True):
@@ -56,6 +60,12 @@ def read_canvases(head: Head, hidden: Sequence[Tensor], specs: Sequence[ReadoutS
 
 def _temperatures(own: Sequence[tuple[Tensor, ReadoutSpec]]) -> Tensor:
     return torch.cat([torch.full((len(rows),), spec.temperature, dtype=torch.float64) for rows, spec in own])
+
+
+def _shaping(own: Sequence[tuple[Tensor, ReadoutSpec]]) -> RowShaping | None:
+    if own[0][1].shaping is None:
+        return None
+    return RowShaping.of([(len(rows), spec.temperature, spec.shaping or Shaping()) for rows, spec in own])
 
 
 def _uniforms(own: Sequence[tuple[Tensor, ReadoutSpec]]) -> Tensor | None:

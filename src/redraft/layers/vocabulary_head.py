@@ -5,16 +5,22 @@ maximum and sum are those of a tiled softmax (Milakov & Gimelshein 2018), and th
 weighted mean is the soft embedding. Logits of size [C, V] exist only a tile at a time.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from redraft.canvas.readout import ClassReadout, Draw, Readout
+from redraft.canvas.readout import TAKEN_OUT, ClassReadout, Draw, Readout, joined
+from redraft.canvas.shaping import RowShaping
 from redraft.canvas.token_classes import ANY, TokenClasses
+from redraft.layers.shaped_tiles import OUT, ShapedTiles
+from redraft.layers.tiles import Tiles
 
 # Columns of one tile: [256, 4096] float32 is 4 MB, which stays in a core's cache between the passes over it.
 TILE = 4096
+# Logits of shaped rows that stand at a time, over the whole vocabulary: 32 MB.
+TOGETHER = 1 << 23
 # Of processed logits so large, a whole vocabulary's sum still is a number in float32.
 LARGEST_LOGIT = 1e32
 
@@ -41,21 +47,44 @@ class VocabularyHead:
         self_conditioning: bool = True,
         top_k: int = 0,
         classes: TokenClasses | None = None,
+        shaping: RowShaping | None = None,
         tile: int = TILE,
     ) -> Readout:
         """Read the distribution softmax(softcap(hidden @ table^T) / temperature) of each position.
 
         hidden [C, H]; ``temperature`` is one for all positions, or one for each [C], on the CPU. ``uniforms`` [C]
         float64 in [0, 1) pick the samples by inverse CDF in token order, None takes the argmax as the sample.
-        ``classes`` are those of the V tokens to read as well, and to draw from afterwards. NaN in ``hidden`` shows as a
-        NaN entropy. Raises ValueError for self-conditioning of a head whose table embeds nothing.
+        ``classes`` are those of the V tokens to read as well, and to draw from afterwards. ``shaping``: what is done to
+        the logits of each row beyond that. NaN in ``hidden`` shows as a NaN entropy. Raises ValueError for
+        self-conditioning of a head whose table embeds nothing.
         """
         temperatures = temperatures_of(temperature, len(hidden), self.softcap)
         check_tied(self.embedding_scale, self_conditioning)
         if tile < 1:
             raise ValueError(f"tile {tile} must be at least one column")
         check_classes(classes, len(self.table))
-        tiles = _Tiles(self, hidden, temperatures, tile)
+        if shaping is None:
+            return self._read(
+                Tiles(self.table, self.softcap, hidden, temperatures, tile), uniforms, self_conditioning, top_k, classes
+            )
+        parts, each = [], max(1, TOGETHER // len(self.table))
+        for start in range(0, len(hidden), each):
+            own = slice(start, start + each)
+            tiles = ShapedTiles(self.table, self.softcap, hidden[own], temperatures[own], tile, shaping.rows(own))
+            drawn = None if uniforms is None else uniforms[own]
+            parts.append(self._read(tiles, drawn, self_conditioning, top_k, classes))
+            tiles.forget()
+        return parts[0] if len(parts) == 1 else joined(parts)
+
+    def _read(
+        self,
+        tiles: Tiles,
+        uniforms: Tensor | None,
+        self_conditioning: bool,
+        top_k: int,
+        classes: TokenClasses | None,
+    ) -> Readout:
+        hidden, tile = tiles.hidden, tiles.tile
         accumulated = _Accumulator(len(hidden), hidden.device, top_k)
         mean = torch.zeros(hidden.shape, device=hidden.device) if self_conditioning else None
         sums = None if classes is None else _ClassAccumulator(classes, len(hidden), hidden.device)
@@ -63,7 +92,7 @@ class VocabularyHead:
             scores, peak, where = tiles.shifted(tiles.columns(start // tile))
             weights = scores.exp()
             if sums is not None:
-                sums.add(start, scores, weights, peak)
+                sums.add(start, scores, weights, peak, tiles.all_logits(tiles.columns(start // tile)))
             rescale_old, rescale_new = accumulated.add(start, scores, weights, peak, where)
             if mean is not None:
                 rows = self.table[start : start + tile]
@@ -74,7 +103,7 @@ class VocabularyHead:
             readout = replace(readout, self_conditioning=mean * (self.embedding_scale / accumulated.total[:, None]))
         if sums is not None and classes is not None:
             draw = _ClassDraw(tiles, accumulated, classes, sums.tile_masses)
-            readout = replace(readout, classes=sums.finish(accumulated.total, draw))
+            readout = replace(readout, classes=sums.finish(accumulated.total, draw, tiles.taken_out))
         if uniforms is not None:
             readout = replace(readout, sample=_draw(tiles, accumulated, uniforms.to(hidden.device)))
         return readout
@@ -115,38 +144,6 @@ def check_classes(classes: TokenClasses | None, vocabulary: int) -> None:
         raise ValueError(f"classes of {len(classes.token_class)} tokens for a vocabulary of {vocabulary}")
 
 
-class _Tiles:
-    """Computes tiles of processed logits, shifted by their own row maximum."""
-
-    def __init__(self, head: VocabularyHead, hidden: Tensor, temperatures: Tensor, tile: int) -> None:
-        self._head, self._tile, cap = head, tile, head.softcap or 1.0
-        self._scaled = (hidden.float() / cap).to(head.table.dtype)
-        self._gain = (cap / temperatures).float()[:, None].to(hidden.device)
-
-    def columns(self, index: int) -> slice:
-        """The tokens of a tile."""
-        return slice(index * self._tile, (index + 1) * self._tile)
-
-    def shifted(self, tokens: slice | Tensor, rows: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        """Return (logits - peak [C, tile], peak [C], column of the peak [C]) of a tile's ``tokens``.
-
-        They are those of all positions, or of ``rows``.
-        """
-        queries, gain = (self._scaled, self._gain) if rows is None else (self._scaled[rows], self._gain[rows])
-        logits = (queries @ self._head.table[tokens].T).float()
-        if self._head.softcap is not None:
-            logits = logits.tanh_()
-        peak, where = logits.max(dim=-1)
-        return logits.sub_(peak[:, None]).mul_(gain), peak * gain[:, 0], where
-
-    def probability(self, tokens: Tensor, argmax: Tensor, confidence: Tensor) -> Tensor:
-        """Return the probability of ``tokens`` [C] from that of the likeliest ones."""
-        own, best = ((self._scaled * self._head.table[row]).float().sum(-1) for row in (tokens, argmax))
-        if self._head.softcap is not None:
-            own, best = own.tanh(), best.tanh()
-        return confidence * ((own - best) * self._gain[:, 0]).exp()
-
-
 class _Accumulator:
     """Running maximum, sum of weights, sum of weight * logit, argmax, top k and the mass of each tile."""
 
@@ -182,11 +179,13 @@ class _Accumulator:
         self.peak = new_peak
         return old, new
 
-    def finish(self, tiles: _Tiles) -> Readout:
+    def finish(self, tiles: Tiles) -> Readout:
         top_ids = top_logprobs = None
         if self._top_k:
             top_ids = self._top_ids
             top_logprobs = self._top_logits - (self.peak + self.total.log())[:, None]
+            # What filters took out has no probability.
+            top_logprobs = top_logprobs.masked_fill(self._top_logits <= OUT, float("-inf"))
         return Readout(
             argmax=self.argmax,
             sample=self.argmax,
@@ -226,13 +225,14 @@ class _ClassAccumulator:
         """[C, h, tiles]: the mass of each heavy class in each tile, relative to the tile's peak."""
         return torch.stack(self._tile_masses, dim=-1)
 
-    def add(self, start: int, scores: Tensor, weights: Tensor, peak: Tensor) -> None:
-        """Take in a tile from token ``start`` whose ``scores`` [C, tile] are relative to its own ``peak`` [C]."""
+    def add(self, start: int, scores: Tensor, weights: Tensor, peak: Tensor, logits: Tensor | None = None) -> None:
+        """Take in a tile from token ``start`` whose ``scores`` [C, tile] are relative to its own ``peak`` [C];
+        ``logits``: of all tokens, where the scores do not have them."""
         index = self._token_class[start : start + scores.shape[1]].long().expand(scores.shape)
         mass = torch.zeros_like(self._mass).scatter_add_(1, index, weights)
         weighted = torch.zeros_like(self._mass).scatter_add_(1, index, weights * scores)
         self._tile_masses.append(mass[:, self._heavy])
-        self._find_largest(start, index, scores + peak[:, None])
+        self._find_largest(start, index, scores + peak[:, None] if logits is None else logits)
         new = torch.maximum(self._peak, peak[:, None])
         shift = torch.where(self._mass > 0, self._peak - new, 0.0)
         down, own = (self._peak - new).exp(), peak[:, None] - new
@@ -249,9 +249,17 @@ class _ClassAccumulator:
         self._argmax = torch.where(largest > self._largest, first, self._argmax)
         self._largest = torch.maximum(self._largest, largest)
 
-    def finish(self, total: Tensor, draw_with_mass: Draw) -> ClassReadout:
-        """The readout, where ``total`` [C] is the sum of all weights relative to the largest logit."""
+    def finish(
+        self, total: Tensor, draw_with_mass: Draw, taken_out: Callable[[Tensor, Tensor], Tensor | None]
+    ) -> ClassReadout:
+        """The readout, where ``total`` [C] is the sum of all weights relative to the largest logit; ``taken_out`` as in
+        ``Tiles``."""
         total = total[:, None]
+        out = taken_out(self._largest, self._argmax)
+        if out is not None:
+            forbidden = self._largest <= OUT
+            self._largest = torch.where(out, self._largest - TAKEN_OUT, self._largest)
+            self._largest.masked_fill_(forbidden, float("-inf"))
         return ClassReadout(
             mass=self._mass / total,
             plogp=(self._weighted - self._mass * total.log()) / total,
@@ -261,7 +269,7 @@ class _ClassAccumulator:
         )
 
 
-def _draw(tiles: _Tiles, accumulated: _Accumulator, uniforms: Tensor) -> Tensor:
+def _draw(tiles: Tiles, accumulated: _Accumulator, uniforms: Tensor) -> Tensor:
     """Inverse CDF in two levels: the tile by the tiles' masses, then the token within that tile."""
     masses, peaks = torch.stack(accumulated.tile_masses, dim=-1), torch.stack(accumulated.tile_peaks, dim=-1)
     chosen, fraction = _choose_tile(masses, peaks, uniforms)
@@ -273,7 +281,7 @@ def _draw(tiles: _Tiles, accumulated: _Accumulator, uniforms: Tensor) -> Tensor:
 class _ClassDraw:
     """Draws from token classes: a heavy one like ``_draw``, the few tokens of a light one all together."""
 
-    def __init__(self, tiles: _Tiles, accumulated: _Accumulator, classes: TokenClasses, heavy_masses: Tensor) -> None:
+    def __init__(self, tiles: Tiles, accumulated: _Accumulator, classes: TokenClasses, heavy_masses: Tensor) -> None:
         self._tiles = tiles
         self._classes = classes
         self._token_class = classes.token_class.to(heavy_masses.device)
@@ -313,7 +321,7 @@ def _choose_tile(masses: Tensor, peaks: Tensor, uniforms: Tensor) -> tuple[Tenso
 
 
 def _draw_in_tiles(
-    tiles: _Tiles, positions: Tensor, chosen: Tensor, fraction: Tensor, members: Tensor | None = None
+    tiles: Tiles, positions: Tensor, chosen: Tensor, fraction: Tensor, members: Tensor | None = None
 ) -> Tensor:
     """Tokens [R] of each position's tile, at ``fraction`` [R, 1] of its mass; of ``members`` [V] alone, where given."""
     drawn = torch.empty_like(positions)

@@ -7,6 +7,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from redraft.errors import counted
 from redraft.measure.benchmark import GB, METRICS, Measurement, Ratios
 from redraft.measure.machine import Machine, Malloc
 from redraft.measure.timing import Spread
@@ -85,8 +86,8 @@ class Report:
 def title(measurement: Measurement) -> str:
     """Say a workload in words."""
     workload = measurement.workload
-    steps = "the checkpoint's own stopping" if workload.steps is None else f"{workload.steps} steps a canvas"
-    return f"prompt of {len(workload.prompt):,} tokens, answer of at most {workload.max_tokens:,}, {steps}"
+    steps = "the checkpoint's own stopping" if workload.steps is None else f"{counted(workload.steps, 'step')} a canvas"
+    return f"prompt of {counted(len(workload.prompt), 'token')}, answer of at most {workload.max_tokens:,}, {steps}"
 
 
 def short(value: float) -> str:

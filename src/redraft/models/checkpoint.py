@@ -1,7 +1,5 @@
 """Checkpoints, in folders as the hub has them or GGUF files: found, described, loaded, saved, every fault named."""
 
-import re
-import shutil
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -14,12 +12,14 @@ from typing import Any, Literal, TypeVar, get_args
 import torch
 
 from redraft.errors import CheckpointError
+from redraft.files import copy_file
 from redraft.formats import safetensors, source
+from redraft.formats.gguf.header import SUFFIX
 from redraft.formats.json_objects import read_object, write_object
 from redraft.formats.source import CONFIG_FILE, GENERATION_FILE, is_single_file
 from redraft.formats.tensors import StoredTensor, TensorReader
 from redraft.kernels.packed import FORMATS, Format
-from redraft.models import packed_folder
+from redraft.models import foreign, hub, packed_folder
 from redraft.models.base import GenerationDefaults
 from redraft.models.family import Family, FamilyConfig, PlainModel
 from redraft.models.packed_folder import packed_format
@@ -29,11 +29,9 @@ DType = Literal["auto", "float32", "bfloat16", "int8", "int4"]
 # Below this many parameters "auto" computes in float32, which is exact and, for small shapes, no slower.
 AUTO_FLOAT32 = 500_000_000
 OWN_FILE = "redraft.json"
-_DOWNLOADED = ["*.json", "*.safetensors", "*.jinja", "README.md", "LICENSE*", "NOTICE*"]
 # What ``transformers`` refuses to find in its own file.
 _OWN = ("choice_temperature",)
 Kind = TypeVar("Kind", bound=Hashable)
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 @dataclass(frozen=True)
@@ -132,37 +130,52 @@ class Checkpoint:
         return model
 
 
-def find(name: str | Path) -> Path:
+def find(name: str | Path, revision: str | None = None, *, bases: bool = False) -> Path:
     """Return the folder of a bundled name ("sudoku"), a path, or a hub id ("google/diffusiongemma-26B-A4B-it"), or a
     GGUF file itself.
 
-    Raises CheckpointError saying what was looked for and what is there.
+    revision: branch, tag or commit of a hub id. bases: autoregressive models of the hub are fetched, too. Raises
+    CheckpointError saying what was looked for and what is there; of the hub before any weights are fetched.
     """
     name = str(name)
+    found = find_local(name)
+    if found is None:
+        return hub.fetch(name, revision, bases=bases)
+    if revision is not None:
+        raise CheckpointError(f"revision {revision!r} is for models of the hub; {name} is {found}")
+    return found
+
+
+def find_local(name: str) -> Path | None:
+    """Return what ``find`` would give; None for a hub id, which has to be asked for elsewhere."""
     if not name.strip():
         raise CheckpointError("the checkpoint's name is empty; give a bundled name, a folder, a GGUF file, or a hub id")
     path = _local_path(name)
     if path is not None and (path.is_dir() or is_single_file(path)):
         return path
-    bundled = Path(str(resources.files("redraft") / "bundled"))
-    names = sorted(path.parent.name for path in bundled.glob(f"*/{CONFIG_FILE}"))
-    if name in names:
-        return bundled / name
+    bundled = bundled_checkpoints()
+    if name in bundled:
+        return bundled[name]
     if path is not None and path.exists():
         raise CheckpointError(f"{name} is a file, and no GGUF file by its name; pass the checkpoint's folder")
-    if _HUB_ID.fullmatch(name) and not name.startswith("."):
-        return _download(name)
-    known = ", ".join(names) or "none"
+    if hub.is_hub_id(name):
+        return None
     raise CheckpointError(
-        f"no checkpoint {name!r}: it is no folder, no GGUF file, no bundled name (there are: {known}), and no hub id "
-        "(owner/name)"
+        f"no checkpoint {name!r}: it is no folder, no GGUF file, no bundled name (there are: "
+        f"{', '.join(bundled) or 'none'}), and no hub id (owner/name)"
     )
+
+
+def bundled_checkpoints() -> dict[str, Path]:
+    """Return the folders of the checkpoints that ship, by name."""
+    bundled = Path(str(resources.files("redraft") / "bundled"))
+    return {path.parent.name: path.parent for path in sorted(bundled.glob(f"*/{CONFIG_FILE}"))}
 
 
 def find_here(name: str | Path) -> Path | None:
     """Return what ``find`` would give, if nothing has to be fetched for it."""
     try:
-        if _HUB_ID.fullmatch(str(name)) and not Path(name).exists():
+        if hub.is_hub_id(str(name)) and not Path(name).exists():
             from huggingface_hub import try_to_load_from_cache
 
             cached = try_to_load_from_cache(str(name), CONFIG_FILE)
@@ -209,6 +222,19 @@ def read(path: Path) -> Checkpoint:
     )
 
 
+def check_folder(path: Path) -> None:
+    """Raise CheckpointError for a folder that holds something else than weights that are read, saying what it is."""
+    if not path.is_dir():
+        return
+    names = [own.name for own in path.iterdir()]
+    config = read_object(path / CONFIG_FILE) if CONFIG_FILE in names else None
+    adapter = read_object(path / foreign.ADAPTER_FILE) if foreign.ADAPTER_FILE in names else {}
+    if config is None and not adapter and not any(Path(name).suffix == SUFFIX for name in names):
+        # Whatever it holds, nothing in it was meant for a checkpoint.
+        raise CheckpointError(f"{path} has no {CONFIG_FILE}; is it a checkpoint folder?")
+    foreign.check(str(path), names, config, adapter)
+
+
 def save(model: PlainModel, folder: Path, dtype: torch.dtype, extra_files: Iterable[Path] = ()) -> None:
     """Write a folder that ``read`` and ``transformers`` load: configuration, defaults, weights, and copies of
     ``extra_files`` (tokenizer, template)."""
@@ -227,7 +253,7 @@ def save(model: PlainModel, folder: Path, dtype: torch.dtype, extra_files: Itera
         (folder / OWN_FILE).unlink(missing_ok=True)
     for path in extra_files:
         if path.resolve() != (folder / path.name).resolve():
-            shutil.copy(path, folder / path.name)
+            copy_file(path, folder / path.name)
 
 
 def save_choice_temperature(folder: str | Path, temperature: float) -> None:
@@ -254,6 +280,7 @@ def architecture_of(config: Mapping[str, Any]) -> object:
 
 def _read_config(path: Path) -> tuple[str, Family[Any, Any], FamilyConfig]:
     """Return a checkpoint's architecture, its family and its configuration."""
+    check_folder(path)
     raw = source.read_config(path)
     architecture = architecture_of(raw)
     try:
@@ -278,20 +305,6 @@ def _with_own(defaults: GenerationDefaults, own: Mapping[str, Any]) -> Generatio
         return replace(defaults, **own)
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"{OWN_FILE}: {error}") from error
-
-
-def _download(hub_id: str) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    try:
-        return Path(snapshot_download(hub_id, allow_patterns=_DOWNLOADED))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise CheckpointError(
-            f"{hub_id!r} is no folder here and could not be fetched from the hub: {reason}. Check the name and the "
-            "connection, log in with 'hf auth login' if the model is gated, or pass a local folder"
-        ) from error
 
 
 def check_tensors(

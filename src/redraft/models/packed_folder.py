@@ -19,8 +19,8 @@ from redraft.formats.tensors import StoredTensor
 from redraft.kernels.packed import FORMATS, Format, PackedMatrix, shapes
 
 METHOD = "redraft"
-# Raise it whenever the layout, the quantisation or the names of packed matrices change.
-LAYOUT = 3
+# Raise a format's whenever its layout, its quantisation or the names of its packed matrices change.
+LAYOUTS: dict[Format, int] = {"float32": 3, "bfloat16": 3, "int8": 3, "int4": 4}
 _HEADER, _PREFIX = "redraft", "packed."
 _DESCRIBED = ("format", "outputs", "inputs", "count", "activation")
 
@@ -59,7 +59,7 @@ def write(
         # What a format does not have is left out.
         parts |= {f"{_PREFIX}{name}.{key}": part for key, part in fields.items() if part is not None and part.numel()}
     header = {
-        "layout": LAYOUT,
+        "layout": LAYOUTS[format],
         "format": format,
         "matrices": {name: {key: getattr(matrix, key) for key in _DESCRIBED} for name, matrix in matrices.items()},
         "tensors": {name: list(shape) for name, shape in packed.items()},
@@ -114,11 +114,11 @@ def _header(folder: Path, format: Format) -> dict[str, Any]:
     if text is None:
         raise CheckpointError(f"{path} has no packed matrices, and config.json says it has; write it again")
     header: dict[str, Any] = json.loads(text)
-    if header["layout"] != LAYOUT:
-        raise CheckpointError(
-            f"{path} is packed in layout {header['layout']}, and this version of redraft reads layout {LAYOUT}; make "
-            "it again of the checkpoint that it was made of: redraft quantize"
-        )
     if header["format"] != format:
         raise CheckpointError(f"{path} holds {header['format']} weights, and by config.json they are {format}")
+    if header["layout"] != LAYOUTS[format]:
+        raise CheckpointError(
+            f"{path} is packed in layout {header['layout']} of {format}, and this version of redraft reads layout "
+            f"{LAYOUTS[format]}; make it again of the checkpoint that it was made of: redraft quantize"
+        )
     return header

@@ -12,7 +12,7 @@ from redraft.formats.source import CONFIG_FILE, GENERATION_FILE, is_single_file
 from redraft.kernels.packed import Format
 from redraft.models import packed_folder
 from redraft.models.checkpoint import OWN_FILE, Checkpoint
-from redraft.models.companions import copy, write_terms, write_tokenizer
+from redraft.models.companions import copy, write_card, write_terms, write_tokenizer
 
 FORMATS: tuple[Format, ...] = ("int4", "int8", "bfloat16")
 
@@ -41,6 +41,7 @@ def quantize(found: Checkpoint, folder: Path, format: Format) -> None:
     write_object(folder / CONFIG_FILE, config)
     write_tokenizer(found.path, folder)
     write_terms(found.path, folder)
+    write_card(folder, found.path, found.path.name, f"Made of `{{base}}` by `redraft quantize --dtype {format}`.")
     if is_single_file(found.path):
         write_object(folder / GENERATION_FILE, found.family.defaults_to_json(found.defaults, found.config))
     else:

@@ -3,11 +3,13 @@
 from collections import Counter
 from math import prod
 
-from redraft.kernels.packed import GROUP, Format
+from redraft.kernels.int4 import GROUP
+from redraft.kernels.packed import Format
 from redraft.models.base import KV_BLOCK, PREFILL_CHUNK, max_blocks
 from redraft.models.checkpoint import Checkpoint
 
-# An int4 weight has a share of its group's float32 scale; the scales of int8, one a row, are too few to count.
+# An int4 weight has a share of its group's scale and minimum, in float16 each; int8's scales, one a row, are too few
+# to count.
 _ITEM_BYTES: dict[Format, float] = {"float32": 4, "bfloat16": 2, "int8": 1, "int4": 0.5 + 4 / GROUP}
 
 

@@ -18,6 +18,7 @@ from tokenizers.pre_tokenizers import ByteLevel
 from redraft.errors import CheckpointError, RequestError
 from redraft.formats.gguf.file import open_gguf
 from redraft.formats.gguf.tokenizer import read_tokenizer
+from redraft.formats.pointer import check_no_pointer
 from redraft.formats.source import is_single_file
 from redraft.models.literal import SpecialNames, mark_for, texts_in, with_texts
 from redraft.models.thoughts import ThoughtSyntax
@@ -60,6 +61,7 @@ class ChatTokenizer:
         path = folder / TOKENIZER_FILE
         if not path.exists():
             raise CheckpointError(f"{folder} has no {TOKENIZER_FILE}; the model cannot be used with text without it")
+        check_no_pointer(path)
         try:
             tokenizer = Tokenizer.from_file(str(path))
         except Exception as error:  # tokenizers raises bare Exception for any fault of the file
@@ -282,9 +284,17 @@ class ChatTokenizer:
         return max(len(piece.encode()) for piece in own.get_vocab(with_added_tokens=True))
 
     def _encode(self, pieces: Sequence[str], check: Check | None, add_special_tokens: bool) -> list[int]:
-        if check is not None and sum(map(len, pieces)) > LONG:
-            check(self.fewest_tokens("".join(pieces)))
+        text = pieces[0] if len(pieces) == 1 else "".join(pieces)
+        if check is not None and len(text) > LONG:
+            check(self.fewest_tokens(text))
         whole = len(pieces) == 1
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise RequestError(
+                f"the text has half a character at {error.start} ({text[error.start]!r}, a surrogate alone), which no "
+                "UTF-8 text has; remove it"
+            ) from None
         try:
             # Unlike ``encode``, it lets other threads run meanwhile.
             found = self._tokenizer.encode_batch_fast(pieces, add_special_tokens=add_special_tokens and whole)

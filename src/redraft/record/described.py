@@ -37,6 +37,7 @@ def described(request: Request) -> dict[str, Any]:
     # What was compiled for one vocabulary follows from these.
     found["constraint"] = found.pop("constraint_source")
     found["thinking"] = found.pop("thought") is not None
+    found |= vars(found.pop("sampling"))
     return {name: plain(value) for name, value in found.items()}
 
 

@@ -9,7 +9,7 @@ from redraft.engine.generation import Generate
 from redraft.engine.result import Chunk, Result, StepEvent
 from redraft.engine.runtime import advance, no_room, start
 from redraft.engine.task import Progress, Runnable, Waiting
-from redraft.errors import GenerationError, RecordingError
+from redraft.errors import GenerationError, RecordingError, counted
 from redraft.record.compare import Comparison, compare, compare_beginning
 from redraft.record.described import prompt_digest, requested
 from redraft.record.recorder import Recorder
@@ -106,7 +106,9 @@ def _check_prompt(recording: Recording, engine: Engine, changed: dict[str, Any])
     if isinstance(kept, list):
         return
     if changed.get("prompt") is None:
-        raise RecordingError(f"the recording was made without its prompt of {kept['tokens']} tokens; give the prompt")
+        raise RecordingError(
+            f"the recording was made without its prompt of {counted(kept['tokens'], 'token')}; give the prompt"
+        )
     given = list(engine.runtime.tokenize(changed["prompt"], bool(recording.request["thinking"])))
     ending = engine.runtime.empty_thought
     if prompt_digest(given) != kept and ending and given[-len(ending) :] == ending:
@@ -114,7 +116,7 @@ def _check_prompt(recording: Recording, engine: Engine, changed: dict[str, Any])
         given = given[: -len(ending)]
     if prompt_digest(given) != kept:
         raise RecordingError(
-            f"the prompt is not the recorded one: it has {len(given)} tokens, the recorded one {kept['tokens']}, and "
-            "their SHA-256 differ"
+            f"the prompt is not the recorded one: it has {counted(len(given), 'token')}, the recorded one "
+            f"{kept['tokens']}, and their SHA-256 differ"
         )
     changed["prompt"] = given

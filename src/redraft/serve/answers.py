@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -12,6 +12,7 @@ from fastapi import Request as HttpRequest
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
+from redraft.engine.fairness import Client
 from redraft.engine.result import Chunk, Result, StepEvent
 from redraft.engine.scheduler import Handle
 from redraft.engine.task import Runnable
@@ -37,7 +38,7 @@ class Answers(Generic[T]):
     """The handles of one HTTP request, and everything that happens to them, as seen from the event loop."""
 
     def __init__(
-        self, http: HttpRequest, runnables: Sequence[Runnable[T]], client: str, *, steps: bool = False
+        self, http: HttpRequest, runnables: Sequence[Runnable[T]], client: Client, *, steps: bool = False
     ) -> None:
         """Queue ``runnables``, each of which becomes one answer. ``steps``: denoising steps are events, too.
 
@@ -132,11 +133,13 @@ class EventStream(StreamingResponse):
     Half a surrogate pair, which a client may have sent and an event repeats, is escaped.
     """
 
-    def __init__(self, frames: AsyncIterator[str], answers: Answers[Any]) -> None:
+    def __init__(
+        self, frames: AsyncIterator[str], answers: Answers[Any], headers: Mapping[str, str] | None = None
+    ) -> None:
         super().__init__(
             (frame.encode(errors="backslashreplace") async for frame in frames),
             media_type="text/event-stream",
-            headers={"cache-control": "no-cache", "x-accel-buffering": "no"},
+            headers={"cache-control": "no-cache", "x-accel-buffering": "no", **(headers or {})},
         )
         self._answers = answers
 

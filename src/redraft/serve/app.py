@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections.abc import Collection
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -14,15 +15,22 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import FileResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from redraft.engine.compiling.processes import CompileProcesses
 from redraft.engine.scheduler import Scheduler
-from redraft.serve.errors import ApiError, of_validation
+from redraft.serve.errors import WARNING_HEADER, ApiError, of_validation
+from redraft.serve.http.hosts import ANY, Hosts
+from redraft.serve.http.idle import WhenIdle
 from redraft.serve.http.limits import BodyLimit
+from redraft.serve.http.methods import HeadAsGet
 from redraft.serve.http.metrics import ServerMetrics
+from redraft.serve.http.presence import Presence
 from redraft.serve.http.security import ApiKeys, BrowserHeaders
+from redraft.serve.http.shape import BodyShape
 from redraft.serve.http.unpacking import Unpacking
+from redraft.serve.preparing import Preparing
 from redraft.serve.state import ServerSettings, Serving, serving
 from redraft.serve.wire import anthropic as anthropic_messages
-from redraft.serve.wire import mercury, systemone
+from redraft.serve.wire import mercury, models, systemone, tokens
 from redraft.serve.wire import redraft as native
 from redraft.serve.wire.openai import chat as openai_chat
 from redraft.serve.wire.openai import completions as openai_completions
@@ -37,9 +45,11 @@ _FORMATS = (
     mercury.router,
     systemone.router,
     native.router,
+    models.router,
+    tokens.router,
 )
-_ALLOWED_HEADERS = ("authorization", "content-type", "x-api-key", "anthropic-version")
-_STARTED = int(time.time())
+# What a page may read of an answer's headers besides those that every page may.
+_EXPOSED_HEADERS = (WARNING_HEADER, "retry-after")
 
 log = logging.getLogger("redraft.serve")
 own = APIRouter()
@@ -48,14 +58,22 @@ own = APIRouter()
 def _add_file(app: FastAPI, route: str, path: Path) -> None:
     # Their names stay the same from version to version, so that a browser has to ask.
     headers = {"cache-control": "no-cache"}
-    app.add_api_route(
-        route, lambda: FileResponse(path, headers=headers), methods=["GET", "HEAD"], include_in_schema=False
-    )
+    app.add_api_route(route, lambda: FileResponse(path, headers=headers), methods=["GET"], include_in_schema=False)
 
 
-def create_app(scheduler: Scheduler, settings: ServerSettings) -> ASGIApp:
-    """Make the application that serves the model of ``scheduler``."""
-    here = Serving(scheduler, ServerMetrics(scheduler), settings)
+def create_app(
+    scheduler: Scheduler,
+    settings: ServerSettings,
+    *,
+    names: Collection[str] = (),
+    processes: CompileProcesses | None = None,
+) -> ASGIApp:
+    """Make the application that serves the model of ``scheduler``.
+
+    names: those by which the server is reached, besides localhost, addresses and ``settings.allowed_hosts``.
+    processes: where constraints are compiled; None for threads of this process.
+    """
+    here = Serving(scheduler, ServerMetrics(scheduler), settings, Preparing(processes))
     app = FastAPI(title="Redraft", docs_url=None, redoc_url=None)
     app.state.serving = here
     for router in (own, *_FORMATS):
@@ -71,45 +89,28 @@ def create_app(scheduler: Scheduler, settings: ServerSettings) -> ASGIApp:
             _add_file(app, "/" if name == "index.html" else f"/{name}", path)
     else:
         app.add_api_route("/", _no_page, include_in_schema=False)
-    max_bytes = settings.limits.body_bytes
-    guarded: ASGIApp = ApiKeys(BodyLimit(Unpacking(app, max_bytes), max_bytes), settings.api_keys)
+    guarded: ASGIApp = ApiKeys(_with_bounded_bodies(app, here), settings.api_keys)
     if settings.cors:
         guarded = CORSMiddleware(
             guarded,
             allow_origins=list(settings.cors),
-            allow_methods=["GET", "POST"],
-            allow_headers=list(_ALLOWED_HEADERS),
+            allow_methods=["GET", "HEAD", "POST"],
+            # Clients made for browsers send headers of their own (x-stainless-*, anthropic-*), which change.
+            allow_headers=["*"],
+            expose_headers=_EXPOSED_HEADERS,
         )
-    return _Counted(BrowserHeaders(guarded), here)
+    # A key shows who asks better than a name does.
+    allowed = settings.allowed_hosts or ([ANY] if settings.api_keys else [])
+    guarded = HeadAsGet(Hosts(guarded, [*allowed, *names], settings.cors))
+    return _Counted(BrowserHeaders(WhenIdle(guarded)), here)
 
 
-@own.get("/v1/models")
-async def models(http: HttpRequest) -> dict[str, Any]:
-    """List the one model."""
-    here = serving(http)
-    # OpenAI's clients read "data", System One's "models".
-    described = {"name": here.settings.model, "description": "A block-diffusion language model.", "release_date": ""}
-    return {"object": "list", "data": [_model(here)], "models": [described]}
-
-
-@own.get("/v1/models/{name:path}")
-async def model(name: str, http: HttpRequest) -> dict[str, Any]:
-    """Describe the model, by its name."""
-    here = serving(http)
-    here.check_model(name)
-    return _model(here)
-
-
-def _model(here: Serving) -> dict[str, Any]:
-    config = here.runtime.model.config
-    return {
-        "id": here.settings.model,
-        "object": "model",
-        "created": _STARTED,
-        "owned_by": "redraft",
-        "context_length": config.context_length,
-        "canvas_length": config.canvas_length,
-    }
+def _with_bounded_bodies(app: ASGIApp, here: Serving) -> ASGIApp:
+    """Put before ``app`` what reads a body: its size and pace, its packing, its shape; then who asks is known."""
+    limits, with_keys = here.limits, bool(here.settings.api_keys)
+    present = Presence(app, with_keys, here.preparing.begin)
+    numbers = limits.body_values + here.runtime.model.config.context_length
+    return BodyLimit(Unpacking(BodyShape(present, limits.body_values, numbers), limits.body_bytes), limits, with_keys)
 
 
 @own.get("/health")
@@ -124,6 +125,18 @@ async def health(http: HttpRequest) -> dict[str, Any]:
         "running": load.running,
         "waiting": load.waiting,
     }
+
+
+@own.get("/version")
+async def version_of() -> dict[str, str]:
+    """Tell the version of Redraft."""
+    return {"version": version("redraft")}
+
+
+@own.api_route("/ping", methods=["GET", "HEAD", "POST"], include_in_schema=False)
+async def ping() -> Response:
+    """Show that the server lives."""
+    return Response()
 
 
 @own.get("/metrics")

@@ -40,7 +40,7 @@ class Pieces:
         if tools is not None:
             tokenizer = runtime.tokenizer
             self._reader = syntax_of(runtime).reader(runtime.tool_markers, tokenizer.decode, tokenizer.settled)
-            self._text = answer_text(runtime, request)
+            self._text = answer_text(runtime, request, prepared.text_stop)
             # A thought would come before it.
             if tools.certain is not None and request.thought is None:
                 self._certain = CallPart(0, tools.certain, "")
@@ -57,19 +57,28 @@ class Pieces:
         """The beginning of a call that must be made, if there is one: its name, which ``add`` does not tell again."""
         return Piece() if self._certain is None else Piece(parts=[self._certain])
 
+    @property
+    def stopped(self) -> bool:
+        """The text beside calls has ended at a stop string; nothing is told after it."""
+        return self._reader is not None and self._text.stopped
+
     def add(self, chunk: Chunk) -> Piece:
         """Take in a chunk and return what it adds."""
         if self._reader is None:
             return Piece(self._new(chunk.text), chunk.thought, tokens=chunk.token_ids)
+        if self.stopped:
+            return Piece(tokens=chunk.token_ids)
         said, parts = self._reader.add(chunk.token_ids)
         # After a call nothing is said.
         thought, text = self._text.add(said, bool(parts))
+        if self.stopped:
+            return Piece(text, thought, tokens=chunk.token_ids)
         calls = [call for part in parts if (call := self._taken(part)) is not None]
         return Piece(text, thought, calls, [self._untold(part) for part in parts], chunk.token_ids)
 
     def last(self) -> Piece:
         """Return what was held back until the end."""
-        if self._reader is None:
+        if self._reader is None or self.stopped:
             return Piece()
         thought, text = self._text.add((), True)
         return Piece(text, thought)
@@ -103,19 +112,28 @@ def whole(prepared: Prepared, result: Result) -> Piece:
 
 def stop_string(prepared: Prepared, result: Result) -> str | None:
     """Find the stop string at which an answer ended, if it did: its tokens reach up to the one that completed it."""
-    request = prepared.request
-    if not request.stop or request.constraint is not None:
+    request, stops = prepared.request, prepared.text_stop or prepared.request.stop
+    if not stops or (request.constraint is not None and prepared.tools is None):
         return None
     answer = answer_text(prepared.runtime, request)
-    answer.add(result.token_ids, True)
-    found = [(answer.text.find(stop) + len(stop), stop) for stop in request.stop if stop in answer.text]
+    answer.add(_beside_calls(prepared, result.token_ids), True)
+    found = [(answer.text.find(stop) + len(stop), stop) for stop in stops if stop in answer.text]
     return min(found)[1] if found else None
+
+
+def _beside_calls(prepared: Prepared, tokens: Sequence[int]) -> Sequence[int]:
+    """Return the tokens of an answer that are no part of a call."""
+    if prepared.tools is None:
+        return tokens
+    runtime = prepared.runtime
+    reader = syntax_of(runtime).reader(runtime.tool_markers, runtime.tokenizer.decode, runtime.tokenizer.settled)
+    return reader.add(tokens)[0]
 
 
 def text_as_it_stands(prepared: Prepared, before: Sequence[int], argmax: Sequence[int]) -> str:
     """Return what an answer would say if its canvas stayed at ``argmax``, after the tokens ``before`` it."""
     request = prepared.request
-    ends = (index for index, token in enumerate(argmax) if token in request.end_token_ids)
+    ends = (index for index, token in enumerate(argmax) if token in request.ends)
     canvas = argmax[: next(ends, len(argmax))][: request.max_tokens - len(before)]
     text = answer_text(prepared.runtime, request, request.stop)
     text.add([*before, *canvas], True)

@@ -19,6 +19,12 @@ from redraft.errors import (
 
 # Seconds after which a client that was turned away may come again.
 RETRY_AFTER = 1
+_MAX_MESSAGE = 4000
+# What was left out of a request that was answered all the same.
+WARNING_HEADER = "x-redraft-warning"
+
+# System One has an envelope of its own, as Anthropic's routes have.
+_DECISIONS = "/v1/systemone"
 
 _ANTHROPIC_TYPES = {
     400: "invalid_request_error",
@@ -37,6 +43,8 @@ class ApiError(Exception):
     def __init__(
         self, status: int, message: str, *, param: str | None = None, type: str | None = None, code: str | None = None
     ) -> None:
+        # It may repeat what a client sent.
+        message = message if len(message) <= _MAX_MESSAGE else f"{message[:_MAX_MESSAGE]}... and so on"
         super().__init__(message)
         self.status, self.message, self.param, self.code = status, message, param, code
         self.type = type or ("invalid_request_error" if status < 500 else "server_error")
@@ -53,12 +61,23 @@ class ApiError(Exception):
         if path.startswith("/v1/messages"):
             kind = _ANTHROPIC_TYPES.get(self.status, "api_error")
             return {"type": "error", "error": {"type": kind, "message": self.message}}
+        if path == _DECISIONS:
+            return {"detail": self._detail()}
         error = {"message": self.message, "type": self.type, "param": self.param, "code": self.code}
         return {"error": error}
 
+    def _detail(self) -> Any:
+        """Return what System One's clients read: what is wrong in the body place by place, else what kind of error."""
+        if self.status not in (400, 422):
+            return {"error_type": self.type, "message": self.message}
+        place = ["body", *(self.param or "").split(".")] if self.param else ["body"]
+        return [{"loc": place, "msg": self.message, "type": self.code or self.type}]
+
     def response(self, path: str) -> Response:
         """Return the whole answer to a request that ended with this error."""
-        return Json(self.envelope(path), self.status, self.headers)
+        # There what cannot be honoured is always a fault of validation.
+        status = 422 if path == _DECISIONS and self.status == 400 else self.status
+        return Json(self.envelope(path), status, self.headers)
 
 
 class Json(Response):

@@ -7,7 +7,7 @@ from typing import Any
 
 from redraft.constrain.automaton.vocabulary import Vocabulary
 from redraft.engine.generation import Generate, Recorders
-from redraft.engine.request import Request
+from redraft.engine.request import Request, check_stop
 from redraft.engine.request import generate as check_generate
 from redraft.engine.runtime import Prompt, Runtime
 from redraft.engine.thinking import wants_thought, without_switches
@@ -32,6 +32,8 @@ class Prepared:
     tools: ToolUse | None = None
     vocabulary: Vocabulary | None = None
     """Spells the tokens of log probabilities; None unless they were asked for."""
+    text_stop: tuple[str, ...] = ()
+    """Strings at which the text beside calls ends, after which there is no call. Without tools the request has them."""
 
     def answers(self, count: int = 1) -> list[Generate]:
         """Return so many answers, the n-th with n - 1 added to the seed."""
@@ -64,11 +66,13 @@ async def generation(
         given["thinking"] = wants_thought(*switches)
         variables = without_switches(template)
         tokens = prompt_tokens(here, prompt, fields.get("prompt"), given["thinking"], tools, variables)
+        # A stop string that stood in a call's arguments would leave it unfinished: it ends the text alone.
+        text_stop = () if tools is None else check_stop(given.pop("stop", None))
         if tools is not None:
             given["constraint"] = calling(here.runtime, tools, given.get("constraint"))
         request = check_generate(here.runtime, tokens, **given)
         vocabulary = None if request.top_logprobs is None else here.runtime.constraints.vocabulary
-        return Prepared(here.runtime, request, here.settings.record, tools, vocabulary)
+        return Prepared(here.runtime, request, here.settings.record, tools, vocabulary, text_stop)
 
     return await here.check(check, fields)
 

@@ -1,19 +1,31 @@
 """Runs the application on a socket, from the first request to a clean end."""
 
+import gc
 import logging
+import os
 import socket
+import sys
 import threading
+from contextlib import suppress
 from types import FrameType
 
 import uvicorn
 
 from redraft.api import Engine
+from redraft.engine.compiling.processes import CompileProcesses
 from redraft.engine.scheduler import MAX_BATCH_ROWS, MAX_CONCURRENCY, Scheduler
-from redraft.errors import RequestError
+from redraft.errors import ConstraintError, RequestError, ShuttingDownError
 from redraft.serve.app import create_app
+from redraft.serve.http.hosts import is_loopback, own_names
+from redraft.serve.http.patience import patient
 from redraft.serve.state import ServerSettings
 
-_LOOPBACK = ("127.0.0.1", "localhost", "::1")
+# Uvicorn's own variable: the proxies whose word about a client's address is taken. Without it anybody next to the
+# server could make up an address for each request.
+_PROXIES = "FORWARDED_ALLOW_IPS"
+# Seconds after which a thread that runs Python lets another one run; those that run the model wait for it often.
+_SWITCH = 0.0005
+
 log = logging.getLogger("redraft.serve")
 
 
@@ -39,12 +51,16 @@ class Server(uvicorn.Server):
             max_waiting=max_waiting,
             max_batch_rows=max_batch_rows,
         )
+        self.processes = CompileProcesses(self.scheduler.charge)
         self._grace = grace
         self._closing: threading.Thread | None = None
         config = uvicorn.Config(
-            create_app(self.scheduler, settings),
+            create_app(self.scheduler, settings, names=own_names(host), processes=self.processes),
             host=host,
             port=port,
+            http=patient(settings.limits.header_seconds),
+            ws="none",
+            proxy_headers=_PROXIES in os.environ,
             log_config=None,
             access_log=False,
             lifespan="off",
@@ -61,8 +77,19 @@ class Server(uvicorn.Server):
     def close_scheduler(self) -> None:
         """Begin to close the scheduler, which ends what still runs after the grace time."""
         if self._closing is None:
-            self._closing = threading.Thread(target=self.scheduler.close, args=(self._grace,), name="redraft-closing")
+            self._closing = threading.Thread(target=self._close, name="redraft-closing")
             self._closing.start()
+
+    def _close(self) -> None:
+        # What is still being compiled could not be queued any longer.
+        self.processes.close()
+        self.scheduler.close(self._grace)
+
+    def warm_up(self) -> None:
+        """Read the vocabulary, and start the process that compiles, before somebody waits for both."""
+        # A tokenizer that constraints cannot use is no fault unless one is asked for.
+        with suppress(ConstraintError, ShuttingDownError):
+            self.processes.start(self.scheduler.runtime.constraints.vocabulary)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen, and say where."""
@@ -84,6 +111,21 @@ class Server(uvicorn.Server):
         await super().shutdown(sockets)
 
 
+def check_address(host: str, port: int) -> None:
+    """Raise RequestError, before a model is loaded, for an address that cannot be listened at."""
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        for family, kind, protocol, _, address in found:
+            with socket.socket(family, kind, protocol) as listening:
+                # As the server does, which may follow at once on one that has ended.
+                listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                listening.bind(address)
+    except OSError as error:
+        raise RequestError(
+            f"cannot listen at {host} port {port}: {error.strerror or error}; choose another with --host and --port"
+        ) from error
+
+
 def run(
     engine: Engine,
     settings: ServerSettings,
@@ -97,7 +139,7 @@ def run(
 ) -> None:
     """Serve until a signal says to stop. Raises RequestError if the address cannot be listened at."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
-    if host not in _LOOPBACK and not settings.api_keys:
+    if not is_loopback(host) and not settings.api_keys:
         log.warning("%s can be reached by others and no --api-key is set: anybody may use this model", host)
     server = Server(
         engine,
@@ -109,6 +151,11 @@ def run(
         max_batch_rows=max_batch_rows,
         grace=grace,
     )
+    sys.setswitchinterval(_SWITCH)
+    # What is there now stays: to look through it again and again would stop everything else for as long as it takes.
+    gc.collect()
+    gc.freeze()
+    threading.Thread(target=server.warm_up, name="redraft-warm-up", daemon=True).start()
     try:
         server.run()
     except SystemExit as error:

@@ -1,6 +1,5 @@
 """One model that is being served: what runs its requests, what clients may ask of it, and who they are."""
 
-import asyncio
 import logging
 import secrets
 from collections.abc import Callable, Mapping, Sequence
@@ -9,15 +8,19 @@ from typing import TypeVar
 
 from fastapi import Request as HttpRequest
 
+from redraft.engine.fairness import Client
 from redraft.engine.generation import Recorders
 from redraft.engine.runtime import Runtime
 from redraft.engine.scheduler import Scheduler
 from redraft.errors import RedraftError
 from redraft.models.tokenizer import ChatTokenizer
 from redraft.serve.errors import ApiError, of_engine
+from redraft.serve.http.hosts import check_hosts
 from redraft.serve.http.limits import RequestLimits
 from redraft.serve.http.metrics import ServerMetrics
-from redraft.serve.http.security import check_keys, key_of
+from redraft.serve.http.presence import owner_of
+from redraft.serve.http.security import check_keys
+from redraft.serve.preparing import Preparing
 
 T = TypeVar("T")
 log = logging.getLogger("redraft.serve")
@@ -25,13 +28,17 @@ log = logging.getLogger("redraft.serve")
 
 @dataclass(frozen=True)
 class ServerSettings:
-    """The options that a server was started with. Raises RequestError for an API key that is empty."""
+    """The options that a server was started with. Raises RequestError for an API key that is empty, and for an allowed
+    host that is no name."""
 
     model: str
     """The name that clients know the model by."""
     api_keys: Sequence[str] = ()
     cors: Sequence[str] = ()
     """Origins whose pages may ask."""
+    allowed_hosts: Sequence[str] | None = None
+    """Names under which the server may be asked for, besides localhost, where it listens, and all addresses; ``*`` for
+    any. None for these alone, and for any where there are API keys."""
     limits: RequestLimits = field(default_factory=RequestLimits)
     max_tokens: int | None = None
     """The limit of an answer to a client that sets none; None for what the context has left."""
@@ -41,6 +48,7 @@ class ServerSettings:
 
     def __post_init__(self) -> None:
         check_keys(self.api_keys)
+        check_hosts(self.allowed_hosts or ())
 
 
 @dataclass(frozen=True)
@@ -50,6 +58,7 @@ class Serving:
     scheduler: Scheduler
     metrics: ServerMetrics
     settings: ServerSettings
+    preparing: Preparing
 
     @property
     def runtime(self) -> Runtime:
@@ -73,9 +82,10 @@ class Serving:
             )  # fmt: skip
 
     async def check(self, check: Callable[[], T], fields: Mapping[str, str]) -> T:
-        """Run ``check`` in a thread, for it may tokenize and compile; ApiError, by ``fields``, for what it refuses."""
+        """Run ``check`` in a thread when it is the client's turn, for it may tokenize and compile; ApiError, by
+        ``fields``, for what it refuses."""
         try:
-            return await asyncio.to_thread(check)
+            return await self.preparing.run(check)
         except RedraftError as error:
             raise of_engine(error, fields) from error
 
@@ -91,10 +101,9 @@ def serving(http: HttpRequest) -> Serving:
     return found
 
 
-def client_of(http: HttpRequest, user: str | None = None) -> str:
+def client_of(http: HttpRequest, user: str | None = None) -> Client:
     """Name the client that a request counts for: its API key or address, and the user that it names."""
-    address = http.client.host if http.client else ""
-    return f"{key_of(http.headers) or address}/{user or ''}"
+    return Client(owner_of(http.scope, bool(serving(http).settings.api_keys)), user or "")
 
 
 def new_seed() -> int:

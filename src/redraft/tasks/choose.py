@@ -24,9 +24,10 @@ from redraft.engine.request import (
 )
 from redraft.engine.result import OnStep, Usage
 from redraft.engine.runtime import Prompt, Runtime
-from redraft.engine.task import StepRecorder, Task, recorded
+from redraft.engine.sampling import NOTHING
+from redraft.engine.task import StepRecorder, Task, TimedListener, recorded
 from redraft.engine.thinking import OF_THOUGHTS
-from redraft.errors import RequestError
+from redraft.errors import RequestError, counted
 
 _ONLY = "answer"
 
@@ -112,8 +113,8 @@ class ChooseRequest:
         length = min(request.canvas_length, request.context_length - len(request.prompt))
         if decisions.min_tokens > length:
             raise RequestError(
-                f"the answers take {decisions.min_tokens} tokens or more, and the canvas has {length}; ask fewer "
-                "questions at a time"
+                f"the answers take {counted(decisions.min_tokens, 'token')} or more, and the canvas has {length}; ask "
+                "fewer questions at a time"
             )
         return cls(runtime, request, reading, decisions, classes, length, record)
 
@@ -126,16 +127,17 @@ class ChooseRequest:
 
     def _begin(self, on_step: OnStep | None) -> Task[ChooseResult]:
         began, runtime, request = perf_counter(), self.runtime, self.request
+        listener = None if on_step is None else TimedListener(on_step)
         cache, cached = yield from open_context(runtime, request.prompt)
         try:
             commit = yield from prefill(runtime, request.prompt, cache)
             canvas = Denoising(runtime, request, self._plan(), cache)
-            last, steps = yield from canvas.read_last(commit, on_step)
+            last, steps = yield from canvas.read_last(commit, listener)
         finally:
             cache.close()
         decided, power = self.decisions.decide(class_sums(last.readout)), self.reading.power
         probabilities = decided.probabilities if power is None else tempered(decided.probabilities, power)
-        seconds = perf_counter() - began
+        seconds = perf_counter() - began - (0.0 if listener is None else listener.seconds)
         return ChooseResult(
             {name: Decision(own) for name, own in probabilities.items()},
             decided.log_valid,
@@ -214,7 +216,8 @@ def _request(
     steps: int,
     parameters: Mapping[str, Any],
 ) -> Request:
-    for name in ("constraint", *OF_THOUGHTS, "draft", "stop", "verifier", "best_of", "max_tokens"):
+    own = ("constraint", *OF_THOUGHTS, "draft", "stop", "verifier", "best_of", "max_tokens", *vars(NOTHING))
+    for name in own:
         if name in parameters:
             raise RequestError(f"{name} cannot be given to choose; the options say what may be answered")
     holes = {name: Hole(choices=tuple(options)) for name, options in questions.items()}

@@ -14,7 +14,7 @@ from redraft.engine.result import OnStep, Result, Usage, fields_of
 from redraft.engine.runtime import Prompt, Runtime
 from redraft.engine.task import Task
 from redraft.engine.thinking import OF_THOUGHTS
-from redraft.errors import RequestError
+from redraft.errors import RequestError, counted
 from redraft.tasks.infill import (
     before_ending,
     beginning_of,
@@ -153,7 +153,7 @@ def edit(
         draft = draft_of(runtime, [(text, 1 - strength)])
         request = generate(runtime, asked, draft=draft, **parameters)
         return RewriteRequest(runtime, request, record)
-    ordered = _check_spans(text, spans)
+    ordered = check_spans(text, spans)
     holes = dict(zip(ordered, check_holes(hole, len(ordered)), strict=True))
     prompt = None if instruction is None else runtime.question(instruction, text)
     groups = _groups(runtime, text, ordered)
@@ -164,7 +164,7 @@ def edit(
         needed, given = canvas.compiled.min_tokens, parameters.get("max_tokens")
         if isinstance(given, int) and given < needed:
             raise RequestError(
-                f"max_tokens {given} is too small for a canvas whose shortest text takes {needed} tokens"
+                f"max_tokens {given} is too small for a canvas whose shortest text takes {counted(needed, 'token')}"
             )
     first = _request(runtime, prompt, text[: groups[0].start], canvases[0], parameters)
     return EditRequest(runtime, prompt, text, ordered, groups, canvases, parameters, first, record)
@@ -174,7 +174,8 @@ def _request(
     runtime: Runtime, prompt: Prompt | None, before: str, canvas: _Canvas, parameters: Mapping[str, Any]
 ) -> Request:
     """Make the request for one canvas of an edit, after the text ``before`` it."""
-    context = context_before(runtime, prompt, before)
+    instead = "an instruction, or let the first span begin behind the first character"
+    context = context_before(runtime, prompt, before, instead=instead)
     settings = {"max_tokens": one_canvas(runtime, context, canvas.compiled.min_tokens), **parameters}
     return generate(runtime, context, constraint=canvas.constraint, draft=canvas.draft, **settings)
 
@@ -213,8 +214,8 @@ def _groups(runtime: Runtime, text: str, spans: Sequence[tuple[int, int]]) -> li
     return groups
 
 
-def _check_spans(text: str, spans: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
-    """The spans, which must be in order."""
+def check_spans(text: str, spans: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Return the spans, which must be in order; RequestError where they are not, or not within the text."""
     if not isinstance(spans, Sequence) or isinstance(spans, str):
         raise RequestError(f"spans {spans!r} must be a list of (start, end) in characters")
     checked = []

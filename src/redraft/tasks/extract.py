@@ -3,16 +3,18 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Generic, cast
 
 import torch
 from torch import Tensor
+from typing_extensions import TypeVar
 
 from redraft.canvas.random import PositionRandom
 from redraft.canvas.readout import ReadoutSpec
 from redraft.canvas.step import Pinned
 from redraft.constrain.constraint import JSONSchema
 from redraft.constrain.language.json.spans import Leaf, leaves, token_spans
+from redraft.constrain.python_types import is_type, schema_of, value_of
 from redraft.engine.constrained import CanvasConstraint
 from redraft.engine.context import open_context, prefill
 from redraft.engine.generation import Answer, Generate, Recorders
@@ -30,45 +32,54 @@ INSTRUCTION = "Read the text below and write what it says as JSON under this sch
 _CONFIDENCE = 1 << 63
 
 
+V = TypeVar("V", default=Any)
+"""The type of what is extracted."""
+
+
 @dataclass(frozen=True, repr=False)
-class Extraction(Result):
+class Extraction(Result, Generic[V]):
     """``text`` is the JSON."""
 
-    value: Any = None
-    """The value that the JSON says."""
+    value: V = None  # type: ignore[assignment]
+    """The value that the JSON says; of the Python type that was given for a schema, if one was."""
     confidence: dict[str, float] = field(default_factory=dict)
     """The confidence of every value that holds no others, by JSON pointer (RFC 6901): the probability that the model
     gives the value's least likely token when the value is noise, and all the rest of the answer is there."""
 
 
 @dataclass(frozen=True, eq=False)
-class ExtractRequest:
+class ExtractRequest(Generic[V]):
     """An extraction that is checked and compiled (a ``task.Runnable``)."""
 
     runtime: Runtime
     request: Request
     confidence: bool
     """True if each value's confidence is wanted."""
+    wanted: type[V] | None = None
+    """The Python type that the value is to have, if one was given for a schema."""
     record: Recorders | None = None
 
-    def task(self, on_step: OnStep | None = None) -> Task[Extraction]:
+    def task(self, on_step: OnStep | None = None) -> Task[Extraction[V]]:
         """Begin to read. The steps of the confidence are neither told nor kept."""
         answer = yield from Generate(self.runtime, self.request, self.record).answer(on_step)
         found = (yield from _confidence(self.runtime, self.request, answer)) if self.confidence else {}
-        return Extraction(**fields_of(answer.result), value=_value(answer.result.text), confidence=found)
+        return Extraction(**fields_of(answer.result), value=self._value(answer.result.text), confidence=found)
+
+    def _value(self, text: str) -> Any:
+        return _value(text) if self.wanted is None else value_of(self.wanted, text)
 
 
 def extract(
     runtime: Runtime,
     text: str,
-    schema: Mapping[str, Any] | str,
+    schema: type[V] | Mapping[str, Any] | str,
     *,
     instruction: str | None = None,
     confidence: bool = True,
     record: Recorders | None = None,
     **parameters: Any,
-) -> ExtractRequest:
-    """Check a request to read ``text`` into JSON that is valid under ``schema``.
+) -> ExtractRequest[V]:
+    """Check a request to read ``text`` into JSON that is valid under ``schema``, a JSON schema or a Python type.
 
     instruction: what the model is told, in the place of a sentence that names the schema. confidence: one denoising
     step more for every field. record: keeps how the JSON is generated, and not the steps of the confidence. Other
@@ -80,12 +91,13 @@ def extract(
         if name in parameters:
             raise RequestError(f"{name} cannot be given to extract; the schema says what is written")
     check_text("text", text)
-    constraint = JSONSchema(schema)
+    wanted: Any = schema if is_type(schema) else None
+    constraint = JSONSchema(cast("Mapping[str, Any] | str", schema) if wanted is None else schema_of(wanted))
     said = INSTRUCTION.format(schema=constraint.schema) if instruction is None else instruction
     check_text("instruction", said)
     check_switch("confidence", confidence)
     request = generate(runtime, runtime.question(said, text), constraint=constraint, **parameters)
-    return ExtractRequest(runtime, request, confidence, record)
+    return ExtractRequest(runtime, request, confidence, wanted, record)
 
 
 def _value(text: str) -> Any:

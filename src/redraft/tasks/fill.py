@@ -11,7 +11,7 @@ from redraft.engine.result import OnStep, Result, fields_of
 from redraft.engine.runtime import Prompt, Runtime
 from redraft.engine.task import Task
 from redraft.engine.thinking import OF_THOUGHTS
-from redraft.errors import RequestError
+from redraft.errors import RequestError, counted
 from redraft.tasks.infill import (
     before_ending,
     beginning_of,
@@ -83,7 +83,8 @@ def fill(
         room = check_whole("max_tokens", max_tokens, 1) + beside
         if room < needed:
             raise RequestError(
-                f"max_tokens {max_tokens} is too small for the hole: its shortest text takes {needed - beside} tokens"
+                f"max_tokens {max_tokens} is too small for the hole: its shortest text takes "
+                f"{counted(needed - beside, 'token')}"
             )
     request = generate(runtime, context, constraint=constraint, max_tokens=room, **parameters)
     return FillRequest(runtime, request, prefix, suffix, shown, record)

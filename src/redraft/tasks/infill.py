@@ -16,7 +16,7 @@ from redraft.engine.result import Chunk, Result
 from redraft.engine.runtime import Prompt, Runtime
 from redraft.engine.task import Task, with_chunks
 from redraft.engine.text import overlap
-from redraft.errors import ConstraintError, RequestError
+from redraft.errors import ConstraintError, RequestError, counted
 from redraft.models.tokenizer import Check
 
 
@@ -41,17 +41,26 @@ def without_ending(text: str, ending: str) -> str:
     return text[: len(text) - len(ending)]
 
 
-def context_before(runtime: Runtime, prompt: Prompt | None, before: str, check: Check | None = None) -> list[int]:
+def context_before(
+    runtime: Runtime,
+    prompt: Prompt | None,
+    before: str,
+    check: Check | None = None,
+    instead: str = "a prefix of one character or more, or a prompt",
+) -> list[int]:
     """Return the tokens of a prompt, and of the text before a canvas; RequestError where there are none.
 
-    ``check`` is as in ``Runtime.tokenize``.
+    ``check`` is as in ``Runtime.tokenize``; ``instead`` names what would give the canvas something to stand behind.
     """
     if prompt is not None:
         given = runtime.tokenize(prompt, check=check)
         return [*given, *runtime.tokenizer.encode_text(before, runtime.fits(check), literal=True)]
     tokens = runtime.tokenizer.encode(before, runtime.fits(check), literal=True)
     if not tokens:
-        raise RequestError("there is nothing before the canvas: give a prefix of one character or more, or a prompt")
+        raise RequestError(
+            "there is nothing before the canvas, and this tokenizer begins no text with a token of its own: give "
+            f"{instead}"
+        )
     return tokens
 
 
@@ -70,7 +79,8 @@ def beginning_of(runtime: Runtime, text: str, tokens: int) -> str:
 
 def draft_of(runtime: Runtime, pieces: Sequence[tuple[str, float]]) -> Draft:
     """Text, piece by piece, each with the probability that one of its tokens survives, and an end token after it."""
-    tokens, survival = [], []
+    tokens: list[int] = []
+    survival: list[float] = []
     for text, probability in pieces:
         own = runtime.tokenizer.encode_text(text, literal=True)
         tokens += own
@@ -87,7 +97,10 @@ def check_holes(hole: Hole | Sequence[Hole] | None, count: int) -> list[Hole]:
     if not isinstance(hole, list | tuple):
         return [check_hole(hole)] * count
     if len(hole) != count:
-        raise RequestError(f"hole has {len(hole)} descriptions for {count} spans; give one for each, or one for all")
+        raise RequestError(
+            f"hole has {counted(len(hole), 'description')} for {counted(count, 'span')}; give one for each, "
+            "or one for all"
+        )
     return [check_hole(one) for one in hole]
 
 

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, Literal
 
+from redraft.constrain.language.json.document import Document
 from redraft.constrain.language.json.keywords import TooDeepError, fail, joined_pointer, read
 from redraft.constrain.language.json.logic import satisfies
-from redraft.constrain.language.json.merge import Document, Merged, Place, Places
+from redraft.constrain.language.json.merge import Merged, Places
 from redraft.errors import GenerationError, RequestError
 from redraft.models.tokenizer import ChatTokenizer
 
@@ -206,10 +207,12 @@ class _Builder:
                     raise fail(left[0].pointer, problem)
                 nullable |= len(options) < len(left[0].options) and "null" in (merged.kinds or {"null"})
                 decided.add(left[0].pointer)
-                places = (*places, options[0])
+                places = (*places, *options[0])
                 merged = self._document.merge(places, 1)
         except TooDeepError:
             raise fail(places[0].pointer, "a schema inside itself has no fixed layout; write it out") from None
+        if merged.unfixed:
+            raise fail(merged.pointer, f"{merged.unfixed[0]!r} has no fixed layout; leave it out and check the result")
         kinds = merged.kinds if merged.kinds is not None else merged.implied_kinds
         if merged.values is not None:
             merged.values = [value for value in merged.values if satisfies(self._document, merged, value)]
@@ -218,8 +221,8 @@ class _Builder:
             nullable |= "null" in kinds
         return merged, kinds - {"null"}, nullable
 
-    def _is_null(self, place: Place) -> bool:
-        merged = self._document.merge((place,), 1)
+    def _is_null(self, places: Places) -> bool:
+        merged = self._document.merge(places, 1)
         return merged.kinds == frozenset({"null"}) or merged.values == [None]
 
     def _members(self, merged: Merged, pointer: str, depth: int, may_be_absent: bool) -> dict[str, Part]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from redraft.constrain.language.json.keywords import joined_pointer
-from redraft.errors import GenerationError, RequestError
+from redraft.errors import GenerationError, RequestError, counted
 from redraft.models.tokenizer import ChatTokenizer
 from redraft.tasks.layout import CHARACTERS_A_TOKEN, NULL, WIDTH, Fields, Items, Part, Slot, described, laid_out, slots
 
@@ -51,7 +51,8 @@ class Canvas:
             if isinstance(piece, Filled):
                 if len(own) >= piece.width:
                     raise RequestError(
-                        f"{piece.text!r} takes {len(own)} tokens, and its slot holds {piece.width - 1} and an end token"
+                        f"{piece.text!r} takes {counted(len(own), 'token')}, and its slot holds {piece.width - 1} "
+                        "and an end token"
                     )
                 own += [end_token_id] * (piece.width - len(own))
             tokens += own
@@ -94,7 +95,8 @@ class Slots:
             taken = len(self.tokenizer.encode_text(text, literal=True))
             if taken >= slot.width:
                 raise RequestError(
-                    f"value at {slot.pointer}: {text[1:]!r} takes {taken} tokens, and its slot holds {slot.width - 1}; "
+                    f"value at {slot.pointer}: {text[1:]!r} takes {counted(taken, 'token')}, and its slot holds "
+                    f"{slot.width - 1}; "
                     f"a 'maxLength' above {CHARACTERS_A_TOKEN * WIDTH} makes that of a string wider"
                 )
         return tuple(self._pieces(texts))

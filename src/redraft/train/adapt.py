@@ -4,7 +4,6 @@ The weights stay what they are: encoding, the new model is the base. It gets a t
 and a configuration that says so.
 """
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,12 +15,11 @@ from torch import Tensor
 from redraft.errors import CheckpointError
 from redraft.files import make_new_folder, replacing, write_text
 from redraft.formats import safetensors, source
-from redraft.formats.gguf.file import open_gguf
 from redraft.formats.json_objects import read_object, write_object
-from redraft.formats.source import CONFIG_FILE, GENERATION_FILE, is_single_file
+from redraft.formats.source import CONFIG_FILE, GENERATION_FILE
 from redraft.formats.tensors import StoredTensor
-from redraft.models.checkpoint import architecture_of, check_tensors
-from redraft.models.companions import write_terms, write_tokenizer
+from redraft.models.checkpoint import architecture_of, check_folder, check_tensors
+from redraft.models.companions import write_card, write_terms, write_tokenizer
 from redraft.models.family import Family, FamilyConfig
 from redraft.models.registry import BASES, family_of
 from redraft.models.tokenizer import SETTINGS_FILE, TEMPLATE_FILE, TOKENIZER_FILE, ChatTokenizer
@@ -63,6 +61,7 @@ class Mask:
 
 def is_base(path: Path) -> bool:
     """Tell whether a checkpoint is of an architecture that can be adapted."""
+    check_folder(path)
     return str(architecture_of(source.read_config(path))) in BASES
 
 
@@ -71,6 +70,7 @@ def read_base(path: Path, name: str) -> Base:
 
     Raises CheckpointError for an architecture that is none of those that can be adapted, naming them.
     """
+    check_folder(path)
     config = source.read_config(path)
     architecture = architecture_of(config)
     if str(architecture) not in BASES:
@@ -119,7 +119,13 @@ def adapt(
     if chat_template is not None:
         write_text(folder / TEMPLATE_FILE, chat_template, keep_link=False)
     write_terms(base.path, folder)
-    _write_card(base, folder, mask)
+    write_card(
+        folder,
+        base.path,
+        base.name,
+        "Made of `{base}` by `redraft adapt`: the base's weights, with the token\n"
+        f"`{mask.text}` (id {mask.id}) for what is unknown on a canvas. It has not been trained to denoise yet.",
+    )
     return mask
 
 
@@ -209,37 +215,3 @@ def _add_mask(folder: Path, tokenizer: ChatTokenizer, mask: Mask) -> None:
         if isinstance(listed, dict):
             listed[str(mask.id)] = {"content": mask.text, "special": True, **_AS_WRITTEN}
     write_object(folder / SETTINGS_FILE, {**settings, "mask_token": mask.text})
-
-
-def _write_card(base: Base, folder: Path, mask: Mask) -> None:
-    """Write a model card's beginning."""
-    licence = _licence(base.path)
-    # What it was read from on this machine says nothing elsewhere.
-    name = base.path.name if Path(base.name).exists() else base.name
-    card = f"""\
----
-base_model: {name}
-license: {licence or "other"}
-library_name: redraft
----
-
-# {folder.name}
-
-Made of `{name}` by `redraft adapt`: the base's weights, with the token
-`{mask.text}` (id {mask.id}) for what is unknown on a canvas. It has not been trained to denoise yet.
-
-Terms: those of the base{f", {licence}" if licence else ", which its files here do not name; look them up"}.
-"""
-    write_text(folder / "README.md", card, keep_link=False)
-
-
-def _licence(path: Path) -> str | None:
-    """Return the licence that the base's file or model card names."""
-    if is_single_file(path):
-        found = open_gguf(path).header.metadata.get("general.license")
-        return found if isinstance(found, str) else None
-    card = path / "README.md"
-    if not card.exists():
-        return None
-    line = re.search(r"^license: *(\S+)", card.read_text(encoding="utf-8", errors="replace"), re.MULTILINE)
-    return None if line is None else line[1]

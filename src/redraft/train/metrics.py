@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +30,7 @@ class Metrics:
         self._events: Any = _event_writer(folder, resumed_at) if tensorboard else None
         self._rows = []
         if self._path.exists():
-            rows = [json.loads(line) for line in self._path.read_text().splitlines()]
-            self._rows = [row for row in rows if row["step"] <= resumed_at]
+            self._rows = [row for row in _whole_rows(self._path.read_text()) if row["step"] <= resumed_at]
         write_text(self._path, "".join(json.dumps(row) + "\n" for row in self._rows))
 
     def add(self, step: int, values: Mapping[str, float]) -> None:
@@ -79,3 +79,12 @@ def _event_writer(folder: Path, resumed_at: int) -> Any:
         raise RedraftError("event files need tensorboard; install it with: pip install tensorboard") from error
     # Events after the step that a run resumes from are written again.
     return SummaryWriter(str(folder / "events"), purge_step=resumed_at + 1)
+
+
+def _whole_rows(text: str) -> list[dict[str, Any]]:
+    """Return the rows of a log; its last line may have been cut off by a kill, or by a full disk."""
+    lines = text.splitlines()
+    rows = [json.loads(line) for line in lines[:-1]]
+    with suppress(ValueError):
+        rows += [json.loads(line) for line in lines[-1:]]
+    return rows

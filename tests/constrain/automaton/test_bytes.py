@@ -124,7 +124,7 @@ def reached(states: set[int], steps: set[tuple[int, int]]) -> set[int]:
     return states
 
 
-@settings(deadline=None, max_examples=200, suppress_health_check=[HealthCheck.too_slow])
+@settings(deadline=None, max_examples=80, suppress_health_check=[HealthCheck.too_slow])
 @given(expressions)
 def test_an_automaton_accepts_exactly_the_short_texts_that_the_expression_means(expression: Expression):
     automaton = built(expression)
@@ -132,7 +132,7 @@ def test_an_automaton_accepts_exactly_the_short_texts_that_the_expression_means(
     assert accepted == {text for text in SHORT_TEXTS if matches(expression, text)}
 
 
-@settings(deadline=None, max_examples=100, suppress_health_check=[HealthCheck.too_slow])
+@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.too_slow])
 @given(expressions)
 def test_no_two_states_are_equivalent_and_none_is_unreachable_or_a_dead_end(expression: Expression):
     automaton = built(expression)
@@ -160,7 +160,7 @@ def test_many_words_take_one_state_for_each_set_of_endings(seed: int):
     assert sum(accepted_by_length(automaton, 13)) == len(words)
 
 
-@settings(deadline=None, max_examples=100, suppress_health_check=[HealthCheck.too_slow])
+@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.too_slow])
 @given(expressions)
 def test_the_last_row_is_dead_and_arrays_have_the_stated_form(expression: Expression):
     automaton = built(expression)
@@ -174,7 +174,7 @@ def test_the_last_row_is_dead_and_arrays_have_the_stated_form(expression: Expres
     assert not automaton.accepting[-1]
 
 
-@settings(deadline=None, max_examples=100, suppress_health_check=[HealthCheck.too_slow])
+@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.too_slow])
 @given(expressions, expressions)
 def test_the_same_language_gives_the_same_arrays_however_it_is_written(one: Expression, other: Expression):
     plain = built(one)
@@ -196,7 +196,7 @@ def test_states_are_numbered_in_the_order_in_which_bytes_reach_them():
     assert [state for state in met if state < automaton.states] == list(range(automaton.states))
 
 
-@settings(deadline=None, max_examples=100, suppress_health_check=[HealthCheck.too_slow])
+@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.too_slow])
 @given(expressions)
 def test_shortest_is_the_first_in_byte_order_of_the_shortest_texts(expression: Expression):
     automaton = built(expression)
@@ -300,7 +300,7 @@ def any_json(depth: int) -> Expression:
 
 def test_a_list_of_shared_items_does_not_double_at_every_level():
     expression = any_json(5)
-    with pytest.raises(ConstraintError, match="nfa_states"):
+    with pytest.raises(ConstraintError, match="more than 1000 places"):
         build(expression, Limits(nfa_states=1000))
     automaton = build(expression, Limits(nfa_states=10_000))
     assert automaton.matches(b'{"a":[1,[],{"b":{"c":[true,"x",-0.5]}}],"\\u00e9":{}}')
@@ -319,21 +319,25 @@ def test_deep_trees_do_not_overflow_the_stack():
 @pytest.mark.parametrize(
     ("expression", "limits", "named"),
     [
-        (parse("(.*a.{8})"), Limits(states=1000), "needs .* states .*Limits.states"),
-        (parse("(a|b)*a(a|b){30}"), Limits(states=500), "2000 states before it is minimised.*Limits.states"),
-        (parse("((a{0,100}){0,100}){0,100}"), Limits(nfa_states=9000), "9000 places.*Limits.nfa_states"),
-        (Repeat(EMPTY, 10**12, 10**15), Limits(), "Limits.nfa_states"),
-        (Repeat(EMPTY, 10**12, None), Limits(), "Limits.nfa_states"),
-        (Repeat(any_of(*["x"] * 1000), 0, 9000), Limits(nfa_states=10_000), "40000 transitions.*Limits.nfa_states"),
-        (Literal("a" * 200_000), Limits(), "Limits.nfa_states"),
+        (parse("(.*a.{8})"), Limits(states=1000), "needs .* states .*leave out alternatives"),
+        (parse("(a|b)*a(a|b){30}"), Limits(states=500), "2000 states before it is minimised.*leave out alternatives"),
+        (parse("((a{0,100}){0,100}){0,100}"), Limits(nfa_states=9000), "9000 places.*leave out alternatives"),
+        (Repeat(EMPTY, 10**12, 10**15), Limits(), "100000 places"),
+        (Repeat(EMPTY, 10**12, None), Limits(), "100000 places"),
+        (
+            Repeat(any_of(*["x"] * 1000), 0, 9000),
+            Limits(nfa_states=10_000),
+            "40000 transitions.*leave out alternatives",
+        ),
+        (Literal("a" * 200_000), Limits(), "100000 places"),
         pytest.param(parse("a?" * 4000), Limits(), "too many places of the constraint at once", marks=pytest.mark.slow),
-        (parse("[a-w]{0,9}x"), Limits(states=9), "needs 11 states and may have 9;.*Limits.states"),
-        (parse("(|){0,9000}"), Limits(steps=50_000), "more than 50000 steps .*Limits.steps"),
-        (parse("(a?){50}a{50}"), Limits(steps=10_000), "more than 10000 steps .*Limits.steps"),
+        (parse("[a-w]{0,9}x"), Limits(states=9), "needs 11 states and may have 9;.*leave out alternatives"),
+        (parse("(|){0,9000}"), Limits(steps=50_000), "more than 50000 steps .*leave out alternatives"),
+        (parse("(a?){50}a{50}"), Limits(steps=10_000), "more than 10000 steps .*leave out alternatives"),
         (
             AllOf((parse("([ab]{30})*"), parse("([ab]{31})*"))),
             Limits(steps=5000),
-            "more than 5000 steps .*Limits.steps",
+            "more than 5000 steps .*leave out alternatives",
         ),
         (AllOf((parse("([ab]{30})*"), parse("([ab]{31})*"))), Limits(states=100), "before it is minimised"),
     ],

@@ -4,6 +4,7 @@ import json
 import random
 import re
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -65,6 +66,11 @@ def over_tokens(expression: Expression, ends: tuple[int, ...] = (END_OF_SEQUENCE
     return token_automaton.build(byte_automaton.build(expression), gemma_vocabulary(), ends)
 
 
+@cache
+def ten_properties(whitespace: Whitespace) -> TokenAutomaton:
+    return over_tokens(json_schema.expression(TEN_PROPERTIES, whitespace=whitespace))
+
+
 def encoded(text: str) -> list[int]:
     return gemma_tokenizer().encode(text, add_special_tokens=False).ids
 
@@ -91,7 +97,7 @@ def test_the_tokens_of_random_texts_spell_them():
         "\x00",
         "e\u0301",
     ]
-    for _ in range(1000):
+    for _ in range(300):
         text = "".join(chance.choice([*pieces, chr(chance.randrange(1, 0xD800))]) for _ in range(chance.randrange(12)))
         assert gemma_vocabulary().spell(encoded(text)) == text.replace("▁", " ").encode()
 
@@ -99,7 +105,7 @@ def test_the_tokens_of_random_texts_spell_them():
 def test_random_tokens_decode_to_their_bytes():
     chance = np.random.default_rng(0)
     spoken = np.flatnonzero(np.diff(gemma_vocabulary().offsets))
-    for _ in range(2000):
+    for _ in range(600):
         tokens = chance.choice(spoken, size=int(chance.integers(1, 20))).tolist()
         text = gemma_vocabulary().spell(tokens)
         if b"\xef\xbf\xbd" not in text.decode(errors="replace").encode():
@@ -107,9 +113,11 @@ def test_random_tokens_decode_to_their_bytes():
 
 
 def test_every_byte_is_a_token_and_only_tokens_without_text_are_none():
-    spelled = {gemma_vocabulary().spell([token]) for token in range(SIZE)}
-    assert {bytes([value]) for value in range(256)} <= spelled
-    silent = np.flatnonzero(np.diff(gemma_vocabulary().offsets) == 0).tolist()
+    lengths = np.diff(gemma_vocabulary().offsets)
+    assert len(lengths) == SIZE
+    spelled = {gemma_vocabulary().spell([token]) for token in np.flatnonzero(lengths == 1).tolist()}
+    assert {bytes([value]) for value in range(256)} == spelled
+    silent = np.flatnonzero(lengths == 0).tolist()
     pieces = [gemma_tokenizer().id_to_token(token) or "" for token in silent]
     assert {"<pad>", "<eos>", "<bos>", "<unk>", "<mask>", "<start_of_turn>", "<end_of_turn>"} <= set(pieces)
     unused = [piece for piece in pieces if re.fullmatch(r"<unused\d+>", piece)]
@@ -174,7 +182,7 @@ PATTERNS = [
 @pytest.mark.parametrize("pattern", PATTERNS)
 def test_walks_match_their_pattern(pattern: str):
     walks, chance = RandomTokens(over_tokens(regex.parse(pattern))), np.random.default_rng(1)
-    for _ in range(150):
+    for _ in range(50):
         text = gemma_vocabulary().spell(walks.draw(chance))
         assert full_match(pattern, text), text
 
@@ -199,15 +207,14 @@ def test_encoded_texts_are_accepted_exactly_if_they_match(pattern: str):
 
 @pytest.mark.parametrize("whitespace", ["compact", "one-space", "free"])
 def test_walks_through_ten_properties_are_valid(whitespace: Whitespace):
-    automaton = over_tokens(json_schema.expression(TEN_PROPERTIES, whitespace=whitespace))
-    walks, chance = RandomTokens(automaton), np.random.default_rng(3)
-    for _ in range(100):
+    walks, chance = RandomTokens(ten_properties(whitespace)), np.random.default_rng(3)
+    for _ in range(30):
         text = gemma_vocabulary().spell(walks.draw(chance, 120))
         assert valid_json(TEN_PROPERTIES, text), text
 
 
 def test_documents_as_any_writer_lays_them_out_are_accepted_exactly_if_they_are_valid():
-    automaton = over_tokens(json_schema.expression(TEN_PROPERTIES, whitespace="free"))
+    automaton = ten_properties("free")
     walks, chance = RandomTokens(automaton), np.random.default_rng(4)
     changes: list[Callable[[dict[str, Any]], object]] = [
         lambda document: None,
@@ -231,7 +238,7 @@ def test_documents_as_any_writer_lays_them_out_are_accepted_exactly_if_they_are_
 @pytest.mark.slow
 def test_walks_through_random_schemas_are_valid():
     chance, documents = np.random.default_rng(5), 0
-    for seed in range(20_000, 20_260):
+    for seed in range(20_000, 20_090):
         schema = RandomSchemas(seed, loose=bool(seed % 2)).draw()
         try:
             automaton = over_tokens(json_schema.expression(schema, depth=2))
@@ -240,11 +247,11 @@ def test_walks_through_random_schemas_are_valid():
                 raise
             continue
         walks = RandomTokens(automaton)
-        for _ in range(12):
+        for _ in range(10):
             text = gemma_vocabulary().spell(walks.draw(chance))
             assert valid_json(schema, text), (schema, text)
             documents += 1
-    assert documents > 2000
+    assert documents > 600
 
 
 def test_no_walk_takes_a_token_without_text_and_each_end_token_ends():

@@ -95,7 +95,7 @@ def _group(built: TokenAutomaton, group: int) -> NDArray[np.int32]:
 
 
 @given(_automata(), TOKENS, st.sets(st.integers(0, 1)))
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=50, deadline=None)
 def test_a_class_is_exactly_the_tokens_that_do_the_same_from_every_state(
     automaton: ByteAutomaton, tokens: list[bytes], ends: set[int]
 ) -> None:
@@ -113,7 +113,7 @@ def test_a_class_is_exactly_the_tokens_that_do_the_same_from_every_state(
 
 
 @given(_automata(), TOKENS, st.sets(st.integers(0, 1)))
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=50, deadline=None)
 def test_edges_take_every_token_from_every_state_where_its_bytes_lead(
     automaton: ByteAutomaton, tokens: list[bytes], ends: set[int]
 ) -> None:
@@ -146,7 +146,7 @@ def _check_edges(built: TokenAutomaton, brute: _BruteForce) -> None:
 
 
 @given(_automata(), TOKENS)
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_distance_is_the_fewest_tokens_to_acceptance(automaton: ByteAutomaton, tokens: list[bytes]) -> None:
     built, brute = _pair(automaton, tokens, set())
     assert built.distance.tolist() == [brute.distance[state] for state in brute.kept]
@@ -154,7 +154,7 @@ def test_distance_is_the_fewest_tokens_to_acceptance(automaton: ByteAutomaton, t
 
 
 @given(_automata(), TOKENS)
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_arrays_are_sorted_and_share_equal_groups(automaton: ByteAutomaton, tokens: list[bytes]) -> None:
     built, _ = _pair(automaton, tokens, {0})
     edges = list(zip(built.edge_source.tolist(), built.edge_target.tolist(), strict=True))
@@ -171,7 +171,7 @@ def test_arrays_are_sorted_and_share_equal_groups(automaton: ByteAutomaton, toke
 
 
 @given(_automata(), TOKENS)
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_token_sequences_are_accepted_when_their_text_is(automaton: ByteAutomaton, tokens: list[bytes]) -> None:
     tokens = tokens[:6]
     built, _ = _pair(automaton, tokens, set())

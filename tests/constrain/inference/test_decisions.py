@@ -148,7 +148,7 @@ def _frames(draw: st.DrawFn) -> list[str | tuple[str, Sequence[str]]]:
     return frame
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(_frames(), st.integers(0, 10**6), st.integers(0, 6))
 def test_any_frame_is_refused_as_ambiguous_or_decided_exactly(frame, seed: int, more: int):
     """It is refused exactly if two fillings make the same text."""

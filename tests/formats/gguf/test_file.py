@@ -8,6 +8,7 @@ import pytest
 import torch
 from gguf import GGMLQuantizationType as Kind
 from transformers import AutoModelForCausalLM, Gemma3ForCausalLM, Gemma3TextConfig, LlamaConfig, LlamaForCausalLM
+from transformers.initialization import no_init_weights
 
 import redraft
 from redraft.errors import CheckpointError
@@ -42,7 +43,9 @@ def tensors_of(path: Path) -> dict[str, torch.Tensor]:
 
 def llama_of(path: Path) -> LlamaForCausalLM:
     """``transformers``' model with the configuration and tensors that the file is read as."""
-    model = LlamaForCausalLM(LlamaConfig(**source.read_config(path)))
+    # All weights are those of the file: drawing others takes longer than reading these.
+    with no_init_weights():
+        model = LlamaForCausalLM(LlamaConfig(**source.read_config(path)))
     missing, unexpected = model.load_state_dict(tensors_of(path), strict=False)
     assert set(missing) <= {"lm_head.weight"}
     assert not unexpected
@@ -112,7 +115,8 @@ def test_gemma3_has_the_logits_of_transformers(tmp_path: Path):
     bare = without_tokenizer(path, tmp_path / "bare.gguf", 262_144)
     theirs = AutoModelForCausalLM.from_pretrained(tmp_path, gguf_file=bare.name, dtype=torch.float32).eval()
     config = source.read_config(path)
-    ours = Gemma3ForCausalLM(Gemma3TextConfig(**config)).eval()
+    with no_init_weights():
+        ours = Gemma3ForCausalLM(Gemma3TextConfig(**config)).eval()
     assert config["sliding_window"] == theirs.config.sliding_window == 512
     missing, unexpected = ours.load_state_dict(tensors_of(path), strict=False)
     assert (missing, unexpected) == (["lm_head.weight"], [])

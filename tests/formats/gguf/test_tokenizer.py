@@ -14,6 +14,7 @@ from redraft.errors import CheckpointError
 from redraft.formats.gguf.header import Header, read_header
 from redraft.formats.gguf.tokenizer import read_tokenizer
 from redraft.models.tokenizer import ChatTokenizer
+from tests import gguf_files
 from tests.gguf_files import gemma3_first_part, smollm2_path, write_gguf
 
 # Characters that stand for numbers, whatever the script; \\d would leave out the fractions.
@@ -38,12 +39,12 @@ def smollm2() -> Tokenizer:
 
 @pytest.fixture(scope="module")
 def gemma3_header() -> Header:
-    return read_header(gemma3_first_part())
+    return gguf_files.gemma3_header()
 
 
 @pytest.fixture(scope="module")
-def gemma3(gemma3_header: Header) -> Tokenizer:
-    return read_tokenizer(gemma3_header).tokenizer
+def gemma3() -> Tokenizer:
+    return gguf_files.gemma3_tokenizer()
 
 
 @pytest.mark.slow
@@ -99,7 +100,7 @@ def test_gemma3_comes_back_as_it_was_and_begins_with_its_token(gemma3: Tokenizer
 
 @pytest.mark.parametrize("path", [smollm2_path, pytest.param(gemma3_first_part, marks=pytest.mark.slow)])
 def test_every_special_token_is_one_token(path: Any, request: pytest.FixtureRequest):
-    header = read_header(path())
+    header = gguf_files.gemma3_header() if path is gemma3_first_part else read_header(path())
     tokenizer = request.getfixturevalue("smollm2" if path is smollm2_path else "gemma3")
     pieces, kinds = (header.field(f"tokenizer.ggml.{name}") for name in ("tokens", "token_type"))
     control = [(token, pieces[token]) for token, kind in enumerate(kinds) if kind == 3]

@@ -1,5 +1,7 @@
 """The engine on LlamaDiffusion: text, constraints, infill, edits, decisions, extraction, recordings."""
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -82,3 +84,25 @@ def test_a_recording_is_replayed_bit_for_bit(tiny: Path, tmp_path: Path, dtype: 
 def test_what_the_family_has_not_is_refused(engine: Engine):
     with pytest.raises(redraft.RequestError):
         engine.generate("text", thinking=True)
+
+
+@pytest.mark.parametrize("span", [(4, 20), (9, 20), (4, 8)])
+def test_text_that_reads_like_the_mask_can_be_edited_from_the_old_text(tiny: Path, span: tuple[int, int]) -> None:
+    """Revealed positions stay: none may start as a token that no text has."""
+    engine = redraft.load(tiny)
+    mask = engine.tokenizer.tokenizer.id_to_token(CONFIG.mask_token_id)
+    text = f"the name {mask} the"
+    result = engine.edit(text, [span], seed=1, strength=0)
+    assert result.text == text[: span[0]] + result.replacements[0] + text[span[1] :]
+
+
+def test_an_edit_at_the_start_says_what_would_give_it_something_to_stand_behind(tiny: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(tiny, tmp_path / "without-bos")
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    (folder / "tokenizer.json").write_text(json.dumps({**tokenizer, "post_processor": None}))
+    engine = redraft.load(folder)
+    with pytest.raises(redraft.RequestError, match="give an instruction, or let the first span begin behind"):
+        engine.edit("the name", [(0, 3)])
+    with pytest.raises(redraft.RequestError, match="give a prefix of one character or more, or a prompt"):
+        engine.fill("", "name")
+    assert engine.edit("the name", [(0, 3)], instruction="change", seed=1).text.endswith(" name")

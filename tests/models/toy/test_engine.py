@@ -67,6 +67,20 @@ def test_a_decision_has_probabilities(engine: Engine):
         assert all(0 < probability < 1 for probability in decision.probabilities.values())
 
 
+def test_filters_and_penalties_reveal_text_alone(engine: Engine):
+    events: list[redraft.StepEvent] = []
+    result = engine.generate(
+        "in the end", top_k=1, repetition_penalty=1.2, max_tokens=60, seed=7, on_step=events.append
+    )
+    assert CONFIG.mask_id not in result.token_ids
+    for event in events:
+        # One token is left of each position, and never the mask.
+        assert torch.equal(event.sample, event.argmax)
+        assert (event.entropy == 0).all()
+        assert (event.argmax != CONFIG.mask_id).all()
+    assert result.token_ids != engine.generate("in the end", top_k=1, max_tokens=60, seed=7).token_ids
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_a_recording_is_replayed_bit_for_bit(inkwell: Path, tmp_path: Path, dtype: Format):
     runs = redraft.RecordingFolder(tmp_path / "runs")

@@ -281,9 +281,10 @@ class TestDescription:
         assert facts["model"]["layers"] == CONFIG.depth
         assert facts["model"]["heads"] == "6; keys and values 2 x 16"
         assert "experts" not in facts["model"]
-        assert facts["sampling defaults"]["accepts by"] == "ConfidenceThreshold(threshold=0.5)"
+        said = "positions whose likeliest token has probability 0.5 or more, and always the surest"
+        assert facts["sampling defaults"]["accepts"] == said
         assert facts["sampling defaults"]["stops when"] == "every position has its token"
-        assert set(facts["memory of the KV cache, bytes"]) == {"full layers, per token"}
+        assert set(facts["keys and values in memory"]) == {"full layers, per token"}
         assert "not supported" not in facts
 
 

@@ -169,8 +169,8 @@ def test_errors_come_in_anthropics_envelope(client: Anthropic) -> None:
         "error": {"type": "not_found_error", "message": f"the model 'other' is not served here; this is {NAME!r}"},
     }
     wrong = (
-        {"top_k": 5},
-        {"top_p": 0.5},
+        {"top_k": -2},
+        {"top_p": 1.5},
         {"temperature": 2},
         {"max_tokens": 100_000},
         {"tool_choice": {"type": "any"}},

@@ -66,13 +66,13 @@ def whole_canvases(served: Served, body: dict[str, Any]) -> int:
 def test_nothing_is_compiled_on_the_thread_that_runs_the_model(engine: Engine, monkeypatch: Any) -> None:
     """Others' steps would have to wait for it."""
     where: list[str] = []
-    compiled = Compiler._compiled
+    compiled = Compiler._build
 
     def noted(self: Compiler, *given: Any) -> Any:
         where.append(threading.current_thread().name)
         return compiled(self, *given)
 
-    monkeypatch.setattr(Compiler, "_compiled", noted)
+    monkeypatch.setattr(Compiler, "_build", noted)
     # Nothing is kept, as if there were many others.
     monkeypatch.setattr("redraft.constrain.compiler._KEPT", 0)
     with serving(engine) as up:

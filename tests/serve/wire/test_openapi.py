@@ -9,7 +9,7 @@ from redraft.api import Engine
 from redraft.serve.state import ServerSettings
 from tests.serve.conftest import NAME, serving
 
-_EXAMPLES = 12
+_EXAMPLES = 8
 
 
 def test_nothing_that_the_document_allows_is_a_fault_of_the_server(engine: Engine) -> None:

@@ -38,7 +38,7 @@ def test_every_step_of_the_engine_is_an_event(served: Served, alone: Engine) -> 
     before: list[int] = []
     for told_step, step in zip(steps, seen, strict=True):
         assert (told_step["canvas"], told_step["step"]) == (step.canvas_index, step.step)
-        assert told_step["of"] == 3
+        assert (told_step["of"], told_step["remaining"]) == (3, 3 - step.step)
         assert told_step["tokens"] == step.tokens_in.tolist()
         assert told_step["argmax"] == step.argmax.tolist()
         assert told_step["accepted"] == step.accepted.int().tolist()

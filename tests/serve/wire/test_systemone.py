@@ -31,7 +31,10 @@ def test_every_kind_of_question_has_its_answer(client: TypeSafeClient) -> None:
     assert 0 <= result.nouls["billing"].noul <= 1
     tone = result.choices["tone"]
     assert sum(tone.probabilities.values()) == pytest.approx(1)
-    assert tone.confidence == max(tone.probabilities.values()) == tone.probabilities[tone.choice]
+    likeliest = max(tone.probabilities.values())
+    assert tone.probabilities[tone.choice] == likeliest
+    # Above chance: 0 where all three are alike, 1 where one is certain.
+    assert tone.confidence == pytest.approx((likeliest - 1 / 3) / (1 - 1 / 3))
     urgency = result.scores["urgency"]
     assert sum(urgency.probabilities.values()) == pytest.approx(1)
     expected = sum(level * probability for level, probability in urgency.probabilities.items())
@@ -47,12 +50,32 @@ def test_no_order_changes_an_answer(client: TypeSafeClient) -> None:
     assert one.answers == other.answers
 
 
-def test_questions_that_do_not_fit_one_canvas_take_several(client: TypeSafeClient) -> None:
-    many = {f"q{number:02}": Noul(instructions=f"Is it {number}?") for number in range(40)}
-    result = client.system_one(state=STATE, questions=many)
-    assert set(result.nouls) == set(many)
-    raw = result.raw_http_response.json()
-    assert raw["usage"]["canvases"] > 1
+def test_neither_ids_nor_other_questions_change_an_answer(client: TypeSafeClient, alone: Engine) -> None:
+    together = client.system_one(state=STATE, questions=QUESTIONS)
+    for name, question in QUESTIONS.items():
+        apart = client.system_one(state=STATE, questions={f"another {name}": question})
+        assert apart.answers[f"another {name}"] == together.answers[name]
+    # Each is what the model says to that question alone, on a canvas that holds its options and little more.
+    prompt = alone.runtime.question(
+        "Read what is given, and answer the question about it with one of its options.",
+        f"{STATE}\n\nIs this about billing?\n- yes\n- no",
+    )
+    expected = alone.choose(prompt, ["yes", "no"], seed=0, canvas_length=8)
+    assert together.nouls["billing"].noul == expected.probabilities["yes"]
+    raw = together.raw_http_response.json()
+    assert raw["usage"]["x_canvases"] == 3
+    assert set(raw) == {"model", "answers", "usage"}
+
+
+def test_the_clients_own_name_of_a_model_is_known_here_alone(served: Served) -> None:
+    body = {"model": "jev-latest", "state": "s", "questions": {"a": {"type": "noul", "instructions": "x"}}}
+    answer = served.post("/v1/systemone", {**body, "trace": "unknown fields are taken"})
+    assert (answer.status_code, answer.json()["model"]) == (200, NAME)
+    chat = {"model": "jev-latest", "messages": [{"role": "user", "content": "hi"}]}
+    assert served.post("/v1/chat/completions", chat).status_code == 404
+    other = served.post("/v1/systemone", {**body, "model": "other"})
+    assert other.status_code == 404
+    assert set(other.json()["detail"]) == {"error_type", "message"}
 
 
 def test_models_are_listed(client: TypeSafeClient) -> None:
@@ -60,7 +83,7 @@ def test_models_are_listed(client: TypeSafeClient) -> None:
 
 
 @pytest.mark.parametrize(
-    ("question", "param"),
+    ("question", "place"),
     [
         ({"type": "noul"}, "questions.a"),
         ({"type": "choice", "criteria": {"only": None}}, "questions.a.choice.criteria"),
@@ -69,10 +92,12 @@ def test_models_are_listed(client: TypeSafeClient) -> None:
         ({"type": "noul", "instructions": "x", "more": 1}, "questions.a.noul.more"),
     ],
 )
-def test_what_cannot_be_asked_is_refused(served: Served, question: Any, param: str) -> None:
+def test_what_cannot_be_asked_is_refused(served: Served, question: Any, place: str) -> None:
     answer = served.post("/v1/systemone", {"model": NAME, "state": "s", "questions": {"a": question}})
-    assert answer.status_code == 400
-    assert answer.json()["error"]["param"] == param
+    assert answer.status_code == 422
+    (fault,) = answer.json()["detail"]
+    assert fault["loc"] == ["body", *place.split(".")]
+    assert place in fault["msg"]
 
 
 def test_too_many_questions_are_refused(engine: Engine) -> None:

@@ -25,7 +25,7 @@ SEVERAL: Mapping[str, Any] = {
     "questions": [
         {"task": "say", "ask": "yes", "answer": "the value of an other name is true and no other is"},
         {"task": "say", "ask": "yesno", "answer": "no"},
-        {"task": "say", "ask": "yes", "answer": ""},
+        {"task": "say", "ask": "yes", "answer": "a"},
         {
             "task": "fill",
             "ask": "name",

@@ -1,6 +1,7 @@
 """What is trained changes, all else stays; what is exported is what was trained, in formats that others read."""
 
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -116,6 +117,17 @@ def test_an_adapter_names_its_base_and_is_small(tiny: Path, tmp_path: Path) -> N
     assert sum(tensor.numel() for tensor in tensors.values()) == model.count
     # Seven linear layers of two layers, two matrices each, and the mask's row.
     assert len(tensors) == 2 * 2 * 7 + 1
+
+
+def test_what_is_written_has_a_card_that_names_its_base_and_terms(tiny: Path, tmp_path: Path) -> None:
+    base = shutil.copytree(tiny, tmp_path / "base")
+    (base / "README.md").write_text("---\nlicense: mit\n---\n")
+    whole, _ = trained(base, tmp_path / "whole", Full())
+    adapter, _ = trained(base, tmp_path / "adapted", Lora(4))
+    for folder in (whole, adapter, merge(adapter, tmp_path / "merged")):
+        card = (folder / "README.md").read_text()
+        assert "base_model: base\nlicense: mit\n" in card
+        assert str(tmp_path) not in card
 
 
 def test_what_is_no_adapter_of_the_model_is_refused(tiny: Path, tmp_path: Path) -> None:

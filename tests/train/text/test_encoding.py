@@ -67,7 +67,7 @@ def test_a_value_lies_on_the_canvas_that_slots_make_for_serving(encoder: Encoder
     ("answer", "words"),
     [
         ({"answer": "x<eos>y"}, "spells the special token '<eos>'"),
-        ({"canvas": [{"slot": "name", "width": 1}]}, "takes 1 tokens, and its slot holds 0"),
+        ({"canvas": [{"slot": "name", "width": 1}]}, "takes 1 token, and its slot holds 0"),
         ({"schema": {"type": "object", "properties": {"n": {"type": "integer"}}}, "value": {"n": "x"}}, "/n"),
         ({"schema": {"type": "string"}, "value": ""}, "the outermost value must be an object"),
         ({"answer": "word " * 600}, "and the model reads 512"),
@@ -79,3 +79,22 @@ def test_what_cannot_be_encoded_is_named_by_where_it_stands(encoder: Encoder, an
         encoder.encode(record)
     assert str(error.value).startswith("data.jsonl:9: ")
     assert words in str(error.value)
+
+
+def test_slots_are_told_apart_by_what_their_value_is(encoder: Encoder) -> None:
+    """By which a training is judged: nothing, a class of the schema, text of the prompt, text that it has not."""
+    nothing = {"type": ["string", "null"]}
+    properties = {
+        "said": {"type": "string"},
+        "other": {"type": "string"},
+        "number": {"type": "integer"},
+        "yes": {"type": "boolean"},
+        "one": {"enum": ["name", "value"]},
+        "none": nothing,
+        "more": {"type": "array", "items": {"type": "string"}, "maxItems": 2},
+    }
+    value = {"said": "the a", "other": "b", "number": 7, "yes": True, "one": "name", "none": None, "more": ["the a"]}
+    schema = {"type": "object", "properties": properties, "required": list(properties)}
+    raw = {"context": "here the a is", "questions": [{"ask": "?", "schema": schema, "value": value}]}
+    (canvas,) = encoder.encode(parse(raw, "x")).questions[0].canvases
+    assert canvas.kinds == ("copied", "rewritten", "rewritten", "class", "class", "absent", "copied", "absent")

@@ -138,7 +138,7 @@ def test_questions_that_do_not_fit_one_tree_are_spread_over_several(encoder: Enc
     assert all(len(part.tree) <= 150 for part in parts)
     hidden = [[canvas.hidden.tolist() for part in kind for canvas in part.canvases] for kind in (whole, parts)]
     assert hidden[0] == hidden[1]
-    with pytest.raises(DataError, match=r"several: a question takes \d+ tokens, and a batch has 30"):
+    with pytest.raises(DataError, match=r"several: question \d takes \d+ tokens, and a batch has 30"):
         MaskObjective(PLAIN, encoder.mask_token, 30).examples(record, 0, 0.0)
 
 

@@ -27,6 +27,8 @@ def test_what_is_shown_is_what_is_learned(tiny: Path, encoder: Encoder, tmp_path
             assert target.replace(END, "")[0] in canvas.before
         else:
             assert canvas.before.endswith("model\n")
+    drawn = [(one.task, one.before, "".join(own.text for own in one.target)) for one in shown.canvases]
+    assert len(set(drawn)) == len(drawn), "a record that comes round twice in a step is shown once"
     assert list(tmp_path.iterdir()) == []
 
 

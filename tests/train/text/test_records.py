@@ -24,6 +24,8 @@ FAULTS = {
     '{"prompt": "a", "response": "b", "lang": "en"}': "'lang' is not read here",
     '{"prompt": "a", "response": "b", "weight": 0}': "'weight' is 0",
     '{"prompt": "a", "response": "b", "task": 3}': "'task' is 3",
+    '{"prompt": "a", "response": ""}': "'response' is empty: of such an answer only end tokens would be learned",
+    '{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": ""}]}': "last message is empty",
     '{"context": "a", "questions": []}': "one question or more",
     json.dumps({"context": "a", "questions": [ASK]}): "one of 'answer', 'canvas' and 'schema'",
     json.dumps({"context": "a", "questions": [{**ASK, "answer": "b", "canvas": []}]}): "has answer and canvas",

@@ -156,7 +156,7 @@ def test_training_teaches_what_serving_says(tiny: Path, tmp_path: Path, adaptati
         60 if isinstance(adaptation, Full) else 150,
         adaptation=adaptation,
         optimizer=OptimizerConfig(learning_rate=4e-3, warmup=5),
-        run={"evaluate_every": 1000},
+        run={"evaluate_every": 1000, "save_every": 1000},
     ).prepare(tmp_path, FileSource(records, 0), "two", records)
     folder = made.run()
     rows = logged(tmp_path)

@@ -6,6 +6,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
+from redraft.cli.talk import talking
 from redraft.cli.train.merge import merge
 from redraft.cli.train.pocket import pocket
 from redraft.cli.train.sudoku import sudoku
@@ -20,7 +21,8 @@ class RecipeOrData(TyperGroup):
         first = args[0] if args else ""
         if first in self.commands:
             return super().resolve_command(ctx, args)
-        if first and not first.startswith("-") and not Path(first).is_file():
+        asks_for_help = not {"--help", "-h"}.isdisjoint(args)
+        if first and not first.startswith("-") and not Path(first).is_file() and not asks_for_help:
             ctx.fail(f"there is no file {first!r}, and no recipe of that name; known are {', '.join(self.commands)}")
         return super().resolve_command(ctx, ["data", *args])
 
@@ -33,4 +35,4 @@ app = typer.Typer(
     context_settings={"help_option_names": ["--help", "-h"], "ignore_unknown_options": True},
 )
 for recipe in (data, pocket, sudoku, merge):
-    app.command()(recipe)
+    app.command()(talking(recipe))

@@ -2,6 +2,8 @@
 
 from typing import TYPE_CHECKING
 
+from redraft.errors import counted
+
 if TYPE_CHECKING:
     from redraft.train.text.preview import Preview
     from redraft.train.text.run import RunConfig
@@ -30,10 +32,11 @@ def show(preview: "Preview", run: "RunConfig") -> None:
     memory = "" if preview.peak_bytes is None else f", {preview.peak_bytes / 1e9:.1f} GB of memory"
     console.print(f"trained: {preview.trained:,} numbers")
     console.print(
-        f"a step: {preview.tokens:,} tokens, of which {preview.scored:,} are scored; {preview.seconds:.1f} s{memory}"
+        f"a step: {counted(preview.tokens, 'token')}, of which {preview.scored:,} are scored; "
+        f"{preview.seconds:.1f} s{memory}"
     )
     console.print(
-        f"the run: {steps:,} steps, about {steps * preview.seconds / 3600:.2f} hours, measurements not counted"
+        f"the run: {counted(steps, 'step')}, about {steps * preview.seconds / 3600:.2f} hours, measurements not counted"
     )
     console.print(
         f"first loss: {preview.first_loss:.3f} nats (a uniform guess has {preview.uniform_loss:.2f} a position)"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from redraft.cli import options
+from redraft.cli import options, reading
 from redraft.cli.train.dry_run import show
 from redraft.cli.train.progress import Progress
 from redraft.errors import RequestError
@@ -22,6 +22,15 @@ if TYPE_CHECKING:
     from redraft.train.text.source import RecordSource
 
 LEARNING_RATE, LORA_LEARNING_RATE = 6e-4, 2e-3
+
+
+# Fields that an option has another name for, and those that it is called after.
+_OPTIONS = {"hours": "--limit-hours", "ema_decay": "--ema", "rank": "--lora", "alpha": "--lora-alpha"}
+_OPTIONS |= {"dropout": "--lora-dropout"}
+_FIELDS = (
+    *("steps", "accumulate", "log_every", "evaluate_every", "save_every", "learning_rate", "weight_decay", "warmup"),
+    *("fully_masked", "complementary", "causal_share", "rollout_share", "rollout_from", "filler_weight"),
+)
 
 
 class Loss(StrEnum):
@@ -176,7 +185,14 @@ def recipe_of(model: str, trained: Trained, learning: Learning, running: Running
             device=running.device,
         )
     except ValueError as error:
-        raise RequestError(str(error)) from error
+        raise RequestError(_of_options(str(error))) from error
+
+
+def _of_options(message: str) -> str:
+    """Return a message with the option in the place of the field that it begins with."""
+    field, _, rest = message.partition(" ")
+    option = _OPTIONS.get(field, f"--{field.replace('_', '-')}" if field in _FIELDS else None)
+    return message if option is None else f"{option} {rest}"
 
 
 def parse_mix(given: str | None) -> Mapping[str, float]:
@@ -219,7 +235,9 @@ def train(
 
 @options.grouped
 def data(
-    path: Annotated[Path, typer.Argument(metavar="DATA.jsonl", help="Records, one JSON object a line.")],
+    path: Annotated[
+        Path, typer.Argument(metavar="DATA.jsonl", help="Records, one JSON object a line; - is standard input.")
+    ],
     model: Annotated[str, typer.Option("--model", "-m", help="Checkpoint folder of a LlamaDiffusion, or a hub id.")],
     out: Annotated[Path, typer.Option(help="Run folder; a run found there is continued.")],
     trained: Trained,
@@ -235,7 +253,9 @@ def data(
     from redraft.train.text.source import FileSource
 
     recipe = recipe_of(model, trained, learning, running)
-    found = records.read(path)
+    options.check_folder(out)
+    with reading.on_disk(path, "the training data") as file:
+        found, known_by = records.read(file), digest(file)
     held_out = records.read(running.evaluate) if running.evaluate is not None else []
     recipe.check([*found, *held_out])
-    train(recipe, FileSource(found, running.seed), digest(path), held_out, out, running)
+    train(recipe, FileSource(found, running.seed), known_by, held_out, out, running)

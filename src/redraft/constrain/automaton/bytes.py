@@ -6,13 +6,13 @@ from functools import reduce
 import numpy as np
 from numpy.typing import NDArray
 
-from redraft.constrain.automaton.dfa import Dfa, minimise, product
+from redraft.constrain.automaton.dfa import Dfa, difference, minimise, product
 from redraft.constrain.automaton.limits import DEFAULT_LIMITS, Budget, Limits
 from redraft.constrain.automaton.nfa import Nfa
-from redraft.constrain.expression import AllOf, Expression
+from redraft.constrain.expression import AllOf, Expression, Without
 from redraft.errors import ConstraintError
 
-# AllOf inside AllOf is the one thing that is built by recursion.
+# AllOf and Without inside one another are the one thing that is built by recursion.
 _MAX_ALL_OF_DEPTH = 20
 # Looking up the state that a class of bytes leads to takes about as long as following so many transitions.
 _STEPS_A_MOVE = 4
@@ -92,33 +92,37 @@ def build(expression: Expression, limits: Limits = DEFAULT_LIMITS) -> ByteAutoma
 
 
 class _Builder:
-    """Compiles one expression, and the parts of every AllOf in it, each as an expression of its own."""
+    """Compiles one expression, and the parts of every AllOf and Without in it, each as an expression of its own."""
 
     def __init__(self, budget: Budget) -> None:
         self._budget = budget
-        # The automata of AllOf parts, by identity: one object can stand in many places.
-        self._intersections: dict[int, Dfa | None] = {}
+        # The automata of AllOf and Without, by identity: one object can stand in many places.
+        self._combinations: dict[int, Dfa | None] = {}
         self._nested = 0
 
     def compile(self, expression: Expression) -> Dfa | None:
         """The minimal automaton; None if nothing matches."""
-        nfa = Nfa(expression, self._budget, self._intersection)
+        nfa = Nfa(expression, self._budget, self._combination)
         return minimise(_determinise(nfa, self._budget), self._budget)
 
-    def _intersection(self, part: AllOf) -> Dfa | None:
-        if id(part) not in self._intersections:
-            self._intersections[id(part)] = self._intersected(part)
-        return self._intersections[id(part)]
+    def _combination(self, part: AllOf | Without) -> Dfa | None:
+        if id(part) not in self._combinations:
+            self._combinations[id(part)] = self._combined(part)
+        return self._combinations[id(part)]
 
-    def _intersected(self, part: AllOf) -> Dfa | None:
-        if not part.parts:
+    def _combined(self, part: AllOf | Without) -> Dfa | None:
+        if isinstance(part, AllOf) and not part.parts:
             raise ConstraintError("an AllOf has no parts; give it at least one")
         if self._nested == _MAX_ALL_OF_DEPTH:
             raise ConstraintError(f"AllOf stands inside AllOf more than {_MAX_ALL_OF_DEPTH} deep; write it flatter")
         self._nested += 1
-        automata = [self.compile(one) for one in part.parts]
+        both = part.parts if isinstance(part, AllOf) else (part.part, part.excluded)
+        automata = [self.compile(one) for one in both]
         self._nested -= 1
         budget = self._budget
+        if isinstance(part, Without):
+            left, right = automata
+            return left if left is None or right is None else minimise(difference(left, right, budget), budget)
         return reduce(lambda left, right: left and right and minimise(product(left, right, budget), budget), automata)
 
 

@@ -1,4 +1,4 @@
-"""Deterministic automata over classes of bytes: their intersection and their smallest form."""
+"""Deterministic automata over classes of bytes: their intersection, their difference and their smallest form."""
 
 from dataclasses import dataclass
 
@@ -35,6 +35,39 @@ def product(left: Dfa, right: Dfa, budget: Budget) -> Dfa:
         rows.append(row)
     accepting = [left.accepting[a] and right.accepting[b] for a, b in pairs]
     return Dfa([mask for mask, _, _ in shared], rows, accepting)
+
+
+def difference(left: Dfa, right: Dfa, budget: Budget) -> Dfa:
+    """The automaton of what ``left`` accepts and ``right`` does not, from pairs of states; in -1, right is dead."""
+    classes: list[int] = []
+    read: list[tuple[int, int]] = []
+    for i, mask in enumerate(left.classes):
+        rest = mask
+        for j, other in enumerate(right.classes):
+            if mask & other:
+                classes.append(mask & other)
+                read.append((i, j))
+                rest &= ~other
+        if rest:
+            classes.append(rest)
+            read.append((i, -1))
+    pairs = [(0, 0)]
+    numbers = {(0, 0): 0}
+    rows: list[dict[int, int]] = []
+    for a, b in pairs:
+        budget.spend(len(read))
+        from_left, row = left.rows[a], dict[int, int]()
+        from_right = right.rows[b] if b >= 0 else {}
+        for number, (i, j) in enumerate(read):
+            if i in from_left:
+                pair = from_left[i], from_right.get(j, -1)
+                row[number] = numbers.setdefault(pair, len(numbers))
+                if len(numbers) > len(pairs):
+                    pairs.append(pair)
+        budget.check_states(len(pairs))
+        rows.append(row)
+    accepting = [left.accepting[a] and not (b >= 0 and right.accepting[b]) for a, b in pairs]
+    return Dfa(classes, rows, accepting)
 
 
 def minimise(automaton: Dfa, budget: Budget) -> Dfa | None:

@@ -15,7 +15,11 @@ _TRANSITIONS_A_STATE = 4
 # NFA states, 8 bytes each, in all the sets of them that are deterministic states: bounds the memory.
 _MAX_MEMBERS = 5_000_000
 
-_SIMPLER = "make the counts (as in {0,1000} or maxLength) or the depth smaller, leave out alternatives,"
+_SIMPLER = "make the counts (as in {0,1000} or maxLength) or the depth smaller, or leave out alternatives"
+
+
+class TooLargeError(ConstraintError):
+    """A constraint takes more work or memory than a limit allows."""
 
 
 @dataclass(frozen=True)
@@ -72,38 +76,33 @@ class Budget:
         """Count steps that were done, or are about to be."""
         self.steps += steps
         if self.steps > self.limits.steps:
-            raise ConstraintError(
-                f"the constraint takes more than {self.limits.steps} steps to build; {_SIMPLER} or raise Limits.steps"
-            )
+            raise TooLargeError(f"the constraint takes more than {self.limits.steps} steps to build; {_SIMPLER}")
 
     def check_nfa(self, states: int, transitions: int) -> None:
         limit = self.limits.nfa_states
         if states > limit or transitions > limit * _TRANSITIONS_A_STATE:
-            raise ConstraintError(
+            raise TooLargeError(
                 f"the constraint is too large: with its repeats written out it has more than {limit} places or "
-                f"{limit * _TRANSITIONS_A_STATE} transitions between them; {_SIMPLER} or raise Limits.nfa_states"
+                f"{limit * _TRANSITIONS_A_STATE} transitions between them; {_SIMPLER}"
             )
 
     def check_states(self, states: int) -> None:
         """Check the states of an automaton that is not minimal yet."""
         limit = self.limits.states * _BEFORE_MINIMISING
         if states > limit:
-            raise ConstraintError(
+            raise TooLargeError(
                 f"the constraint needs more than {limit} states before it is minimised, where "
-                f"{self.limits.states} may be left; {_SIMPLER} or raise Limits.states"
+                f"{self.limits.states} may be left; {_SIMPLER}"
             )
 
     def check_minimal_states(self, states: int) -> None:
         if states > self.limits.states:
-            raise ConstraintError(
-                f"the constraint needs {states} states and may have {self.limits.states}; {_SIMPLER} or raise "
-                "Limits.states"
-            )
+            raise TooLargeError(f"the constraint needs {states} states and may have {self.limits.states}; {_SIMPLER}")
 
     def add_members(self, count: int) -> None:
         self._members += count
         if self._members > _MAX_MEMBERS:
-            raise ConstraintError(
+            raise TooLargeError(
                 "a text can stand at too many places of the constraint at once; make fewer parts in a row optional, "
                 "and let no count apply to parts that match the same text in several ways, as in (a|aa){0,1000}"
             )

@@ -13,8 +13,10 @@ from redraft.constrain.expression import (
     Expression,
     Literal,
     Marker,
+    Network,
     Repeat,
     Sequence,
+    Without,
 )
 from redraft.errors import ConstraintError
 
@@ -25,6 +27,9 @@ _UTF8_LENGTHS = (
     (0x800, 0xFFFF, 0xE0, 1 << 12),
     (0x10000, 0x10FFFF, 0xF0, 1 << 18),
 )
+
+# So many texts are looked through for what they have in common.
+_MANY = 64
 
 # Wiring a part takes about as long as following so many transitions.
 _STEPS_A_PART = 10
@@ -40,8 +45,10 @@ class Nfa:
 
     start, end = 0, 1
 
-    def __init__(self, expression: Expression, budget: Budget, intersection: Callable[[AllOf], Dfa | None]) -> None:
-        """``intersection`` builds the deterministic automaton of an AllOf, or returns None if nothing matches it."""
+    def __init__(
+        self, expression: Expression, budget: Budget, combination: Callable[[AllOf | Without], Dfa | None]
+    ) -> None:
+        """``combination`` builds the deterministic automaton of a part, or returns None if nothing matches it."""
         self.edges: list[list[tuple[int, int]]] = []
         """[states]: the (label, target) of each transition that reads a byte."""
         self.skips: list[list[int]] = []
@@ -49,7 +56,7 @@ class Nfa:
         self.labels: dict[int, int] = {}
         """The number of each set of bytes, a bit mask."""
         self._budget = budget
-        self._intersection = intersection
+        self._combination = combination
         self._transitions = 0
         self._characters: dict[_Ranges, list[tuple[int, int, int]]] = {}
         # Parts that wait for being wired: (part, entry, exit).
@@ -90,12 +97,16 @@ class Nfa:
                 self._add_edge(entry, 1 << part.byte, leave)
             case Sequence(parts):
                 self._wire_sequence(parts, entry, leave)
+            case AnyOf(options) if len(options) >= _MANY and all(isinstance(one, Literal) for one in options):
+                self._wire_texts([_encoded(one.text) for one in options if isinstance(one, Literal)], entry, leave)
             case AnyOf(options):
                 self._waiting.extend((option, entry, leave) for option in options)
             case Repeat(repeated, low, high):
                 self._wire_repeat(repeated, low, high, entry, leave)
-            case AllOf():
-                self._wire_intersection(part, entry, leave)
+            case Network(places, edges):
+                self._wire_network(places, edges, entry, leave)
+            case AllOf() | Without():
+                self._wire_combination(part, entry, leave)
 
     def _wire_bytes(self, text: bytes, entry: int, leave: int) -> None:
         if not text:
@@ -104,6 +115,18 @@ class Nfa:
         path = [entry, *self._add_states(len(text) - 1), leave]
         for byte, (source, target) in zip(text, pairwise(path), strict=True):
             self._add_edge(source, 1 << byte, target)
+
+    def _wire_texts(self, texts: list[bytes], entry: int, leave: int) -> None:
+        """Wire many texts with what they begin and end with in common wired once."""
+        nodes = _shared(texts)
+        self._budget.spend(sum(map(len, texts)))
+        states = self._add_states(len(nodes))
+        for state, (ends, edges) in zip(states, nodes, strict=True):
+            for byte, target in edges:
+                self._add_edge(state, 1 << byte, states[target])
+            if ends:
+                self._skip(state, leave)
+        self._skip(entry, states[-1])
 
     def _wire_characters(self, ranges: _Ranges, entry: int, leave: int) -> None:
         edges = self._characters.get(ranges)
@@ -155,8 +178,17 @@ class Nfa:
     def _wire_path(self, part: Expression, path: list[int]) -> None:
         self._waiting.extend((part, source, target) for source, target in pairwise(path))
 
-    def _wire_intersection(self, part: AllOf, entry: int, leave: int) -> None:
-        automaton = self._intersection(part)
+    def _wire_network(
+        self, places: int, edges: tuple[tuple[int, Expression, int], ...], entry: int, leave: int
+    ) -> None:
+        # Ways may lead back to the first place and on from the last one, so these are states of its own.
+        states = self._add_states(places)
+        self._skip(entry, states[0])
+        self._skip(states[1], leave)
+        self._waiting.extend((part, states[source], states[target]) for source, part, target in edges)
+
+    def _wire_combination(self, part: AllOf | Without, entry: int, leave: int) -> None:
+        automaton = self._combination(part)
         if automaton is None:
             return
         states = self._add_states(len(automaton.rows))
@@ -169,6 +201,32 @@ class Nfa:
                 self._add_edge(state, mask, states[target])
             if accepting:
                 self._skip(state, leave)
+
+
+def _shared(texts: list[bytes]) -> list[tuple[bool, tuple[tuple[int, int], ...]]]:
+    """The smallest automaton of the texts, each node as whether a text ends there and its (byte, node); the start last.
+
+    Sorted texts are added one after the other, and what can no longer grow is shared (Daciuk et al. 2000).
+    """
+    numbers: dict[tuple[bool, tuple[tuple[int, int], ...]], int] = {}
+    ends, edges = [False], [list[tuple[int, int]]()]
+    before = b""
+
+    def close(length: int) -> None:
+        while len(ends) > length + 1:
+            node = ends.pop(), tuple(edges.pop())
+            edges[-1].append((before[len(ends) - 1], numbers.setdefault(node, len(numbers))))
+
+    for text in sorted(set(texts)):
+        common = next((n for n, (a, b) in enumerate(zip(before, text, strict=False)) if a != b), len(before))
+        close(common)
+        for _ in text[common:]:
+            ends.append(False)
+            edges.append([])
+        ends[-1] = True
+        before = text
+    close(0)
+    return [*numbers, (ends[0], tuple(edges[0]))]
 
 
 def _encoded(text: str) -> bytes:

@@ -95,6 +95,11 @@ class Vocabulary:
         found[found] = self.flat[self.offsets[:-1][found]] < FIRST_MARKER
         return found
 
+    @cached_property
+    def longest(self) -> int:
+        """The bytes of the longest token that stands for text."""
+        return int(np.diff(self.offsets).max(initial=1))
+
     @property
     def size(self) -> int:
         return len(self.offsets) - 1

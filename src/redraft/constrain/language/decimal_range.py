@@ -42,6 +42,14 @@ def integers(lower: Bound | None, upper: Bound | None) -> Expression:
     return _numbers(lower, upper, 0)
 
 
+def listed(lower: Bound | None, upper: Bound | None, most: int) -> list[int] | None:
+    """The integers within the bounds, ascending; None for more than ``most``."""
+    if lower is None or upper is None:
+        return None
+    low, high = _units(lower, 0, above=True), _units(upper, 0, above=False)
+    return list(range(low, high + 1)) if high - low < most else None
+
+
 def decimals(lower: Bound | None, upper: Bound | None) -> Expression:
     """The decimal fractions within the bounds, with at least as many places as the bounds have; at least one bound.
 

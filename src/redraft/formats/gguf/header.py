@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from redraft.errors import CheckpointError
+from redraft.formats.pointer import check_no_pointer
 
 SUFFIX = ".gguf"
 _MAGIC, _VERSIONS = b"GGUF", (2, 3)
@@ -67,6 +68,7 @@ def is_gguf(path: Path) -> bool:
 def read_header(path: Path) -> Header:
     """Read the header; raises CheckpointError saying what of the file is damaged or not read."""
     if not is_gguf(path):
+        check_no_pointer(path)
         raise CheckpointError(f"{path} is no GGUF file: it does not begin with {_MAGIC.decode()}")
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:

@@ -11,7 +11,7 @@ enum Format : int32_t { kFloat32 = 0, kBFloat16 = 1, kInt8 = 2, kInt4 = 3 };
 enum Activation : int32_t { kNotGated = 0, kGeluTanh = 1, kSilu = 2 };
 
 constexpr int64_t kBlock = 32;   // columns computed together: two panels of 16
-constexpr int64_t kGroup = 128;  // inputs that share a scale in kInt4
+constexpr int64_t kGroup = 32;   // inputs that share a scale and a minimum in kInt4
 constexpr int64_t kTokens = 256;  // of a readout's tile, which stays in the cache
 constexpr int64_t kRegion = 2048; // tokens, the fewest that masses of larger light classes are kept for
 
@@ -26,7 +26,7 @@ struct Matrix {
     int64_t padded_outputs;  // of the blocks; a gated matrix has twice as many columns as outputs
     int64_t padded_inputs;
     const void* data;
-    const float* scales;  // kInt8: [padded_outputs]; kInt4: [block][group][32]
+    const void* scales;  // kInt8: float [padded_outputs]; kInt4: float16 [block][group], 32 scales and 32 minimums
     const float* bias;    // [padded_outputs], added to the product before a gate, or null
 };
 
@@ -98,6 +98,22 @@ struct Classes {
     float* region_masses;         // the same shape: of each larger light class, relative to its peak in the region
 };
 
+// What requests do to the processed logits of their rows. Some tokens of a row are changed; all of its tokens may then
+// be filtered, which leaves those from the largest down to where the row is cut.
+struct Shaping {
+    const int32_t* token;        // lists of tokens that are changed, each ascending
+    const float* added;          // to their logits, after `factor`, -inf forbids the token
+    const float* factor;         // by which logits above 0 are divided, and others multiplied
+    const int64_t* first_token;  // [rows]: where a row's list starts
+    const int64_t* first_value;  // [rows]: where what is done to its tokens starts
+    const int64_t* changed;      // [rows]: tokens of its list
+    const int64_t* top_k;        // [rows]: tokens that are left at most, 0 for all
+    const double* top_p;         // [rows]: the fewest whose mass is this share or more, 1 for all
+    const float* lowest;         // [rows]: relative to the largest logit, -inf for all
+    float* cut;     // [rows to the next multiple of 16] or null: of the last that is left, -inf where none is taken out
+    int32_t* last;  // the same shape: of the tokens with that logit, the last that is left
+};
+
 struct Readout {
     int64_t rows;
     const float* hidden;   // [rows, inputs of the table]
@@ -108,6 +124,7 @@ struct Readout {
     int32_t top_k;
     const double* uniforms;  // [rows] or null: the argmax is the sample
     const Classes* classes;  // or null
+    const Shaping* shaping;  // or null
     int64_t* argmax;
     int64_t* sample;
     float* entropy;
@@ -120,11 +137,12 @@ struct Readout {
 // Tokens drawn within classes after a readout, at `count` of its positions.
 struct ClassDraw {
     int64_t count, rows;
-    const float* hidden;  // [rows, inputs of the table], as the other four were those of the readout
+    const float* hidden;  // [rows, inputs of the table], as the other five were those of the readout
     const Matrix* table;
     float softcap;  // 0 for none
     const float* temperatures;  // [rows]
     const Classes* classes;
+    const Shaping* shaping;   // or null
     const int64_t* position;  // [count]
     const int64_t* number;    // [count]: the class, -1 for any token
     const double* uniforms;   // [count]

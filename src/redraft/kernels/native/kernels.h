@@ -32,8 +32,8 @@ namespace redraft {
 // The structures that Python lays out itself (kernels/interface.py), which are compared when it loads the library.
 #define REDRAFT_STRUCTURES(STRUCTURE)                                                                                  \
     STRUCTURE(Matrix) STRUCTURE(Norm) STRUCTURE(Heads) STRUCTURE(Branches) STRUCTURE(Stretch) STRUCTURE(Attention)     \
-    STRUCTURE(Classes) STRUCTURE(Readout) STRUCTURE(ClassDraw) STRUCTURE(Layer) STRUCTURE(ScaledRows)                  \
-    STRUCTURE(Stack) STRUCTURE(Kept) STRUCTURE(Context) STRUCTURE(Span) STRUCTURE(Chain)
+    STRUCTURE(Classes) STRUCTURE(Shaping) STRUCTURE(Readout) STRUCTURE(ClassDraw) STRUCTURE(Layer)                     \
+    STRUCTURE(ScaledRows) STRUCTURE(Stack) STRUCTURE(Kept) STRUCTURE(Context) STRUCTURE(Span) STRUCTURE(Chain)
 
 // A table without kernels has only its name.
 struct Kernels {

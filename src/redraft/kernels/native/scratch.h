@@ -8,7 +8,7 @@ namespace redraft {
 // One for each use: what stands in a slot is never another kernel's, nor another thing of the same one.
 enum class Slot {
     // linear, and what it takes of any kernel's rows
-    rows, row_scales, row_sums, row_values,
+    rows, row_scales, row_sums, row_values, group_scales,
     // experts
     expert_plan, gathered, gathered_scales, gathered_sums, activated, middle_rows, middle_scales, middle_sums,
     middle_values, expert_results,
@@ -18,10 +18,12 @@ enum class Slot {
     head_values, branch_values, busy_counts,
     // readout
     scaled_hidden, running, masses, means, top, tile_scores, tile_weights, tile_values, tile_units,
+    // where rows are cut
+    cut_scores, cut_counts, cut_masses, cut_heap, cut_left, dense_rows,
     // sums by token class
     heavy_sums, light_sums, light_rows, light_logits, light_order, light_totals,
     // draw_from_classes
-    draw_hidden, draw_gains, draw_order, draw_masses, draw_scores, class_kinds, light_draws, light_draw_logits,
+    draw_hidden, draw_gains, draw_positions, draw_order, draw_masses, draw_scores, class_kinds, light_draws, light_draw_logits,
     // a layer
     projected, branch, dense_inner, router_logits, mixed, routed, route_weights,
     // forward

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from redraft.calibrate.plot import draw_reliability
+from redraft.errors import counted
 from redraft.files import replacing
 from redraft.measure.evaluate.estimates import Estimate
 from redraft.measure.evaluate.metrics import FAULTS, RIGHT, choice_calibration
@@ -69,7 +70,7 @@ def _draw_shares(axes: "Axes", report: Report) -> None:
     axes.invert_yaxis()
     axes.set_xlim(0, 1)
     axes.set_xlabel(
-        f"share of {len(report.reference.outcomes):,} items; whiskers: 95% interval of those that are right"
+        f"share of {counted(len(report.reference.outcomes), 'item')}; whiskers: 95% interval of those that are right"
     )
     axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=4, frameon=False, fontsize=8)
     axes.tick_params(axis="y", length=0)

@@ -47,9 +47,10 @@ class _ArgumentsWriter(SchemaWriter):
             )
         return Literal(name)
 
-    def other_key(self, names: Iterable[str]) -> Expression:
+    def other_key(self, names: Iterable[str], within: Expression | None = None) -> Expression:
         excluded = set(names)
-        return AllOf((_BARE_KEY, json_text.other_text(excluded))) if excluded else _BARE_KEY
+        parts = [_BARE_KEY] + [json_text.other_text(excluded)] * bool(excluded) + ([] if within is None else [within])
+        return AllOf(tuple(parts)) if len(parts) > 1 else _BARE_KEY
 
     def ordered(self, names: Iterable[str]) -> list[str]:
         # As the chat template sorts the arguments of earlier calls.

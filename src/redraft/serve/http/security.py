@@ -11,7 +11,7 @@ from redraft.serve.errors import ApiError
 
 # The page and what shows whether the server lives need no key.
 _OPEN = ("/health",)
-_GUARDED = ("/v1/", "/metrics", "/openapi.json")
+_GUARDED = ("/v1/", "/tokenize", "/detokenize", "/metrics", "/openapi.json")
 
 _HEADERS = [
     (

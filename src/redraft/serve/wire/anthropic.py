@@ -2,16 +2,16 @@
 
 import json
 from collections.abc import AsyncIterator, Sequence
-from typing import Annotated, Any, Literal
+from typing import Any
 from uuid import uuid4
 
 from fastapi import APIRouter
 from fastapi import Request as HttpRequest
-from pydantic import Discriminator, Field
+from pydantic import BaseModel
 from starlette.responses import Response
 
+from redraft.constrain.constraint import Constraint
 from redraft.engine.result import Chunk, Result
-from redraft.engine.thinking import ReasoningEffort
 from redraft.engine.tools import ToolUse
 from redraft.serve import deltas, prepare
 from redraft.serve.answers import Answers, Done, EventStream
@@ -19,132 +19,24 @@ from redraft.serve.deltas import Piece, Pieces, usage_of
 from redraft.serve.errors import Json, bad_request, of_engine, to_json
 from redraft.serve.prepare import Prepared
 from redraft.serve.state import Serving, client_of, serving
-from redraft.serve.wire.fields import Body, Whole, WholeNucleus, only
-from redraft.serve.wire.openai.common import thought_for_template
+from redraft.serve.wire.anthropic_fields import (
+    CountBody,
+    CustomTool,
+    MessagesBody,
+    RedactedThinkingBlock,
+    TextBlock,
+    Thinking,
+    ThinkingBlock,
+    ToolChoice,
+    ToolReferenceBlock,
+    ToolResultBlock,
+    ToolUseBlock,
+    Turn,
+)
+from redraft.serve.wire.fields import warnings_of
+from redraft.serve.wire.openai.common import json_constraint, thought_for_template
 
 router = APIRouter()
-
-
-class CacheControl(Body):
-    """A wish to keep the prompt up to here. Prefixes are kept anyway, as memory allows; usage says what that saved."""
-
-    type: Literal["ephemeral"]
-
-
-class TextBlock(Body):
-    """Text."""
-
-    type: Literal["text"]
-    text: str
-    cache_control: CacheControl | None = None
-    citations: Annotated[list[str] | None, only([])] = None
-
-
-class ThinkingBlock(Body):
-    """An earlier thought of the model; the chat template decides what is shown of it."""
-
-    type: Literal["thinking"]
-    thinking: str
-    signature: str = ""
-
-
-class RedactedThinkingBlock(Body):
-    """An earlier thought that another server has encrypted, and nobody else can read: it is not shown to the model."""
-
-    type: Literal["redacted_thinking"]
-    data: str
-
-
-class ToolUseBlock(Body):
-    """A call that the model made in an earlier turn."""
-
-    type: Literal["tool_use"]
-    id: str
-    name: str
-    input: dict[str, Any]
-    cache_control: CacheControl | None = None
-    caller: Annotated[None, only()] = None
-
-
-class ToolResultBlock(Body):
-    """The answer of a tool."""
-
-    type: Literal["tool_result"]
-    tool_use_id: str
-    content: str | list[TextBlock] = ""
-    is_error: bool = False
-    cache_control: CacheControl | None = None
-
-
-Block = Annotated[
-    TextBlock | ThinkingBlock | RedactedThinkingBlock | ToolUseBlock | ToolResultBlock, Discriminator("type")
-]
-
-
-class Turn(Body):
-    """A message of either side."""
-
-    role: Literal["user", "assistant"]
-    content: str | list[Block]
-
-
-class CustomTool(Body):
-    """A tool that the client runs. Its input is always valid under the schema."""
-
-    name: str
-    input_schema: dict[str, Any]
-    description: str | None = None
-    type: Literal["custom"] | None = None
-    strict: bool | None = None
-    cache_control: CacheControl | None = None
-
-
-class ToolChoice(Body):
-    """When tools are to be called: if the model wants, surely, one by name, or never."""
-
-    type: Literal["auto", "any", "tool", "none"]
-    name: str | None = None
-    disable_parallel_tool_use: bool | None = None
-
-
-class Thinking(Body):
-    """Whether the model thinks before it answers; "enabled" says for how many tokens at most."""
-
-    type: Literal["enabled", "disabled", "adaptive"]
-    budget_tokens: Whole | None = None
-    display: Literal["summarized", "omitted"] | None = None
-    """Thoughts are shown whole, or their blocks are empty."""
-
-
-class OutputConfig(Body):
-    """How carefully the answer is made."""
-
-    effort: ReasoningEffort | None = None
-
-
-class Metadata(Body):
-    """The user who asks."""
-
-    user_id: str | None = None
-
-
-class MessagesBody(Body):
-    """The body of a message."""
-
-    model: str
-    max_tokens: Whole
-    messages: Annotated[list[Turn], Field(min_length=1)]
-    system: str | list[TextBlock] | None = None
-    stop_sequences: Annotated[list[str], Field(max_length=16)] | None = None
-    stream: bool | None = None
-    temperature: Annotated[float, Field(ge=0, le=1)] | None = None
-    tools: list[CustomTool] | None = None
-    tool_choice: ToolChoice | None = None
-    thinking: Thinking | None = None
-    output_config: OutputConfig | None = None
-    metadata: Metadata | None = None
-    top_p: WholeNucleus = None
-    service_tier: Annotated[Literal["auto", "standard_only"] | None, only("auto", "standard_only")] = None
 
 
 _FIELDS = {
@@ -152,6 +44,8 @@ _FIELDS = {
     "stop": "stop_sequences",
     "max_tokens": "max_tokens",
     "temperature": "temperature",
+    "top_p": "top_p",
+    "top_k": "top_k",
     "constraint": "tools",
     "thinking": "thinking",
     "thinking_budget": "thinking.budget_tokens",
@@ -168,35 +62,71 @@ async def messages(body: MessagesBody, http: HttpRequest) -> Response:
     prepared = await _prepare(here, body)
     user = None if body.metadata is None else body.metadata.user_id
     answers = Answers(http, prepared.answers(), client_of(http, user))
-    reply = _Reply(here, prepared, body.thinking is not None and body.thinking.display == "omitted")
+    reply = _Reply(here, prepared, _omits_thoughts(body))
+    headers = warnings_of(body.left_out)
     if body.stream:
-        return EventStream(reply.stream(answers, http.url.path), answers)
+        return EventStream(reply.stream(answers, http.url.path), answers, headers)
     try:
         (result,) = await answers.results(http.receive)
     except Exception as error:
         raise of_engine(error, _FIELDS) from error
-    return Json(reply.whole(result))
+    return Json(reply.whole(result), headers=headers)
+
+
+@router.post("/v1/messages/count_tokens")
+async def count_tokens(body: CountBody, http: HttpRequest) -> Response:
+    """Count the tokens of the prompt that a message would be answered to."""
+    here = serving(http)
+    here.check_model(body.model)
+    tools, thinking = _tools(here, body), _thinking(body)["thinking"]
+
+    def count() -> int:
+        return len(prepare.prompt_tokens(here, _conversation(body), "messages", thinking, tools))
+
+    return Json({"input_tokens": await here.check(count, _FIELDS)}, headers=warnings_of(body.left_out))
 
 
 async def _prepare(here: Serving, body: MessagesBody) -> Prepared:
     tools = _tools(here, body)
-    if tools is not None and body.stop_sequences:
-        raise bad_request("stop_sequences cannot be given together with tools", "stop_sequences")
     parameters = {
         "max_tokens": body.max_tokens,
         "temperature": body.temperature,
         "stop": body.stop_sequences or None,
+        "top_p": body.top_p,
+        "top_k": body.top_k,
         **_thinking(body),
+        "constraint": _format(here, body),
     }
-    shown: list[dict[str, Any]] = []
-    if body.system:
-        shown.append({"role": "system", "content": _text(body.system)})
+    fields = dict(_FIELDS) if tools is not None else {**_FIELDS, "constraint": "output_config"}
+    return await prepare.generation(here, _conversation(body), parameters, fields, tools)
+
+
+def _format(here: Serving, body: CountBody) -> Constraint | None:
+    wanted = None if body.output_config is None else body.output_config.format
+    if wanted is not None and body.output_format is not None:
+        raise bad_request("output_format is the older name of output_config.format; give one of them", "output_format")
+    wanted = wanted or body.output_format
+    return None if wanted is None else json_constraint(here, wanted.schema_, "output_config")
+
+
+def _conversation(body: CountBody) -> list[dict[str, Any]]:
+    """Return the messages as chat templates take them. Instructions at the beginning are one: many templates know one
+    alone."""
+    shown: list[dict[str, Any]] = [{"role": "system", "content": _text(body.system)}] if body.system else []
     for turn in body.messages:
-        shown += _for_template(turn)
-    return await prepare.generation(here, shown, parameters, _FIELDS, tools)
+        new = _for_template(turn)
+        if turn.role == "system" and len(shown) == 1 and shown[0]["role"] == "system":
+            shown[0]["content"] += f"\n\n{new[0]['content']}"
+        else:
+            shown += new
+    return shown
 
 
-def _thinking(body: MessagesBody) -> dict[str, Any]:
+def _omits_thoughts(body: MessagesBody) -> bool:
+    return body.thinking is not None and body.thinking.display == "omitted"
+
+
+def _thinking(body: CountBody) -> dict[str, Any]:
     """Return what decides whether and how long the model thinks. An effort alone asks for care, not for a thought."""
     thinking = body.thinking or Thinking(type="disabled")
     if thinking.type == "enabled" and thinking.budget_tokens is None:
@@ -210,14 +140,18 @@ def _thinking(body: MessagesBody) -> dict[str, Any]:
     }
 
 
-def _text(content: str | Sequence[TextBlock]) -> str:
-    return content if isinstance(content, str) else "".join(block.text for block in content)
+def _text(content: Sequence[BaseModel]) -> str:
+    """Return the text of blocks; that of a tool's name, which a search found, is the name."""
+    texts = [
+        block.tool_name if isinstance(block, ToolReferenceBlock) else block.text
+        for block in content
+        if isinstance(block, TextBlock | ToolReferenceBlock)
+    ]
+    return "".join(texts)
 
 
 def _for_template(turn: Turn) -> list[dict[str, Any]]:
     """Return a turn as chat templates take it; tools' answers become messages of their own, before its text."""
-    if isinstance(turn.content, str):
-        return [{"role": turn.role, "content": turn.content}]
     text, thought, calls, results = "", "", [], []
     for block in turn.content:
         match block:
@@ -231,7 +165,7 @@ def _for_template(turn: Turn) -> list[dict[str, Any]]:
                 function = {"name": block.name, "arguments": block.input}
                 calls.append({"id": block.id, "type": "function", "function": function})
             case ToolResultBlock():
-                said = _text(block.content)
+                said = _text(block.content or ())
                 content = f"error: {said}" if block.is_error else said
                 results.append({"role": "tool", "content": content, "tool_call_id": block.tool_use_id})
     message: dict[str, Any] = {"role": turn.role, "content": text}
@@ -241,17 +175,20 @@ def _for_template(turn: Turn) -> list[dict[str, Any]]:
     return [*results, *([message] if text or calls or not results else [])]
 
 
-def _tools(here: Serving, body: MessagesBody) -> ToolUse | None:
-    if not body.tools:
-        if body.tool_choice is not None and body.tool_choice.type != "none":
-            raise bad_request("tool_choice needs tools", "tool_choice")
-        return None
-    tools, shown = [], []
-    for given in body.tools:
-        tools.append(prepare.tool(here, given.name, given.input_schema))
-        function = {"name": given.name, "description": given.description or "", "parameters": given.input_schema}
-        shown.append({"type": "function", "function": function})
+def _tools(here: Serving, body: CountBody) -> ToolUse | None:
     choice = body.tool_choice or ToolChoice(type="auto")
+    named = next((tool for tool in body.left_out if choice.type == "tool" and tool.name == choice.name), None)
+    if named is not None:
+        raise bad_request(
+            f"tool_choice: {choice.name!r} is of the type {named.type!r}, which this server does not run", "tool_choice"
+        )
+    given = [tool for tool in body.tools or () if isinstance(tool, CustomTool)]
+    if not given:
+        if choice.type in ("any", "tool"):
+            raise bad_request("tool_choice needs tools that the client runs", "tool_choice")
+        return None
+    tools = [prepare.tool(here, tool.name, tool.input_schema) for tool in given]
+    shown = [_shown(tool) for tool in given]
     max_calls = 1 if choice.disable_parallel_tool_use else None
     match choice.type:
         case "none":
@@ -266,6 +203,14 @@ def _tools(here: Serving, body: MessagesBody) -> ToolUse | None:
     return ToolUse(chosen, shown, 1, 1)
 
 
+def _shown(tool: CustomTool) -> dict[str, Any]:
+    """Return a tool as chat templates take it."""
+    examples = [f"Example: {to_json(example)}" for example in tool.input_examples or ()]
+    description = "\n\n".join(filter(None, (tool.description, *examples)))
+    function = {"name": tool.name, "description": description, "parameters": tool.input_schema}
+    return {"type": "function", "function": function}
+
+
 class _Reply:
     """Writes an answer in Anthropic's words."""
 
@@ -278,8 +223,8 @@ class _Reply:
         piece = deltas.whole(self._prepared, result)
         content: list[dict[str, Any]] = []
         if piece.thought:
-            shown = "" if self._omits_thoughts else piece.thought
-            content.append({"type": "thinking", "thinking": shown, "signature": ""})
+            thought = "" if self._omits_thoughts else piece.thought
+            content.append({"type": "thinking", "thinking": thought, "signature": ""})
         if piece.text or not piece.calls:
             content.append({"type": "text", "text": piece.text})
         content += [{**_use(call.name), "input": json.loads(call.arguments)} for call in piece.calls]
@@ -316,6 +261,7 @@ class _Reply:
 
     def _stop(self, result: Result, called: bool) -> dict[str, Any]:
         stop = deltas.stop_string(self._prepared, result)
+        # A stop string ends the text before the calls, so that there is none then.
         if called:
             reason = "tool_use"
         elif stop is not None:
@@ -356,9 +302,8 @@ class _Reply:
 class _Blocks:
     """Content blocks one after the other: a new one where the kind of content changes."""
 
-    def __init__(self, omits_thoughts: bool) -> None:
-        self._index, self._kind = -1, ""
-        self._omits_thoughts = omits_thoughts
+    def __init__(self, omits_thoughts: bool = False) -> None:
+        self._index, self._kind, self._omits_thoughts = -1, "", omits_thoughts
 
     def add(self, piece: Piece) -> list[str]:
         """Return the events for more content."""

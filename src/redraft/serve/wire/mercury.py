@@ -18,8 +18,9 @@ from redraft.serve.answers import Answers, EventStream
 from redraft.serve.deltas import Ending, Passage
 from redraft.serve.errors import Json, bad_request, of_engine
 from redraft.serve.state import client_of, new_seed, serving
-from redraft.serve.wire.fields import Body, NoPenalty, Seed, Stop, Temperature, Whole, WholeNucleus, only
+from redraft.serve.wire.fields import HINT, Body, Seed, Stop, Temperature, Whole, only
 from redraft.serve.wire.openai.common import DONE, FINGERPRINT, StreamOptions, fields_of, frame, usage
+from redraft.serve.wire.sampling import Penalty, TopP
 from redraft.tasks.edit import EditRequest, EditResult, RewriteRequest, edit
 from redraft.tasks.fill import FillResult
 
@@ -56,14 +57,14 @@ class FimBody(Body):
     stop: Stop | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    seed: Seed | None = None
-    random_seed: Seed | None = None
+    seed: Seed = None
+    random_seed: Seed = None
     min_tokens: Annotated[Literal[0] | None, only(0)] = None
-    top_p: WholeNucleus = None
-    frequency_penalty: NoPenalty = None
-    presence_penalty: NoPenalty = None
+    top_p: TopP | None = None
+    frequency_penalty: Penalty | None = None
+    presence_penalty: Penalty | None = None
     user: str | None = None
-    metadata: Annotated[dict[str, str] | None, only({})] = None
+    metadata: Annotated[dict[str, Any] | None, HINT] = None
 
 
 @router.post("/v1/fim/completions")
@@ -74,10 +75,14 @@ async def fim(body: FimBody, http: HttpRequest) -> Response:
     here.note_prompt(http, [body.prompt, body.suffix])
     if body.seed is not None and body.random_seed is not None:
         raise bad_request("seed and random_seed say the same; give one of them", "random_seed")
-    if body.stream_options is not None and not body.stream:
-        raise bad_request("stream_options needs stream: true", "stream_options")
+    _check_stream(body)
     seed = body.random_seed if body.seed is None else body.seed
-    parameters = {"max_tokens": body.max_tokens, "temperature": body.temperature, "seed": seed}
+    parameters = {
+        "max_tokens": body.max_tokens,
+        "temperature": body.temperature,
+        "seed": seed,
+        **_sampling(body),
+    }
     passage = Passage(_middle, prepare.stop_strings(body.stop))
     filling = await prepare.gap(here, body.prompt, body.suffix or "", parameters, _FIM_FIELDS)
     return await _reply(body, http, filling, passage, _FIM_FIELDS)
@@ -101,13 +106,15 @@ class EditBody(Body):
     messages: Annotated[list[EditMessage], Field(min_length=1, max_length=1)]
     max_tokens: Whole | None = None
     temperature: Temperature | None = None
-    seed: Seed | None = None
+    seed: Seed = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    top_p: WholeNucleus = None
-    frequency_penalty: NoPenalty = None
-    presence_penalty: NoPenalty = None
+    top_p: TopP | None = None
+    frequency_penalty: Penalty | None = None
+    presence_penalty: Penalty | None = None
     user: str | None = None
+    metadata: Annotated[dict[str, Any] | None, HINT] = None
+    realtime: Annotated[bool | None, HINT] = None
 
 
 @router.post("/v1/edit/completions")
@@ -162,12 +169,12 @@ async def _edited(
     here = serving(http)
     here.check_model(body.model)
     here.note_prompt(http, body.messages[0].content)
-    if body.stream_options is not None and not body.stream:
-        raise bad_request("stream_options needs stream: true", "stream_options")
+    _check_stream(body)
     given = {
         "max_tokens": body.max_tokens,
         "temperature": body.temperature,
         "seed": new_seed() if body.seed is None else body.seed,
+        **_sampling(body),
     }
     parameters: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
 
@@ -179,6 +186,21 @@ async def _edited(
         return edit(here.runtime, text, spans, instruction=instruction, record=record, **parameters)
 
     return await _reply(body, http, await here.check(check, _EDIT_FIELDS), passage, _EDIT_FIELDS)
+
+
+def _check_stream(body: FimBody | EditBody) -> None:
+    if body.stream_options is not None and not body.stream:
+        raise bad_request("stream_options needs stream: true", "stream_options")
+    if body.stream_options is not None and body.stream_options.continuous_usage_stats:
+        raise bad_request("stream_options: continuous_usage_stats is for chat and plain completions", "stream_options")
+
+
+def _sampling(body: FimBody | EditBody) -> dict[str, float | None]:
+    return {
+        "top_p": body.top_p,
+        "frequency_penalty": body.frequency_penalty,
+        "presence_penalty": body.presence_penalty,
+    }
 
 
 async def _reply(

@@ -23,11 +23,16 @@ from redraft.serve.answers import Answers, Done, EventStream
 from redraft.serve.errors import ApiError, Json, bad_request, of_engine, to_json
 from redraft.serve.state import Serving, client_of, new_seed, serving
 from redraft.serve.wire.fields import Body, Seed, Stop, Temperature, ThinkingBudget, Whole
+from redraft.serve.wire.sampling import SAMPLING, Sampled
 from redraft.tasks.choose import ChooseRequest, choose
 from redraft.tasks.fill import FillResult
 
 router = APIRouter()
-_PARAMETERS = ("max_tokens", "seed", "temperature", "max_denoising_steps", "entropy_bound", "stop", *OF_THOUGHTS)
+_PARAMETERS = (
+    *("max_tokens", "seed", "temperature", "max_denoising_steps", "entropy_bound", "stop"),
+    *OF_THOUGHTS,
+    *SAMPLING,
+)
 _FEWER_DIGITS = 4
 
 
@@ -87,7 +92,7 @@ class ByTemplate(Body):
 AnyConstraint = Annotated[BySchema | ByRegex | ByChoice | ByTemplate, Discriminator("type")]
 
 
-class GenerateBody(Body):
+class GenerateBody(Sampled):
     """The body of a request to generate."""
 
     model: str | None = None
@@ -96,7 +101,7 @@ class GenerateBody(Body):
     fill: Gap | None = None
     constraint: AnyConstraint | None = None
     max_tokens: Whole | None = None
-    seed: Seed | None = None
+    seed: Seed = None
     temperature: Temperature | None = None
     max_denoising_steps: Annotated[int, Field(ge=1, le=1000)] | None = None
     entropy_bound: Annotated[float, Field(ge=0)] | None = None
@@ -116,7 +121,7 @@ class ChooseBody(Body):
     questions: Annotated[dict[str, Annotated[list[str], Field(min_length=1, max_length=255)]], Field(min_length=1)]
     frame: str | None = None
     max_denoising_steps: Annotated[int, Field(ge=1, le=1000)] | None = None
-    seed: Seed | None = None
+    seed: Seed = None
     calibrated: bool | None = None
 
 
@@ -242,6 +247,7 @@ class _Drawing:
             "canvas": event.canvas_index,
             "step": event.step,
             "of": event.steps,
+            "remaining": event.remaining,
             "temperature": event.temperature,
             "tokens": tokens,
             "argmax": argmax,

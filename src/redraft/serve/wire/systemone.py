@@ -1,7 +1,8 @@
 """System One, typed decisions: each question's answer with the probability of every option.
 
-Questions and options stand in the prompt, and the answers on the canvas, in an order of their own names: in what order
-the client sent them cannot change an answer.
+Every question is a prompt of its own, without its id, and has a short canvas of its own; all are computed together.
+Options stand in the prompt in the order of their names. So neither other questions, nor an id, nor an order in which a
+client sent something can change an answer.
 """
 
 import json
@@ -11,33 +12,28 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter
 from fastapi import Request as HttpRequest
-from pydantic import Discriminator, Field
+from pydantic import ConfigDict, Discriminator, Field
 from starlette.responses import Response
 
-from redraft.engine.runtime import Prompt
 from redraft.serve.answers import Answers
 from redraft.serve.errors import Json, bad_request, of_engine
 from redraft.serve.prepare import prompt_tokens
 from redraft.serve.state import Serving, client_of, serving
 from redraft.serve.wire.fields import Body
-from redraft.tasks.choose import ChooseRequest, Decision, choose
+from redraft.tasks.choose import ChooseRequest, ChooseResult, choose
 
 router = APIRouter()
 _FIELDS = {"prompt": "state", "the answers": "questions", "constraint": "questions"}
 # The same request gets the same answer.
 _SEED = 0
-_INSTRUCTION = "Read what is given, and answer the questions about it, each on a line of its own."
+_INSTRUCTION = "Read what is given, and answer the question about it with one of its options."
+# The name of the model that clients of this format send unless told otherwise.
+_ALIAS = "jev-latest"
+# Canvases are a multiple of so many positions long: few lengths, so that questions of about one size are alike.
+_ROUND = 8
 
 Content = str | dict[str, Any] | list[Any]
 _Text = Content | None
-
-
-class NoulQuestion(Body):
-    """A question that is answered by yes or no."""
-
-    type: Literal["noul"]
-    instructions: _Text = None
-    criteria: "NoulCriteria | None" = None
 
 
 class NoulCriteria(Body):
@@ -45,6 +41,14 @@ class NoulCriteria(Body):
 
     true: _Text = None
     false: _Text = None
+
+
+class NoulQuestion(Body):
+    """A question that is answered by yes or no."""
+
+    type: Literal["noul"]
+    instructions: _Text = None
+    criteria: NoulCriteria | None = None
 
 
 class ChoiceQuestion(Body):
@@ -67,7 +71,9 @@ Question = Annotated[NoulQuestion | ChoiceQuestion | ScoreQuestion, Discriminato
 
 
 class SystemOneBody(Body):
-    """The body of a request for decisions."""
+    """The body of a request for decisions. By this format's rules unknown fields at the top are taken, and unread."""
+
+    model_config = ConfigDict(extra="ignore")
 
     model: str
     state: Content
@@ -78,7 +84,6 @@ class SystemOneBody(Body):
 class _PlainQuestion:
     """A question in plain text, and the options as they stand on the canvas."""
 
-    name: str
     question: NoulQuestion | ChoiceQuestion | ScoreQuestion
     text: str
     options: tuple[str, ...]
@@ -86,40 +91,35 @@ class _PlainQuestion:
 
 @router.post("/v1/systemone")
 async def system_one(body: SystemOneBody, http: HttpRequest) -> Response:
-    """Decide all questions, on as few canvases as hold them."""
+    """Decide all questions, each on a canvas of its own, in as few forwards as hold them."""
     here = serving(http)
-    here.check_model(body.model)
+    if body.model != _ALIAS:
+        here.check_model(body.model)
     here.note_prompt(http, body.state)
     here.limits.check_questions(len(body.questions))
-    questions = [_in_plain_text(name, body.questions[name]) for name in sorted(body.questions)]
+    questions = {name: _in_plain_text(name, question) for name, question in body.questions.items()}
 
-    def check() -> tuple[list[list[_PlainQuestion]], list[ChooseRequest]]:
-        groups = _groups(here, questions)
-        return groups, [_choose(here, body.state, group) for group in groups]
+    def check() -> list[ChooseRequest]:
+        return [_choose(here, body.state, one) for one in questions.values()]
 
-    groups, requests = await here.check(check, _FIELDS)
+    requests = await here.check(check, _FIELDS)
     answers = Answers(http, requests, client_of(http))
     try:
         results = await answers.results(http.receive)
     except Exception as error:
         raise of_engine(error, _FIELDS) from error
-    decided = {
-        one.name: result.answers[f"q{number}"]
-        for group, result in zip(groups, results, strict=True)
-        for number, one in enumerate(group)
-    }
-    by_name = {one.name: one for one in questions}
+    decided = dict(zip(questions, results, strict=True))
     return Json(
         {
             "model": here.settings.model,
-            "answers": {name: _answer(by_name[name], decided[name]) for name in body.questions},
+            "answers": {name: _answer(questions[name], result) for name, result in decided.items()},
             "usage": {
                 "input_tokens": sum(result.usage.prompt_tokens for result in results),
                 "output_tokens": 0,
-                "canvases": sum(result.usage.canvases for result in results),
-                "denoising_steps": sum(result.usage.denoising_steps for result in results),
+                "x_cached_tokens": sum(result.usage.cached_prompt_tokens for result in results),
+                "x_canvases": sum(result.usage.canvases for result in results),
+                "x_denoising_steps": sum(result.usage.denoising_steps for result in results),
             },
-            "log_valid": [result.log_valid for result in results],
         }
     )
 
@@ -135,22 +135,20 @@ def _in_plain_text(name: str, question: NoulQuestion | ChoiceQuestion | ScoreQue
                     f"questions.{name}",
                 )
             meanings = {} if criteria is None else {"yes": criteria.true, "no": criteria.false}
-            return _PlainQuestion(
-                name, question, _described(name, instructions, ("yes", "no"), meanings), ("yes", "no")
-            )
+            return _PlainQuestion(question, _described(instructions, ("yes", "no"), meanings), ("yes", "no"))
         case ChoiceQuestion(criteria=options):
             if not all(option.strip() for option in options):
                 raise bad_request(f"questions.{name}: an option is empty", f"questions.{name}.criteria")
             ordered = tuple(sorted(options))
-            return _PlainQuestion(name, question, _described(name, instructions, ordered, options), ordered)
+            return _PlainQuestion(question, _described(instructions, ordered, options), ordered)
         case ScoreQuestion(criteria=levels):
             digits = tuple(str(level) for level in range(len(levels)))
             meanings = dict(zip(digits, levels, strict=True))
-            return _PlainQuestion(name, question, _described(name, instructions, digits, meanings), digits)
+            return _PlainQuestion(question, _described(instructions, digits, meanings), digits)
 
 
-def _described(name: str, instructions: str, options: Sequence[str], meanings: Mapping[str, _Text]) -> str:
-    lines = [f"{name}: {instructions}" if instructions else name]
+def _described(instructions: str, options: Sequence[str], meanings: Mapping[str, _Text]) -> str:
+    lines = [instructions] if instructions else []
     for option in options:
         meaning = meanings.get(option)
         lines.append(f"- {option}" if meaning is None else f"- {option}: {_plain(meaning)}")
@@ -161,44 +159,32 @@ def _plain(content: Content) -> str:
     return content if isinstance(content, str) else json.dumps(content, ensure_ascii=False, sort_keys=True)
 
 
-def _prompt(here: Serving, state: Content, group: Sequence[_PlainQuestion]) -> Prompt:
-    # The state comes first: it is the prefix that requests about the same thing share.
-    questions = "\n\n".join(one.text for one in group)
-    return here.runtime.question(_INSTRUCTION, f"{_plain(state)}\n\n{questions}")
+def _choose(here: Serving, state: Content, plain: _PlainQuestion) -> ChooseRequest:
+    # The state comes first: it is the prefix that questions about the same thing share.
+    prompt = here.runtime.question(_INSTRUCTION, f"{_plain(state)}\n\n{plain.text}")
+    tokens = prompt_tokens(here, prompt, "state")
+    length = _canvas_length(here, plain.options)
+    return choose(here.runtime, tokens, plain.options, seed=_SEED, canvas_length=length, record=here.settings.record)
 
 
-def _choose(here: Serving, state: Content, group: Sequence[_PlainQuestion]) -> ChooseRequest:
-    tokens = prompt_tokens(here, _prompt(here, state, group), "state")
-    options = {f"q{number}": one.options for number, one in enumerate(group)}
-    return choose(here.runtime, tokens, options, seed=_SEED, record=here.settings.record)
+def _canvas_length(here: Serving, options: Sequence[str]) -> int:
+    """Return the positions that surely hold every option, and the token that ends the answer."""
+    needed = 1 + max(len(here.tokenizer.encode_text(option, literal=True)) for option in options)
+    return min(here.runtime.model.config.canvas_length, -(-needed // _ROUND) * _ROUND)
 
 
-def _groups(here: Serving, questions: Sequence[_PlainQuestion]) -> list[list[_PlainQuestion]]:
-    """Group questions in their order, as many on a canvas as surely fit whatever the answers are."""
-    room = here.runtime.model.config.canvas_length - 1
-    groups: list[list[_PlainQuestion]] = []
-    left = 0
-    for one in questions:
-        longest = max(len(here.tokenizer.encode_text(f"{option}\n", literal=True)) for option in one.options)
-        if not groups or longest > left:
-            groups.append([])
-            left = room
-        groups[-1].append(one)
-        left -= longest
-    return groups
-
-
-def _answer(plain: _PlainQuestion, decision: Decision) -> dict[str, Any]:
-    probabilities = decision.probabilities
+def _answer(plain: _PlainQuestion, result: ChooseResult) -> dict[str, Any]:
+    probabilities, sure = result.probabilities, {"x_log_valid": result.log_valid}
     match plain.question:
         case NoulQuestion():
-            return {"type": "noul", "noul": probabilities["yes"]}
+            return {"type": "noul", "noul": probabilities["yes"], **sure}
         case ChoiceQuestion(criteria=options):
             return {
                 "type": "choice",
-                "choice": decision.choice,
+                "choice": result.choice,
                 "probabilities": {option: probabilities[option] for option in options},
-                "confidence": decision.confidence,
+                "confidence": _confidence(probabilities),
+                **sure,
             }
         case ScoreQuestion(criteria=levels):
             return {
@@ -206,5 +192,13 @@ def _answer(plain: _PlainQuestion, decision: Decision) -> dict[str, Any]:
                 "score": sum(int(level) * probability for level, probability in probabilities.items()),
                 "legend": {str(level): meaning for level, meaning in enumerate(levels)},
                 "probabilities": probabilities,
-                "confidence": decision.confidence,
+                "confidence": _confidence(probabilities),
+                **sure,
             }
+
+
+def _confidence(probabilities: Mapping[str, float]) -> float:
+    """Return how far the likeliest option is above chance: 0 where all are alike, 1 where it is certain."""
+    chance = 1 / len(probabilities)
+    # Sums of exponentials may be a hair off.
+    return min(1.0, max(0.0, (max(probabilities.values()) - chance) / (1 - chance)))

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from copy import copy
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -21,7 +22,7 @@ from redraft.files import replacing
 from redraft.layers.linear import Linear
 from redraft.models import checkpoint
 from redraft.models.checkpoint import Checkpoint
-from redraft.models.companions import write_terms, write_tokenizer
+from redraft.models.companions import write_card, write_terms, write_tokenizer
 from redraft.models.family import PlainModel
 from redraft.train.text.batch import Batch
 
@@ -162,7 +163,7 @@ class TrainedModel:
             whole = self.base.family.build(self.base.config, {})
         whole.load_state_dict(state, assign=True)
         whole.defaults = self.base.defaults
-        _save(self.base, whole, folder / "checkpoint", self.base.stored)
+        _save(self.base, self.name, whole, folder / "checkpoint")
         return folder / "checkpoint"
 
     def _choose(self) -> dict[str, nn.Parameter]:
@@ -214,7 +215,12 @@ class TrainedModel:
         folder.mkdir(parents=True, exist_ok=True)
         with replacing(folder / ADAPTER_WEIGHTS) as new:
             save_file(tensors, new, {"format": "pt"})
-        config.save_pretrained(str(folder))
+        # The library writes its file in place.
+        with TemporaryDirectory(prefix=".", dir=folder) as aside:
+            config.save_pretrained(aside)
+            for written in Path(aside).iterdir():
+                written.replace(folder / written.name)
+        write_card(folder, self.base.path, self.name, "An adapter of `{base}`, made by `redraft train --lora`.")
         return folder
 
 
@@ -244,7 +250,7 @@ def merge(adapter: Path, out: Path, base: str | Path | None = None) -> Path:
         table.data = table.data.clone()
         table.data[tokens[module]] = value.to(table.dtype)
     merged = tuner.merge_and_unload()
-    _save(found, merged, out, found.stored)
+    _save(found, str(base or described["base_model_name_or_path"]), merged, out)
     return out
 
 
@@ -300,8 +306,10 @@ def _unwrapped(tensors: Mapping[str, Tensor], found: Checkpoint, model: Any) -> 
     return state
 
 
-def _save(base: Checkpoint, model: PlainModel, folder: Path, dtype: torch.dtype) -> None:
-    checkpoint.save(model, folder, dtype)
+def _save(base: Checkpoint, name: str, model: PlainModel, folder: Path) -> None:
+    """Write a checkpoint in the base's dtype, with its tokenizer, its terms and a card."""
+    checkpoint.save(model, folder, base.stored)
+    write_card(folder, base.path, name, "Made of `{base}` by `redraft train`.")
     write_tokenizer(base.path, folder)
     write_terms(base.path, folder)
 

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from redraft.train.text.encoding import SlotKind
 from redraft.train.text.objective import Example, NoisyCanvas
 
 
@@ -28,6 +29,8 @@ class PlacedCanvas:
     weighted: bool
     task: str
     sampled_steps: int
+    kinds: tuple[SlotKind, ...]
+    """The kind of each slot, where there is a schema."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,4 +158,5 @@ def _placed(canvas: NoisyCanvas, first: int) -> PlacedCanvas:
         canvas.weighted,
         canvas.task,
         canvas.sampled_steps,
+        clean.kinds,
     )

@@ -1,16 +1,22 @@
 """Records as tokens: prompts, and the clean canvases that answer them."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import takewhile
+from typing import Literal
 
-from redraft.errors import DataError, RequestError
+from redraft.errors import DataError, RequestError, counted
 from redraft.models.tokenizer import ChatTokenizer
+from redraft.tasks.layout import NULL, Slot
 from redraft.tasks.slots import Canvas, Filled, Piece, Slots
-from redraft.train.text.records import Question, Record, SchemaValue
+from redraft.train.text.records import Prompt, Question, Record, SchemaValue
 
 FILLER_WEIGHT = 0.15
 """The weight of an end token behind the first one: fillers are many, and all alike."""
+
+SlotKind = Literal["absent", "class", "copied", "rewritten"]
+"""The kind of a value in a schema's slot: none, one of the values that the schema lists, text as the prompt has it, or
+text that it has not, such as a date in another form."""
 
 
 @dataclass(frozen=True)
@@ -22,6 +28,8 @@ class CleanCanvas:
     """Positions that are filled in; the others are pinned."""
     weights: tuple[float, ...]
     """The weight of each position's loss; 0 where it is pinned."""
+    kinds: tuple[SlotKind, ...] = ()
+    """The kind of each slot, where a schema says which slots there are."""
 
 
 @dataclass(frozen=True)
@@ -57,10 +65,19 @@ class Encoder:
     def encode(self, record: Record) -> EncodedRecord:
         """Return the tokens of a record."""
         try:
-            questions = tuple(self._question(question) for question in record.questions)
+            questions = tuple(self._numbered(number, record) for number in range(len(record.questions)))
         except (DataError, RequestError) as error:
             raise DataError(f"{record.where}: {error}") from None
         return EncodedRecord(questions, _shared([question.prompt for question in questions]), record.where)
+
+    def _numbered(self, number: int, record: Record) -> EncodedQuestion:
+        """Return the tokens of one question; a fault among several names it by its number, from 0."""
+        try:
+            return self._question(record.questions[number])
+        except (DataError, RequestError) as error:
+            if len(record.questions) == 1:
+                raise
+            raise DataError(f"question {number}: {error}") from None
 
     def _question(self, question: Question) -> EncodedQuestion:
         if isinstance(question.prompt, str):
@@ -72,7 +89,11 @@ class Encoder:
                 canvases = tuple(self._of_text(text, question.weight))
             case SchemaValue(schema, value):
                 laid_out = Slots.of(schema, self.tokenizer, self.end_token)
-                canvases = (self._of_pieces(laid_out.pieces(value), question.weight),)
+                pieces = laid_out.pieces(value)
+                said = _said(question.prompt)
+                filled = [piece.text.strip() for piece in pieces if isinstance(piece, Filled)]
+                kinds = tuple(_kind(*one, said) for one in zip(laid_out.slots, filled, strict=True))
+                canvases = (replace(self._of_pieces(pieces, question.weight), kinds=kinds),)
             case pieces:
                 # Text before the first slot is context, as where a text is filled or edited.
                 before, following = _led_in(pieces)
@@ -80,7 +101,9 @@ class Encoder:
                 canvases = (self._of_pieces(following, question.weight),)
         length = len(prompt) + sum(len(canvas.tokens) for canvas in canvases)
         if length > self.context_length:
-            raise DataError(f"prompt and answer take {length} tokens, and the model reads {self.context_length}")
+            raise DataError(
+                f"prompt and answer take {counted(length, 'token')}, and the model reads {self.context_length}"
+            )
         return EncodedQuestion(tuple(prompt), canvases, question.task)
 
     def _of_text(self, text: str, weight: float) -> Iterator[CleanCanvas]:
@@ -113,6 +136,19 @@ class Encoder:
                 name = self.tokenizer.decode_all([token])
                 raise DataError(f"the answer {text[:40]!r} spells the special token {name!r}")
         return tokens
+
+
+def _said(prompt: Prompt) -> str:
+    """Return the text of a prompt."""
+    return prompt if isinstance(prompt, str) else "\n".join(message["content"] for message in prompt)
+
+
+def _kind(slot: Slot, text: str, said: str) -> SlotKind:
+    if text == NULL and slot.may_be_absent:
+        return "absent"
+    if slot.type in ("enum", "boolean"):
+        return "class"
+    return "copied" if text in said else "rewritten"
 
 
 def _led_in(pieces: Sequence[Piece]) -> tuple[str, Sequence[Piece]]:

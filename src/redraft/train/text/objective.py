@@ -158,11 +158,12 @@ class MaskObjective:
         """Spread questions over trees of at most ``max_rows`` rows."""
         group: list[QuestionPlan] = []
         rows = record.shared
-        for plan in plans:
+        for number, plan in enumerate(plans):
             own = len(plan.question.prompt) - record.shared + plan.rows
             if record.shared + own > self.max_rows:
+                which = "a question" if len(plans) == 1 else f"question {number}"
                 raise DataError(
-                    f"{record.where}: a question takes {record.shared + own} tokens, and a batch has {self.max_rows}; "
+                    f"{record.where}: {which} takes {record.shared + own} tokens, and a batch has {self.max_rows}; "
                     "raise the tokens of a batch, or shorten the record"
                 )
             if group and rows + own > self.max_rows:

@@ -1,5 +1,6 @@
 """AdamW, or Muon (Jordan et al. 2024) for matrices, with float32 masters of weights that are computed in bfloat16."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -28,8 +29,9 @@ class OptimizerConfig:
     def __post_init__(self) -> None:
         if self.name not in get_args(Name):
             raise ValueError(f"optimizer {self.name!r} is not known; choose one of {', '.join(get_args(Name))}")
-        if not self.learning_rate > 0 or not self.clip_norm > 0:
-            raise ValueError("learning_rate and clip_norm must be above 0")
+        for name in ("learning_rate", "clip_norm"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"{name} {getattr(self, name)} must be a finite number above 0")
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:
             raise ValueError(f"ema_decay {self.ema_decay} must be between 0 and 1")
 

@@ -73,6 +73,8 @@ def preview(run: Run, most: int = 4) -> Preview:
     canvases = [
         _shown(batch, canvas, decode) for batch, _ in batches for canvas in batch.canvases if canvas.hidden.any()
     ]
+    # Few records come round several times in a step, each time with other masks.
+    canvases = list({(one.task, one.before, _text_of(one)): one for one in reversed(canvases)}.values())[::-1]
     # Some of all: neighbours stand in one tree.
     chosen = canvases[:: max(1, len(canvases) // most)][:most]
     begun = time.perf_counter()
@@ -87,6 +89,10 @@ def preview(run: Run, most: int = 4) -> Preview:
         run.loss,
         math.log(run.model.base.config.vocab_size),
     )
+
+
+def _text_of(canvas: ShownCanvas) -> str:
+    return "".join(stretch.text for stretch in canvas.target)
 
 
 def _shown(batch: Batch, canvas: PlacedCanvas, decode: Callable[[list[int]], str]) -> ShownCanvas:

@@ -116,7 +116,8 @@ def _of_messages(raw: Mapping[str, Any]) -> Question:
             raise DataError(f"message {number} needs a 'content' that is text")
     if messages[-1]["role"] != "assistant":
         raise DataError(f"the last message is the {messages[-1]['role']}'s; it must be the assistant's, the answer")
-    return Question(tuple(messages[:-1]), messages[-1]["content"], *_task_and_weight(raw))
+    answer = _something("the last message", messages[-1]["content"])
+    return Question(tuple(messages[:-1]), answer, *_task_and_weight(raw))
 
 
 def _of_prompt(raw: Mapping[str, Any]) -> Question:
@@ -124,7 +125,7 @@ def _of_prompt(raw: Mapping[str, Any]) -> Question:
     prompt = _text(raw, "prompt")
     if not prompt:
         raise DataError("'prompt' is empty; a canvas needs a token before it")
-    return Question(prompt, _text(raw, "response"), *_task_and_weight(raw))
+    return Question(prompt, _something("'response'", _text(raw, "response")), *_task_and_weight(raw))
 
 
 def _of_context(raw: Mapping[str, Any]) -> Iterator[Question]:
@@ -155,6 +156,7 @@ def _answer(raw: Mapping[str, Any]) -> Answer:
         if not isinstance(raw["schema"], Mapping):
             raise DataError(f"'schema' is {type(raw['schema']).__name__}; it must be a JSON object")
         return SchemaValue(raw["schema"], raw["value"])
+    # A question may have nothing for an answer: then that is what is learned.
     return _text(raw, "answer") if kinds == ["answer"] else tuple(_pieces(raw["canvas"]))
 
 
@@ -193,6 +195,13 @@ def _text(raw: Mapping[str, Any], name: str) -> str:
         found = "is missing" if name not in raw else f"is {type(value).__name__}"
         raise DataError(f"{name!r} {found}; it must be text")
     return value
+
+
+def _something(name: str, text: str) -> str:
+    """Return an answer that has something to learn."""
+    if not text:
+        raise DataError(f"{name} is empty: of such an answer only end tokens would be learned; leave the record out")
+    return text
 
 
 def _only(raw: Mapping[str, Any], known: Sequence[str]) -> None:

@@ -43,8 +43,8 @@ class RunConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} {value} must be at least 1")
-        if self.hours is not None and not self.hours > 0:
-            raise ValueError(f"{self.hours} hours must be more than none")
+        if self.hours is not None and not 0 < self.hours < math.inf:
+            raise ValueError(f"hours {self.hours} must be a finite number above 0")
 
     def progress(self, step: int, seconds: float) -> float:
         """Return how much of the run is done, from 0 to 1."""

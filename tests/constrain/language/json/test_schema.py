@@ -16,7 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from redraft.constrain.automaton.bytes import ByteAutomaton, build
-from redraft.constrain.language.json import merge
+from redraft.constrain.language.json import document
+from redraft.constrain.language.json.keywords import SUPPORTED
 from redraft.constrain.language.json.schema import expression
 from redraft.errors import ConstraintError
 from tests.constrain.judges import FORMATS, guidance_accepts, has_format, valid_json
@@ -44,6 +45,9 @@ def in_schema_order(schema: Any, value: Any) -> Any:
     return value
 
 
+SCHEMAS, LOOSE = 90, 120
+
+
 @cache
 def schemas(count: int, *, loose: bool = False) -> list[tuple[RandomSchemas, Any, ByteAutomaton]]:
     """Random schemas that are not refused because they contradict themselves, with their automata; compiled once."""
@@ -69,7 +73,7 @@ def test_whatever_the_automaton_writes_is_valid(loose: bool):
     and of numbers within bounds not all: -6.2 is none to it where the lower bound is -6.218.
     """
     chance, tried = random.Random(0), 0
-    for _, schema, automaton in schemas(200 if loose else 150, loose=loose):
+    for _, schema, automaton in schemas(LOOSE if loose else SCHEMAS, loose=loose):
         texts = RandomTexts(automaton)
         for _ in range(8):
             text = texts.draw(chance)
@@ -90,13 +94,10 @@ def keywords_of(schema) -> set[str]:
     return set(schema).union(*map(keywords_of, inner))
 
 
-def test_random_schemas_have_every_keyword_and_format():
-    drawn = [schema for _, schema, _ in schemas(150)]
-    with pytest.raises(ConstraintError) as refusal:
-        expression({"madeUp": 1})
-    supported = set(str(refusal.value).partition("Supported: ")[2].split(", "))
-    assert supported >= {"type", "uniqueItems", "$ref"}
-    assert set().union(*map(keywords_of, drawn)) >= supported
+def test_random_schemas_have_most_keywords_and_formats():
+    """The others have cases of their own, in ``test_keywords``."""
+    drawn = [schema for _, schema, _ in [*schemas(SCHEMAS), *schemas(LOOSE, loose=True)]]
+    assert len(SUPPORTED & set().union(*map(keywords_of, drawn))) >= 22
     assert all(f'"format": "{name}"' in json.dumps(drawn) for name in FORMATS)
 
 
@@ -104,7 +105,7 @@ def test_values_are_accepted_exactly_if_they_are_valid():
     """Values near valid ones, laid out as the automaton wants them: accepted if and only if jsonschema accepts them."""
     chance = random.Random(1)
     outcomes = {True: 0, False: 0}
-    for drawn, schema, automaton in schemas(150):
+    for drawn, schema, automaton in schemas(SCHEMAS):
         # Where options are merged, the order of members is no longer that of one list of properties.
         plain = not re.search('Of"|\\$ref|date|time', json.dumps(schema))
         texts = RandomTexts(automaton)
@@ -118,7 +119,7 @@ def test_values_are_accepted_exactly_if_they_are_valid():
             accepted = automaton.matches(text)
             assert accepted == valid if plain else accepted <= valid, (schema, text)
             outcomes[valid] += 1
-    assert min(outcomes.values()) > 200, outcomes
+    assert min(outcomes.values()) > 120, outcomes
 
 
 # What schemas may not say
@@ -128,25 +129,23 @@ def test_values_are_accepted_exactly_if_they_are_valid():
     ("schema", "message"),
     [
         (
-            {"properties": {"age": {"multipleOf": 2}}},
-            "schema at /properties/age: 'multipleOf' is not supported; leave it",
+            {"properties": {"age": {"multipleOf": 0.5}}},
+            "schema at /properties/age: 'multipleOf' is supported only for integers",
         ),
         (
             {"type": "array", "uniqueItems": True},
-            "schema: 'uniqueItems' is supported only where it is false; list what",
+            "schema: 'uniqueItems' is supported for items of a few values, such as an 'enum'",
         ),
-        ({"not": {}}, "'not' is not supported"),
-        ({"anyOf": [{}, {"if": {}}]}, "schema at /anyOf/1: 'if' is not supported"),
-        ({"$defs": {"a/b": {"patternProperties": {}}}}, "schema at /$defs/a~1b: 'patternProperties'"),
-        ({"items": {"dependentRequired": {}}}, "schema at /items: 'dependentRequired'"),
-        ({"contains": {}}, "'contains' is not supported"),
-        ({"minProperties": 1}, "'minProperties' is not supported"),
-        ({"madeUp": 1}, "'madeUp' is not supported"),
+        ({"anyOf": [{}, {"unevaluatedItems": {}}]}, "schema at /anyOf/1: 'unevaluatedItems' is not supported"),
+        (
+            {"$ref": "#/$defs/a~1b", "$defs": {"a/b": {"unevaluatedItems": False}}},
+            "schema at /$defs/a~1b: 'unevaluatedItems'",
+        ),
         ({"type": "text"}, "'type' must be one or several of array, boolean"),
         ({"type": []}, "'type' must be"),
         ({"minLength": -1}, "'minLength' must be an integer from 0"),
         ({"maxItems": True}, "'maxItems' must be an integer"),
-        ({"maxLength": 2.5}, "'maxLength' must be an integer from 0 to 1000000, not 2.5"),
+        ({"maxLength": 2.5}, "'maxLength' must be an integer from 0 to 9007199254740992, not 2.5"),
         ({"minItems": float("inf")}, "'minItems' must be an integer"),
         ({"items": {"uniqueItems": 0}}, "schema at /items: 'uniqueItems' must be true or false, not 0"),
         ({"minimum": "1"}, "'minimum' must be a number"),
@@ -155,10 +154,7 @@ def test_values_are_accepted_exactly_if_they_are_valid():
         ({"maximum": 1e308}, "'maximum' must have at most 60 digits"),
         ({"pattern": 3}, "'pattern' must be a string"),
         ({"items": {"pattern": "a(?=b)"}}, "schema at /items: 'pattern': regular expression, position 1"),
-        (
-            {"format": "hostname"},
-            "'format' must be one of date, date-time, email, ipv4, time, uri, uuid, not 'hostname'",
-        ),
+        ({"format": 3}, "'format' must be a string, not 3"),
         ({"items": [{}]}, "'items' must be a schema; for a schema of each item write 'prefixItems'"),
         ({"properties": {"a": 3}}, "schema at /properties/a: a schema must be an object"),
         ({"properties": {3: {}}}, "'properties' must be an object whose keys are strings"),
@@ -167,12 +163,11 @@ def test_values_are_accepted_exactly_if_they_are_valid():
         ({"enum": []}, "'enum' must be an array with at least one value"),
         ({"const": {1, 2}}, "'const' must be made of JSON values"),
         ({"const": "\ud800"}, "'const' must be made of JSON values"),
-        ({"$ref": "other.json"}, "'$ref' must point into this document"),
+        ({"$ref": "other.json"}, "'$ref' 'other.json' leads to another document, other.json; give it in a registry"),
         (
             {"properties": {"a": {"$ref": "#/$defs/a"}}},
             "schema at /properties/a: '$ref' '#/$defs/a' leads to no schema",
         ),
-        ({"items": {"$id": "x"}}, "schema at /items: '$id' is supported only in the outermost"),
         ([1], "a schema must be an object"),
         ('{"type": "null"', "schema: not JSON at line 1, column 16"),
         ('{"type": "null", "type": "null"}', "has the key 'type' twice"),
@@ -217,7 +212,7 @@ def test_a_schema_that_takes_too_many_steps_is_refused_on_every_machine(monkeypa
     """Each pattern is cheap; together they pass a limit that counts work."""
     schema = {"properties": {f"p{n}": {"type": "string", "pattern": f"^a{{{n}}}$"} for n in range(20)}}
     expression(schema)
-    monkeypatch.setattr(merge, "_MAX_STEPS", 20_000)
+    monkeypatch.setattr(document, "_MAX_STEPS", 20_000)
     with pytest.raises(ConstraintError, match="takes more than 20000 steps to write out; write simpler patterns"):
         expression(schema)
 
@@ -440,7 +435,7 @@ def test_integer_bounds_hold_for_every_integer_around_them():
 
 
 @given(st.data())
-@settings(deadline=None, max_examples=75)
+@settings(deadline=None, max_examples=40)
 def test_number_bounds_hold_exactly_for_decimals_around_them(data):
     """Decimals with up to four places that differ from the bounds in their last ones."""
     numbers = st.decimals(-150, 150, places=2, allow_nan=False)
@@ -469,15 +464,19 @@ def test_unbounded_numbers_are_those_of_json():
 # Choices and references
 
 
-def test_overlapping_options_of_one_of_are_refused_and_disjoint_ones_are_not():
-    refused = [
+def test_of_options_that_overlap_what_both_allow_is_left_out():
+    """Of 'oneOf': what is written is valid, and both options have values of their own."""
+    overlapping = [
         [{"type": "integer"}, {"type": "number", "minimum": 0}],
         [{"properties": {"a": {"type": "integer"}}, "required": ["a"]}, {"properties": {"b": {"type": "integer"}}}],
         [{"pattern": "^a"}, {"pattern": "b$"}],
         [{"minimum": 3, "type": ["number", "string"]}, {"maximum": 2, "type": ["number", "string"]}],
         [{"const": 1}, {"enum": [2, 1.0]}],
         [{"enum": [1, 2]}, {"type": "integer", "minimum": 2}],
-        [{"type": "array", "items": {"type": "string"}}, {"type": "array", "items": {"type": "integer"}}],
+        [
+            {"type": "array", "items": {"type": "string"}, "maxItems": 3},
+            {"type": "array", "items": {"type": "integer"}},
+        ],
     ]
     disjoint = [
         [{"type": "integer"}, {"type": "string"}],
@@ -495,28 +494,26 @@ def test_overlapping_options_of_one_of_are_refused_and_disjoint_ones_are_not():
         [{"type": "object", "additionalProperties": False}, {"type": "object", "required": ["a"]}],
         [{"minimum": 3}, {"maximum": 2}],
     ]
-    for options in refused:
-        with pytest.raises(ConstraintError, match="options 0 and 1 of 'oneOf' may both hold"):
-            expression({"oneOf": options})
     chance = random.Random(6)
-    for options in disjoint:
+    for options in overlapping + disjoint:
         texts = RandomTexts(compiled({"oneOf": options}, depth=2))
         for _ in range(30):
             assert valid_json({"oneOf": options}, texts.draw(chance))
 
 
 def test_options_of_one_of_exclude_each_other_to_every_reader():
-    """Formats are an annotation to some, and dialects of patterns differ, so neither tells two options apart."""
-    for options in [
-        [{"format": "date"}, {"format": "email"}],
-        [{"format": "date"}, {"const": "x"}],
-        [{"pattern": "^\\s$"}, {"pattern": "^\\ufeff$"}],
-        [{"pattern": "^\\w$"}, {"pattern": "^é$"}],
-        [{"pattern": "^.$"}, {"const": "\r"}],
-        [{"pattern": "^a$"}, {"const": "a\n"}],
+    """Formats are an annotation to some, and dialects of patterns differ: what both may allow is not written."""
+    with pytest.raises(ConstraintError, match="no string"):
+        compiled({"type": "string", "oneOf": [{"format": "date"}, {"format": "email"}]})
+    for options, both in [
+        ([{"format": "date"}, {"const": "x"}], "x"),
+        ([{"pattern": "^\\s$"}, {"pattern": "^\\ufeff$"}], "\ufeff"),
+        ([{"pattern": "^\\w$"}, {"pattern": "^é$"}], "é"),
+        ([{"pattern": "^.$"}, {"const": "\r"}], "\r"),
+        ([{"pattern": "^a$"}, {"const": "a\n"}], "a\n"),
     ]:
-        with pytest.raises(ConstraintError, match="options 0 and 1 of 'oneOf' may both hold"):
-            expression({"type": "string", "oneOf": options})
+        automaton = compiled({"type": "string", "oneOf": options})
+        assert not automaton.matches(compact(both)), options
     values = ["2020-01-01", "x", "a@b.c", "abc"]
     automaton = compiled({"enum": values, "oneOf": [{"format": "date"}, {"maxLength": 1}, {"pattern": "@"}]})
     # To a reader that ignores formats, only the first value is valid under no more than one option.

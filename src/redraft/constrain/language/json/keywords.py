@@ -1,4 +1,4 @@
-"""The supported JSON schema keywords, and the check of a whole schema document before anything is made of it."""
+"""The supported JSON schema keywords, and the check of each schema before anything is made of it."""
 
 import json
 import math
@@ -8,34 +8,28 @@ from decimal import Decimal
 from typing import Any, TypeGuard
 
 from redraft.constrain.language import decimal_range
-from redraft.constrain.language import string_formats as formats
 from redraft.constrain.language.decimal_range import Bound
+from redraft.constrain.language.json.dialects import KEPT
 from redraft.errors import ConstraintError
 
 Schema = Mapping[str, Any] | bool
 """A schema of a checked document: each keyword's value has the type that the keyword asks for."""
 
 TYPES = ("array", "boolean", "integer", "null", "number", "object", "string")
-ANNOTATIONS = frozenset(
-    {"$comment", "$id", "$schema", "default", "deprecated", "description", "discriminator", "examples", "readOnly"}
-    | {"title", "writeOnly"}
-)
-
-_MAX_SCHEMAS = 20_000
+_MAX_MULTIPLE = 1000
 _MAX_VALUE_DEPTH = 32
-_MAX_COUNT = 1_000_000
+_MAX_COUNT = 2**53
 
-_INSTEAD = {
-    "additionalItems": "write 'prefixItems' and 'items'",
-    "dependencies": "write 'anyOf' with one option for each case",
-    "dependentRequired": "write 'anyOf' with one option for each case",
-    "dependentSchemas": "write 'anyOf' with one option for each case",
-    "else": "write 'anyOf' with one option for each case",
-    "if": "write 'anyOf' with one option for each case",
-    "nullable": "write 'type': [..., 'null']",
-    "patternProperties": "name the properties, or write 'additionalProperties' with a schema",
-    "then": "write 'anyOf' with one option for each case",
+_REFUSED = {
+    "$dynamicRef": "write '$ref'",
+    "$recursiveRef": "write '$ref'",
+    "unevaluatedItems": "write 'items' after 'prefixItems'",
+    "unevaluatedProperties": "name all properties in one place, with 'additionalProperties'",
+    "extends": "write 'allOf'",
+    "disallow": "write 'not'",
+    "divisibleBy": "write 'multipleOf'",
 }
+"""Keywords that would say something about a value and are not honoured, and what to write instead."""
 
 
 class ImpossibleError(ConstraintError):
@@ -64,9 +58,9 @@ def joined_pointer(pointer: str, *names: str | int) -> str:
 def read(schema: Mapping[str, Any] | bool | str) -> Schema:
     """A schema that may be given as JSON text."""
     if not isinstance(schema, str):
-        return _schema_in(schema, "")
+        return schema_in(schema, "")
     try:
-        return _schema_in(json.loads(schema, object_pairs_hook=_without_duplicates), "")
+        return schema_in(json.loads(schema, object_pairs_hook=_without_duplicates), "")
     except json.JSONDecodeError as error:
         raise ConstraintError(f"schema: not JSON at line {error.lineno}, column {error.colno}: {error.msg}") from None
     except ConstraintError:
@@ -86,7 +80,8 @@ def _without_duplicates(members: list[tuple[str, object]]) -> dict[str, object]:
     return result
 
 
-def _schema_in(value: object, pointer: str) -> Schema:
+def schema_in(value: object, pointer: str) -> Schema:
+    """The schema at a JSON pointer; ConstraintError for what is none."""
     if isinstance(value, bool):
         return value
     if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
@@ -94,43 +89,23 @@ def _schema_in(value: object, pointer: str) -> Schema:
     raise fail(pointer, f"a schema must be an object with string keys, true or false, not {_shown(value)}")
 
 
-def check(schema: Schema) -> dict[str, Schema]:
-    """Check keywords, their values and that none contradict each other; return all schemas by JSON pointer."""
-    schemas = {"": schema}
-    waiting = [("", schema)]
-    while waiting:
-        pointer, current = waiting.pop()
-        if isinstance(current, bool):
-            continue
-        _check_keywords(current, pointer)
-        for below, value in _subschemas(current, pointer):
-            schemas[below] = _schema_in(value, below)
-            waiting.append((below, schemas[below]))
-            if len(schemas) > _MAX_SCHEMAS:
-                raise ConstraintError(f"schema: more than {_MAX_SCHEMAS} schemas inside one another; write less")
-    return schemas
-
-
-def _check_keywords(schema: Mapping[str, Any], pointer: str) -> None:
+def check(schema: Mapping[str, Any], pointer: str) -> None:
+    """Check the keywords of one schema (as ``dialects.canonical`` returns it) and that none contradict each other."""
     for keyword, value in schema.items():
-        if keyword in ANNOTATIONS:
+        if keyword in KEPT:
             continue
-        if keyword not in _CHECKS:
-            instead = _INSTEAD.get(keyword, "leave it out and check the result")
-            supported = ", ".join(sorted(_CHECKS))
-            raise fail(pointer, f"{keyword!r} is not supported; {instead}. Supported: {supported}")
+        if keyword in _REFUSED:
+            raise fail(pointer, f"{keyword!r} is not supported; {_REFUSED[keyword]}")
         problem = _CHECKS[keyword](value)
         if problem:
             raise fail(pointer, f"{keyword!r} {problem}, not {_shown(value)}")
-    if pointer and "$id" in schema:
-        raise fail(pointer, "'$id' is supported only in the outermost schema; leave it out")
     _check_counts(schema, pointer)
     _check_bounds(schema, pointer)
     _check_required(schema, pointer)
 
 
 def _check_counts(schema: Mapping[str, Any], pointer: str) -> None:
-    for lower, upper in (("minLength", "maxLength"), ("minItems", "maxItems")):
+    for lower, upper in (("minLength", "maxLength"), ("minItems", "maxItems"), ("minProperties", "maxProperties")):
         low, high = count(schema, lower) or 0, count(schema, upper)
         if high is not None and low > high:
             raise fail(pointer, f"{lower!r} {low} is above {upper!r} {high}; nothing is possible")
@@ -152,7 +127,7 @@ def _check_bounds(schema: Mapping[str, Any], pointer: str) -> None:
 
 def _check_required(schema: Mapping[str, Any], pointer: str) -> None:
     declared = schema.get("properties", {})
-    for name in schema.get("required", ()):
+    for name in schema.get("required", ()) if "patternProperties" not in schema else ():
         if declared.get(name, schema.get("additionalProperties")) is False:
             raise fail(pointer, f"'required' names {name!r}, which 'properties' and 'additionalProperties' rule out")
 
@@ -164,14 +139,15 @@ def bounds(schema: Mapping[str, Any], inclusive: str, exclusive: str) -> Iterato
             yield keyword, Bound(Decimal(str(schema[keyword])), keyword == exclusive)
 
 
-def _subschemas(schema: Mapping[str, Any], pointer: str) -> Iterator[tuple[str, object]]:
+def subschemas(schema: Mapping[str, Any], pointer: str) -> Iterator[tuple[str, str, str | int | None, Any]]:
+    """The schemas directly inside one: its JSON pointer, the keyword, its name or number there, and the schema."""
     for keyword, value in schema.items():
-        if keyword in ("properties", "$defs", "definitions"):
-            yield from ((joined_pointer(pointer, keyword, name), part) for name, part in value.items())
-        elif keyword in ("prefixItems", "anyOf", "oneOf", "allOf"):
-            yield from ((joined_pointer(pointer, keyword, index), part) for index, part in enumerate(value))
-        elif keyword in ("items", "additionalProperties"):
-            yield joined_pointer(pointer, keyword), value
+        if keyword in _NAMED_SCHEMAS:
+            yield from ((joined_pointer(pointer, keyword, name), keyword, name, part) for name, part in value.items())
+        elif keyword in _LISTED_SCHEMAS:
+            yield from ((joined_pointer(pointer, keyword, n), keyword, n, part) for n, part in enumerate(value))
+        elif keyword in _ONE_SCHEMA:
+            yield joined_pointer(pointer, keyword), keyword, None, value
 
 
 def _type(value: object) -> str | None:
@@ -234,10 +210,6 @@ def _schemas(value: object) -> str | None:
     return None if isinstance(value, list | tuple) and value else "must be an array of schemas, at least one"
 
 
-def _format(value: object) -> str | None:
-    return None if value in formats.NAMES else f"must be one of {', '.join(formats.NAMES)}"
-
-
 def _options(value: object) -> str | None:
     if not (isinstance(value, list | tuple) and value):
         return "must be an array with at least one value"
@@ -261,18 +233,26 @@ def _value(value: object) -> str | None:
     return None
 
 
-def _false(value: object) -> str | None:
-    if value is False:
-        return None
-    if value is True:
-        return "is supported only where it is false; list what is possible with 'enum', or check the result"
-    return "must be true or false"
+def _switch(value: object) -> str | None:
+    return None if isinstance(value, bool) else "must be true or false"
 
 
 def _reference(value: object) -> str | None:
-    if isinstance(value, str) and (value == "#" or value.startswith("#/")):
+    return None if isinstance(value, str) and _encodable(value) else "must be a URI reference, such as '#/$defs/...'"
+
+
+def _multiple(value: object) -> str | None:
+    if not (_is_number(value) and value > 0):
+        return "must be a number above 0"
+    if value % 1 == 0 and value <= _MAX_MULTIPLE:
         return None
-    return "must point into this document: '#', '#/$defs/...' or '#/definitions/...'"
+    return f"is supported only for integers up to {_MAX_MULTIPLE}; leave it out and check the result"
+
+
+def _names_by_name(value: object) -> str | None:
+    if isinstance(value, Mapping) and not any(map(_text, value)) and not any(map(_names, value.values())):
+        return None
+    return "must be an object whose values are arrays of strings"
 
 
 def _shown(value: object) -> str:
@@ -281,32 +261,50 @@ def _shown(value: object) -> str:
 
 
 _CHECKS: dict[str, Callable[[object], str | None]] = {
-    "$defs": _named_schemas,
     "$ref": _reference,
     "additionalProperties": _schema,
     "allOf": _schemas,
     "anyOf": _schemas,
     "const": _value,
-    "definitions": _named_schemas,
+    "contains": _schema,
+    "dependencies": _named_schemas,
+    "dependentRequired": _names_by_name,
+    "dependentSchemas": _named_schemas,
+    "else": _schema,
     "enum": _options,
     "exclusiveMaximum": _bound,
     "exclusiveMinimum": _bound,
-    "format": _format,
+    "format": _text,
+    "if": _schema,
     "items": _schema,
+    "maxContains": _count,
     "maxItems": _count,
     "maxLength": _count,
+    "maxProperties": _count,
     "maximum": _bound,
+    "minContains": _count,
     "minItems": _count,
     "minLength": _count,
+    "minProperties": _count,
     "minimum": _bound,
+    "multipleOf": _multiple,
+    "not": _schema,
     "oneOf": _schemas,
     "pattern": _text,
+    "patternProperties": _named_schemas,
     "prefixItems": _schemas,
     "properties": _named_schemas,
+    "propertyNames": _schema,
     "required": _names,
+    "then": _schema,
     "type": _type,
-    "uniqueItems": _false,
+    "uniqueItems": _switch,
 }
+SUPPORTED = frozenset(_CHECKS)
+KNOWN = SUPPORTED | frozenset(_REFUSED)
+_NAMED_SCHEMAS = frozenset({"properties", "patternProperties", "dependentSchemas"})
+_LISTED_SCHEMAS = frozenset({"prefixItems", "anyOf", "oneOf", "allOf"})
+_ONE_SCHEMA = frozenset({"items", "additionalProperties", "propertyNames", "not", "if", "then", "else", "contains"})
 
 
 @dataclass(frozen=True)

@@ -6,22 +6,27 @@ loosely or not at all. A value is *certainly* valid if it is so to all readers, 
 
 from collections.abc import Mapping
 from decimal import Decimal
-from functools import cache, partial
+from functools import cache
 from typing import Any
 
 from redraft.constrain.automaton import bytes as byte_automaton
+from redraft.constrain.automaton import fitting
 from redraft.constrain.automaton.bytes import ByteAutomaton
-from redraft.constrain.expression import NOTHING, AllOf, Expression, Literal, Repeat, any_of, joined, optional
-from redraft.constrain.language import decimal_range, regex
+from redraft.constrain.expression import NOTHING, AllOf, Expression, Repeat, Without, any_of, joined, optional
+from redraft.constrain.language import decimal_range
 from redraft.constrain.language import string_formats as formats
 from redraft.constrain.language.decimal_range import Bound
+from redraft.constrain.language.json import patterns
+from redraft.constrain.language.json.document import Document
 from redraft.constrain.language.json.keywords import ForbiddenError, Value, fail
-from redraft.constrain.language.json.merge import KINDS, Document, Merged, Places
+from redraft.constrain.language.json.merge import KINDS, Merged, Place, Places
+from redraft.constrain.language.json.negation import BREAKS
 from redraft.constrain.language.json.text import ANY_CHARACTER
 from redraft.errors import ConstraintError
 
 # Members and items are searched so deep for a reason why two options of a 'oneOf' exclude each other.
 _LEVELS = 6
+_SHORT = 32
 
 
 def accepts(document: Document, places: Places, value: Any, *, possibly: bool = False) -> bool:
@@ -52,6 +57,8 @@ def satisfies(
     kind = _kind(value)
     if merged.kinds is not None and kind not in merged.kinds:
         return False
+    if merged.excluded and Value.of(value) in map(Value.of, merged.excluded):
+        return False
     with document.nested(merged.pointer):
         return _accepts_kind(document, merged, kind, value, possibly) and all(
             _accepts_alternatives(document, one.keyword, one.options, value, possibly)
@@ -72,32 +79,97 @@ def _kind(value: Any) -> str:
     return "null" if value is None else "array"
 
 
-def _accepts_alternatives(document: Document, keyword: str, options: Places, value: Any, possibly: bool) -> bool:
-    valid = sum(accepts(document, (option,), value, possibly=possibly) for option in options)
+def _accepts_alternatives(
+    document: Document, keyword: str, options: tuple[Places, ...], value: Any, possibly: bool
+) -> bool:
+    valid = sum(accepts(document, option, value, possibly=possibly) for option in options)
     if keyword == "anyOf" or not valid:
         return bool(valid)
     # No other option may hold as well: to any reader, if this is to be certain.
-    return sum(accepts(document, (option,), value, possibly=not possibly) for option in options) <= 1
+    return sum(accepts(document, option, value, possibly=not possibly) for option in options) <= 1
 
 
 def _accepts_kind(document: Document, merged: Merged, kind: str, value: Any, possibly: bool) -> bool:
     match kind:
         case "integer" | "fraction":
             number = Decimal(str(value))
-            return _on_side(number, merged.lower, 1) and _on_side(number, merged.upper, -1)
+            within = _on_side(number, merged.lower, 1) and _on_side(number, merged.upper, -1)
+            return within and all(number % multiple == 0 for multiple in merged.multiples)
         case "string":
-            automata = _automata(document, merged, possibly)
-            document.spend(len(value) * len(automata))
-            return _within(len(value), merged.length) and all(one.matches(value.encode()) for one in automata)
+            return _accepts_text(document, merged, value, possibly)
         case "object":
-            return all(name in value for name in merged.required) and all(
-                accepts(document, merged.member(name), member, possibly=possibly) for name, member in value.items()
-            )
+            return _accepts_members(document, merged, value, possibly)
         case "array":
-            return _within(len(value), merged.items) and all(
-                accepts(document, merged.item(index), item, possibly=possibly) for index, item in enumerate(value)
-            )
+            return _accepts_items(document, merged, value, possibly)
     return True
+
+
+def _accepts_text(document: Document, merged: Merged, value: str, possibly: bool) -> bool:
+    if not _within(len(value), merged.length):
+        return False
+    if not all(document.matches(*pattern, value, possibly) for pattern in merged.patterns):
+        return False
+    if any(document.matches(*pattern, value, not possibly) for pattern in merged.unlike_patterns):
+        return False
+    # To some readers a format says nothing, so that no text is certain to lack one.
+    if merged.unlike_formats and not possibly:
+        return False
+    tested = merged.unlike_formats if possibly else merged.formats
+    document.spend(len(value) * len(tested))
+    return all(_has_format(document, name, value) is not possibly for name in tested)
+
+
+def _accepts_members(document: Document, merged: Merged, value: Mapping[str, Any], possibly: bool) -> bool:
+    return (
+        all(name in value for name in merged.required)
+        and _within(len(value), merged.counts)
+        and all(
+            accepts(document, merged.member(name, possibly=possibly), member, possibly=possibly)
+            for name, member in value.items()
+        )
+        and (not merged.keys or all(accepts(document, merged.keys, name, possibly=possibly) for name in value))
+        and all(
+            any(
+                accepts(document, breach, member, possibly=possibly)
+                for name, member in value.items()
+                for breach in breaches(document, place.schema, place, name, possibly=possibly)
+            )
+            for place in merged.broken
+        )
+    )
+
+
+def _accepts_items(document: Document, merged: Merged, value: Any, possibly: bool) -> bool:
+    if not _within(len(value), merged.items):
+        return False
+    if merged.unique and len({Value.of(item) for item in value}) < len(value):
+        return False
+    if not all(accepts(document, merged.item(n), item, possibly=possibly) for n, item in enumerate(value)):
+        return False
+    for one in merged.contains:
+        found = sum(accepts(document, one.places, item, possibly=possibly) for item in value)
+        others = sum(accepts(document, one.places, item, possibly=not possibly) for item in value)
+        if found < one.min or (one.max is not None and others > one.max):
+            return False
+    return True
+
+
+def breaches(document: Document, schema: Any, place: Place, name: str, *, possibly: bool = False) -> list[Places]:
+    """The schemas of which one holds for the member of that name where it breaks what ``BREAKS`` of a schema says."""
+    stated = schema[BREAKS]
+    found: list[Places] = []
+    known = name in stated.get("properties", {})
+    for pattern, part in stated.get("patternProperties", {}).items():
+        if document.matches(pattern, place.pointer, name, possibly):
+            found.append((place.inside(part, BREAKS, name, pattern).contrary(),))
+        known |= document.matches(pattern, place.pointer, name, not possibly)
+    if not known and "additionalProperties" in stated:
+        found.append((place.inside(stated["additionalProperties"], BREAKS, name).contrary(),))
+    if "propertyNames" in stated:
+        key = place.inside(stated["propertyNames"], BREAKS, name, "~key").contrary()
+        if accepts(document, (key,), name, possibly=possibly):
+            found.append(())
+    return found
 
 
 def _on_side(number: Decimal, bound: Bound | None, sign: int) -> bool:
@@ -139,7 +211,9 @@ def impossible(
         if alternatives is None:
             return False
         chosen |= {alternatives.pointer}
-        return all(impossible(document, (*places, option), chosen, possible, levels) for option in alternatives.options)
+        return all(
+            impossible(document, (*places, *option), chosen, possible, levels) for option in alternatives.options
+        )
 
 
 def _impossible_kind(document: Document, merged: Merged, kind: str, levels: int) -> bool:
@@ -152,7 +226,10 @@ def _impossible_kind(document: Document, merged: Merged, kind: str, levels: int)
         case "string":
             return not _any_string(document, merged)
         case "object":
-            return any(impossible(document, merged.member(name), levels=levels - 1) for name in merged.required)
+            fewest = max(merged.counts[0], len(merged.required))
+            return not _within(fewest, merged.counts) or any(
+                impossible(document, merged.member(name, possibly=True), levels=levels - 1) for name in merged.required
+            )
         case "array":
             return not _within(merged.items[0], merged.items) or any(
                 impossible(document, merged.item(index), levels=levels - 1)
@@ -165,87 +242,48 @@ def _any_string(document: Document, merged: Merged) -> bool:
     low, high = merged.length
     if high is not None and high < low:
         return False
-    texts = languages(merged, possibly=True)
-    return not texts or not is_empty(document, AllOf((*texts, Repeat(ANY_CHARACTER, low, high))))
+    texts, others = languages(merged, possibly=True), unlike(merged, possibly=True)
+    if not texts and not others:
+        return True
+    value: Expression = AllOf((*texts, Repeat(ANY_CHARACTER, low, high)))
+    return not is_empty(document, Without(value, any_of(*others)) if others else value)
 
 
 def is_empty(document: Document, expression: Expression) -> bool:
     """True if no text matches."""
+    # Where a short text matches, no long ones need be looked at.
+    shorter = fitting.lowered(expression, _SHORT)
+    return (shorter is expression or _matches_nothing(document, shorter)) and _matches_nothing(document, expression)
+
+
+def _matches_nothing(document: Document, expression: Expression) -> bool:
     # A mark before each text, so that the empty text, which is allowed beside them, is none of them.
     return document.counted(byte_automaton.build(optional(joined("-", expression)))).states == 1
 
 
 def languages(merged: Merged, *, possibly: bool = False) -> list[Expression]:
     """The texts that 'pattern' and 'format' allow as a string's value, certainly (or ``possibly``)."""
-    texts = [_searched(*pattern, possibly) for pattern in merged.patterns]
+    texts = [searched(*pattern, possibly=possibly) for pattern in merged.patterns]
     return texts if possibly else texts + [formats.expression(name) for name in merged.formats]
 
 
-def _searched(pattern: str, pointer: str, possibly: bool) -> Expression:
+def unlike(merged: Merged, *, possibly: bool = False) -> list[Expression]:
+    """The texts of patterns that are not to be found in a string's value."""
+    return [searched(*pattern, possibly=not possibly) for pattern in merged.unlike_patterns]
+
+
+def searched(pattern: str, pointer: str, *, possibly: bool = False) -> Expression:
+    """The texts in which a pattern is found; ConstraintError with its place for one that is not supported."""
     try:
-        return searched(pattern, possibly=possibly)
+        return patterns.searched(pattern, possibly=possibly)
     except ConstraintError as error:
         raise fail(pointer, f"'pattern': {error}") from None
 
 
-def _automata(document: Document, merged: Merged, possibly: bool) -> list[ByteAutomaton]:
-    searched = [
-        document.automaton((pattern, possibly), partial(_pattern_automaton, pattern, pointer, possibly))
-        for pattern, pointer in merged.patterns
-    ]
-    if possibly:
-        return searched
-    return searched + [document.automaton(name, partial(_format_automaton, name)) for name in merged.formats]
-
-
-def _pattern_automaton(pattern: str, pointer: str, possibly: bool) -> ByteAutomaton:
-    return byte_automaton.build(_searched(pattern, pointer, possibly))
+def _has_format(document: Document, name: str, value: str) -> bool:
+    return document.automaton(name, lambda: _format_automaton(name)).matches(value.encode())
 
 
 @cache
 def _format_automaton(name: str) -> ByteAutomaton:
     return byte_automaton.build(formats.expression(name))
-
-
-def searched(pattern: str, *, possibly: bool = False) -> Expression:
-    """Texts in which ``pattern`` is found somewhere, certainly or ``possibly``.
-
-    ^ and $ fix it to the ends, each of its options for itself.
-    """
-    around = Repeat(ANY_CHARACTER, 0, None)
-    found = []
-    for option in _options(pattern):
-        parts = [regex.parse(option, any_dialect=possibly)]
-        if not option.startswith("^"):
-            parts.insert(0, around)
-        if not _ends_anchored(option):
-            parts.append(around)
-        elif possibly:
-            # Python's $ overlooks a line feed at the end.
-            parts.append(optional(Literal("\n")))
-        found.append(joined(*parts))
-    return any_of(*found)
-
-
-def _options(pattern: str) -> list[str]:
-    """The pattern cut at each | that is in no group and no class."""
-    options, start, groups, in_class, position = [], 0, 0, False, 0
-    while position < len(pattern):
-        character = pattern[position]
-        if character == "\\":
-            position += 1
-        elif in_class or character == "[":
-            in_class = character != "]"
-        elif character in "()":
-            groups += 1 if character == "(" else -1
-        elif character == "|" and groups == 0:
-            options.append(pattern[start:position])
-            start = position + 1
-        position += 1
-    return [*options, pattern[start:]]
-
-
-def _ends_anchored(option: str) -> bool:
-    before = option.removesuffix("$")
-    escapes = len(before) - len(before.rstrip("\\"))
-    return before != option and escapes % 2 == 0

@@ -1,43 +1,22 @@
 """The keywords that hold at one place of a JSON schema, with those of every '$ref' and 'allOf' merged in."""
 
-from collections.abc import Callable, Hashable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
-from urllib.parse import unquote
 
-from redraft.constrain.automaton.bytes import ByteAutomaton
 from redraft.constrain.language.decimal_range import Bound
-from redraft.constrain.language.json.keywords import (
-    ForbiddenError,
-    Schema,
-    TooDeepError,
-    Value,
-    bounds,
-    check,
-    count,
-    fail,
-    joined_pointer,
-)
-from redraft.errors import ConstraintError
+from redraft.constrain.language.json.keywords import Schema, Value, bounds, count, joined_pointer
+from redraft.constrain.language.json.negation import BREAKS, KINDS, KINDS_OF_TYPE, NOT_FORMAT, NOT_PATTERN, NOT_VALUES
 
-KINDS = frozenset({"array", "boolean", "fraction", "integer", "null", "object", "string"})
-"""The kinds of values: JSON schema's types, with the numbers that are no integers as a kind of their own."""
-_KINDS_OF_TYPE = {name: frozenset({name}) for name in KINDS} | {"number": frozenset({"integer", "fraction"})}
+__all__ = ["KINDS", "Alternatives", "Contains", "Members", "Merged", "Place", "Places"]
+
 _KINDS_OF_KEYWORD = (
-    (("properties", "additionalProperties", "required"), "object"),
-    (("prefixItems", "items", "minItems", "maxItems"), "array"),
+    (("properties", "additionalProperties", "required", "patternProperties", "propertyNames"), "object"),
+    (("minProperties", "maxProperties", "dependentRequired", "dependentSchemas"), "object"),
+    (("prefixItems", "items", "minItems", "maxItems", "contains", "uniqueItems"), "array"),
     (("minLength", "maxLength", "pattern", "format"), "string"),
-    (("minimum", "exclusiveMinimum", "maximum", "exclusiveMaximum"), "number"),
+    (("minimum", "exclusiveMinimum", "maximum", "exclusiveMaximum", "multipleOf"), "number"),
 )
-
-# Python's own stack must hold so many nested calls several times over.
-_MAX_NESTED = 64
-_MAX_MERGED = 40_000
-# Steps are those that automata count; merging a schema, or an automaton however small, takes about as long as so many.
-_MAX_STEPS = 20_000_000
-_STEPS_A_SCHEMA = 100
-_STEPS_AN_AUTOMATON = 2000
 
 
 @dataclass(frozen=True)
@@ -47,28 +26,47 @@ class Place:
     schema: Schema
     pointer: str
     opened: tuple[str, ...] = ()
-    """All targets of '$ref' on the way, outermost first; one is there as often as the schema is nested in itself."""
+    """Targets of '$ref' on the way that are in themselves, outermost first; one is there as often as it is nested."""
     same_value: frozenset[str] = frozenset()
     """The schemas on the way that speak of the same value: being sent to one of them again would never end."""
+    negated: bool = False
+    """True if what holds is that the schema does not."""
+    derived: bool = False
+    """True for what a condition says: it neither implies a type nor declares what is written."""
 
     @classmethod
     def root(cls, schema: Schema) -> "Place":
         return cls(schema, "", ("",), frozenset({""}))
 
-    def beside(self, schema: Schema, *names: str | int) -> "Place":
+    def beside(self, schema: Schema, *names: str | int, derived: bool = False) -> "Place":
         """A schema inside this one that says something about the same value."""
         pointer = joined_pointer(self.pointer, *names)
-        return Place(schema, pointer, self.opened, self.same_value | {pointer})
+        return Place(schema, pointer, self.opened, self.same_value | {pointer}, derived=self.derived or derived)
 
     def inside(self, schema: Schema, *names: str | int) -> "Place":
         """A schema inside this one that says something about a member or item."""
         pointer = joined_pointer(self.pointer, *names)
-        return Place(schema, pointer, self.opened, frozenset({pointer}))
+        return Place(schema, pointer, self.opened, frozenset({pointer}), derived=self.derived)
 
-    def referring(self, schema: Schema, target: str) -> "Place":
-        """The schema that '$ref' leads to."""
-        return Place(schema, target, (*self.opened, target), self.same_value | {target})
+    def referring(self, schema: Schema, target: str, recursive: bool) -> "Place":
+        """The schema that '$ref' leads to, which may be ``recursive``: in itself."""
+        opened = (*self.opened, target) if recursive else self.opened
+        return replace(self, schema=schema, pointer=target, opened=opened, same_value=self.same_value | {target})
 
+    @property
+    def key(self) -> Hashable:
+        """Equal for places where the same is written."""
+        return self.pointer, self.negated, self.derived, tuple(sorted(self.opened)), self.same_value
+
+    def contrary(self) -> "Place":
+        """The place where the schema does not hold, or does again."""
+        return replace(self, negated=not self.negated, derived=True)
+
+
+# Keywords of a condition that hold for some values of every type, or of one type without implying it.
+_SAYING = frozenset(keyword for keywords, _ in _KINDS_OF_KEYWORD for keyword in keywords) | {
+    *(NOT_VALUES, NOT_PATTERN, NOT_FORMAT, BREAKS)
+}
 
 Places = tuple[Place, ...]
 """Schemas that hold at once; none is anything at all."""
@@ -76,11 +74,40 @@ Places = tuple[Place, ...]
 
 @dataclass(frozen=True)
 class Alternatives:
-    """An 'anyOf' or 'oneOf'."""
+    """Schemas of which one holds: an 'anyOf' or 'oneOf', or what else is said in this way."""
 
     keyword: str
     pointer: str
-    options: Places
+    options: tuple[Places, ...]
+    tag: str | None = None
+    """The property that tells the options of a 'oneOf' apart, by its 'discriminator'."""
+
+
+@dataclass(frozen=True)
+class Members:
+    """All that one schema says about the members of an object."""
+
+    pointer: str
+    named: Mapping[str, Places]
+    patterned: tuple[tuple[str, Places], ...]
+    """Each pattern of keys, and what holds for their values."""
+    additional: Places | None
+    declaring: bool
+    """True if members that it does not name need not be written."""
+
+
+@dataclass(frozen=True)
+class Contains:
+    """A count of items for which schemas hold."""
+
+    pointer: str
+    places: Places
+    min: int
+    max: int | None
+
+
+Matcher = Callable[[str, str, str, bool], bool]
+"""(pattern, its pointer, text, possibly) -> True if the pattern is certainly, or possibly, found in the text."""
 
 
 @dataclass
@@ -88,58 +115,149 @@ class Merged:
     """All that holds at a place; None stands for what no schema states."""
 
     pointer: str
+    matches: Matcher
     kinds: frozenset[str] | None = None
     implied_kinds: frozenset[str] = frozenset()
     """The kinds of keywords that speak of one type."""
+    conditional: bool = False
+    """True if a condition says something about values of any type."""
     values: list[Any] | None = None
+    excluded: list[Any] = field(default_factory=list)
+    """Values that are none."""
     lower: Bound | None = None
     upper: Bound | None = None
+    multiples: list[int] = field(default_factory=list)
     length: tuple[int, int | None] = (0, None)
     patterns: list[tuple[str, str]] = field(default_factory=list)
     """(pattern, pointer)."""
     formats: list[str] = field(default_factory=list)
-    properties: dict[str, Places] | None = None
-    additional: Places | None = None
+    unlike_patterns: list[tuple[str, str]] = field(default_factory=list)
+    """(pattern, pointer) of those that are not found."""
+    unlike_formats: list[str] = field(default_factory=list)
+    members: list[Members] = field(default_factory=list)
     required: list[str] = field(default_factory=list)
+    counts: tuple[int, int | None] = (0, None)
+    """Members, at least and at most."""
+    keys: Places = ()
+    """All that holds for every key."""
+    broken: list[Place] = field(default_factory=list)
+    """Schemas of which some member does not keep to what is said about members."""
     prefix: list[Places] = field(default_factory=list)
     rest: Places | None = None
     items: tuple[int, int | None] = (0, None)
+    unique: bool = False
+    contains: list[Contains] = field(default_factory=list)
     alternatives: list[Alternatives] = field(default_factory=list)
     size: int = 0
     """Names, values and characters that the merged schemas list, with their values' parts."""
 
-    def member(self, name: str) -> Places:
-        """The schemas that hold for the member of that name."""
-        if self.properties is not None and name in self.properties:
-            return self.properties[name]
-        return self.additional or ()
+    @property
+    def properties(self) -> dict[str, Places]:
+        """The schemas that hold for each member that some schema names."""
+        return {name: self.member(name) for one in self.members for name in one.named}
+
+    @property
+    def declares(self) -> bool:
+        """True if members that no schema names need not be written."""
+        return any(one.declaring for one in self.members)
+
+    @property
+    def additional(self) -> Places | None:
+        """The schemas that hold for members that are neither named nor have a key of a pattern."""
+        return self.further(frozenset())
+
+    def member(self, name: str, *, possibly: bool = False) -> Places:
+        """The schemas that hold for the member of that name, to all readers, or ``possibly``, to some."""
+        return tuple(place for one in self.members for place in self._of(one, name, possibly))
+
+    def _of(self, one: Members, name: str, possibly: bool) -> Places:
+        found = one.named.get(name, ())
+        by_pattern = False
+        for pattern, places in one.patterned:
+            if self.matches(pattern, one.pointer, name, not possibly):
+                found += places
+            by_pattern |= self.matches(pattern, one.pointer, name, possibly)
+        return found if name in one.named or by_pattern else found + (one.additional or ())
+
+    @property
+    def unfixed(self) -> list[str]:
+        """The keywords here that are about members, items and values together, which slots for each cannot keep."""
+        held = {
+            "not": bool(self.excluded or self.unlike_patterns or self.unlike_formats or self.broken),
+            "multipleOf": bool(self.multiples),
+            "patternProperties": any(one.patterned for one in self.members),
+            "propertyNames": bool(self.keys),
+            "minProperties": self.counts[0] > 0,
+            "maxProperties": self.counts[1] is not None,
+            "uniqueItems": self.unique and self.items[1] != 1,
+            "contains": bool(self.contains),
+        }
+        return [keyword for keyword, holds in held.items() if holds]
+
+    def key_patterns(self) -> list[tuple[str, str]]:
+        """All patterns of keys, with a pointer."""
+        return list({pattern: (pattern, one.pointer) for one in self.members for pattern, _ in one.patterned}.values())
+
+    def further(self, found: frozenset[str]) -> Places | None:
+        """The schemas that hold for members that are not named and in whose keys these patterns are found."""
+        stated: Places | None = None
+        for one in self.members:
+            own = [places for pattern, places in one.patterned if pattern in found]
+            if own or one.additional is not None:
+                stated = (stated or ()) + (sum(own, ()) if own else one.additional or ())
+        return stated
 
     def item(self, index: int) -> Places:
         return self.prefix[index] if index < len(self.prefix) else self.rest or ()
 
     def add(self, place: Place) -> None:
-        """Add the keywords of one schema that are neither '$ref' nor 'allOf'."""
+        """Add the keywords of one schema that are not about the same value as a whole: '$ref', 'allOf', 'not'."""
         schema = place.schema
         assert isinstance(schema, Mapping)
-        self._add_kinds(schema)
+        self._add_kinds(schema, place.derived)
         self._add_values(schema)
         self._add_bounds(schema)
         self._add_text(schema, place.pointer)
         self._add_members(schema, place)
         self._add_items(schema, place)
+        self._add_alternatives(schema, place)
+
+    def _add_alternatives(self, schema: Mapping[str, Any], place: Place) -> None:
         for keyword in ("anyOf", "oneOf"):
             if keyword in schema:
-                options = tuple(place.beside(part, keyword, n) for n, part in enumerate(schema[keyword]))
-                self.alternatives.append(Alternatives(keyword, joined_pointer(place.pointer, keyword), options))
+                options: list[Places] = [(place.beside(part, keyword, n),) for n, part in enumerate(schema[keyword])]
+                self._alternate(place, keyword, (keyword,), options, _tag(schema))
+        if "if" in schema and ("then" in schema or "else" in schema):
+            condition = place.beside(schema["if"], "if", derived=True)
+            held = (condition, place.beside(schema.get("then", True), "then"))
+            failed = (condition.contrary(), place.beside(schema.get("else", True), "else"))
+            self._alternate(place, "anyOf", ("if",), [held, failed])
+        for name, others in schema.get("dependentRequired", {}).items():
+            needed = {"required": list(dict.fromkeys([name, *others]))}
+            self._depend(place, ("dependentRequired", name), name, needed, True)
+        for name, part in schema.get("dependentSchemas", {}).items():
+            self._depend(place, ("dependentSchemas", name), name, {"required": [name]}, part)
 
-    def _add_kinds(self, schema: Mapping[str, Any]) -> None:
+    def _depend(self, place: Place, at: tuple[str, ...], name: str, needed: Schema, part: Schema) -> None:
+        """Add that a member is absent, or ``needed`` and ``part`` hold."""
+        absent = place.beside({"properties": {name: False}}, *at, "~absent", derived=True)
+        present = place.beside(needed, *at, "~present", derived=True)
+        self._alternate(place, "anyOf", at, [(absent,), (present, place.beside(part, *at))])
+
+    def _alternate(
+        self, place: Place, keyword: str, at: tuple[str, ...], options: list[Places], tag: str | None = None
+    ) -> None:
+        self.alternatives.append(Alternatives(keyword, joined_pointer(place.pointer, *at), tuple(options), tag))
+
+    def _add_kinds(self, schema: Mapping[str, Any], derived: bool) -> None:
         if "type" in schema:
             names = schema["type"] if isinstance(schema["type"], list | tuple) else [schema["type"]]
-            kinds = frozenset().union(*(_KINDS_OF_TYPE[name] for name in names))
+            kinds = frozenset().union(*(KINDS_OF_TYPE[name] for name in names))
             self.kinds = kinds if self.kinds is None else self.kinds & kinds
-        for keywords, name in _KINDS_OF_KEYWORD:
-            if any(keyword in schema for keyword in keywords):
-                self.implied_kinds |= _KINDS_OF_TYPE[name]
+        for keywords, name in () if derived else _KINDS_OF_KEYWORD:
+            if any(keyword in schema and (keyword, schema[keyword]) != ("uniqueItems", False) for keyword in keywords):
+                self.implied_kinds |= KINDS_OF_TYPE[name]
+        self.conditional |= derived and bool(_SAYING.intersection(schema))
 
     def _add_values(self, schema: Mapping[str, Any]) -> None:
         for keyword in ("enum", "const"):
@@ -148,6 +266,7 @@ class Merged:
                 allowed = {Value.of(value) for value in stated}
                 before = stated if self.values is None else self.values
                 self.values = [value for value in before if Value.of(value) in allowed]
+        self.excluded += schema.get(NOT_VALUES, ())
 
     def _add_bounds(self, schema: Mapping[str, Any]) -> None:
         lower = [bound for _, bound in bounds(schema, "minimum", "exclusiveMinimum")]
@@ -157,26 +276,35 @@ class Merged:
         self.lower = max(lower, key=lambda bound: (bound.value, bound.exclusive), default=None)
         self.upper = min(upper, key=lambda bound: (bound.value, not bound.exclusive), default=None)
 
+        if "multipleOf" in schema:
+            self.multiples.append(int(schema["multipleOf"]))
+
     def _add_text(self, schema: Mapping[str, Any], pointer: str) -> None:
         self.length = _narrowed(self.length, schema, "minLength", "maxLength")
         if "pattern" in schema:
             self.patterns.append((str(schema["pattern"]), pointer))
         if "format" in schema:
             self.formats.append(str(schema["format"]))
+        if NOT_PATTERN in schema:
+            self.unlike_patterns.append((str(schema[NOT_PATTERN]), pointer))
+        if NOT_FORMAT in schema:
+            self.unlike_formats.append(str(schema[NOT_FORMAT]))
 
     def _add_members(self, schema: Mapping[str, Any], place: Place) -> None:
-        declared = schema.get("properties", {})
-        own = {name: place.inside(part, "properties", name) for name, part in declared.items()}
+        named = {name: (place.inside(part, "properties", name),) for name, part in schema.get("properties", {}).items()}
+        patterned = tuple(
+            (pattern, (place.inside(part, "patternProperties", pattern),))
+            for pattern, part in schema.get("patternProperties", {}).items()
+        )
         additional = _part(schema, place, "additionalProperties")
-        merged = {
-            name: places + ((own[name],) if name in own else additional or ())
-            for name, places in (self.properties or {}).items()
-        }
-        merged.update({name: (*(self.additional or ()), part) for name, part in own.items() if name not in merged})
-        if "properties" in schema or self.properties is not None:
-            self.properties = merged
-        self.additional = _both(self.additional, additional)
+        declaring = not place.derived and ("properties" in schema or "patternProperties" in schema)
+        if named or patterned or additional is not None or declaring:
+            self.members.append(Members(place.pointer, named, patterned, additional, declaring))
         self.required = list(dict.fromkeys([*self.required, *schema.get("required", ())]))
+        self.counts = _narrowed(self.counts, schema, "minProperties", "maxProperties")
+        self.keys += _part(schema, place, "propertyNames") or ()
+        if BREAKS in schema:
+            self.broken.append(place)
 
     def _add_items(self, schema: Mapping[str, Any], place: Place) -> None:
         prefix = [(place.inside(part, "prefixItems", n),) for n, part in enumerate(schema.get("prefixItems", ()))]
@@ -186,6 +314,17 @@ class Merged:
         self.prefix = [self.item(index) + own[index] for index in range(longest)]
         self.rest = _both(self.rest, rest)
         self.items = _narrowed(self.items, schema, "minItems", "maxItems")
+        self.unique |= schema.get("uniqueItems", False)
+        if "contains" in schema:
+            low, high = count(schema, "minContains"), count(schema, "maxContains")
+            places = (place.inside(schema["contains"], "contains"),)
+            self.contains.append(Contains(place.pointer, places, 1 if low is None else low, high))
+
+
+def _tag(schema: Mapping[str, Any]) -> str | None:
+    said = schema.get("discriminator")
+    name = said.get("propertyName") if isinstance(said, Mapping) else None
+    return name if isinstance(name, str) else None
 
 
 def _part(schema: Mapping[str, Any], place: Place, keyword: str) -> Places | None:
@@ -201,119 +340,3 @@ def _narrowed(
 ) -> tuple[int, int | None]:
     highest = [bound for bound in (counts[1], count(schema, upper)) if bound is not None]
     return max(counts[0], count(schema, lower) or 0), min(highest, default=None)
-
-
-class Document:
-    """A checked schema document, and the effort spent on it: '$ref' can make a small one endless work."""
-
-    def __init__(self, schema: Schema) -> None:
-        self._schemas = check(schema)
-        self._merged = 0
-        self._nested = 0
-        self._steps = 0
-        self._sizes = {pointer: _size(part) for pointer, part in self._schemas.items()}
-        self._automata: dict[Hashable, ByteAutomaton] = {}
-        for pointer, part in self._schemas.items():
-            if isinstance(part, Mapping) and "$ref" in part and _target(part) not in self._schemas:
-                raise fail(pointer, f"'$ref' {part['$ref']!r} leads to no schema; define it under '$defs'")
-
-    @property
-    def root(self) -> Places:
-        return (Place.root(self._schemas[""]),)
-
-    def spend(self, steps: int) -> None:
-        """Count work on the document; ConstraintError once it is too much."""
-        self._steps += steps
-        if self._steps > _MAX_STEPS:
-            raise ConstraintError(
-                f"schema: takes more than {_MAX_STEPS} steps to write out; write simpler patterns, fewer options or a "
-                "smaller depth"
-            )
-
-    def automaton(self, key: Hashable, build: Callable[[], ByteAutomaton]) -> ByteAutomaton:
-        """The automaton of a key, built and counted once for the document."""
-        if key not in self._automata:
-            self._automata[key] = self.counted(build())
-        return self._automata[key]
-
-    def counted(self, automaton: ByteAutomaton) -> ByteAutomaton:
-        """An automaton that was built for the document, with its steps counted."""
-        self.spend(_STEPS_AN_AUTOMATON + automaton.steps)
-        return automaton
-
-    @contextmanager
-    def nested(self, pointer: str) -> Iterator[None]:
-        """Guard work on a place inside another: it must not nest too deep."""
-        if self._nested == _MAX_NESTED:
-            raise fail(
-                pointer, f"more than {_MAX_NESTED} schemas inside one another with '$ref' followed; write it flatter"
-            )
-        self._nested += 1
-        try:
-            yield
-        finally:
-            self._nested -= 1
-
-    def merge(self, places: Places, depth: int | None = None) -> Merged:
-        """All that holds where all ``places`` hold; ``depth`` is how deep a schema may be in itself."""
-        self._merged += 1
-        if self._merged > _MAX_MERGED:
-            raise ConstraintError(
-                f"schema: more than {_MAX_MERGED} places with '$ref' and choices written out; write fewer options, "
-                "fewer '$ref' or a smaller depth"
-            )
-        merged = Merged(places[0].pointer if places else "")
-        waiting = list(reversed(places))
-        seen = set()
-        while waiting:
-            place = waiting.pop()
-            if place.pointer in seen:
-                continue
-            seen.add(place.pointer)
-            self._merged += 1
-            if place.schema is False:
-                raise fail(place.pointer, "false allows nothing", ForbiddenError)
-            if isinstance(place.schema, Mapping):
-                merged.size += self._sizes[place.pointer]
-                self.spend(_STEPS_A_SCHEMA + merged.size)
-                merged.add(place)
-                waiting += reversed(list(self._same_value(place, depth)))
-        return merged
-
-    def _same_value(self, place: Place, depth: int | None) -> Iterator[Place]:
-        """The schemas that hold where a schema holds."""
-        assert isinstance(place.schema, Mapping)
-        if "$ref" in place.schema:
-            yield self._followed(place, _target(place.schema), depth)
-        for index, part in enumerate(place.schema.get("allOf", ())):
-            yield place.beside(part, "allOf", index)
-
-    def _followed(self, place: Place, target: str, depth: int | None) -> Place:
-        if target in place.same_value:
-            raise fail(place.pointer, f"'$ref' to '#{target}' is circular: it leads back to itself and to no value")
-        if depth is not None and place.opened.count(target) >= depth:
-            raise fail(
-                place.pointer,
-                f"'$ref' to '#{target}' has no instance within a depth of {depth}; raise depth, or let it be left out",
-                TooDeepError,
-            )
-        return place.referring(self._schemas[target], target)
-
-
-def _size(schema: Schema) -> int:
-    """Names, values and characters that the schema's own keywords list."""
-    if isinstance(schema, bool):
-        return 0
-    listed = sum(len(schema.get(keyword, ())) for keyword in ("properties", "required", "prefixItems", "pattern"))
-    return listed + sum(_value_size(schema[keyword]) for keyword in ("enum", "const") if keyword in schema)
-
-
-def _value_size(value: object) -> int:
-    """The parts of a JSON value, itself included."""
-    if isinstance(value, Mapping):
-        return 1 + sum(map(_value_size, value.values()))
-    return 1 + sum(map(_value_size, value)) if isinstance(value, list | tuple) else 1
-
-
-def _target(schema: Mapping[str, Any]) -> str:
-    return unquote(schema["$ref"][1:])

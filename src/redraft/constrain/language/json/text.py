@@ -6,6 +6,7 @@ import typing
 from collections.abc import Iterable, Mapping
 from collections.abc import Sequence as ListOf
 from dataclasses import dataclass
+from decimal import Decimal
 from functools import lru_cache
 
 from redraft.constrain.expression import (
@@ -18,8 +19,10 @@ from redraft.constrain.expression import (
     Expression,
     Literal,
     Marker,
+    Network,
     Repeat,
     Sequence,
+    Without,
     any_of,
     joined,
     optional,
@@ -39,6 +42,25 @@ NUMBER = joined(
     optional(joined(".", Repeat(DIGIT, 1, None))),
     optional(_EXPONENT),
 )
+# So few digits that a double holds them all, and no two of these numbers are one to a reader of doubles.
+_SHORT = joined(
+    optional(Literal("-")), any_of("0", joined(Characters.among("123456789"), Repeat(DIGIT, 0, 8))), Literal(".")
+)
+PROPER_FRACTION = AllOf(
+    (
+        joined(_SHORT, Repeat(DIGIT, 1, 6)),
+        joined(
+            Repeat(Characters.among("-.0123456789"), 0, None),
+            ".",
+            Repeat(DIGIT, 0, None),
+            Characters.among("123456789"),
+            Repeat(DIGIT, 0, None),
+        ),
+    )
+)
+"""Numbers that are no integers, without an exponent and with few digits."""
+DECIMAL = any_of(INTEGER, joined(_SHORT, Repeat(DIGIT, 1, 6)))
+"""Numbers without an exponent, and with few digits before and after a point."""
 
 ANY_CHARACTER = Characters.of([(0, LAST_CODE_POINT)])
 _SHORT_ESCAPES = {'"': '"', "\\": "\\", "\b": "b", "\f": "f", "\n": "n", "\r": "r", "\t": "t"}
@@ -89,6 +111,10 @@ def _spelled(value: Expression) -> Expression:
             return AnyOf(tuple(_spelled(option) for option in options))
         case AllOf(parts):
             return AllOf(tuple(_spelled(part) for part in parts))
+        case Without(part, excluded):
+            return Without(_spelled(part), _spelled(excluded))
+        case Network(places, edges):
+            return Network(places, tuple((source, _spelled(part), target) for source, part, target in edges))
         case Repeat(part, low, high):
             return Repeat(_spelled(part), low, high)
         case Marker():
@@ -125,14 +151,27 @@ def fixed(value: object, layout: "Layout") -> Expression:
     return Literal(json.dumps(value, ensure_ascii=False))
 
 
+def spellings(number: int | float) -> Expression:
+    """All texts of a number that have no exponent."""
+    whole, _, after = f"{Decimal(str(number)).normalize():f}".partition(".")
+    zeros = Repeat(Literal("0"), 0, None)
+    text = joined(whole, joined(f".{after}", zeros) if after else optional(joined(".0", zeros)))
+    return text if number else any_of(text, joined("-", text))
+
+
 def fixed_key(key: str) -> Expression:
     """The key of a member."""
     return Literal(json.dumps(key, ensure_ascii=False))
 
 
-def other_key(keys: Iterable[str]) -> Expression:
-    """A string that is none of ``keys``, so that it cannot overwrite a member that stands before it."""
+def other_key(keys: Iterable[str], within: Expression | None = None) -> Expression:
+    """A string that is none of ``keys``, so that it cannot overwrite a member that stands before it.
+
+    Where ``within`` is given, its value matches that as well.
+    """
     excluded = set(keys)
+    if within is not None:
+        return string_of(AllOf((within, other_text(excluded))) if excluded else within)
     return string_of(other_text(excluded)) if excluded else STRING
 
 

@@ -3,17 +3,16 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
-from typing import Annotated, Any, Literal
+from typing import Any
 from uuid import uuid4
 
 from fastapi import APIRouter
 from fastapi import Request as HttpRequest
-from pydantic import Discriminator, Field
 from starlette.responses import Response
 
-from redraft.constrain.constraint import Constraint
+from redraft.constrain.constraint import Choice as OneOf
+from redraft.constrain.constraint import Constraint, Regex
 from redraft.engine.result import Chunk, Result, StepEvent, TokenLogprob
-from redraft.engine.thinking import ReasoningEffort
 from redraft.engine.tools import ToolUse
 from redraft.models.tools import ToolCall
 from redraft.serve import deltas, prepare
@@ -22,32 +21,34 @@ from redraft.serve.deltas import Piece, Pieces
 from redraft.serve.errors import Json, bad_request, of_engine
 from redraft.serve.prepare import Prepared
 from redraft.serve.state import Serving, client_of, serving
-from redraft.serve.wire.fields import (
-    JSON_OBJECT,
-    Body,
-    NoBias,
-    NoPenalty,
-    Seed,
-    Stop,
-    Temperature,
-    ThinkingBudget,
-    Whole,
-    WholeNucleus,
-    only,
+from redraft.serve.wire.fields import JSON_OBJECT, OtherTool, warnings_of
+from redraft.serve.wire.openai.chat_fields import (
+    AllowedChoice,
+    AsJsonObject,
+    AsSchema,
+    AsText,
+    ChatBody,
+    FromModel,
+    FromTool,
+    FromUser,
+    Instruction,
+    NamedTool,
+    StructuredOutputs,
+    text_of,
 )
 from redraft.serve.wire.openai.common import (
     DONE,
     FIELDS_OF_THINKING,
     FIELDS_OF_TOOLS,
     FINGERPRINT,
-    Function,
-    FunctionName,
-    StreamOptions,
-    TopLogprobs,
+    Choice,
     call_for_template,
     fields_of,
     frame,
     json_constraint,
+    mode_of,
+    not_run,
+    running,
     thought_for_template,
     thought_tokens,
     token_logprob,
@@ -56,157 +57,6 @@ from redraft.serve.wire.openai.common import (
 )
 
 router = APIRouter()
-
-
-class TextPart(Body):
-    """Text as a part of a message's content."""
-
-    type: Literal["text"]
-    text: str
-
-
-Content = str | list[TextPart]
-
-
-class Instruction(Body):
-    """An instruction that the model is given before the conversation."""
-
-    role: Literal["system", "developer"]
-    content: Content
-
-
-class FromUser(Body):
-    """A message of the user."""
-
-    role: Literal["user"]
-    content: Content
-
-
-class CalledFunction(Body):
-    """A call's function and its arguments, JSON text."""
-
-    name: str
-    arguments: str
-
-
-class EarlierCall(Body):
-    """A call that the model made in an earlier turn."""
-
-    id: str
-    type: Literal["function"] = "function"
-    function: CalledFunction
-    index: int | None = None
-
-
-class FromModel(Body):
-    """A message that the model wrote in an earlier turn."""
-
-    role: Literal["assistant"]
-    content: Content | None = None
-    tool_calls: list[EarlierCall] | None = None
-    reasoning_content: str | None = None
-    reasoning: str | None = None
-    """The same by another name."""
-    refusal: Annotated[str | None, only()] = None
-    audio: Annotated[str | None, only()] = None
-    function_call: Annotated[str | None, only(instead="use tool_calls")] = None
-    annotations: Annotated[list[str] | None, only([])] = None
-
-
-class FromTool(Body):
-    """A message that a tool answered."""
-
-    role: Literal["tool"]
-    content: Content
-    tool_call_id: str
-
-
-Message = Annotated[Instruction | FromUser | FromModel | FromTool, Discriminator("role")]
-
-
-class AsText(Body):
-    """Any text."""
-
-    type: Literal["text"]
-
-
-class AsJsonObject(Body):
-    """Any JSON object."""
-
-    type: Literal["json_object"]
-
-
-class NamedSchema(Body):
-    """A JSON schema with a name. It always holds, whatever ``strict`` says."""
-
-    name: str
-    description: str | None = None
-    schema_: dict[str, Any] | bool | None = Field(None, alias="schema")
-    strict: bool | None = None
-
-
-class AsSchema(Body):
-    """JSON that is valid under a schema."""
-
-    type: Literal["json_schema"]
-    json_schema: NamedSchema
-
-
-ResponseFormat = Annotated[AsText | AsJsonObject | AsSchema, Discriminator("type")]
-
-
-class FunctionTool(Body):
-    """A tool; functions are the only kind."""
-
-    type: Literal["function"]
-    function: Function
-
-
-class NamedTool(Body):
-    """The tool that must be called."""
-
-    type: Literal["function"]
-    function: FunctionName
-
-
-class ChatBody(Body):
-    """The body of a chat completion."""
-
-    model: str
-    messages: Annotated[list[Message], Field(min_length=1)]
-    max_tokens: Whole | None = None
-    max_completion_tokens: Whole | None = None
-    temperature: Temperature | None = None
-    seed: Seed | None = None
-    stop: Stop | None = None
-    n: Whole | None = None
-    stream: bool | None = None
-    stream_options: StreamOptions | None = None
-    diffusing: bool | None = None
-    response_format: ResponseFormat | None = None
-    tools: list[FunctionTool] | None = None
-    tool_choice: Literal["auto", "none", "required"] | NamedTool | None = None
-    parallel_tool_calls: bool | None = None
-    logprobs: bool | None = None
-    top_logprobs: TopLogprobs | None = None
-    reasoning_effort: ReasoningEffort | None = None
-    thinking_budget: ThinkingBudget | None = None
-    thinking_token_budget: ThinkingBudget | None = None
-    """The same by vLLM's name."""
-    reasoning_summary: bool | None = None
-    """Mercury's: whether the answer tells the thought, as it does unless told."""
-    chat_template_kwargs: dict[str, Any] | None = None
-    user: str | None = None
-    top_p: WholeNucleus = None
-    frequency_penalty: NoPenalty = None
-    presence_penalty: NoPenalty = None
-    logit_bias: NoBias = None
-    store: Annotated[bool | None, only(False)] = None
-    metadata: Annotated[dict[str, str] | None, only({})] = None
-    service_tier: Annotated[Literal["auto", "default"] | None, only("auto", "default")] = None
-    modalities: Annotated[list[str] | None, only(["text"])] = None
-    verbosity: Annotated[Literal["medium"] | None, only("medium", instead="say in the prompt how long to be")] = None
-
 
 _FIELDS = fields_of({"prompt": "messages", "constraint": "response_format", **FIELDS_OF_THINKING})
 
@@ -218,29 +68,31 @@ async def chat_completions(body: ChatBody, http: HttpRequest) -> Response:
     here.check_model(body.model)
     here.note_prompt(http, [message.model_dump(exclude_none=True) for message in body.messages])
     prepared = await _prepare(here, body)
-    client = client_of(http, body.user)
+    client = client_of(http, body.user or body.safety_identifier)
+    headers = warnings_of(body.left_out)
     answers = Answers(http, prepared.answers(body.n or 1), client, steps=bool(body.diffusing))
     reply = _Reply(here, prepared, body)
     if body.stream:
         frames = reply.diffusing(answers) if body.diffusing else reply.stream(answers)
-        return EventStream(_with_errors(frames, http.url.path), answers)
+        return EventStream(_with_errors(frames, http.url.path), answers, headers)
     try:
         results = await answers.results(http.receive)
     except Exception as error:
         raise of_engine(error, _FIELDS) from error
-    return Json(reply.whole(results))
+    return Json(reply.whole(results), headers=headers)
 
 
 async def _prepare(here: Serving, body: ChatBody) -> Prepared:
     _check_together(here, body)
-    messages = [_for_template(message) for message in body.messages]
+    messages = [for_template(message) for message in body.messages]
     tools = _tools(here, body)
     parameters = {
         "max_tokens": body.max_completion_tokens if body.max_tokens is None else body.max_tokens,
         "temperature": body.temperature,
-        "seed": body.seed,
+        "seed": body.random_seed if body.seed is None else body.seed,
+        **body.sampling,
         "stop": body.stop,
-        "constraint": _format(here, body.response_format),
+        "constraint": _format(here, body.response_format, body.structured_outputs),
         "reasoning_effort": body.reasoning_effort,
         "thinking_budget": body.thinking_token_budget if body.thinking_budget is None else body.thinking_budget,
         "chat_template_kwargs": body.chat_template_kwargs,
@@ -251,6 +103,8 @@ async def _prepare(here: Serving, body: ChatBody) -> Prepared:
         fields["max_tokens"] = "max_completion_tokens"
     if body.thinking_budget is None:
         fields["thinking_budget"] = "thinking_token_budget"
+    if body.structured_outputs is not None:
+        fields["constraint"] = "structured_outputs"
     if tools is not None:
         fields |= FIELDS_OF_TOOLS
     prepared = await prepare.generation(here, messages, parameters, fields, tools)
@@ -261,42 +115,38 @@ async def _prepare(here: Serving, body: ChatBody) -> Prepared:
 
 def _check_together(here: Serving, body: ChatBody) -> None:
     """Refuse fields that only make sense with others, or not together."""
-    constrained = body.response_format is not None and body.response_format.type != "text"
+    formatted = body.response_format is not None and body.response_format.type != "text"
+    constrained = formatted or body.structured_outputs is not None
     several = body.n is not None and body.n > 1
     if body.n is not None and body.n > here.limits.choices:
         raise bad_request(f"n: {body.n} answers; this server gives at most {here.limits.choices}", "n")
-    both = body.max_tokens is not None and body.max_completion_tokens is not None
+    both = body.max_completion_tokens not in (None, body.max_tokens) and body.max_tokens is not None
     for wrong, param, message in (
-        (both, "max_tokens", "max_tokens and max_completion_tokens say the same; give one of them"),
+        (both, "max_tokens", "max_tokens and max_completion_tokens limit the same, and differ; give one"),
         (body.stream_options is not None and not body.stream, "stream_options", "stream_options needs stream: true"),
         (body.diffusing and not body.stream, "diffusing", "diffusing needs stream: true"),
         (body.diffusing and several, "diffusing", "diffusing is for one answer; leave n out"),
-        (body.diffusing and body.tools, "diffusing", "diffusing cannot show tool calls; leave tools out"),
+        (body.seed is not None and body.random_seed is not None, "random_seed",
+         "seed and random_seed say the same; give one of them"),
+        (formatted and body.structured_outputs is not None, "structured_outputs",
+         "structured_outputs and response_format both say what may be answered; give one of them"),
+        (body.diffusing and body.functions_given, "diffusing", "diffusing cannot show tool calls; leave tools out"),
         (body.diffusing and body.logprobs, "diffusing", "diffusing text has no log probabilities; leave logprobs out"),
-        (body.top_logprobs is not None and not body.logprobs, "top_logprobs", "top_logprobs needs logprobs: true"),
-        (body.logprobs and (constrained or body.tools), "logprobs",
+        (body.top_logprobs and not body.logprobs, "top_logprobs", "top_logprobs needs logprobs: true"),
+        (body.logprobs and (constrained or body.functions_given), "logprobs",
          "logprobs are those of the model's own choice; they cannot be given with tools or with a response_format"),
         (body.thinking_budget is not None and body.thinking_token_budget is not None, "thinking_budget",
          "thinking_budget and thinking_token_budget say the same; give one of them"),
-        (body.tool_choice not in (None, "none") and not body.tools, "tool_choice", "tool_choice needs tools"),
-        (body.parallel_tool_calls is not None and not body.tools, "parallel_tool_calls",
-         "parallel_tool_calls needs tools"),
-        (body.tools and body.stop, "stop", "stop cannot be given together with tools"),
     ):  # fmt: skip
         if wrong:
             raise bad_request(message, param)
 
 
-def text_of(content: str | Sequence[TextPart] | None) -> str:
-    """Return a message's content as one text."""
-    if content is None or isinstance(content, str):
-        return content or ""
-    return "".join(part.text for part in content)
-
-
-def _for_template(message: Instruction | FromUser | FromModel | FromTool) -> dict[str, Any]:
+def for_template(message: Instruction | FromUser | FromModel | FromTool) -> dict[str, Any]:
     """Return a message as chat templates take it."""
     shown: dict[str, Any] = {"role": message.role, "content": text_of(message.content)}
+    if message.name is not None:
+        shown["name"] = message.name
     match message:
         case Instruction():
             shown["role"] = "system"
@@ -314,20 +164,37 @@ def _for_template(message: Instruction | FromUser | FromModel | FromTool) -> dic
     return shown
 
 
-def _format(here: Serving, wanted: AsText | AsJsonObject | AsSchema | None) -> Constraint | None:
+def _format(
+    here: Serving, wanted: AsText | AsJsonObject | AsSchema | None, structured: StructuredOutputs | None
+) -> Constraint | None:
     match wanted:
         case AsJsonObject():
             return JSON_OBJECT
         case AsSchema(json_schema=named):
             return json_constraint(here, named.schema_, "response_format")
+    match structured:
+        case StructuredOutputs(regex=str(pattern)):
+            here.limits.check_schema(pattern, "structured_outputs")
+            return Regex(pattern)
+        case StructuredOutputs(choice=list(options)):
+            return OneOf(options)
+        case StructuredOutputs():
+            return json_constraint(here, structured.schema_given, "structured_outputs")
     return None
 
 
 def _tools(here: Serving, body: ChatBody) -> ToolUse | None:
-    if not body.tools:
-        return None
-    choice = body.tool_choice.function if isinstance(body.tool_choice, NamedTool) else body.tool_choice
-    return tools_of(here, [tool.function for tool in body.tools], choice, body.parallel_tool_calls)
+    match body.tool_choice:
+        case NamedTool(function=function):
+            choice = Choice("required", [function.name], one=True)
+        case AllowedChoice(allowed_tools=allowed):
+            choice = Choice(allowed.mode, [tool.function.name for tool in allowed.tools])
+        case OtherTool() as other:
+            raise not_run(other)
+        case mode:
+            choice = mode_of(mode)
+    functions = [tool.function for tool in body.functions_given]
+    return tools_of(here, functions, choice, body.parallel_tool_calls)
 
 
 async def _with_errors(frames: AsyncIterator[str], path: str) -> AsyncIterator[str]:
@@ -344,6 +211,8 @@ class _Reply:
 
     def __init__(self, here: Serving, prepared: Prepared, body: ChatBody) -> None:
         self._prepared, self._body = prepared, body
+        self._written = 0
+        """Tokens of all answers so far."""
         self._head = {
             "id": f"chatcmpl-{uuid4().hex}",
             "created": int(time.time()),
@@ -362,6 +231,7 @@ class _Reply:
 
     def _choice(self, index: int, result: Result) -> dict[str, Any]:
         piece = deltas.whole(self._prepared, result)
+        stopped = deltas.stop_string(self._prepared, result) is not None
         message: dict[str, Any] = {"role": "assistant", "content": piece.text, "refusal": None}
         message |= self._thought(piece)
         if piece.calls:
@@ -371,7 +241,7 @@ class _Reply:
             "index": index,
             "message": message,
             "logprobs": self._logprobs(result.logprobs),
-            **self._end(result, bool(piece.calls)),
+            **self._end(result, bool(piece.calls), stopped),
         }
 
     def _thought(self, piece: Piece) -> dict[str, str]:
@@ -380,9 +250,10 @@ class _Reply:
             return {}
         return {"reasoning_content": piece.thought, "reasoning": piece.thought}
 
-    def _end(self, result: Result, called: bool) -> dict[str, Any]:
+    def _end(self, result: Result, called: bool, stopped: bool = False) -> dict[str, Any]:
+        """``stopped``: the text beside calls ended at a stop string."""
         return {
-            "finish_reason": "tool_calls" if called else result.finish_reason,
+            "finish_reason": "tool_calls" if called else "stop" if stopped else result.finish_reason,
             "seed": result.seed,
             "unconverged_canvases": list(result.unconverged_canvases),
         }
@@ -402,8 +273,12 @@ class _Reply:
 
     def _frame(self, choices: list[dict[str, Any]], cost: dict[str, Any] | None) -> str:
         content = {**self._head, "object": "chat.completion.chunk", "choices": choices}
-        if self._wants_usage:
-            content["usage"] = cost
+        options = self._body.stream_options
+        if options is not None and options.include_usage:
+            so_far = options.continuous_usage_stats
+            content["usage"] = running(len(self._prepared.request.prompt), self._written) if so_far else None
+            if cost is not None:
+                content["usage"] = cost
         return frame(content)
 
     @property
@@ -436,6 +311,7 @@ class _Reply:
         async for index, event in answers.events():
             match event:
                 case Chunk():
+                    self._written += len(event.token_ids)
                     piece, logprobs = pieces[index].add(event), self._logprobs(event.logprobs)
                 case Done(result=result):
                     results[index] = result
@@ -449,7 +325,7 @@ class _Reply:
                 yield self._chunk(index, {"content": ""}, logprobs=logprobs)
             called[index] |= bool(piece.parts)
             if isinstance(event, Done):
-                yield self._chunk(index, {}, **self._end(event.result, called[index]))
+                yield self._chunk(index, {}, **self._end(event.result, called[index], pieces[index].stopped))
         if self._wants_usage:
             yield self._frame([], self._usage([results[index] for index in sorted(results)]))
         yield DONE
@@ -466,6 +342,7 @@ class _Reply:
                     answers.text_is_ready()
                     yield self._chunk(0, {"content": text})
                 case Chunk():
+                    self._written += len(event.token_ids)
                     before += event.token_ids
                     if thought := self._thought(Piece(thought=event.thought)):
                         yield self._chunk(0, thought)

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -15,7 +16,8 @@ from redraft.serve.deltas import usage_of
 from redraft.serve.errors import bad_request, to_json
 from redraft.serve.prepare import Prepared, tool
 from redraft.serve.state import Serving
-from redraft.serve.wire.fields import JSON_OBJECT, Body
+from redraft.serve.wire.fields import HINT, JSON_OBJECT, Body, OtherTool, only
+from redraft.serve.wire.sampling import SAMPLING
 
 DONE = "data: [DONE]\n\n"
 # Clients compare it to see whether the same seed can give the same answer.
@@ -26,7 +28,9 @@ class StreamOptions(Body):
     """Options of what a stream tells besides."""
 
     include_usage: bool = False
-    include_obfuscation: Literal[False] | None = None
+    continuous_usage_stats: bool = False
+    """vLLM's: with the usage, every chunk says what the answer has cost up to it."""
+    include_obfuscation: Annotated[bool | None, only(False)] = None
 
 
 class Function(Body):
@@ -35,7 +39,7 @@ class Function(Body):
     name: str
     description: str | None = None
     parameters: dict[str, Any] | None = None
-    strict: bool | None = None
+    strict: Annotated[bool | None, HINT] = None
 
 
 class FunctionName(Body):
@@ -49,8 +53,6 @@ TopLogprobs = Annotated[int, Field(ge=0, le=20)]
 
 # The engine's errors call tools so, and tools are a constraint to it.
 FIELDS_OF_TOOLS = {"tools": "tools", "tool": "tools", "this": "tools", "constraint": "tools"}
-
-
 # What decides whether and how long a model thinks has the same names everywhere.
 FIELDS_OF_THINKING = {name: name for name in ("reasoning_effort", "thinking_budget", "chat_template_kwargs")} | {
     "thinking": "reasoning_effort"
@@ -62,13 +64,52 @@ def thought_for_template(thought: str | None) -> dict[str, str]:
     return {"reasoning_content": thought, "reasoning": thought} if thought else {}
 
 
-def tools_of(
-    here: Serving,
-    functions: Sequence[Function],
-    choice: Literal["auto", "none", "required"] | FunctionName | None,
-    parallel: bool | None,
-) -> ToolUse:
-    """Read the functions that a client gave, and what is to be done with them; ApiError for what cannot be."""
+def kind_of_tool(tool: Any) -> str:
+    """Return "function", or "other" for a tool of a kind that this server does not run."""
+    found = tool.get("type") if isinstance(tool, Mapping) else getattr(tool, "type", None)
+    return "other" if isinstance(found, str) and found != "function" else "function"
+
+
+def kind_of_choice(choice: Any) -> str:
+    """Return what form a ``tool_choice`` has: "mode", "function", "allowed_tools", or "other"."""
+    found = choice.get("type") if isinstance(choice, Mapping) else getattr(choice, "type", None)
+    if found is None:
+        return "function" if isinstance(choice, Mapping) else "mode"
+    return str(found) if found in ("function", "allowed_tools") else "other"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The way in which tools are to be used."""
+
+    mode: Literal["auto", "none", "required"]
+    names: Sequence[str] | None = None
+    """The tools that may be called; None for all."""
+    one: bool = False
+    """There is exactly one call."""
+
+
+def mode_of(choice: str | None) -> Choice:
+    """Read a ``tool_choice`` that is a word; "any" is Mistral's for "required"."""
+    if choice is None or choice == "auto":
+        return Choice("auto")
+    return Choice("none") if choice == "none" else Choice("required")
+
+
+def not_run(choice: OtherTool) -> Exception:
+    """Refuse a ``tool_choice`` of a kind of tools that this server does not run."""
+    return bad_request(f"tool_choice: tools of the type {choice.type!r} are not run by this server", "tool_choice")
+
+
+def tools_of(here: Serving, functions: Sequence[Function], choice: Choice, parallel: bool | None) -> ToolUse | None:
+    """Read the functions that a client gave, and what is to be done with them; None where there are none.
+
+    Raises ApiError for what cannot be.
+    """
+    if not functions:
+        if choice.mode == "required":
+            raise bad_request("tool_choice needs tools that this server can have called: functions", "tool_choice")
+        return None
     tools, shown = [], []
     for function in functions:
         schema = {"type": "object", "properties": {}} if function.parameters is None else function.parameters
@@ -78,19 +119,13 @@ def tools_of(
         shown.append({"type": "function", "function": {**described, "parameters": schema}})
     if len({one.name for one in tools}) < len(tools):
         raise bad_request("tools: two of them have the same name", "tools")
-    max_calls = 1 if parallel is False else None
-    match choice:
-        case None | "auto":
-            return ToolUse(tools, shown, 0, max_calls)
-        case "none":
-            return ToolUse(tools, shown, 0, 0)
-        case "required":
-            return ToolUse(tools, shown, 1, max_calls)
-        case FunctionName(name=name):
-            chosen = [one for one in tools if one.name == name]
-            if not chosen:
-                raise bad_request(f"tool_choice: there is no tool {name!r}", "tool_choice")
-            return ToolUse(chosen, shown, 1, 1)
+    names = {one.name for one in tools}
+    for name in choice.names or ():
+        if name not in names:
+            raise bad_request(f"tool_choice: there is no tool {name!r}", "tool_choice")
+    chosen = [one for one in tools if choice.names is None or one.name in choice.names]
+    min_calls, max_calls = int(choice.mode == "required"), 1 if parallel is False or choice.one else None
+    return ToolUse(chosen, shown, min_calls, 0 if choice.mode == "none" else max_calls)
 
 
 def json_constraint(here: Serving, schema: Mapping[str, Any] | bool | None, param: str) -> Constraint:
@@ -101,10 +136,13 @@ def json_constraint(here: Serving, schema: Mapping[str, Any] | bool | None, para
     return JSONSchema(schema)
 
 
-def call_for_template(id: str, name: str, arguments: str, param: str) -> dict[str, Any]:
-    """Return a call of an earlier turn as chat templates take it; ``arguments``: JSON text from the field ``param``."""
+def call_for_template(id: str, name: str, arguments: str | Mapping[str, Any], param: str) -> dict[str, Any]:
+    """Return a call of an earlier turn as chat templates take it.
+
+    ``arguments``: an object, or its JSON text, from the field ``param``.
+    """
     try:
-        given = json.loads(arguments or "{}")
+        given = json.loads(arguments or "{}") if isinstance(arguments, str) else arguments
     except (ValueError, RecursionError):
         given = None
     if not isinstance(given, Mapping):
@@ -129,6 +167,11 @@ def usage(results: Sequence[Result], thoughts: int = 0, prompts: int = 1) -> dic
         "canvases": cost["canvases"],
         "denoising_steps": cost["denoising_steps"],
     }
+
+
+def running(prompt: int, written: int) -> dict[str, Any]:
+    """Return the usage of answers that are not finished, of so many tokens so far."""
+    return {"prompt_tokens": prompt, "completion_tokens": written, "total_tokens": prompt + written}
 
 
 def thought_tokens(prepared: Prepared, results: Sequence[Result]) -> int:
@@ -162,5 +205,5 @@ def token_text(prepared: Prepared, token: int) -> tuple[str, bytes]:
 
 def fields_of(fields: Mapping[str, str]) -> dict[str, str]:
     """Map parameters of the engine to the fields they came from, which have the same name unless ``fields`` tells."""
-    same = ("temperature", "seed", "stop", "max_tokens")
+    same = ("temperature", "seed", "stop", "max_tokens", *SAMPLING)
     return {**{name: name for name in same}, **fields}

@@ -17,8 +17,18 @@ from redraft.serve.deltas import Ending, Passage, Pieces
 from redraft.serve.errors import Json, bad_request, of_engine
 from redraft.serve.prepare import Prepared
 from redraft.serve.state import Serving, client_of, serving
-from redraft.serve.wire.fields import Body, NoBias, NoPenalty, Seed, Stop, Temperature, Whole, WholeNucleus, only
-from redraft.serve.wire.openai.common import DONE, FINGERPRINT, StreamOptions, fields_of, frame, token_text, usage
+from redraft.serve.wire.fields import HINT, Seed, Stop, Temperature, Whole, only
+from redraft.serve.wire.openai.common import (
+    DONE,
+    FINGERPRINT,
+    StreamOptions,
+    fields_of,
+    frame,
+    running,
+    token_text,
+    usage,
+)
+from redraft.serve.wire.sampling import Sampled
 from redraft.tasks.fill import FillResult
 
 router = APIRouter()
@@ -27,7 +37,7 @@ _FIELDS = fields_of(
 )
 
 
-class CompletionBody(Body):
+class CompletionBody(Sampled):
     """The body of a completion."""
 
     model: str
@@ -40,7 +50,7 @@ class CompletionBody(Body):
     suffix: str | None = None
     max_tokens: Whole | None = None
     temperature: Temperature | None = None
-    seed: Seed | None = None
+    seed: Seed = None
     stop: Stop | None = None
     n: Whole | None = None
     echo: bool | None = None
@@ -48,10 +58,8 @@ class CompletionBody(Body):
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     user: str | None = None
-    top_p: WholeNucleus = None
-    frequency_penalty: NoPenalty = None
-    presence_penalty: NoPenalty = None
-    logit_bias: NoBias = None
+    safety_identifier: str | None = None
+    metadata: Annotated[dict[str, Any] | None, HINT] = None
     best_of: Annotated[Literal[1] | None, only(1, instead="use n, and choose among the answers")] = None
 
 
@@ -69,6 +77,7 @@ async def completions(body: CompletionBody, http: HttpRequest) -> Response:
         "max_tokens": body.max_tokens,
         "temperature": body.temperature,
         "seed": body.seed,
+        **body.sampling,
         "stop": body.stop,
         "top_logprobs": body.logprobs,
     }
@@ -77,7 +86,11 @@ async def completions(body: CompletionBody, http: HttpRequest) -> Response:
         fields = {**_FIELDS, "prompt": f"prompt.{index}"} if len(prompts) > 1 else _FIELDS
         prepared.append(await prepare.generation(here, prompt, parameters, fields))
     count = body.n or 1
-    answers = Answers(http, [answer for one in prepared for answer in one.answers(count)], client_of(http, body.user))
+    answers = Answers(
+        http,
+        [answer for one in prepared for answer in one.answers(count)],
+        client_of(http, body.user or body.safety_identifier),
+    )
     reply = _Reply(here, prepared, body, [_echo(here, body, prompt) for prompt in prompts], count)
     if body.stream:
         return EventStream(reply.stream(answers, http.url.path), answers)
@@ -112,6 +125,8 @@ def _check_together(here: Serving, body: CompletionBody, prompts: Sequence[str |
         (body.echo and body.logprobs is not None, "logprobs", "logprobs of an echoed prompt are not known"),
         (body.suffix and body.logprobs is not None, "logprobs", "logprobs cannot be given together with suffix"),
         (body.suffix and body.n not in (None, 1), "n", "n must be 1 together with suffix"),
+        (body.suffix and body.stream_options is not None and body.stream_options.continuous_usage_stats,
+         "stream_options", "stream_options: continuous_usage_stats cannot be given together with suffix"),
         (body.suffix and len(prompts) > 1, "suffix", "suffix needs a single prompt"),
         (body.suffix and not isinstance(prompts[0], str), "suffix", "suffix needs a prompt that is a text"),
         (count > max_answers, "prompt",
@@ -123,10 +138,15 @@ def _check_together(here: Serving, body: CompletionBody, prompts: Sequence[str |
 
 
 async def _filled(here: Serving, body: CompletionBody, http: HttpRequest, prompt: str, suffix: str) -> Response:
-    parameters = {"max_tokens": body.max_tokens, "temperature": body.temperature, "seed": body.seed}
+    parameters = {
+        "max_tokens": body.max_tokens,
+        "temperature": body.temperature,
+        "seed": body.seed,
+        **body.sampling,
+    }
     passage = Passage(_middle, prepare.stop_strings(body.stop))
     filling = await prepare.gap(here, prompt, suffix, parameters, _FIELDS)
-    answers = Answers(http, [filling], client_of(http, body.user))
+    answers = Answers(http, [filling], client_of(http, body.user or body.safety_identifier))
     head = {"id": f"cmpl-{uuid4().hex}", "created": int(time.time()), "model": here.settings.model}
     before, after = (prompt, suffix) if body.echo else ("", "")
 
@@ -201,12 +221,14 @@ class _Reply:
         pieces = [Pieces(one) for one in self._prepared]
         sent = [0] * len(pieces)
         results: dict[int, Result] = {}
-        wanted = self._body.stream_options is not None and self._body.stream_options.include_usage
-        none = {"usage": None} if wanted else {}
+        options = self._body.stream_options or StreamOptions()
+        prompt = sum(len(one.request.prompt) for one in self._prepared[:: len(self._prepared) // self._prompts])
+        written = 0
 
         def chunk(index: int, text: str, **more: Any) -> str:
             choice = {"index": index, "text": text, "logprobs": None, "finish_reason": None, **more}
-            return frame({**self._head, "choices": [choice], **none})
+            cost = running(prompt, written) if options.continuous_usage_stats else None
+            return frame({**self._head, "choices": [choice], **({"usage": cost} if options.include_usage else {})})
 
         try:
             for index, echo in enumerate(self._echoes):
@@ -216,11 +238,12 @@ class _Reply:
                 if isinstance(event, Chunk):
                     logprobs = self._logprobs(index, event.logprobs, sent[index])
                     sent[index] += len(event.text)
+                    written += len(event.token_ids)
                     yield chunk(index, pieces[index].add(event).text, logprobs=logprobs)
                 elif isinstance(event, Done):
                     results[index] = event.result
                     yield chunk(index, "", **_end(event.result))
-            if wanted:
+            if options.include_usage:
                 cost = self._usage([results[index] for index in sorted(results)])
                 yield frame({**self._head, "choices": [], "usage": cost})
             yield DONE

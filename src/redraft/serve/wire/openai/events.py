@@ -1,7 +1,7 @@
 """The output items of OpenAI's Responses API and the strict order of the events that write them."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 from uuid import uuid4
@@ -34,9 +34,15 @@ class ResponseEvents:
     """One response as it grows. Each method yields the server-sent events of what happened; who wants the whole alone
     may drop them."""
 
-    def __init__(self, described: dict[str, Any], summarised: bool = False) -> None:
-        """``described``: what the response repeats of its request. ``summarised``: a thought is told as its summary."""
-        self._described = described
+    def __init__(
+        self,
+        described: dict[str, Any],
+        names: Mapping[str, tuple[str | None, str]] | None = None,
+        summarised: bool = False,
+    ) -> None:
+        """``described``: what the response repeats of its request. ``names``: of functions as the model knows them, the
+        namespace and name that the client knows them by. ``summarised``: a thought is told as its summary."""
+        self._described, self._names = described, names or {}
         self._parts = {"message": _MESSAGE, "reasoning": _SUMMARY if summarised else _THOUGHT}
         """By an item's type."""
         self._id, self._created = f"resp_{uuid4().hex}", int(time.time())
@@ -104,7 +110,9 @@ class ResponseEvents:
         """Begin a call, or add to it."""
         if part.name is not None:
             yield from self._close()
-            self._open = self._item("function_call", call_id=f"call_{uuid4().hex}", name=part.name, arguments="")
+            space, name = self._names.get(part.name, (None, part.name))
+            item = {"call_id": f"call_{uuid4().hex}", "name": name, "arguments": ""}
+            self._open = self._item("function_call", **item, **({} if space is None else {"namespace": space}))
             yield from self._add(self._open)
         assert self._open is not None, "a call begins with its name"
         if part.arguments:

@@ -1,16 +1,15 @@
 """OpenAI's ``/v1/responses``: every field honoured, or refused by name. Nothing is stored; clients keep their turns."""
 
-from collections.abc import AsyncIterator, Mapping, Sequence
-from typing import Annotated, Any, Literal
+from collections.abc import AsyncIterator, Iterator, Sequence
+from typing import Any
 
 from fastapi import APIRouter
 from fastapi import Request as HttpRequest
-from pydantic import BeforeValidator, Discriminator, Field, Tag
+from pydantic import BaseModel
 from starlette.responses import Response
 
 from redraft.constrain.constraint import Constraint
 from redraft.engine.result import Chunk, Result
-from redraft.engine.thinking import ReasoningEffort
 from redraft.engine.tools import ToolUse
 from redraft.serve import deltas, prepare
 from redraft.serve.answers import Answers, Done, EventStream
@@ -18,235 +17,39 @@ from redraft.serve.deltas import Piece, Pieces
 from redraft.serve.errors import Json, bad_request, of_engine
 from redraft.serve.prepare import Prepared
 from redraft.serve.state import Serving, client_of, serving
-from redraft.serve.wire.fields import JSON_OBJECT, Body, Seed, Temperature, ThinkingBudget, Whole, WholeNucleus, only
+from redraft.serve.wire.fields import JSON_OBJECT, OtherTool, UnreadPart, warnings_of
 from redraft.serve.wire.openai.common import (
     FIELDS_OF_THINKING,
     FIELDS_OF_TOOLS,
+    Choice,
     Function,
-    FunctionName,
     call_for_template,
     fields_of,
     json_constraint,
+    mode_of,
+    not_run,
     thought_for_template,
     tools_of,
 )
 from redraft.serve.wire.openai.events import ResponseEvents
+from redraft.serve.wire.openai.responses_fields import (
+    AllowedChoice,
+    AsJsonObject,
+    AsSchema,
+    EarlierReasoning,
+    FunctionCall,
+    FunctionCallOutput,
+    FunctionTool,
+    Message,
+    NamedTool,
+    Namespace,
+    Part,
+    Refusal,
+    ResponsesBody,
+    TextOptions,
+)
 
 router = APIRouter()
-
-_NOT_STORED = "this server stores nothing; send the earlier turns in input"
-
-
-class InputText(Body):
-    """Text as a part of a message."""
-
-    type: Literal["input_text"]
-    text: str
-
-
-class OutputText(Body):
-    """Text that the model wrote in an earlier turn."""
-
-    type: Literal["output_text"]
-    text: str
-    annotations: Annotated[list[Any] | None, only([])] = None
-    logprobs: Annotated[list[Any] | None, only([])] = None
-    parsed: Any = None
-    """The value that the client's ``parse`` made of the text, and sends back beside it."""
-
-
-class ReasoningText(Body):
-    """Text that the model thought in an earlier turn."""
-
-    type: Literal["reasoning_text"]
-    text: str
-
-
-Status = Literal["in_progress", "completed", "incomplete"]
-Part = Annotated[InputText | OutputText, Discriminator("type")]
-
-
-def _as_parts(content: Any) -> Any:
-    return [{"type": "input_text", "text": content}] if isinstance(content, str) else content
-
-
-# A string is one part: of a fault in a list, a union of both would say that it is no string.
-Text = Annotated[list[Part], BeforeValidator(_as_parts, json_schema_input_type=str | list[Part])]
-
-
-class Message(Body):
-    """A turn of somebody."""
-
-    type: Literal["message"] = "message"
-    role: Literal["user", "assistant", "system", "developer"]
-    content: Text
-    id: str | None = None
-    status: Status | None = None
-
-
-class FunctionCall(Body):
-    """A call that the model made in an earlier turn."""
-
-    type: Literal["function_call"]
-    call_id: str
-    name: str
-    arguments: str
-    id: str | None = None
-    status: Status | None = None
-
-
-class FunctionCallOutput(Body):
-    """The answer of a function."""
-
-    type: Literal["function_call_output"]
-    call_id: str
-    output: Text
-    id: str | None = None
-    status: Status | None = None
-
-
-class SummaryText(Body):
-    """A summary of what the model thought in an earlier turn; of this server's, the thought itself."""
-
-    type: Literal["summary_text"]
-    text: str
-
-
-class EarlierReasoning(Body):
-    """A thought of an earlier turn: its content, or else its summary. What another server has encrypted is not read."""
-
-    type: Literal["reasoning"]
-    id: str | None = None
-    summary: list[SummaryText] | None = None
-    content: list[ReasoningText] | None = None
-    encrypted_content: str | None = None
-    status: Status | None = None
-
-
-def _kind(item: Any) -> str:
-    """Return an item's type; a message need not name it."""
-    found = item.get("type", "message") if isinstance(item, Mapping) else getattr(item, "type", "message")
-    return str(found)
-
-
-Item = Annotated[
-    Annotated[Message, Tag("message")]
-    | Annotated[FunctionCall, Tag("function_call")]
-    | Annotated[FunctionCallOutput, Tag("function_call_output")]
-    | Annotated[EarlierReasoning, Tag("reasoning")],
-    Discriminator(
-        _kind,
-        custom_error_type="item",
-        custom_error_message="items are of the type message, function_call, function_call_output or reasoning",
-    ),
-]
-
-
-def _as_items(given: Any) -> Any:
-    return [{"role": "user", "content": given}] if isinstance(given, str) else given
-
-
-Items = Annotated[list[Item], Field(min_length=1), BeforeValidator(_as_items, json_schema_input_type=str | list[Item])]
-
-
-class OfFunction(Body):
-    """A mark that something is about a function: there are no other tools."""
-
-    type: Literal["function"]
-
-
-# The last base's fields are looked at first: a tool of another type is refused for that, not for what it lacks.
-class FunctionTool(Function, OfFunction):
-    """A tool that the client runs."""
-
-
-class NamedTool(FunctionName, OfFunction):
-    """The tool that must be called."""
-
-
-class AsText(Body):
-    """Any text."""
-
-    type: Literal["text"]
-
-
-class AsJsonObject(Body):
-    """Any JSON object."""
-
-    type: Literal["json_object"]
-
-
-class AsSchema(Body):
-    """JSON that is valid under a schema, whatever ``strict`` says."""
-
-    type: Literal["json_schema"]
-    name: str
-    description: str | None = None
-    schema_: Annotated[dict[str, Any] | bool | None, Field(alias="schema")] = None
-    strict: bool | None = None
-
-
-class TextOptions(Body):
-    """The form of the text."""
-
-    format: Annotated[AsText | AsJsonObject | AsSchema, Discriminator("type")] | None = None
-    verbosity: Annotated[Literal["medium"] | None, only("medium", instead="say in the prompt how long to be")] = None
-
-
-Summary = Literal["auto", "concise", "detailed"]
-
-
-class Reasoning(Body):
-    """Whether and how carefully the model thinks, and where the thought is told: as its content, or where a summary is
-    wanted, whole, as that."""
-
-    effort: ReasoningEffort | None = None
-    summary: Summary | None = None
-    generate_summary: Summary | None = None
-    """The same by an older name."""
-
-    @property
-    def summarised(self) -> Summary | None:
-        return self.summary or self.generate_summary
-
-
-class StreamOptions(Body):
-    """Options of what a stream tells besides."""
-
-    include_obfuscation: Literal[False] | None = None
-
-
-class ResponsesBody(Body):
-    """The body of a request for a response."""
-
-    model: str
-    input: Items
-    instructions: str | None = None
-    max_output_tokens: Whole | None = None
-    temperature: Temperature | None = None
-    seed: Seed | None = None
-    stream: bool | None = None
-    stream_options: StreamOptions | None = None
-    text: TextOptions | None = None
-    tools: list[FunctionTool] | None = None
-    tool_choice: Literal["auto", "none", "required"] | NamedTool | None = None
-    parallel_tool_calls: bool | None = None
-    reasoning: Reasoning | None = None
-    thinking_budget: ThinkingBudget | None = None
-    chat_template_kwargs: dict[str, Any] | None = None
-    user: str | None = None
-    safety_identifier: str | None = None
-    metadata: Annotated[dict[str, str], Field(max_length=16)] | None = None
-    store: Annotated[bool | None, only(False, instead=_NOT_STORED)] = None
-    previous_response_id: Annotated[str | None, only(instead=_NOT_STORED)] = None
-    conversation: Annotated[str | None, only(instead=_NOT_STORED)] = None
-    background: Annotated[bool | None, only(False)] = None
-    include: Annotated[list[str] | None, only([])] = None
-    top_p: WholeNucleus = None
-    top_logprobs: Annotated[int | None, only(0, instead="chat completions have log probabilities")] = None
-    truncation: Annotated[Literal["disabled"] | None, only("disabled", instead="nothing is cut off a prompt")] = None
-    service_tier: Annotated[Literal["auto", "default"] | None, only("auto", "default")] = None
-
 
 _FIELDS = fields_of(
     {
@@ -265,15 +68,17 @@ async def responses(body: ResponsesBody, http: HttpRequest) -> Response:
     here.note_prompt(http, body.model_dump(include={"instructions", "input"}, exclude_none=True))
     prepared = await _prepare(here, body)
     answers = Answers(http, prepared.answers(), client_of(http, body.user or body.safety_identifier))
+    names = {full: (space, function.name) for full, space, function in _functions(body)}
     summarised = body.reasoning is not None and body.reasoning.summarised is not None
-    events = ResponseEvents(_described(here, prepared, body), summarised)
+    events = ResponseEvents(_described(here, prepared, body), names, summarised)
+    headers = warnings_of(_left_out(body))
     if body.stream:
-        return EventStream(_stream(prepared, answers, events), answers)
+        return EventStream(_stream(prepared, answers, events), answers, headers)
     try:
         (result,) = await answers.results(http.receive)
     except Exception as error:
         raise of_engine(error, _FIELDS) from error
-    return Json(events.whole(prepared, result, deltas.whole(prepared, result)))
+    return Json(events.whole(prepared, result, deltas.whole(prepared, result)), headers=headers)
 
 
 async def _stream(prepared: Prepared, answers: Answers[Result], events: ResponseEvents) -> AsyncIterator[str]:
@@ -302,14 +107,12 @@ async def _stream(prepared: Prepared, answers: Answers[Result], events: Response
 async def _prepare(here: Serving, body: ResponsesBody) -> Prepared:
     if body.stream_options is not None and not body.stream:
         raise bad_request("stream_options needs stream: true", "stream_options")
-    for field in ("tool_choice", "parallel_tool_calls"):
-        if getattr(body, field) not in (None, "none") and not body.tools:
-            raise bad_request(f"{field} needs tools", field)
     tools = _tools(here, body)
     parameters = {
         "max_tokens": body.max_output_tokens,
         "temperature": body.temperature,
         "seed": body.seed,
+        **body.sampling,
         "constraint": _format(here, body.text),
         "reasoning_effort": None if body.reasoning is None else body.reasoning.effort,
         "thinking_budget": body.thinking_budget,
@@ -319,11 +122,49 @@ async def _prepare(here: Serving, body: ResponsesBody) -> Prepared:
     return await prepare.generation(here, _conversation(body), parameters, fields, tools)
 
 
+def _functions(body: ResponsesBody) -> Iterator[tuple[str, str | None, FunctionTool]]:
+    """Yield the functions that may be called: the name that the model knows, the namespace and the function."""
+    for tool in body.tools or ():
+        match tool:
+            case FunctionTool():
+                yield tool.name, None, tool
+            case Namespace():
+                about = tool.description
+                for one in tool.tools:
+                    if isinstance(one, FunctionTool):
+                        # What is said of all of them is told once, with the first.
+                        texts = [text for text in (about, one.description) if text]
+                        about = None
+                        described = one.model_copy(update={"description": "\n\n".join(texts) or None})
+                        yield _full_name(tool.name, one.name), tool.name, described
+
+
+def _full_name(namespace: str | None, name: str) -> str:
+    return name if namespace is None else f"{namespace}.{name}"
+
+
+def _left_out(body: ResponsesBody) -> Iterator[OtherTool]:
+    for tool in body.tools or ():
+        for one in tool.tools if isinstance(tool, Namespace) else (tool,):
+            if isinstance(one, OtherTool):
+                yield one
+
+
 def _tools(here: Serving, body: ResponsesBody) -> ToolUse | None:
-    if not body.tools:
-        return None
-    functions = [Function(**tool.model_dump(exclude={"type"})) for tool in body.tools]
-    return tools_of(here, functions, body.tool_choice, body.parallel_tool_calls)
+    match body.tool_choice:
+        case NamedTool(name=name, namespace=space):
+            choice = Choice("required", [_full_name(space, name)], one=True)
+        case AllowedChoice(mode=mode, tools=allowed):
+            choice = Choice(mode, [_full_name(tool.namespace, tool.name) for tool in allowed])
+        case OtherTool() as other:
+            raise not_run(other)
+        case mode:
+            choice = mode_of(mode)
+    functions = [
+        Function(name=full, description=tool.description, parameters=tool.parameters, strict=tool.strict)
+        for full, _, tool in _functions(body)
+    ]
+    return tools_of(here, functions, choice, body.parallel_tool_calls)
 
 
 def _format(here: Serving, wanted: TextOptions | None) -> Constraint | None:
@@ -348,10 +189,12 @@ def _conversation(body: ResponsesBody) -> list[dict[str, Any]]:
                 speaker = "system" if role == "developer" else role
                 shown.append({"role": speaker, "content": _text(item.content)})
             case EarlierReasoning(content=content, summary=summary):
-                turn = _own_turn(shown)
-                turn |= thought_for_template(turn.get("reasoning", "") + _text(content or summary or []))
+                if thought := "".join(part.text for part in content or summary or ()):
+                    turn = _own_turn(shown)
+                    turn |= thought_for_template(turn.get("reasoning", "") + thought)
             case FunctionCall():
-                call = call_for_template(item.call_id, item.name, item.arguments, "input")
+                name = _full_name(item.namespace, item.name)
+                call = call_for_template(item.call_id, name, item.arguments, "input")
                 _own_turn(shown).setdefault("tool_calls", []).append(call)
             case FunctionCallOutput():
                 shown.append({"role": "tool", "content": _text(item.output), "tool_call_id": item.call_id})
@@ -365,8 +208,10 @@ def _own_turn(shown: list[dict[str, Any]]) -> dict[str, Any]:
     return shown[-1]
 
 
-def _text(content: Sequence[InputText | OutputText | ReasoningText | SummaryText]) -> str:
-    return "".join(part.text for part in content)
+def _text(content: Sequence[Part]) -> str:
+    """Return the text of parts; those that cannot be shown to the model are refused where the body is read."""
+    shown = (part for part in content if not isinstance(part, UnreadPart))
+    return "".join(part.refusal if isinstance(part, Refusal) else part.text for part in shown)
 
 
 def _described(here: Serving, prepared: Prepared, body: ResponsesBody) -> dict[str, Any]:
@@ -390,13 +235,18 @@ def _described(here: Serving, prepared: Prepared, body: ResponsesBody) -> dict[s
         "temperature": 1.0 if body.temperature is None else body.temperature,
         "text": {"format": {"type": "text"} if wanted is None else wanted.model_dump(by_alias=True, exclude_none=True)},
         "tool_choice": "auto" if body.tool_choice is None else _dumped(body.tool_choice),
-        "tools": [{"strict": True, **tool.model_dump(exclude_none=True)} for tool in body.tools or ()],
-        "top_p": 1.0,
+        "tools": [_tool_dumped(tool) for tool in body.tools or ()],
+        "top_p": 1.0 if body.top_p is None else body.top_p,
         "truncation": "disabled",
         "user": body.user,
         "safety_identifier": body.safety_identifier,
     }
 
 
-def _dumped(choice: str | NamedTool) -> Any:
-    return choice if isinstance(choice, str) else choice.model_dump()
+def _dumped(choice: str | BaseModel) -> Any:
+    return choice if isinstance(choice, str) else choice.model_dump(exclude_none=True)
+
+
+def _tool_dumped(tool: BaseModel) -> dict[str, Any]:
+    shown = tool.model_dump(exclude_none=True)
+    return {"strict": True, **shown} if isinstance(tool, FunctionTool) else shown

@@ -1,12 +1,17 @@
-"""Write a tiny Llama with random weights, spelling byte by byte: a base to try ``redraft adapt`` and ``train`` with."""
+"""Writes a tiny Llama with random weights, spelling byte by byte: a base to try ``redraft adapt`` and ``train`` with.
 
-import json
+python -m redraft.train.tiny_llama FOLDER
+"""
+
 import sys
 from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+
+from redraft.files import write_text
+from redraft.formats.json_objects import write_object
 
 CONFIG = {
     "architectures": ["LlamaForCausalLM"],
@@ -61,10 +66,17 @@ def tokenizer() -> Tokenizer:
     return found
 
 
-folder = Path(sys.argv[1])
-folder.mkdir(parents=True, exist_ok=True)
-save_file(tensors(), folder / "model.safetensors", {"format": "pt"})
-tokenizer().save(str(folder / "tokenizer.json"))
-(folder / "config.json").write_text(json.dumps(CONFIG))
-(folder / "tokenizer_config.json").write_text(json.dumps({"bos_token": MARKS[0], "eos_token": MARKS[2]}))
-(folder / "chat_template.jinja").write_text(TEMPLATE)
+def write(folder: Path) -> None:
+    """Write the checkpoint's folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(tensors(), folder / "model.safetensors", {"format": "pt"})
+    tokenizer().save(str(folder / "tokenizer.json"))
+    write_object(folder / "config.json", CONFIG)
+    write_object(folder / "tokenizer_config.json", {"bos_token": MARKS[0], "eos_token": MARKS[2]})
+    write_text(folder / "chat_template.jinja", TEMPLATE)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit("usage: python -m redraft.train.tiny_llama FOLDER")
+    write(Path(sys.argv[1]))

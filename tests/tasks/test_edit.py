@@ -1,9 +1,7 @@
-"""Fill and edit keep what must stay byte for byte, put into the gaps what the holes allow, and start from the draft."""
+"""An edit keeps all outside of its spans byte for byte, and writes into them what holes allow, from the old text on."""
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -14,130 +12,16 @@ from torch import Tensor
 from redraft import ConstraintError, Hole, Regex, RequestError, StepEvent
 from redraft.api import Engine
 from redraft.canvas.random import INITIAL, PositionRandom
-from redraft.engine.runtime import run
-from redraft.engine.task import Runnable
 from redraft.tasks.edit import edit
-from redraft.tasks.fill import fill
-from tests.engine.scripted import VOCAB_SIZE, Logits, model_of, random_logits, scripted_engine
+from tests.engine.scripted import VOCAB_SIZE, model_of, random_logits, scripted_engine
 from tests.random_checkpoint import END_TOKEN_IDS
-
-CANVAS = 16
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(scope="module")
-def engine(tmp_path_factory: pytest.TempPathFactory) -> Engine:
-    return scripted_engine(tmp_path_factory.mktemp("engine"), random_logits(0), canvas_length=CANVAS)
-
-
-def without_end(logits: Logits) -> Logits:
-    def endless(canvas: Tensor, context: int) -> Tensor:
-        out = logits(canvas, context)
-        out[:, list(END_TOKEN_IDS)] -= 1000.0
-        return out
-
-    return endless
-
-
-LONG = "the end of it is a long way off and ü 日本 "
-PAIRS = [
-    ("def f(x):\r\n    ", "\r\n    return x\r\n"),
-    ("Zoë: “", "” 😀\n"),
-    ("{a} {{b}} ", " {c}}"),
-    ("trailing  ", "  \n\n  "),
-    ("the", ""),
-    ("the", LONG),
-    ("the", LONG * 30),
-    (LONG * 20, "x"),
-    ("<eos> <|turn>", "<eos>\ufffd</s>"),
-    ("", "after nothing"),
-    ("a\u0301", "\u0301b"),
-]
-HOLES = [
-    (None, r"(?s:.*)"),
-    (Hole(regex="[a-c]{2,5}"), "[a-c]{2,5}"),
-    (Hole(type="integer"), "0|-?[1-9][0-9]*"),
-    (Hole(choices=("", "x", "é {y}")), r"|x|é \{y\}"),
-    (Hole(min_length=3, max_length=4), "(?s:.{3,4})"),
-]
-
-
-@pytest.mark.parametrize(("hole", "pattern"), HOLES, ids=str)
-@pytest.mark.parametrize(("prefix", "suffix"), PAIRS, ids=lambda text: repr(text[:12]))
-def test_prefix_and_suffix_come_back_byte_for_byte(
-    engine: Engine, prefix: str, suffix: str, hole: Hole | None, pattern: str
-) -> None:
-    """The tokens say the middle and then the suffix, as far as it was shown; the hole's description holds."""
-    for seed in range(3):
-        model_of(engine).script = random_logits(seed)
-        result = engine.fill(prefix, suffix, hole=hole, seed=seed, canvas_length=(5, 11, CANVAS)[seed])
-        assert result.text.encode() == prefix.encode() + result.middle.encode() + suffix.encode()
-        assert re.fullmatch(pattern, result.middle)
-        written = engine.tokenizer.decode(result.token_ids)
-        assert written.startswith(result.middle)
-        shown = written[len(result.middle) :]
-        assert suffix.startswith(shown)
-        assert shown == suffix or len(engine.tokenizer.encode_text(shown, literal=True)) > CANVAS // 4
-
-
-def test_the_prefix_is_context_after_the_prompt(engine: Engine) -> None:
-    """A prompt comes before it: token ids, a text or messages, the last through the chat template."""
-    messages = [{"role": "user", "content": "fill it"}]
-    for prompt in ([2, 20, 21], "some text", messages):
-        model_of(engine).encoded.clear()
-        engine.runtime.pool.forget()
-        result = engine.fill("pre ", " post", prompt=prompt, seed=1)
-        expected = [*engine.runtime.tokenize(prompt), *engine.tokenizer.encode_text("pre ")]
-        assert [token for tokens in model_of(engine).encoded for token in tokens][: len(expected)] == expected
-        assert result.usage.prompt_tokens == len(expected)
-
-
-@pytest.mark.parametrize("count", [1, 2, 7, 15, 16, 17, 40])
-def test_max_tokens_are_those_of_the_middle(engine: Engine, count: int) -> None:
-    """However long the suffix: letters that are a token each fit exactly, and one more is refused with their number. A
-    model that never ends by itself stays within them."""
-    model_of(engine).script = without_end(random_logits(1))
-    for suffix in ("", "xyz", LONG):
-        text = engine.fill("a", suffix, max_tokens=count, hole=Hole(regex=f"z{{{count}}}"), seed=1).text
-        assert text == "a" + "z" * count + suffix
-        with pytest.raises(RequestError, match=f"max_tokens {count} is too small.*takes {count + 1} tokens"):
-            engine.fill("a", suffix, max_tokens=count, hole=Hole(regex=f"z{{{count + 1},}}"), seed=1)
-    result = engine.fill("a", "xyz", max_tokens=count, seed=1)
-    assert len(result.token_ids) <= count + 3, "no token of the vocabulary holds two of these letters"
-    assert result.text.endswith("xyz")
+from tests.tasks.conftest import CANVAS, LONG, told, without_end
 
 
 def test_without_a_limit_a_hole_that_needs_several_canvases_gets_them(engine: Engine) -> None:
-    assert engine.fill("a", "b", hole=Hole(regex="z{40}"), seed=1).middle == "z" * 40
     result = engine.edit("a b", [(0, 1)], hole=Hole(regex="z{40}"), seed=1)
     assert result.text == "z" * 40 + " b"
     assert result.usage.canvases == 3
-
-
-def told(engine: Engine, request: Runnable[Any]) -> tuple[list[str], Any]:
-    """The texts of all chunks, and the result."""
-    texts: list[str] = []
-    result = run(engine.runtime, request.task(), lambda chunk: texts.append(chunk.text))
-    return texts, result
-
-
-@pytest.mark.parametrize("suffix", ["", "inon", "onononin", LONG])
-def test_the_chunks_of_a_fill_add_up_to_the_middle_whatever_the_suffix_looks_like(engine: Engine, suffix: str) -> None:
-    for seed in range(6):
-        request = fill(engine.runtime, "a", suffix, max_tokens=60, hole=Hole(regex="(in|on){40,50}"), seed=seed)
-        texts, result = told(engine, request)
-        assert len(texts) == result.usage.canvases > 1
-        assert "".join(texts) == result.middle
-        assert sum(map(bool, texts)) > 1, "text goes out before the end"
-        again, same = told(engine, request)
-        assert (again, same.text) == (texts, result.text), "it can begin again"
 
 
 def test_the_chunks_of_an_edit_add_up_to_what_is_written(engine: Engine) -> None:
@@ -158,31 +42,9 @@ def test_what_an_edit_is_held_to_is_compiled_before_its_task_begins(engine: Engi
     request = edit(engine.runtime, "a" + LONG * 9 + "b", [(0, 1), (len(LONG) * 9 + 1, len(LONG) * 9 + 2)], seed=1)
     engine.runtime.constraints._kept.clear()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            type(engine.runtime.constraints), "_compiled", lambda *_: pytest.fail("compiled while others wait")
-        )
+        patch.setattr(type(engine.runtime.constraints), "_build", lambda *_: pytest.fail("compiled while others wait"))
         assert told(engine, request)[1].usage.canvases > 1
 
-
-def test_a_hole_of_no_tokens_is_possible_and_by_default_the_middle_fits_one_canvas(engine: Engine) -> None:
-    model_of(engine).script = random_logits(0)
-    assert engine.fill("a", "b", hole=Hole(choices=("",)), seed=0).text == "ab"
-    model_of(engine).script = without_end(random_logits(0))
-    result = engine.fill("a", LONG * 9, seed=0)
-    assert result.usage.canvases == 1
-    assert result.middle
-
-
-def test_little_room_in_the_context_is_enough_for_a_default_fill(tmp_path: Path) -> None:
-    engine = scripted_engine(tmp_path, random_logits(0), canvas_length=CANVAS, context_length=40)
-    prefix = "x" * 30
-    assert engine.fill(prefix, "y", seed=0).text.startswith(prefix)
-    tiny = scripted_engine(tmp_path, random_logits(0), canvas_length=1)
-    assert tiny.fill("x", "😀", seed=0).text.endswith("😀")
-    assert scripted_engine(tmp_path, random_logits(0), canvas_length=2).fill("x", "😀", seed=0).text.endswith("😀")
-
-
-# Edit.
 
 characters = st.text(st.sampled_from("ab the{}\n\r\té日😀\u0301<>"), max_size=60)
 
@@ -198,10 +60,9 @@ def edits(draw: st.DrawFn) -> tuple[str, list[tuple[int, int]]]:
 @settings(max_examples=60, deadline=None)
 @given(edit=edits(), seed=st.integers(0, 1000), strength=st.sampled_from([0.0, 0.5, 1.0]))
 def test_everything_outside_of_the_spans_stays(
-    tmp_path_factory: pytest.TempPathFactory, edit: tuple[str, list[tuple[int, int]]], seed: int, strength: float
+    engine: Engine, edit: tuple[str, list[tuple[int, int]]], seed: int, strength: float
 ) -> None:
     """Random texts and spans: adjacent, empty, at both ends; one canvas or several."""
-    engine = shared(tmp_path_factory)
     text, spans = edit
     model_of(engine).script = random_logits(seed)
     hole = Hole(regex="[xy]{0,3}é?")
@@ -213,15 +74,6 @@ def test_everything_outside_of_the_spans_stays(
         expected += text[position:start] + replacement
         position = end
     assert result.text == expected + text[position:]
-
-
-_SHARED: list[Engine] = []
-
-
-def shared(factory: pytest.TempPathFactory) -> Engine:
-    if not _SHARED:
-        _SHARED.append(scripted_engine(factory.mktemp("edit"), random_logits(0), canvas_length=CANVAS))
-    return _SHARED[0]
 
 
 def test_many_spans_far_apart_take_several_canvases_and_each_sees_what_was_written_before(engine: Engine) -> None:
@@ -297,17 +149,6 @@ def test_an_instruction_alone_starts_from_the_whole_text_and_may_change_all_of_i
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        (lambda e: e.fill(3, "b"), "prefix 3 must be a text"),
-        (lambda e: e.fill("a", None), "suffix None must be a text"),
-        (lambda e: e.fill("a", "\ud800"), "suffix has half a character at 0"),
-        (lambda e: e.fill("a", "b", hole="[a-z]"), "hole '.*' must be a redraft.Hole"),
-        (lambda e: e.fill("a", "b", max_tokens="3"), "max_tokens '3' must be a whole number"),
-        (lambda e: e.fill("a", "b", max_tokens=0), "max_tokens 0 is out of range"),
-        (lambda e: e.fill("a", "b", hole=Hole(regex="(")), "hole {middle}.*never closed"),
-        (lambda e: fill(e.runtime, "a", "b", stop="x"), "stop cannot be given here"),
-        (lambda e: fill(e.runtime, "a", "b", constraint=None), "constraint cannot be given here"),
-        (lambda e: fill(e.runtime, "a", "b", top_p=1), "unknown parameter 'top_p'"),
-        (lambda e: e.fill("", "b", prompt=""), "the prompt is empty"),
         (lambda e: e.edit(3, [(0, 1)]), "text 3 must be a text"),
         (lambda e: e.edit("abc"), "edit needs spans that are to change, an instruction, or both"),
         (lambda e: e.edit("abc", 3), "spans 3 must be a list"),
@@ -320,7 +161,7 @@ def test_an_instruction_alone_starts_from_the_whole_text_and_may_change_all_of_i
         (lambda e: e.edit("abc", [5]), "span 0 is 5"),
         (lambda e: e.edit("abc", [(0, 1)], strength=2), "strength 2 must be from 0"),
         (lambda e: e.edit("abc", [(0, 1)], strength="x"), "strength 'x' must be a finite number"),
-        (lambda e: e.edit("abc", [(0, 1)], hole=[Hole(), Hole()]), "hole has 2 descriptions for 1 spans"),
+        (lambda e: e.edit("abc", [(0, 1)], hole=[Hole(), Hole()]), "hole has 2 descriptions for 1 span;"),
         (lambda e: e.edit("abc", [(0, 1)], hole=5), "hole 5 must be a redraft.Hole"),
         (lambda e: e.edit("abc", instruction="x", hole=Hole()), "hole says what may stand in spans"),
         (lambda e: e.edit("abc", instruction=5), "instruction 5 must be a text"),

@@ -1,0 +1,193 @@
+"""How many values a text model reads right, by what kind they are: the gate of the text model's training.
+
+    redraft train merge runs/pocket/adapter --out runs/pocket/merged      # of an adapter; a full run has a checkpoint
+    python -m bench.pocket_slots runs/pocket/merged                       # held-out templates; some minutes
+    python -m bench.pocket_slots runs/pocket/merged --split domain --tasks extract,choose --errors errors.jsonl
+
+Records are the training's own, of what it never sees. The engine fills their canvases, greedily, in batches. A value
+is right if all its tokens are. Intervals are Wilson's, with the values of one record taken together.
+"""
+
+import argparse
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import count, takewhile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from redraft.api import Engine
+from redraft.canvas.step import Pinned
+from redraft.engine.context import open_context, prefill
+from redraft.engine.denoise import CanvasPlan, Denoising, FinishedCanvas
+from redraft.engine.request import generate
+from redraft.engine.result import OnStep
+from redraft.engine.runtime import Runtime
+from redraft.engine.scheduler import Scheduler
+from redraft.engine.task import Task, Waiting
+from redraft.kernels import library
+from redraft.loading import load
+from redraft.measure.evaluate.estimates import Sums, share
+from redraft.models import checkpoint
+from redraft.models.tokenizer import ChatTokenizer
+from redraft.train.recipes.pocket.records import record
+from redraft.train.recipes.pocket.snippets import Split
+from redraft.train.text.encoding import EncodedQuestion, EncodedRecord, Encoder, SlotKind
+from redraft.train.text.evaluation import stretches
+from redraft.train.text.recipe import TextRecipe
+from redraft.train.text.records import parse
+from redraft.train.text.run import RunConfig
+
+SEED = 1
+STEPS, AT_ONCE = 32, 16
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A slot as it came out; tokens are those before the end."""
+
+    kind: SlotKind | None
+    """None where no schema says what the slot is."""
+    right: tuple[int, ...]
+    got: tuple[int, ...]
+
+    @property
+    def exact(self) -> bool:
+        """True if both are the same."""
+        return self.got == self.right
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A canvas that was taken to its end."""
+
+    record: int
+    """The number of its record among those that are held out."""
+    task: str
+    slots: tuple[Slot, ...]
+    steps: int
+
+
+@dataclass(frozen=True, eq=False)
+class Filling:
+    """A question whose only canvas is filled in (``engine.task.Runnable``)."""
+
+    runtime: Runtime
+    question: EncodedQuestion
+
+    def task(self, on_step: OnStep | None = None) -> Task[FinishedCanvas]:
+        """Denoise the canvas after its prompt, from masks alone, with its pinned tokens in their places."""
+        prompt, (clean,) = self.question.prompt, self.question.canvases
+        length = len(clean.tokens)
+        request = generate(
+            self.runtime, list(prompt), seed=0, temperature=0, canvas_length=length, max_denoising_steps=STEPS
+        )
+        pinned = Pinned(~torch.tensor(clean.free), torch.tensor(clean.tokens))
+        cache, _ = yield from open_context(self.runtime, prompt)
+        try:
+            rest = yield from prefill(self.runtime, prompt, cache)
+            plan = CanvasPlan(0, length, prompt, pinned=pinned)
+            while not cache.reserve(len(prompt)):
+                yield Waiting.FOR_MEMORY
+            return (yield from Denoising(self.runtime, request, plan, cache).finish(rest, on_step))
+        finally:
+            cache.close()
+
+
+def held_out(encoder: Encoder, split: Split, tasks: Sequence[str], records: int) -> list[EncodedRecord]:
+    """Encode the first records of a split that ask what is wanted."""
+    found: list[EncodedRecord] = []
+    for index in count():
+        raw = record(SEED, index, split)
+        questions = [one for one in raw.get("questions", ()) if one["task"] in tasks]
+        if questions:
+            found.append(encoder.encode(parse({**raw, "questions": questions}, f"record {index}")))
+        if len(found) == records:
+            return found
+    raise AssertionError("count() has no end")
+
+
+def judge(engine: Engine, records: Sequence[EncodedRecord], end_token: int) -> list[Judged]:
+    """Take every canvas to its end, many at a time."""
+    found = []
+    scheduler = Scheduler(engine.runtime, max_concurrency=AT_ONCE)
+    try:
+        for number, one in enumerate(records):
+            fillings = [scheduler.submit(Filling(engine.runtime, question)) for question in one.questions]
+            for question, filling in zip(one.questions, fillings, strict=True):
+                canvas, (clean,) = filling.result(), question.canvases
+                places = stretches(clean.free)
+                slots = tuple(
+                    Slot(kind, _before(end_token, clean.tokens[own]), _before(end_token, canvas.tokens[own].tolist()))
+                    for own, kind in zip(places, clean.kinds or (None,) * len(places), strict=True)
+                )
+                found.append(Judged(number, question.task, slots, canvas.denoising_steps))
+    finally:
+        scheduler.close()
+    return found
+
+
+def _before(end_token: int, tokens: Sequence[int]) -> tuple[int, ...]:
+    return tuple(takewhile(lambda token: token != end_token, tokens))
+
+
+def table(judged: Sequence[Judged]) -> Iterator[dict[str, Any]]:
+    """Yield a row for each task, each kind of value, and whole canvases."""
+    slots = [(canvas, slot) for canvas in judged for slot in canvas.slots]
+    for task in sorted({canvas.task for canvas in judged}):
+        own = [(canvas.record, slot.exact) for canvas, slot in slots if canvas.task == task]
+        yield _row(f"values, {task}", own)
+    for kind in sorted({slot.kind for _, slot in slots if slot.kind is not None}):
+        yield _row(f"values, {kind}", [(canvas.record, slot.exact) for canvas, slot in slots if slot.kind == kind])
+    yield _row("whole canvases", [(one.record, all(slot.exact for slot in one.slots)) for one in judged])
+
+
+def _row(name: str, found: Sequence[tuple[int, bool]]) -> dict[str, Any]:
+    numbers = sorted({number for number, _ in found})
+    right = [sum(exact for one, exact in found if one == number) for number in numbers]
+    counted = [sum(one == number for one, _ in found) for number in numbers]
+    estimate = share(Sums(np.array(right, float), np.array(counted, float), np.ones(len(numbers))))
+    assert estimate is not None, "rows are of what was found"
+    return {"name": name, "right": estimate.value, "low": estimate.low, "high": estimate.high, "count": len(found)}
+
+
+def errors(judged: Sequence[Judged], tokenizer: ChatTokenizer) -> Iterator[dict[str, Any]]:
+    """Yield what came out wrong, as text."""
+    for canvas in judged:
+        for slot in canvas.slots:
+            if not slot.exact:
+                right, got = (tokenizer.decode_all(list(tokens)) for tokens in (slot.right, slot.got))
+                yield {"record": canvas.record, "task": canvas.task, "kind": slot.kind, "right": right, "got": got}
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", help="folder of a checkpoint")
+    parser.add_argument("--split", type=Split, default=Split.templates, choices=list(Split))
+    parser.add_argument("--tasks", default="extract", help="names, with commas between them")
+    parser.add_argument("--records", type=int, default=100)
+    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16", "int8", "int4"))
+    parser.add_argument("--errors", type=Path, help="file that what came out wrong is written to, a JSON object a line")
+    parser.add_argument("--threads", type=int)
+    arguments = parser.parse_args()
+    if arguments.threads is not None:
+        library.use_threads(arguments.threads)
+    encoder = TextRecipe(arguments.model, RunConfig(steps=1)).encoder(checkpoint.read(Path(arguments.model)))
+    records = held_out(encoder, arguments.split, arguments.tasks.split(","), arguments.records)
+    with load(arguments.model, dtype=arguments.dtype) as engine:
+        judged = judge(engine, records, encoder.end_token)
+        steps = sum(canvas.steps for canvas in judged) / len(judged)
+        print(f"{len(records)} records of {arguments.split}, {len(judged)} canvases, {steps:.1f} steps each")
+        for row in table(judged):
+            print("{name}: {right:.1%} ({low:.1%} to {high:.1%}) of {count}".format(**row))
+        if arguments.errors is not None:
+            lines = (json.dumps(one, ensure_ascii=False) for one in errors(judged, engine.tokenizer))
+            arguments.errors.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

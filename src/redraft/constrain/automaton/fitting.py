@@ -1,0 +1,194 @@
+"""Constraints whose counts are too large to be written out, as automata that fit.
+
+A count is a copy of its part for each number, so that 'maxLength': 524288 would take millions of states. Two things
+help, and neither lets a text through that the constraint does not allow. A very large count is left out, and the answer
+kept to so few bytes that it cannot be reached. A large one is lowered: longer texts are then not written. Both are done
+only to what is refused as it stands; a constraint that fits is built exactly.
+"""
+
+from collections.abc import Callable, Container, Iterator
+from dataclasses import dataclass, replace
+
+from redraft.constrain.automaton import bytes as byte_automaton
+from redraft.constrain.automaton.bytes import ByteAutomaton
+from redraft.constrain.automaton.limits import DEFAULT_LIMITS, Limits, TooLargeError
+from redraft.constrain.expression import (
+    AllOf,
+    AnyOf,
+    Characters,
+    Expression,
+    Literal,
+    Marker,
+    Network,
+    Repeat,
+    Sequence,
+    Without,
+)
+
+_OPEN_FROM = 16_384
+"""The least count that is left out rather than lowered."""
+_LOWERED = (1024, 512, 256)
+# Of places in an expression written out, so many leave a good chance that the automaton fits.
+_PLACES = 30_000
+
+
+@dataclass(frozen=True, eq=False)
+class Fitted:
+    """An automaton, and what was done to the constraint so that it fits."""
+
+    automaton: ByteAutomaton
+    max_bytes: int | None = None
+    """The length of text up to which the automaton is right; None for any length."""
+    max_count: int | None = None
+    """The number to which counts above it were lowered."""
+
+
+def build(expression: Expression, limits: Limits = DEFAULT_LIMITS) -> Fitted:
+    """The automaton of an expression, or of as much of it as fits; errors as in ``bytes.build``."""
+    size = _Sizes().places(expression)
+    refusal: TooLargeError | None = None
+    if size <= limits.nfa_states:
+        try:
+            return Fitted(byte_automaton.build(expression, limits))
+        except TooLargeError as error:
+            refusal = error
+    for most in (None, *_LOWERED):
+        changed = _Lowered(most, opens=True)
+        smaller = changed.of(expression)
+        if smaller is not expression and _Sizes().places(smaller) <= _PLACES:
+            try:
+                return Fitted(
+                    byte_automaton.build(smaller, limits), changed.max_bytes, most if changed.lowered else None
+                )
+            except TooLargeError:
+                continue
+    if refusal is not None:
+        raise refusal
+    # The builder says what is too large.
+    return Fitted(byte_automaton.build(expression, limits))
+
+
+def lowered(expression: Expression, most: int) -> Expression:
+    """An expression whose counts are ``most`` at most: its texts are some of those that match the first."""
+    return _Lowered(most, opens=False).of(expression)
+
+
+class _Sizes:
+    """Counts the places of expressions with their repeats written out, each part once."""
+
+    def __init__(self) -> None:
+        self._places: dict[int, int] = {}
+
+    def places(self, part: Expression) -> int:
+        """At most so many states as ``nfa.Nfa`` makes of a part."""
+        for one in _inner_first(part, self._places):
+            self._places[id(one)] = self._count(one)
+        return self._places[id(part)]
+
+    def _count(self, part: Expression) -> int:
+        match part:
+            case Literal(text):
+                return max(len(text) - 1, 0)
+            case Sequence(parts):
+                return max(len(parts) - 1, 0) + sum(map(self.places, parts))
+            case AnyOf(options):
+                # Of many texts the builder shares what they have in common.
+                return sum(self.places(one) for one in options if not isinstance(one, Literal))
+            case Network(places, edges):
+                return places + sum(self.places(inner) for _, inner, _ in edges)
+            case Repeat(inner, low, high):
+                copies = max(low, 1) if high is None else max(high, 0)
+                return copies * (1 + self.places(inner))
+            case Characters(ranges):
+                # Characters of several bytes lead through up to so many states.
+                return 7 if ranges and ranges[-1][1] > 0x7F else 0
+            case AllOf() | Without() | Marker():
+                return 0
+
+
+class _Lowered:
+    """Lowers the counts of expressions, and notes what that means."""
+
+    def __init__(self, most: int | None, opens: bool) -> None:
+        """``opens``: leave the largest counts out."""
+        self._most, self._opens = most, opens
+        self._made: dict[int, Expression] = {}
+        self.max_bytes: int | None = None
+        self.lowered = False
+
+    def of(self, part: Expression) -> Expression:
+        """A part with lower counts: it matches no text of ``max_bytes`` or fewer that the part did not match."""
+        for one in _inner_first(part, self._made):
+            self._made[id(one)] = self._change(one)
+        return self._made[id(part)]
+
+    def _change(self, part: Expression) -> Expression:
+        match part:
+            case Sequence(parts):
+                return _same(part, parts, self.of, lambda found: Sequence(found))
+            case AnyOf(options):
+                return _same(part, options, self.of, lambda found: AnyOf(found))
+            case AllOf(parts):
+                return _same(part, parts, self.of, lambda found: AllOf(found))
+            case Without(inner, _):
+                # What is excluded must not become less.
+                changed = self.of(inner)
+                return part if changed is inner else replace(part, part=changed)
+            case Network(places, edges):
+                changed_edges = tuple((source, self.of(inner), target) for source, inner, target in edges)
+                same = all(new[1] is old[1] for new, old in zip(changed_edges, edges, strict=True))
+                return part if same else Network(places, changed_edges)
+            case Repeat(inner, low, high):
+                return self._repeated(part, self.of(inner), low, high)
+            case _:
+                return part
+
+    def _repeated(self, part: Repeat, inner: Expression, low: int, high: int | None) -> Expression:
+        if self._opens and high is not None and high >= _OPEN_FROM and low < _OPEN_FROM:
+            # Each time is a byte or more, so that no text of so many bytes has more of them.
+            self.max_bytes = min(high, high if self.max_bytes is None else self.max_bytes)
+            return Repeat(inner, low, None)
+        if self._most is not None and high is not None and high > max(self._most, low):
+            self.lowered = True
+            return Repeat(inner, low, max(self._most, low))
+        return part if inner is part.part else Repeat(inner, low, high)
+
+
+def _inner_first(expression: Expression, known: Container[int]) -> Iterator[Expression]:
+    """The expression and all inside it, but for what is excluded and ``known`` by identity; the inner ones first.
+
+    Expressions may be nested deeper than Python's stack holds.
+    """
+    waiting = [(expression, False)]
+    while waiting:
+        part, opened = waiting.pop()
+        if id(part) in known:
+            continue
+        if opened:
+            yield part
+        else:
+            waiting.append((part, True))
+            waiting += ((inner, False) for inner in _inside(part))
+
+
+def _inside(part: Expression) -> tuple[Expression, ...]:
+    match part:
+        case Sequence(parts) | AnyOf(parts) | AllOf(parts):
+            return parts
+        case Without(inner, _) | Repeat(inner, _, _):
+            return (inner,)
+        case Network(_, edges):
+            return tuple(inner for _, inner, _ in edges)
+        case _:
+            return ()
+
+
+def _same(
+    part: Expression,
+    parts: tuple[Expression, ...],
+    change: Callable[[Expression], Expression],
+    make: Callable[[tuple[Expression, ...]], Expression],
+) -> Expression:
+    """The part itself where none inside it changes, so that what is shared stays shared."""
+    found = tuple(change(one) for one in parts)
+    return part if all(new is old for new, old in zip(found, parts, strict=True)) else make(found)

@@ -1,0 +1,47 @@
+"""The work of a server that nobody asks: it gives the memory back that requests have left unused."""
+
+import asyncio
+import ctypes
+import sys
+from collections.abc import Callable
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+# Seconds without a request. Under load what is given back would be wanted again at once.
+QUIET = 1.0
+
+
+def give_back() -> None:
+    """Return the unused memory of the C library's allocator to the system, where it has a call for that."""
+    # Large bodies and arrays leave holes that it keeps for ever otherwise.
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim is not None:
+        trim(0)
+
+
+class WhenIdle:
+    """ASGI middleware that does something once a moment has passed since the last request ended."""
+
+    def __init__(self, app: ASGIApp, then: Callable[[], object] = give_back, quiet: float = QUIET) -> None:
+        """``then`` is called in a thread."""
+        self._app, self._then, self._quiet = app, then, quiet
+        self._open = 0
+        self._waiting: asyncio.TimerHandle | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on."""
+        # Whoever only looks whether the server lives does so all the time.
+        if scope["type"] != "http" or scope["method"] in ("GET", "HEAD"):
+            await self._app(scope, receive, send)
+            return
+        if self._waiting is not None:
+            self._waiting.cancel()
+            self._waiting = None
+        self._open += 1
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            self._open -= 1
+            if self._open == 0:
+                loop = asyncio.get_running_loop()
+                self._waiting = loop.call_later(self._quiet, loop.run_in_executor, None, self._then)

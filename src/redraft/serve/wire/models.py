@@ -1,0 +1,61 @@
+"""The list of models, which is one model, in the words of every client that asks for it."""
+
+import time
+from datetime import UTC, datetime
+from typing import Any
+
+from fastapi import APIRouter
+from fastapi import Request as HttpRequest
+
+from redraft.serve.state import Serving, serving
+
+router = APIRouter()
+_STARTED = int(time.time())
+
+
+@router.get("/v1/models")
+async def models(http: HttpRequest) -> dict[str, Any]:
+    """List the one model."""
+    here = serving(http)
+    name = here.settings.model
+    # OpenAI's and Anthropic's clients read "data", System One's "models".
+    described = {"name": name, "description": "A block-diffusion language model.", "release_date": ""}
+    pages = {"has_more": False, "first_id": name, "last_id": name}
+    return {"object": "list", "data": [_model(here, http)], **pages, "models": [described]}
+
+
+@router.get("/v1/models/{name:path}")
+async def model(name: str, http: HttpRequest) -> dict[str, Any]:
+    """Describe the model, by its name."""
+    here = serving(http)
+    here.check_model(name)
+    return _model(here, http)
+
+
+def _model(here: Serving, http: HttpRequest) -> dict[str, Any]:
+    config = here.runtime.model.config
+    about: dict[str, Any] = {
+        "id": here.settings.model,
+        "object": "model",
+        "created": _STARTED,
+        "owned_by": "redraft",
+        "context_length": config.context_length,
+        "max_model_len": config.context_length,
+        "canvas_length": config.canvas_length,
+        "display_name": here.settings.model,
+        "created_at": datetime.fromtimestamp(_STARTED, UTC).isoformat().replace("+00:00", "Z"),
+    }
+    # Two formats have a "type" and "capabilities" of their own. Anthropic's clients always send this header.
+    if "anthropic-version" in http.headers:
+        lengths = {"max_input_tokens": config.context_length, "max_tokens": config.context_length}
+        return {**about, "type": "model", "lifecycle": "active", **lengths}
+    runtime = here.runtime
+    capabilities = {
+        "completion_chat": runtime.tokenizer.template is not None,
+        "function_calling": bool(runtime.tool_markers) and runtime.tokenizer.knows_tools,
+        "reasoning": runtime.thought_markers is not None,
+        "completion_fim": True,
+        "fine_tuning": False,
+        "vision": False,
+    }
+    return {**about, "type": "base", "max_context_length": config.context_length, "capabilities": capabilities}

@@ -1,0 +1,48 @@
+"""The sampling parameters that wire formats have in common, by the names that most of them use."""
+
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from redraft.engine.sampling import MAX_BIAS, MAX_PENALTY, NOTHING, REPETITION
+from redraft.serve.wire.fields import Body
+
+TopP = Annotated[float, Field(ge=0, le=1)]
+# -1 and 0 leave all tokens.
+TopK = Annotated[int, Field(ge=-1)]
+Penalty = Annotated[float, Field(ge=-MAX_PENALTY, le=MAX_PENALTY)]
+Bias = Annotated[float, Field(ge=-MAX_BIAS, le=MAX_BIAS)]
+
+SAMPLING = tuple(vars(NOTHING))
+"""The names, which are the engine's as well."""
+
+
+class Sampled(Body):
+    """A body that takes all of them."""
+
+    top_p: TopP | None = None
+    top_k: TopK | None = None
+    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    logit_bias: dict[str, Bias] | None = None
+    presence_penalty: Penalty | None = None
+    frequency_penalty: Penalty | None = None
+    repetition_penalty: Annotated[float, Field(ge=REPETITION[0], le=REPETITION[1])] | None = None
+    min_tokens: Annotated[int, Field(ge=0)] | None = None
+    ignore_eos: bool | None = None
+    stop_token_ids: list[int] | None = None
+
+    @property
+    def sampling(self) -> dict[str, Any]:
+        """Its parameters by the engine's names; None where it says nothing."""
+        return {
+            "top_p": self.top_p,
+            "top_k": self.top_k,
+            "min_p": self.min_p,
+            "logit_bias": self.logit_bias,
+            "presence_penalty": self.presence_penalty,
+            "frequency_penalty": self.frequency_penalty,
+            "repetition_penalty": self.repetition_penalty,
+            "min_tokens": self.min_tokens,
+            "ignore_eos": self.ignore_eos,
+            "stop_token_ids": self.stop_token_ids,
+        }
