@@ -378,7 +378,7 @@ MISTAKES = [
         id="empty prompt",
     ),
     pytest.param(["unheard-of"], "no tokens for this text", id="unknown text"),
-    pytest.param(["w20 <image>"], "stands for an image", id="image"),
+    pytest.param(["w20 <image>", "--raw"], "stands for an image", id="image"),
     pytest.param([PROMPT, "--temperature", -1], "temperature -1.0 must be", id="negative temperature"),
     pytest.param([PROMPT, "--temperature", "nan"], "temperature nan must be", id="temperature nan"),
     pytest.param([PROMPT, "--seed", -1], "seed -1", id="seed"),

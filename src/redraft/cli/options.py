@@ -288,7 +288,7 @@ class Effort(StrEnum):
 
 @dataclass(frozen=True)
 class Thinking:
-    """Whether, how long and how carefully the model thinks first."""
+    """The options of thinking: if the model does it first, how long and how carefully."""
 
     thinking: Annotated[bool, typer.Option("--thinking", help="Let the model think first, on standard error.")] = False
     thinking_budget: Annotated[

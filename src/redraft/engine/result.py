@@ -144,7 +144,7 @@ class Result:
     """Canvases that hit the step limit before they converged: what they hold may be unfinished."""
     usage: Usage
     thought: str | None = None
-    """What the model thought, without its markers; None where none was asked for, and none came unasked."""
+    """The model's thought, without its markers; None where none was asked for, and none came unasked."""
     log_valid: tuple[float, ...] = ()
     """With a constraint, a canvas each: the natural log of the probability that tokens drawn independently at its last
     step would have made valid text. Far below 0, the model would rather say something else."""

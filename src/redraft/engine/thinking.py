@@ -1,4 +1,4 @@
-"""Whether, how long and how carefully a model thinks: what a request's words for it come to, and the budget."""
+"""Thinking: what a request's words for it come to (if, how long, how carefully), and the budget of a thought."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ _SWITCHES = ("enable_thinking", "thinking")
 
 @dataclass(frozen=True)
 class Effort:
-    """What a word for the effort asks for."""
+    """The meaning of a word for the effort."""
 
     thinks: bool
     care: float = 1.0

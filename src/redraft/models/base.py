@@ -122,7 +122,7 @@ class BlockDiffusionConfig(Protocol):
     def image_token_ids(self) -> tuple[int, ...]: ...
     @property
     def thought_syntax(self) -> ThoughtSyntax | None:
-        """How the model writes a thought; None for a family that does not think."""
+        """The form in which the model writes a thought; None for a family that does not think."""
         ...
 
     @property

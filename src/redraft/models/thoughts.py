@@ -1,4 +1,4 @@
-"""How a family of models writes what it thinks before it answers."""
+"""The form in which a family of models writes what it thinks before it answers."""
 
 from dataclasses import dataclass
 

@@ -159,7 +159,7 @@ class ToolChoice(Body):
 
 
 class Thinking(Body):
-    """Whether the model thinks before it answers; "enabled" says for how many tokens at most."""
+    """The switch of thinking before the answer; "enabled" says for how many tokens at most."""
 
     type: Literal["enabled", "disabled", "adaptive"]
     budget_tokens: Whole | None = None

@@ -44,7 +44,7 @@ class ResponseEvents:
         namespace and name that the client knows them by. ``summarised``: a thought is told as its summary."""
         self._described, self._names = described, names or {}
         self._parts = {"message": _MESSAGE, "reasoning": _SUMMARY if summarised else _THOUGHT}
-        """By an item's type."""
+        """The parts, by an item's type."""
         self._id, self._created = f"resp_{uuid4().hex}", int(time.time())
         self._output: list[dict[str, Any]] = []
         self._open: dict[str, Any] | None = None

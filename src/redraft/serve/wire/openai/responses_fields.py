@@ -282,7 +282,7 @@ Summary = Literal["auto", "concise", "detailed"]
 
 
 class Reasoning(Body):
-    """Whether and how carefully the model thinks, and where the thought is told: as its content, or where a summary is
+    """The effort of thinking, and the place where the thought is told: as its item's content, or where a summary is
     wanted, whole, as that."""
 
     effort: ReasoningEffort | None = None
