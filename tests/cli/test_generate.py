@@ -15,9 +15,11 @@ from safetensors.torch import load_file, save_file
 
 from redraft.api import Generation
 from redraft.cli.constraints import HoleTypeOption, WhitespaceOption
+from redraft.cli.options import Effort
 from redraft.constrain.language.json.text import Whitespace
 from redraft.constrain.language.template import HoleType
 from redraft.engine.result import Chunk, Result
+from redraft.engine.thinking import ReasoningEffort
 from redraft.loading import load
 from tests.cli.conftest import assert_one_line
 from tests.cli.terminal import run_in_terminal, screen
@@ -251,6 +253,16 @@ def test_mistake_in_a_schema(redraft_here, letters, tmp_path, written, words):
 
 def test_a_model_that_has_no_markers_cannot_think(redraft_here, model):
     assert_one_line(redraft_here("generate", PROMPT, "-m", model, "--thinking"), "cannot think")
+
+
+def test_what_contradicts_itself_about_thinking_is_refused_before_a_model_is_loaded(redraft_here):
+    for verb in ("generate", "chat"):
+        asked = [verb, *(["who?"] if verb == "generate" else []), "-m", "no/such/model", "--thinking-budget", 5]
+        assert_one_line(redraft_here(*asked, "--reasoning-effort", "none"), "thinking_budget asks for a thought")
+
+
+def test_efforts_are_those_that_there_are():
+    assert [effort.value for effort in Effort] == list(get_args(ReasoningEffort))
 
 
 def test_hole_types_are_those_that_there_are():

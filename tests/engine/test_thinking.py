@@ -12,6 +12,7 @@ from redraft.api import Engine
 from redraft.canvas.acceptance import ConfidenceThreshold, EntropyBound
 from redraft.constrain.compiler import ThoughtMarkers
 from redraft.constrain.constraint import JSONSchema, Regex
+from redraft.engine.request import thought_budget
 from redraft.engine.thinking import EFFORTS, ReasoningEffort, ThoughtBudget, wants_thought
 from redraft.errors import RequestError
 from tests.engine.scripted import model_of, random_logits, scripted_engine
@@ -189,6 +190,14 @@ class TestBudget:
         )
         assert [(call.name, call.arguments) for call in result.tool_calls] == [("f", '{"n":2}')]
         assert (result.text, result.token_ids.index(CLOSING)) == ("", 5)
+
+    def test_an_end_token_that_ends_nothing_is_one_of_its_tokens(self, engine: Engine) -> None:
+        """With ``ignore_eos`` the thought goes on behind it."""
+        for ignored, place in ((False, None), (True, 3)):
+            request = engine.request(MESSAGES, thinking_budget=2, ignore_eos=ignored)
+            counted = thought_budget(request)
+            assert counted is not None
+            assert counted.overrun([OPENING, END_TOKEN_IDS[0], 5, 6]) == place
 
     def test_candidates_are_each_held_to_it(self, engine: Engine) -> None:
         model_of(engine).script = self.endless(engine, 6, "20")

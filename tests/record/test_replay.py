@@ -25,7 +25,8 @@ from redraft.models import checkpoint, digest
 from redraft.record.compare import compare
 from redraft.record.compare import parameters as parameters_of
 from redraft.record.recorder import Recorder
-from tests.random_checkpoint import LETTERS_SIZE, random_checkpoint
+from redraft.record.steps import places
+from tests.random_checkpoint import LETTERS_SIZE, THOUGHT_IDS, random_checkpoint
 from tests.record.test_recording import REQUESTS, RESTLESS, odd_positions, only_file
 
 PROMPT = "some text"
@@ -98,6 +99,13 @@ def test_a_replay_without_kernels_is_identical_and_told_from_one_with(
         assert set(differing) <= {"kernels"}
         if differing:
             assert not again.identical, "rounding shows in an entropy"
+
+
+def test_a_thought_that_its_budget_ended_is_replayed(folder: Path, engine: Engine, tmp_path: Path) -> None:
+    opens = {"logit_bias": {THOUGHT_IDS[0]: 4.0}, "max_denoising_steps": 3}
+    recording = recorded(engine, tmp_path, thinking_budget=5, **opens)
+    assert any(place.number for place in places(recording.events)), "a canvas is denoised again where the budget ends"
+    assert replay(recording, load(folder)).identical
 
 
 def test_a_replay_after_others_with_a_cached_prompt_is_identical(folder: Path, tmp_path: Path) -> None:

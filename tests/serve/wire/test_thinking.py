@@ -259,6 +259,21 @@ class TestWords:
         assert answer["choices"][0]["message"]["reasoning_content"] == "hm"
         assert answer["usage"]["completion_tokens_details"]["reasoning_tokens"] > 2
 
+    def test_tokens_are_counted_as_of_the_prompt_that_thinks_or_does_not(self, up: Served) -> None:
+        counts = []
+        for thinks in (False, True):
+            kwargs = {"enable_thinking": thinks}
+            found = up.post("/tokenize", {"messages": MESSAGES, "chat_template_kwargs": kwargs}).json()["tokens"]
+            assert found == list(up.engine.request(MESSAGES, thinking=thinks).prompt)
+            thinking = {"type": "enabled", "budget_tokens": 5} if thinks else {"type": "disabled"}
+            asked = {"model": NAME, "messages": MESSAGES, "thinking": thinking, "output_config": {"effort": "high"}}
+            counts.append((len(found), up.post("/v1/messages/count_tokens", asked).json()["input_tokens"]))
+        assert all(own == other for own, other in counts)
+        assert counts[0] != counts[1]
+        for body in ({"prompt": "hi"}, {"messages": MESSAGES}):
+            answer = up.post("/tokenize", {**body, "chat_template_kwargs": {"mood": 1}})
+            assert (answer.status_code, answer.json()["error"]["param"]) == (400, "chat_template_kwargs")
+
     def test_mercurys_text_as_it_diffuses_is_the_answers_alone(self, up: Served) -> None:
         says(up, "<|channel>thought\nthe 20 and the 10<channel|>yes", True)
         body = {"model": NAME, "messages": MESSAGES, "max_tokens": 40, "reasoning_effort": "low", "stream": True}

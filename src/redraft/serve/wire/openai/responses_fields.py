@@ -295,7 +295,9 @@ class Reasoning(Body):
     @property
     def summarised(self) -> Summary | None:
         """The kind of summary that is wanted; None for none."""
-        return self.generate_summary if self.summary in (None, "none") else self.summary
+        if self.summary is None or self.summary == "none":
+            return self.generate_summary
+        return self.summary
 
 
 class StreamOptions(Body):
