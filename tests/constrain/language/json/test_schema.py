@@ -602,6 +602,13 @@ CYCLE: dict[str, Any] = {"properties": {}}
 CYCLE["properties"].update(a=CYCLE, b=CYCLE)
 
 
+def test_an_object_that_stands_inside_itself_is_refused_with_its_place():
+    with pytest.raises(ConstraintError, match="schema at /properties/b: this object stands inside itself"):
+        expression(CYCLE)
+    shared = {"type": "null"}
+    assert compiled({"properties": {"a": shared, "b": shared}}).matches(b'{"a":null,"b":null}'), "twice is no circle"
+
+
 @pytest.mark.parametrize(
     "schema",
     [

@@ -6,6 +6,7 @@ from typing import Any
 from urllib.parse import unquote, urldefrag, urljoin
 
 from redraft.constrain.language.json.dialects import LATEST, draft_of, id_keyword
+from redraft.constrain.language.json.keywords import fail
 from redraft.errors import ConstraintError
 
 BUNDLED = "$defs"
@@ -47,9 +48,11 @@ class References:
 
     def resource(self, pointer: str) -> Resource:
         """The resource that the schema at a JSON pointer belongs to."""
-        while pointer not in self._own:
-            pointer = pointer.rpartition("/")[0]
-        return self._own[pointer]
+        around = pointer
+        while around not in self._own:
+            around = around.rpartition("/")[0]
+        # Kept, since what is inside asks next: for every level anew takes minutes where there are thousands.
+        return self._own.setdefault(pointer, self._own[around])
 
     def target(self, reference: str, pointer: str) -> str:
         """The JSON pointer, in the whole document, of the schema that a '$ref' at ``pointer`` means.
@@ -88,18 +91,26 @@ class References:
 
     def _scan(self, schema: Any, outermost: Resource) -> None:
         # Schemas alone have names: what looks like one in a value or an unknown keyword is none.
-        waiting = [("", schema, outermost)]
-        places = 0
+        waiting: list[tuple[str, Any, Resource | None]] = [("", schema, outermost)]
+        places, around = 0, set[int]()
         while waiting:
             pointer, part, resource = waiting.pop()
+            if resource is None:
+                # All inside has been looked at.
+                around.remove(id(part))
+                continue
             places += 1
             if places > self._max_places:
                 raise ConstraintError(f"schema: has more than {self._max_places} parts; write less")
             if isinstance(part, Mapping):
+                if id(part) in around:
+                    raise fail(pointer, "this object stands inside itself, which no JSON can; refer to it by '$ref'")
                 if pointer:
                     resource = self._declared(part, resource, pointer) or resource
                 self._note_anchors(part, resource, pointer)
-                waiting += ((f"{pointer}/{at}", inner, resource) for at, inner in _schemas_in(part))
+                around.add(id(part))
+                waiting.append((pointer, part, None))
+                waiting += [(f"{pointer}/{at}", inner, resource) for at, inner in _schemas_in(part)]
 
     def _declared(self, schema: Mapping[str, Any], outer: Resource, pointer: str) -> Resource | None:
         """The resource that begins at a schema, if one does."""
