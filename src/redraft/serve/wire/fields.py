@@ -1,5 +1,6 @@
 """Fields that several wire formats have, and marks that say what a server does with a field."""
 
+import functools
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -39,11 +40,16 @@ class Body(BaseModel):
     @classmethod
     def _one_unknown_field(cls, given: Any) -> Any:
         """Leave one unknown field of many, which is refused by its name; all of them would be listed."""
-        if not isinstance(given, dict) or len(given) <= len(cls.model_fields):
+        known = _names(cls)
+        if not isinstance(given, dict) or known.issuperset(given):
             return given
-        known = {name for own, field in cls.model_fields.items() for name in (own, field.alias or own)}
-        unknown = next((name for name in given if name not in known), None)
+        unknown = next(name for name in given if name not in known)
         return {name: value for name, value in given.items() if name in known or name == unknown}
+
+
+@functools.cache
+def _names(body: type[Body]) -> frozenset[str]:
+    return frozenset(name for own, field in body.model_fields.items() for name in (own, field.alias or own))
 
 
 class Only(BeforeValidator):
