@@ -32,6 +32,10 @@ def set_level(value: int) -> None:
     logging.getLogger("redraft").setLevel(
         {QUIET: logging.ERROR, NORMAL: logging.WARNING, VERBOSE: logging.DEBUG}[value]
     )
+    # What a server logs is what it says: where it listens, and a line a request.
+    logging.getLogger("redraft.serve").setLevel(
+        {QUIET: logging.ERROR, NORMAL: logging.INFO, VERBOSE: logging.DEBUG}[value]
+    )
 
 
 def note(text: str, nl: bool = True) -> None:

@@ -1,5 +1,6 @@
 """Items are asked in batches, each as if it were alone, and what has no answer is not lost."""
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -179,3 +180,13 @@ def test_every_item_is_told_of_once(engine):
     asked = items(*(Generate("a", Exact("")) for _ in range(40)), parameters={"max_tokens": 3})
     run(engine, CONTENDER, asked, on_item=lambda: told.append(None))
     assert len(told) == 40
+
+
+def test_a_notebook_whose_event_loop_runs_already_may_ask(engine):
+    asked = items(Generate("a", Exact("")), parameters={"max_tokens": 3})
+
+    async def cell() -> Run:
+        return run(engine, CONTENDER, asked)
+
+    (here,), (there,) = run(engine, CONTENDER, asked).outcomes, asyncio.run(cell()).outcomes
+    assert (there.answer, there.seed, there.verdict) == (here.answer, here.seed, here.verdict)

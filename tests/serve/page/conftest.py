@@ -32,8 +32,9 @@ COPYING = ["clipboard-read", "clipboard-write"]
 Opener = Callable[..., Page]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
+    """One of each module: as long as it runs, its event loop runs in this thread, and other tests can have none."""
     executable = next(filter(None, map(shutil.which, BROWSERS)), None)
     if executable is None:
         reason = f"needs a browser on the path: {', '.join(BROWSERS)}"

@@ -3,11 +3,12 @@
 import pytest
 from playwright.sync_api import expect
 
-from tests.serve.page.conftest import Opener, sent_json
+from tests.serve.page.conftest import Opener, sent_json, set_option
 
 
 def test_bars_add_up_and_the_likeliest_stands_first(opened: Opener, base_url: str):
     page = opened(base_url, "decide")
+    set_option(page, "Seed", "1")
     page.get_by_role("button", name="Decide", exact=True).click()
     for question, count in (("third", 3), ("fourth", 2)):
         options = page.get_by_role("list", name=f"Options of {question}")

@@ -5,7 +5,8 @@ An item has a seed of its own, so that its answer does not depend on what shares
 
 import asyncio
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
 from time import perf_counter
@@ -97,8 +98,18 @@ def run(
         raise RequestError("there is no item to ask; give one or more")
     began = perf_counter()
     asking = _Asking(engine, contender, command_seconds, _markers(engine))
-    outcomes = asyncio.run(asking.all(items, seed, on_item))
+    outcomes = _outside(asking.all(items, seed, on_item))
     return Run(contender, outcomes, perf_counter() - began)
+
+
+def _outside(asking: Coroutine[Any, Any, list[Outcome]]) -> list[Outcome]:
+    """Run to the end, also where this thread runs an event loop already, as a notebook's does."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(asking)
+    with ThreadPoolExecutor(1) as own:
+        return own.submit(asyncio.run, asking).result()
 
 
 class _Asking:
