@@ -5,7 +5,6 @@ import threading
 from typing import Any
 
 import httpx
-import litellm
 
 from redraft.api import Engine
 from redraft.constrain.compiler import Compiler
@@ -96,6 +95,9 @@ def test_a_middle_ends_before_a_stop_string(served: Served, alone: Engine) -> No
 
 
 def test_litellm_fills_as_with_mercury_and_codestral(served: Served, alone: Engine) -> None:
+    # Here, since it takes seconds to import, in each process that tests are shared out among.
+    import litellm
+
     mercury = litellm.text_completion(
         model=f"text-completion-inception/{NAME}", prompt="the", suffix=" end", max_tokens=8,
         api_base=f"{served.url}/v1", api_key="none",

@@ -1,9 +1,6 @@
 """Whatever may be sent by the OpenAPI document, nothing of it is the server's fault."""
 
-import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
-from schemathesis.checks import not_a_server_error
-from schemathesis.core.result import Ok
 
 from redraft.api import Engine
 from redraft.serve.state import ServerSettings
@@ -13,6 +10,11 @@ _EXAMPLES = 8
 
 
 def test_nothing_that_the_document_allows_is_a_fault_of_the_server(engine: Engine) -> None:
+    # Here, since it takes a second to import, in each process that tests are shared out among.
+    import schemathesis
+    from schemathesis.checks import not_a_server_error
+    from schemathesis.core.result import Ok
+
     with serving(engine, ServerSettings(NAME, max_tokens=20)) as up:
         schema = schemathesis.openapi.from_url(f"{up.url}/openapi.json")
         results = list(schema.get_all_operations())
