@@ -86,6 +86,7 @@ class Denoising:
             pinned=plan.pinned,
             device=self._model.device,
         )
+        self._drawn: tuple[int, PositionRandom] | None = None
         self._accepted: Tensor | None = None
         """[C] bool: the positions that the step before accepted; None at the first."""
 
@@ -134,7 +135,9 @@ class Denoising:
     @property
     def _step_draws(self) -> PositionRandom:
         """The draws of the step that is next, whose key counts down: so it did when the first recordings were made."""
-        return self._draws(self._rules.steps - self.state.step + 1)
+        if self._drawn is None or self._drawn[0] != self.state.step:
+            self._drawn = self.state.step, self._draws(self._rules.steps - self.state.step + 1)
+        return self._drawn[1]
 
     def _temperature(self) -> float:
         request = self._request

@@ -115,15 +115,17 @@ def temperatures_of(temperature: float | Tensor, count: int, softcap: float | No
     Raises ValueError for a number of temperatures that is not ``count``, and for one by which logits cannot be divided
     in float32.
     """
-    given = temperature.cpu() if isinstance(temperature, Tensor) else torch.tensor(temperature, dtype=torch.float64)
-    temperatures = given.double()
-    if temperatures.ndim and temperatures.shape != (count,):
-        raise ValueError(f"temperatures {[*temperatures.shape]} must be one, or [{count}], one for each row")
-    usable = (temperatures > 0) & ((softcap or 1.0) / temperatures < LARGEST_LOGIT)
-    if not usable.all():
-        wrong = temperatures if temperatures.ndim == 0 else temperatures[~usable][0]
+    if isinstance(temperature, Tensor):
+        temperatures = temperature.double().cpu()
+        if temperatures.ndim and temperatures.shape != (count,):
+            raise ValueError(f"temperatures {[*temperatures.shape]} must be one, or [{count}], one for each row")
+        lowest = temperatures.min().item() if temperatures.numel() else 1.0
+    else:
+        lowest = float(temperature)
+        temperatures = torch.full((count,), lowest, dtype=torch.float64)
+    if not (lowest > 0 and (softcap or 1.0) / lowest < LARGEST_LOGIT):
         raise ValueError(
-            f"temperature {wrong.item()} must be above 0 and not so small that float32 cannot add up logits divided "
+            f"temperature {lowest} must be above 0 and not so small that float32 cannot add up logits divided "
             "by it; pass uniforms=None for greedy choices"
         )
     return temperatures.expand(count)
