@@ -20,7 +20,7 @@ class SpecialNames:
         # One character cannot be cut.
         self._names = frozenset(name for name in names if len(name) > 1)
         self._lengths = sorted({len(name) for name in self._names}, reverse=True)
-        self._starts = re.compile(f"(?=(?:{_any_of(self._names)}))") if self._names else None
+        self._starts = re.compile(_beginnings(self._names)) if self._names else None
         self._prefixes = {name[:count] for name in self._names for count in range(1, len(name))}
         self._suffixes = {name[-count:] for name in self._names for count in range(1, len(name))}
 
@@ -106,12 +106,23 @@ def with_texts(value: Any, change: Callable[[str], str]) -> Any:
     return value
 
 
+def _beginnings(names: Collection[str]) -> str:
+    """Write a pattern of the first characters of names that stand there whole: what has none of these characters is
+    passed over fast, and a name within another is found."""
+    return "|".join(f"{re.escape(first)}(?={_any_of(rest)})" for first, rest in _by_first(names))
+
+
 def _any_of(names: Collection[str]) -> str:
-    """Write a pattern that matches where one of the names begins, as a tree: the time does not grow with the names."""
+    """Write a pattern that matches one of the names, as a tree: the time does not grow with the names."""
     if "" in names:
         return ""
-    by_first: dict[str, set[str]] = {}
-    for name in names:
-        by_first.setdefault(name[0], set()).add(name[1:])
-    branches = [re.escape(first) + _any_of(rest) for first, rest in sorted(by_first.items())]
+    branches = [re.escape(first) + _any_of(rest) for first, rest in _by_first(names)]
     return branches[0] if len(branches) == 1 else f"(?:{'|'.join(branches)})"
+
+
+def _by_first(names: Collection[str]) -> list[tuple[str, set[str]]]:
+    """Group names by their first character, which is cut off."""
+    found: dict[str, set[str]] = {}
+    for name in names:
+        found.setdefault(name[0], set()).add(name[1:])
+    return sorted(found.items())
