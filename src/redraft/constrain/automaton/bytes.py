@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from functools import reduce
+from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
@@ -167,6 +168,9 @@ def _byte_classes(masks: dict[int, int], budget: Budget) -> list[int]:
 
 def _closure(nfa: Nfa, states: tuple[int, ...], budget: Budget) -> tuple[int, ...]:
     """States that read a byte, and the end, reached from any of ``states`` by empty transitions."""
+    if len(states) == 1 and not nfa.skips[states[0]]:
+        budget.spend(1)
+        return states if nfa.edges[states[0]] or states[0] == nfa.end else ()
     seen = set(states)
     reached, followed = list(seen), 0
     for source in reached:
@@ -201,8 +205,10 @@ def _moves(nfa: Nfa, members: tuple[int, ...], spread: list[list[int]], budget: 
 def _finished(automaton: Dfa, steps: int) -> ByteAutomaton:
     states = len(automaton.rows)
     by_class = np.full((states + 1, len(automaton.classes) + 1), states, dtype=np.int32)
-    for state, row in enumerate(automaton.rows):
-        by_class[state, list(row)] = list(row.values())
+    sources = np.repeat(np.arange(states), [len(row) for row in automaton.rows])
+    reads = np.fromiter(chain.from_iterable(automaton.rows), dtype=np.int64)
+    targets = np.fromiter(chain.from_iterable(row.values() for row in automaton.rows), dtype=np.int32)
+    by_class[sources, reads] = targets
     # Bytes of no class have the last column, where all is dead.
     class_of = np.full(256, len(automaton.classes))
     for number, mask in enumerate(automaton.classes):
