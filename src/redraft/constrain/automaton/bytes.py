@@ -76,13 +76,14 @@ class ByteAutomaton:
         return bytes(reversed(path))
 
 
-def build(expression: Expression, limits: Limits = DEFAULT_LIMITS) -> ByteAutomaton:
+def build(expression: Expression, limits: Limits = DEFAULT_LIMITS, *, budget: Budget | None = None) -> ByteAutomaton:
     """The minimal automaton of the texts that match all of ``expression``; equal languages give equal arrays.
 
     States are numbered in the order in which a breadth-first walk in byte order meets them, so ``start`` is 0.
-    Raise ConstraintError where nothing matches or a limit is passed.
+    ``budget``, in the place of ``limits``: one that may be spent in part. Raise ConstraintError where nothing matches
+    or a limit is passed.
     """
-    budget = Budget(limits)
+    budget = Budget(limits) if budget is None else budget
     automaton = _Builder(budget).compile(expression)
     if automaton is None:
         raise ConstraintError(

@@ -43,7 +43,7 @@ class TokenLimits:
 
     functions: int = 50_000
     """Ways in which the prefixes of tokens act on the states."""
-    edges: int = 500_000
+    edges: int = 600_000
     nbytes: int = 2**29
     """Memory of the work, roughly."""
     steps: int = 5_000_000_000
@@ -71,6 +71,11 @@ class Budget:
         self.steps = 0
         """Steps spent so far."""
         self._members = 0
+
+    def renewed(self) -> "Budget":
+        """The budget with its memory free again, for another try; its steps stay spent."""
+        self._members = 0
+        return self
 
     def spend(self, steps: int) -> None:
         """Count steps that were done, or are about to be."""

@@ -12,9 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from redraft.constrain.automaton.bytes import ByteAutomaton
-from redraft.constrain.automaton.limits import TokenLimits
+from redraft.constrain.automaton.limits import TokenLimits, TooLargeError
 from redraft.constrain.automaton.vocabulary import PrefixTree
-from redraft.errors import ConstraintError
 
 # Integers as small as their values allow.
 _Integers = NDArray[np.integer[Any]]
@@ -27,9 +26,9 @@ _AT_ONCE = 1_000_000
 _BYTES_A_TRANSITION = 40
 
 
-def too_large(reason: str) -> str:
-    """What is said of a constraint that is too large together with a vocabulary."""
-    return (
+def too_large(reason: str) -> TooLargeError:
+    """The error of a constraint that is too large together with a vocabulary."""
+    return TooLargeError(
         f"the constraint is too large for this vocabulary: {reason}; "
         "smaller maxLength, maxItems or repeat counts, fewer options or a smaller depth would help"
     )
@@ -123,10 +122,8 @@ class Monoid:
         """Where functions lead. Raises ConstraintError where that takes too much memory."""
         live = np.array([self._live[function] for function in functions], dtype=np.int64)
         if (transitions := int(live.sum())) * _BYTES_A_TRANSITION > self._limits.nbytes:
-            raise ConstraintError(
-                too_large(
-                    f"{transitions} pairs of a state and a token class take over {self._limits.nbytes / 1e6:.0f} MB"
-                )
+            raise too_large(
+                f"{transitions} pairs of a state and a token class take over {self._limits.nbytes / 1e6:.0f} MB"
             )
         source = np.empty(transitions, dtype=np.int32)
         target = np.empty(transitions, dtype=np.int32)
@@ -211,21 +208,15 @@ class Monoid:
     def _spend(self, steps: int) -> None:
         self._steps += steps
         if self._steps > self._limits.steps:
-            raise ConstraintError(
-                too_large(f"how its tokens act on {self._states} states takes more than {self._limits.steps} steps")
-            )
+            raise too_large(f"how its tokens act on {self._states} states takes more than {self._limits.steps} steps")
 
     def _make_room(self) -> None:
         """Make room for one more function; ConstraintError beyond the limits."""
         if len(self._rows) > self._limits.functions:
-            raise ConstraintError(
-                too_large(f"its tokens act on {self._states} states in more than {self._limits.functions} ways")
-            )
+            raise too_large(f"its tokens act on {self._states} states in more than {self._limits.functions} ways")
         if self._nbytes > self._limits.nbytes:
-            raise ConstraintError(
-                too_large(
-                    f"how its tokens act on {self._states} states takes more than {self._limits.nbytes / 1e6:.0f} MB"
-                )
+            raise too_large(
+                f"how its tokens act on {self._states} states takes more than {self._limits.nbytes / 1e6:.0f} MB"
             )
         if len(self._rows) > len(self._after):
             self._after = np.concatenate([self._after, np.full_like(self._after, -1)])

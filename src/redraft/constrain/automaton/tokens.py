@@ -133,7 +133,7 @@ class _Edges:
         pairs = keys >> bits
         first = np.flatnonzero(np.diff(pairs, prepend=-1))
         if len(first) > limits.edges:
-            raise ConstraintError(too_large(f"it has {len(first)} edges between states, of at most {limits.edges}"))
+            raise too_large(f"it has {len(first)} edges between states, of at most {limits.edges}")
         sources, targets = np.divmod(pairs[first], states + 1)
         return cls(
             sources.astype(np.int32),

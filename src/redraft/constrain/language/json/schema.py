@@ -74,6 +74,7 @@ class SchemaWriter:
         self._depth = depth
         self._overlaps: dict[tuple[str, ...], list[list[int]]] = {}
         self._written: dict[Hashable, Expression | ImpossibleError] = {}
+        self._keys: dict[Hashable, tuple[Expression | None, Expression | None]] = {}
 
     @classmethod
     def write_whole(cls, schema: Mapping[str, Any] | bool | str, layout: Layout, depth: int) -> Expression:
@@ -373,12 +374,32 @@ class SchemaWriter:
             value = self._further_value(merged, frozenset(pattern for pattern, _ in found))
             if value is None:
                 continue
-            key = self._key_text(patterns, found, names, within)
-            if key is not None and not schema_logic.is_empty(self._document, key):
-                pairs.append(json_text.member(self._layout, self.other_key((), key), value))
-            elif key is None:
-                pairs.append(json_text.member(self._layout, self.other_key(names, within), value))
+            key = self._further_key(patterns, found, names, within)
+            if key is not None:
+                pairs.append(json_text.member(self._layout, key, value))
         return None if not pairs else pairs[0] if len(pairs) == 1 else any_of(*pairs)
+
+    def _further_key(
+        self,
+        patterns: list[tuple[str, str]],
+        found: tuple[tuple[str, str], ...],
+        names: list[str],
+        within: Expression | None,
+    ) -> Expression | None:
+        """The keys in which these of the ``patterns`` are found and no others; None where there are none.
+
+        The same ones are one expression wherever they stand, so that they become an automaton once.
+        """
+        asked = (tuple(patterns), found, frozenset(names), id(within))
+        if asked not in self._keys:
+            text = self._key_text(patterns, found, names, within) if patterns else None
+            if text is None:
+                key: Expression | None = self.other_key(names, within)
+            else:
+                key = None if schema_logic.is_empty(self._document, text) else self.other_key((), text)
+            # What is known by its identity must stay there.
+            self._keys[asked] = key, within
+        return self._keys[asked][0]
 
     def _key_text(
         self,
@@ -386,10 +407,7 @@ class SchemaWriter:
         found: tuple[tuple[str, str], ...],
         names: list[str],
         within: Expression | None,
-    ) -> Expression | None:
-        """The keys in which these of the ``patterns`` are found and no others; None where there are no patterns."""
-        if not patterns:
-            return None
+    ) -> Expression:
         document, excluded = self._document, set(names)
         held: list[Expression] = [schema_logic.searched(*pattern) for pattern in found]
         held += [json_text.other_text(excluded)] if excluded else []
