@@ -6,7 +6,7 @@ The layout looks like YAML: ``name: Ada`` a line, members of objects indented, i
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any, Literal
 

@@ -189,7 +189,7 @@ class Monoid:
 
     def _of_row(self, row: _Integers) -> int:
         """The number of a function that is given as a row."""
-        live = np.count_nonzero(row != self._states)
+        live = int(np.count_nonzero(row != self._states))
         if self._is_dense(live):
             return self._number(row.tobytes(), live)
         (source,) = (row != self._states).nonzero()

@@ -158,6 +158,11 @@ class Merged:
         return None if self.values is None else frozenset(map(Value.of, self.values))
 
     @property
+    def written_kinds(self) -> frozenset[str]:
+        """The kinds of values that are written."""
+        return self.kinds if self.kinds is not None else self.implied_kinds or KINDS
+
+    @property
     def properties(self) -> dict[str, Places]:
         """The schemas that hold for each member that some schema names."""
         return {name: self.member(name) for one in self.members for name in one.named}
