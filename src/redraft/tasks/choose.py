@@ -185,7 +185,8 @@ def choose(
     denoised under the frame first, and read at its last step. temperature: of the logits that are read, 1 by default.
     calibrated: apply the temperature that was fitted for this checkpoint instead. normalize: None compares options by
     their whole probability, "length" by its geometric mean over their bytes, so that a long one is not behind for its
-    length. record: keeps what happens. Other parameters (seed, entropy_bound and so on), and errors, as in ``request.generate``.
+    length. record: keeps what happens. Other parameters (seed, entropy_bound and so on), and errors, as in
+    ``request.generate``.
     """
     questions = _questions(options)
     if frame is None:
