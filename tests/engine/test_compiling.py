@@ -173,10 +173,12 @@ def test_a_new_process_is_started_where_the_old_one_was_killed() -> None:
 
 
 _SERVER = """
-import os, sys, threading, time
+import os, signal, sys, threading, time
 from redraft.engine.compiling.processes import CompileProcesses
 from redraft.engine.fairness import Client
 from tests.engine.test_compiling import Endless, WORDS
+# Whoever runs tests in the background of a shell has Ctrl-C ignored by all that they start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 processes = CompileProcesses()
 threading.Thread(target=processes.build, args=(Endless(sys.argv[1]), WORDS, Client("a")), daemon=True).start()
 while not os.path.exists(sys.argv[1]):
@@ -196,10 +198,13 @@ def test_no_process_outlives_a_server_however_that_ends(tmp_path: Path, how: sig
         [sys.executable, "-c", _SERVER, str(path)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment
     )
     assert server.stdout is not None
-    worker = int(server.stdout.readline())
-    until(lambda: path.read_text() != "")
-    job_pid = int(path.read_text())
-    server.send_signal(how)
-    server.wait(60)
-    server.stdout.close()
+    try:
+        worker = int(server.stdout.readline())
+        until(lambda: path.read_text() != "")
+        job_pid = int(path.read_text())
+        server.send_signal(how)
+        server.wait(60)
+    finally:
+        server.kill()
+        server.stdout.close()
     until(lambda: not alive(worker) and not alive(job_pid))

@@ -5,8 +5,10 @@ from dataclasses import replace
 from typing import Any, get_args
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 
 from redraft.api import Engine
 from redraft.canvas.acceptance import ConfidenceThreshold, EntropyBound
@@ -15,7 +17,7 @@ from redraft.constrain.constraint import JSONSchema, Regex
 from redraft.engine.request import thought_budget
 from redraft.engine.thinking import EFFORTS, ReasoningEffort, ThoughtBudget, wants_thought
 from redraft.errors import RequestError
-from tests.engine.scripted import model_of, random_logits, scripted_engine
+from tests.engine.scripted import VOCAB_SIZE, model_of, random_logits, scripted_engine
 from tests.engine.thinker import CLOSING, OPENING, Thinker
 from tests.random_checkpoint import END_TOKEN_IDS
 
@@ -190,6 +192,26 @@ class TestBudget:
         )
         assert [(call.name, call.arguments) for call in result.tool_calls] == [("f", '{"n":2}')]
         assert (result.text, result.token_ids.index(CLOSING)) == ("", 5)
+
+    @pytest.mark.parametrize("canvas_length", [5, 12])
+    def test_a_model_that_would_think_again_and_again_answers_at_once(self, engine: Engine, canvas_length: int) -> None:
+        """What is denoised again for a thought that passes its budget does not grow with the thoughts begun."""
+        (letter,) = engine.tokenizer.encode_text("a")
+        model = model_of(engine)
+
+        def opening(canvas: Tensor, context: int) -> Tensor:
+            logits = torch.zeros(len(canvas), VOCAB_SIZE)
+            logits[:, OPENING], logits[:, letter] = 2 * 40.0, 40.0
+            return logits
+
+        model.script = opening
+        before = model.forwards
+        result = engine.generate(MESSAGES, thinking_budget=2, max_tokens=24, canvas_length=canvas_length, seed=1)
+        assert list(result.token_ids) == [OPENING] * 3 + [CLOSING] + [letter] * 20
+        assert result.text == "a" * 20
+        # The prompt, and each canvas's steps, those of one of them twice.
+        steps = model.defaults.max_denoising_steps
+        assert model.forwards - before <= 1 + steps * (result.usage.canvases + 1)
 
     def test_an_end_token_that_ends_nothing_is_one_of_its_tokens(self, engine: Engine) -> None:
         """With ``ignore_eos`` the thought goes on behind it."""

@@ -177,9 +177,10 @@ def rising(heights: list[float], each: int) -> PackedHead:
 @pytest.mark.parametrize("each", [32, 100, 256, 5000], ids=lambda n: f"each {n}")
 @pytest.mark.usefixtures("tier_or_reference")
 def test_peaks_that_move_along_the_vocabulary_are_rescaled_rightly(heights: list[float], each: int):
-    head, hidden = rising(heights, each), torch.ones(40, 1)
+    rows = 40 if each < 5000 else 10
+    head, hidden = rising(heights, each), torch.ones(rows, 1)
     classes = TokenClasses.of(torch.arange(5).repeat_interleave(each))
-    uniforms = (torch.arange(40).double() + 0.5) / 40
+    uniforms = (torch.arange(rows).double() + 0.5) / rows
     for temperature in (0.05, 1.0, 10.0):
         readout = head.read(hidden, temperature, uniforms, top_k=3, classes=classes)
         check(head, hidden, temperature, readout, uniforms)

@@ -1,6 +1,6 @@
 """What people write is text, also where it spells a special token, or where two of their texts together would."""
 
-from itertools import product
+from itertools import pairwise, product
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +8,10 @@ import pytest
 from tokenizers import Tokenizer, models
 
 from redraft.errors import RequestError
+from redraft.models import literal
 from redraft.models.literal import SpecialNames, mark_for
 from redraft.models.thoughts import ThoughtSyntax
-from redraft.models.tokenizer import ChatTokenizer
+from redraft.models.tokenizer import LONG, ChatTokenizer
 from tests.random_checkpoint import LETTERS_SIZE, THOUGHT, THOUGHT_IDS, write_letters_tokenizer
 
 NAMES = ["<a>", "<ab>", "a>b", "<|a|>", "x"]
@@ -53,6 +54,30 @@ def test_texts_side_by_side_are_cut_where_together_they_would_spell_one_and_only
             assert not spelled(own), (first, second)
         else:
             assert not any(map(spelled, found)), (first, second)
+
+
+@pytest.mark.parametrize("at_once", [1, 2, 3, 7])
+def test_a_text_that_is_looked_through_in_stretches_is_cut_as_a_whole_one(
+    monkeypatch: pytest.MonkeyPatch, at_once: int
+) -> None:
+    names = SpecialNames(NAMES)
+    texts = ["".join(letters) for letters in product("<a>b|", repeat=4)]
+    texts += [first + second for first, second in pairwise(texts)]
+    expected = [names.cut(text) for text in texts]
+    monkeypatch.setattr(literal, "_AT_ONCE", at_once)
+    assert [names.cut(text) for text in texts] == expected
+
+
+def test_a_text_that_is_too_long_is_refused_before_it_is_looked_through(
+    letters: ChatTokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def check(fewest: int) -> None:
+        raise RequestError(f"{fewest} tokens")
+
+    monkeypatch.setattr(SpecialNames, "cut", lambda self, text: pytest.fail("it was looked through"))
+    for encode in (letters.encode, letters.encode_text):
+        with pytest.raises(RequestError, match="tokens"):
+            encode("<eos>" * LONG, check, literal=True)
 
 
 def test_without_special_tokens_nothing_is_cut():

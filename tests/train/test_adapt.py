@@ -136,6 +136,7 @@ def test_a_gguf_file_becomes_the_same_as_its_folder(tmp_path: Path):
 
 @pytest.mark.slow
 def test_smollm2_becomes_a_diffusion_model_with_its_own_next_tokens(tmp_path: Path):
+    """They are those of ``transformers``, which reads the GGUF file by itself."""
     path = smollm2_path()
     mask = adapt(read_base(path, path.name), tmp_path)
     assert mask == Mask("<empty_output>", 16, new=False)

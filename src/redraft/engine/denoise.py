@@ -39,6 +39,8 @@ class CanvasPlan:
     """The number of the try at it, from 0."""
     constraint: CanvasConstraint | None = None
     pinned: Pinned | None = None
+    forbidden: Sequence[int] = ()
+    """Tokens that stand nowhere on it but where they are pinned."""
     read_classes: TokenClasses | None = None
     """Token classes to read the canvas by at its last step, in the place of a step."""
     read_temperature: float = 1.0
@@ -161,15 +163,15 @@ class Denoising:
 
     def _shaping(self) -> Shaping | None:
         """Return what the request does to the logits of the step that is next; None for nothing."""
-        request = self._request
-        if request.sampling == NOTHING:
+        request, plan = self._request, self._plan
+        if request.sampling == NOTHING and not plan.forbidden:
             return None
         tokens, stays = self.state.tokens.cpu(), ~self.state.open.cpu()
         stands = stays if self._accepted is None else stays | self._accepted.cpu()
         if (mask := self._model.corruption.mask) is not None:
             stands = stands & (tokens != mask)
         standing = Standing(tokens, stands, stays)
-        return request.sampling.shaping(request.end_token_ids, mask, self._plan.answer, standing)
+        return request.sampling.shaping(request.end_token_ids, mask, plan.answer, standing, plan.forbidden)
 
     def _step(self, reading: Reading) -> Task[tuple[StepOutcome, ConstrainedStep | None]]:
         """Take a step under the constraint, if there is one."""

@@ -177,8 +177,10 @@ class _Writing:
             len(self._canvases), length, before, number, constraint, pinned, answer=tuple(self._text.token_ids)
         )
         budget = self._budget
-        if budget is not None and budget.spent:
-            plan = _with_pins(plan, budget.ended(torch.zeros(length, dtype=torch.int64), 0))
+        if budget is not None:
+            plan = replace(plan, forbidden=budget.forbidden)
+            if budget.spent:
+                plan = _with_pins(plan, budget.ended(torch.zeros(length, dtype=torch.int64), 0))
         while True:
             commit, self._uncommitted = self._uncommitted, None
             canvas = yield from Denoising(self._runtime, request, plan, cache).finish(commit, self._on_step)
@@ -186,8 +188,9 @@ class _Writing:
             place = None if budget is None else budget.overrun(canvas.tokens[:room].tolist())
             if budget is None or place is None:
                 return self._judged(canvas, length, room)
-            # The thought stays as far as the budget goes, its end is pinned, and what follows is denoised again.
-            plan = _with_pins(plan, budget.ended(canvas.tokens, place))
+            # The thought stays as far as the budget goes, its end is pinned, and what follows is denoised again,
+            # without a further thought, which would have to be ended in the same way.
+            plan = replace(_with_pins(plan, budget.ended(canvas.tokens, place)), forbidden=budget.markers_of_more)
 
     def _judged(self, canvas: FinishedCanvas, length: int, room: int) -> _Attempt:
         request = self._request

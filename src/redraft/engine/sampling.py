@@ -46,12 +46,18 @@ class Sampling:
         return (*own, *(token for token in self.stop_token_ids if token not in own))
 
     def shaping(
-        self, end_token_ids: Sequence[int], mask: int | None, answer: Sequence[int], canvas: Standing
+        self,
+        end_token_ids: Sequence[int],
+        mask: int | None,
+        answer: Sequence[int],
+        canvas: Standing,
+        nowhere: Sequence[int] = (),
     ) -> Shaping | None:
         """Make the shaping of a canvas behind the tokens of ``answer``; None for nothing. ``mask``: the token that is
-        never text, of a model that has one."""
+        never text, of a model that has one. ``nowhere``: more tokens that have no place on it."""
         length, filters = len(canvas.tokens), self.filters
         forbidden = [Forbidden(self.ends(end_token_ids), min(length, self.min_tokens - len(answer)))]
+        forbidden.append(Forbidden(tuple(nowhere), length))
         if self.ignore_eos:
             forbidden.append(Forbidden(tuple(end_token_ids), length))
         if mask is not None and not filters.leave_all:

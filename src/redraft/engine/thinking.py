@@ -94,7 +94,17 @@ class ThoughtBudget:
 
     def __init__(self, markers: ThoughtMarkers, budget: int, end_token_ids: Collection[int]) -> None:
         self._markers, self._left, self._ends = markers, budget, end_token_ids
-        self._inside = False
+        self._inside = self._begun = False
+
+    @property
+    def markers_of_more(self) -> tuple[int, ...]:
+        """The token that begins a thought, which has no place behind one that was ended here."""
+        return (self._markers.opening,)
+
+    @property
+    def forbidden(self) -> tuple[int, ...]:
+        """The tokens that have no place on the next canvas: none as long as there may be a thought."""
+        return self.markers_of_more if self._begun and not self._left else ()
 
     @property
     def spent(self) -> bool:
@@ -105,6 +115,7 @@ class ThoughtBudget:
         """Count tokens that became part of the answer."""
         for token in tokens:
             self._count(token)
+            self._begun = self._begun or self._inside
 
     def overrun(self, tokens: Sequence[int]) -> int | None:
         """Return the place among the ``tokens`` that come next at which a thought would pass the budget, if one

@@ -9,6 +9,8 @@ from redraft.errors import RequestError
 
 # Unicode's noncharacters: no text that is exchanged has them.
 _MARKS = [chr(code) for code in range(0xFDD0, 0xFDF0)]
+# Characters that are looked through in a millisecond or two.
+_AT_ONCE = 1 << 16
 
 
 class SpecialNames:
@@ -48,7 +50,15 @@ class SpecialNames:
         return [plain[start:end] for start, end in pairwise([0, *cuts, len(plain)])]
 
     def _found(self, text: str) -> list[int]:
-        return [] if self._starts is None else [match.start() for match in self._starts.finditer(text)]
+        if self._starts is None:
+            return []
+        # The interpreter's lock is held until the next name is found, which may be far.
+        found, beyond = [], self._lengths[0] - 1
+        for begin in range(0, len(text), _AT_ONCE):
+            end = begin + _AT_ONCE
+            matches = self._starts.finditer(text, begin, end + beyond)
+            found += [match.start() for match in matches if match.start() < end]
+        return found
 
     def _longest(self, text: str, start: int) -> int:
         return next(length for length in self._lengths if text[start : start + length] in self._names)

@@ -106,11 +106,11 @@ class ChatTokenizer:
 
         literal: the names of special tokens in it are text.
         """
-        return self._encode(self._special_names.cut(text) if literal else [text], check, add_special_tokens=True)
+        return self._encode(self._pieces(text, check, literal), add_special_tokens=True)
 
     def encode_text(self, text: str, check: Check | None = None, *, literal: bool = False) -> list[int]:
         """Text that follows other text to ids, with nothing added; ``literal`` as in ``encode``."""
-        return self._encode(self._special_names.cut(text) if literal else [text], check, add_special_tokens=False)
+        return self._encode(self._pieces(text, check, literal), add_special_tokens=False)
 
     def encode_chat(
         self,
@@ -141,7 +141,9 @@ class ChatTokenizer:
             raise RequestError("this checkpoint's chat template does not show tools to the model; leave them out")
         self._check_variables(variables or {})
         given = {"messages": list(messages), "tools": list(tools) if tools else None, **(variables or {})}
-        tokens = self._encode(self._rendered(given, thinking, thought), check, add_special_tokens=False)
+        pieces = self._rendered(given, thinking, thought)
+        self._check_length("".join(pieces), check)
+        tokens = self._encode(pieces, add_special_tokens=False)
         return tokens if tokens[len(tokens) - len(ending) :] == list(ending) else [*tokens, *ending]
 
     def _rendered(self, given: Mapping[str, Any], thinking: bool, thought: ThoughtSyntax | None) -> list[str]:
@@ -283,10 +285,16 @@ class ChatTokenizer:
         # What stands for a space or a byte in a token's name is no shorter than that.
         return max(len(piece.encode()) for piece in own.get_vocab(with_added_tokens=True))
 
-    def _encode(self, pieces: Sequence[str], check: Check | None, add_special_tokens: bool) -> list[int]:
-        text = pieces[0] if len(pieces) == 1 else "".join(pieces)
+    def _check_length(self, text: str, check: Check | None) -> None:
         if check is not None and len(text) > LONG:
             check(self.fewest_tokens(text))
+
+    def _pieces(self, text: str, check: Check | None, literal: bool) -> list[str]:
+        self._check_length(text, check)
+        return self._special_names.cut(text) if literal else [text]
+
+    def _encode(self, pieces: Sequence[str], add_special_tokens: bool) -> list[int]:
+        text = pieces[0] if len(pieces) == 1 else "".join(pieces)
         whole = len(pieces) == 1
         try:
             text.encode()

@@ -117,7 +117,7 @@ class Slots:
 
     def _text(self, tokens: Sequence[int]) -> str:
         own = list(tokens)
-        text = self.tokenizer.decode_all(own[: own.index(self.end_token_id)] if self.end_token_id in own else own)
+        text = self.tokenizer.decode(own[: own.index(self.end_token_id)] if self.end_token_id in own else own)
         return text.removeprefix(" ")
 
     def _pieces(self, texts: Sequence[str]) -> Iterator[Piece]:

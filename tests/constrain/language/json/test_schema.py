@@ -593,7 +593,7 @@ def nested(levels: int, wrap):
     return schema
 
 
-def chained(wrap, length: int = 3000):
+def chained(wrap, length: int = 1500):
     """Definitions that each refer to the next."""
     definitions = {f"d{i}": wrap({"$ref": f"#/$defs/d{i + 1}"}) for i in range(length)}
     return {"$ref": "#/$defs/d0", "$defs": {**definitions, f"d{length}": {"type": "null"}}}
