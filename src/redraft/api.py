@@ -11,6 +11,7 @@ from redraft.canvas.acceptance import AcceptanceRule
 from redraft.canvas.draft import Draft
 from redraft.canvas.stopping import StoppingRule
 from redraft.constrain.constraint import Constraint
+from redraft.constrain.inference.decisions import Normalize
 from redraft.constrain.language.template import Hole
 from redraft.constrain.python_types import as_constraint
 from redraft.engine.generation import Generate, Recorders
@@ -651,6 +652,7 @@ class Engine:
         max_denoising_steps: int = 1,
         temperature: float | None = None,
         calibrated: bool = False,
+        normalize: Normalize | None = None,
         seed: int | None = None,
         entropy_bound: float | None = None,
         canvas_length: int | None = None,
@@ -666,8 +668,9 @@ class Engine:
         the answers stand there, a template with a hole ``{name}`` for each question; by default one line each, in
         order, or the answer alone. max_denoising_steps: with one, everything is read off the first step; with more, the
         canvas is denoised under the frame first, and read at its last step. temperature: of the logits that are read, 1
-        by default. calibrated: apply the temperature that was fitted for this checkpoint instead. Other parameters, and
-        errors, as in ``generate``.
+        by default. calibrated: apply the temperature that was fitted for this checkpoint instead. normalize: None
+        compares options by their whole probability, "length" by its geometric mean over their bytes, so that a long one
+        is not behind for its length. Other parameters, and errors, as in ``generate``.
         """
         check_listeners(on_step, record)
         request = choose(
@@ -678,6 +681,7 @@ class Engine:
             max_denoising_steps=max_denoising_steps,
             temperature=temperature,
             calibrated=calibrated,
+            normalize=normalize,
             record=record,
             seed=seed,
             entropy_bound=entropy_bound,

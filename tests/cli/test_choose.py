@@ -70,6 +70,17 @@ class TestJson:
         )
         assert cold > hot
 
+    def test_normalize_compares_by_length(self, redraft_here, bundled):
+        options = ["--option", "4", "--option", "4678"]
+        done = redraft_here(
+            "choose", PUZZLE, "--frame", "53{answer}", *options, "--normalize", "length", "--seed", 1, "--json"
+        )
+        messages = [{"role": "user", "content": PUZZLE}]
+        expected = bundled.choose(messages, ["4", "4678"], frame="53{answer}", normalize="length", seed=1)
+        found = json.loads(done.stdout)["answers"]["answer"]["probabilities"]
+        assert found == pytest.approx(expected.probabilities)
+        assert found != pytest.approx(bundled.choose(messages, ["4", "4678"], frame="53{answer}", seed=1).probabilities)
+
     def test_a_prompt_from_a_file_and_raw(self, redraft_here, letters, tmp_path):
         (tmp_path / "question").write_text("yes or no?")
         options = ["--option", "yes", "--option", "no", "-m", letters, "--json"]
@@ -92,6 +103,7 @@ MISTAKES = [
     pytest.param(["a", "--option", "b", "--option", "c", "--steps", 0], "--steps 0 is out of range", id="no steps"),
     pytest.param(["a", "--option", "b", "--option", "c", "--frame", "{x}"], "the hole has no options", id="frame"),
     pytest.param(["a", "--option", "b", "--option", "c", "--calibrated"], "no fitted choice_temperature", id="fit"),
+    pytest.param(["a", "--option", "b", "--option", "c", "--normalize", "x"], "normalize 'x' must be", id="normalize"),
     pytest.param(["a", "--option", "b", "--option", "c", "--temperature", 0], "temperature 0.0 must be", id="cold"),
 ]
 

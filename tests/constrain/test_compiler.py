@@ -2,6 +2,7 @@
 
 import math
 import weakref
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,9 @@ from typing import Any
 import pytest
 
 from redraft import Choice, ConstraintError, JSONSchema, Regex, RequestError
+from redraft.constrain.automaton import bytes as byte_automaton
+from redraft.constrain.automaton import tokens as token_automaton
+from redraft.constrain.automaton.limits import TokenLimits
 from redraft.constrain.automaton.vocabulary import Vocabulary
 from redraft.constrain.compiler import CompiledConstraint, Compiler, ThoughtMarkers
 from redraft.constrain.constraint import Constraint
@@ -63,6 +67,22 @@ def test_a_constraint_is_compiled_once_for_all_that_it_depends_on(monkeypatch: p
     assert [one.compile(*arguments) for arguments in asked] == first
     assert one.compile(Regex("a+"), [END]) is first[0]
     assert len(made) == len(asked)
+
+
+def test_counts_are_lowered_until_the_tokens_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The automaton of bytes fits, and with so many edges only a part of it over tokens."""
+    limited = partial(token_automaton.build, limits=TokenLimits(edges=4000))
+    monkeypatch.setattr(token_automaton, "build", limited)
+    constraint = Regex("a{3,1500}")
+    with pytest.raises(ConstraintError, match="edges between states, of at most 4000"):
+        limited(
+            byte_automaton.build(constraint.expression), Vocabulary.from_tokens([b"a" * n for n in range(1, 7)]), [0]
+        )
+    compiled = Compiler(lambda: Vocabulary.from_tokens([b"", *(b"a" * n for n in range(1, 7))])).compile(
+        constraint, [0]
+    )
+    assert compiled.automaton.states == 513
+    assert compiled.min_tokens == 1
 
 
 def test_only_the_latest_and_those_in_use_are_kept() -> None:

@@ -176,7 +176,7 @@ class TestDecisions:
         "parameters",
         [
             {},
-            {"temperature": 1.7},
+            {"temperature": 1.7, "normalize": "length"},
             {"frame": "it is {is}, and {code}."},
             {"max_denoising_steps": 2},
             {"max_denoising_steps": 12, "stopping": redraft.StableAndConfident(0, 100.0)},

@@ -157,6 +157,27 @@ def test_a_temperature_divides_the_logits_and_a_fitted_one_sharpens_the_answer(r
     np.testing.assert_allclose(list(found.probabilities.values()), expected, rtol=2e-3)
 
 
+@pytest.mark.parametrize("length", [7, 12])
+def test_by_length_options_compare_by_their_probability_for_each_byte(real: Engine, length: int) -> None:
+    """The sums over all spellings without what stands after the option, to the power 1 / bytes."""
+    options = ["yes", "a", "2026 a"]
+    for seed in range(3):
+        logp = first_logits(real, seed, length).double().log_softmax(-1).numpy()
+        ends = list(real.model.defaults.end_token_ids)
+        rest = {n: float(np.logaddexp.reduce(logp[n, ends])) if n < length else 0.0 for n in range(length + 1)}
+        counts, scores = set[int](), []
+        for option in options:
+            spelled = [one for one in spellings(real, option.encode()) if len(one) <= length]
+            counts |= {len(one) for one in spelled}
+            logs = [sum(logp[i, token] for i, token in enumerate(one)) + rest[len(one)] for one in spelled]
+            scores.append(np.logaddexp.reduce(logs))
+        room = np.logaddexp.reduce([rest[count] for count in counts])
+        powers = np.exp([(s - room) / len(option.encode()) for s, option in zip(scores, options, strict=True)])
+        found = real.choose(PROMPT, options, seed=seed, canvas_length=length, normalize="length")
+        np.testing.assert_allclose(list(found.probabilities.values()), powers / powers.sum(), rtol=2e-3)
+        assert found.log_valid == real.choose(PROMPT, options, seed=seed, canvas_length=length).log_valid
+
+
 def test_calibrated_applies_the_checkpoints_own_temperature(tmp_path: Path) -> None:
     folder = random_checkpoint(tmp_path, letters=True, vocab_size=LETTERS_SIZE, canvas_length=6)
     (folder / "redraft.json").write_text(json.dumps({"choice_temperature": 2.0}))
@@ -198,6 +219,7 @@ def test_a_seed_means_the_same_answer_also_after_others(real: Engine) -> None:
         (["a", "b"], {"temperature": 0}, "temperature 0 must be"),
         (["a", "b"], {"temperature": "x"}, "temperature 'x' must be"),
         (["a", "b"], {"calibrated": True}, "no fitted choice_temperature"),
+        (["a", "b"], {"normalize": "tokens"}, "normalize 'tokens' must be 'length', or None for the sum"),
         (["a", "b"], {"calibrated": "yes"}, "calibrated 'yes' must be True or False"),
         (["a", "b"], {"max_denoising_steps": 0}, "max_denoising_steps 0 is out of range"),
         (["a", "b"], {"seed": -1}, "seed -1 is out of range"),

@@ -40,6 +40,9 @@ def choose(
     calibrated: Annotated[
         bool, typer.Option("--calibrated", help="Apply the checkpoint's fitted temperature.")
     ] = False,
+    normalize: Annotated[
+        str | None, typer.Option(help="length: compare options by their probability for each byte; by default the sum.")
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Same seed, same answer; by default a random one.")] = None,
     as_json: options.AsJson = False,
     loading: options.Loading,
@@ -51,11 +54,12 @@ def choose(
     """
     asked = _questions(option, questions)
     question = reading.prompt(prompt, file, raw, system)
-    _check(steps, temperature, seed)
+    _check(steps, temperature, normalize, seed)
     record = recordings.folder()
     engine = loading.engine()
     result = engine.choose(
         question, asked, frame=frame, max_denoising_steps=steps, temperature=temperature, calibrated=calibrated,
+        normalize=normalize,  # type: ignore[arg-type]  # checked above
         seed=seed, record=record,
     )  # fmt: skip
     if as_json:
@@ -69,9 +73,12 @@ def choose(
     )
 
 
-def _check(steps: int, temperature: float | None, seed: int | None) -> None:
+def _check(steps: int, temperature: float | None, normalize: str | None, seed: int | None) -> None:
     """Refuse, before a model is loaded, what no model could honour."""
     from redraft.engine import request
+    from redraft.tasks.choose import check_normalize
+
+    check_normalize(normalize)
 
     request.check_whole("--steps", steps, 1)
     request.check_seed(seed)

@@ -10,6 +10,8 @@ from typing import Protocol, TypeVar
 
 from redraft.constrain.automaton import fitting
 from redraft.constrain.automaton import tokens as token_automaton
+from redraft.constrain.automaton.fitting import Fitted
+from redraft.constrain.automaton.limits import TooLargeError
 from redraft.constrain.automaton.preamble import after_thought
 from redraft.constrain.automaton.stop_strings import without
 from redraft.constrain.automaton.tokens import TokenAutomaton
@@ -60,7 +62,17 @@ class ConstraintJob:
 
     def build(self, vocabulary: Vocabulary) -> Built:
         """Compile it; ConstraintError for what is not supported, contradicts itself, is too large, or has no tokens."""
-        fitted = fitting.build(self.constraint.expression)
+        refusal: TooLargeError | None = None
+        for fitted in fitting.attempts(self.constraint.expression):
+            try:
+                return self._over_tokens(fitted, vocabulary)
+            except TooLargeError as error:
+                # With lower counts it may have few enough edges.
+                refusal = refusal or error
+        assert refusal is not None
+        raise refusal
+
+    def _over_tokens(self, fitted: Fitted, vocabulary: Vocabulary) -> Built:
         texts = without(fitted.automaton, self.stop)
         # So many tokens surely have no more bytes than the automaton is right for.
         most = None if fitted.max_bytes is None else fitted.max_bytes // vocabulary.longest

@@ -3,11 +3,11 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from time import perf_counter
-from typing import Any
+from typing import Any, get_args
 
 from redraft.canvas.token_classes import TokenClasses
 from redraft.constrain.constraint import Template
-from redraft.constrain.inference.decisions import Decisions
+from redraft.constrain.inference.decisions import Decisions, Normalize
 from redraft.constrain.inference.decisions import calibrated as tempered
 from redraft.constrain.language.template import Hole
 from redraft.engine.constrained import CanvasConstraint, class_sums
@@ -89,6 +89,8 @@ class Reading:
     """The temperature of the logits."""
     power: float | None
     """The fitted temperature of the probabilities, where it is applied."""
+    normalize: Normalize | None = None
+    """What is taken out of the options' probabilities."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,7 +137,8 @@ class ChooseRequest:
             last, steps = yield from canvas.read_last(commit, listener)
         finally:
             cache.close()
-        decided, power = self.decisions.decide(class_sums(last.readout)), self.reading.power
+        decided = self.decisions.decide(class_sums(last.readout), normalize=self.reading.normalize)
+        power = self.reading.power
         probabilities = decided.probabilities if power is None else tempered(decided.probabilities, power)
         seconds = perf_counter() - began - (0.0 if listener is None else listener.seconds)
         return ChooseResult(
@@ -169,6 +172,7 @@ def choose(
     max_denoising_steps: int = 1,
     temperature: float | None = None,
     calibrated: bool = False,
+    normalize: Normalize | None = None,
     record: Recorders | None = None,
     **parameters: Any,
 ) -> ChooseRequest:
@@ -179,8 +183,10 @@ def choose(
     answers stand there, a template with a hole ``{name}`` for each question; by default one line each, in order, or
     the answer alone. max_denoising_steps: with one, everything is read off the first step; with more, the canvas is
     denoised under the frame first, and read at its last step. temperature: of the logits that are read, 1 by default.
-    calibrated: apply the temperature that was fitted for this checkpoint instead. record: keeps what
-    happens. Other parameters (seed, entropy_bound and so on), and errors, as in ``request.generate``.
+    calibrated: apply the temperature that was fitted for this checkpoint instead. normalize: None compares options by
+    their whole probability, "length" by its geometric mean over their bytes, so that a long one is not behind for its
+    length. record: keeps what happens. Other parameters (seed, entropy_bound and so on), and errors, as in
+    ``request.generate``.
     """
     questions = _questions(options)
     if frame is None:
@@ -188,10 +194,17 @@ def choose(
     check_text("frame", frame)
     power = _calibration(runtime, temperature) if check_switch("calibrated", calibrated) else None
     scale = 1.0 if temperature is None else check_number("temperature", temperature, MIN_TEMPERATURE)
+    check_normalize(normalize)
     # What is wrong with the questions themselves is told before what is wrong with the request.
     runtime.constraints.decisions(frame, questions, runtime.model.defaults.end_token_ids)
     request = _request(runtime, prompt, frame, questions, max_denoising_steps, parameters)
-    return ChooseRequest.of(runtime, request, Reading(frame, questions, scale, power), record)
+    return ChooseRequest.of(runtime, request, Reading(frame, questions, scale, power, normalize), record)
+
+
+def check_normalize(normalize: object) -> None:
+    """Refuse what ``choose`` cannot take out of a probability."""
+    if normalize is not None and normalize not in get_args(Normalize):
+        raise RequestError(f"normalize {normalize!r} must be 'length', or None for the sum")
 
 
 def _questions(options: Sequence[str] | Mapping[str, Sequence[str]]) -> dict[str, tuple[str, ...]]:

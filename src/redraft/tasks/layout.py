@@ -6,7 +6,7 @@ The layout looks like YAML: ``name: Ada`` a line, members of objects indented, i
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any, Literal
 
@@ -215,8 +215,9 @@ class _Builder:
             raise fail(merged.pointer, f"{merged.unfixed[0]!r} has no fixed layout; leave it out and check the result")
         kinds = merged.kinds if merged.kinds is not None else merged.implied_kinds
         if merged.values is not None:
-            merged.values = [value for value in merged.values if satisfies(self._document, merged, value)]
-            nullable |= None in merged.values
+            values = [value for value in merged.values if satisfies(self._document, merged, value)]
+            merged = replace(merged, values=values)
+            nullable |= None in values
         else:
             nullable |= "null" in kinds
         return merged, kinds - {"null"}, nullable

@@ -36,18 +36,23 @@ class BruteForce:
     def __init__(self, frame: Frame, tokens: Sequence[bytes], ends: Sequence[int]) -> None:
         self.tokens, self.ends = tokens, list(ends)
         self.readings: list[tuple[dict[str, str], tuple[int, ...]]] = []
+        self.spans: list[dict[str, tuple[int, int]]] = []
+        """For each reading, the bytes that stand in each hole, with the spaces before it."""
         holes = [part for part in frame if not isinstance(part, str)]
         for answers in product(*(options for _, options in holes)):
-            text, borders, filling = "", set[int](), iter(answers)
+            text, borders, filling, spans = "", set[int](), iter(answers), {}
             for part in frame:
                 if isinstance(part, str):
                     text += part
                     continue
-                borders.add(self._before(text, borders))
+                start = self._before(text, borders)
                 text += next(filling)
-                borders.add(len(text.encode()))
+                spans[part[0]] = start, len(text.encode())
+                borders.update(spans[part[0]])
             answer = dict(zip((name for name, _ in holes), answers, strict=True))
-            self.readings += [(answer, split) for split in self._splits(text.encode(), borders)]
+            splits = list(self._splits(text.encode(), borders))
+            self.readings += [(answer, split) for split in splits]
+            self.spans += [spans] * len(splits)
 
     @staticmethod
     def _before(text: str, borders: set[int]) -> int:
@@ -75,6 +80,39 @@ class BruteForce:
                 logprob += np.logaddexp.reduce(logp[len(split), self.ends])
             found.append((answer, float(logprob)))
         return found
+
+    def by_length(self, logp: Floats, question: str) -> dict[str, float]:
+        """Of each option: the log of its probability with the rest given, for each byte, made to add up to 1.
+
+        The rest is every way to spell what stands around the hole, with as many tokens in the hole as an option has.
+        """
+        rests = dict[tuple[tuple[int, ...], int, tuple[int, ...]], float]()
+        filled, nbytes = dict[str, list[float]](), dict[str, int]()
+        cuts = [self._cut(split, spans[question]) for (_, split), spans in zip(self.readings, self.spans, strict=True)]
+        for (answer, _), spans, (before, inside, after) in zip(self.readings, self.spans, cuts, strict=True):
+            option = answer[question]
+            nbytes[option] = spans[question][1] - spans[question][0]
+            for count in {len(other) for _, other, _ in cuts}:
+                rests[before, count, after] = self._weight(logp, [(0, before), (len(before) + count, after)])
+            whole = self._weight(logp, [(0, before + inside + after)])
+            filled.setdefault(option, []).append(whole)
+        frame = np.logaddexp.reduce(list(rests.values()))
+        scores = {option: (np.logaddexp.reduce(logs) - frame) / nbytes[option] for option, logs in filled.items()}
+        total = np.logaddexp.reduce(list(scores.values()))
+        return {option: float(score - total) for option, score in scores.items()}
+
+    def _cut(self, split: tuple[int, ...], span: tuple[int, int]) -> tuple[tuple[int, ...], ...]:
+        ends = np.cumsum([len(self.tokens[token]) for token in split])
+        first, last = int((ends <= span[0]).sum()), int((ends <= span[1]).sum())
+        return split[:first], split[first:last], split[last:]
+
+    def _weight(self, logp: Floats, pieces: Sequence[tuple[int, tuple[int, ...]]]) -> float:
+        """The log weight of tokens from a position on, the last piece with an end token where the canvas goes on."""
+        end = pieces[-1][0] + len(pieces[-1][1])
+        if end > len(logp):
+            return -math.inf
+        found = sum(logp[start + i, token] for start, piece in pieces for i, token in enumerate(piece))
+        return float(found + (np.logaddexp.reduce(logp[end, self.ends]) if end < len(logp) else 0.0))
 
     def decided(self, logp: Floats) -> tuple[dict[tuple[str, str], float], float]:
         """Log probability of each question's option, and of any filling at all."""
@@ -230,6 +268,34 @@ def test_the_order_of_options_and_questions_changes_nothing_but_the_order():
         assert found == expected
         order = [(name, list(options)) for name, options in found.probabilities.items()]
         assert order == [(name, list(options)) for name, options in shuffled.items()]
+
+
+@pytest.mark.parametrize("frame", FRAMES.values(), ids=FRAMES)
+def test_by_length_options_compare_by_their_probability_for_each_byte(frame):
+    """The frame around the hole is given, and does not count as a part of any option."""
+    tokens, ends = TOKENS + BRACES, [END, LAST]
+    decisions = Decisions.compile(*written(frame), Vocabulary.from_tokens(tokens), ends)
+    exact, rng = BruteForce(frame, tokens, ends), np.random.default_rng(0)
+    most = max(len(split) for _, split in exact.readings)
+    for length in (decisions.min_tokens, most, most + 2):
+        logp = distributions(rng, length, len(tokens), 2.0)
+        found = decisions.decide(class_sums(decisions, logp), normalize="length").log_probabilities
+        for question, options in found.items():
+            expected = exact.by_length(logp, question)
+            assert options == pytest.approx({option: expected[option] for option in options}, rel=1e-9, abs=1e-9)
+
+
+def test_by_length_a_long_option_is_not_behind_for_its_length():
+    """Tokens of one byte, all equally probable: the sum prefers the short option, by length there is no difference."""
+    tokens = [b"", b"a", b"b", b"c"]
+    decisions = Decisions.compile("{q}", {"q": ("a", "bbbb")}, Vocabulary.from_tokens(tokens), [END])
+    sums = class_sums(decisions, np.full((4, len(tokens)), -math.log(4)))
+    assert decisions.decide(sums).probabilities["q"]["a"] > 0.9
+    # On a full canvas the rest weighs 1; after "a" it is an end token.
+    by_length = decisions.decide(sums.rows(slice(4)), normalize="length").log_probabilities["q"]
+    rest = math.log(1 + 1 / 4)
+    short, long = -2 * math.log(4) - rest, (-4 * math.log(4) - rest) / 4
+    assert by_length["a"] - by_length["bbbb"] == pytest.approx(short - long)
 
 
 def test_only_the_positions_of_the_canvas_count():

@@ -8,6 +8,7 @@ import sys
 import unicodedata
 from collections.abc import Callable
 from functools import cache
+from itertools import product
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 
 from redraft.constrain.automaton.bytes import build
 from redraft.constrain.expression import NOTHING, AnyOf, Characters, Literal, Sequence
+from redraft.constrain.language.json.patterns import automaton as searched
 from redraft.constrain.language.regex import parse
 from redraft.errors import ConstraintError
 from tests.constrain.judges import full_match
@@ -194,8 +196,10 @@ def test_neighbouring_characters_become_one_literal():
 @pytest.mark.parametrize(
     ("pattern", "position", "named"),
     [
-        ("ab(?=c)", 2, "lookahead (?=...) is not supported"),
-        ("a(?!c)", 1, "negative lookahead (?!...) is not supported"),
+        ("x(ab(?=c))", 4, "lookahead (?=...) inside a group is not supported"),
+        ("(?:a(?!c))*", 4, "negative lookahead (?!...) inside a group is not supported"),
+        ("(?!a(?!c))", 4, "negative lookahead (?!...) inside a group is not supported"),
+        ("(?!a)*", 5, "has nothing to repeat"),
         ("(?<=a)b", 0, "lookbehind (?<=...) is not supported"),
         ("(?<!a)b", 0, "negative lookbehind (?<!...) is not supported"),
         ("a(?>b)", 1, "atomic group (?>...) is not supported"),
@@ -309,3 +313,39 @@ def test_a_class_of_no_character_matches_nothing():
     with pytest.raises(ConstraintError, match="contradicts itself"):
         build(parse(r"a[^\d\D]"))
     assert build(AnyOf((parse(r"a[^\d\D]"), NOTHING, parse("b")))).shortest() == b"b"
+
+
+LOOKAHEADS = [
+    *("(?!ab)[abc]*", "(?!ab)c", "(?=.*b)[abc]{2,3}", "^(?!^a|b$).*", "a(?!b)(?!c).*", "(?=[^=]+$)(?!\\s+$)(.|\\n)+"),
+    *(
+        "a(?!b)[^a]|c(?=a).*",
+        "(?!a$)[abc]*$",
+        "(?![ab][ca])..?",
+        "(?!.*(ab|ca)).{3}",
+        "(?:ab)?(?=c)c",
+        "(?=a)(?!ab)a.*",
+    ),
+]
+SHORT_TEXTS = ["".join(letters) for size in range(5) for letters in product("abc", repeat=size)]
+SHORT_TEXTS += ["=a", "a=", " ", "\n", "a\n", "b\n"]
+
+
+@pytest.mark.parametrize("pattern", LOOKAHEADS)
+def test_lookahead_is_that_of_python_on_every_short_text(pattern: str):
+    """Of the whole text, and searched for as JSON schema does."""
+    whole, found = build(parse(pattern)), searched(pattern, possibly=False)
+    possibly = searched(pattern, possibly=True)
+    for text in SHORT_TEXTS:
+        assert whole.matches(text.encode()) == bool(re.fullmatch(pattern, text)), text
+        # JavaScript's $ does not overlook a line feed at the end.
+        in_all = bool(re.search(pattern, text)) and bool(re.search(pattern.replace("$", r"\Z"), text))
+        assert found.matches(text.encode()) == in_all, text
+        assert possibly.matches(text.encode()) or not re.search(pattern, text), text
+
+
+def test_what_lookahead_excludes_in_any_dialect_is_excluded():
+    """Arabic digits are digits to Python alone."""
+    found, possibly = (searched(r"^(?!\d)", possibly=one) for one in (False, True))
+    assert not found.matches("٣".encode())
+    assert possibly.matches("٣".encode())
+    assert not possibly.matches(b"3")

@@ -101,6 +101,15 @@ def test_decisions(served: Served, alone: Engine) -> None:
         assert sum(told["probabilities"].values()) == pytest.approx(1)
     assert answer["seed"] == 2
     assert answer["usage"]["denoising_steps"] == 1
+    body = {"prompt": "is it?", "questions": questions, "seed": 2, "normalize": "length"}
+    by_length = served.post("/v1/redraft/choose", body).json()["answers"]
+    expected = alone.choose("is it?", questions, seed=2, normalize="length")
+    for name, decision in expected.answers.items():
+        assert by_length[name]["probabilities"] == pytest.approx(decision.probabilities)
+        assert by_length[name]["probabilities"] != pytest.approx(answer["answers"][name]["probabilities"])
+    refused = served.post("/v1/redraft/choose", {**body, "normalize": "tokens"})
+    assert refused.status_code == 400
+    assert refused.json()["error"]["param"] == "normalize"
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from functools import reduce
+from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
@@ -75,13 +76,14 @@ class ByteAutomaton:
         return bytes(reversed(path))
 
 
-def build(expression: Expression, limits: Limits = DEFAULT_LIMITS) -> ByteAutomaton:
+def build(expression: Expression, limits: Limits = DEFAULT_LIMITS, *, budget: Budget | None = None) -> ByteAutomaton:
     """The minimal automaton of the texts that match all of ``expression``; equal languages give equal arrays.
 
     States are numbered in the order in which a breadth-first walk in byte order meets them, so ``start`` is 0.
-    Raise ConstraintError where nothing matches or a limit is passed.
+    ``budget``, in the place of ``limits``: one that may be spent in part. Raise ConstraintError where nothing matches
+    or a limit is passed.
     """
-    budget = Budget(limits)
+    budget = Budget(limits) if budget is None else budget
     automaton = _Builder(budget).compile(expression)
     if automaton is None:
         raise ConstraintError(
@@ -167,6 +169,9 @@ def _byte_classes(masks: dict[int, int], budget: Budget) -> list[int]:
 
 def _closure(nfa: Nfa, states: tuple[int, ...], budget: Budget) -> tuple[int, ...]:
     """States that read a byte, and the end, reached from any of ``states`` by empty transitions."""
+    if len(states) == 1 and not nfa.skips[states[0]]:
+        budget.spend(1)
+        return states if nfa.edges[states[0]] or states[0] == nfa.end else ()
     seen = set(states)
     reached, followed = list(seen), 0
     for source in reached:
@@ -201,8 +206,10 @@ def _moves(nfa: Nfa, members: tuple[int, ...], spread: list[list[int]], budget: 
 def _finished(automaton: Dfa, steps: int) -> ByteAutomaton:
     states = len(automaton.rows)
     by_class = np.full((states + 1, len(automaton.classes) + 1), states, dtype=np.int32)
-    for state, row in enumerate(automaton.rows):
-        by_class[state, list(row)] = list(row.values())
+    sources = np.repeat(np.arange(states), [len(row) for row in automaton.rows])
+    reads = np.fromiter(chain.from_iterable(automaton.rows), dtype=np.int64)
+    targets = np.fromiter(chain.from_iterable(row.values() for row in automaton.rows), dtype=np.int32)
+    by_class[sources, reads] = targets
     # Bytes of no class have the last column, where all is dead.
     class_of = np.full(256, len(automaton.classes))
     for number, mask in enumerate(automaton.classes):

@@ -80,10 +80,13 @@ def minimise(automaton: Dfa, budget: Budget) -> Dfa | None:
     live = _leading_to(automaton.accepting, predecessors)
     if not live[0]:
         return None
-    rows = [
-        {read: row[read] for read in sorted(row) if live[row[read]]} if alive else {}
-        for row, alive in zip(automaton.rows, live, strict=True)
-    ]
+    if all(live):
+        rows = [dict(sorted(row.items())) for row in automaton.rows]
+    else:
+        rows = [
+            {read: row[read] for read in sorted(row) if live[row[read]]} if alive else {}
+            for row, alive in zip(automaton.rows, live, strict=True)
+        ]
     block = _equivalence(rows, automaton.accepting, predecessors, budget)
     number = {block[0]: 0}
     representatives = [0]
@@ -118,15 +121,26 @@ def _equivalence(
     """A number for each state, the same for two that accept the same texts. Dead ends must be gone from ``rows``.
 
     Partition refinement. When a block is split, its largest part keeps the number: a state then changes its own at
-    most log2(states) times, and only the predecessors of those that changed are looked at again.
+    most log2(states) times, and only the predecessors of those that changed are looked at again. States from which
+    there is no way into a circle need none of this.
     """
-    first: dict[tuple[bool, tuple[int, ...]], int] = {}
-    block = [first.setdefault((accepts, tuple(row)), len(first)) for row, accepts in zip(rows, accepting, strict=True)]
-    members: list[set[int]] = [set() for _ in first]
-    for state, number in enumerate(block):
-        members[number].add(state)
+    block, blocks = _uncircular(rows, accepting, predecessors)
     targets = [tuple(row.values()) for row in rows]
-    suspects: set[int] = set(range(len(rows)))
+    suspects = {state for state, number in enumerate(block) if number < 0}
+    first: dict[tuple[bool, tuple[int, ...], tuple[int, ...]], int] = {}
+    members: list[set[int]] = [set() for _ in range(blocks)]
+    begun = {
+        # What is known of the targets already tells states apart; the numbers of others do not yet.
+        state: first.setdefault(
+            (accepting[state], tuple(rows[state]), tuple([block[target] for target in targets[state]])),
+            blocks + len(first),
+        )
+        for state in suspects
+    }
+    members += [set() for _ in first]
+    for state, number in begun.items():
+        block[state] = number
+        members[number].add(state)
     while suspects:
         groups: dict[int, dict[tuple[int, ...], list[int]]] = {}
         compared = 0
@@ -144,6 +158,30 @@ def _equivalence(
                     suspects.update(predecessors[state])
                 members.append(set(part))
     return block
+
+
+def _uncircular(
+    rows: list[dict[int, int]], accepting: list[bool], predecessors: list[list[int]]
+) -> tuple[list[int], int]:
+    """A number for each state from which no way leads into a circle, as in ``_equivalence``, and -1 for the others.
+
+    Also how many numbers there are. Such states are told apart from the ends of texts on, each by what it reads and the
+    numbers of its targets.
+    """
+    found: dict[tuple[bool, tuple[int, ...], tuple[int, ...]], int] = {}
+    block = [-1] * len(rows)
+    left = [len(set(row.values())) for row in rows]
+    waiting = [state for state, count in enumerate(left) if not count]
+    while waiting:
+        state = waiting.pop()
+        row = rows[state]
+        known = accepting[state], tuple(row), tuple([block[target] for target in row.values()])
+        block[state] = found.setdefault(known, len(found))
+        for before in predecessors[state]:
+            left[before] -= 1
+            if not left[before]:
+                waiting.append(before)
+    return block, len(found)
 
 
 def _leaving(block: set[int], parts: list[list[int]]) -> list[list[int]]:

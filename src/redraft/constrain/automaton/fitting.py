@@ -2,8 +2,9 @@
 
 A count is a copy of its part for each number, so that 'maxLength': 524288 would take millions of states. Two things
 help, and neither lets a text through that the constraint does not allow. A very large count is left out, and the answer
-kept to so few bytes that it cannot be reached. A large one is lowered: longer texts are then not written. Both are done
-only to what is refused as it stands; a constraint that fits is built exactly.
+kept to so few bytes that it cannot be reached. A large one is lowered: longer texts are then not written; first the
+largest, then those of whose part a copy takes most. Both are done only to what is refused as it stands; a constraint
+that fits is built exactly.
 """
 
 from collections.abc import Callable, Container, Iterator
@@ -11,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from redraft.constrain.automaton import bytes as byte_automaton
 from redraft.constrain.automaton.bytes import ByteAutomaton
-from redraft.constrain.automaton.limits import DEFAULT_LIMITS, Limits, TooLargeError
+from redraft.constrain.automaton.limits import DEFAULT_LIMITS, Budget, Limits, TooLargeError
 from redraft.constrain.expression import (
     AllOf,
     AnyOf,
@@ -27,9 +28,10 @@ from redraft.constrain.expression import (
 
 _OPEN_FROM = 16_384
 """The least count that is left out rather than lowered."""
-_LOWERED = (1024, 512, 256)
+_LOWERED = ((None, None), (1024, None), (512, None), (256, None), (256, 20_000), (256, 5_000), (256, 1_000))
+"""What is tried one after the other: the largest count, and the most places that one repeat may take."""
 # Of places in an expression written out, so many leave a good chance that the automaton fits.
-_PLACES = 30_000
+_PLACES = 50_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,38 +41,55 @@ class Fitted:
     automaton: ByteAutomaton
     max_bytes: int | None = None
     """The length of text up to which the automaton is right; None for any length."""
-    max_count: int | None = None
-    """The number to which counts above it were lowered."""
+    lowered: bool = False
+    """True if counts were lowered."""
 
 
 def build(expression: Expression, limits: Limits = DEFAULT_LIMITS) -> Fitted:
     """The automaton of an expression, or of as much of it as fits; errors as in ``bytes.build``."""
-    size = _Sizes().places(expression)
+    return next(attempts(expression, limits))
+
+
+def attempts(expression: Expression, limits: Limits = DEFAULT_LIMITS) -> Iterator[Fitted]:
+    """The automaton of an expression, then of less and less of it, as far as they fit; errors as in ``bytes.build``.
+
+    All of them together take no more steps than one may.
+    """
+    budget = Budget(limits)
+    fitted = 0
     refusal: TooLargeError | None = None
-    if size <= limits.nfa_states:
+    if _Sizes().places(expression) <= limits.nfa_states:
         try:
-            return Fitted(byte_automaton.build(expression, limits))
+            yield Fitted(byte_automaton.build(expression, budget=budget))
+            fitted += 1
         except TooLargeError as error:
             refusal = error
-    for most in (None, *_LOWERED):
-        changed = _Lowered(most, opens=True)
+    tried: list[int | None] = []
+    for most, places in _LOWERED:
+        changed = _Lowered(most, places, opens=True)
         smaller = changed.of(expression)
-        if smaller is not expression and _Sizes().places(smaller) <= _PLACES:
-            try:
-                return Fitted(
-                    byte_automaton.build(smaller, limits), changed.max_bytes, most if changed.lowered else None
-                )
-            except TooLargeError:
-                continue
-    if refusal is not None:
+        if smaller is expression or changed.counts == tried or _Sizes().places(smaller) > _PLACES:
+            continue
+        tried = changed.counts
+        try:
+            yield Fitted(
+                byte_automaton.build(smaller, budget=budget.renewed()),
+                changed.max_bytes,
+                any(count is not None for count in changed.counts),
+            )
+            fitted += 1
+        except TooLargeError:
+            continue
+    if refusal is not None and not fitted:
         raise refusal
-    # The builder says what is too large.
-    return Fitted(byte_automaton.build(expression, limits))
+    if not fitted:
+        # The builder says what is too large.
+        yield Fitted(byte_automaton.build(expression, limits))
 
 
 def lowered(expression: Expression, most: int) -> Expression:
     """An expression whose counts are ``most`` at most: its texts are some of those that match the first."""
-    return _Lowered(most, opens=False).of(expression)
+    return _Lowered(most, None, opens=False).of(expression)
 
 
 class _Sizes:
@@ -109,12 +128,14 @@ class _Sizes:
 class _Lowered:
     """Lowers the counts of expressions, and notes what that means."""
 
-    def __init__(self, most: int | None, opens: bool) -> None:
-        """``opens``: leave the largest counts out."""
+    def __init__(self, most: int | None, places: int | None, opens: bool) -> None:
+        """``most`` is the largest count, ``places`` what one repeat may take; ``opens`` leaves the largest out."""
         self._most, self._opens = most, opens
+        self._places, self._sizes = places, _Sizes()
         self._made: dict[int, Expression] = {}
         self.max_bytes: int | None = None
-        self.lowered = False
+        self.counts: list[int | None] = []
+        """The counts that were put in the place of larger ones; None for any number."""
 
     def of(self, part: Expression) -> Expression:
         """A part with lower counts: it matches no text of ``max_bytes`` or fewer that the part did not match."""
@@ -147,11 +168,20 @@ class _Lowered:
         if self._opens and high is not None and high >= _OPEN_FROM and low < _OPEN_FROM:
             # Each time is a byte or more, so that no text of so many bytes has more of them.
             self.max_bytes = min(high, high if self.max_bytes is None else self.max_bytes)
+            self.counts.append(None)
             return Repeat(inner, low, None)
-        if self._most is not None and high is not None and high > max(self._most, low):
-            self.lowered = True
-            return Repeat(inner, low, max(self._most, low))
+        most = self._max_count(inner)
+        if most is not None and high is not None and high > max(most, low):
+            self.counts.append(max(most, low))
+            return Repeat(inner, low, max(most, low))
         return part if inner is part.part else Repeat(inner, low, high)
+
+    def _max_count(self, part: Expression) -> int | None:
+        """The largest count of a part; None for any."""
+        if self._places is None:
+            return self._most
+        fits = max(self._places // (1 + self._sizes.places(part)), 1)
+        return fits if self._most is None else min(fits, self._most)
 
 
 def _inner_first(expression: Expression, known: Container[int]) -> Iterator[Expression]:

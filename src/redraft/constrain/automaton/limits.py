@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from redraft.errors import ConstraintError
 
 # Before it is minimised, an automaton may be so many times its limit.
-_BEFORE_MINIMISING = 4
+_BEFORE_MINIMISING = 2
 # An NFA may have so many transitions for each state that it may have.
 _TRANSITIONS_A_STATE = 4
 # NFA states, 8 bytes each, in all the sets of them that are deterministic states: bounds the memory.
@@ -26,8 +26,8 @@ class TooLargeError(ConstraintError):
 class Limits:
     """Limits of one byte automaton. They hold while the work goes on, so that no expression can hang it."""
 
-    states: int = 20_000
-    """States of the finished automaton; before it is minimised, four times as many."""
+    states: int = 40_000
+    """States of the finished automaton; before it is minimised, twice as many."""
     nfa_states: int = 100_000
     """States of the expression with its repeats written out; transitions between them may be four times as many."""
     steps: int = 50_000_000
@@ -43,7 +43,7 @@ class TokenLimits:
 
     functions: int = 50_000
     """Ways in which the prefixes of tokens act on the states."""
-    edges: int = 500_000
+    edges: int = 600_000
     nbytes: int = 2**29
     """Memory of the work, roughly."""
     steps: int = 5_000_000_000
@@ -71,6 +71,11 @@ class Budget:
         self.steps = 0
         """Steps spent so far."""
         self._members = 0
+
+    def renewed(self) -> "Budget":
+        """The budget with its memory free again, for another try; its steps stay spent."""
+        self._members = 0
+        return self
 
     def spend(self, steps: int) -> None:
         """Count steps that were done, or are about to be."""

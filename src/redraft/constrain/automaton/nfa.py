@@ -213,16 +213,19 @@ def _shared(texts: list[bytes]) -> list[tuple[bool, tuple[tuple[int, int], ...]]
     before = b""
 
     def close(length: int) -> None:
-        while len(ends) > length + 1:
+        for depth in range(len(before), length, -1):
             node = ends.pop(), tuple(edges.pop())
-            edges[-1].append((before[len(ends) - 1], numbers.setdefault(node, len(numbers))))
+            edges[-1].append((before[depth - 1], numbers.setdefault(node, len(numbers))))
 
     for text in sorted(set(texts)):
-        common = next((n for n, (a, b) in enumerate(zip(before, text, strict=False)) if a != b), len(before))
+        common = 0
+        for one, other in zip(before, text, strict=False):
+            if one != other:
+                break
+            common += 1
         close(common)
-        for _ in text[common:]:
-            ends.append(False)
-            edges.append([])
+        ends += [False] * (len(text) - common)
+        edges += [[] for _ in range(len(text) - common)]
         ends[-1] = True
         before = text
     close(0)

@@ -195,6 +195,20 @@ def edge_posteriors(
     )
 
 
+def state_messages(chain: Chain, start_state: int, end_potential: Floats, sums: ClassSums) -> tuple[Floats, Floats]:
+    """Logs of what all ways weigh that lead to a state before a position, and of what all weigh that lead on from it.
+
+    Both are [L + 1, S + 1]; their sum at a position and state is what all valid ways through that state weigh. The
+    arguments and the errors are those of ``infer``.
+    """
+    weights = prepare(chain, start_state, end_potential, sums, np.zeros((sums.positions, 2)))
+    groups = _Stretches(chain.group_start).log_sum(weights.total[:, chain.group_class])
+    after = _backward(chain, weights, groups)
+    if after[0, start_state] == -np.inf:
+        raise contradiction(chain, start_state, weights)
+    return _forward(chain, start_state, groups), after
+
+
 def end_potential(distance: NDArray[np.integer], tokens_left_after: int, needs_end: bool) -> Floats:
     """[S + 1]: 0 where a canvas may end when so many more tokens may follow it, -inf elsewhere.
 
@@ -320,6 +334,19 @@ def _backward(chain: Chain, weights: Weights, groups: Floats) -> Floats:
         following = messages[position + 1]
         messages[position, :-1] = edges.log_sum(groups[position, chain.edge_group] + following[chain.edge_target])
         messages[position, -1] = following[-1]
+    return messages
+
+
+def _forward(chain: Chain, start: int, groups: Floats) -> Floats:
+    """[L + 1, S + 1]: log of the sum, over all ways from the start to a state before a position, of their weights."""
+    by_target = np.argsort(chain.edge_target, kind="stable")
+    into = _Stretches(np.searchsorted(chain.edge_target[by_target], np.arange(chain.states + 2)))
+    messages = np.empty((len(groups) + 1, chain.states + 1))
+    messages[0] = np.where(np.arange(chain.states + 1) == start, 0.0, -np.inf)
+    for position, group in enumerate(groups):
+        before = messages[position]
+        messages[position + 1] = into.log_sum((before[chain.edge_source] + group[chain.edge_group])[by_target])
+        messages[position + 1, -1] = np.logaddexp(messages[position + 1, -1], before[-1])
     return messages
 
 

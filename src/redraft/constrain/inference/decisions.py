@@ -5,20 +5,23 @@ the canvas tells how probable it is that the text takes the way through it, all 
 """
 
 import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from redraft.constrain.automaton.chain import Chain
 from redraft.constrain.automaton.vocabulary import Vocabulary
-from redraft.constrain.inference.chain import ClassSums, Floats, edge_posteriors
-from redraft.constrain.language import template
+from redraft.constrain.inference.chain import ClassSums, Floats, edge_posteriors, state_messages
+from redraft.constrain.inference.strands import StrandLayout, check_unambiguous, named, strands_of
 from redraft.errors import ConstraintError
 
+Normalize = Literal["length"]
+"""What may be taken out of an option's probability."""
 # The first state is where the text starts.
 _START = 0
 _SHOWN = 60
@@ -42,6 +45,20 @@ class Decided:
         }
 
 
+@dataclass(frozen=True)
+class Gap:
+    """A hole of the frame as a whole: where its options stand, and how long they are."""
+
+    before: int
+    """The state in which all its options begin."""
+    after: int
+    """The state in which they end."""
+    tokens: tuple[int, ...]
+    """The numbers of tokens that an option may have."""
+    nbytes: Mapping[str, int]
+    """The UTF-8 bytes of each option, with the spaces before the hole."""
+
+
 @dataclass(frozen=True, eq=False)
 class Decisions:
     """A frame with questions as a token automaton, and the edges at which each option is entered.
@@ -60,6 +77,8 @@ class Decisions:
     """Tokens of the shortest filling, without an end token; a canvas needs at least as many positions."""
     entering: dict[str, dict[str, NDArray[np.int64]]]
     """The edges with which each option begins, by question and option; a text takes one of them or none."""
+    gaps: dict[str, Gap]
+    """The hole of each question."""
 
     @classmethod
     def compile(
@@ -80,8 +99,8 @@ class Decisions:
             raise ConstraintError("decisions need an end token, with which a text may end before its canvas does")
         if not 0 <= ends[0] <= ends[-1] < vocabulary.size:
             raise ValueError(f"end token ids {ends.tolist()} must be ids of a vocabulary of {vocabulary.size} tokens")
-        layout = _StrandLayout(_parts(frame, questions))
-        _check_unambiguous(layout)
+        layout = StrandLayout(strands_of(frame, questions))
+        check_unambiguous(layout)
         words = _Words.of(layout, vocabulary, ends)
         chain, slot = _chain(layout, words)
         entering = _entering(layout, slot)
@@ -90,6 +109,7 @@ class Decisions:
             words.token_class,
             words.min_tokens,
             {name: {option: entering[name, option] for option in options} for name, options in questions.items()},
+            _gaps(layout, words),
         )
 
     @property
@@ -108,11 +128,14 @@ class Decisions:
         self,
         sums: ClassSums,
         length: int | None = None,
+        normalize: Normalize | None = None,
     ) -> Decided:
         """The probability of every option from the class sums of each position's token distribution.
 
         The canvas consists of the first ``length`` positions, or of all; the text may fill it, or end before with an
-        end token. Raises ConstraintError where every filling has more tokens, or pinned tokens allow none.
+        end token. With ``normalize="length"``, options compare by the geometric mean over their bytes of the
+        probability that they fill the hole, given that the rest of the frame stands around it. Raises ConstraintError
+        where every filling has more tokens, or pinned tokens allow none.
         """
         length = sums.positions if length is None else length
         if not 0 <= length <= sums.positions:
@@ -122,14 +145,35 @@ class Decisions:
                 f"the frame needs at least {self.min_tokens} tokens, but the canvas has {length} positions; shorten "
                 "it, or ask in parts"
             )
-        found = edge_posteriors(self.chain, _START, self.end_potential, sums.rows(slice(length)))
-        return Decided(
-            {
-                name: _normalised({option: found.log_expected[edges] for option, edges in options.items()})
-                for name, options in self.entering.items()
-            },
-            found.log_valid,
-        )
+        rows = sums.rows(slice(length))
+        found = edge_posteriors(self.chain, _START, self.end_potential, rows)
+        logs = {
+            name: _normalised(
+                {option: float(np.logaddexp.reduce(found.log_expected[edges])) for option, edges in options.items()}
+            )
+            for name, options in self.entering.items()
+        }
+        return Decided(logs if normalize is None else self._by_length(logs, rows), found.log_valid)
+
+    def _by_length(self, logs: Mapping[str, Mapping[str, float]], sums: ClassSums) -> dict[str, dict[str, float]]:
+        """Log probabilities by question and option, from those of the sum, with the length of options taken out."""
+        before, after = state_messages(self.chain, _START, self.end_potential, sums)
+        # The sum of all that is valid, with the weights that the messages have.
+        total = after[0, _START]
+        found = {}
+        for name, options in logs.items():
+            gap = self.gaps[name]
+            # What the frame weighs, with a hole of so many positions that may hold anything.
+            room = [
+                np.logaddexp.reduce(before[: len(before) - n, gap.before] + after[n:, gap.after])
+                for n in gap.tokens
+                if n < len(before)
+            ]
+            frame = float(np.logaddexp.reduce(room))
+            found[name] = _normalised(
+                {option: (total + log - frame) / gap.nbytes[option] for option, log in options.items()}
+            )
+        return found
 
     def probabilities(
         self,
@@ -161,165 +205,6 @@ def _tempered(options: Mapping[str, float], temperature: float) -> dict[str, flo
     return {option: power / total for option, power in powers.items()}
 
 
-@dataclass(frozen=True)
-class _Strand:
-    """Bytes from one border of a hole to the next: of an option with the spaces before it, or of the frame."""
-
-    spelled: bytes
-    question: str | None = None
-    option: str | None = None
-
-
-def _parts(frame: str, questions: Mapping[str, Sequence[str]]) -> list[list[_Strand]]:
-    """The frame and the holes in turn, as the one or several strands that may stand there; none is empty.
-
-    Options are sorted, so that the order in which they are asked for does not even show in the rounding.
-    """
-    for name, options in questions.items():
-        _check_options(name, options)
-    parts: list[list[_Strand]] = []
-    literal, seen = "", set[str]()
-    for text, hole in template.pieces(frame):
-        if hole is None:
-            literal += text
-            continue
-        if hole in seen:
-            raise ConstraintError(f"question {{{hole}}}: its hole stands there twice; give the second another name")
-        if hole not in questions:
-            raise ConstraintError(f"question {{{hole}}}: the hole has no options; add them, or write {{{{")
-        seen.add(hole)
-        before = literal.rstrip(" ")
-        spaces, literal = literal[len(before) :], ""
-        parts += _literal(before)
-        parts.append([_Strand(_encoded(spaces + option, hole), hole, option) for option in sorted(questions[hole])])
-    if missing := [name for name in questions if name not in seen]:
-        raise ConstraintError(f"question {{{missing[0]}}}: the frame has no hole for it; add {{{missing[0]}}} to it")
-    if not seen:
-        raise ConstraintError("the frame asks no question; add a hole {name} and the options of that name")
-    return parts + _literal(literal)
-
-
-def _literal(text: str) -> list[list[_Strand]]:
-    return [[_Strand(_encoded(text, None))]] if text else []
-
-
-def _check_options(name: str, options: Sequence[str]) -> None:
-    # A string is a sequence of strings too.
-    if isinstance(options, str) or not all(isinstance(option, str) for option in options):
-        raise ConstraintError(f"question {{{name}}}: the options {options!r} must be several texts, as ('yes', 'no')")
-    if len(options) < 2:
-        raise ConstraintError(f"question {{{name}}}: there must be two options or more, not {len(options)}")
-    if len(set(options)) < len(options):
-        twice = next(option for at, option in enumerate(options) if option in options[:at])
-        raise ConstraintError(f"question {{{name}}}: the option {twice!r} is there twice")
-    if "" in options:
-        raise ConstraintError(f"question {{{name}}}: an option is empty; give it a text, such as 'none'")
-
-
-def _encoded(text: str, question: str | None) -> bytes:
-    try:
-        return text.encode()
-    except UnicodeEncodeError:
-        raise ConstraintError(f"{_named(question)}: {text!r} has a lone surrogate, which stands for no text") from None
-
-
-def _named(question: str | None) -> str:
-    return "the frame" if question is None else f"question {{{question}}}"
-
-
-class _StrandLayout:
-    """All strands laid out one after the other: a slot before each byte of a strand, and one after its last.
-
-    The slots at the ends of strands are the borders, each a state that the strands which meet there share; every other
-    slot is a state of its own.
-    """
-
-    def __init__(self, parts: Sequence[Sequence[_Strand]]) -> None:
-        self.parts = parts
-        self.strands = [strand for part in parts for strand in part]
-        lengths = np.array([len(strand.spelled) for strand in self.strands])
-        self.last = np.cumsum(lengths + 1) - 1
-        """[strands]: the slot after a strand's last byte."""
-        self.first = self.last - lengths
-        """[strands]: the slot before its first byte."""
-        self.slots = int(self.last[-1]) + 1
-        self.byte = np.frombuffer(b"\0".join([s.spelled for s in self.strands]) + b"\0", dtype=np.uint8)
-        """[slots]: the byte after each slot; at the end of a strand it means nothing."""
-        self.left = np.repeat(self.last, lengths + 1) - np.arange(self.slots)
-        """[slots]: bytes up to the end of the strand."""
-        self.state = self._states()
-        """[slots]: states ascend from border to border."""
-        self.states = int(self.state[-1]) + 1
-
-    def _states(self) -> NDArray[np.int64]:
-        state = np.empty(self.slots, dtype=np.int64)
-        border, strand = 0, 0
-        for part in self.parts:
-            first, last = self.first[strand : strand + len(part)], self.last[strand : strand + len(part)]
-            inner = np.ones(last[-1] + 1 - first[0], dtype=bool)
-            inner[first - first[0]] = inner[last - first[0]] = False
-            slots = state[first[0] : last[-1] + 1]
-            slots[inner] = border + 1 + np.arange(inner.sum())
-            state[first] = border
-            border += int(inner.sum()) + 1
-            state[last] = border
-            strand += len(part)
-        return state
-
-    @cached_property
-    def steps(self) -> list[list[tuple[int, int]]]:
-        """[states]: the bytes that lead from a state, each with the state it leads to."""
-        steps: list[list[tuple[int, int]]] = [[] for _ in range(self.states)]
-        (inside,) = self.left.nonzero()
-        after = zip(self.byte[inside].tolist(), self.state[inside + 1].tolist(), strict=True)
-        for state, step in zip(self.state[inside].tolist(), after, strict=True):
-            steps[state].append(step)
-        return steps
-
-
-def _check_unambiguous(layout: _StrandLayout) -> None:
-    """Refuse a frame in which two fillings make the same text, of which nobody could say what it answers.
-
-    Such fillings part where one option ends and another, longer one goes on.
-    """
-    seen = set[tuple[int, int]]()
-    for shorter, longer in _prefix_pairs(layout.parts):
-        ended, inside = layout.last[shorter], layout.first[longer] + len(layout.strands[shorter].spelled)
-        if _meet(layout.steps, (int(layout.state[ended]), int(layout.state[inside])), seen):
-            short, long = layout.strands[shorter], layout.strands[longer]
-            raise ConstraintError(
-                f"question {{{short.question}}}: some text can be read with {short.option!r} and with {long.option!r} "
-                "as its answer; end the hole with a text, such as a new line, that tells where an answer ends"
-            )
-
-
-def _prefix_pairs(parts: Sequence[Sequence[_Strand]]) -> Iterator[tuple[int, int]]:
-    """The numbers of strands that stand in the same place, where the second begins with the whole first."""
-    number = 0
-    for part in parts:
-        for at, shorter in enumerate(part):
-            # Sorted texts that begin alike stand together.
-            for further, longer in enumerate(part[at + 1 :], at + 1):
-                if not longer.spelled.startswith(shorter.spelled):
-                    break
-                yield number + at, number + further
-        number += len(part)
-
-
-def _meet(steps: Sequence[Sequence[tuple[int, int]]], pair: tuple[int, int], seen: set[tuple[int, int]]) -> bool:
-    """True if some bytes lead from both states of a pair to the same one; pairs already seen do not."""
-    pending = [pair]
-    while pending:
-        pair = pending.pop()
-        if pair[0] == pair[1]:
-            return True
-        if pair not in seen:
-            seen.add(pair)
-            ways = ((one, other) for one in steps[pair[0]] for other in steps[pair[1]])
-            pending += [(one, other) for (byte, one), (same, other) in ways if byte == same]
-    return False
-
-
 @dataclass(frozen=True, eq=False)
 class _Words:
     """The W byte strings that tokens spell and that stand somewhere in a strand, and each of these places [P]."""
@@ -335,7 +220,7 @@ class _Words:
     min_tokens: int
 
     @classmethod
-    def of(cls, layout: _StrandLayout, vocabulary: Vocabulary, ends: NDArray[np.int64]) -> "_Words":
+    def of(cls, layout: StrandLayout, vocabulary: Vocabulary, ends: NDArray[np.int64]) -> "_Words":
         tree = vocabulary.prefixes
         start, end, node = _occurrences(layout, vocabulary, ends)
         read = _min_steps(start, end, layout.first, layout.slots)
@@ -351,7 +236,7 @@ class _Words:
 
 
 def _occurrences(
-    layout: _StrandLayout, vocabulary: Vocabulary, ends: NDArray[np.int64]
+    layout: StrandLayout, vocabulary: Vocabulary, ends: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
     """The places of tokens in strands: the slots before and after them, by the first, and the nodes of their bytes.
 
@@ -394,20 +279,20 @@ def _min_steps(source: NDArray[np.int64], target: NDArray[np.int64], origins: ND
     return np.array(steps)
 
 
-def _min_tokens(layout: _StrandLayout, needed: Sequence[float]) -> int:
+def _min_tokens(layout: StrandLayout, needed: Sequence[float]) -> int:
     """The tokens of the shortest filling, of the tokens that each strand needs; each must be possible to spell."""
     for strand, tokens in zip(layout.strands, needed, strict=True):
         if tokens == math.inf:
             shown = strand.spelled.decode()[:_SHOWN]
             what = f"{shown!r}, which stands between holes" if strand.option is None else f"the option {shown!r}"
             raise ConstraintError(
-                f"{_named(strand.question)}: the tokens of the model's vocabulary do not add up to {what}"
+                f"{named(strand.question)}: the tokens of the model's vocabulary do not add up to {what}"
             )
     strands = iter(needed)
     return int(sum(min(next(strands) for _ in part) for part in layout.parts))
 
 
-def _chain(layout: _StrandLayout, words: _Words) -> tuple[Chain, NDArray[np.int64]]:
+def _chain(layout: StrandLayout, words: _Words) -> tuple[Chain, NDArray[np.int64]]:
     """The token automaton, and the slot before each edge [E], ``layout.slots`` for the end tokens' edge.
 
     Every word is a class, and a group of its own.
@@ -428,7 +313,7 @@ def _chain(layout: _StrandLayout, words: _Words) -> tuple[Chain, NDArray[np.int6
     return chain, slot
 
 
-def _entering(layout: _StrandLayout, slot: NDArray[np.int64]) -> dict[tuple[str | None, str | None], NDArray[np.int64]]:
+def _entering(layout: StrandLayout, slot: NDArray[np.int64]) -> dict[tuple[str | None, str | None], NDArray[np.int64]]:
     """The edges that begin in each option's first slot, by question and option; ``slot`` [E] is that before an edge."""
     order = np.argsort(slot, kind="stable")
     bounds = np.searchsorted(slot[order], [layout.first, layout.first + 1]).T.tolist()
@@ -438,12 +323,37 @@ def _entering(layout: _StrandLayout, slot: NDArray[np.int64]) -> dict[tuple[str 
     }
 
 
-def _normalised(taken: Mapping[str, Floats]) -> dict[str, float]:
-    """The log probability of each option, from those of its edges.
+def _gaps(layout: StrandLayout, words: _Words) -> dict[str, Gap]:
+    """The hole of each question."""
+    # The numbers of tokens that lead from a strand's first slot to each slot, as the bits of an integer.
+    counts = [0] * layout.slots
+    for first in layout.first.tolist():
+        counts[first] = 1
+    for start, end in zip(words.start.tolist(), words.end.tolist(), strict=True):
+        counts[end] |= counts[start] << 1
+    gaps, number = {}, 0
+    for part in layout.parts:
+        numbers = range(number, number + len(part))
+        number += len(part)
+        if (name := part[0].question) is None:
+            continue
+        possible = 0
+        for strand in numbers:
+            possible |= counts[layout.last[strand]]
+        gaps[name] = Gap(
+            int(layout.state[layout.first[numbers[0]]]),
+            int(layout.state[layout.last[numbers[0]]]),
+            tuple(n for n in range(possible.bit_length()) if possible >> n & 1),
+            {strand.option: len(strand.spelled) for strand in part if strand.option is not None},
+        )
+    return gaps
 
-    They add up to 1 by themselves, but for the rounding of potentials as low as -1e9.
+
+def _normalised(logs: Mapping[str, float]) -> dict[str, float]:
+    """The log probability of each option, made to add up to 1 with the others.
+
+    Those of sums do by themselves, but for the rounding of potentials as low as -1e9.
     """
-    logs = {option: float(np.logaddexp.reduce(edges)) for option, edges in taken.items()}
     # In an order that is not that of the options, which are to make no difference.
     total = float(np.logaddexp.reduce(sorted(logs.values())))
     return {option: log - total for option, log in logs.items()}

@@ -2,21 +2,26 @@
 
 A pattern matches the whole text. Where dialects read the same syntax differently, a text is one that matches in all of
 them: ``\\d``, ``\\w`` and ``\\s`` are ASCII; ``\\D``, ``\\W`` and ``\\S`` are no digit, no part of a word and no white
-space of any script; ``.`` is no line end. What they write differently is refused, and so is what no automaton can do:
-lookaround, back-references.
+space of any script; ``.`` is no line end. Lookahead may stand outside all groups, where all of the text that follows
+is known. What they write differently is refused, and so are lookbehind and back-references.
 """
 
 import re
+from dataclasses import dataclass
 from typing import NoReturn
 
 from redraft.constrain.expression import (
+    EMPTY,
     LAST_CODE_POINT,
+    AllOf,
     AnyOf,
     Characters,
     Expression,
     Literal,
     Repeat,
     Sequence,
+    Without,
+    optional,
 )
 from redraft.constrain.language import character_classes
 from redraft.errors import ConstraintError
@@ -24,6 +29,7 @@ from redraft.errors import ConstraintError
 _MAX_GROUP_DEPTH = 100
 _MAX_COUNT = 1_000_000
 
+_ANYTHING = Repeat(Characters.of([(0, LAST_CODE_POINT)]), 0, None)
 # Python's dot leaves out the line feed only, JavaScript's all that ends a line.
 _LINE_FEED = Characters.among("\n")
 _LINE_ENDS = Characters.among("\n\r\u2028\u2029")
@@ -40,8 +46,8 @@ _NAME = re.compile(r"\(\?P?<([A-Za-z_][A-Za-z0-9_]*)>")
 _REFUSED_GROUPS = {
     "(?<=": "lookbehind (?<=...)",
     "(?<!": "negative lookbehind (?<!...)",
-    "(?=": "lookahead (?=...)",
-    "(?!": "negative lookahead (?!...)",
+    "(?=": "lookahead (?=...) inside a group",
+    "(?!": "negative lookahead (?!...) inside a group",
     "(?>": "the atomic group (?>...)",
     "(?P=": "the back-reference (?P=...)",
     "(?P>": "recursion (?P>...)",
@@ -66,29 +72,53 @@ _REFUSED_ESCAPES = {
 }
 
 
-def parse(pattern: str, *, any_dialect: bool = False) -> Expression:
+def parse(pattern: str, *, any_dialect: bool = False, following: Expression = EMPTY) -> Expression:
     """The expression of the texts that the whole of ``pattern`` matches in every dialect, or in ``any_dialect``.
 
-    ``^`` at the very start and ``$`` at the very end say nothing more and may stand there. Groups only group; a lazy
-    repeat matches the same texts as a greedy one. Raise ConstraintError, with the position, for anything else.
+    ``following`` is what comes after it, up to the end of the text, which lookahead sees too. ``^`` at the very start
+    and ``$`` at the very end say nothing more and may stand there. Groups only group; a lazy repeat matches the same
+    texts as a greedy one. Raise ConstraintError, with the position, for anything else.
     """
-    return _Parser(pattern, any_dialect).parse()
+    return _Parser(pattern, any_dialect, following).parse()
+
+
+@dataclass(frozen=True)
+class _Ahead:
+    """What the text from here on to its end must match, or must not."""
+
+    text: Expression
+    negative: bool
 
 
 class _Level:
     """An open group: the options that are complete, and the parts of the one being read."""
 
-    def __init__(self, opened: int) -> None:
+    def __init__(self, opened: int, following: Expression = EMPTY, negative: bool | None = None) -> None:
+        """``negative`` is None for what is no lookahead, and ``following`` comes after each of its options."""
         self.opened = opened
+        self.following = following
+        self.negative = negative
         self.parts: list[Expression] = []
+        self._ahead: list[tuple[int, _Ahead]] = []
         self._options: list[Expression] = []
 
-    def next_option(self) -> None:
-        self._options.append(_sequence(self.parts))
-        self.parts = []
+    def look_ahead(self, ahead: _Ahead) -> None:
+        """Add what must follow the parts that there are."""
+        self._ahead.append((len(self.parts), ahead))
 
-    def finish(self) -> Expression:
-        self.next_option()
+    def next_option(self, following: Expression | None = None) -> None:
+        """Begin another option; ``following`` is what comes after the last one, in the place of the level's."""
+        following = self.following if following is None else following
+        parts = self.parts if following == EMPTY else [*self.parts, following]
+        for at, ahead in reversed(self._ahead):
+            rest = _sequence(parts[at:])
+            held = Without(rest, ahead.text) if ahead.negative else AllOf((rest, ahead.text))
+            parts = [*parts[:at], held]
+        self._options.append(_sequence(parts))
+        self.parts, self._ahead = [], []
+
+    def finish(self, following: Expression | None = None) -> Expression:
+        self.next_option(following)
         return self._options[0] if len(self._options) == 1 else AnyOf(tuple(self._options))
 
 
@@ -106,11 +136,13 @@ def _sequence(parts: list[Expression]) -> Expression:
 class _Parser:
     """Reads a pattern from left to right; open groups wait on a stack of their own, not on Python's."""
 
-    def __init__(self, pattern: str, any_dialect: bool) -> None:
+    def __init__(self, pattern: str, any_dialect: bool, following: Expression) -> None:
         self._pattern = pattern
         self._any_dialect = any_dialect
         self._position = 0
-        self._levels = [_Level(0)]
+        self._levels = [_Level(0, following)]
+        # What the option of a lookahead that was ended by a $ is followed by.
+        self._ended: Expression | None = None
         self._names: set[str] = set()
         # Whether what was read last is something that a repeat can follow.
         self._repeatable = False
@@ -132,7 +164,7 @@ class _Parser:
             self._close_group()
         elif character == "|":
             self._position += 1
-            self._levels[-1].next_option()
+            self._levels[-1].next_option(self._take_ended())
             self._repeatable = False
         elif character in "^$":
             self._read_anchor(character)
@@ -152,7 +184,13 @@ class _Parser:
             return (_LINE_FEED if self._any_dialect else _LINE_ENDS).complement()
         return Literal(self._checked(character, self._position - 1))
 
+    def _take_ended(self) -> Expression | None:
+        ended, self._ended = self._ended, None
+        return ended
+
     def _read_anchor(self, character: str) -> None:
+        if self._levels[-1].negative is not None and self._in_lookahead(character):
+            return
         if self._position != (0 if character == "^" else len(self._pattern) - 1):
             edge = "start" if character == "^" else "end"
             self._fail(
@@ -162,8 +200,34 @@ class _Parser:
         self._position += 1
         self._repeatable = False
 
+    def _in_lookahead(self, character: str) -> bool:
+        """Read an anchor that says something inside a lookahead: a ^ at the start of the text, a $ before the end."""
+        at, level = self._position, self._levels[-1]
+        if character == "^":
+            first = at == level.opened + 3 and self._pattern[: level.opened] in ("", "^")
+        else:
+            first = self._pattern[at + 1 : at + 2] in ("|", ")")
+            if first:
+                # Python's $ overlooks a line feed at the end.
+                self._ended = optional(Literal("\n")) if self._any_dialect else EMPTY
+        if first:
+            self._position += 1
+            self._repeatable = False
+        return first
+
+    def _open_lookahead(self) -> None:
+        negative = self._pattern[self._position + 2] == "!"
+        self._levels.append(_Level(self._position, _ANYTHING, negative))
+        # What is ruled out in some dialect is not certain to be allowed.
+        self._any_dialect ^= negative
+        self._position += 3
+        self._repeatable = False
+
     def _open_group(self) -> None:
         at, pattern = self._position, self._pattern
+        if len(self._levels) == 1 and pattern.startswith(("(?=", "(?!"), at):
+            self._open_lookahead()
+            return
         if len(self._levels) > _MAX_GROUP_DEPTH:
             self._fail(f"groups stand inside one another more than {_MAX_GROUP_DEPTH} deep; write it flatter")
         name = _NAME.match(pattern, at)
@@ -196,9 +260,14 @@ class _Parser:
         if len(self._levels) == 1:
             self._fail("this ) closes no group; write \\) for the character")
         self._position += 1
-        group = self._levels.pop().finish()
-        self._levels[-1].parts.append(group)
-        self._repeatable = True
+        level = self._levels.pop()
+        group = level.finish(self._take_ended())
+        if level.negative is not None:
+            self._any_dialect ^= level.negative
+            self._levels[-1].look_ahead(_Ahead(group, level.negative))
+        else:
+            self._levels[-1].parts.append(group)
+        self._repeatable = level.negative is None
 
     def _read_repeat(self) -> None:
         at = self._position

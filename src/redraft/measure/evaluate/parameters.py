@@ -11,6 +11,7 @@ from redraft.constrain.language.template import Hole
 from redraft.engine.request import check_number, check_seed, check_stop, check_switch, check_temperature, check_whole
 from redraft.engine.thinking import check_effort
 from redraft.errors import RequestError
+from redraft.tasks.choose import check_normalize
 
 # What an item says by keys of its own, and what no JSON can say.
 _ELSEWHERE = ("prompt", "frame")
@@ -33,6 +34,7 @@ _CHECKS: dict[str, Callable[[Any], object]] = {
     "entropy_bound": lambda value: check_number("entropy_bound", value, 0),
     "thinking_budget": lambda value: check_whole("thinking_budget", value, 0),
     "reasoning_effort": check_effort,
+    "normalize": check_normalize,
     "top_logprobs": lambda value: check_whole("top_logprobs", value, 0, 20),
     **{
         name: lambda value, name=name: check_whole(name, value, 1)  # type: ignore[misc]

@@ -123,6 +123,7 @@ class ChooseBody(Body):
     max_denoising_steps: Annotated[int, Field(ge=1, le=1000)] | None = None
     seed: Seed = None
     calibrated: bool | None = None
+    normalize: Literal["length"] | None = None
 
 
 _FIELDS = {name: name for name in _PARAMETERS}
@@ -313,6 +314,7 @@ async def decide(body: ChooseBody, http: HttpRequest) -> Response:
         "frame": body.frame,
         "max_denoising_steps": body.max_denoising_steps,
         "calibrated": body.calibrated,
+        "normalize": body.normalize,
         "seed": new_seed() if body.seed is None else body.seed,
     }
     parameters: dict[str, Any] = {name: value for name, value in given.items() if value is not None}

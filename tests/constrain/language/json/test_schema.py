@@ -154,7 +154,7 @@ def test_values_are_accepted_exactly_if_they_are_valid():
         ({"maximum": float("nan")}, "'maximum' must be a number"),
         ({"maximum": 1e308}, "'maximum' must have at most 60 digits"),
         ({"pattern": 3}, "'pattern' must be a string"),
-        ({"items": {"pattern": "a(?=b)"}}, "schema at /items: 'pattern': regular expression, position 1"),
+        ({"items": {"pattern": "(a(?=b))b"}}, "schema at /items: 'pattern': regular expression, position 2"),
         ({"format": 3}, "'format' must be a string, not 3"),
         ({"items": [{}]}, "'items' must be a schema; for a schema of each item write 'prefixItems'"),
         ({"properties": {"a": 3}}, "schema at /properties/a: a schema must be an object"),

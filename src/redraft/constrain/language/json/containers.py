@@ -3,11 +3,12 @@
 from collections.abc import Sequence as ListOf
 from itertools import combinations
 
-from redraft.constrain.expression import EMPTY, Expression, Network, joined
+from redraft.constrain.expression import EMPTY, Expression, joined
 from redraft.constrain.language.json import text as json_text
 from redraft.constrain.language.json.keywords import ImpossibleError, fail
 from redraft.constrain.language.json.merge import Contains
 from redraft.constrain.language.json.text import Layout, Member
+from redraft.constrain.language.json.ways import Ways
 from redraft.errors import ConstraintError
 
 MAX_DIFFERENT = 10
@@ -17,24 +18,6 @@ _MAX_PATTERNS = 3
 
 _Counts = tuple[int, int | None]
 _Pattern = tuple[str, str]
-
-
-class _Places:
-    """Numbers for what the places of a network stand for; 0 is the first, 1 the end."""
-
-    def __init__(self, start: object) -> None:
-        self._numbers: dict[object, int] = {start: 0, None: 1}
-        self._edges: list[tuple[int, Expression, int]] = []
-
-    def add(self, source: object, text: Expression, target: object) -> None:
-        """Add an edge; the target None is the end."""
-        self._edges.append((self._number(source), text, self._number(target)))
-
-    def _number(self, place: object) -> int:
-        return self._numbers.setdefault(place, len(self._numbers))
-
-    def network(self) -> Network:
-        return Network(len(self._numbers), tuple(self._edges))
 
 
 def pattern_sets(patterns: ListOf[_Pattern]) -> list[tuple[_Pattern, ...]]:
@@ -69,7 +52,7 @@ def object_text(
 def _counted(layout: Layout, members: ListOf[Member], further: Expression | None, counts: _Counts) -> Expression:
     low, high = counts
     most = low if high is None else high
-    places = _Places((0, 0, 0))
+    places = Ways((0, 0, 0))
 
     def after(index: int, named: int, others: int) -> tuple[int, int, int]:
         # Beyond what is asked for, counts are one where nothing is counted.
@@ -109,7 +92,7 @@ def different(layout: Layout, texts: ListOf[Expression], low: int, high: int, po
     """An array of ``low`` to ``high`` of the texts, none of them twice; a place for each set of them."""
     if high > 1 and len(texts) > MAX_DIFFERENT:
         raise fail(pointer, f"'uniqueItems' is supported for up to {MAX_DIFFERENT} values; there are {len(texts)}")
-    places = _Places(frozenset())
+    places = Ways(frozenset())
     for size in range(high + 1):
         for found in map(frozenset, combinations(range(len(texts)), size)):
             if size >= low:
@@ -135,7 +118,7 @@ def containing(
     if cap > MAX_COUNTED:
         raise fail(wanted.pointer, f"'contains' is supported with counts of items up to {MAX_COUNTED}")
     most = wanted.min if wanted.max is None else wanted.max
-    places = _Places((0, 0))
+    places = Ways((0, 0))
     waiting, seen = [(0, 0)], {(0, 0)}
     while waiting:
         source = waiting.pop()

@@ -55,6 +55,7 @@ class Document:
         self._nested = 0
         self._steps = 0
         self._automata: dict[Hashable, ByteAutomaton] = {}
+        self._merges: dict[Hashable, Merged | ForbiddenError] = {}
         self._refers: dict[str, list[str]] = {}
         self._read("", schema)
         self._recursive = self._targets_in_themselves()
@@ -186,6 +187,19 @@ class Document:
 
     def merge(self, places: Places, depth: int | None = None) -> Merged:
         """All that holds where all ``places`` hold; ``depth`` is how deep a schema may be in itself."""
+        key = tuple(place.key for place in places), depth
+        found = self._merges.get(key)
+        if found is None:
+            try:
+                found = self._merge(places, depth)
+            except ForbiddenError as error:
+                found = error
+            self._merges[key] = found
+        if isinstance(found, ForbiddenError):
+            raise found
+        return found
+
+    def _merge(self, places: Places, depth: int | None) -> Merged:
         self._merged += 1
         if self._merged > _MAX_MERGED:
             raise TooLargeError(

@@ -35,9 +35,9 @@ def accepts(document: Document, places: Places, value: Any, *, possibly: bool = 
         merged = document.merge(places)
     except ForbiddenError:
         return False
-    if merged.values is not None:
+    if merged.allowed is not None:
         document.spend(merged.size)
-        if Value.of(value) not in map(Value.of, merged.values):
+        if Value.of(value) not in merged.allowed:
             return False
     return satisfies(document, merged, value, possibly=possibly)
 

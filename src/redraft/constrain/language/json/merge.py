@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 from redraft.constrain.language.decimal_range import Bound
@@ -150,6 +151,16 @@ class Merged:
     alternatives: list[Alternatives] = field(default_factory=list)
     size: int = 0
     """Names, values and characters that the merged schemas list, with their values' parts."""
+
+    @cached_property
+    def allowed(self) -> frozenset[Value] | None:
+        """The ``values`` as they compare."""
+        return None if self.values is None else frozenset(map(Value.of, self.values))
+
+    @property
+    def written_kinds(self) -> frozenset[str]:
+        """The kinds of values that are written."""
+        return self.kinds if self.kinds is not None else self.implied_kinds or KINDS
 
     @property
     def properties(self) -> dict[str, Places]:

@@ -8,7 +8,7 @@ from functools import lru_cache
 
 from redraft.constrain.automaton import bytes as byte_automaton
 from redraft.constrain.automaton.bytes import ByteAutomaton
-from redraft.constrain.expression import Expression, Literal, Repeat, any_of, joined, optional
+from redraft.constrain.expression import EMPTY, Expression, Literal, Repeat, any_of, joined, optional
 from redraft.constrain.language import regex
 from redraft.constrain.language.json.text import ANY_CHARACTER
 
@@ -27,15 +27,11 @@ def searched(pattern: str, *, possibly: bool = False) -> Expression:
     around = Repeat(ANY_CHARACTER, 0, None)
     found = []
     for option in _options(pattern):
-        parts = [regex.parse(option, any_dialect=possibly)]
-        if not option.startswith("^"):
-            parts.insert(0, around)
-        if not _ends_anchored(option):
-            parts.append(around)
-        elif possibly:
-            # Python's $ overlooks a line feed at the end.
-            parts.append(optional(Literal("\n")))
-        found.append(joined(*parts))
+        # Python's $ overlooks a line feed at the end.
+        ending = optional(Literal("\n")) if possibly else EMPTY
+        following = ending if _ends_anchored(option) else around
+        text = regex.parse(option, any_dialect=possibly, following=following)
+        found.append(text if option.startswith("^") else joined(around, text))
     return any_of(*found)
 
 

@@ -27,6 +27,7 @@ from redraft.constrain.expression import (
     joined,
     optional,
 )
+from redraft.constrain.language.json.ways import Ways
 from redraft.errors import ConstraintError
 
 Whitespace = typing.Literal["compact", "one-space", "free"]
@@ -233,35 +234,24 @@ def member(layout: Layout, key: Expression, value: Expression) -> Expression:
 
 def object_text(layout: Layout, members: ListOf[Member], further: Expression | None) -> Expression:
     """An object with ``members`` in this order, then any number of ``further`` ones."""
-    after = [_after(layout, one) for one in members]
+    ways = Ways((0, False))
+    # A place is how many members have been passed, and whether one of them was written; beside it, the place after the
+    # comma, so that each member stands there once.
+    for index, one in enumerate(members):
+        ways.add((index, False), EMPTY, index)
+        ways.add((index, True), layout.comma, index)
+        ways.add(index, one.text, (index + 1, True))
+        if not one.required:
+            ways.add((index, False), EMPTY, (index + 1, False))
+            ways.add((index, True), EMPTY, (index + 1, True))
+    last = len(members)
     if further is not None:
-        after.append(Repeat(joined(layout.comma, further), 0, None))
-    first = next((index for index, one in enumerate(members) if one.required), None)
-    if first is not None:
-        before = [optional(joined(one.text, layout.comma)) for one in members[:first]]
-        return _bracketed(layout, "{", joined(*before, members[first].text, *after[first + 1 :]), "}")
-    leading = [one.text for one in members]
-    if further is not None:
-        leading.append(_list(layout, further, 1, None))
-    if not leading:
-        return _bracketed(layout, "{", EMPTY, "}")
-    return any_of(_bracketed(layout, "{", EMPTY, "}"), _bracketed(layout, "{", _from_any_of(leading, after), "}"))
-
-
-def _after(layout: Layout, one: Member) -> Expression:
-    """A member that does not come first."""
-    text = joined(layout.comma, one.text)
-    return text if one.required else optional(text)
-
-
-def _from_any_of(leading: ListOf[Expression], after: ListOf[Expression]) -> Expression:
-    """Any of ``leading``, then those of ``after`` that come later: halved, so it grows with n log n rather than n²."""
-    if len(leading) == 1:
-        return leading[0]
-    half = len(leading) // 2
-    return any_of(
-        joined(_from_any_of(leading[:half], after[:half]), *after[half:]), _from_any_of(leading[half:], after[half:])
-    )
+        ways.add((last, False), EMPTY, last)
+        ways.add((last, True), layout.comma, last)
+        ways.add(last, further, (last, True))
+    for begun in (False, True):
+        ways.add((last, begun), EMPTY, None)
+    return _bracketed(layout, "{", ways.network() if members or further is not None else EMPTY, "}")
 
 
 def array_text(
