@@ -69,7 +69,10 @@ def test_a_constraint_is_compiled_once_for_all_that_it_depends_on(monkeypatch: p
     assert len(made) == len(asked)
 
 
-def test_counts_are_lowered_until_the_tokens_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("thought", [None, ThoughtMarkers(7, 8)])
+def test_counts_are_lowered_until_the_tokens_fit_and_a_warning_says_so(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, thought: ThoughtMarkers | None
+) -> None:
     """The automaton of bytes fits, and with so many edges only a part of it over tokens."""
     limited = partial(token_automaton.build, limits=TokenLimits(edges=4000))
     monkeypatch.setattr(token_automaton, "build", limited)
@@ -78,10 +81,15 @@ def test_counts_are_lowered_until_the_tokens_fit(monkeypatch: pytest.MonkeyPatch
         limited(
             byte_automaton.build(constraint.expression), Vocabulary.from_tokens([b"a" * n for n in range(1, 7)]), [0]
         )
-    compiled = Compiler(lambda: Vocabulary.from_tokens([b"", *(b"a" * n for n in range(1, 7))])).compile(
-        constraint, [0]
-    )
-    assert compiled.automaton.states == 513
+    compiler = Compiler(lambda: Vocabulary.from_tokens([b"", *(b"a" * n for n in range(1, 7)), b"", b""]))
+    compiled = compiler.compile(constraint, [0], thought=thought)
+    assert compiled.lowered
+    assert "too large to be kept to exactly" in caplog.text
+    caplog.clear()
+    assert not compiler.compile(Regex("a{3,200}"), [0], thought=thought).lowered
+    assert not caplog.text
+    if thought is None:
+        assert compiled.automaton.states == 513
     assert compiled.min_tokens == 1
 
 

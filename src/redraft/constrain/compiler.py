@@ -1,5 +1,6 @@
 """The compiler: from a constraint to its token automaton, once for each constraint and vocabulary."""
 
+import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
@@ -16,6 +17,7 @@ from redraft.constrain.job import BUILDER, Built, ConstraintJob, DecisionsJob, J
 
 __all__ = ["CompiledConstraint", "Compiler", "ThoughtMarkers"]
 
+_LOG = logging.getLogger("redraft")
 _KEPT = 32
 # Memory of the arrays of all that is kept; what is in use is kept besides.
 _KEPT_BYTES = 2**27
@@ -33,10 +35,15 @@ class CompiledConstraint:
     """The text with which every answer begins, whatever the model says; it can be handed out before any work."""
     max_tokens: int | None = None
     """The number of tokens up to which every answer is valid; None where a count that large limits none."""
+    lowered: bool = False
+    """True where counts (``maxLength``, ``maxItems``, a pattern's repeats) were lowered for the automaton to fit: what
+    is written is valid, and the longest texts that the constraint allows are not written."""
 
     @classmethod
-    def of(cls, automaton: TokenAutomaton, beginning: str = "", max_tokens: int | None = None) -> "CompiledConstraint":
-        return cls(automaton, TokenClasses.of(automaton.token_class, automaton.classes), beginning, max_tokens)
+    def of(
+        cls, automaton: TokenAutomaton, beginning: str = "", max_tokens: int | None = None, lowered: bool = False
+    ) -> "CompiledConstraint":
+        return cls(automaton, TokenClasses.of(automaton.token_class, automaton.classes), beginning, max_tokens, lowered)
 
     @property
     def min_tokens(self) -> int:
@@ -105,7 +112,12 @@ class Compiler:
             return used
 
         def finished(built: Built) -> tuple[CompiledConstraint, int]:
-            compiled = CompiledConstraint.of(built.automaton, built.beginning, built.max_tokens)
+            compiled = CompiledConstraint.of(built.automaton, built.beginning, built.max_tokens, built.lowered)
+            if built.lowered:
+                _LOG.warning(
+                    "the constraint is too large to be kept to exactly: counts in it (maxLength, maxItems, a pattern's "
+                    "repeats) are lowered, so that its longest texts are not written; what is written is valid"
+                )
             with self._lock:
                 self._in_use[key] = compiled
             return compiled, compiled.nbytes

@@ -43,12 +43,14 @@ class Job(Protocol[T_co]):
 
 @dataclass(frozen=True)
 class Built:
-    """A token automaton, the text with which every answer begins, and up to how many tokens it is right."""
+    """A token automaton, the text with which every answer begins, up to how many tokens it is right, and for what."""
 
     automaton: TokenAutomaton
     beginning: str = ""
     max_tokens: int | None = None
     """None where it is right for any number."""
+    lowered: bool = False
+    """True where counts of the constraint were lowered, so that its longest texts are not among the automaton's."""
 
 
 @dataclass(frozen=True)
@@ -78,11 +80,12 @@ class ConstraintJob:
         most = None if fitted.max_bytes is None else fitted.max_bytes // vocabulary.longest
         automaton = token_automaton.build(texts, vocabulary, self.end_token_ids)
         if self.thought is None:
-            return Built(automaton, _whole_characters(texts.beginning()), most)
+            return Built(automaton, _whole_characters(texts.beginning()), most, fitted.lowered)
         with_text = vocabulary.has_text.copy()
         with_text[list(self.end_token_ids)] = False
         # What comes first may be a thought; that of the answer is not known to be the beginning.
-        return Built(after_thought(automaton, self.thought.opening, self.thought.closing, with_text), max_tokens=most)
+        thoughtful = after_thought(automaton, self.thought.opening, self.thought.closing, with_text)
+        return Built(thoughtful, max_tokens=most, lowered=fitted.lowered)
 
 
 @dataclass(frozen=True)
