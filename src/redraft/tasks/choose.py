@@ -90,7 +90,7 @@ class Reading:
     power: float | None
     """The fitted temperature of the probabilities, where it is applied."""
     normalize: Normalize | None = None
-    """What is taken out of the options' probabilities."""
+    """The property of options that is taken out of their probabilities; None for nothing."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -124,7 +124,7 @@ BAD = [
     pytest.param({**FILL, "parameters": {"hole": {"pattern": "a"}}}, "hole {'pattern'", id="no hole"),
     pytest.param({**GENERATE, "parameters": {"constraint": "a"}}, "constraint 'a' must be", id="no constraint"),
     pytest.param(
-        {**GENERATE, "parameters": {"constraint": {"type": "regex", "pattern": "(?=a)"}}}, "lookahead", id="refused"
+        {**GENERATE, "parameters": {"constraint": {"type": "regex", "pattern": "((?=a)b)"}}}, "lookahead", id="refused"
     ),
 ]
 

@@ -36,7 +36,7 @@ def too_large(reason: str) -> TooLargeError:
 
 @dataclass(frozen=True, eq=False)
 class Moves:
-    """Where the tokens of n classes lead, as the T triples of a class, a state and the state after it, by class."""
+    """The states to which the tokens of n classes lead, as the T triples of a class, a state and the state after it, by class."""
 
     classes: int
     """n."""
@@ -119,7 +119,7 @@ class Monoid:
         return number[token_function], self._moves(used.tolist())
 
     def _moves(self, functions: list[int]) -> Moves:
-        """Where functions lead. Raises ConstraintError where that takes too much memory."""
+        """Return the states to which functions lead. Raises ConstraintError where that takes too much memory."""
         live = np.array([self._live[function] for function in functions], dtype=np.int64)
         if (transitions := int(live.sum())) * _BYTES_A_TRANSITION > self._limits.nbytes:
             raise too_large(

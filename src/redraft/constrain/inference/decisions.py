@@ -21,7 +21,7 @@ from redraft.constrain.inference.strands import StrandLayout, check_unambiguous,
 from redraft.errors import ConstraintError
 
 Normalize = Literal["length"]
-"""What may be taken out of an option's probability."""
+"""The properties that may be taken out of an option's probability."""
 # The first state is where the text starts.
 _START = 0
 _SHOWN = 60

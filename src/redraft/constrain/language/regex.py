@@ -84,7 +84,7 @@ def parse(pattern: str, *, any_dialect: bool = False, following: Expression = EM
 
 @dataclass(frozen=True)
 class _Ahead:
-    """What the text from here on to its end must match, or must not."""
+    """An expression that the text from here on to its end must match, or must not."""
 
     text: Expression
     negative: bool

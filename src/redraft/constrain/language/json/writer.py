@@ -1,4 +1,4 @@
-"""What the writers of strings, arrays and objects have in common; how texts are spelled can be overridden."""
+"""The common part of the writers of strings, arrays and objects; how texts are spelled can be overridden."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
