@@ -36,7 +36,7 @@ def too_large(reason: str) -> TooLargeError:
 
 @dataclass(frozen=True, eq=False)
 class Moves:
-    """The states to which the tokens of n classes lead, as the T triples of a class, a state and the state after it, by class."""
+    """The states to which the tokens of n classes lead: T triples of class, state and the state after it, by class."""
 
     classes: int
     """n."""
