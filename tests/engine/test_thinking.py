@@ -195,7 +195,7 @@ class TestBudget:
 
     @pytest.mark.parametrize("canvas_length", [5, 12])
     def test_a_model_that_would_think_again_and_again_answers_at_once(self, engine: Engine, canvas_length: int) -> None:
-        """What is denoised again for a thought that passes its budget does not grow with the thoughts begun."""
+        """A thought that passes its budget costs one canvas, however many the model would begin behind it."""
         (letter,) = engine.tokenizer.encode_text("a")
         model = model_of(engine)
 

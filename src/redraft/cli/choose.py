@@ -79,7 +79,6 @@ def _check(steps: int, temperature: float | None, normalize: str | None, seed: i
     from redraft.tasks.choose import check_normalize
 
     check_normalize(normalize)
-
     request.check_whole("--steps", steps, 1)
     request.check_seed(seed)
     if temperature is not None:

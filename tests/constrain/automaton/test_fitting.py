@@ -51,7 +51,7 @@ def test_many_items_with_long_strings_are_fewer_items() -> None:
 
 
 def test_each_try_is_a_part_of_the_one_before() -> None:
-    """Of a repeat of repeats, over all short texts."""
+    """A repeat of repeats shows it, over all short texts."""
     limits = Limits(states=6000)
     tries = list(fitting.attempts(regex.parse("(a{0,90}b){0,300}"), limits))
     assert len(tries) == 2

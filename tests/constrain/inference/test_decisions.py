@@ -82,7 +82,7 @@ class BruteForce:
         return found
 
     def by_length(self, logp: Floats, question: str) -> dict[str, float]:
-        """Of each option: the log of its probability with the rest given, for each byte, made to add up to 1.
+        """Return the log of each option's probability with the rest given, for each byte, made to add up to 1.
 
         The rest is every way to spell what stands around the hole, with as many tokens in the hole as an option has.
         """

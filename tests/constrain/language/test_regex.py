@@ -332,7 +332,7 @@ SHORT_TEXTS += ["=a", "a=", " ", "\n", "a\n", "b\n"]
 
 @pytest.mark.parametrize("pattern", LOOKAHEADS)
 def test_lookahead_is_that_of_python_on_every_short_text(pattern: str):
-    """Of the whole text, and searched for as JSON schema does."""
+    """Both match the same texts: as a whole, and searched for as JSON schema does."""
     whole, found = build(parse(pattern)), searched(pattern, possibly=False)
     possibly = searched(pattern, possibly=True)
     for text in SHORT_TEXTS:

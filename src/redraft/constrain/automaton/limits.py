@@ -36,6 +36,11 @@ class Limits:
     def __post_init__(self) -> None:
         _check_positive(vars(self))
 
+    @property
+    def states_at_work(self) -> int:
+        """States that an automaton may have before it is minimised."""
+        return self.states * _BEFORE_MINIMISING
+
 
 @dataclass(frozen=True)
 class TokenLimits:
@@ -93,7 +98,7 @@ class Budget:
 
     def check_states(self, states: int) -> None:
         """Check the states of an automaton that is not minimal yet."""
-        limit = self.limits.states * _BEFORE_MINIMISING
+        limit = self.limits.states_at_work
         if states > limit:
             raise TooLargeError(
                 f"the constraint needs more than {limit} states before it is minimised, where "

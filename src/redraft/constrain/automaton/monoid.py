@@ -77,6 +77,8 @@ class Monoid:
     def __init__(self, automaton: ByteAutomaton, limits: TokenLimits) -> None:
         self._limits, self._steps = limits, 0
         self._states = automaton.states
+        # Half of the states live, and a row takes no more room than pairs.
+        self._dense_from = -(-automaton.states // 2)
         self._bits = int(self._states).bit_length()
         self._dtype = np.min_scalar_type(self._states)
         self._pair_dtype = np.min_scalar_type((1 << 2 * self._bits) - 1)
@@ -128,7 +130,7 @@ class Monoid:
         source = np.empty(transitions, dtype=np.int32)
         target = np.empty(transitions, dtype=np.int32)
         end = np.cumsum(live)
-        dense = np.array([self._is_dense(count) for count in live.tolist()], dtype=bool)
+        dense = live >= self._dense_from
         for at in np.flatnonzero(dense).tolist():
             row = self._row(functions[at])
             (states,) = (row[: self._states] < self._states).nonzero()
@@ -138,9 +140,6 @@ class Monoid:
         source[sparse], target[sparse] = self._pairs([functions[at] for at in np.flatnonzero(~dense).tolist()])
         number = np.repeat(np.arange(len(functions), dtype=np.int32), live)
         return Moves(len(functions), number, source, target)
-
-    def _is_dense(self, live: int) -> bool:
-        return 2 * live >= self._states
 
     def _row(self, function: int) -> _Integers:
         return np.frombuffer(self._rows[function], dtype=self._dtype)
@@ -155,7 +154,7 @@ class Monoid:
         pairs = np.unique(functions.astype(np.int64) * len(self._columns) + byte_classes)
         function, byte_class = np.divmod(pairs, len(self._columns))
         live = np.array(self._live)[function]
-        dense = 2 * live >= self._states
+        dense = live >= self._dense_from
         self._spend(int(np.where(dense, self._states + 1, live).sum()))
         distinct, first = np.unique(function[dense], return_index=True)
         bounds = np.append(first, dense.sum()).tolist()
@@ -190,7 +189,7 @@ class Monoid:
     def _of_row(self, row: _Integers) -> int:
         """The number of a function that is given as a row."""
         live = int(np.count_nonzero(row != self._states))
-        if self._is_dense(live):
+        if live >= self._dense_from:
             return self._number(row.tobytes(), live)
         (source,) = (row != self._states).nonzero()
         pairs = (source << self._bits | row[source]).astype(self._pair_dtype)

@@ -9,7 +9,7 @@ from redraft.constrain.automaton.bytes import ByteAutomaton
 from redraft.constrain.automaton.limits import DEFAULT_LIMITS
 from redraft.errors import ConstraintError
 
-_MAX_STATES = 2 * DEFAULT_LIMITS.states
+_MAX_STATES = DEFAULT_LIMITS.states_at_work
 
 
 def without(automaton: ByteAutomaton, stop: Sequence[str]) -> ByteAutomaton:

@@ -67,7 +67,7 @@ TRUE_OF = {
     "keywords of one type imply it where 'type' is not stated": of_no_written_type,
     "numbers have one spelling": whole_number_with_point,
 }
-"""What has to be so for a reason to be the true one."""
+"""Tests of a schema that tell whether a reason is the true one."""
 
 
 @pytest.mark.parametrize("group", COMPILED, ids=name_of)
