@@ -29,13 +29,10 @@ def level() -> int:
 def set_level(value: int) -> None:
     """Choose how much is to be said; also by the logger of the library."""
     _Loudness.level = value
-    logging.getLogger("redraft").setLevel(
-        {QUIET: logging.ERROR, NORMAL: logging.WARNING, VERBOSE: logging.DEBUG}[value]
-    )
-    # What a server logs is what it says: where it listens, and a line a request.
-    logging.getLogger("redraft.serve").setLevel(
-        {QUIET: logging.ERROR, NORMAL: logging.INFO, VERBOSE: logging.DEBUG}[value]
-    )
+    # Warnings are said in any case. What a server logs is what it says: where it listens, and a line a request.
+    for name, normal in (("redraft", logging.WARNING), ("redraft.serve", logging.INFO)):
+        levels = {QUIET: logging.WARNING, NORMAL: normal, VERBOSE: logging.DEBUG}
+        logging.getLogger(name).setLevel(levels[value])
 
 
 def note(text: str, nl: bool = True) -> None:
