@@ -23,6 +23,7 @@ from redraft.constrain.expression import (
     Marker,
     Repeat,
     Sequence,
+    Without,
     any_of,
     joined,
     optional,
