@@ -105,19 +105,20 @@ class _Sizes:
         return self._places[id(part)]
 
     def _count(self, part: Expression) -> int:
+        known = self._places
         match part:
             case Literal(text):
                 return max(len(text) - 1, 0)
             case Sequence(parts):
-                return max(len(parts) - 1, 0) + sum(map(self.places, parts))
+                return max(len(parts) - 1, 0) + sum([known[id(one)] for one in parts])
             case AnyOf(options):
                 # Of many texts the builder shares what they have in common.
-                return sum(self.places(one) for one in options if not isinstance(one, Literal))
+                return sum([known[id(one)] for one in options if not isinstance(one, Literal)])
             case Network(places, edges):
-                return places + sum(self.places(inner) for _, inner, _ in edges)
+                return places + sum([known[id(inner)] for _, inner, _ in edges])
             case Repeat(inner, low, high):
                 copies = max(low, 1) if high is None else max(high, 0)
-                return copies * (1 + self.places(inner))
+                return copies * (1 + known[id(inner)])
             case Characters(ranges):
                 # Characters of several bytes lead through up to so many states.
                 return 7 if ranges and ranges[-1][1] > 0x7F else 0

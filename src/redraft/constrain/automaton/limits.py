@@ -12,8 +12,8 @@ from redraft.errors import ConstraintError
 _BEFORE_MINIMISING = 2
 # An NFA may have so many transitions for each state that it may have.
 _TRANSITIONS_A_STATE = 4
-# NFA states, 8 bytes each, in all the sets of them that are deterministic states: bounds the memory.
-_MAX_MEMBERS = 5_000_000
+MAX_MEMBERS = 5_000_000
+"""NFA states, 8 bytes each, in all the sets of them that are deterministic states: bounds the memory."""
 
 _SIMPLER = "make the counts (as in {0,1000} or maxLength) or the depth smaller, or leave out alternatives"
 
@@ -40,6 +40,11 @@ class Limits:
     def states_at_work(self) -> int:
         """States that an automaton may have before it is minimised."""
         return self.states * _BEFORE_MINIMISING
+
+    @property
+    def nfa_transitions(self) -> int:
+        """Transitions between the states of the expression with its repeats written out."""
+        return self.nfa_states * _TRANSITIONS_A_STATE
 
 
 @dataclass(frozen=True)
@@ -75,11 +80,12 @@ class Budget:
         self.limits = limits
         self.steps = 0
         """Steps spent so far."""
-        self._members = 0
+        self.members = 0
+        """NFA states in all the sets so far."""
 
     def renewed(self) -> "Budget":
         """The budget with its memory free again, for another try; its steps stay spent."""
-        self._members = 0
+        self.members = 0
         return self
 
     def spend(self, steps: int) -> None:
@@ -90,10 +96,10 @@ class Budget:
 
     def check_nfa(self, states: int, transitions: int) -> None:
         limit = self.limits.nfa_states
-        if states > limit or transitions > limit * _TRANSITIONS_A_STATE:
+        if states > limit or transitions > self.limits.nfa_transitions:
             raise TooLargeError(
                 f"the constraint is too large: with its repeats written out it has more than {limit} places or "
-                f"{limit * _TRANSITIONS_A_STATE} transitions between them; {_SIMPLER}"
+                f"{self.limits.nfa_transitions} transitions between them; {_SIMPLER}"
             )
 
     def check_states(self, states: int) -> None:
@@ -110,8 +116,8 @@ class Budget:
             raise TooLargeError(f"the constraint needs {states} states and may have {self.limits.states}; {_SIMPLER}")
 
     def add_members(self, count: int) -> None:
-        self._members += count
-        if self._members > _MAX_MEMBERS:
+        self.members += count
+        if self.members > MAX_MEMBERS:
             raise TooLargeError(
                 "a text can stand at too many places of the constraint at once; make fewer parts in a row optional, "
                 "and let no count apply to parts that match the same text in several ways, as in (a|aa){0,1000}"
