@@ -16,7 +16,7 @@ constexpr int64_t kStepsAMove = 4;  // looking up where a class of bytes leads t
 class Subsets {
 public:
     Subsets(const Nfa& nfa, Budget& budget)
-        : nfa_(nfa), budget_(budget), seen_(nfa.edges.size()), single_(nfa.edges.size(), -1) {
+        : nfa_(nfa), budget_(budget), seen_(nfa.states()), single_(nfa.states(), -1) {
         split_bytes();
         spread_.resize(nfa.labels.size());
         for (std::size_t label = 0; label < nfa.labels.size(); ++label)
@@ -99,7 +99,7 @@ private:
         int64_t followed = 0;
         for (std::size_t at = 0; at < reached_.size(); ++at) {
             const int32_t state = reached_[at];
-            followed += 1 + static_cast<int64_t>(nfa_.skips[state].size());
+            followed += 1 + nfa_.skips[state].size();
             for (const int32_t target : nfa_.skips[state]) reach(target);
         }
         for (const int32_t state : reached_) {

@@ -26,6 +26,15 @@ public:
         for (const auto& [target, source] : pairs) sources_[at[target]++] = source;
     }
 
+    // How many different live states each state leads to; it alone is to be waited for.
+    std::vector<int32_t> counts(const std::vector<uint8_t>& live) const {
+        std::vector<int32_t> found(live.size());
+        for (std::size_t state = 0; state < live.size(); ++state) {
+            for (const int32_t* before = begin(state); live[state] && before != end(state); ++before) ++found[*before];
+        }
+        return found;
+    }
+
     const int32_t* begin(std::size_t state) const { return sources_.data() + start_[state]; }
     const int32_t* end(std::size_t state) const { return sources_.data() + start_[state + 1]; }
 
@@ -100,15 +109,9 @@ private:
     // States from which no way leads into a circle are told apart from the ends of texts on.
     void number_uncircular() {
         Numbers found;
-        std::vector<int32_t> left(dfa_.states()), waiting, targets;
-        for (std::size_t state = 0; state < dfa_.states(); ++state) {
-            targets.clear();
-            for (const Dfa::Move* move = dfa_.begin(state); move != dfa_.end(state); ++move)
-                targets.push_back(move->target);
-            std::sort(targets.begin(), targets.end());
-            left[state] = static_cast<int32_t>(std::unique(targets.begin(), targets.end()) - targets.begin());
+        std::vector<int32_t> left = predecessors_.counts(live_), waiting;
+        for (std::size_t state = 0; state < dfa_.states(); ++state)
             if (!left[state]) waiting.push_back(static_cast<int32_t>(state));
-        }
         while (!waiting.empty()) {
             const int32_t state = waiting.back();
             waiting.pop_back();
@@ -147,70 +150,78 @@ private:
         place_[state] = place;
     }
 
-    // Of one block, the states that lead to the same blocks, in the order in which they were looked at.
-    struct Part {
-        std::vector<int32_t> states;
-    };
-
+    // Looks at the suspects: those of one block that lead to the same blocks are a part of it.
     void refine() {
-        Numbers keys;
-        std::vector<Part> parts;
-        // The blocks looked at, in order, each with its parts.
-        std::vector<std::pair<int32_t, std::vector<int32_t>>> groups;
-        std::vector<int32_t> group_of(end_.size(), -1);
+        keys_.clear();
+        parts_.clear();
+        looked_at_.clear();
+        group_of_.resize(end_.size(), -1);
         int64_t compared = 0;
         for (const int32_t state : suspects_) {
             row_.assign(1, block_[state]);
             for (const Dfa::Move* move = dfa_.begin(state); move != dfa_.end(state); ++move)
                 row_.push_back(block_[move->target]);
             compared += static_cast<int64_t>(row_.size());
-            const auto [number, fresh] = keys.of(row_);
+            const auto [number, fresh] = keys_.of(row_);
             if (fresh) {
-                int32_t& group = group_of[block_[state] - blocks_];
-                if (group < 0) {
-                    group = static_cast<int32_t>(groups.size());
-                    groups.emplace_back(block_[state], std::vector<int32_t>());
-                }
-                groups[group].second.push_back(number);
-                parts.emplace_back();
+                const int32_t block = block_[state];
+                if (group_of_[block - blocks_] < 0) looked_at_.push_back(block);
+                // The parts of a block are a list, the latest first.
+                parts_.push_back({block, group_of_[block - blocks_], 0, 0});
+                group_of_[block - blocks_] = number;
             }
-            parts[number].states.push_back(state);
+            part_of_.push_back(number);
+            ++parts_[number].count;
         }
         budget_.spend(compared);
+        // The states of all parts, one part after the other.
+        std::size_t at = 0;
+        for (Part& part : parts_) {
+            part.first = at;
+            at += part.count;
+        }
+        sorted_.resize(suspects_.size());
+        for (std::size_t i = 0; i < suspects_.size(); ++i) sorted_[parts_[part_of_[i]].first++] = suspects_[i];
         for (const int32_t state : suspects_) suspected_[state] = 0;
+        part_of_.clear();
         suspects_.clear();
-        for (const auto& [block, own] : groups) split(block, own, parts);
+        for (const int32_t block : looked_at_) {
+            own_.clear();
+            for (int32_t part = group_of_[block - blocks_]; part >= 0; part = parts_[part].before) own_.push_back(part);
+            std::reverse(own_.begin(), own_.end());
+            group_of_[block - blocks_] = -1;
+            split(block);
+        }
         std::sort(suspects_.begin(), suspects_.end());
     }
 
-    // All parts of a block but the largest leave it; what is in none of them is a part as well.
-    void split(int32_t block, const std::vector<int32_t>& own, const std::vector<Part>& parts) {
+    // All of a block's own parts but the largest leave it; what is in none of them is a part as well.
+    void split(int32_t block) {
         const std::size_t first = begin_[block - blocks_];
-        std::size_t last = end_[block - blocks_];
-        std::vector<std::pair<std::size_t, std::size_t>> stretches;
-        std::size_t largest = 0;
-        for (std::size_t i = 0; i < own.size(); ++i) {
-            const std::vector<int32_t>& states = parts[own[i]].states;
+        std::size_t last = end_[block - blocks_], largest = 0;
+        stretches_.clear();
+        for (std::size_t i = 0; i < own_.size(); ++i) {
+            const Part& part = parts_[own_[i]];
             const std::size_t end = last;
-            for (const int32_t state : states) {
-                const int32_t other = members_[--last];
+            for (std::size_t at = part.first - part.count; at < part.first; ++at) {
+                const int32_t state = sorted_[at], other = members_[--last];
                 const std::size_t place = place_[state];
                 put(state, last);
                 put(other, place);
             }
-            stretches.emplace_back(last, end);
-            if (states.size() > parts[own[largest]].states.size()) largest = i;
+            stretches_.emplace_back(last, end);
+            if (part.count > parts_[own_[largest]].count) largest = i;
         }
         const std::size_t rest = last - first;
-        if (rest >= parts[own[largest]].states.size()) {
+        if (rest >= parts_[own_[largest]].count) {
             end_[block - blocks_] = last;
         } else {
-            begin_[block - blocks_] = stretches[largest].first;
-            end_[block - blocks_] = stretches[largest].second;
-            stretches.erase(stretches.begin() + static_cast<std::ptrdiff_t>(largest));
-            if (rest) stretches.emplace_back(first, last);
+            begin_[block - blocks_] = stretches_[largest].first;
+            end_[block - blocks_] = stretches_[largest].second;
+            stretches_.erase(stretches_.begin() + static_cast<std::ptrdiff_t>(largest));
+            if (rest) stretches_.emplace_back(first, last);
         }
-        for (const auto& [from, to] : stretches) leave(from, to);
+        for (const auto& [from, to] : stretches_) leave(from, to);
     }
 
     void leave(std::size_t from, std::size_t to) {
@@ -237,6 +248,16 @@ private:
     std::vector<uint8_t> suspected_;
     std::vector<int32_t> suspects_, members_, row_;
     std::vector<std::size_t> begin_, end_, place_;  // the stretch of each block in members_, and each state's place there
+
+    // Of one round.
+    struct Part {
+        int32_t block, before;  // the block's part that was met before this one; -1 for none
+        std::size_t count, first;  // of its states in sorted_; once they are there, first is where they end
+    };
+    Numbers keys_;
+    std::vector<Part> parts_;
+    std::vector<int32_t> looked_at_, group_of_, part_of_, sorted_, own_;
+    std::vector<std::pair<std::size_t, std::size_t>> stretches_;
 };
 
 // Both products go through the pairs of states that a text can lead to. Pairs of classes come in `read`; where the

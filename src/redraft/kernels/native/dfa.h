@@ -62,11 +62,24 @@ public:
         }
         const auto number = static_cast<int32_t>(size());
         table_[at] = number;
+        slots_.push_back(at);
         data_.insert(data_.end(), row, row + length);
         start_.push_back(data_.size());
         return {number, true};
     }
     std::pair<int32_t, bool> of(const std::vector<int32_t>& row) { return of(row.data(), row.size()); }
+
+    // Forgets all rows; the room stays.
+    void clear() {
+        if (table_.size() > 16 * size() + 64) {
+            for (std::size_t number = 0; number < size(); ++number) table_[slots_[number]] = -1;
+        } else {
+            std::fill(table_.begin(), table_.end(), -1);
+        }
+        data_.clear();
+        start_.resize(1);
+        slots_.clear();
+    }
 
     std::size_t size() const { return start_.size() - 1; }
     const int32_t* begin(std::size_t number) const { return data_.data() + start_[number]; }
@@ -89,11 +102,12 @@ private:
             std::size_t at = hash(data_.data() + first, length) & (table_.size() - 1);
             while (table_[at] >= 0) at = (at + 1) & (table_.size() - 1);
             table_[at] = static_cast<int32_t>(number);
+            slots_[number] = at;
         }
     }
 
     std::vector<int32_t> table_, data_;
-    std::vector<std::size_t> start_{0};
+    std::vector<std::size_t> start_{0}, slots_;  // of each row: where it begins, and its place in the table
 };
 
 // What a build may take, and has taken; constrain/automaton/limits.py.

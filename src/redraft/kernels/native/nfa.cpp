@@ -65,7 +65,7 @@ class Utf8 {
 public:
     using Ranges = Nfa::Ranges;
 
-    static std::vector<Nfa::Step> edges(const Ranges& ranges) {
+    static Nfa::Characters characters(const Ranges& ranges) {
         Utf8 made;
         made.states_[{1, {{0, 0}}}] = 1;
         for (const auto& [first, last, lead, size] : kUtf8Lengths) {
@@ -74,7 +74,7 @@ public:
                 if (a <= last && b >= first) within.emplace_back(std::max(a, first), std::min(b, last));
             made.add(0, lead, size, within);
         }
-        return std::move(made.edges_);
+        return {std::move(made.edges_), static_cast<int32_t>(made.states_.size()) - 1};
     }
 
 private:
@@ -99,7 +99,7 @@ private:
             if (mask == masks.end()) mask = masks.insert(mask, {target, ByteSet()});
             mask->second = mask->second | ByteSet::of(static_cast<int>(lead + group));
         }
-        for (const auto& [target, mask] : masks) edges_.push_back({source, mask, target});
+        for (const auto& [target, mask] : masks) edges_.push_back({source, mask, target, -1});
     }
 
     // By how many code points are still possible and which of them are meant, both counted from the first possible one.
@@ -117,7 +117,7 @@ private:
 };
 
 Nfa::Nfa(const Expression& expression, int64_t root, Budget& budget, Combinations& combinations)
-    : expression_(expression), budget_(budget), combinations_(combinations) {
+    : expression_(expression), budget_(budget), combinations_(combinations), characters_of_part_(expression.parts) {
     add_states(2);
     wire({root, kStart, kEnd});
     while (!waiting_.empty()) {
@@ -126,30 +126,39 @@ Nfa::Nfa(const Expression& expression, int64_t root, Budget& budget, Combination
         waiting_.pop_back();
         wire(one);
     }
+    edges.lay(states());
+    skips.lay(states());
 }
 
 int32_t Nfa::add_states(int64_t count) {
-    const auto first = static_cast<int64_t>(edges.size());
+    const int64_t first = states_;
     budget_.check_nfa(first + count, transitions_);
-    edges.resize(static_cast<std::size_t>(first + count));
-    skips.resize(static_cast<std::size_t>(first + count));
+    states_ += count;
     return static_cast<int32_t>(first);
 }
 
-void Nfa::add_edge(int32_t source, const ByteSet& bytes, int32_t target) {
+int32_t Nfa::label_of(const ByteSet& bytes) {
     const auto [label, fresh] = label_numbers_.try_emplace(bytes.words, static_cast<int32_t>(labels.size()));
     if (fresh) labels.push_back(bytes);
-    edges[source].push_back({label->second, target});
+    return label->second;
+}
+
+void Nfa::add_labelled(int32_t source, int32_t label, int32_t target) {
+    edges.add(source, {label, target});
     count_transition();
 }
 
+void Nfa::add_edge(int32_t source, const ByteSet& bytes, int32_t target) {
+    add_labelled(source, label_of(bytes), target);
+}
+
 void Nfa::skip(int32_t source, int32_t target) {
-    skips[source].push_back(target);
+    skips.add(source, target);
     count_transition();
 }
 
 void Nfa::count_transition() {
-    if (++transitions_ % kCheckedEvery == 0) budget_.check_nfa(static_cast<int64_t>(edges.size()), transitions_);
+    if (++transitions_ % kCheckedEvery == 0) budget_.check_nfa(states_, transitions_);
 }
 
 void Nfa::wire(const Waiting& one) {
@@ -157,7 +166,7 @@ void Nfa::wire(const Waiting& one) {
     const int64_t* at = code(one.part);
     switch (static_cast<Kind>(at[0])) {
         case Kind::literal: return wire_bytes(at + 2, at[1], one.entry, one.leave);
-        case Kind::characters: return wire_characters(at, one.entry, one.leave);
+        case Kind::characters: return wire_characters(one.part, one.entry, one.leave);
         case Kind::marker: return add_edge(one.entry, ByteSet::of(static_cast<int>(at[1])), one.leave);
         case Kind::sequence: return wire_sequence(at + 2, one.parts < 0 ? at[1] : one.parts, one.entry, one.leave);
         case Kind::any_of: return wire_options(at, one.entry, one.leave);
@@ -212,16 +221,23 @@ void Nfa::wire_texts(const int64_t* parts, int64_t count, int32_t entry, int32_t
     skip(entry, first + static_cast<int32_t>(shared.size()) - 1);
 }
 
-void Nfa::wire_characters(const int64_t* at, int32_t entry, int32_t leave) {
+Nfa::Characters* Nfa::characters_of(const int64_t* at) {
     Ranges ranges;
     for (int64_t i = 0; i < at[1]; ++i) ranges.emplace_back(at[2 + 2 * i], at[3 + 2 * i]);
-    auto known = characters_.find(ranges);
-    if (known == characters_.end()) known = characters_.emplace(ranges, Utf8::edges(ranges)).first;
-    int32_t last = 1;
-    for (const Step& step : known->second) last = std::max(last, step.target);
-    const int32_t first = add_states(last - 1);
+    const auto known = characters_.find(ranges);
+    return known != characters_.end() ? &known->second
+                                      : &characters_.emplace(ranges, Utf8::characters(ranges)).first->second;
+}
+
+void Nfa::wire_characters(int64_t part, int32_t entry, int32_t leave) {
+    Characters*& characters = characters_of_part_[part];
+    if (characters == nullptr) characters = characters_of(code(part));
+    const int32_t first = add_states(characters->inner);
     const auto state = [&](int32_t number) { return number == 0 ? entry : number == 1 ? leave : first + number - 2; };
-    for (const Step& step : known->second) add_edge(state(step.source), step.bytes, state(step.target));
+    for (Step& step : characters->steps) {
+        if (step.label < 0) step.label = label_of(step.bytes);
+        add_labelled(state(step.source), step.label, state(step.target));
+    }
 }
 
 // Whether an item and the part after it make a list, whose separator is the beginning of a sequence.
