@@ -103,10 +103,11 @@ def build_reference(expression: Expression, budget: Budget) -> ByteAutomaton | N
     return None if automaton is None else _finished(automaton, budget.steps)
 
 
-_implementation: Callable[[Expression, Budget], ByteAutomaton | None] = build_reference
+Implementation = Callable[[Expression, Budget], ByteAutomaton | None]
+_implementation: Implementation = build_reference
 
 
-def use(implementation: Callable[[Expression, Budget], ByteAutomaton | None]) -> None:
+def use(implementation: Implementation) -> None:
     """Have this process build automata by ``implementation``, which does what ``build_reference`` does.
 
     The same arrays, steps and errors must come of every expression, so that nothing but time depends on it.

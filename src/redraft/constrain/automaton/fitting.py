@@ -28,10 +28,19 @@ from redraft.constrain.expression import (
 
 _OPEN_FROM = 16_384
 """The least count that is left out rather than lowered."""
-_LOWERED = ((None, None), (1024, None), (512, None), (256, None), (256, 20_000), (256, 5_000), (256, 1_000))
+_LOWERED = (
+    (None, None),
+    (1024, None),
+    (512, None),
+    (256, None),
+    (256, 35_000),
+    (256, 20_000),
+    (256, 5_000),
+    (256, 1_000),
+)
 """The tries, one after the other: the largest count, and the most places that one repeat may take."""
 # Of places in an expression written out, so many leave a good chance that the automaton fits.
-_PLACES = 50_000
+_PLACES = 80_000
 
 
 @dataclass(frozen=True, eq=False)

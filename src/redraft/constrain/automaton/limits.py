@@ -26,9 +26,9 @@ class TooLargeError(ConstraintError):
 class Limits:
     """Limits of one byte automaton. They hold while the work goes on, so that no expression can hang it."""
 
-    states: int = 40_000
+    states: int = 64_000
     """States of the finished automaton; before it is minimised, twice as many."""
-    nfa_states: int = 100_000
+    nfa_states: int = 160_000
     """States of the expression with its repeats written out; transitions between them may be four times as many."""
     steps: int = 50_000_000
     """Transitions followed, sets of states put together and states compared, from the expression to the automaton."""
@@ -53,7 +53,7 @@ class TokenLimits:
 
     functions: int = 50_000
     """Ways in which the prefixes of tokens act on the states."""
-    edges: int = 600_000
+    edges: int = 1_600_000
     nbytes: int = 2**29
     """Memory of the work, roughly."""
     steps: int = 5_000_000_000
