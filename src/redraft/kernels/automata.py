@@ -113,41 +113,50 @@ class _Code:
     def __init__(self, expression: Expression) -> None:
         self.words, self.start = array("q"), array("q")
         # They may be nested deeper than Python's stack holds. Numbers are their places in the list.
-        self._parts: list[Expression] = []
-        self._numbers: dict[int, int] = {}
-        self._number(expression)
+        self._parts: list[Expression] = [expression]
+        self._numbers: dict[int, int] = {id(expression): 0}
         for part in self._parts:
             self.start.append(len(self.words))
             self.words.extend(self._written(part))
 
-    def _number(self, part: Expression) -> int:
-        number = self._numbers.setdefault(id(part), len(self._parts))
-        if number == len(self._parts):
-            self._parts.append(part)
-        return number
+    def _numbered(self, parts: Iterable[Expression]) -> list[int]:
+        """The numbers of parts; new ones are written after all that are known."""
+        known, all_parts = self._numbers, self._parts
+        found = []
+        for part in parts:
+            number = known.get(id(part))
+            if number is None:
+                number = known[id(part)] = len(all_parts)
+                all_parts.append(part)
+            found.append(number)
+        return found
 
     def _written(self, part: Expression) -> Iterable[int]:
-        number = self._number
         match part:
             case Sequence(parts):
-                return (_SEQUENCE, len(parts), *map(number, parts))
+                return (_SEQUENCE, len(parts), *self._numbered(parts))
             case Literal(text):
                 spelled = encoded(text)
                 return (_LITERAL, len(spelled), *spelled)
             case AnyOf(options):
-                return (_ANY_OF, len(options), *map(number, options))
+                return (_ANY_OF, len(options), *self._numbered(options))
             case Network(places, edges):
-                written = [(source, number(inner), target) for source, inner, target in edges]
-                return (_NETWORK, places, len(edges), *chain.from_iterable(written))
+                inside = self._numbered([inner for _, inner, _ in edges])
+                written = [
+                    word
+                    for (source, _, target), number in zip(edges, inside, strict=True)
+                    for word in (source, number, target)
+                ]
+                return (_NETWORK, places, len(edges), *written)
             case Repeat(inner, low, high):
                 most = _UNBOUNDED if high is None else min(max(high, 0), _COUNTLESS)
-                return (_REPEAT, number(inner), min(max(low, 0), _COUNTLESS), most)
+                return (_REPEAT, *self._numbered((inner,)), min(max(low, 0), _COUNTLESS), most)
             case Characters(ranges):
                 return (_CHARACTERS, len(ranges), *chain.from_iterable(ranges))
             case AllOf(parts):
                 check_parts(part)
-                return (_ALL_OF, len(parts), *map(number, parts))
+                return (_ALL_OF, len(parts), *self._numbered(parts))
             case Without(inner, excluded):
-                return (_WITHOUT, number(inner), number(excluded))
+                return (_WITHOUT, *self._numbered((inner, excluded)))
             case Marker():
                 return (_MARKER, part.byte)

@@ -67,12 +67,11 @@ def attempts(expression: Expression, limits: Limits = DEFAULT_LIMITS) -> Iterato
     budget = Budget(limits)
     fitted = 0
     refusal: TooLargeError | None = None
-    if _Sizes().places(expression) <= limits.nfa_states:
-        try:
-            yield Fitted(byte_automaton.build(expression, budget=budget))
-            fitted += 1
-        except TooLargeError as error:
-            refusal = error
+    try:
+        yield Fitted(byte_automaton.build(expression, budget=budget))
+        fitted += 1
+    except TooLargeError as error:
+        refusal = error
     tried: list[int | None] = []
     for most, places in _LOWERED:
         changed = _Lowered(most, places, opens=True)
@@ -91,9 +90,6 @@ def attempts(expression: Expression, limits: Limits = DEFAULT_LIMITS) -> Iterato
             continue
     if refusal is not None and not fitted:
         raise refusal
-    if not fitted:
-        # The builder says what is too large.
-        yield Fitted(byte_automaton.build(expression, limits))
 
 
 def lowered(expression: Expression, most: int) -> Expression:
@@ -199,16 +195,18 @@ def _inner_first(expression: Expression, known: Container[int]) -> Iterator[Expr
 
     Expressions may be nested deeper than Python's stack holds.
     """
-    waiting = [(expression, False)]
+    waiting = [expression]
+    opened = set[int]()
     while waiting:
-        part, opened = waiting.pop()
+        part = waiting[-1]
         if id(part) in known:
-            continue
-        if opened:
+            waiting.pop()
+        elif id(part) in opened:
+            waiting.pop()
             yield part
         else:
-            waiting.append((part, True))
-            waiting += ((inner, False) for inner in _inside(part))
+            opened.add(id(part))
+            waiting += [inner for inner in _inside(part) if id(inner) not in known]
 
 
 def _inside(part: Expression) -> tuple[Expression, ...]:
