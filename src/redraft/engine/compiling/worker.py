@@ -19,6 +19,7 @@ from typing import Any
 
 from redraft.constrain.automaton import bytes as byte_automaton
 from redraft.constrain.automaton.vocabulary import Vocabulary
+from redraft.constrain.language.character_classes import in_any_dialect
 from redraft.errors import ConstraintError
 from redraft.kernels import automata
 from redraft.kernels.library import native
@@ -58,7 +59,7 @@ def serve(control: socket.socket) -> None:
         reading.close()
     byte_automaton.use(automata.build)
     # Made once here, and not by every child.
-    _ = vocabulary.prefixes, vocabulary.has_text, native()
+    _ = vocabulary.prefixes, vocabulary.has_text, native(), [in_any_dialect(letter) for letter in "dsw"]
     # What is never collected is not written to, and stays shared.
     gc.collect()
     gc.freeze()
