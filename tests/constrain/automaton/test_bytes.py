@@ -39,10 +39,9 @@ JSON_CHARACTER = r'([^"\\\x00-\x1f]|\\["\\/bfnrt]|\\u[0-9a-fA-F]{4})'
 
 
 @pytest.fixture(autouse=True, scope="module")
-def reference(compiled_code: None) -> Iterator[None]:
+def reference(compiled_code: None) -> None:
     """The reference is what these tests are about; of compiled code tests/kernels shows that it is the same."""
     byte_automaton.use(byte_automaton.build_reference)
-    yield
 
 
 def ends(part: Expression, text: str, start: int) -> set[int]:
