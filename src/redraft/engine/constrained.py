@@ -43,7 +43,7 @@ class ConstrainedStep:
 
 
 class OnCanvas(Protocol):
-    """What may stand on one canvas."""
+    """A constraint on what may stand on one canvas."""
 
     @property
     def classes(self) -> TokenClasses:

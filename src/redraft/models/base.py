@@ -21,7 +21,7 @@ KV_BLOCK = 128
 PREFILL_CHUNK = 256
 """Positions of a prompt that are encoded in one forward."""
 ExtractLayout = Literal["slots", "text"]
-"""What ``extract`` writes: a value in each of a schema's slots, all at once, or JSON text."""
+"""The form that ``extract`` reads a text into: a value in each of a schema's slots, all at once, or JSON text."""
 WindowPolicy = Literal["shared", "per_query"]
 """A sliding layer shows a canvas past its window a part of the cache: "shared" shows every position the same last
 window - 1 tokens (the reference and Google's sampler), "per_query" slides the window along the canvas (vLLM)."""

@@ -1,4 +1,4 @@
-"""Which of a layout's slots may say nothing together: all that keeps the value of a schema whole.
+"""The slots of a layout that may say nothing together: all that keeps the value of a schema whole.
 
 A member that is absent has null in each of its slots, an array's items end at the first that is absent, and what is
 required is there. The ways to say something in some slots and null in the others are a graph, a slot a level.

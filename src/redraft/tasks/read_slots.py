@@ -29,7 +29,7 @@ _NULL = joined(" ", NULL)
 
 @dataclass(frozen=True, eq=False)
 class SlotsRead:
-    """What was read into slots."""
+    """The outcome of a reading into slots."""
 
     result: Result
     """``text`` is the JSON of the value."""
@@ -113,7 +113,7 @@ class ReadSlots:
         return self._read(canvases, cached, first, perf_counter() - began - told)
 
     def _constraint(self, part: _Part, start: Fork) -> tuple[SlotsConstraint, list[Fork]]:
-        """What may stand on a canvas, and the places after its last slot."""
+        """Return the constraint of a canvas, and the places after its last slot."""
         texts, turns, after = _turns(part.slots, start)
         automaton, classes = self.runtime.constraints.slots(texts, turns, (self.slots.end_token_id,))
         return SlotsConstraint(automaton, classes, ~torch.tensor(part.canvas.free)), after
