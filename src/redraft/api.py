@@ -699,6 +699,7 @@ class Engine:
         instruction: str | None = None,
         confidence: bool = True,
         layout: ExtractLayout | None = None,
+        verbatim: bool = False,
         max_tokens: int | None = None,
         seed: int | None = None,
         temperature: float = 1.0,
@@ -727,9 +728,9 @@ class Engine:
         instruction: what the model is told, in the place of a sentence that names the schema. confidence: each value's;
         of JSON text that takes one denoising step more for every field, of which on_step and record are not told.
         layout: "slots" reads all values at once, each into a slot of its own, "text" writes JSON; by default as the
-        checkpoint was trained, and text where a schema has no slots or a value is longer than its own. Other
-        parameters, and errors, as in ``generate``; GenerationError where an open object has a key twice, of which no
-        pointer could say which.
+        checkpoint was trained, and text where a schema has no slots or a value is longer than its own. verbatim: in
+        slots, strings but for dates and times are stretches of the text. Other parameters, and errors, as in
+        ``generate``; GenerationError where an open object has a key twice, of which no pointer could say which.
         """
         check_listeners(on_step, record)
         request: ExtractRequest[V] = extract(
@@ -739,6 +740,7 @@ class Engine:
             instruction=instruction,
             confidence=confidence,
             layout=layout,
+            verbatim=verbatim,
             record=record,
             max_tokens=max_tokens,
             seed=seed,

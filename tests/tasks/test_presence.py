@@ -60,6 +60,17 @@ def test_the_ways_are_those_that_are_read_back(schema: dict[str, object]) -> Non
     assert len(found) == len(set(found))
 
 
+@pytest.mark.parametrize("schema", SCHEMAS.values(), ids=SCHEMAS)
+def test_slots_in_which_no_value_may_stand_are_silent_or_there_is_no_way(schema: dict[str, object]) -> None:
+    root = laid_out(schema)
+    own, all_ways = list(slots(root)), list(ways(presence(root)))
+    for number, empty in enumerate(own):
+        left = [said for said in all_ways if not said[number]]
+        assert list(ways(presence(root, lambda slot, empty=empty: slot is not empty))) == left  # type: ignore[misc]
+
+
 def test_places_from_which_the_same_ways_lead_on_are_one() -> None:
     many = object_of({f"m{number}": TEXT for number in range(60)})
-    assert [len(places) for places in levels(presence(laid_out(many)), 60)] == [1] * 61
+    start = presence(laid_out(many))
+    assert start is not None
+    assert [len(places) for places in levels(start, 60)] == [1] * 61

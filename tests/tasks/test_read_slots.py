@@ -1,6 +1,7 @@
 """A text read into slots: what is said in them is a value of the schema, whatever the model says; and what it says."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from redraft import RequestError, StepEvent
+from redraft import GenerationError, RequestError, StepEvent
 from redraft.api import Engine
 from redraft.canvas.corruption import AbsorbingCorruption, MaskNoise
 from redraft.engine.runtime import run
@@ -117,6 +118,51 @@ def test_steps_are_told(engine: Engine) -> None:
     canvas = Slots.of(ORDER, engine.tokenizer, END_TOKEN_IDS[0]).empty
     frame = ~torch.tensor(canvas.free)
     assert all((event.tokens_in == torch.tensor(canvas.tokens))[frame].all() for event in events)
+
+
+class TestVerbatim:
+    """Strings in slots are stretches of the text, whatever the model says."""
+
+    TEXT = "Dr. Ada Lovelace wrote note G, in 1843."
+    SCHEMA = object_of(
+        {"who": {"type": "string"}, "what": {"type": "string"}, "on": {"type": "string", "format": "date"}}, "who", "on"
+    )
+
+    def test_strings_are_stretches_that_cut_no_word(self, engine: Engine) -> None:
+        count = 0
+        for seed in range(25):
+            model_of(engine).script = random_logits(seed, scale=(1.0, 8.0)[seed % 2])
+            request = extract(engine.runtime, self.TEXT, self.SCHEMA, layout="slots", verbatim=True, seed=seed)
+            assert request.slots is not None
+            read = run(engine.runtime, request.slots.task())
+            for text in (read.value[name] for name in ("who", "what") if name in read.value):
+                assert text in self.TEXT
+                assert text == text.strip() != ""
+                # Of words whole ones alone.
+                assert set(re.findall(r"\w+", text)) <= set(re.findall(r"\w+", self.TEXT))
+                count += 1
+            assert read.value["on"] not in self.TEXT
+        assert count > 30
+
+    def test_a_value_that_takes_all_of_its_slot_is_an_error(self, engine: Engine) -> None:
+        schema = object_of({"a": {"type": "string"}}, "a")
+        width = Slots.of(schema, engine.tokenizer, END_TOKEN_IDS[0]).slots[0].width
+        text = "x" * (width - len(engine.tokenizer.encode_text(" ")) - 1)
+        with pytest.raises(GenerationError, match="the value at /a takes all of its slot"):
+            engine.extract(text, schema, layout="slots", verbatim=True)
+
+    def test_what_no_stretch_can_be_is_refused_or_absent(self, engine: Engine) -> None:
+        code = {"type": "string", "pattern": "^[0-9]{6}$"}
+        with pytest.raises(RequestError, match="no text can stand at /code"):
+            engine.extract(self.TEXT, object_of({"code": code}, "code"), layout="slots", verbatim=True)
+        found = engine.extract(self.TEXT, object_of({"code": code}), layout="slots", verbatim=True)
+        assert found.value == {}
+        year = object_of({"year": {"type": "string", "pattern": "^[0-9]{4}$"}}, "year")
+        assert engine.extract(self.TEXT, year, layout="slots", verbatim=True).value == {"year": "1843"}
+
+    def test_text_cannot_be_held_to_it(self, engine: Engine) -> None:
+        with pytest.raises(RequestError, match="verbatim holds in slots alone, and none are filled: layout is text"):
+            engine.extract(self.TEXT, self.SCHEMA, verbatim=True)
 
 
 class TestFallback:

@@ -26,6 +26,9 @@ def extract(
         str | None,
         typer.Option(help="slots (all values at once) or text (JSON); by default as the checkpoint was trained."),
     ] = None,
+    verbatim: Annotated[
+        bool, typer.Option("--verbatim", help="Strings in slots are stretches of the text; not dates and times.")
+    ] = False,
     max_tokens: Annotated[
         int | None, typer.Option(help="At most so many tokens of JSON; by default what fits.")
     ] = None,
@@ -52,7 +55,7 @@ def extract(
     engine = loading.engine()
     found = engine.extract(
         text, wanted, instruction=instruction, confidence=confidence, max_tokens=max_tokens, record=record,
-        layout=layout,  # type: ignore[arg-type]  # checked above
+        verbatim=verbatim, layout=layout,  # type: ignore[arg-type]  # checked above
         **sampling.parameters(engine),
     )  # fmt: skip
     if as_json:

@@ -24,7 +24,7 @@ from redraft.engine.result import OnStep, Result, fields_of
 from redraft.engine.runtime import Runtime
 from redraft.engine.task import Forward, Task, encode, read
 from redraft.engine.thinking import OF_THOUGHTS
-from redraft.errors import GenerationError, RequestError
+from redraft.errors import ConstraintError, GenerationError, RequestError
 from redraft.models.base import ExtractLayout, Span
 from redraft.tasks.read_slots import ReadSlots, slots_of
 
@@ -66,6 +66,8 @@ class ExtractRequest(Generic[V]):
     wanted: type[V] | None = None
     """The Python type that the value is to have, if one was given for a schema."""
     record: Recorders | None = None
+    verbatim: bool = False
+    """True where JSON cannot be written in the place of slots, for it would not be held to the text."""
     slots: ReadSlots | None = None
     """The reading into slots, which is tried first; None for JSON text."""
     fallback: str | None = None
@@ -74,6 +76,11 @@ class ExtractRequest(Generic[V]):
     def task(self, on_step: OnStep | None = None) -> Task[Extraction[V]]:
         """Begin to read. The steps of the confidence are neither told nor kept."""
         read = None if self.slots is None else (yield from self.slots.task(on_step))
+        if read is not None and read.full and self.verbatim:
+            raise GenerationError(
+                f"the value at {read.full[0]} takes all of its slot, and may be longer; a larger 'maxLength' makes its "
+                "slot wider, and without verbatim JSON would be written"
+            )
         if read is not None and not read.full:
             found = read.confidence if self.confidence else {}
             return Extraction(
@@ -100,6 +107,7 @@ def extract(
     instruction: str | None = None,
     confidence: bool = True,
     layout: ExtractLayout | None = None,
+    verbatim: bool = False,
     record: Recorders | None = None,
     **parameters: Any,
 ) -> ExtractRequest[V]:
@@ -109,6 +117,8 @@ def extract(
     asks to fill them in. confidence: each value's; of JSON text that takes one denoising step more for every field.
     layout: "slots" reads all values at once, each into a slot of its own, "text" writes JSON; by default as the
     checkpoint was trained. JSON is written all the same where a schema has no slots, or a value takes all of its own.
+    verbatim: strings are stretches of the text, from the border of a word to the border of a word, but for dates and
+    times; slots alone hold that, and RequestError says why there are none.
     record: keeps how the JSON is generated, and not the steps of the confidence; slots are not kept. Other parameters,
     and errors, as in ``request.generate``; an answer that its step limit left unfinished is flagged like any other.
     The task raises GenerationError where an open object has a key twice, of which no pointer could say which.
@@ -123,15 +133,18 @@ def extract(
     check_text("instruction", said)
     check_switch("confidence", confidence)
     check_layout(layout)
+    check_switch("verbatim", verbatim)
     request = generate(runtime, runtime.question(said, text), constraint=constraint, **parameters)
     slots, fallback = None, None
     if (layout or runtime.model.defaults.extract_layout) == "slots":
         try:
             _check_for_slots(record, parameters)
-            slots = slots_of(runtime, text, constraint.schema, instruction, parameters)
-        except RequestError as error:
+            slots = slots_of(runtime, text, constraint.schema, instruction, parameters, verbatim)
+        except (RequestError, ConstraintError) as error:
             fallback = str(error)
-    return ExtractRequest(runtime, request, confidence, wanted, record, slots, fallback)
+    if verbatim and slots is None:
+        raise RequestError(f"verbatim holds in slots alone, and none are filled: {fallback or 'layout is text'}")
+    return ExtractRequest(runtime, request, confidence, wanted, record, verbatim, slots, fallback)
 
 
 def check_layout(layout: object) -> None:

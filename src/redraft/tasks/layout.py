@@ -24,6 +24,7 @@ WIDTH, LONG, LONGEST = 16, 24, 40
 NULL = "null"
 
 _LONG_FORMATS = frozenset({"date-time", "email", "hostname", "ipv4", "ipv6", "uri"})
+_TIMES = frozenset({"date", "date-time", "duration", "time"})
 CHARACTERS_A_TOKEN = 3
 """The number of characters, on average or more, that a token of text has where it is no number."""
 _NUMBER_WIDTH = 12
@@ -63,6 +64,8 @@ class Slot:
     """A description of what may stand here."""
     about: str = ""
     """The schema's description."""
+    rewritten: bool = False
+    """True for a form that a text may say otherwise: a date, a time."""
     holds_all: bool = False
     """True if its width is enough for each of its values."""
     texts: Expression = field(default=NOTHING, repr=False, compare=False)
@@ -299,8 +302,10 @@ class _Builder:
         texts = any_of(*map(plain, values)) if type_ == "enum" else raw.texts(self._document, places, [type_])
         if type_ == "string" and may_be_absent:
             texts = Without(texts, any_of(NULL))
-        said = _said(type_, merged, values)
-        return Slot(pointer, key, type_, width, values, nullable, may_be_absent, said, about, holds_all, texts)
+        said, rewritten = _said(type_, merged, values), not _TIMES.isdisjoint(merged.formats)
+        return Slot(
+            pointer, key, type_, width, values, nullable, may_be_absent, said, about, rewritten, holds_all, texts
+        )
 
     def _width(self, merged: Merged, type_: Type, values: Sequence[Any], may_be_absent: bool) -> tuple[int, bool]:
         """The tokens of a slot, and whether they are enough for each of its values."""

@@ -4,7 +4,7 @@ A member that is absent has null in each of its slots, an array's items end at t
 required is there. The ways to say something in some slots and null in the others are a graph, a slot a level.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from redraft.tasks.layout import Fields, Items, Part, Slot, slots
@@ -24,11 +24,10 @@ END = Fork(None, None)
 """The place after the last slot."""
 
 
-def presence(root: Fields) -> Fork:
-    """Return the place before the first slot of a layout, from which all its ways lead to ``END``."""
-    found = _Builder().part(root, END, END)
-    assert found is not None, "an object whose members are all there is a value"
-    return found
+def presence(root: Fields, possible: Callable[[Slot], bool] = lambda slot: True) -> Fork | None:
+    """Return the place before the first slot of a layout, from which all its ways lead to ``END``; None where there is
+    no way. ``possible``: tells the slots in which a value may stand."""
+    return _Builder(possible).part(root, END, END)
 
 
 def levels(start: Fork, count: int) -> Iterator[list[Fork]]:
@@ -44,7 +43,8 @@ def levels(start: Fork, count: int) -> Iterator[list[Fork]]:
 class _Builder:
     """Builds the graph from its end; places from which the same ways lead on are one."""
 
-    def __init__(self) -> None:
+    def __init__(self, possible: Callable[[Slot], bool]) -> None:
+        self._possible = possible
         self._forks: dict[tuple[Fork | None, Fork | None], Fork] = {}
         self._unions: dict[tuple[Fork, Fork], Fork] = {}
 
@@ -53,7 +53,7 @@ class _Builder:
         to ``silent`` where all have null; None where no way does."""
         match part:
             case Slot():
-                return self._fork(said, None)
+                return self._fork(said if self._possible(part) else None, None)
             case Fields():
                 return self._members(part, said, silent)
             case Items():

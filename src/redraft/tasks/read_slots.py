@@ -3,15 +3,19 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from time import perf_counter
 from typing import Any
 
 import torch
 
 from redraft.canvas.step import Pinned
+from redraft.constrain.automaton import bytes as byte_automaton
+from redraft.constrain.automaton.limits import TooLargeError
 from redraft.constrain.automaton.slots import Turn
-from redraft.constrain.expression import Expression, joined
+from redraft.constrain.expression import AllOf, Expression, joined
 from redraft.constrain.language.json.spans import leaves
+from redraft.constrain.language.quotation import quotation
 from redraft.engine.context import follow, open_context, prefill
 from redraft.engine.denoise import CanvasPlan, Denoising, FinishedCanvas
 from redraft.engine.request import Request, generate
@@ -19,7 +23,7 @@ from redraft.engine.result import OnStep, Result, Usage
 from redraft.engine.runtime import Runtime
 from redraft.engine.slotted import SlotsConstraint
 from redraft.engine.task import Task, TimedListener, Waiting
-from redraft.errors import RequestError
+from redraft.errors import ConstraintError, RequestError
 from redraft.tasks.layout import NULL, Slot
 from redraft.tasks.presence import Fork, levels
 from redraft.tasks.slots import Canvas, Slots, asked
@@ -67,18 +71,21 @@ class ReadSlots:
     request: Request
     slots: Slots
     parts: tuple[_Part, ...]
+    quoted: Expression | None = None
+    """The texts of strings, where they are to be stretches of one text; None for any."""
 
     @classmethod
-    def of(cls, runtime: Runtime, request: Request, slots: Slots) -> "ReadSlots":
-        """Spread the slots over canvases. Raises RequestError for texts that no slot, or slots that no canvas holds."""
+    def of(cls, runtime: Runtime, request: Request, slots: Slots, quoted: Expression | None = None) -> "ReadSlots":
+        """Spread the slots over canvases. Raises RequestError for texts that no slot holds, slots that no canvas holds,
+        and where none of the quoted texts can be a value that is required."""
         parts = tuple(
             _Part(slots.slots[own.start : own.stop], canvas) for own, canvas in slots.split(request.canvas_length)
         )
-        found = cls(runtime, request, slots, parts)
+        found = cls(runtime, request, slots, parts, quoted)
         needed = len(request.prompt) + sum(len(part.canvas.tokens) for part in parts)
         if needed > request.context_length:
             raise RequestError(f"prompt and slots take {needed} tokens, and the context holds {request.context_length}")
-        forks = {slots.start}
+        forks = {found._start}
         for part in parts:
             forks = {after for fork in forks for after in found._checked(part, fork)}
         return found
@@ -89,7 +96,7 @@ class ReadSlots:
         listener = None if on_step is None else TimedListener(on_step)
         cache, cached = yield from open_context(runtime, request.prompt)
         canvases: list[FinishedCanvas] = []
-        fork, first = self.slots.start, 0.0
+        fork, first = self._start, 0.0
         try:
             commit = yield from prefill(runtime, request.prompt, cache)
             before, encoded = request.prompt, len(request.prompt)
@@ -114,9 +121,46 @@ class ReadSlots:
 
     def _constraint(self, part: _Part, start: Fork) -> tuple[SlotsConstraint, list[Fork]]:
         """Return the constraint of a canvas, and the places after its last slot."""
-        texts, turns, after = _turns(part.slots, start)
+        texts, turns, after = self._turns(part.slots, start)
         automaton, classes = self.runtime.constraints.slots(texts, turns, (self.slots.end_token_id,))
         return SlotsConstraint(automaton, classes, ~torch.tensor(part.canvas.free)), after
+
+    def _turns(self, slots: Sequence[Slot], start: Fork) -> tuple[list[Expression], list[tuple[Turn, ...]], list[Fork]]:
+        """The texts of some slots, each once, the ways to fill each slot, and the places after the last."""
+        texts: dict[Expression, int] = {}
+        places = list(levels(start, len(slots)))
+        turns: list[tuple[Turn, ...]] = []
+        for slot, forks, after in zip(slots, places, places[1:], strict=False):
+            said, own = joined(" ", self._texts(slot)), list[Turn]()
+            for source, fork in enumerate(forks):
+                if fork.said is not None:
+                    own.append(Turn(source, texts.setdefault(said, len(texts)), after.index(fork.said)))
+                if fork.silent is not None:
+                    own.append(Turn(source, texts.setdefault(_NULL, len(texts)), after.index(fork.silent)))
+            turns.append(tuple(own))
+        return list(texts), turns, places[-1]
+
+    @cached_property
+    def _start(self) -> Fork:
+        return self.slots.start(self._possible)
+
+    def _possible(self, slot: Slot) -> bool:
+        """Return whether there is a text for a slot at all."""
+        texts = self._texts(slot)
+        if texts is slot.texts:
+            return True
+        try:
+            byte_automaton.build(texts)
+        except TooLargeError:
+            raise
+        except ConstraintError:
+            return False
+        return True
+
+    def _texts(self, slot: Slot) -> Expression:
+        if self.quoted is None or slot.type != "string" or slot.rewritten:
+            return slot.texts
+        return AllOf((slot.texts, self.quoted))
 
     def _checked(self, part: _Part, start: Fork) -> list[Fork]:
         constraint, after = self._constraint(part, start)
@@ -167,9 +211,15 @@ class ReadSlots:
 
 
 def slots_of(
-    runtime: Runtime, text: str, schema: str, instruction: str | None, parameters: Mapping[str, Any]
+    runtime: Runtime,
+    text: str,
+    schema: str,
+    instruction: str | None,
+    parameters: Mapping[str, Any],
+    verbatim: bool = False,
 ) -> ReadSlots:
-    """Check a request to read ``text`` into the slots of a schema; ``parameters`` of ``request.generate``.
+    """Check a request to read ``text`` into the slots of a schema; ``parameters`` of ``request.generate``. With
+    ``verbatim``, strings without a 'format' are stretches of the text.
 
     Raises RequestError for a schema that has no fixed layout, or whose slots do not fit.
     """
@@ -184,23 +234,7 @@ def slots_of(
     # The text comes first: what several questions about it have in common is then computed once.
     given = {name: value for name, value in parameters.items() if name != "max_tokens"}
     request = generate(runtime, runtime.question(text, said), **given)
-    return ReadSlots.of(runtime, request, slots)
-
-
-def _turns(slots: Sequence[Slot], start: Fork) -> tuple[list[Expression], list[tuple[Turn, ...]], list[Fork]]:
-    """The texts of some slots, each once, the ways to fill each slot, and the places after the last."""
-    texts: dict[Expression, int] = {}
-    places = list(levels(start, len(slots)))
-    turns: list[tuple[Turn, ...]] = []
-    for slot, forks, after in zip(slots, places, places[1:], strict=False):
-        said, own = joined(" ", slot.texts), list[Turn]()
-        for source, fork in enumerate(forks):
-            if fork.said is not None:
-                own.append(Turn(source, texts.setdefault(said, len(texts)), after.index(fork.said)))
-            if fork.silent is not None:
-                own.append(Turn(source, texts.setdefault(_NULL, len(texts)), after.index(fork.silent)))
-        turns.append(tuple(own))
-    return list(texts), turns, places[-1]
+    return ReadSlots.of(runtime, request, slots, quotation(text) if verbatim else None)
 
 
 def _of_leaves(text: str, confidence: dict[str, float]) -> dict[str, float]:

@@ -4,7 +4,7 @@ What stands between the slots is pinned (see ``layout``). A slot holds a space, 
 its width. Texts are raw; ``null`` says that a value is absent, and the items of an array end at the first one.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -83,10 +83,16 @@ class Slots:
         root = laid_out(schema, tokenizer)
         return cls(tuple(slots(root)), tokenizer, end_token_id, root)
 
-    @property
-    def start(self) -> Fork:
-        """The place before the first slot, from which all ways to say a value or null in each slot lead on."""
-        return presence(self._root)
+    def start(self, possible: Callable[[Slot], bool]) -> Fork:
+        """Return the place before the first slot, from which all ways to say a value or null in each slot lead on.
+
+        ``possible``: tells the slots in which a value may stand. Raises RequestError naming one that needs a value.
+        """
+        found = presence(self._root, possible)
+        if found is not None:
+            return found
+        pointer = next(slot.pointer for slot in self.slots if not possible(slot))
+        raise RequestError(f"no text can stand at {pointer}, and a value of the schema needs one there, or elsewhere")
 
     @property
     def empty(self) -> Canvas:
