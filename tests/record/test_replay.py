@@ -412,7 +412,6 @@ class TestWhatIsNotKept:
         assert again.identical
         assert parameters_of(recording, again.recording) == {}
 
-
     def test_so_has_what_its_chat_template_read_besides(self, engine: Engine, folder: Path, tmp_path: Path) -> None:
         copy = Path(shutil.copytree(folder, tmp_path / "model"))
         with (copy / "chat_template.jinja").open("a") as template:
