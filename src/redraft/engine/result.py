@@ -1,7 +1,7 @@
 """Results of a generation: an event a denoising step, a chunk a canvas, and the result with its cost."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from html import escape
 from typing import Any, Literal
 
@@ -121,6 +121,16 @@ class Usage:
     """Seconds from the call to the first finished canvas."""
     seconds: float
     """Seconds from the call to the end; of both, those that ``on_step`` took are left out."""
+
+    def after(self, other: "Usage") -> "Usage":
+        """The cost of both, where ``other`` was tried first and this gave the answer."""
+        return replace(
+            self,
+            canvases=self.canvases + other.canvases,
+            denoising_steps=self.denoising_steps + other.denoising_steps,
+            time_to_first_token=self.time_to_first_token + other.seconds,
+            seconds=self.seconds + other.seconds,
+        )
 
     @property
     def tokens_per_step(self) -> float:
