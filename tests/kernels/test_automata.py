@@ -212,3 +212,11 @@ def test_an_engine_and_the_compiling_process_use_it_and_import_no_more() -> None
         "assert worker.automata is automata and 'torch' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, env=dict(os.environ), timeout=300)
+
+
+def test_without_a_library_the_reference_does_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(automata, "native", lambda: None)
+    monkeypatch.setattr(automata, "_Code", None)
+    found = automata.build(SHARED, Budget(Limits()))
+    assert found is not None
+    assert [found.matches(text) for text in (b"k1", b"k123", b"k", b"k1234")] == [True, True, False, False]
