@@ -94,15 +94,22 @@ class CanvasConstraint:
         entropy, confidence = readout.entropy.clone(), readout.confidence.clone()
         entropy[:positions], confidence[:positions] = map(torch.from_numpy, _certainty(found, sums))
 
-        def probability(tokens: Tensor) -> Tensor:
-            own = tokens[:positions].cpu().numpy()
-            factor = _factors(found, sums)[np.arange(positions), self.compiled.automaton.token_class[own]]
-            likely = readout.probability(tokens).clone()
-            likely[:positions] = (likely[:positions] * torch.from_numpy(factor).to(likely)).clamp(max=1.0)
-            return likely
+        def logprob(tokens: Tensor) -> Tensor:
+            given = readout.logprob(tokens).clone()
+            place = np.arange(positions)
+            number = self.compiled.automaton.token_class[tokens[:positions].cpu().numpy()]
+            own = given[:positions].double().cpu().numpy()
+            # A class of which filters leave nothing stands, where nothing else may, for its likeliest token.
+            stands = np.isneginf(own) & (
+                classes.argmax[:positions].cpu().numpy()[place, number] == tokens[:positions].cpu().numpy()
+            )
+            own = np.where(stands, sums.peak[place, number], own)
+            found_there = np.minimum(own + _log_factors(found, sums)[place, number], 0.0)
+            given[:positions] = torch.from_numpy(found_there).to(given)
+            return given
 
         constrained = replace(
-            readout, argmax=argmax, sample=sample, entropy=entropy, confidence=confidence, probability=probability
+            readout, argmax=argmax, sample=sample, entropy=entropy, confidence=confidence, logprob=logprob
         )
         return ConstrainedStep(constrained, found)
 
@@ -158,14 +165,21 @@ def _certainty(found: Inference, sums: ClassSums) -> tuple[Floats, Floats]:
     return np.maximum(np.where(ended, found.entropy, entropy), 0.0), np.minimum(confidence, 1.0)
 
 
-def _factors(found: Inference, sums: ClassSums) -> Floats:
-    """[L, n]: what the model's probability of a class's token becomes over the tokens that can stand at a position."""
+def _log_factors(found: Inference, sums: ClassSums) -> Floats:
+    """[L, n]: what is added to the model's log probability of a class's token over the tokens that can stand at a
+    position."""
     possible = np.isfinite(found.log_multiplier)
-    allowed = np.where(possible, sums.mass, 0.0).sum(1, dtype=np.float64, keepdims=True)
+    allowed = np.where(possible, sums.mass, 0.0).sum(1, dtype=np.float64)
     with np.errstate(divide="ignore"):
-        factors = np.where(possible & (allowed > 0), 1.0 / allowed, 0.0)
+        log_allowed = np.log(allowed)
+        # As for the entropy: the classes' likeliest tokens stand for a mass that float32 has lost.
+        faint = allowed < _FAINT
+        log_allowed[faint] = np.logaddexp.reduce(
+            np.where(possible, sums.peak, -np.inf)[faint].astype(np.float64), axis=1
+        )
+        factors = np.where(possible, -log_allowed[:, None], -np.inf)
         ended = found.tail > 0
-        factors[ended] = np.exp(np.logaddexp(found.log_multiplier[ended], np.log(found.tail[ended])[:, None]))
+        factors[ended] = np.logaddexp(found.log_multiplier[ended], np.log(found.tail[ended])[:, None])
     return factors
 
 

@@ -172,7 +172,7 @@ def _min_probability(
     readout = (yield from read(Forward((runtime.canvas(seen, cache, context),), wanted))).readout
     found = constraint.apply(readout, draws, True, Pinned(mask, canvas)).inference
     tokens = canvas[positions]
-    logprobs = readout.probability(canvas.to(model.device)).cpu()[positions].log()
+    logprobs = readout.logprob(canvas.to(model.device)).cpu()[positions]
     token_class = constraint.compiled.automaton.token_class[tokens.numpy()]
     ratio = torch.from_numpy(found.log_ratio[positions.numpy(), token_class])
     # Rounding can leave a certain token a hair above one.
