@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from redraft.tasks.edit import EditResult
     from redraft.tasks.extract import Extraction
     from redraft.tasks.fill import FillResult
+    from redraft.tasks.score import ScoreResult
 
     __version__: str
 
@@ -71,6 +72,7 @@ __all__ = [
     "ReproducesCanvas",
     "RequestError",
     "Result",
+    "ScoreResult",
     "StableAndConfident",
     "StepEvent",
     "StoppingRule",
@@ -111,6 +113,7 @@ _PUBLIC = {
     "redraft.tasks.edit": ("EditResult",),
     "redraft.tasks.extract": ("Extraction",),
     "redraft.tasks.fill": ("FillResult",),
+    "redraft.tasks.score": ("ScoreResult",),
 }
 _HOME = {name: module for module, names in _PUBLIC.items() for name in names}
 

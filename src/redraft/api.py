@@ -32,6 +32,7 @@ from redraft.tasks.choose import ChooseResult, choose
 from redraft.tasks.edit import EditResult, edit
 from redraft.tasks.extract import Extraction, ExtractRequest, V, extract
 from redraft.tasks.fill import FillResult, fill
+from redraft.tasks.score import Bound, ScoreResult, score
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -757,6 +758,31 @@ class Engine:
         )
         return self._run(request, on_step)
 
+    def score(
+        self,
+        prompt: Prompt,
+        text: str | Sequence[int],
+        *,
+        top_logprobs: int | None = None,
+        bound: Bound | None = None,
+        samples: int | None = None,
+        seed: int | None = None,
+    ) -> ScoreResult:
+        """Find the log-likelihood of ``text`` (a string or token ids) behind ``prompt``, in nats: exact, in the model's
+        causal mode. No end token is added.
+
+        A string behind a string is tokenized together with it and split where the prompt's tokens end; RequestError
+        where one token would span the border. Behind chat messages or token ids a text is tokenized by itself, as what
+        the model's turn says. The prompt may be empty where the tokenizer begins every text with a token of its own.
+
+        top_logprobs: keep so many of the likeliest tokens at each position, 0 to 20. bound: "monte_carlo" for the
+        evidence lower bound of an absorbing family's diffusion in the place of the likelihood, estimated from
+        ``samples`` masked canvases (128 by default) that ``seed`` draws; docs/score.md says what it is. Raises
+        RequestError, before any work, for what cannot be scored.
+        """
+        request = score(self.runtime, prompt, text, top_logprobs=top_logprobs, bound=bound, samples=samples, seed=seed)
+        return self._run(request, None)
+
     def min_tokens(self, constraint: Constraint | type[Any]) -> int:
         """Return how many tokens the shortest text takes that a constraint allows."""
         return self.runtime.min_tokens(cast(Constraint, as_constraint(constraint)))
@@ -785,6 +811,7 @@ class Engine:
     aedit = in_async(edit)
     achoose = in_async(choose)
     aextract = in_async(extract)
+    ascore = in_async(score)
     astream = streamed_in_async(generate)
 
 

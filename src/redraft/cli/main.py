@@ -24,6 +24,7 @@ from redraft.cli import (
     quantize,
     reading,
     replay,
+    score,
     serve,
     talk,
     train,
@@ -59,8 +60,9 @@ def redraft(
     """Run, constrain and train block-diffusion language models on the machine you have."""
 
 
-for answers in (generate.generate, chat.chat, fill.fill, edit.edit, choose.choose, extract.extract, serve.serve):
+for answers in (generate.generate, chat.chat, fill.fill, edit.edit, choose.choose, extract.extract, score.score):
     app.command()(talking(answers))
+app.command()(talking(serve.serve))
 app.command()(talking(models.pull))
 app.command("list")(talking(models.list_models))
 app.command("rm")(talking(models.remove))

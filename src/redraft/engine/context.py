@@ -11,11 +11,12 @@ from redraft.engine.task import Task, Waiting, encode
 from redraft.models.base import Span
 
 
-def open_context(runtime: Runtime, tokens: Sequence[int]) -> Task[tuple[PooledCache, int]]:
-    """Open a cache with room for ``tokens``, and tell how many of them it holds already; waits until there is room."""
+def open_context(runtime: Runtime, tokens: Sequence[int], room: int = 0) -> Task[tuple[PooledCache, int]]:
+    """Open a cache with room for ``tokens`` and ``room`` more, and tell how many of them it holds already; waits until
+    there is room."""
     while True:
         cache, known = runtime.pool.open(tokens)
-        if cache.reserve(len(tokens)):
+        if cache.reserve(len(tokens) + room):
             return cache, known
         # Whoever waits holds nothing, so that those who wait cannot stop each other.
         cache.close()

@@ -209,17 +209,20 @@ def check_seed(seed: int | None) -> int:
     return secrets.randbits(32) if seed is None else check_whole("seed", seed, 0, (1 << 64) - 1)
 
 
-def check_prompt(tokens: Sequence[int], vocab_size: int, image_token_ids: Sequence[int]) -> tuple[int, ...]:
-    """Prompt token ids; a RequestError for an empty prompt, an id outside the vocabulary, or an image token."""
+def check_prompt(
+    tokens: Sequence[int], vocab_size: int, image_token_ids: Sequence[int], what: str = "prompt"
+) -> tuple[int, ...]:
+    """Token ids of a prompt, or of ``what`` else; a RequestError for none, an id outside the vocabulary, or an image
+    token."""
     if len(tokens) == 0:
-        raise RequestError("the prompt is empty; give at least one token")
+        raise RequestError(f"the {what} is empty; give at least one token")
     for index, token in enumerate(tokens):
         if isinstance(token, bool) or not isinstance(token, int) or not 0 <= token < vocab_size:
             raise RequestError(
-                f"prompt token {index} is {token!r}; ids must be whole numbers from 0 to {vocab_size - 1}"
+                f"{what} token {index} is {token!r}; ids must be whole numbers from 0 to {vocab_size - 1}"
             )
         if token in image_token_ids:
-            raise RequestError(f"prompt token {index} ({token}) stands for an image; images are not supported yet")
+            raise RequestError(f"{what} token {index} ({token}) stands for an image; images are not supported yet")
     return tuple(tokens)
 
 

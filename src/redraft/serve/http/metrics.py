@@ -59,6 +59,11 @@ class ServerMetrics:
         if usage.completion_tokens:
             self._tokens_per_step.observe(usage.tokens_per_step)
 
+    def scored(self, usage: Usage) -> None:
+        """Count one text that was scored; nothing was written."""
+        self._tokens.labels("prompt").inc(usage.prompt_tokens + usage.completion_tokens)
+        self._tokens.labels("cached").inc(usage.cached_prompt_tokens)
+
     def text(self) -> bytes:
         """Return the whole page."""
         return generate_latest(self._registry)

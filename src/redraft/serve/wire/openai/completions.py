@@ -28,6 +28,7 @@ from redraft.serve.wire.openai.common import (
     token_text,
     usage,
 )
+from redraft.serve.wire.openai.echoed import echoed
 from redraft.serve.wire.sampling import Sampled
 from redraft.tasks.fill import FillResult
 
@@ -48,7 +49,7 @@ class CompletionBody(Sampled):
         | Annotated[list[Annotated[list[int], Field(min_length=1)]], Field(min_length=1)]
     )
     suffix: str | None = None
-    max_tokens: Whole | None = None
+    max_tokens: Annotated[int, Field(ge=0)] | None = None
     temperature: Temperature | None = None
     seed: Seed = None
     stop: Stop | None = None
@@ -71,6 +72,8 @@ async def completions(body: CompletionBody, http: HttpRequest) -> Response:
     here.note_prompt(http, body.prompt)
     prompts = _prompts(body)
     _check_together(here, body, prompts)
+    if _scores(body):
+        return await echoed(here, body, http, prompts, _FIELDS)
     if body.suffix:
         return await _filled(here, body, http, str(prompts[0]), body.suffix)
     parameters = {
@@ -109,6 +112,11 @@ def _prompts(body: CompletionBody) -> list[str | list[int]]:
     return [ids] if ids else [part for part in body.prompt if not isinstance(part, int)]
 
 
+def _scores(body: CompletionBody) -> bool:
+    """Tell whether the log-probabilities of the prompt itself are asked for."""
+    return bool(body.echo) and body.logprobs is not None
+
+
 def _echo(here: Serving, body: CompletionBody, prompt: str | list[int]) -> str:
     """Return what stands before each answer to a prompt."""
     if not body.echo:
@@ -122,7 +130,8 @@ def _check_together(here: Serving, body: CompletionBody, prompts: Sequence[str |
         raise bad_request(f"n: {body.n} answers; this server gives at most {here.limits.choices}", "n")
     for wrong, param, message in (
         (body.stream_options is not None and not body.stream, "stream_options", "stream_options needs stream: true"),
-        (body.echo and body.logprobs is not None, "logprobs", "logprobs of an echoed prompt are not known"),
+        (body.max_tokens == 0 and not _scores(body), "max_tokens",
+         "max_tokens must be 1 or more; 0 writes nothing, and scores a prompt with echo and logprobs alone"),
         (body.suffix and body.logprobs is not None, "logprobs", "logprobs cannot be given together with suffix"),
         (body.suffix and body.n not in (None, 1), "n", "n must be 1 together with suffix"),
         (body.suffix and body.stream_options is not None and body.stream_options.continuous_usage_stats,
