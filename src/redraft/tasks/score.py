@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from redraft.canvas.random import PositionRandom
-from redraft.canvas.readout import Readout, ReadoutSpec
+from redraft.canvas.readout import Readout, ReadoutSpec, without_mask
 from redraft.engine.context import open_context
 from redraft.engine.memory import PooledCache
 from redraft.engine.request import check_prompt, check_seed, check_text, check_whole
@@ -99,8 +99,8 @@ class ScoreRequest:
         if not all(math.isfinite(one.logprob) for one in scored):
             place = next(place for place, one in enumerate(scored) if not math.isfinite(one.logprob))
             raise GenerationError(
-                f"the log-probability of token {place} of the text is {scored[place].logprob}; the checkpoint's weights "
-                "are damaged, or too large for this dtype. Try dtype='float32', or load the checkpoint afresh"
+                f"the log-probability of token {place} of the text is {scored[place].logprob}; the checkpoint's "
+                "weights are damaged, or too large for this dtype. Try dtype='float32', or load the checkpoint afresh"
             )
         logprobs = tuple(one.logprob for one in scored)
         seconds = perf_counter() - began
@@ -121,8 +121,7 @@ class ScoreRequest:
         """Encode up to ``end``, and read every row from ``first`` on."""
         scored: list[TokenLogprob] = []
         following: TokenLogprob | None = None
-        # The likeliest token is always wanted: it says which tokens are greedy.
-        spec = ReadoutSpec(1.0, top_logprobs=max(1, self.top_logprobs or 0))
+        spec = self._spec(1.0, None)
         chunk = self.runtime.prefill_chunk
         while cache.length < end:
             start, stop = cache.length, min(cache.length + chunk, end)
@@ -133,20 +132,30 @@ class ScoreRequest:
                 continue
             reading = yield from read(Forward((span,), spec))
             right = tokens[stop - wanted + 1 : stop + 1]
-            scored += _told(reading.readout, right, wanted)
+            scored += _told(self._of_text(reading.readout, None), right)
             if stop == len(tokens) and self.next_token is not None:
-                last = yield from read(Forward(readout=self._next_spec(), hidden=reading.hidden[-1:]))
-                (following,) = _told(last.readout, last.readout.sample, 1)
+                following = yield from self._follow(self.next_token, reading.hidden[-1:])
         return scored, following
 
-    def _next_spec(self) -> ReadoutSpec:
-        wanted = self.next_token
-        assert wanted is not None, "a token is wanted"
-        count = max(1, self.top_logprobs or 0)
-        if wanted.temperature == 0:
-            return ReadoutSpec(1.0, top_logprobs=count)
-        uniforms = PositionRandom(wanted.seed, 0, 1, 1).sample
-        return ReadoutSpec(wanted.temperature, uniforms, top_logprobs=count)
+    def _follow(self, wanted: NextToken, hidden: Tensor) -> Task[TokenLogprob]:
+        """Draw the token that follows a row [1, H]."""
+        uniforms = None if wanted.temperature == 0 else PositionRandom(wanted.seed, 0, 1, 1).sample
+        spec = self._spec(wanted.temperature or 1.0, uniforms)
+        readout = self._of_text((yield from read(Forward(readout=spec, hidden=hidden))).readout, uniforms)
+        (following,) = _told(readout, readout.sample)
+        return following
+
+    def _spec(self, temperature: float, uniforms: Tensor | None) -> ReadoutSpec:
+        classes = self.runtime.mask_classes
+        # The likeliest token is always wanted: it says which tokens are greedy. Of a model with a mask one more, for
+        # the mask may be among them.
+        count = max(1, self.top_logprobs or 0) + (classes is not None)
+        return ReadoutSpec(temperature, uniforms, top_logprobs=count, classes=classes)
+
+    def _of_text(self, readout: Readout, uniforms: Tensor | None) -> Readout:
+        """Return the distribution of tokens that are text: a mask is none, and the causal mode never writes it."""
+        mask = _mask(self.runtime)
+        return readout if mask is None else without_mask(readout, mask, uniforms)
 
 
 @dataclass(frozen=True, eq=False)
@@ -193,9 +202,9 @@ def score(
     and behind messages names of special tokens in it are text: it is what the model's turn says. An empty prompt is one
     where the tokenizer begins every text with a token of its own.
 
-    top_logprobs: keep so many of the likeliest tokens at each position, 0 to 20. bound: None for the exact likelihood of
-    the causal mode; "monte_carlo" for the evidence lower bound of an absorbing family's diffusion (Sahoo et al. 2024,
-    arXiv 2406.07524; Nie et al. 2025, arXiv 2502.09992), from ``samples`` masked canvases (128 by default) drawn by
+    top_logprobs: keep so many of the likeliest tokens at each position, 0 to 20. bound: None for the exact likelihood
+    of the causal mode; "monte_carlo" for the evidence lower bound of an absorbing family's diffusion (Sahoo et al.,
+    arXiv 2406.07524; Nie et al., arXiv 2502.09992), from ``samples`` masked canvases (128 by default) drawn by
     ``seed``. check: as in ``Runtime.tokenize``.
 
     Raises RequestError, before any work, for what cannot be scored.
@@ -209,15 +218,11 @@ def score(
     if bound is None:
         check_causal(runtime)
         return ScoreRequest(runtime, before, own, kept)
-    corruption = runtime.model.corruption
-    mask = None if corruption is None else corruption.mask
-    if mask is None:
+    if _mask(runtime) is None:
         raise RequestError(
             "bound 'monte_carlo' is for families whose noise is a mask, and this one's is not; leave it out, for the "
             "causal mode has an exact likelihood"
         )
-    if mask in own:
-        raise RequestError(f"token {own.index(mask)} of the text is the mask ({mask}), which is no text")
     return BoundRequest(runtime, before, own, SAMPLES if samples is None else samples, check_seed(seed))
 
 
@@ -246,6 +251,7 @@ def score_all(
     config = runtime.model.config
     check_causal(runtime)
     given = check_prompt(tokens, config.vocab_size, config.image_token_ids)
+    _check_mask(runtime, given)
     _check_room(runtime, 0, len(given))
     return ScoreRequest(runtime, given[:1], given[1:], top_logprobs, next_token)
 
@@ -269,7 +275,7 @@ def tokens_of(
     elif isinstance(text, bytes | bytearray | Mapping) or not isinstance(text, Sequence | Tensor):
         raise RequestError(f"text is of type {type(text).__name__}; give a string, or token ids")
     if len(text) == 0:
-        raise RequestError("the text is empty; give at least one token to score")
+        raise RequestError("text is empty; give at least one token to score")
     if isinstance(prompt, str):
         before, own = _behind_string(runtime, prompt, text, check)
     else:
@@ -281,7 +287,9 @@ def tokens_of(
         else:
             own = _ids(text)
     given = check_prompt(before, config.vocab_size, config.image_token_ids)
-    return given, check_prompt(own, config.vocab_size, config.image_token_ids, "text")
+    checked = check_prompt(own, config.vocab_size, config.image_token_ids, "text")
+    _check_mask(runtime, checked)
+    return given, checked
 
 
 def _behind_string(
@@ -311,23 +319,33 @@ def _ids(text: Sequence[int] | Tensor) -> list[int]:
     return cast("list[int]", text.tolist()) if isinstance(text, Tensor) else list(text)
 
 
+def _check_mask(runtime: Runtime, text: Sequence[int]) -> None:
+    mask = _mask(runtime)
+    if mask is not None and mask in text:
+        raise RequestError(f"text token {text.index(mask)} ({mask}) is the mask, which stands in no text")
+
+
 def _check_room(runtime: Runtime, before: int, own: int) -> None:
     needed, context, pool = before + own, runtime.model.config.context_length, runtime.pool
     if needed > context:
         raise RequestError(
-            f"prompt and text have {counted(needed, 'token')} together and the context holds {context}; shorten them by "
-            f"{needed - context}"
+            f"prompt and text have {counted(needed, 'token')} together and the context holds {context}; shorten them "
+            f"by {needed - context}"
         )
     if pool.budget is not None and pool.bytes_for(needed) > pool.budget:
         fits = pool.positions_for(pool.budget, needed)
         raise RequestError(
-            f"kv_bytes {pool.budget:,} is too small: the keys and values of the {needed} tokens of prompt and text take "
-            f"{pool.bytes_for(needed):,}; {counted(fits, 'token')} would fit"
+            f"kv_bytes {pool.budget:,} is too small: the keys and values of the {needed} tokens of prompt and text "
+            f"take {pool.bytes_for(needed):,}; {counted(fits, 'token')} would fit"
         )
 
 
-def _told(readout: Readout, tokens: Tensor, rows: int) -> list[TokenLogprob]:
-    """Return the log-probabilities of ``tokens``, which may be one fewer than the ``rows`` that were read."""
+def _mask(runtime: Runtime) -> int | None:
+    return None if runtime.model.corruption is None else runtime.model.corruption.mask
+
+
+def _told(readout: Readout, tokens: Tensor) -> list[TokenLogprob]:
+    """Return the log-probabilities of ``tokens``, which may be one fewer than the rows that were read."""
     top_ids, top_logprobs = readout.top_ids, readout.top_logprobs
     assert top_ids is not None, "the likeliest tokens were asked for"
     assert top_logprobs is not None, "the likeliest tokens were asked for"

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
 from time import perf_counter
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -26,6 +26,7 @@ from redraft.tasks.choose import ChooseResult
 from redraft.tasks.extract import Extraction
 from redraft.tasks.fill import FillResult
 
+T = TypeVar("T")
 COMMAND_SECONDS = 60.0
 # So many that whoever ends finds the next one checked.
 _AT_ONCE = 2 * MAX_CONCURRENCY
@@ -98,11 +99,11 @@ def run(
         raise RequestError("there is no item to ask; give one or more")
     began = perf_counter()
     asking = _Asking(engine, contender, command_seconds, _markers(engine))
-    outcomes = _outside(asking.all(items, seed, on_item))
+    outcomes = outside(asking.all(items, seed, on_item))
     return Run(contender, outcomes, perf_counter() - began)
 
 
-def _outside(asking: Coroutine[Any, Any, list[Outcome]]) -> list[Outcome]:
+def outside(asking: Coroutine[Any, Any, T]) -> T:
     """Run to the end, also where this thread runs an event loop already, as a notebook's does."""
     try:
         asyncio.get_running_loop()

@@ -11,7 +11,6 @@ from starlette.responses import Response
 from redraft.engine.result import TokenLogprob
 from redraft.engine.task import Runnable
 from redraft.errors import RedraftError
-from redraft.serve import prepare
 from redraft.serve.answers import Answers
 from redraft.serve.errors import ApiError, Json, bad_request, of_engine
 from redraft.serve.state import Serving, client_of, new_seed, serving

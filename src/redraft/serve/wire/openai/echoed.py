@@ -77,7 +77,7 @@ def _check(body: "CompletionBody") -> None:
     """Refuse what such an answer has no room for."""
     for wrong, param, message in (
         (body.max_tokens not in (0, 1), "max_tokens",
-         "max_tokens must be 0 or 1 together with echo and logprobs, which score the prompt; ask for more without echo"),
+         "max_tokens must be 0 or 1 together with echo and logprobs, which score the prompt"),
         (body.n not in (None, 1), "n", "n must be 1 together with echo and logprobs"),
         (body.stream, "stream", "stream cannot be given together with echo and logprobs; they come at once"),
         (body.stop, "stop", "stop cannot be given together with echo and logprobs"),
