@@ -14,7 +14,8 @@ from redraft.constrain.constraint import Constraint
 from redraft.constrain.inference.decisions import Normalize
 from redraft.constrain.language.template import Hole
 from redraft.constrain.python_types import as_constraint
-from redraft.engine.generation import Generate, Recorders
+from redraft.engine.generation import Generate, Recorders, check_recorded
+from redraft.engine.quality import Quality
 from redraft.engine.request import Request, check_listeners, check_whole, generate
 from redraft.engine.result import Chunk, OnStep, Result
 from redraft.engine.runtime import Prompt, Runtime, forward_alone, run, start
@@ -166,6 +167,8 @@ class Engine:
         min_tokens: int = 0,
         ignore_eos: bool = False,
         stop_token_ids: Sequence[int] | None = None,
+        deadline_ms: float | None = None,
+        quality: Quality | None = None,
         tools: Sequence[Mapping[str, Any]] | None = None,
         tool_choice: ToolChoice = "auto",
         on_step: OnStep | None = None,
@@ -199,6 +202,10 @@ class Engine:
         2), repetition_penalty: for tokens that the answer has already, the prompt not counted. min_tokens: no end token
         and no stop string before so many tokens. ignore_eos: no end token at all. stop_token_ids: tokens at which the
         answer ends, not part of it. docs/sampling.md defines each.
+
+        deadline_ms: milliseconds from the call by which the answer is wanted; the best canvas that there is then ends
+        it, and ``deadline_reached`` says so. Under a constraint it is whole and valid, or DeadlineError says what would
+        be needed. quality: "fast", "balanced" or "exact", in the place of steps and a bound. docs/tune.md explains both.
 
         Raises RequestError, before any work, for a prompt or parameter that cannot be honoured (ConstraintError if it
         is the constraint), and GenerationError while running if the model yields NaN.
@@ -239,6 +246,8 @@ class Engine:
             min_tokens=min_tokens,
             ignore_eos=ignore_eos,
             stop_token_ids=stop_token_ids,
+            deadline_ms=deadline_ms,
+            quality=quality,
             tools=tools,
             tool_choice=tool_choice,
         )
@@ -278,6 +287,8 @@ class Engine:
         min_tokens: int = 0,
         ignore_eos: bool = False,
         stop_token_ids: Sequence[int] | None = None,
+        deadline_ms: float | None = None,
+        quality: Quality | None = None,
         tools: Sequence[Mapping[str, Any]] | None = None,
         tool_choice: ToolChoice = "auto",
         on_step: OnStep | None = None,
@@ -315,10 +326,13 @@ class Engine:
             min_tokens=min_tokens,
             ignore_eos=ignore_eos,
             stop_token_ids=stop_token_ids,
+            deadline_ms=deadline_ms,
+            quality=quality,
             tools=tools,
             tool_choice=tool_choice,
         )
         check_listeners(on_step, record)
+        check_recorded(request, record)
         recorder = None if record is None else record.recorder(request, self.runtime)
         answer = self._answer(request, None, tools is not None)
         return Generation(self.runtime, answer.task(on_step, recorder), recorder)
@@ -356,6 +370,8 @@ class Engine:
         min_tokens: int = 0,
         ignore_eos: bool = False,
         stop_token_ids: Sequence[int] | None = None,
+        deadline_ms: float | None = None,
+        quality: Quality | None = None,
         tools: Sequence[Mapping[str, Any]] | None = None,
         tool_choice: ToolChoice = "auto",
         max_batch_rows: int | None = None,
@@ -408,6 +424,8 @@ class Engine:
                         min_tokens=min_tokens,
                         ignore_eos=ignore_eos,
                         stop_token_ids=stop_token_ids,
+                        deadline_ms=deadline_ms,
+                        quality=quality,
                         tools=tools,
                         tool_choice=tool_choice,
                     )
@@ -455,6 +473,8 @@ class Engine:
         min_tokens: int = 0,
         ignore_eos: bool = False,
         stop_token_ids: Sequence[int] | None = None,
+        deadline_ms: float | None = None,
+        quality: Quality | None = None,
         tools: Sequence[Mapping[str, Any]] | None = None,
         tool_choice: ToolChoice = "auto",
     ) -> Request:
@@ -501,11 +521,14 @@ class Engine:
             min_tokens=min_tokens,
             ignore_eos=ignore_eos,
             stop_token_ids=stop_token_ids,
+            deadline_ms=deadline_ms,
+            quality=quality,
         )
 
     def begin(self, request: Request, on_step: OnStep | None = None, record: Recorders | None = None) -> "Generation":
         """Start answering a request that is checked; on_step and record as in ``generate``."""
         check_listeners(on_step, record)
+        check_recorded(request, record)
         recorder = None if record is None else record.recorder(request, self.runtime)
         return Generation(self.runtime, Generate(self.runtime, request).task(on_step, recorder), recorder)
 
@@ -535,6 +558,8 @@ class Engine:
         presence_penalty: float = 0.0,
         frequency_penalty: float = 0.0,
         repetition_penalty: float = 1.0,
+        deadline_ms: float | None = None,
+        quality: Quality | None = None,
         on_step: OnStep | None = None,
         record: Recorders | None = None,
     ) -> FillResult:
@@ -571,6 +596,8 @@ class Engine:
             presence_penalty=presence_penalty,
             frequency_penalty=frequency_penalty,
             repetition_penalty=repetition_penalty,
+            deadline_ms=deadline_ms,
+            quality=quality,
         )
         return self._run(request, on_step)
 
@@ -602,6 +629,8 @@ class Engine:
         presence_penalty: float = 0.0,
         frequency_penalty: float = 0.0,
         repetition_penalty: float = 1.0,
+        deadline_ms: float | None = None,
+        quality: Quality | None = None,
         on_step: OnStep | None = None,
         record: Recorders | None = None,
     ) -> EditResult:
@@ -641,6 +670,8 @@ class Engine:
             presence_penalty=presence_penalty,
             frequency_penalty=frequency_penalty,
             repetition_penalty=repetition_penalty,
+            deadline_ms=deadline_ms,
+            quality=quality,
         )
         return self._run(request, on_step)
 
@@ -718,6 +749,8 @@ class Engine:
         presence_penalty: float = 0.0,
         frequency_penalty: float = 0.0,
         repetition_penalty: float = 1.0,
+        deadline_ms: float | None = None,
+        quality: Quality | None = None,
         on_step: OnStep | None = None,
         record: Recorders | None = None,
     ) -> Extraction[V]:
@@ -755,6 +788,8 @@ class Engine:
             presence_penalty=presence_penalty,
             frequency_penalty=frequency_penalty,
             repetition_penalty=repetition_penalty,
+            deadline_ms=deadline_ms,
+            quality=quality,
         )
         return self._run(request, on_step)
 

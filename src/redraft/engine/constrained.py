@@ -51,6 +51,8 @@ class CanvasConstraint:
     """The number of the canvas's first tokens that belong to the answer; what comes after them is thrown away."""
     end: Floats
     """[S + 1] log potential of the states after these positions."""
+    needs_end: bool = False
+    """True where these positions have room for an end token behind the last token of the answer."""
 
     @classmethod
     def of(cls, compiled: CompiledConstraint, state: int, length: int, room: int) -> "CanvasConstraint":
@@ -58,7 +60,12 @@ class CanvasConstraint:
         # With a position to spare after the last token, the end token that belongs there shows that all is said.
         positions, needs_end = (room + 1, True) if room < length else (length, False)
         left = max(0, room - length)
-        return cls(compiled, state, positions, end_potential(compiled.automaton.distance, left, needs_end))
+        end = end_potential(compiled.automaton.distance, left, needs_end)
+        return cls(compiled, state, positions, end, needs_end)
+
+    def closing(self) -> "CanvasConstraint":
+        """Return the same where the text has to be whole on this canvas."""
+        return replace(self, end=end_potential(self.compiled.automaton.distance, 0, self.needs_end))
 
     def apply(
         self,

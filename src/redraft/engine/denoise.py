@@ -13,13 +13,14 @@ from redraft.canvas.shaping import Shaping
 from redraft.canvas.step import CanvasState, Pinned, StepOutcome, StepRules, start, step
 from redraft.canvas.token_classes import TokenClasses
 from redraft.engine.constrained import CanvasConstraint, ConstrainedStep
+from redraft.engine.deadline import passed
 from redraft.engine.memory import PooledCache
 from redraft.engine.request import Request
 from redraft.engine.result import OnStep, StepEvent
 from redraft.engine.runtime import Runtime
 from redraft.engine.sampling import NOTHING
 from redraft.engine.task import Forward, Reading, Task, on_host, read
-from redraft.errors import GenerationError
+from redraft.errors import ConstraintError, GenerationError
 from redraft.models.base import Span
 
 # Attempts at one canvas draw from streams of their own, above the numbers that canvases have.
@@ -66,6 +67,8 @@ class FinishedCanvas:
     """[C, k] int64: the likeliest tokens at the last step, by the model alone; None unless asked for."""
     top_logprobs: Tensor | None = None
     """[C, k] float32: their natural log probabilities, of the processed logits."""
+    cut: bool = False
+    """True where the deadline ended it."""
 
 
 class Denoising:
@@ -91,7 +94,12 @@ class Denoising:
         """[C] bool: the positions that the step before accepted; None at the first."""
 
     def finish(self, commit: Tensor | None, on_step: OnStep | None) -> Task[FinishedCanvas]:
-        """Denoise to the last step. ``commit`` [T]: what is still to be encoded before the canvas."""
+        """Denoise to the last step, or to the first at which the deadline has passed. ``commit`` [T]: what is still to
+        be encoded before the canvas.
+
+        A canvas that the deadline cuts is the likeliest one at its last step; under a constraint the likeliest whose
+        text is whole. Raises DeadlineError where there is none.
+        """
         while True:
             number, temperature = self.state.step, self._temperature()
             reading = yield from read(Forward(self._spans(commit), self._spec(temperature)))
@@ -100,9 +108,63 @@ class Denoising:
             finished = bool(outcome.flags[0])
             if on_step is not None:
                 on_step(self._event(temperature, self.state, outcome, finished))
+            last = finished or number == self._rules.steps
+            if passed(self._request.deadline) and not (last and self._ends(conditioned)):
+                return self._cut(number, reading, outcome)
             self.state = outcome.state
-            if finished or number == self._rules.steps:
+            if last:
                 return self._finished(number, finished, outcome, conditioned)
+
+    def _ends(self, conditioned: ConstrainedStep | None) -> bool:
+        """Tell whether an answer may end with the canvas as a step has left it."""
+        constraint = self._plan.constraint
+        if constraint is None or conditioned is None:
+            return True
+        return constraint.compiled.accepts(conditioned.end_state(self._sampled))
+
+    @property
+    def _sampled(self) -> bool:
+        """True where the samples are what is committed."""
+        return self._rules.corruption.monotone and self._request.temperature > 0
+
+    def _cut(self, number: int, reading: Reading, outcome: StepOutcome) -> FinishedCanvas:
+        """End at this step: fill what is open with what is likeliest there; under a constraint, with what makes the
+        text whole."""
+        if self._plan.constraint is None:
+            readout, state = outcome.readout, outcome.state
+            tokens = torch.where(state.open, readout.argmax, outcome.committed)
+            top_ids, top_logprobs = readout.top_ids, readout.top_logprobs
+            return FinishedCanvas(
+                tokens.cpu(),
+                state.confidence.cpu(),
+                number,
+                False,
+                top_ids=None if top_ids is None else top_ids.cpu(),
+                top_logprobs=None if top_logprobs is None else top_logprobs.cpu(),
+                cut=True,
+            )
+        whole, stays = self._closed(self._plan.constraint, reading)
+        tokens = whole.readout.argmax
+        if stays is not None:
+            tokens = torch.where(stays.mask.to(tokens.device), stays.tokens.to(tokens.device), tokens)
+        confidence = whole.readout.confidence.cpu()
+        return FinishedCanvas(
+            tokens.cpu(), confidence, number, False, whole.log_valid, whole.end_state(False), cut=True
+        )
+
+    def _closed(self, constraint: CanvasConstraint, reading: Reading) -> tuple[ConstrainedStep, Pinned | None]:
+        """Condition a step on a text that is whole on this canvas -> that, and the tokens that stay. Where what was
+        settled before allows none, only what was pinned stays."""
+        plan, draws = self._plan, self._step_draws
+        for stays in dict.fromkeys((self._settled(), plan.pinned)):
+            try:
+                return constraint.closing().apply(reading.readout, draws, True, plan.pinned, stays), stays
+            except ConstraintError:
+                continue
+        deadline = self._request.deadline
+        assert deadline is not None, "a deadline has passed"
+        fewest = int(constraint.compiled.automaton.distance[constraint.state])
+        raise deadline.unfinished(plan.index, fewest, plan.length)
 
     def read_last(self, commit: Tensor | None, on_step: OnStep | None) -> Task[tuple[Reading, int]]:
         """Denoise, and read the last step by the plan's classes in the place of taking it -> what was read, and how
@@ -258,14 +320,13 @@ class Denoising:
         self, number: int, converged: bool, outcome: StepOutcome, conditioned: ConstrainedStep | None
     ) -> FinishedCanvas:
         top_ids, top_logprobs = outcome.readout.top_ids, outcome.readout.top_logprobs
-        sampled = self._rules.corruption.monotone and self._request.temperature > 0
         return FinishedCanvas(
             outcome.committed.cpu(),
             outcome.state.confidence.cpu(),
             number,
             converged,
             None if conditioned is None else conditioned.log_valid,
-            None if conditioned is None else conditioned.end_state(sampled),
+            None if conditioned is None else conditioned.end_state(self._sampled),
             None if top_ids is None else top_ids.cpu(),
             None if top_logprobs is None else top_logprobs.cpu(),
         )

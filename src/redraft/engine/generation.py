@@ -12,6 +12,7 @@ from torch import Tensor
 from redraft.canvas.step import Pinned
 from redraft.engine.constrained import CanvasConstraint
 from redraft.engine.context import follow, open_context, prefill
+from redraft.engine.deadline import passed
 from redraft.engine.denoise import CanvasPlan, Denoising, FinishedCanvas
 from redraft.engine.memory import PooledCache
 from redraft.engine.request import Request, answer_text, thought_budget
@@ -19,6 +20,7 @@ from redraft.engine.result import Chunk, FinishReason, OnStep, Result, TokenLogp
 from redraft.engine.runtime import Runtime
 from redraft.engine.task import StepRecorder, Task, TimedListener, Waiting, recorded
 from redraft.engine.verify import Candidate, wrong_positions
+from redraft.errors import RequestError
 
 
 class Recorders(Protocol):
@@ -27,6 +29,12 @@ class Recorders(Protocol):
     def recorder(self, request: Request, runtime: Runtime, reading: Any = None) -> StepRecorder:
         """Begin to keep what happens in a request; ``reading``: what is read off its canvas, if it is a decision."""
         ...
+
+
+def check_recorded(request: Request, record: Recorders | None) -> None:
+    """Refuse to record an answer that a clock may cut: replayed, it would be another."""
+    if record is not None and request.deadline is not None:
+        raise RequestError("deadline_ms and a recording exclude each other: the clock is not replayed; leave one out")
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +53,9 @@ class Generate:
     runtime: Runtime
     request: Request
     record: Recorders | None = None
+
+    def __post_init__(self) -> None:
+        check_recorded(self.request, self.record)
 
     def task(self, on_step: OnStep | None = None, recorder: StepRecorder | None = None) -> Task[Result]:
         """Begin to answer. Every finished canvas is a chunk. ``recorder``: in the place of one from ``record``."""
@@ -92,6 +103,7 @@ class _Writing:
         self._canvases: list[_Attempt] = []
         self._logprobs: list[TokenLogprob] = []
         self._steps = 0
+        self._deadline_reached = False
 
     def run(self) -> Task[Answer]:
         """Write the answer."""
@@ -99,7 +111,9 @@ class _Writing:
         request, runtime = self._request, self._runtime
         cache, cached = yield from open_context(runtime, request.prompt)
         try:
-            self._uncommitted = yield from prefill(runtime, request.prompt, cache)
+            self._uncommitted = yield from prefill(runtime, request.prompt, cache, request.deadline)
+            if request.deadline is not None:
+                request.deadline.check_begun("the first denoising step")
             first_token = 0.0
             while self._finish is None:
                 # The first step of a canvas commits what comes before it.
@@ -108,7 +122,8 @@ class _Writing:
                 # A canvas is never cut short for max_tokens: the model was trained on whole ones. Only the end of the
                 # context leaves no room for one.
                 length = min(request.canvas_length, request.context_length - self._encoded)
-                chunk = self._take((yield from self._best(cache, length)), length)
+                attempt = self._in_time((yield from self._best(cache, length)))
+                chunk = self._take(attempt, length)
                 follow(runtime, cache, self._canvases[-1].canvas.tokens.tolist())
                 first_token = first_token or self._seconds()
                 yield chunk
@@ -117,6 +132,19 @@ class _Writing:
         return Answer(
             self._result(cached, first_token, self._seconds()), [attempt.canvas for attempt in self._canvases]
         )
+
+    def _in_time(self, attempt: _Attempt) -> _Attempt:
+        """End the answer with a canvas after which there is no time for another, if its text may end there."""
+        if attempt.finish is None and passed(self._request.deadline):
+            constraint, state = self._request.constraint, attempt.canvas.end_state
+            if constraint is None or state is None:
+                self._deadline_reached = True
+                return replace(attempt, finish="length")
+            if constraint.accepts(state):
+                self._deadline_reached = True
+                return replace(attempt, finish="stop")
+        self._deadline_reached |= attempt.canvas.cut
+        return attempt
 
     def _seconds(self) -> float:
         """Return the seconds since the beginning, but for those that others took to be told of steps."""
@@ -136,6 +164,7 @@ class _Writing:
             log_valid=tuple(one.canvas.log_valid for one in canvases if one.canvas.log_valid is not None),
             logprobs=tuple(self._logprobs),
             verified=None if request.verifier is None else not any(one.wrong for one in canvases),
+            deadline_reached=self._deadline_reached,
             usage=Usage(
                 prompt_tokens=len(request.prompt),
                 cached_prompt_tokens=cached,
@@ -155,12 +184,12 @@ class _Writing:
             number += 1
             best = attempt if best is None else min(best, attempt, key=lambda one: one.rank)
             for _ in range(self._request.verify_rounds):
-                if not attempt.wrong:
+                if not attempt.wrong or passed(self._request.deadline):
                     break
                 attempt = yield from self._denoise(cache, length, number, _all_but(attempt))
                 number += 1
                 best = min(best, attempt, key=lambda one: one.rank)
-            if self._request.verifier is not None and not best.wrong:
+            if (self._request.verifier is not None and not best.wrong) or passed(self._request.deadline):
                 break
         assert best is not None, "a request has at least one candidate"
         return best

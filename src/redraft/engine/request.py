@@ -17,7 +17,9 @@ from redraft.canvas.stopping import StableAndConfident, StoppingRule
 from redraft.constrain.compiler import CompiledConstraint, ThoughtMarkers
 from redraft.constrain.constraint import Constraint
 from redraft.constrain.python_types import as_constraint
+from redraft.engine.deadline import Deadline
 from redraft.engine.memory import KVPool
+from redraft.engine.quality import Quality, check_quality
 from redraft.engine.runtime import Prompt, Runtime
 from redraft.engine.sampling import NOTHING, LogitBias, Sampling, check_sampling, check_with_constraint
 from redraft.engine.text import AnswerText
@@ -73,6 +75,8 @@ class Request:
     top_logprobs: int | None = None
     """Log probabilities are kept, and those of so many of the likeliest tokens of every position."""
     sampling: Sampling = NOTHING
+    deadline: Deadline | None = None
+    """The moment by which the answer is wanted."""
 
     @property
     def ends(self) -> tuple[int, ...]:
@@ -319,6 +323,8 @@ def generate(
     min_tokens: int = 0,
     ignore_eos: bool = False,
     stop_token_ids: Sequence[int] | None = None,
+    deadline_ms: float | Deadline | None = None,
+    quality: Quality | None = None,
     **unknown: object,
 ) -> Request:
     """Check what ``prompt`` asks for: a raw text, token ids, or chat messages (``{"role", "content"}``).
@@ -350,8 +356,12 @@ def generate(
     stop string before so many tokens. ignore_eos: no end token at all. stop_token_ids: tokens at which the answer ends,
     not part of it. docs/sampling.md defines each.
 
+    deadline_ms: milliseconds from the call by which the answer is wanted: the best canvas that there is then ends it.
+    quality: "fast", "balanced" or "exact" in the place of steps and a bound. docs/tune.md says what both mean.
+
     Raises RequestError, before any work, for a prompt or parameter that cannot be honoured (ConstraintError if it
-    is the constraint), and GenerationError while running if the model yields NaN.
+    is the constraint), GenerationError while running if the model yields NaN, and DeadlineError where the deadline
+    comes before there is anything valid.
     """
     if unknown:
         name = next(iter(unknown))
@@ -367,11 +377,22 @@ def generate(
     if acceptance is not None and entropy_bound is not None:
         raise RequestError("entropy_bound and acceptance exclude each other; put the bound into EntropyBound(...)")
     config, defaults = runtime.model.config, runtime.model.defaults
+    # The time counts from here, with what it takes to check.
+    deadline = None if deadline_ms is None else _deadline(runtime, deadline_ms)
+    care = check_quality(
+        quality,
+        max_denoising_steps=max_denoising_steps,
+        entropy_bound=entropy_bound,
+        acceptance=acceptance,
+        reasoning_effort=reasoning_effort,
+    )
     thinks = wants_thought(thinking, reasoning_effort, thinking_budget, chat_template_kwargs)
     given = runtime.tokenize(prompt, thinks, template_variables=without_switches(chat_template_kwargs))
     tokens = check_prompt(given, config.vocab_size, config.image_token_ids)
     effort = check_effort(reasoning_effort) or Effort(thinks)
     steps = effort.steps(defaults.max_denoising_steps) if max_denoising_steps is None else max_denoising_steps
+    if care is not None:
+        steps, acceptance = care.steps(defaults), care.acceptance(defaults)
     length = config.canvas_length if canvas_length is None else canvas_length
     length = check_whole("canvas_length", length, 1, config.canvas_length)
     thought = runtime.needed_thought_markers() if thinks else None
@@ -429,7 +450,13 @@ def generate(
         draft=check_draft(draft, config.vocab_size),
         top_logprobs=None if top_logprobs is None else check_whole("top_logprobs", top_logprobs, 0, 20),
         sampling=sampling,
+        deadline=deadline,
     )
+
+
+def _deadline(runtime: Runtime, given: float | Deadline) -> Deadline:
+    """Begin to count; what counts already, for a request that is part of another, goes on."""
+    return given if isinstance(given, Deadline) else Deadline.after(given, runtime.clock)
 
 
 def _default_acceptance(defaults: GenerationDefaults, effort: Effort) -> AcceptanceRule:

@@ -152,6 +152,9 @@ class Result:
     """With a verifier: whether it found nothing wrong in any canvas."""
     logprobs: tuple[TokenLogprob, ...] = ()
     """The log probabilities of each of ``token_ids``; empty unless asked for."""
+    deadline_reached: bool = False
+    """True if the deadline came before the answer was finished: its last canvas is the best that there was then.
+    ``finish_reason`` says whether the text is whole ("stop") or cut ("length")."""
     tool_calls: tuple[ToolCall, ...] = ()
     """The calls that the answer makes, where tools were given; ``text`` is what is said beside them."""
 

@@ -13,6 +13,7 @@ from redraft.canvas.readout import mask_classes
 from redraft.constrain.automaton.vocabulary import Vocabulary
 from redraft.constrain.compiler import CompiledConstraint, Compiler, ThoughtMarkers
 from redraft.constrain.constraint import Constraint
+from redraft.engine.deadline import Clock, monotonic
 from redraft.engine.memory import KVPool
 from redraft.engine.result import Chunk
 from redraft.engine.task import Answer, Forward, HostRead, Progress, Reading, Task, Waiting
@@ -58,6 +59,8 @@ class Runtime:
         self.constraints = Compiler(
             lambda: Vocabulary.of(tokenizer.tokenizer, config.vocab_size, config.image_token_ids).with_markers(known)
         )
+        self.clock: Clock = monotonic
+        """What deadlines are measured by."""
         self.origin: Origin | None = None
         """The checkpoint that the model was loaded from, if it was."""
 

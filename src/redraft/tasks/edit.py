@@ -99,7 +99,8 @@ class EditRequest:
             position = group.end
             results.append(result)
             # The next group's noise is its own: the same noise would make similar spans say the same.
-            parameters = {**parameters, "seed": (result.seed + 1) % (1 << 64)}
+            # The time has begun with the first.
+            parameters = {**parameters, "seed": (result.seed + 1) % (1 << 64), "deadline_ms": request.deadline}
         whole = done + self.text[position:]
         return EditResult(
             **fields_of(_together(results), text=whole), replacements=tuple(replacements[span] for span in self.spans)
@@ -254,5 +255,6 @@ def _together(results: Sequence[Result]) -> Result:
         unconverged_canvases=tuple(unconverged),
         verified=None if first.verified is None else all(result.verified for result in results),
         log_valid=tuple(value for result in results for value in result.log_valid),
+        deadline_reached=any(result.deadline_reached for result in results),
         usage=Usage(**{**usage, "time_to_first_token": first.usage.time_to_first_token}),
     )

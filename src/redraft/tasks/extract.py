@@ -17,6 +17,7 @@ from redraft.constrain.language.json.spans import Leaf, leaves, token_spans
 from redraft.constrain.python_types import is_type, schema_of, value_of
 from redraft.engine.constrained import CanvasConstraint
 from redraft.engine.context import open_context, prefill
+from redraft.engine.deadline import passed
 from redraft.engine.generation import Answer, Generate, Recorders
 from redraft.engine.memory import PooledCache
 from redraft.engine.request import Request, check_switch, check_text, generate
@@ -44,7 +45,8 @@ class Extraction(Result, Generic[V]):
     """The value that the JSON says; of the Python type that was given for a schema, if one was."""
     confidence: dict[str, float] = field(default_factory=dict)
     """The confidence of every value that holds no others, by JSON pointer (RFC 6901): the probability that the model
-    gives the value's least likely token when the value is noise, and all the rest of the answer is there."""
+    gives the value's least likely token when the value is noise, and all the rest of the answer is there. Empty where a
+    deadline left no time for it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +62,8 @@ class ExtractRequest(Generic[V]):
     record: Recorders | None = None
 
     def task(self, on_step: OnStep | None = None) -> Task[Extraction[V]]:
-        """Begin to read. The steps of the confidence are neither told nor kept."""
+        """Begin to read. The steps of the confidence are neither told nor kept; without time for all of them there is
+        none."""
         answer = yield from Generate(self.runtime, self.request, self.record).answer(on_step)
         found = (yield from _confidence(self.runtime, self.request, answer)) if self.confidence else {}
         return Extraction(**fields_of(answer.result), value=self._value(answer.result.text), confidence=found)
@@ -131,12 +134,16 @@ def _confidence(runtime: Runtime, request: Request, answer: Answer) -> Task[dict
         constraint = CanvasConstraint.of(compiled, state, len(canvas), request.max_tokens - start)
         cache, _ = yield from open_context(runtime, context)
         try:
+            if passed(request.deadline):
+                return {}
             rest = yield from prefill(runtime, context, cache)
             if rest is not None:
                 yield from encode(Span(rest, cache, "encode"))
             for number, (leaf, own) in enumerate(zip(found, positions, strict=True)):
                 here = [position - start for position in own if start <= position < start + len(canvas)]
                 if here:
+                    if passed(request.deadline):
+                        return {}
                     draws = PositionRandom(request.seed, _CONFIDENCE + index, number + 1, len(canvas))
                     probability = yield from _min_probability(
                         runtime, cache, context, canvas, torch.tensor(here), constraint, draws

@@ -1,0 +1,73 @@
+"""The time by which an answer is wanted: what there is then is handed out, if it is valid."""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from redraft.errors import DeadlineError, RequestError, counted
+
+Clock = Callable[[], float]
+"""Seconds from any moment on, never going back."""
+monotonic: Clock = time.monotonic
+
+
+@dataclass(frozen=True)
+class Deadline:
+    """A moment, and the request's beginning that it counts from."""
+
+    milliseconds: float
+    began: float
+    clock: Clock
+
+    @classmethod
+    def after(cls, milliseconds: object, clock: Clock) -> "Deadline":
+        """Begin to count now; RequestError for what is no time."""
+        try:
+            usable = (
+                not isinstance(milliseconds, bool)
+                and isinstance(milliseconds, int | float)
+                and 0 < milliseconds < math.inf
+            )
+        except OverflowError:
+            usable = False
+        if not usable:
+            raise RequestError(f"deadline_ms {milliseconds!r} must be a finite number of milliseconds above 0")
+        return cls(float(milliseconds), clock(), clock)  # type: ignore[arg-type]
+
+    @property
+    def elapsed(self) -> float:
+        """Milliseconds since the beginning."""
+        return 1000 * (self.clock() - self.began)
+
+    @property
+    def passed(self) -> bool:
+        return self.elapsed >= self.milliseconds
+
+    def check_begun(self, what: str) -> None:
+        """Raise DeadlineError where the time is over before there is anything to hand out; ``what`` names what was to
+        come first."""
+        if self.passed:
+            raise DeadlineError(
+                f"deadline_ms {self.milliseconds:g} passed before {what}, after {self.elapsed:.0f} ms; there is "
+                "nothing to hand out yet. Give it more time, a shorter prompt, or a server with less to do"
+            )
+
+    def unfinished(self, canvas: int, fewest: int, length: int) -> DeadlineError:
+        """Return the error of an answer under a constraint that cannot end on its canvas.
+
+        canvas: its number, from 0. fewest: the tokens that the shortest end takes. length: positions of a canvas.
+        """
+        more = -(-fewest // length)
+        needed = self.elapsed * (canvas + more) / max(1, canvas)
+        about = f", about {needed:.0f} ms at the pace so far" if canvas else ""
+        return DeadlineError(
+            f"deadline_ms {self.milliseconds:g} passed on canvas {canvas}, and the constraint allows no end there: the "
+            f"text needs {counted(fewest, 'token')} more at least, on {counted(more, 'canvas', 'canvases')}{about}. "
+            "Give it more time, fewer steps a canvas, or a constraint with a shorter text"
+        )
+
+
+def passed(deadline: Deadline | None) -> bool:
+    """Tell whether there is a deadline, and it has passed."""
+    return deadline is not None and deadline.passed
