@@ -205,7 +205,7 @@ class Engine:
 
         deadline_ms: milliseconds from the call by which the answer is wanted; the best canvas that there is then ends
         it, and ``deadline_reached`` says so. Under a constraint it is whole and valid, or DeadlineError says what would
-        be needed. quality: "fast", "balanced" or "exact", in the place of steps and a bound. docs/tune.md explains both.
+        be needed. quality: "fast", "balanced" or "exact" in the place of steps and a bound. docs/tune.md explains both.
 
         Raises RequestError, before any work, for a prompt or parameter that cannot be honoured (ConstraintError if it
         is the constraint), and GenerationError while running if the model yields NaN.

@@ -16,6 +16,8 @@ from redraft.measure.evaluate.ask import outside
 from redraft.tasks.score import Bound
 
 try:
+    # lm-eval registers its own models only while there is none.
+    import lm_eval.models  # noqa: F401
     from lm_eval.api.model import TemplateLM
     from lm_eval.api.registry import register_model
     from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
