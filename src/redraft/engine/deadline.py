@@ -53,18 +53,17 @@ class Deadline:
                 "nothing to hand out yet. Give it more time, a shorter prompt, or a server with less to do"
             )
 
-    def unfinished(self, canvas: int, fewest: int, length: int) -> DeadlineError:
-        """Return the error of an answer under a constraint that cannot end on its canvas.
+    def unfinished(self, fewest: int, done: int, more: int, *units: str) -> DeadlineError:
+        """Return the error of an answer under a constraint that cannot end where it is.
 
-        canvas: its number, from 0. fewest: the tokens that the shortest end takes. length: positions of a canvas.
+        fewest: the tokens that the shortest end takes. done, more: what is written, and what that end takes, in
+        ``units``: "canvas", and its plural.
         """
-        more = -(-fewest // length)
-        needed = self.elapsed * (canvas + more) / max(1, canvas)
-        about = f", about {needed:.0f} ms at the pace so far" if canvas else ""
+        pace = f", about {self.elapsed * (done + more) / done:.0f} ms in all at the pace so far" if done else ""
         return DeadlineError(
-            f"deadline_ms {self.milliseconds:g} passed on canvas {canvas}, and the constraint allows no end there: the "
-            f"text needs {counted(fewest, 'token')} more at least, on {counted(more, 'canvas', 'canvases')}{about}. "
-            "Give it more time, fewer steps a canvas, or a constraint with a shorter text"
+            f"deadline_ms {self.milliseconds:g} passed behind {counted(done, *units)}, where the constraint allows no "
+            f"end: the text needs {counted(fewest, 'token')} more at least, {counted(more, *units)}{pace}. Give it "
+            "more time, fewer steps, or a constraint with a shorter text"
         )
 
 

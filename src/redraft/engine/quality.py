@@ -1,6 +1,6 @@
 """``quality``: one word for how carefully an answer is written, in the place of steps, a bound and a mode."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -34,9 +34,23 @@ class Care:
             case rule:
                 return rule
 
-    def mode(self, modes: tuple[GenerationMode, ...]) -> GenerationMode:
-        """Return the mode to write in, of those that a checkpoint has."""
-        return next((mode for mode in self.modes if mode in modes), modes[0])
+    def mode(self, given: GenerationMode | None, modes: Sequence[GenerationMode]) -> GenerationMode | None:
+        """Return the mode to write in, of those that a checkpoint has; RequestError where ``given`` is another, or
+        there is none."""
+        if not self.modes:
+            return given
+        if given is not None and given not in self.modes:
+            raise RequestError(
+                f"quality 'exact' is written in mode {' or '.join(map(repr, self.modes))}, not in {given!r}; leave "
+                "one of them out"
+            )
+        found = next((mode for mode in self.modes if mode in modes), None)
+        if found is None:
+            raise RequestError(
+                "quality 'exact' is the autoregressive mode's own distribution, and this checkpoint has no such mode; "
+                "use 'fast' or 'balanced'"
+            )
+        return given or found
 
 
 QUALITIES: Mapping[str, Care] = {

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from redraft.constrain.automaton.vocabulary import Vocabulary
-from redraft.engine.generation import Generate, Recorders
+from redraft.engine.generation import Generate, Recorders, check_recorded
 from redraft.engine.request import Request, check_stop
 from redraft.engine.request import generate as check_generate
 from redraft.engine.runtime import Prompt, Runtime
@@ -70,7 +70,15 @@ async def generation(
         text_stop = () if tools is None else check_stop(given.pop("stop", None))
         if tools is not None:
             given["constraint"] = calling(here.runtime, tools, given.get("constraint"))
+        if here.settings.mode is not None:
+            given.setdefault("mode", here.settings.mode)
         request = check_generate(here.runtime, tokens, **given)
+        check_recorded(request, here.settings.record)
+        if here.settings.record is not None and request.mode != "diffusion":
+            raise RequestError(
+                f"mode {request.mode!r}: this server records every answer, and there are recordings of denoising steps "
+                "alone; ask for mode 'diffusion'"
+            )
         vocabulary = None if request.top_logprobs is None else here.runtime.constraints.vocabulary
         return Prepared(here.runtime, request, here.settings.record, tools, vocabulary, text_stop)
 
