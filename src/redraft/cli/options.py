@@ -116,6 +116,14 @@ ModeOption = Annotated[
 ]
 
 
+class Quality(StrEnum):
+    """The words of ``quality``; a test compares them with the engine's."""
+
+    fast = "fast"
+    balanced = "balanced"
+    exact = "exact"
+
+
 class Stopping(StrEnum):
     """Rules of when a canvas is finished."""
 
@@ -201,6 +209,12 @@ class Sampling:
     repetition_penalty: Annotated[
         float, typer.Option(help="Divides the logit of a token that the answer has already; below 0 it multiplies.")
     ] = 1.0
+    deadline_ms: Annotated[
+        float | None, typer.Option(help="Milliseconds by which the answer is wanted: the best that there is then.")
+    ] = None
+    quality: Annotated[
+        Quality | None, typer.Option(help="In the place of steps, a bound and a mode: how carefully to write.")
+    ] = None
 
     def check(self) -> None:
         """Refuse what no model could honour; RequestError names it."""
@@ -218,6 +232,7 @@ class Sampling:
             if self.confidence_threshold is not None:
                 raise RequestError("--entropy-bound and --confidence-threshold exclude each other; give one of them")
         self._acceptance()
+        self._check_dial()
         if self.mode is not None:
             request.check_of_mode(self.mode.value, **self._of_canvases())
         check_without_model(
@@ -228,6 +243,19 @@ class Sampling:
             presence_penalty=self.presence_penalty,
             frequency_penalty=self.frequency_penalty,
             repetition_penalty=self.repetition_penalty,
+        )
+
+    def _check_dial(self) -> None:
+        from redraft.engine.deadline import Deadline, monotonic
+        from redraft.engine.quality import check_quality
+
+        if self.deadline_ms is not None:
+            Deadline.after(self.deadline_ms, monotonic)
+        check_quality(
+            None if self.quality is None else self.quality.value,
+            max_denoising_steps=self.max_denoising_steps,
+            entropy_bound=self.entropy_bound,
+            acceptance=self.confidence_threshold,
         )
 
     def _of_canvases(self) -> dict[str, object]:
@@ -270,6 +298,8 @@ class Sampling:
             "presence_penalty": self.presence_penalty,
             "frequency_penalty": self.frequency_penalty,
             "repetition_penalty": self.repetition_penalty,
+            "deadline_ms": self.deadline_ms,
+            "quality": None if self.quality is None else self.quality.value,
         }
         acceptance = self._acceptance()
         if acceptance is not None:

@@ -28,6 +28,9 @@ def print_json(value: Mapping[str, object]) -> None:
 def print_cost(result: "Result") -> None:
     """Print what an answer cost, and a warning where it may be unfinished."""
     talk.note(cost_line(result))
+    if result.deadline_reached:
+        talk.note("the deadline came before the answer was finished; it is the best that there was then")
+        return
     if not result.converged:
         indices, several = result.unconverged_canvases, len(result.unconverged_canvases) > 1
         typer.echo(
@@ -42,7 +45,7 @@ def as_object(result: "Result") -> dict[str, object]:
     """Return a result as ``--json`` prints it; what was not asked for is left out."""
     shown = {**asdict(result), "converged": result.converged, "usage": usage_object(result.usage)}
     absent = [name for name in ("thought", "verified") if shown[name] is None]
-    absent += [name for name in ("log_valid", "logprobs", "tool_calls") if not shown[name]]
+    absent += [name for name in ("log_valid", "logprobs", "tool_calls", "deadline_reached") if not shown[name]]
     return {name: value for name, value in shown.items() if name not in absent}
 
 

@@ -140,6 +140,11 @@ def text_as_it_stands(prepared: Prepared, before: Sequence[int], argmax: Sequenc
     return text.text
 
 
+def if_late(result: Result) -> dict[str, bool]:
+    """Return the field that says that a deadline ended an answer; nothing where none did."""
+    return {"deadline_reached": True} if result.deadline_reached else {}
+
+
 @dataclass(frozen=True)
 class Ending:
     """The result of what was written into a text, and why it ended."""

@@ -20,6 +20,7 @@ from redraft.engine.thinking import OF_THOUGHTS, ReasoningEffort
 from redraft.errors import RedraftError
 from redraft.serve import prepare
 from redraft.serve.answers import Answers, Done, EventStream
+from redraft.serve.deltas import if_late
 from redraft.serve.errors import ApiError, Json, bad_request, of_engine, to_json
 from redraft.serve.state import Serving, client_of, new_seed, serving
 from redraft.serve.wire.fields import Body, Seed, Stop, Temperature, ThinkingBudget, Whole
@@ -279,6 +280,7 @@ def _result(result: Result) -> dict[str, Any]:
         "thought": result.thought,
         "log_valid": list(result.log_valid),
         "unconverged_canvases": list(result.unconverged_canvases),
+        **if_late(result),
         "usage": _usage(result.usage),
     }
     return {**shown, "middle": result.middle} if isinstance(result, FillResult) else shown

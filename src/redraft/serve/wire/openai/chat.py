@@ -17,7 +17,7 @@ from redraft.engine.tools import ToolUse
 from redraft.models.tools import ToolCall
 from redraft.serve import deltas, prepare
 from redraft.serve.answers import Answers, Done, EventStream
-from redraft.serve.deltas import Piece, Pieces
+from redraft.serve.deltas import Piece, Pieces, if_late
 from redraft.serve.errors import Json, bad_request, of_engine
 from redraft.serve.prepare import Prepared
 from redraft.serve.state import Serving, client_of, serving
@@ -260,6 +260,7 @@ class _Reply:
             "finish_reason": "tool_calls" if called else "stop" if stopped else result.finish_reason,
             "seed": result.seed,
             "unconverged_canvases": list(result.unconverged_canvases),
+            **if_late(result),
         }
 
     def _usage(self, results: Sequence[Result]) -> dict[str, Any]:

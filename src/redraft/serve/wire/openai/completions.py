@@ -13,7 +13,7 @@ from starlette.responses import Response
 from redraft.engine.result import Chunk, Result, TokenLogprob
 from redraft.serve import prepare
 from redraft.serve.answers import Answers, Done, EventStream
-from redraft.serve.deltas import Ending, Passage, Pieces
+from redraft.serve.deltas import Ending, Passage, Pieces, if_late
 from redraft.serve.errors import Json, bad_request, of_engine
 from redraft.serve.prepare import Prepared
 from redraft.serve.state import Serving, client_of, serving
@@ -286,4 +286,5 @@ def _end(result: Result, reason: str | None = None) -> dict[str, Any]:
         "finish_reason": reason or result.finish_reason,
         "seed": result.seed,
         "unconverged_canvases": list(result.unconverged_canvases),
+        **if_late(result),
     }

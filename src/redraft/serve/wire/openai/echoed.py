@@ -85,7 +85,7 @@ def _check(body: "CompletionBody") -> None:
         if wrong:
             raise bad_request(message, param)
     for name, value in body.sampling.items():
-        if value is not None and value != getattr(NOTHING, name) and value not in ({}, []):
+        if value is not None and value not in (getattr(NOTHING, name, "autoregressive"), {}, []):
             raise bad_request(f"{name} cannot be given together with echo and logprobs; they are the model's own", name)
 
 
