@@ -24,16 +24,12 @@ class Deadline:
     def after(cls, milliseconds: object, clock: Clock) -> "Deadline":
         """Begin to count now; RequestError for what is no time."""
         try:
-            usable = (
-                not isinstance(milliseconds, bool)
-                and isinstance(milliseconds, int | float)
-                and 0 < milliseconds < math.inf
-            )
-        except OverflowError:
-            usable = False
-        if not usable:
+            value = math.nan if isinstance(milliseconds, bool) else float(milliseconds)  # type: ignore[arg-type]
+        except (TypeError, ValueError, OverflowError):
+            value = math.nan
+        if isinstance(milliseconds, str) or not 0 < value < math.inf:
             raise RequestError(f"deadline_ms {milliseconds!r} must be a finite number of milliseconds above 0")
-        return cls(float(milliseconds), clock(), clock)  # type: ignore[arg-type]
+        return cls(value, clock(), clock)
 
     @property
     def elapsed(self) -> float:
