@@ -28,6 +28,7 @@ from redraft.cli import (
     serve,
     talk,
     train,
+    tune,
 )
 from redraft.cli.talk import talking
 from redraft.errors import RedraftError
@@ -69,7 +70,7 @@ app.command("rm")(talking(models.remove))
 for makes in (info.info, quantize.quantize, adapt.adapt):
     app.command()(talking(makes))
 app.add_typer(train.app, name="train")
-for judges in (evaluate.evaluate, bench.bench, replay.replay, diff.diff):
+for judges in (evaluate.evaluate, tune.tune, bench.bench, replay.replay, diff.diff):
     app.command()(talking(judges))
 
 

@@ -22,6 +22,7 @@ from redraft.files import check_writable
 if TYPE_CHECKING:
     from redraft.api import Engine
     from redraft.canvas.acceptance import ConfidenceThreshold
+    from redraft.measure.tune.recipe import Recipe
     from redraft.models.checkpoint import DType
     from redraft.record.recorder import RecordingFolder
 
@@ -216,9 +217,17 @@ class Sampling:
         Quality | None, typer.Option(help="In the place of steps, a bound and a mode: how carefully to write.")
     ] = None
 
+    recipe: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Settings that redraft tune found; what else is given counts before them."),
+    ] = None
+
     def check(self) -> None:
         """Refuse what no model could honour; RequestError names it."""
         from redraft.engine import request
+
+        if self.recipe is not None:
+            self._recipe()
 
         request.check_seed(self.seed)
         if self.temperature is not None:
@@ -306,7 +315,13 @@ class Sampling:
             parameters["acceptance"] = acceptance
         if self.stopping is Stopping.reproduces:
             parameters["stopping"] = ReproducesCanvas(engine.model.defaults.confidence_threshold)
-        return parameters
+        return parameters if self.recipe is None else self._recipe().beside(parameters)
+
+    def _recipe(self) -> "Recipe":
+        from redraft.measure.tune.recipe import read_recipe
+
+        assert self.recipe is not None, "there is one"
+        return read_recipe(self.recipe)
 
     def biases(self) -> dict[int, float] | None:
         """Return the biases by tokens; RequestError for one that is not written as it must be."""

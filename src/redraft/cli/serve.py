@@ -39,6 +39,10 @@ def serve(
         ),
     ] = None,
     mode: options.ModeOption = None,
+    recipe: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Settings that redraft tune found, for requests that do not name theirs."),
+    ] = None,
     max_prompt_tokens: Annotated[int | None, typer.Option(min=1, help="Longer prompts are refused with 413.")] = None,
     max_body_bytes: Annotated[int, typer.Option(min=1, help="Larger bodies are refused with 413.")] = 4 << 20,
     cors: Annotated[
@@ -77,6 +81,7 @@ def serve(
         raise RequestError(
             f"the server needs {missing.name}; install it with: pip install 'redraft[serve]'"
         ) from missing
+    from redraft.measure.tune.recipe import read_recipe
     from redraft.serve.http.hosts import check_hosts
     from redraft.serve.http.limits import RequestLimits
     from redraft.serve.http.security import check_keys
@@ -88,6 +93,7 @@ def serve(
     check_hosts(allowed_host or ())
     server.check_address(host, port)
     recordings = options.Recordings(record, record_prompt).folder()
+    own = None if recipe is None else read_recipe(recipe)
     engine = options.load_engine(
         model, dtype, threads,
         revision=revision, device=device, pack_folder=pack_folder, kv_bytes=kv_bytes,
@@ -108,6 +114,7 @@ def serve(
         log_prompts=log_prompts,
         record=recordings,
         mode=None if mode is None else mode.value,
+        recipe=own,
     )
     server.run(
         engine,

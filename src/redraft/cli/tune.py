@@ -34,16 +34,17 @@ class Tried:
     """The values to try."""
 
     steps: Annotated[
-        list[int] | None, typer.Option(min=1, help="Step limit to try; may be repeated. By default the checkpoint's, halved.")
+        list[int] | None,
+        typer.Option(min=1, help="Step limit to try; may be repeated. By default the checkpoint's, halved."),
     ] = None
     bound: Annotated[
-        list[float] | None, typer.Option(min=0, help="Entropy bound to try; may be repeated. By default around its own.")
+        list[float] | None,
+        typer.Option(min=0, help="Entropy bound to try; may be repeated. By default around its own."),
     ] = None
-    threshold: Annotated[
-        list[float] | None, typer.Option(help="Confidence threshold to try; may be repeated.")
-    ] = None
+    threshold: Annotated[list[float] | None, typer.Option(help="Confidence threshold to try; may be repeated.")] = None
     canvas_length: Annotated[
-        list[int] | None, typer.Option(min=1, help="Positions of a canvas to try; may be repeated. By default 1, 1/2, 1/4.")
+        list[int] | None,
+        typer.Option(min=1, help="Positions of a canvas to try; may be repeated. By default 1, 1/2, 1/4."),
     ] = None
     mode: Annotated[
         list[options.Mode] | None, typer.Option(help="Mode to try; may be repeated. By default all that there are.")

@@ -67,9 +67,7 @@ def front_of(trials: Sequence[Trial], by: Cost) -> list[Trial]:
 def surely_worse(trial: Trial, others: Sequence[Trial], by: Cost) -> bool:
     """Tell whether some other costs no more and is surely right more often: the interval of 95% says so."""
     cost = trial.cost(by)
-    return any(
-        other is not trial and other.cost(by) <= cost and other.difference(trial).low > 0 for other in others
-    )
+    return any(other is not trial and other.cost(by) <= cost and other.difference(trial).low > 0 for other in others)
 
 
 @dataclass(frozen=True, eq=False)

@@ -29,8 +29,8 @@ class Recipe:
         """Return ``given`` parameters of ``Engine.generate`` with those of the recipe that they leave open.
 
         What is None is open. A recipe of another mode than the given one adds nothing; neither do its steps and its
-        acceptance where ``quality`` or ``reasoning_effort`` says how carefully to write. ``generates``: False for a verb
-        that knows canvases alone; a recipe of another mode adds nothing there.
+        acceptance where ``quality`` or ``reasoning_effort`` says how carefully to write. ``generates``: False for a
+        verb that knows canvases alone; a recipe of another mode adds nothing there.
         """
         found = dict(given)
         own = self.setting.parameters

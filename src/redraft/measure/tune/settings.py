@@ -50,6 +50,8 @@ class Grid:
     thresholds: Sequence[float]
     canvas_lengths: Sequence[int]
     modes: Sequence[GenerationMode]
+    longest: int = 0
+    """The checkpoint's own canvas length, which a setting need not name."""
 
     @classmethod
     def of(
@@ -93,16 +95,18 @@ class Grid:
             [check_whole("--canvas-length", one, 1, longest) for one in canvas_lengths]
             or sorted({longest, max(1, longest // 2), max(1, longest // 4)}),
             chosen,
+            longest,
         )
 
     def canvases(self) -> Iterator[Setting]:
         """Yield every combination of steps and acceptance, on canvases of the longest length that is tried."""
         if "diffusion" not in self.modes:
             return
+        length = max(self.canvas_lengths)
         rules = [{"entropy_bound": one} for one in self.bounds]
         rules += [{"confidence_threshold": one} for one in self.thresholds]
         for steps, rule in product(self.steps, rules):
-            yield Setting("diffusion", steps, **rule, canvas_length=max(self.canvas_lengths))
+            yield Setting("diffusion", steps, **rule, canvas_length=None if length == self.longest else length)
 
     def shorter(self, settings: Sequence[Setting]) -> Iterator[Setting]:
         """Yield the same settings on shorter canvases."""
