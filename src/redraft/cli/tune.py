@@ -69,6 +69,9 @@ def tune(
     concurrency: Annotated[
         int, typer.Option(min=1, help="Items asked together; with 1 the seconds are those of an answer alone.")
     ] = 1,
+    tolerance: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of right items that what is recommended may give up.")
+    ] = 0.02,
     allow_commands: Annotated[
         bool, typer.Option("--allow-commands", help="Run the commands that items name, on this machine.")
     ] = False,
@@ -105,7 +108,7 @@ def tune(
         tuning = search(
             engine, items, grid,
             model=options.model_name(loading.model), source=str(task), by=cast("Cost", by.value), seed=seed,
-            at_once=concurrency, command_seconds=command_timeout, on_trial=told,
+            at_once=concurrency, tolerance=tolerance, command_seconds=command_timeout, on_trial=told,
         )  # fmt: skip
     # Files first: a reader of the table may go away.
     if out is not None:

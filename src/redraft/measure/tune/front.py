@@ -14,6 +14,7 @@ from redraft.measure.tune.recipe import Recipe
 from redraft.measure.tune.settings import Setting
 
 Cost = Literal["seconds", "forwards"]
+TOLERANCE = 0.02
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,6 +83,8 @@ class Tuning:
     trials: Sequence[Trial]
     dropped: int
     """Settings that were given up on a part of the items."""
+    tolerance: float = TOLERANCE
+    """The share of right items that may be given up for a smaller cost."""
 
     @cached_property
     def front(self) -> list[Trial]:
@@ -95,9 +98,10 @@ class Tuning:
 
     @cached_property
     def recommended(self) -> Trial:
-        """The cheapest on the front that is not surely worse than the best: the interval of 95% of their difference has
-        0 within."""
-        return next(trial for trial in self.front if trial is self.best or trial.difference(self.best).high >= 0)
+        """The cheapest on the front that has no more than the tolerance fewer right items than the best."""
+        # What rounding leaves of a difference is none.
+        least = self.best.right.value - self.tolerance - 1e-9
+        return next(trial for trial in self.front if trial.right.value >= least)
 
     def recipe(self) -> Recipe:
         """Return what is recommended as a recipe."""
@@ -120,6 +124,7 @@ class Tuning:
             "seed": self.seed,
             "by": self.by,
             "dropped": self.dropped,
+            "tolerance": self.tolerance,
             "recommended": self.recommended.setting.name,
             "trials": [trial.as_object(True) for trial in self.front] + [trial.as_object(False) for trial in rest],
         }

@@ -14,7 +14,7 @@ def plot(tuning: Tuning, path: Path) -> None:
     from matplotlib import pyplot as plt
 
     by, front = tuning.by, tuning.front
-    figure, axes = plt.subplots(figsize=(6.5, 4.2), layout="constrained")
+    figure, axes = plt.subplots(figsize=(6.5, 3.8 + 0.16 * len(front)), layout="constrained")
     rest = [one for one in tuning.trials if one not in front and one.cost(by) < float("inf")]
     axes.scatter(
         [one.cost(by) for one in rest], [one.right.value for one in rest], s=18, color="#b0b0b0", label="others"
@@ -33,12 +33,10 @@ def plot(tuning: Tuning, path: Path) -> None:
         [chosen.cost(by)], [chosen.right.value], s=120, facecolors="none", edgecolors="#0e3558", linewidths=1.5,
         label="recommended", zorder=3,
     )  # fmt: skip
-    for number, one in enumerate(front):
-        below = number % 2
-        axes.annotate(
-            one.setting.name, (costs[number], shares[number]), xytext=(6, -12 if below else 6),
-            textcoords="offset points", fontsize=6.5, color="#333333",
-        )  # fmt: skip
+    for number, place in enumerate(zip(costs, shares, strict=True), 1):
+        axes.annotate(str(number), place, xytext=(5, -10), textcoords="offset points", fontsize=8, color="#1f5a92")
+    names = (f"{number}: {one.setting.name}" for number, one in enumerate(front, 1))
+    figure.supxlabel("\n".join(names), fontsize=7.5, x=0.01, ha="left", color="#444444")
     axes.set_xlabel(f"{by} an answer, mean")
     axes.set_ylabel("share of right items; whiskers: 95% interval")
     axes.set_ylim(0, 1.05)

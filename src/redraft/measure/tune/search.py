@@ -4,10 +4,11 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 from redraft.api import Engine
+from redraft.engine.request import check_number
 from redraft.errors import RequestError
 from redraft.measure.evaluate.ask import COMMAND_SECONDS, Contender, Run, run
 from redraft.measure.evaluate.items import Item
-from redraft.measure.tune.front import Cost, Trial, Tuning, front_of, surely_worse
+from redraft.measure.tune.front import TOLERANCE, Cost, Trial, Tuning, front_of, surely_worse
 from redraft.measure.tune.settings import Grid, Setting
 
 FIRST = 12
@@ -24,6 +25,7 @@ def tune(
     by: Cost = "seconds",
     seed: int = 0,
     at_once: int = 1,
+    tolerance: float = TOLERANCE,
     command_seconds: float = COMMAND_SECONDS,
     on_trial: Callable[[Setting, int], None] | None = None,
 ) -> Tuning:
@@ -32,10 +34,13 @@ def tune(
     Steps and acceptance are tried together, on canvases of full length; then shorter canvases for what is worth its
     cost; then the modes that write tokens. Each on a third of the items first, ``FIRST`` at least: what is surely worse
     than another there, at no smaller cost, is given up. at_once: items that are asked together; with 1 the seconds are
-    those of an answer alone. on_trial: told of each setting and the number of items that it is about to be tried on.
+    those of an answer alone. tolerance: the share of right items, 0 to 1, that what is recommended may give up for a
+    smaller cost. on_trial: told of each setting and the number of items that it is about to be tried on.
 
     Raises RequestError where no setting has an answer to any item.
     """
+    if check_number("tolerance", tolerance, 0) > 1:
+        raise RequestError(f"tolerance {tolerance:g} must be a share of the items, from 0 to 1")
     searching = _Searching(engine, items, by, seed, at_once, command_seconds, on_trial, model)
     searching.try_all(grid.canvases())
     searching.try_all(grid.shorter([trial.setting for trial in front_of(searching.trials, by)]))
@@ -43,7 +48,7 @@ def tune(
     if not front_of(searching.trials, by):
         failed = searching.trials[0].run.failed[0]
         raise RequestError(f"no setting has an answer to any item; {failed.item.place}: {failed.error}")
-    return Tuning(source, model, seed, by, searching.trials, searching.dropped)
+    return Tuning(source, model, seed, by, searching.trials, searching.dropped, tolerance)
 
 
 class _Searching:
