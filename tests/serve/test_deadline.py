@@ -8,10 +8,6 @@ from tests.serve.conftest import NAME, Served, serving
 
 TEXT = {"type": "string", "minLength": 400, "maxLength": 410}
 LONG = {"type": "object", "properties": {"a": TEXT}, "required": ["a"]}
-    "type": "object",
-    "properties": {"a": {"type": "string", "minLength": 400, "maxLength": 410}},
-    "required": ["a"],
-}
 
 
 @pytest.fixture

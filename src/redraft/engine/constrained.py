@@ -1,6 +1,7 @@
 """A denoising step under a constraint: samples, argmax and entropies given that the canvas's text is valid."""
 
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 from redraft.canvas.random import PositionRandom
 from redraft.canvas.readout import ClassReadout, Readout
 from redraft.canvas.step import Pinned
+from redraft.canvas.token_classes import TokenClasses
 from redraft.constrain.compiler import CompiledConstraint
 from redraft.constrain.inference.chain import ClassSums, Floats, Inference, end_potential
 from redraft.kernels.inference import infer
@@ -40,6 +42,42 @@ class ConstrainedStep:
         return int(states[-1])
 
 
+class OnCanvas(Protocol):
+    """A constraint on what may stand on one canvas."""
+
+    @property
+    def classes(self) -> TokenClasses:
+        """The token classes that its readouts are read by."""
+        ...
+
+    def closing(self) -> "OnCanvas":
+        """Return the same where all has to be whole on this canvas."""
+        ...
+
+    def accepts(self, state: int) -> bool:
+        """Tell whether the answer may end with a canvas that leads to ``state``."""
+        ...
+
+    @property
+    def fewest(self) -> int:
+        """The tokens that the answer takes from this canvas on at least."""
+        ...
+
+    def apply(
+        self,
+        readout: Readout,
+        draws: PositionRandom,
+        greedy: bool,
+        pinned: Pinned | None,
+        settled: Pinned | None = None,
+    ) -> ConstrainedStep:
+        """Condition a step's readout, with its class sums, on what may stand there.
+
+        ``pinned`` tokens are part of it. ``settled`` ones, the pinned among them, stay where they are too.
+        """
+        ...
+
+
 @dataclass(frozen=True, eq=False)
 class CanvasConstraint:
     """A constraint's part in one canvas: where its text stands, how far the answer goes on it, how it may end."""
@@ -67,6 +105,21 @@ class CanvasConstraint:
         """Return the same where the text has to be whole on this canvas."""
         return replace(self, end=end_potential(self.compiled.automaton.distance, 0, self.needs_end))
 
+    def accepts(self, state: int) -> bool:
+        """Tell whether the text may end with a canvas that leads to ``state``."""
+        return self.compiled.accepts(state)
+
+    @property
+    def fewest(self) -> int:
+        """The tokens that the text takes from this canvas on at least."""
+        automaton = self.compiled.automaton
+        return 0 if self.state == automaton.end else int(automaton.distance[self.state])
+
+    @property
+    def classes(self) -> TokenClasses:
+        """The token classes that its readouts are read by."""
+        return self.compiled.classes
+
     def apply(
         self,
         readout: Readout,
@@ -80,8 +133,7 @@ class CanvasConstraint:
         ``pinned`` tokens are part of the text. ``settled`` ones, the pinned among them, stay where they are too, and
         may stand behind the text's end. Raises ConstraintError where pinned tokens contradict the constraint.
         """
-        classes = _classes(readout)
-        length, positions = len(readout.argmax), self.positions
+        positions = self.positions
         sums = class_sums(readout).rows(slice(positions))
         if settled is not None:
             sums = self._standing(sums, settled)
@@ -92,33 +144,7 @@ class CanvasConstraint:
         uniforms = draws.path[:positions].numpy()
         found = infer(self.compiled.automaton, self.state, self.end, sums, uniforms)
 
-        best = _padded(found.best_classes, length, -1).to(readout.argmax.device)
-        likeliest = classes.argmax.gather(1, best.clamp(min=0)[:, None])[:, 0]
-        argmax = torch.where(best >= 0, likeliest, readout.argmax)
-        sample = argmax
-        if not greedy:
-            sample = classes.draw(_padded(found.sampled_classes, length, -1), draws.sample)
-        entropy, confidence = readout.entropy.clone(), readout.confidence.clone()
-        entropy[:positions], confidence[:positions] = map(torch.from_numpy, _certainty(found, sums))
-
-        def logprob(tokens: Tensor) -> Tensor:
-            given = readout.logprob(tokens).clone()
-            place = np.arange(positions)
-            number = self.compiled.automaton.token_class[tokens[:positions].cpu().numpy()]
-            own = given[:positions].double().cpu().numpy()
-            # A class of which filters leave nothing stands, where nothing else may, for its likeliest token.
-            stands = np.isneginf(own) & (
-                classes.argmax[:positions].cpu().numpy()[place, number] == tokens[:positions].cpu().numpy()
-            )
-            own = np.where(stands, sums.peak[place, number], own)
-            found_there = np.minimum(own + _log_factors(found, sums)[place, number], 0.0)
-            given[:positions] = torch.from_numpy(found_there).to(given)
-            return given
-
-        constrained = replace(
-            readout, argmax=argmax, sample=sample, entropy=entropy, confidence=confidence, logprob=logprob
-        )
-        return ConstrainedStep(constrained, found)
+        return conditioned(readout, found, sums, self.compiled.automaton.token_class, draws, greedy)
 
     def _standing(self, sums: ClassSums, tokens: Pinned) -> ClassSums:
         """Return class sums [L, n] with ``tokens`` in their places."""
@@ -131,6 +157,43 @@ class CanvasConstraint:
         mask = pinned.mask[: self.positions].numpy()
         before_last = np.flatnonzero(~mask[: np.flatnonzero(mask).max(initial=-1) + 1])
         return sums.without(before_last, self.compiled.automaton.classes - 1)
+
+
+def conditioned(
+    readout: Readout,
+    found: Inference,
+    sums: ClassSums,
+    token_class: NDArray[np.int32],
+    draws: PositionRandom,
+    greedy: bool,
+) -> ConstrainedStep:
+    """Condition a readout [C] on what inference found for its first L positions; ``token_class`` [V] is by whose
+    classes. Where a class is -1 the readout's own token stays."""
+    classes, length, positions = _classes(readout), len(readout.argmax), sums.positions
+    best = _padded(found.best_classes, length, -1).to(readout.argmax.device)
+    likeliest = classes.argmax.gather(1, best.clamp(min=0)[:, None])[:, 0]
+    argmax = torch.where(best >= 0, likeliest, readout.argmax)
+    sample = argmax
+    if not greedy:
+        sample = classes.draw(_padded(found.sampled_classes, length, -1), draws.sample)
+    entropy, confidence = readout.entropy.clone(), readout.confidence.clone()
+    entropy[:positions], confidence[:positions] = map(torch.from_numpy, _certainty(found, sums))
+
+    def logprob(tokens: Tensor) -> Tensor:
+        given, place = readout.logprob(tokens).clone(), np.arange(positions)
+        of_text = tokens[:positions].cpu().numpy()
+        number, own = token_class[of_text], given[:positions].double().cpu().numpy()
+        # A class of which filters leave nothing stands, where nothing else may, for its likeliest token.
+        stands = np.isneginf(own) & (classes.argmax[:positions].cpu().numpy()[place, number] == of_text)
+        own = np.where(stands, sums.peak[place, number], own)
+        there = np.minimum(own + _log_factors(found, sums)[place, number], 0.0)
+        given[:positions] = torch.from_numpy(there).to(given)
+        return given
+
+    constrained = replace(
+        readout, argmax=argmax, sample=sample, entropy=entropy, confidence=confidence, logprob=logprob
+    )
+    return ConstrainedStep(constrained, found)
 
 
 def class_sums(readout: Readout) -> ClassSums:

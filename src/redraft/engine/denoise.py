@@ -13,7 +13,7 @@ from redraft.canvas.readout import ReadoutSpec, without_mask
 from redraft.canvas.shaping import Shaping
 from redraft.canvas.step import CanvasState, Pinned, StepOutcome, StepRules, start, step
 from redraft.canvas.token_classes import TokenClasses
-from redraft.engine.constrained import CanvasConstraint, ConstrainedStep
+from redraft.engine.constrained import ConstrainedStep, OnCanvas
 from redraft.engine.deadline import passed
 from redraft.engine.memory import PooledCache
 from redraft.engine.request import Request
@@ -39,7 +39,7 @@ class CanvasPlan:
     """The context, or the end of it: the tokens that stand before the canvas."""
     attempt: int = 0
     """The number of the try at it, from 0."""
-    constraint: CanvasConstraint | None = None
+    constraint: OnCanvas | None = None
     pinned: Pinned | None = None
     forbidden: Sequence[int] = ()
     """Tokens that stand nowhere on it but where they are pinned."""
@@ -123,7 +123,7 @@ class Denoising:
         constraint = self._plan.constraint
         if constraint is None or conditioned is None:
             return True
-        return constraint.compiled.accepts(conditioned.end_state(self._sampled))
+        return constraint.accepts(conditioned.end_state(self._sampled))
 
     @property
     def _sampled(self) -> bool:
@@ -155,18 +155,18 @@ class Denoising:
             tokens.cpu(), confidence, number, False, whole.log_valid, whole.end_state(False), cut=True
         )
 
-    def _closed(self, constraint: CanvasConstraint, reading: Reading) -> tuple[ConstrainedStep, Pinned | None]:
+    def _closed(self, constraint: OnCanvas, reading: Reading) -> tuple[ConstrainedStep, Pinned | None]:
         """Condition a step on a text that is whole on this canvas -> that, and the tokens that stay. Where what was
         settled before allows none, only what was pinned stays."""
-        plan, draws = self._plan, self._step_draws
-        for stays in dict.fromkeys((self._settled(), plan.pinned)):
+        plan, draws, settled = self._plan, self._step_draws, self._settled()
+        for stays in (plan.pinned,) if settled is None else (settled, plan.pinned):
             try:
                 return constraint.closing().apply(reading.readout, draws, True, plan.pinned, stays), stays
             except ConstraintError:
                 continue
         deadline = self._request.deadline
         assert deadline is not None, "a deadline has passed"
-        fewest = int(constraint.compiled.automaton.distance[constraint.state])
+        fewest = constraint.fewest
         raise deadline.unfinished(fewest, plan.index, -(-fewest // plan.length), "canvas", "canvases")
 
     def read_last(self, commit: Tensor | None, on_step: OnStep | None) -> Task[tuple[Reading, int]]:
@@ -225,7 +225,7 @@ class Denoising:
             self_conditioning=self._model.self_conditions and self.state.step < self._rules.steps,
             # Of a model with a mask one more, for the mask may be among them.
             top_logprobs=top_logprobs + (top_logprobs > 0 and masks is not None),
-            classes=masks if constraint is None else constraint.compiled.classes,
+            classes=masks if constraint is None else constraint.classes,
             shaping=self._shaping(),
         )
 
