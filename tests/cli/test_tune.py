@@ -72,3 +72,11 @@ def test_what_is_wrong_is_one_line_before_a_model_is_loaded(redraft_here, items,
         (("--quality", "fast", "--max-denoising-steps", 3), "quality and max_denoising_steps exclude each other"),
     ):
         assert_one_line(redraft_here("generate", "hi", *more, "-m", "/nowhere"), said)
+
+
+@pytest.mark.parametrize("verb", [("fill", "--prefix", "a", "--suffix", "b"), ("edit", "-", "--instruction", "x")])
+def test_verbs_that_write_on_canvases_take_no_other_mode(redraft_here, letters, verb):
+    refused = redraft_here(*verb, "--mode", "autoregressive", "-m", "/nowhere", stdin=b"a text")
+    assert_one_line(refused, "--mode autoregressive: fill, edit and extract write on canvases alone")
+    done = redraft_here(*verb, "--mode", "diffusion", "--seed", 1, "-m", letters, stdin=b"a text")
+    assert done.returncode == 0, done.stderr

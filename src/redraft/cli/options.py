@@ -288,8 +288,9 @@ class Sampling:
         except ValueError as error:
             raise RequestError(f"--confidence-threshold: {error}") from error
 
-    def parameters(self, engine: "Engine") -> dict[str, Any]:
-        """Return the parameters that the engine knows them as."""
+    def parameters(self, engine: "Engine", *, generates: bool = True) -> dict[str, Any]:
+        """Return the parameters that the engine knows them as. ``generates``: False for a verb that writes on canvases
+        alone, and takes no mode."""
         from redraft.canvas.stopping import ReproducesCanvas
 
         parameters: dict[str, Any] = {
@@ -315,7 +316,17 @@ class Sampling:
             parameters["acceptance"] = acceptance
         if self.stopping is Stopping.reproduces:
             parameters["stopping"] = ReproducesCanvas(engine.model.defaults.confidence_threshold)
-        return parameters if self.recipe is None else self._recipe().beside(parameters)
+        if not generates:
+            self.check_canvases()
+            del parameters["mode"]
+        return parameters if self.recipe is None else self._recipe().beside(parameters, generates=generates)
+
+    def check_canvases(self) -> None:
+        """Refuse a mode for a verb that writes on canvases alone."""
+        if self.mode not in (None, Mode.diffusion):
+            raise RequestError(
+                f"--mode {self.mode.value}: fill, edit and extract write on canvases alone; leave it out"
+            )
 
     def _recipe(self) -> "Recipe":
         from redraft.measure.tune.recipe import read_recipe
@@ -435,11 +446,14 @@ def check_answer(
     *,
     watch: bool = False,
     recordings: Recordings = Recordings(),
+    generates: bool = True,
 ) -> None:
     """Refuse, before a model is loaded, what no model could honour."""
     from redraft.engine import request
 
     sampling.check()
+    if not generates:
+        sampling.check_canvases()
     if sampling.mode not in (None, Mode.diffusion):
         for name, given in (("--watch", watch), ("--record", recordings.record is not None)):
             if given:
