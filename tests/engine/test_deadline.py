@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -45,10 +46,10 @@ def make(tmp_path: Path) -> Make:
     return engine
 
 
-def steps(engine: Engine, **given: object) -> tuple[Result, list[StepEvent]]:
+def steps(engine: Engine, **given: Any) -> tuple[Result, list[StepEvent]]:
     model_of(engine).forwards = 0
     events: list[StepEvent] = []
-    parameters = {"max_denoising_steps": 8, "entropy_bound": 0.0, "seed": 1, **given}
+    parameters: dict[str, Any] = {"max_denoising_steps": 8, "entropy_bound": 0.0, "seed": 1, **given}
     return engine.generate(PROMPT, on_step=events.append, **parameters), events
 
 
@@ -180,7 +181,7 @@ class TestTasks:
     def test_an_extraction_without_time_for_it_has_no_confidence(self, make: Make) -> None:
         engine = make()
         schema = {"type": "object", "properties": {"a": {"type": "boolean"}}, "required": ["a"]}
-        given = {"max_denoising_steps": 3, "entropy_bound": 0.0, "seed": 1, "max_tokens": 15}
+        given: dict[str, Any] = {"max_denoising_steps": 3, "entropy_bound": 0.0, "seed": 1, "max_tokens": 15}
         late = run(engine.runtime, extract(engine.runtime, "x", schema, deadline_ms=40, **given).task())
         assert late.confidence == {}
         assert json.loads(late.text) == late.value

@@ -111,7 +111,7 @@ class TestCausal:
         reference = DiffusionGemmaForBlockDiffusion.from_pretrained(gemma, dtype=torch.float32)
         with torch.inference_mode():
             hidden = reference.model.encoder(input_ids=torch.tensor([tokens])).last_hidden_state
-            table, cap = reference.lm_head.weight, engine.model.config.final_logit_softcapping
+            table, cap = reference.lm_head.weight, engine.model.config.final_logit_softcapping  # type: ignore[attr-defined]
             logits = cap * torch.tanh(hidden[0] @ table.T / cap)
         theirs = logits[:-1].double().log_softmax(-1).gather(1, torch.tensor(tokens[1:])[:, None])[3:, 0]
         ours = torch.tensor(engine.score(PROMPT, TEXT).token_logprobs).double()

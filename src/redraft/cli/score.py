@@ -115,7 +115,7 @@ def _print_tokens(console: "Console", result: "ScoreResult", piece: "Callable[[i
     rows = zip(result.token_ids, result.token_logprobs, result.greedy, tops, strict=True)
     for token, logprob, greedy, top in rows:
         likeliest = Text(", ".join(f"{piece(one)!r} {value:.3f}" for one, value in top))
-        cells = [str(token), Text(repr(piece(token))), f"{logprob:.4f}", "yes" if greedy else "no"]
+        cells: list[str | Text] = [str(token), Text(repr(piece(token))), f"{logprob:.4f}", "yes" if greedy else "no"]
         table.add_row(*cells, *([likeliest] if result.logprobs else []))
     console.print(table)
 

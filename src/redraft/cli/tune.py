@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -17,13 +17,12 @@ from redraft.files import write_text
 
 if TYPE_CHECKING:
     from redraft.measure.tune import Setting, Tuning
-    from redraft.measure.tune.front import Cost
 
 _STDOUT = Path("-")
 
 
 class By(StrEnum):
-    """What an answer costs."""
+    """The costs of an answer."""
 
     seconds = "seconds"
     forwards = "forwards"
@@ -107,7 +106,7 @@ def tune(
     with _progress() as told:
         tuning = search(
             engine, items, grid,
-            model=options.model_name(loading.model), source=str(task), by=cast("Cost", by.value), seed=seed,
+            model=options.model_name(loading.model), source=str(task), by=by.value, seed=seed,
             at_once=concurrency, tolerance=tolerance, command_seconds=command_timeout, on_trial=told,
         )  # fmt: skip
     # Files first: a reader of the table may go away.

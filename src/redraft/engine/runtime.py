@@ -60,7 +60,7 @@ class Runtime:
             lambda: Vocabulary.of(tokenizer.tokenizer, config.vocab_size, config.image_token_ids).with_markers(known)
         )
         self.clock: Clock = monotonic
-        """What deadlines are measured by."""
+        """The clock of deadlines."""
         self.origin: Origin | None = None
         """The checkpoint that the model was loaded from, if it was."""
 

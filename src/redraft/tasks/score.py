@@ -79,7 +79,7 @@ class ScoreRequest:
     prompt: tuple[int, ...]
     text: tuple[int, ...]
     top_logprobs: int | None = None
-    """So many of the likeliest tokens are kept at each position; None keeps none."""
+    """The number of the likeliest tokens that are kept at each position; None keeps none."""
     next_token: NextToken | None = None
 
     def task(self, on_step: OnStep | None = None) -> Task[ScoreResult]:

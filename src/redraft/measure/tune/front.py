@@ -1,4 +1,4 @@
-"""What is worth its cost: the settings than which no other is both better and cheaper, and the one to take."""
+"""The settings that are worth their cost: those than which no other is both better and cheaper; and the one to take."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -37,7 +37,7 @@ class Trial:
         return float(np.mean([getattr(usage, by) for usage in usages])) if usages else float("inf")
 
     def difference(self, other: "Trial") -> Difference:
-        """How much more is right than with ``other``, on the same items."""
+        """Return the difference of right items to ``other``, on the same ones."""
         found = RIGHT.difference(self.run, other.run)
         assert found is not None, "every item is right or wrong"
         return found

@@ -70,7 +70,7 @@ class _Searching:
         self._model = model
         self._first = min(len(items), max(FIRST, len(items) // 3))
         self._partial: list[Trial] = []
-        """What was tried on the first items, kept or not."""
+        """The trials on the first items, kept or not."""
         self.trials: list[Trial] = []
         self.dropped = 0
 

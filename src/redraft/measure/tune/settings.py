@@ -1,4 +1,4 @@
-"""What may be set for a task: a mode, and of canvases the steps, the rule of acceptance and the length."""
+"""Settings for a task: a mode, and of canvases the steps, the rule of acceptance and the length."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace

@@ -2,12 +2,11 @@
 
 import time
 from collections.abc import AsyncIterator, Sequence
-from typing import Annotated, Any, Literal
+from typing import Any
 from uuid import uuid4
 
 from fastapi import APIRouter
 from fastapi import Request as HttpRequest
-from pydantic import Field
 from starlette.responses import Response
 
 from redraft.engine.result import Chunk, Result, TokenLogprob
@@ -17,7 +16,6 @@ from redraft.serve.deltas import Ending, Passage, Pieces, if_late
 from redraft.serve.errors import Json, bad_request, of_engine
 from redraft.serve.prepare import Prepared
 from redraft.serve.state import Serving, client_of, serving
-from redraft.serve.wire.fields import HINT, Seed, Stop, Temperature, Whole, only
 from redraft.serve.wire.openai.common import (
     DONE,
     FINGERPRINT,
@@ -28,40 +26,14 @@ from redraft.serve.wire.openai.common import (
     token_text,
     usage,
 )
+from redraft.serve.wire.openai.completion_fields import CompletionBody
 from redraft.serve.wire.openai.echoed import echoed
-from redraft.serve.wire.sampling import Sampled
 from redraft.tasks.fill import FillResult
 
 router = APIRouter()
 _FIELDS = fields_of(
     {"prompt": "prompt", "there": "prompt", "prefix": "prompt", "suffix": "suffix", "constraint": "suffix"}
 )
-
-
-class CompletionBody(Sampled):
-    """The body of a completion."""
-
-    model: str
-    prompt: (
-        str
-        | Annotated[list[str], Field(min_length=1)]
-        | Annotated[list[int], Field(min_length=1)]
-        | Annotated[list[Annotated[list[int], Field(min_length=1)]], Field(min_length=1)]
-    )
-    suffix: str | None = None
-    max_tokens: Annotated[int, Field(ge=0)] | None = None
-    temperature: Temperature | None = None
-    seed: Seed = None
-    stop: Stop | None = None
-    n: Whole | None = None
-    echo: bool | None = None
-    logprobs: Annotated[int, Field(ge=0, le=5)] | None = None
-    stream: bool | None = None
-    stream_options: StreamOptions | None = None
-    user: str | None = None
-    safety_identifier: str | None = None
-    metadata: Annotated[dict[str, Any] | None, HINT] = None
-    best_of: Annotated[Literal[1] | None, only(1, instead="use n, and choose among the answers")] = None
 
 
 @router.post("/v1/completions")

@@ -5,7 +5,7 @@ They are those of the model's causal mode, in one forward; so is the one token t
 
 import time
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from uuid import uuid4
 
 from fastapi import Request as HttpRequest
@@ -19,15 +19,13 @@ from redraft.serve.answers import Answers
 from redraft.serve.errors import Json, bad_request, of_engine
 from redraft.serve.state import Serving, client_of, new_seed
 from redraft.serve.wire.openai.common import FINGERPRINT, spelled
+from redraft.serve.wire.openai.completion_fields import CompletionBody
 from redraft.tasks.score import NextToken, ScoreRequest, ScoreResult, score_all
-
-if TYPE_CHECKING:
-    from redraft.serve.wire.openai.completions import CompletionBody
 
 
 async def echoed(
     here: Serving,
-    body: "CompletionBody",
+    body: CompletionBody,
     http: HttpRequest,
     prompts: Sequence[str | list[int]],
     fields: Mapping[str, str],
@@ -73,7 +71,7 @@ async def echoed(
     )
 
 
-def _check(body: "CompletionBody") -> None:
+def _check(body: CompletionBody) -> None:
     """Refuse what such an answer has no room for."""
     for wrong, param, message in (
         (body.max_tokens not in (0, 1), "max_tokens",
