@@ -166,6 +166,9 @@ class Result:
     """With a verifier: whether it found nothing wrong in any canvas."""
     logprobs: tuple[TokenLogprob, ...] = ()
     """The log probabilities of each of ``token_ids``; empty unless asked for."""
+    causal_logprobs: tuple[float, ...] = ()
+    """What the causal rows of the same weights say of each of ``token_ids``: its natural log probability given the
+    tokens before it, by the model alone; empty unless asked for."""
     tool_calls: tuple[ToolCall, ...] = ()
     """The calls that the answer makes, where tools were given; ``text`` is what is said beside them."""
 
