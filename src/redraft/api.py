@@ -16,7 +16,7 @@ from redraft.constrain.language.template import Hole
 from redraft.constrain.python_types import as_constraint
 from redraft.engine.generation import Generate, Recorders, check_recorded
 from redraft.engine.quality import Quality
-from redraft.engine.request import Request, check_listeners, check_mode, check_whole, generate
+from redraft.engine.request import VERIFY_THRESHOLD, Request, Verify, check_listeners, check_mode, check_whole, generate
 from redraft.engine.result import Chunk, OnStep, Result
 from redraft.engine.runtime import Prompt, Runtime, forward_alone, run, start
 from redraft.engine.sampling import LogitBias
@@ -170,6 +170,9 @@ class Engine:
         stop_token_ids: Sequence[int] | None = None,
         deadline_ms: float | None = None,
         quality: Quality | None = None,
+        causal_logprobs: bool = False,
+        verify: Verify | None = None,
+        verify_threshold: float = VERIFY_THRESHOLD,
         tools: Sequence[Mapping[str, Any]] | None = None,
         tool_choice: ToolChoice = "auto",
         on_step: OnStep | None = None,
@@ -210,6 +213,9 @@ class Engine:
         deadline_ms: milliseconds from the call by which the answer is wanted; the best canvas that there is then ends
         it, and ``deadline_reached`` says so. Under a constraint it is whole and valid, or DeadlineError says what would
         be needed. quality: "fast", "balanced" or "exact" in the place of steps and a bound. docs/tune.md explains both.
+        causal_logprobs: keep the log probability that the causal rows of the same weights give each token of a canvas.
+        verify: "causal" is a verifier: positions are wrong whose token has less than ``verify_threshold`` of
+        probability there. docs/modes.md has both.
 
         Raises RequestError, before any work, for a prompt or parameter that cannot be honoured (ConstraintError if it
         is the constraint), and GenerationError while running if the model yields NaN.
@@ -254,6 +260,9 @@ class Engine:
             stop_token_ids=stop_token_ids,
             deadline_ms=deadline_ms,
             quality=quality,
+            causal_logprobs=causal_logprobs,
+            verify=verify,
+            verify_threshold=verify_threshold,
             tools=tools,
             tool_choice=tool_choice,
         )
@@ -296,6 +305,9 @@ class Engine:
         stop_token_ids: Sequence[int] | None = None,
         deadline_ms: float | None = None,
         quality: Quality | None = None,
+        causal_logprobs: bool = False,
+        verify: Verify | None = None,
+        verify_threshold: float = VERIFY_THRESHOLD,
         tools: Sequence[Mapping[str, Any]] | None = None,
         tool_choice: ToolChoice = "auto",
         on_step: OnStep | None = None,
@@ -339,6 +351,9 @@ class Engine:
             stop_token_ids=stop_token_ids,
             deadline_ms=deadline_ms,
             quality=quality,
+            causal_logprobs=causal_logprobs,
+            verify=verify,
+            verify_threshold=verify_threshold,
             tools=tools,
             tool_choice=tool_choice,
         )
@@ -384,6 +399,9 @@ class Engine:
         stop_token_ids: Sequence[int] | None = None,
         deadline_ms: float | None = None,
         quality: Quality | None = None,
+        causal_logprobs: bool = False,
+        verify: Verify | None = None,
+        verify_threshold: float = VERIFY_THRESHOLD,
         tools: Sequence[Mapping[str, Any]] | None = None,
         tool_choice: ToolChoice = "auto",
         max_batch_rows: int | None = None,
@@ -439,6 +457,9 @@ class Engine:
                         stop_token_ids=stop_token_ids,
                         deadline_ms=deadline_ms,
                         quality=quality,
+                        causal_logprobs=causal_logprobs,
+                        verify=verify,
+                        verify_threshold=verify_threshold,
                         tools=tools,
                         tool_choice=tool_choice,
                     )
@@ -489,6 +510,9 @@ class Engine:
         stop_token_ids: Sequence[int] | None = None,
         deadline_ms: float | None = None,
         quality: Quality | None = None,
+        causal_logprobs: bool = False,
+        verify: Verify | None = None,
+        verify_threshold: float = VERIFY_THRESHOLD,
         tools: Sequence[Mapping[str, Any]] | None = None,
         tool_choice: ToolChoice = "auto",
     ) -> Request:
@@ -538,6 +562,9 @@ class Engine:
             stop_token_ids=stop_token_ids,
             deadline_ms=deadline_ms,
             quality=quality,
+            causal_logprobs=causal_logprobs,
+            verify=verify,
+            verify_threshold=verify_threshold,
         )
 
     def begin(self, request: Request, on_step: OnStep | None = None, record: Recorders | None = None) -> "Generation":

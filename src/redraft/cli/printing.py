@@ -45,7 +45,8 @@ def as_object(result: "Result") -> dict[str, object]:
     """Return a result as ``--json`` prints it; what was not asked for is left out."""
     shown = {**asdict(result), "converged": result.converged, "usage": usage_object(result.usage)}
     absent = [name for name in ("thought", "verified") if shown[name] is None]
-    absent += [name for name in ("log_valid", "logprobs", "tool_calls", "deadline_reached") if not shown[name]]
+    of_kinds = ("log_valid", "logprobs", "causal_logprobs", "tool_calls", "deadline_reached")
+    absent += [name for name in of_kinds if not shown[name]]
     return {name: value for name, value in shown.items() if name not in absent}
 
 
@@ -61,8 +62,10 @@ def cost_line(result: "Result") -> str:
     valid = f"log P(valid) {', '.join(f'{value:.3g}' for value in result.log_valid)}, " if result.log_valid else ""
     written = f"{counted(usage.completion_tokens, 'token')} in "
     if usage.forwards > usage.denoising_steps:
-        drafted = f", {counted(usage.accepted_drafts, 'accepted draft')}" if usage.canvases else ""
-        written += f"{counted(usage.forwards, 'forward')} ({usage.tokens_per_forward:.1f} tokens a forward{drafted})"
+        written += f"{counted(usage.forwards, 'forward')} ({usage.tokens_per_forward:.1f} tokens a forward)"
+        if usage.denoising_steps:
+            written += f", {counted(usage.denoising_steps, 'denoising step')}"
+            written += f", {counted(usage.accepted_drafts, 'drafted token')} accepted" if usage.accepted_drafts else ""
     else:
         written += (
             f"{counted(usage.denoising_steps, 'denoising step')} over {counted(usage.canvases, 'canvas', 'canvases')} "
