@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from redraft import JSONSchema, Regex, RequestError, Result, StepEvent
+from redraft import Candidate, JSONSchema, Regex, RequestError, Result, StepEvent
 from redraft.api import Engine
 from redraft.canvas.acceptance import ConfidenceThreshold, EntropyBound
 from redraft.canvas.corruption import AbsorbingCorruption, MaskNoise
@@ -37,13 +37,17 @@ Make = Callable[..., Engine]
 def make(tmp_path: Path) -> Make:
     """An engine whose clock counts its model's forwards."""
 
-    def engine(logits: Logits = ENDLESS, mask: int | None = None) -> Engine:
+    def engine(logits: Logits = ENDLESS, mask: int | None = None, causal: Logits | None = None) -> Engine:
         corruption = None if mask is None else AbsorbingCorruption(MaskNoise(mask))
-        made = scripted_engine(tmp_path, logits, canvas_length=CANVAS, corruption=corruption)
+        made = scripted_engine(tmp_path, logits, canvas_length=CANVAS, corruption=corruption, causal=causal)
         made.runtime.clock = lambda: model_of(made).forwards / 100
         return made
 
     return engine
+
+
+def is_wide(text: str) -> bool:
+    return 3 <= len(text) <= 60 and all(" " <= letter <= "~" for letter in text)
 
 
 def steps(engine: Engine, **given: Any) -> tuple[Result, list[StepEvent]]:
@@ -131,7 +135,7 @@ class TestUnderAConstraint:
             found, _ = steps(engine, constraint=WIDE, max_tokens=70, deadline_ms=late)
             assert found.deadline_reached
             assert found.finish_reason == "stop"
-            assert WIDE_JUDGE(found.text), found.text
+            assert is_wide(found.text), found.text
             assert len(found.token_ids) <= CANVAS * -(-late // 80)
 
     def test_many_random_schemas_are_whole_or_say_what_they_need(self, make: Make) -> None:
@@ -172,9 +176,64 @@ class TestUnderAConstraint:
         found, _ = steps(make(), constraint=Regex("[a-c]{3}"), max_tokens=30, deadline_ms=80, max_denoising_steps=8)
         assert (found.finish_reason, found.usage.denoising_steps) == ("stop", 8)
 
+    def test_what_a_verifier_had_pinned_stays(self, make: Make) -> None:
+        """Its rounds pin all but the wrong positions; the last round is cut, and what is pinned is in its place."""
+        seen: list[tuple[int, ...]] = []
 
-def WIDE_JUDGE(text: str) -> bool:  # noqa: N802
-    return 3 <= len(text) <= 60 and all(" " <= letter <= "~" for letter in text)
+        def verifier(candidate: Candidate) -> list[int]:
+            seen.append(candidate.token_ids)
+            return [2]
+
+        found, _ = steps(
+            make(), constraint=Regex("[ -~]{12}"), max_tokens=12, deadline_ms=90, verifier=verifier, verify_rounds=3
+        )
+        assert found.deadline_reached
+        assert len(seen) == 2, "there was no time for a third"
+        text = [*map(str, found.text)]
+        assert len(text) == 12
+        assert [one for place, one in enumerate(seen[1]) if place != 2] == [
+            one for place, one in enumerate(seen[0]) if place != 2
+        ]
+
+
+class TestTokens:
+    @pytest.mark.parametrize("mode", ["autoregressive", "speculative"])
+    def test_the_tokens_so_far_are_the_answer(self, make: Make, mode: str) -> None:
+        engine = make(causal=without_end(random_logits(3)))
+        given: dict[str, Any] = {"mode": mode, "max_tokens": 60, "seed": 1}
+        whole = engine.generate(PROMPT, **given)
+        model_of(engine).forwards = 0
+        late = engine.generate(PROMPT, deadline_ms=120, **given)
+        assert late.deadline_reached
+        assert late.finish_reason == "length"
+        assert 0 < len(late.token_ids) < len(whole.token_ids)
+        assert late.token_ids == whole.token_ids[: len(late.token_ids)]
+
+    def test_under_a_constraint_only_where_the_text_may_end(self, make: Make) -> None:
+        engine = make(causal=without_end(random_logits(3)))
+        given: dict[str, Any] = {"mode": "autoregressive", "max_tokens": 60, "seed": 1}
+        found = engine.generate(PROMPT, constraint=WIDE, deadline_ms=60, **given)
+        assert (found.deadline_reached, found.finish_reason) == (True, "stop")
+        assert is_wide(found.text)
+        model_of(engine).forwards = 0
+        with pytest.raises(DeadlineError, match=r"behind \d+ tokens, .*more at least, \d+ tokens, about \d+ ms in all"):
+            engine.generate(PROMPT, constraint=Regex("[a-c]{40}"), deadline_ms=60, **given)
+
+    def test_before_the_first_token_there_is_nothing(self, make: Make) -> None:
+        engine = make(causal=ENDLESS)
+        request = generate(engine.runtime, PROMPT, mode="autoregressive", deadline_ms=10, max_tokens=20)
+        model_of(engine).forwards += 1
+        with pytest.raises(DeadlineError, match="passed before the first token"):
+            engine.begin(request).result()
+
+    def test_exact_is_the_distribution_of_the_autoregressive_mode(self, make: Make) -> None:
+        engine = make(causal=ENDLESS)
+        assert generate(engine.runtime, PROMPT, quality="exact", max_tokens=5).mode == "speculative"
+        assert generate(engine.runtime, PROMPT, quality="fast", max_tokens=5).mode == "diffusion"
+        with pytest.raises(RequestError, match=r"quality 'exact' is written in mode .* not in 'diffusion'"):
+            generate(engine.runtime, PROMPT, quality="exact", mode="diffusion")
+        with pytest.raises(RequestError, match="this checkpoint has no such mode"):
+            generate(make().runtime, PROMPT, quality="exact")
 
 
 class TestTasks:
