@@ -499,11 +499,16 @@ def check_causal(runtime: Runtime, logprobs: object, verify: object, threshold: 
     check_switch("causal_logprobs", logprobs)
     if verify not in (None, *get_args(Verify)):
         raise RequestError(f"verify {verify!r} must be 'causal'; give a function of your own as verifier")
-    if not isinstance(threshold, int | float) or isinstance(threshold, bool) or not 0 < threshold < 1:
-        raise RequestError(f"verify_threshold {threshold!r} must be a probability between 0 and 1")
+    check_threshold(threshold)
     for name, given in (("verify", verify), ("causal_logprobs", logprobs)):
         if given and "autoregressive" not in runtime.model.modes:
             raise RequestError(f"{name} needs causal rows that are a language model, and this checkpoint has none")
+
+
+def check_threshold(value: object) -> None:
+    """RequestError for what is no probability between 0 and 1."""
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < 1:
+        raise RequestError(f"verify_threshold {value!r} must be a probability between 0 and 1")
 
 
 def check_mode(mode: object, modes: Sequence[GenerationMode]) -> GenerationMode:
