@@ -1,9 +1,12 @@
 """``redraft tune``: what is worth its cost in a table, all of it in a file, and a recipe that other verbs take."""
 
 import json
+from typing import get_args
 
 import pytest
 
+from redraft.cli import options
+from redraft.engine.quality import Quality
 from tests.cli.conftest import assert_one_line
 
 PUZZLE = "53..7....6..195....98....6.8...6...34..8.3..17...2...6.6....28....419..5....8..79"
@@ -80,3 +83,7 @@ def test_verbs_that_write_on_canvases_take_no_other_mode(redraft_here, letters, 
     assert_one_line(refused, "--mode autoregressive: fill, edit and extract write on canvases alone")
     done = redraft_here(*verb, "--mode", "diffusion", "--seed", 1, "-m", letters, stdin=b"a text")
     assert done.returncode == 0, done.stderr
+
+
+def test_the_words_of_the_option_are_the_engines():
+    assert tuple(options.Quality) == get_args(Quality)

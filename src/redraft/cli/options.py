@@ -49,6 +49,10 @@ PackFolderOption = Annotated[
         help="Where weights packed for the kernels are kept: a folder, auto, or none; by default REDRAFT_PACK_FOLDER.",
     ),
 ]
+DraftModelOption = Annotated[
+    str | None,
+    typer.Option("--draft-model", help="A small model with the same vocabulary, which drafts in mode speculative."),
+]
 Threads = Annotated[int | None, typer.Option("--threads", min=1, help="Processor threads; by default one a core.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the answer and its cost as JSON.")]
 
@@ -125,6 +129,12 @@ class Quality(StrEnum):
     exact = "exact"
 
 
+class Verify(StrEnum):
+    """Verifiers that a model has itself."""
+
+    causal = "causal"
+
+
 class Stopping(StrEnum):
     """Rules of when a canvas is finished."""
 
@@ -142,6 +152,7 @@ class Loading:
     device: Device = None
     pack_folder: PackFolderOption = None
     threads: Threads = None
+    draft_model: DraftModelOption = None
 
     def engine(self) -> "Engine":
         return load_engine(
@@ -151,6 +162,7 @@ class Loading:
             revision=self.revision,
             device=self.device,
             pack_folder=self.pack_folder,
+            **({} if self.draft_model is None else {"draft_model": self.draft_model}),
         )
 
 
@@ -194,6 +206,12 @@ class Sampling:
     ] = Stopping.stable
     canvas_length: Annotated[int | None, typer.Option(help="Positions denoised at once.")] = None
     best_of: Annotated[int, typer.Option(help="Candidates for every canvas, of which the surest stays.")] = 1
+    verify: Annotated[
+        Verify | None, typer.Option(help="Denoise again what the causal rows of the same weights find unlikely.")
+    ] = None
+    verify_threshold: Annotated[
+        float, typer.Option(help="Of --verify: the probability below which a token is unlikely.")
+    ] = 0.01
     top_p: Annotated[float, typer.Option(help="Leave the likeliest tokens of so much probability together.")] = 1.0
     top_k: Annotated[int | None, typer.Option(help="Leave so many of the likeliest tokens.")] = None
     min_p: Annotated[
@@ -242,6 +260,7 @@ class Sampling:
                 raise RequestError("--entropy-bound and --confidence-threshold exclude each other; give one of them")
         self._acceptance()
         self._check_dial()
+        request.check_threshold(self.verify_threshold)
         if self.mode is not None:
             request.check_of_mode(self.mode.value, **self._of_canvases())
         check_without_model(
@@ -276,6 +295,7 @@ class Sampling:
             "stopping": None if self.stopping is Stopping.stable else self.stopping,
             "canvas_length": self.canvas_length,
             "best_of": None if self.best_of == 1 else self.best_of,
+            "verify": self.verify,
         }
 
     def _acceptance(self) -> "ConfidenceThreshold | None":
@@ -301,6 +321,8 @@ class Sampling:
             "entropy_bound": self.entropy_bound,
             "canvas_length": self.canvas_length,
             "best_of": self.best_of,
+            "verify": None if self.verify is None else self.verify.value,
+            "verify_threshold": self.verify_threshold,
             "top_p": self.top_p,
             "top_k": self.top_k,
             "min_p": self.min_p,

@@ -40,6 +40,8 @@ DRAFT_STEPS = 4
 """Denoising steps of a draft unless a request says otherwise."""
 Verify = Literal["causal"]
 VERIFY_THRESHOLD = 0.01
+DRAFT_TOKENS, MAX_DRAFT = 4, 64
+"""Tokens that a draft model writes before they are verified, unless a request says otherwise, and at most."""
 OF_DRAFTS = ("max_denoising_steps", "entropy_bound", "canvas_length", "acceptance", "stopping")
 """The parameters of canvases that say how drafts are denoised."""
 MIN_TEMPERATURE = 1e-4
@@ -423,7 +425,7 @@ def generate(
         acceptance=acceptance,
         reasoning_effort=reasoning_effort,
     )
-    way = check_mode(mode if care is None else care.mode(mode, runtime.model.modes), runtime.model.modes)
+    way = check_mode(mode if care is None else care.mode(mode, runtime.modes), runtime.modes)
     check_of_mode(
         way,
         max_denoising_steps=max_denoising_steps,
@@ -446,7 +448,9 @@ def generate(
     if care is not None and way == "diffusion":
         steps, acceptance = care.steps(defaults), care.acceptance(defaults)
     length = 1
-    if way != "autoregressive":
+    if way == "speculative" and runtime.drafter is not None:
+        length = check_whole("canvas_length", DRAFT_TOKENS if canvas_length is None else canvas_length, 1, MAX_DRAFT)
+    elif way != "autoregressive":
         length = config.canvas_length if canvas_length is None else canvas_length
         length = check_whole("canvas_length", length, 1, config.canvas_length)
     if way == "speculative" and max_denoising_steps is None:
@@ -528,11 +532,32 @@ def check_causal(runtime: Runtime, logprobs: object, verify: object, threshold: 
     check_switch("causal_logprobs", logprobs)
     if verify not in (None, *get_args(Verify)):
         raise RequestError(f"verify {verify!r} must be 'causal'; give a function of your own as verifier")
-    if not isinstance(threshold, int | float) or isinstance(threshold, bool) or not 0 < threshold < 1:
-        raise RequestError(f"verify_threshold {threshold!r} must be a probability between 0 and 1")
+    check_threshold(threshold)
     for name, given in (("verify", verify), ("causal_logprobs", logprobs)):
         if given and "autoregressive" not in runtime.model.modes:
             raise RequestError(f"{name} needs causal rows that are a language model, and this checkpoint has none")
+
+
+def check_threshold(value: object) -> None:
+    """RequestError for what is no probability between 0 and 1."""
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < 1:
+        raise RequestError(f"verify_threshold {value!r} must be a probability between 0 and 1")
+
+
+def check_drafter(runtime: Runtime, drafter: Runtime) -> None:
+    """Refuse a draft model that could not draft for a model: one without causal rows, or with another vocabulary."""
+    for one, which in ((runtime, "the model"), (drafter, "the draft model")):
+        if "autoregressive" not in one.model.modes:
+            raise RequestError(
+                f"draft_model: {which} does not write token after token, and so no draft can be verified"
+            )
+    own, other = (one.tokenizer.tokenizer.get_vocab() for one in (runtime, drafter))
+    if own != other or runtime.model.config.vocab_size != drafter.model.config.vocab_size:
+        sizes = f"{len(other):,} tokens, the model {len(own):,}"
+        raise RequestError(
+            f"draft_model has another vocabulary ({sizes}); its tokens would mean something else: take a smaller model "
+            "of the same family"
+        )
 
 
 def check_mode(mode: object, modes: Sequence[GenerationMode]) -> GenerationMode:

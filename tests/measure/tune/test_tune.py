@@ -15,6 +15,7 @@ from redraft.measure.evaluate.ask import Outcome
 from redraft.measure.evaluate.faults import WRONG_VALUE
 from redraft.measure.evaluate.items import Exact, Generate
 from redraft.measure.evaluate.judge import Verdict
+from redraft.measure.evaluate.parameters import arguments, check_parameters
 from redraft.measure.tune import Grid, Recipe, Setting, tune
 from redraft.measure.tune.front import Trial, front_of, surely_worse
 from tests.engine.scripted import VOCAB_SIZE, Logits, scripted_engine
@@ -184,3 +185,11 @@ class TestRecipe:
         (tmp_path / "recipe.json").write_text(content)
         with pytest.raises(RequestError, match=message):
             read_recipe(tmp_path / "recipe.json")
+
+
+def test_a_threshold_is_an_items_parameter_too() -> None:
+    check_parameters("extract", {"confidence_threshold": 0.9, "quality": None, "deadline_ms": 5})
+    assert arguments({"confidence_threshold": 0.9, "seed": 1}) == {"acceptance": ConfidenceThreshold(0.9), "seed": 1}
+    for wrong in ({"confidence_threshold": 2}, {"mode": "best"}, {"deadline_ms": 0}, {"quality": "best"}):
+        with pytest.raises(RequestError):
+            check_parameters("generate", wrong)

@@ -2,9 +2,11 @@
 
 import math
 
+import httpx
 import pytest
 from openai import OpenAI
 
+from tests.random_checkpoint import END_TOKEN_IDS
 from tests.serve.conftest import NAME, Served
 
 TOKENS = [2, 30, 31, 40, 33, 50, 34]
@@ -115,3 +117,12 @@ class TestEcho:
         body = {"model": NAME, "prompt": "hi", "max_tokens": 0, "logprobs": 0, "echo": True, "top_p": 1.0, "n": 1}
         found = served.post("/v1/completions", {**body, "stop": [], "presence_penalty": 0, "stream": False})
         assert found.status_code == 200, found.text
+
+
+def test_a_client_without_a_tokenizer_asks_for_the_special_tokens_and_the_template(served: Served) -> None:
+    info = httpx.get(f"{served.url}/tokenizer_info", timeout=600).json()
+    tokenizer = served.engine.tokenizer
+    assert info["eos_token"] == tokenizer.special.get("eos_token", tokenizer.piece(END_TOKEN_IDS[0]))
+    assert info["chat_template"] == tokenizer.template
+    encoded = served.post("/tokenize", {"prompt": info["eos_token"], "add_special_tokens": False}).json()
+    assert encoded["tokens"] == [tokenizer.token_id(info["eos_token"])]
