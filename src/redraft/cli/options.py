@@ -186,6 +186,10 @@ class Recordings:
         return RecordingFolder(self.record, keep_prompts=self.record_prompt)
 
 
+# Parameters that verbs on canvases alone do not have.
+_OF_GENERATE = ("mode", "verify", "verify_threshold")
+
+
 @dataclass(frozen=True)
 class Sampling:
     """The rules by which canvases are denoised, or tokens drawn."""
@@ -340,11 +344,13 @@ class Sampling:
             parameters["stopping"] = ReproducesCanvas(engine.model.defaults.confidence_threshold)
         if not generates:
             self.check_canvases()
-            del parameters["mode"]
+            parameters = {name: value for name, value in parameters.items() if name not in _OF_GENERATE}
         return parameters if self.recipe is None else self._recipe().beside(parameters, generates=generates)
 
     def check_canvases(self) -> None:
-        """Refuse a mode for a verb that writes on canvases alone."""
+        """Refuse a mode, and what verifies answers of ``generate``, for a verb that writes on canvases alone."""
+        if self.verify is not None:
+            raise RequestError(f"--verify {self.verify.value} is for generate and chat; leave it out")
         if self.mode not in (None, Mode.diffusion):
             raise RequestError(
                 f"--mode {self.mode.value}: fill, edit and extract write on canvases alone; leave it out"
