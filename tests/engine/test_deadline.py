@@ -247,6 +247,15 @@ class TestTasks:
         in_time = run(engine.runtime, extract(engine.runtime, "x", schema, **given).task())
         assert list(in_time.confidence) == ["/a"]
 
+    def test_slots_are_whole_at_every_step(self, make: Make) -> None:
+        engine = make()
+        schema = {"type": "object", "properties": {"a": {"type": "boolean"}}, "required": ["a"]}
+        given: dict[str, Any] = {"max_denoising_steps": 6, "entropy_bound": 0.0, "seed": 1, "layout": "slots"}
+        late = run(engine.runtime, extract(engine.runtime, "x", schema, deadline_ms=20, **given).task())
+        assert (late.layout, late.deadline_reached, late.usage.denoising_steps) == ("slots", True, 2)
+        assert late.value == json.loads(late.text)
+        assert set(late.value) == {"a"}
+
     def test_of_an_edit_the_time_counts_over_all_canvases(self, make: Make) -> None:
         engine = make()
         text = "the cat sat on a mat, and then " * 3
