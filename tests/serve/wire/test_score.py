@@ -1,11 +1,14 @@
 """Scores over HTTP: the own route, and the prompts' log-probabilities as OpenAI's clients and lm-eval read them."""
 
 import math
+import re
 
 import httpx
 import pytest
 from openai import OpenAI
 
+from redraft.serve.wire.score import ScoreBody
+from tests.prepared import ROOT
 from tests.random_checkpoint import END_TOKEN_IDS
 from tests.serve.conftest import NAME, Served
 
@@ -126,3 +129,8 @@ def test_a_client_without_a_tokenizer_asks_for_the_special_tokens_and_the_templa
     assert info["chat_template"] == tokenizer.template
     encoded = served.post("/tokenize", {"prompt": info["eos_token"], "add_special_tokens": False}).json()
     assert encoded["tokens"] == [tokenizer.token_id(info["eos_token"])]
+
+
+def test_the_page_names_every_field_of_the_route() -> None:
+    page = (ROOT / "docs" / "score.md").read_text().split("`POST /v1/redraft/score` takes:")[1].split("\n\n")[1]
+    assert set(re.findall(r"`(\w+)`", page)) == set(ScoreBody.model_fields)
