@@ -66,8 +66,8 @@ class NextTokens:
 
     @classmethod
     def after(cls, compiled: CompiledConstraint, state: int, left: int) -> "NextTokens":
-        """Return those that may follow ``state`` when ``left`` tokens may stand, this one included: from their targets the
-        text can still be finished."""
+        """Return those that may follow ``state`` when ``left`` tokens may stand, this one included: from their targets
+        the text can still be finished."""
         automaton = compiled.automaton
         edges = slice(*automaton.edge_start[state : state + 2])
         targets, groups = automaton.edge_target[edges], automaton.edge_group[edges]
