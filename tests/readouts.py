@@ -5,7 +5,7 @@ from dataclasses import fields
 import torch
 from torch import Tensor
 
-from redraft.canvas.readout import Probability, Readout
+from redraft.canvas.readout import LogProb, Readout
 
 
 def tensors_of(readout: Readout) -> list[Tensor]:
@@ -21,7 +21,7 @@ def readout_of(
     *,
     argmax: Tensor | None = None,
     sample: Tensor | None = None,
-    likely: Probability | None = None,
+    likely: LogProb | None = None,
     self_conditioning: Tensor | None = None,
 ) -> Readout:
     """What a model says of positions [..., C]; every token is 0 and as likely as the likeliest unless it is given."""
@@ -31,6 +31,6 @@ def readout_of(
         sample=nothing if sample is None else sample,
         entropy=entropy,
         confidence=confidence,
-        probability=(lambda tokens: confidence) if likely is None else likely,
+        logprob=(lambda tokens: confidence.log()) if likely is None else (lambda tokens: likely(tokens).log()),
         self_conditioning=self_conditioning,
     )

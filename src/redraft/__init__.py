@@ -22,12 +22,14 @@ if TYPE_CHECKING:
         BatchError,
         CheckpointError,
         ConstraintError,
+        DeadlineError,
         GenerationError,
         RecordingError,
         RedraftError,
         RequestError,
     )
     from redraft.loading import load
+    from redraft.measure.tune.recipe import read_recipe
     from redraft.models.checkpoint import save_choice_temperature
     from redraft.models.tools import ToolCall
     from redraft.record.recorder import RecordingFolder
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
     from redraft.tasks.edit import EditResult
     from redraft.tasks.extract import Extraction
     from redraft.tasks.fill import FillResult
+    from redraft.tasks.score import ScoreResult
 
     __version__: str
 
@@ -52,6 +55,7 @@ __all__ = [
     "Chunk",
     "ConfidenceThreshold",
     "ConstraintError",
+    "DeadlineError",
     "Decision",
     "Draft",
     "EditResult",
@@ -71,6 +75,7 @@ __all__ = [
     "ReproducesCanvas",
     "RequestError",
     "Result",
+    "ScoreResult",
     "StableAndConfident",
     "StepEvent",
     "StoppingRule",
@@ -81,6 +86,7 @@ __all__ = [
     "Usage",
     "fit_choice_temperature",
     "load",
+    "read_recipe",
     "replay",
     "save_choice_temperature",
 ]
@@ -98,10 +104,11 @@ _PUBLIC = {
     "redraft.engine.result": ("Chunk", "Result", "StepEvent", "TokenLogprob", "Usage"),
     "redraft.engine.verify": ("Candidate",),
     "redraft.errors": (
-        *("BatchError", "CheckpointError", "ConstraintError", "GenerationError"),
+        *("BatchError", "CheckpointError", "ConstraintError", "DeadlineError", "GenerationError"),
         *("RecordingError", "RedraftError", "RequestError"),
     ),
     "redraft.loading": ("load",),
+    "redraft.measure.tune.recipe": ("read_recipe",),
     "redraft.models.checkpoint": ("save_choice_temperature",),
     "redraft.models.tools": ("ToolCall",),
     "redraft.record.recorder": ("RecordingFolder",),
@@ -111,6 +118,7 @@ _PUBLIC = {
     "redraft.tasks.edit": ("EditResult",),
     "redraft.tasks.extract": ("Extraction",),
     "redraft.tasks.fill": ("FillResult",),
+    "redraft.tasks.score": ("ScoreResult",),
 }
 _HOME = {name: module for module, names in _PUBLIC.items() for name in names}
 

@@ -14,8 +14,18 @@ from redraft.constrain.constraint import Constraint
 from redraft.constrain.inference.decisions import Normalize
 from redraft.constrain.language.template import Hole
 from redraft.constrain.python_types import as_constraint
-from redraft.engine.generation import Generate, Recorders
-from redraft.engine.request import Request, check_listeners, check_whole, generate
+from redraft.engine.generation import Generate, Recorders, check_recorded
+from redraft.engine.quality import Quality
+from redraft.engine.request import (
+    VERIFY_THRESHOLD,
+    Request,
+    Verify,
+    check_drafter,
+    check_listeners,
+    check_mode,
+    check_whole,
+    generate,
+)
 from redraft.engine.result import Chunk, OnStep, Result
 from redraft.engine.runtime import Prompt, Runtime, forward_alone, run, start
 from redraft.engine.sampling import LogitBias
@@ -25,13 +35,14 @@ from redraft.engine.thinking import ReasoningEffort, wants_thought, without_swit
 from redraft.engine.tools import GenerateWithTools, ToolChoice, calling, tokens_with_tools, tool_use
 from redraft.engine.verify import Verifier
 from redraft.errors import BatchError, RequestError, counted
-from redraft.models.base import KV_BLOCK, PREFILL_CHUNK, BlockDiffusionModel, ExtractLayout
+from redraft.models.base import KV_BLOCK, PREFILL_CHUNK, BlockDiffusionModel, ExtractLayout, GenerationMode
 from redraft.models.origin import Origin
 from redraft.models.tokenizer import ChatTokenizer
 from redraft.tasks.choose import ChooseResult, choose
 from redraft.tasks.edit import EditResult, edit
 from redraft.tasks.extract import Extraction, ExtractRequest, V, extract
 from redraft.tasks.fill import FillResult, fill
+from redraft.tasks.score import Bound, ScoreResult, score
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -75,17 +86,22 @@ class Engine:
         prefill_chunk: int = PREFILL_CHUNK,
         kv_bytes: int | None = None,
         kv_block: int = KV_BLOCK,
+        draft: "Engine | None" = None,
     ) -> None:
         """``prefill_chunk``: positions of a prompt encoded in one forward. On the kernels it changes no bit of a
         result; in torch results differ between values by the rounding of the dtype. ``kv_bytes``: what keys and values
         may take, those that are kept for later prompts included. ``kv_block``: positions that are kept and shared
-        together.
+        together. ``draft``: a small model with the same vocabulary, which drafts in mode "speculative"; RequestError
+        for one with another.
         """
         check_whole("prefill_chunk", prefill_chunk, 1)
         check_whole("kv_block", kv_block, 1)
         if kv_bytes is not None:
             check_whole("kv_bytes", kv_bytes, 1)
         self._runtime: Runtime | None = Runtime(model, tokenizer, prefill_chunk, kv_bytes, kv_block)
+        if draft is not None:
+            check_drafter(self.runtime, draft.runtime)
+            self.runtime.drafter = draft.runtime
         self._scheduler: Scheduler | None = None
         self._starting = threading.Lock()
 
@@ -136,9 +152,10 @@ class Engine:
         self,
         prompt: Prompt,
         *,
+        mode: GenerationMode | None = None,
         max_tokens: int | None = None,
         seed: int | None = None,
-        temperature: float = 1.0,
+        temperature: float | None = None,
         max_denoising_steps: int | None = None,
         entropy_bound: float | None = None,
         stop: str | Sequence[str] | None = None,
@@ -165,6 +182,11 @@ class Engine:
         min_tokens: int = 0,
         ignore_eos: bool = False,
         stop_token_ids: Sequence[int] | None = None,
+        deadline_ms: float | None = None,
+        quality: Quality | None = None,
+        causal_logprobs: bool = False,
+        verify: Verify | None = None,
+        verify_threshold: float = VERIFY_THRESHOLD,
         tools: Sequence[Mapping[str, Any]] | None = None,
         tool_choice: ToolChoice = "auto",
         on_step: OnStep | None = None,
@@ -172,10 +194,13 @@ class Engine:
     ) -> Result:
         """Answer ``prompt`` (raw text, token ids, or chat messages) and return the whole answer.
 
-        max_tokens: at most so many tokens, by default what the context has left. seed: 0 .. 2**64-1, by default a
-        random one, which the result names. temperature: scales the checkpoint's schedule; 0 takes the argmax for a
-        sample. max_denoising_steps, entropy_bound (nats a canvas): by default the checkpoint's. stop: strings at
-        which the answer ends, not part of it. canvas_length: positions denoised at once, at most the model's own.
+        mode: "diffusion" denoises canvases, "autoregressive" writes token after token, "speculative" writes what the
+        latter would, drafted by canvases; by default the checkpoint's. max_tokens: at most so many tokens, by default
+        what the context has left. seed: 0 .. 2**64-1, by default a random one, which the result names. temperature:
+        scales the checkpoint's schedule, or in the other modes divides the logits, by default by what the checkpoint
+        says; 0 takes the argmax for a sample. max_denoising_steps, entropy_bound (nats a canvas): by default the
+        checkpoint's, of a draft 4 steps. stop: strings at which the answer ends, not part of it. canvas_length:
+        positions denoised at once, at most the model's own.
         acceptance: the rule itself in place of the entropy bound, such as ``ConfidenceThreshold``. stopping: the rule
         in place of the checkpoint's stable-and-confident one, such as ``ReproducesCanvas``.
 
@@ -199,16 +224,25 @@ class Engine:
         and no stop string before so many tokens. ignore_eos: no end token at all. stop_token_ids: tokens at which the
         answer ends, not part of it. docs/sampling.md defines each.
 
+        deadline_ms: milliseconds from the call by which the answer is wanted; the best canvas that there is then ends
+        it, and ``deadline_reached`` says so. Under a constraint it is whole and valid, or DeadlineError says what would
+        be needed. quality: "fast", "balanced" or "exact" in the place of steps and a bound. docs/tune.md explains both.
+        causal_logprobs: keep the log probability that the causal rows of the same weights give each token of a canvas.
+        verify: "causal" is a verifier: positions are wrong whose token has less than ``verify_threshold`` of
+        probability there. docs/modes.md has both.
+
         Raises RequestError, before any work, for a prompt or parameter that cannot be honoured (ConstraintError if it
         is the constraint), and GenerationError while running if the model yields NaN.
 
         tools: functions that the answer may call, as OpenAI's clients write them, with chat messages; ``tool_calls`` of
         the result are valid under their schemas. tool_choice: "auto", "none", "required", or the one to call.
 
-        on_step: called after every denoising step. record: a ``RecordingFolder``, which keeps what happens.
+        on_step: called after every denoising step. record: a ``RecordingFolder``, which keeps what happens. Both are
+        for mode "diffusion".
         """
         request = self.request(
             prompt,
+            mode=mode,
             max_tokens=max_tokens,
             seed=seed,
             temperature=temperature,
@@ -238,19 +272,25 @@ class Engine:
             min_tokens=min_tokens,
             ignore_eos=ignore_eos,
             stop_token_ids=stop_token_ids,
+            deadline_ms=deadline_ms,
+            quality=quality,
+            causal_logprobs=causal_logprobs,
+            verify=verify,
+            verify_threshold=verify_threshold,
             tools=tools,
             tool_choice=tool_choice,
         )
-        check_listeners(on_step, record)
+        check_listeners(on_step, record, request.mode)
         return self._run(self._answer(request, record, tools is not None), on_step)
 
     def stream(
         self,
         prompt: Prompt,
         *,
+        mode: GenerationMode | None = None,
         max_tokens: int | None = None,
         seed: int | None = None,
-        temperature: float = 1.0,
+        temperature: float | None = None,
         max_denoising_steps: int | None = None,
         entropy_bound: float | None = None,
         stop: str | Sequence[str] | None = None,
@@ -277,14 +317,23 @@ class Engine:
         min_tokens: int = 0,
         ignore_eos: bool = False,
         stop_token_ids: Sequence[int] | None = None,
+        deadline_ms: float | None = None,
+        quality: Quality | None = None,
+        causal_logprobs: bool = False,
+        verify: Verify | None = None,
+        verify_threshold: float = VERIFY_THRESHOLD,
         tools: Sequence[Mapping[str, Any]] | None = None,
         tool_choice: ToolChoice = "auto",
         on_step: OnStep | None = None,
         record: Recorders | None = None,
     ) -> "Generation":
-        """Start answering ``prompt``; iterate for a chunk each canvas. Parameters and errors as in ``generate``."""
+        """Start answering ``prompt``; iterate for a chunk each canvas, or each token.
+
+        Parameters and errors as in ``generate``.
+        """
         request = self.request(
             prompt,
+            mode=mode,
             max_tokens=max_tokens,
             seed=seed,
             temperature=temperature,
@@ -314,10 +363,16 @@ class Engine:
             min_tokens=min_tokens,
             ignore_eos=ignore_eos,
             stop_token_ids=stop_token_ids,
+            deadline_ms=deadline_ms,
+            quality=quality,
+            causal_logprobs=causal_logprobs,
+            verify=verify,
+            verify_threshold=verify_threshold,
             tools=tools,
             tool_choice=tool_choice,
         )
-        check_listeners(on_step, record)
+        check_listeners(on_step, record, request.mode)
+        check_recorded(request, record)
         recorder = None if record is None else record.recorder(request, self.runtime)
         answer = self._answer(request, None, tools is not None)
         return Generation(self.runtime, answer.task(on_step, recorder), recorder)
@@ -327,8 +382,9 @@ class Engine:
         prompts: Sequence[Prompt],
         *,
         seeds: Sequence[int] | None = None,
+        mode: GenerationMode | None = None,
         max_tokens: int | None = None,
-        temperature: float = 1.0,
+        temperature: float | None = None,
         max_denoising_steps: int | None = None,
         entropy_bound: float | None = None,
         stop: str | Sequence[str] | None = None,
@@ -355,6 +411,11 @@ class Engine:
         min_tokens: int = 0,
         ignore_eos: bool = False,
         stop_token_ids: Sequence[int] | None = None,
+        deadline_ms: float | None = None,
+        quality: Quality | None = None,
+        causal_logprobs: bool = False,
+        verify: Verify | None = None,
+        verify_threshold: float = VERIFY_THRESHOLD,
         tools: Sequence[Mapping[str, Any]] | None = None,
         tool_choice: ToolChoice = "auto",
         max_batch_rows: int | None = None,
@@ -379,6 +440,7 @@ class Engine:
                     self.request(
                         prompt,
                         seed=None if seeds is None else seeds[number],
+                        mode=mode,
                         max_tokens=max_tokens,
                         temperature=temperature,
                         max_denoising_steps=max_denoising_steps,
@@ -407,13 +469,18 @@ class Engine:
                         min_tokens=min_tokens,
                         ignore_eos=ignore_eos,
                         stop_token_ids=stop_token_ids,
+                        deadline_ms=deadline_ms,
+                        quality=quality,
+                        causal_logprobs=causal_logprobs,
+                        verify=verify,
+                        verify_threshold=verify_threshold,
                         tools=tools,
                         tool_choice=tool_choice,
                     )
                 )
             except RequestError as error:
                 raise type(error)(f"prompt {number}: {error}") from error
-        check_listeners(None, record)
+        check_listeners(None, record, check_mode(mode, self.runtime.modes))
         limits = {} if max_batch_rows is None else {"max_batch_rows": check_whole("max_batch_rows", max_batch_rows, 1)}
         scheduler = Scheduler(self.runtime, max_waiting=len(requests) + 1, **limits)
         try:
@@ -425,9 +492,10 @@ class Engine:
         self,
         prompt: Prompt,
         *,
+        mode: GenerationMode | None = None,
         max_tokens: int | None = None,
         seed: int | None = None,
-        temperature: float = 1.0,
+        temperature: float | None = None,
         max_denoising_steps: int | None = None,
         entropy_bound: float | None = None,
         stop: str | Sequence[str] | None = None,
@@ -454,6 +522,11 @@ class Engine:
         min_tokens: int = 0,
         ignore_eos: bool = False,
         stop_token_ids: Sequence[int] | None = None,
+        deadline_ms: float | None = None,
+        quality: Quality | None = None,
+        causal_logprobs: bool = False,
+        verify: Verify | None = None,
+        verify_threshold: float = VERIFY_THRESHOLD,
         tools: Sequence[Mapping[str, Any]] | None = None,
         tool_choice: ToolChoice = "auto",
     ) -> Request:
@@ -471,6 +544,7 @@ class Engine:
         return generate(
             self.runtime,
             prompt,
+            mode=mode,
             max_tokens=max_tokens,
             seed=seed,
             temperature=temperature,
@@ -500,11 +574,17 @@ class Engine:
             min_tokens=min_tokens,
             ignore_eos=ignore_eos,
             stop_token_ids=stop_token_ids,
+            deadline_ms=deadline_ms,
+            quality=quality,
+            causal_logprobs=causal_logprobs,
+            verify=verify,
+            verify_threshold=verify_threshold,
         )
 
     def begin(self, request: Request, on_step: OnStep | None = None, record: Recorders | None = None) -> "Generation":
         """Start answering a request that is checked; on_step and record as in ``generate``."""
-        check_listeners(on_step, record)
+        check_listeners(on_step, record, request.mode)
+        check_recorded(request, record)
         recorder = None if record is None else record.recorder(request, self.runtime)
         return Generation(self.runtime, Generate(self.runtime, request).task(on_step, recorder), recorder)
 
@@ -517,7 +597,7 @@ class Engine:
         hole: Hole | None = None,
         max_tokens: int | None = None,
         seed: int | None = None,
-        temperature: float = 1.0,
+        temperature: float | None = None,
         max_denoising_steps: int | None = None,
         entropy_bound: float | None = None,
         canvas_length: int | None = None,
@@ -534,6 +614,8 @@ class Engine:
         presence_penalty: float = 0.0,
         frequency_penalty: float = 0.0,
         repetition_penalty: float = 1.0,
+        deadline_ms: float | None = None,
+        quality: Quality | None = None,
         on_step: OnStep | None = None,
         record: Recorders | None = None,
     ) -> FillResult:
@@ -570,6 +652,8 @@ class Engine:
             presence_penalty=presence_penalty,
             frequency_penalty=frequency_penalty,
             repetition_penalty=repetition_penalty,
+            deadline_ms=deadline_ms,
+            quality=quality,
         )
         return self._run(request, on_step)
 
@@ -583,7 +667,7 @@ class Engine:
         hole: Hole | Sequence[Hole] | None = None,
         max_tokens: int | None = None,
         seed: int | None = None,
-        temperature: float = 1.0,
+        temperature: float | None = None,
         max_denoising_steps: int | None = None,
         entropy_bound: float | None = None,
         canvas_length: int | None = None,
@@ -601,6 +685,8 @@ class Engine:
         presence_penalty: float = 0.0,
         frequency_penalty: float = 0.0,
         repetition_penalty: float = 1.0,
+        deadline_ms: float | None = None,
+        quality: Quality | None = None,
         on_step: OnStep | None = None,
         record: Recorders | None = None,
     ) -> EditResult:
@@ -640,6 +726,8 @@ class Engine:
             presence_penalty=presence_penalty,
             frequency_penalty=frequency_penalty,
             repetition_penalty=repetition_penalty,
+            deadline_ms=deadline_ms,
+            quality=quality,
         )
         return self._run(request, on_step)
 
@@ -702,7 +790,7 @@ class Engine:
         verbatim: bool = False,
         max_tokens: int | None = None,
         seed: int | None = None,
-        temperature: float = 1.0,
+        temperature: float | None = None,
         max_denoising_steps: int | None = None,
         entropy_bound: float | None = None,
         canvas_length: int | None = None,
@@ -719,6 +807,8 @@ class Engine:
         presence_penalty: float = 0.0,
         frequency_penalty: float = 0.0,
         repetition_penalty: float = 1.0,
+        deadline_ms: float | None = None,
+        quality: Quality | None = None,
         on_step: OnStep | None = None,
         record: Recorders | None = None,
     ) -> Extraction[V]:
@@ -761,8 +851,35 @@ class Engine:
             presence_penalty=presence_penalty,
             frequency_penalty=frequency_penalty,
             repetition_penalty=repetition_penalty,
+            deadline_ms=deadline_ms,
+            quality=quality,
         )
         return self._run(request, on_step)
+
+    def score(
+        self,
+        prompt: Prompt,
+        text: str | Sequence[int],
+        *,
+        top_logprobs: int | None = None,
+        bound: Bound | None = None,
+        samples: int | None = None,
+        seed: int | None = None,
+    ) -> ScoreResult:
+        """Find the log-likelihood of ``text`` (a string or token ids) behind ``prompt``, in nats: exact, in the model's
+        causal mode. No end token is added.
+
+        A string behind a string is tokenized together with it and split where the prompt's tokens end; RequestError
+        where one token would span the border. Behind chat messages or token ids a text is tokenized by itself, as what
+        the model's turn says. The prompt may be empty where the tokenizer begins every text with a token of its own.
+
+        top_logprobs: keep so many of the likeliest tokens at each position, 0 to 20. bound: "monte_carlo" for the
+        evidence lower bound of an absorbing family's diffusion in the place of the likelihood, estimated from
+        ``samples`` masked canvases (128 by default) that ``seed`` draws; docs/score.md says what it is. Raises
+        RequestError, before any work, for what cannot be scored.
+        """
+        request = score(self.runtime, prompt, text, top_logprobs=top_logprobs, bound=bound, samples=samples, seed=seed)
+        return self._run(request, None)
 
     def min_tokens(self, constraint: Constraint | type[Any]) -> int:
         """Return how many tokens the shortest text takes that a constraint allows."""
@@ -792,6 +909,7 @@ class Engine:
     aedit = in_async(edit)
     achoose = in_async(choose)
     aextract = in_async(extract)
+    ascore = in_async(score)
     astream = streamed_in_async(generate)
 
 

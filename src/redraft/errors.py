@@ -29,6 +29,10 @@ class GenerationError(RedraftError):
     """The model produced something that must not be handed out, such as NaN, or other answers hold the memory."""
 
 
+class DeadlineError(GenerationError):
+    """The time that an answer was given is over, and there is nothing valid to hand out."""
+
+
 class BatchError(GenerationError):
     """Some of several prompts failed while they ran."""
 

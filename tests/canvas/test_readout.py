@@ -36,6 +36,10 @@ def test_it_is_the_softmax_of_the_others(scale: float) -> None:
     torch.testing.assert_close(ours.confidence[sure].double(), logp.amax(-1).exp()[sure], atol=2e-3, rtol=0)
     drawn = ours.probability(ours.sample).double()
     torch.testing.assert_close(drawn[sure], logp.exp().gather(1, ours.sample[:, None])[sure, 0], atol=2e-3, rtol=2e-3)
+    far = logp.masked_fill(torch.arange(VOCABULARY) == MASK, 0.0).argmin(-1)
+    expected_far = logp.gather(1, far[:, None])[sure, 0]
+    torch.testing.assert_close(ours.logprob(far)[sure].double(), expected_far, atol=2e-3, rtol=1e-5)
+    assert (ours.logprob(torch.full((64,), MASK)) == float("-inf")).all()
     assert ours.top_ids is not None
     assert ours.top_logprobs is not None
     assert torch.equal(ours.top_ids, logp.topk(3).indices)

@@ -23,6 +23,8 @@ PLACE = ROOT / "build" / "clients"
 DRIVERS = {path.stem: path for path in (Path(__file__).parent / "drivers").glob("*.py")}
 MODULES = {path.stem: path for path in (Path(__file__).parent / "node").glob("*.mjs")}
 CHOSEN = os.environ.get("CLIENTS", "").split() or [*DRIVERS, *MODULES]
+# It runs a model of its own, too.
+LM_EVAL = "lm_eval_"
 NAME, KEY = "tiny", "secret"
 SECONDS = 900
 pytestmark = pytest.mark.clients
@@ -59,9 +61,16 @@ def run(name: str, *arguments: str) -> None:
     assert done.stdout.strip().endswith(": ok")
 
 
-@pytest.mark.parametrize("name", CHOSEN)
+@pytest.mark.parametrize("name", [name for name in CHOSEN if name != LM_EVAL])
 def test_a_client_works_as_it_comes(up: Served, name: str) -> None:
     run(name, up.url, NAME)
+
+
+@pytest.mark.skipif(LM_EVAL not in CHOSEN, reason="not among the chosen clients")
+def test_lm_eval_finds_the_same_through_the_server_and_in_process(up: Served, checkpoint: Path) -> None:
+    """Its own environment has lm-eval alone; redraft and torch come from this one, behind it."""
+    ours = [path for path in sys.path if path and Path(path).exists()]
+    run(LM_EVAL, up.url, NAME, str(checkpoint), os.pathsep.join(ours))
 
 
 @pytest.mark.skipif("jevcompat_" not in CHOSEN, reason="not among the chosen clients")

@@ -5,6 +5,7 @@ breaking the constraint.
 """
 
 import json
+import math
 import random
 import re
 from collections import Counter
@@ -37,10 +38,14 @@ from redraft import (
     Template,
 )
 from redraft.api import Engine
+from redraft.canvas.random import PositionRandom
+from redraft.canvas.readout import ReadoutSpec
+from redraft.canvas.shaping import Filters, Shaping
 from redraft.constrain.automaton import bytes as byte_automaton
 from redraft.constrain.automaton.bytes import ByteAutomaton
 from redraft.constrain.constraint import Constraint
 from redraft.constrain.language.json.text import Whitespace
+from redraft.engine.constrained import CanvasConstraint
 from redraft.loading import load
 from redraft.models.checkpoint import DType
 from tests.constrain.random_schemas import RandomSchemas
@@ -437,3 +442,38 @@ def test_nothing_invalid_is_generated_in_hundreds(kind: str, count: int, tmp_pat
     print(kind, dict(done))
     for seen in ("stop", "length", "at the minimum", "with a thought", "1 canvases", "2 canvases", "4 canvases"):
         assert done[seen], seen
+
+
+# What a step says of single tokens under a constraint.
+
+
+@pytest.mark.parametrize(("below", "filtered"), [(50.0, False), (400.0, False), (400.0, True)])
+def test_log_probabilities_are_those_over_what_can_stand_and_do_not_underflow(
+    tmp_path: Path, below: float, filtered: bool
+) -> None:
+    """Against a dense softmax in float64 over the tokens that can stand at a position, which the model thinks to be as
+    unlikely as e^-50, or e^-400, where a class stands for its likeliest token, or of which a filter leaves none."""
+    runtime = scripted_engine(tmp_path, random_logits(0)).runtime
+    compiled, vocabulary = runtime.compile(Regex("[ab][cd]")), runtime.constraints.vocabulary
+    spelled = {vocabulary.spell([token]): token for token in range(VOCAB_SIZE) if vocabulary.has_text[token]}
+    places = [[spelled[letter] for letter in pair] for pair in ((b"a", b"b"), (b"c", b"d"))]
+    logits = 3 * torch.randn(4, VOCAB_SIZE, generator=torch.Generator().manual_seed(1))
+    logits[:, [*places[0], *places[1]]] -= below
+    shaping = Shaping(Filters(top_k=1)) if filtered else None
+    (readout,) = runtime.model.readout([logits], [ReadoutSpec(1.0, classes=compiled.classes, shaping=shaping)])
+    # Two tokens of the answer and no more, so that the text is one token a letter and an end.
+    constraint = CanvasConstraint.of(compiled, compiled.automaton.start, 4, 2)
+    readout = constraint.apply(readout, PositionRandom(0, 0, 1, 4), True, None).readout
+    for choice in range(2):
+        tokens = torch.tensor([places[0][choice], places[1][choice], END_TOKEN_IDS[0], 0])
+        found = readout.logprob(tokens).double()
+        for place, allowed in enumerate(places):
+            own = logits[place, allowed].double()
+            if not filtered:
+                # Nothing of a mass that is too small for float32 is known but its largest part.
+                known = own.logsumexp(-1) if below < 57 else own.amax()
+                torch.testing.assert_close(found[place], (own - known)[choice], atol=2e-4, rtol=0)
+            else:
+                assert found[place] == (0.0 if choice == int(own.argmax()) else -math.inf)
+    nowhere = torch.full((4,), spelled[b"z"])
+    assert (readout.logprob(nowhere)[:2] == -math.inf).all()

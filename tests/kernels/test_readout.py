@@ -95,6 +95,11 @@ def check(
     entropy_error = 2 * (error * (1 + logp.abs()) * p).sum(-1) + 2e-6 * logp.shape[1] ** 0.5
     assert_within(result.entropy, -(p * logp).sum(-1), entropy_error)
     assert_within(result.confidence, best.exp(), best.exp() * 2 * error[:, 0])
+    # Of the least likely token too, which may be at minus hundreds of nats: nothing of it underflows.
+    for token in (logp.argmin(-1), logp.argmax(-1), torch.arange(len(p)) % p.shape[1]):
+        expected = logp.gather(1, token[:, None])[:, 0]
+        assert_within(result.logprob(token), expected, 2 * error[:, 0] + 1e-6 * expected.abs())
+        torch.testing.assert_close(result.probability(token), result.logprob(token).exp(), rtol=0, atol=0)
     if result.self_conditioning is not None:
         rounding = error if head.table.format == "float32" else error + 2.0**-8
         allowed = 2 * rounding * (p @ table.abs())

@@ -119,12 +119,18 @@ def check_shaped(head: PackedHead, hidden: Tensor, temperature: float, result: R
     assert (full.left.gather(1, result.sample[:, None])[:, 0] | ~sure).all()
     own = result.probability(result.sample)
     assert_within(own[sure], p.gather(1, result.sample[:, None])[sure, 0], 8 * error + 0 * expected[sure])
+    last = logp.masked_fill(~full.left, math.inf).masked_fill(full.logits.isneginf(), math.inf).argmin(-1)
+    least = logp.gather(1, last[:, None])[:, 0]
+    assert_within(result.logprob(last)[sure], least[sure], 8 * error + 1e-5 * least.abs()[sure])
     likeliest_out = full.logits.masked_fill(full.left, -math.inf)
     there = ~full.left.all(-1) & sure
     out = likeliest_out.argmax(-1)
     gap = p.amax(-1).log() + full.logits.gather(1, out[:, None])[:, 0] - full.logits.amax(-1)
     far = there & (gap - torch.where(p > 0, logp, 0.0).amin(-1) < -1e-2)
-    assert (result.probability(out)[far] == 0).all()
+    assert (result.logprob(out)[far] == -math.inf).all()
+    forbidden = full.logits.argmin(-1)
+    gone = full.logits.isneginf().any(-1)
+    assert (result.logprob(forbidden)[gone] == -math.inf).all()
 
 
 @pytest.mark.parametrize("filters", FILTERS, ids=str)

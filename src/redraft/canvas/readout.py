@@ -10,7 +10,7 @@ from torch import Tensor
 from redraft.canvas.shaping import Shaping
 from redraft.canvas.token_classes import ANY, TokenClasses
 
-Probability = Callable[[Tensor], Tensor]
+LogProb = Callable[[Tensor], Tensor]
 
 Draw = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(positions [R], classes [R], uniforms [R]) -> tokens [R]: draws at some of the positions, from classes with mass."""
@@ -47,8 +47,9 @@ class Readout:
     """[C] float32, nats."""
     confidence: Tensor
     """[C] float32: the probability of ``argmax``."""
-    probability: Probability
-    """Gives the probability of a token at each position, float32 [C] of int64 [C]; computed when it is asked for."""
+    logprob: LogProb
+    """Gives the natural log probability of a token at each position, float32 [C] of int64 [C]; computed when asked
+    for, as a logarithm throughout: it does not underflow. -inf for a token that was taken out."""
     self_conditioning: Tensor | None = None
     """[C, H] float32: the mean embedding under the distribution, scaled as embeddings are; None unless asked for."""
     top_ids: Tensor | None = None
@@ -58,17 +59,21 @@ class Readout:
     classes: "ClassReadout | None" = None
     """The same by token class; None unless asked for."""
 
+    def probability(self, tokens: Tensor) -> Tensor:
+        """Return the probability of a token at each position, float32 [C] of int64 [C]; 0 where float32 has no less."""
+        return self.logprob(tokens).exp()
+
     def rows(self, own: slice) -> "Readout":
         """Return the readout of the positions from ``own.start`` up to ``own.stop``."""
 
-        def probability(tokens: Tensor) -> Tensor:
+        def logprob(tokens: Tensor) -> Tensor:
             everywhere = self.argmax.clone()
             everywhere[own] = tokens
-            return self.probability(everywhere)[own]
+            return self.logprob(everywhere)[own]
 
         parts = {name: value[own] for name, value in vars(self).items() if isinstance(value, Tensor)}
         classes = None if self.classes is None else self.classes.rows(own)
-        return replace(self, **parts, probability=probability, classes=classes)
+        return replace(self, **parts, logprob=logprob, classes=classes)
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,8 +147,8 @@ def joined(parts: Sequence[Readout]) -> Readout:
         starts.append(starts[-1] + len(part.argmax))
     spans = [slice(start, end) for start, end in pairwise(starts)]
 
-    def probability(tokens: Tensor) -> Tensor:
-        return torch.cat([part.probability(tokens[own]) for part, own in zip(parts, spans, strict=True)])
+    def logprob(tokens: Tensor) -> Tensor:
+        return torch.cat([part.logprob(tokens[own]) for part, own in zip(parts, spans, strict=True)])
 
     def draw(positions: Tensor, classes: Tensor, uniforms: Tensor) -> Tensor:
         drawn = torch.empty_like(positions)
@@ -155,7 +160,7 @@ def joined(parts: Sequence[Readout]) -> Readout:
 
     by_class = [part.classes for part in parts if part.classes is not None]
     classes = None if not by_class else ClassReadout(**_concatenated(by_class), draw_with_mass=draw)
-    return Readout(**_concatenated(parts), probability=probability, classes=classes)
+    return Readout(**_concatenated(parts), logprob=logprob, classes=classes)
 
 
 def _concatenated(parts: Sequence[Readout] | Sequence[ClassReadout]) -> dict[str, Tensor]:
@@ -188,8 +193,9 @@ def without_mask(readout: Readout, mask: int, uniforms: Tensor | None) -> Readou
     log_mass = torch.maximum(mass.log(), peak)
     entropy = torch.where(mass > 0, log_mass - classes.plogp[:, _TEXT].double() / mass, 0.0).clamp(min=0.0)
 
-    def probability(tokens: Tensor) -> Tensor:
-        return (readout.probability(tokens).double() / log_mass.exp()).clamp(max=1.0).float()
+    def logprob(tokens: Tensor) -> Tensor:
+        given = (readout.logprob(tokens).double() - log_mass).clamp(max=0.0).float()
+        return given.masked_fill(tokens == mask, float("-inf"))
 
     found = replace(
         readout,
@@ -198,7 +204,7 @@ def without_mask(readout: Readout, mask: int, uniforms: Tensor | None) -> Readou
         # A row of NaN stays one.
         entropy=torch.where(readout.entropy.isfinite(), entropy.float(), readout.entropy),
         confidence=(peak - log_mass).exp().clamp(max=1.0).float(),
-        probability=probability,
+        logprob=logprob,
     )
     if readout.top_ids is None or readout.top_logprobs is None:
         return found

@@ -122,7 +122,7 @@ def settle(readout: Readout, state: CanvasState) -> Readout:
         sample=torch.where(open, readout.sample, tokens),
         entropy=torch.where(open, readout.entropy, 0.0),
         confidence=torch.where(open, readout.confidence, 1.0),
-        probability=lambda given: torch.where(open, readout.probability(given), (given == tokens).float()),
+        logprob=lambda given: torch.where(open, readout.logprob(given), (given == tokens).float().log()),
     )
 
 

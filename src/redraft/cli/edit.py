@@ -52,7 +52,7 @@ def edit(
     """
     if in_place and str(file) == "-":
         raise RequestError("--in-place needs a file to write; standard input is none")
-    options.check_answer(sampling, max_tokens)
+    options.check_answer(sampling, max_tokens, generates=False)
     if not 0 <= strength <= 1:
         raise RequestError(f"--strength {strength} must be from 0 (start from the old text) to 1 (start from noise)")
     text = reading.piped_or_file_text(file)
@@ -70,7 +70,7 @@ def edit(
     result = engine.edit(
         text, spans or None, instruction=instruction, strength=strength, hole=hole, **limit,
         record=record,
-        **sampling.parameters(engine),
+        **sampling.parameters(engine, generates=False),
     )  # fmt: skip
     if in_place:
         _write(file, result.text)

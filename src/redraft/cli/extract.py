@@ -47,7 +47,7 @@ def extract(
     text = reading.piped_or_file_text(file)
     if not text.strip():
         raise RequestError("the text is empty; there is nothing to extract")
-    options.check_answer(sampling, max_tokens)
+    options.check_answer(sampling, max_tokens, generates=False)
     check_layout(layout)
     wanted = reading.file_text(schema, "the file of --schema")
     check(JSONSchema(wanted))
@@ -56,7 +56,7 @@ def extract(
     found = engine.extract(
         text, wanted, instruction=instruction, confidence=confidence, max_tokens=max_tokens, record=record,
         verbatim=verbatim, layout=layout,  # type: ignore[arg-type]  # checked above
-        **sampling.parameters(engine),
+        **sampling.parameters(engine, generates=False),
     )  # fmt: skip
     if as_json:
         shown = printing.as_object(found)

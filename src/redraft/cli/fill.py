@@ -42,7 +42,7 @@ def fill(
     before, after = _sides(file, marker, _Side("prefix", prefix, prefix_file), _Side("suffix", suffix, suffix_file))
     if before is None and after is None and prompt is None:
         raise RequestError("nothing says what to fill; give --prefix, --suffix or both, or a file with a marker")
-    options.check_answer(sampling, max_tokens)
+    options.check_answer(sampling, max_tokens, generates=False)
     hole = written.hole()
     record = recordings.folder()
     engine = loading.engine()
@@ -53,7 +53,7 @@ def fill(
         hole=hole,
         max_tokens=max_tokens,
         record=record,
-        **sampling.parameters(engine),
+        **sampling.parameters(engine, generates=False),
     )
     if as_json:
         printing.print_json(printing.as_object(result))

@@ -24,9 +24,11 @@ from redraft.cli import (
     quantize,
     reading,
     replay,
+    score,
     serve,
     talk,
     train,
+    tune,
 )
 from redraft.cli.talk import talking
 from redraft.errors import RedraftError
@@ -59,15 +61,16 @@ def redraft(
     """Run, constrain and train block-diffusion language models on the machine you have."""
 
 
-for answers in (generate.generate, chat.chat, fill.fill, edit.edit, choose.choose, extract.extract, serve.serve):
+for answers in (generate.generate, chat.chat, fill.fill, edit.edit, choose.choose, extract.extract, score.score):
     app.command()(talking(answers))
+app.command()(talking(serve.serve))
 app.command()(talking(models.pull))
 app.command("list")(talking(models.list_models))
 app.command("rm")(talking(models.remove))
 for makes in (info.info, quantize.quantize, adapt.adapt):
     app.command()(talking(makes))
 app.add_typer(train.app, name="train")
-for judges in (evaluate.evaluate, bench.bench, replay.replay, diff.diff):
+for judges in (evaluate.evaluate, tune.tune, bench.bench, replay.replay, diff.diff):
     app.command()(talking(judges))
 
 

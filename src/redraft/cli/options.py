@@ -22,6 +22,7 @@ from redraft.files import check_writable
 if TYPE_CHECKING:
     from redraft.api import Engine
     from redraft.canvas.acceptance import ConfidenceThreshold
+    from redraft.measure.tune.recipe import Recipe
     from redraft.models.checkpoint import DType
     from redraft.record.recorder import RecordingFolder
 
@@ -47,6 +48,10 @@ PackFolderOption = Annotated[
         metavar="DIR",
         help="Where weights packed for the kernels are kept: a folder, auto, or none; by default REDRAFT_PACK_FOLDER.",
     ),
+]
+DraftModelOption = Annotated[
+    str | None,
+    typer.Option("--draft-model", help="A small model with the same vocabulary, which drafts in mode speculative."),
 ]
 Threads = Annotated[int | None, typer.Option("--threads", min=1, help="Processor threads; by default one a core.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the answer and its cost as JSON.")]
@@ -98,6 +103,38 @@ def load_engine(
     return engine
 
 
+class Mode(StrEnum):
+    """The ways to write an answer; a test compares them with the engine's."""
+
+    diffusion = "diffusion"
+    autoregressive = "autoregressive"
+    speculative = "speculative"
+
+
+ModeOption = Annotated[
+    Mode | None,
+    typer.Option(
+        "--mode",
+        help="Denoise canvases, write token after token, or draft by canvases what the latter would write; by default "
+        "the checkpoint's.",
+    ),
+]
+
+
+class Quality(StrEnum):
+    """The words of ``quality``; a test compares them with the engine's."""
+
+    fast = "fast"
+    balanced = "balanced"
+    exact = "exact"
+
+
+class Verify(StrEnum):
+    """Verifiers that a model has itself."""
+
+    causal = "causal"
+
+
 class Stopping(StrEnum):
     """Rules of when a canvas is finished."""
 
@@ -115,6 +152,7 @@ class Loading:
     device: Device = None
     pack_folder: PackFolderOption = None
     threads: Threads = None
+    draft_model: DraftModelOption = None
 
     def engine(self) -> "Engine":
         return load_engine(
@@ -124,6 +162,7 @@ class Loading:
             revision=self.revision,
             device=self.device,
             pack_folder=self.pack_folder,
+            **({} if self.draft_model is None else {"draft_model": self.draft_model}),
         )
 
 
@@ -147,12 +186,20 @@ class Recordings:
         return RecordingFolder(self.record, keep_prompts=self.record_prompt)
 
 
+# Parameters that verbs on canvases alone do not have.
+_OF_GENERATE = ("mode", "verify", "verify_threshold")
+
+
 @dataclass(frozen=True)
 class Sampling:
-    """The rules by which canvases are denoised."""
+    """The rules by which canvases are denoised, or tokens drawn."""
 
+    mode: ModeOption = None
     seed: Annotated[int | None, typer.Option(help="Same seed, same answer; by default a random one.")] = None
-    temperature: Annotated[float, typer.Option(help="Scales the checkpoint's schedule; 0 is greedy.")] = 1.0
+    temperature: Annotated[
+        float | None,
+        typer.Option(help="Scales the checkpoint's schedule; of tokens one by one, divides the logits. 0 is greedy."),
+    ] = None
     max_denoising_steps: Annotated[int | None, typer.Option(help="Steps a canvas may take.")] = None
     entropy_bound: Annotated[float | None, typer.Option(help="Nats a step may accept; lower is more careful.")] = None
     confidence_threshold: Annotated[
@@ -163,6 +210,12 @@ class Sampling:
     ] = Stopping.stable
     canvas_length: Annotated[int | None, typer.Option(help="Positions denoised at once.")] = None
     best_of: Annotated[int, typer.Option(help="Candidates for every canvas, of which the surest stays.")] = 1
+    verify: Annotated[
+        Verify | None, typer.Option(help="Denoise again what the causal rows of the same weights find unlikely.")
+    ] = None
+    verify_threshold: Annotated[
+        float, typer.Option(help="Of --verify: the probability below which a token is unlikely.")
+    ] = 0.01
     top_p: Annotated[float, typer.Option(help="Leave the likeliest tokens of so much probability together.")] = 1.0
     top_k: Annotated[int | None, typer.Option(help="Leave so many of the likeliest tokens.")] = None
     min_p: Annotated[
@@ -179,13 +232,28 @@ class Sampling:
     repetition_penalty: Annotated[
         float, typer.Option(help="Divides the logit of a token that the answer has already; below 0 it multiplies.")
     ] = 1.0
+    deadline_ms: Annotated[
+        float | None, typer.Option(help="Milliseconds by which the answer is wanted: the best that there is then.")
+    ] = None
+    quality: Annotated[
+        Quality | None, typer.Option(help="In the place of steps, a bound and a mode: how carefully to write.")
+    ] = None
+
+    recipe: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Settings that redraft tune found; what else is given counts before them."),
+    ] = None
 
     def check(self) -> None:
         """Refuse what no model could honour; RequestError names it."""
         from redraft.engine import request
 
+        if self.recipe is not None:
+            self._recipe()
+
         request.check_seed(self.seed)
-        request.check_temperature(self.temperature)
+        if self.temperature is not None:
+            request.check_temperature(self.temperature)
         for name in ("max_denoising_steps", "canvas_length", "best_of"):
             value = getattr(self, name)
             if value is not None:
@@ -195,6 +263,10 @@ class Sampling:
             if self.confidence_threshold is not None:
                 raise RequestError("--entropy-bound and --confidence-threshold exclude each other; give one of them")
         self._acceptance()
+        self._check_dial()
+        request.check_threshold(self.verify_threshold)
+        if self.mode is not None:
+            request.check_of_mode(self.mode.value, **self._of_canvases())
         check_without_model(
             top_p=self.top_p,
             top_k=self.top_k,
@@ -204,6 +276,31 @@ class Sampling:
             frequency_penalty=self.frequency_penalty,
             repetition_penalty=self.repetition_penalty,
         )
+
+    def _check_dial(self) -> None:
+        from redraft.engine.deadline import Deadline, monotonic
+        from redraft.engine.quality import check_quality
+
+        if self.deadline_ms is not None:
+            Deadline.after(self.deadline_ms, monotonic)
+        check_quality(
+            None if self.quality is None else self.quality.value,
+            max_denoising_steps=self.max_denoising_steps,
+            entropy_bound=self.entropy_bound,
+            acceptance=self.confidence_threshold,
+        )
+
+    def _of_canvases(self) -> dict[str, object]:
+        """Return what was given that is for canvases."""
+        return {
+            "max_denoising_steps": self.max_denoising_steps,
+            "entropy_bound": self.entropy_bound,
+            "acceptance": self.confidence_threshold,
+            "stopping": None if self.stopping is Stopping.stable else self.stopping,
+            "canvas_length": self.canvas_length,
+            "best_of": None if self.best_of == 1 else self.best_of,
+            "verify": self.verify,
+        }
 
     def _acceptance(self) -> "ConfidenceThreshold | None":
         if self.confidence_threshold is None:
@@ -215,17 +312,21 @@ class Sampling:
         except ValueError as error:
             raise RequestError(f"--confidence-threshold: {error}") from error
 
-    def parameters(self, engine: "Engine") -> dict[str, Any]:
-        """Return the parameters that the engine knows them as."""
+    def parameters(self, engine: "Engine", *, generates: bool = True) -> dict[str, Any]:
+        """Return the parameters that the engine knows them as. ``generates``: False for a verb that writes on canvases
+        alone, and takes no mode."""
         from redraft.canvas.stopping import ReproducesCanvas
 
         parameters: dict[str, Any] = {
+            "mode": None if self.mode is None else self.mode.value,
             "seed": self.seed,
             "temperature": self.temperature,
             "max_denoising_steps": self.max_denoising_steps,
             "entropy_bound": self.entropy_bound,
             "canvas_length": self.canvas_length,
             "best_of": self.best_of,
+            "verify": None if self.verify is None else self.verify.value,
+            "verify_threshold": self.verify_threshold,
             "top_p": self.top_p,
             "top_k": self.top_k,
             "min_p": self.min_p,
@@ -233,13 +334,33 @@ class Sampling:
             "presence_penalty": self.presence_penalty,
             "frequency_penalty": self.frequency_penalty,
             "repetition_penalty": self.repetition_penalty,
+            "deadline_ms": self.deadline_ms,
+            "quality": None if self.quality is None else self.quality.value,
         }
         acceptance = self._acceptance()
         if acceptance is not None:
             parameters["acceptance"] = acceptance
         if self.stopping is Stopping.reproduces:
             parameters["stopping"] = ReproducesCanvas(engine.model.defaults.confidence_threshold)
-        return parameters
+        if not generates:
+            self.check_canvases()
+            parameters = {name: value for name, value in parameters.items() if name not in _OF_GENERATE}
+        return parameters if self.recipe is None else self._recipe().beside(parameters, generates=generates)
+
+    def check_canvases(self) -> None:
+        """Refuse a mode, and what verifies answers of ``generate``, for a verb that writes on canvases alone."""
+        if self.verify is not None:
+            raise RequestError(f"--verify {self.verify.value} is for generate and chat; leave it out")
+        if self.mode not in (None, Mode.diffusion):
+            raise RequestError(
+                f"--mode {self.mode.value}: fill, edit and extract write on canvases alone; leave it out"
+            )
+
+    def _recipe(self) -> "Recipe":
+        from redraft.measure.tune.recipe import read_recipe
+
+        assert self.recipe is not None, "there is one"
+        return read_recipe(self.recipe)
 
     def biases(self) -> dict[int, float] | None:
         """Return the biases by tokens; RequestError for one that is not written as it must be."""
@@ -346,11 +467,27 @@ def check_without_model(**given: Any) -> None:
     check_sampling(vocab_size=1 << 31, room=1 << 31, **{**vars(NOTHING), **given})
 
 
-def check_answer(sampling: Sampling, max_tokens: int | None, stop: list[str] | None = None) -> None:
+def check_answer(
+    sampling: Sampling,
+    max_tokens: int | None,
+    stop: list[str] | None = None,
+    *,
+    watch: bool = False,
+    recordings: Recordings = Recordings(),
+    generates: bool = True,
+) -> None:
     """Refuse, before a model is loaded, what no model could honour."""
     from redraft.engine import request
 
     sampling.check()
+    if not generates:
+        sampling.check_canvases()
+    if sampling.mode not in (None, Mode.diffusion):
+        for name, given in (("--watch", watch), ("--record", recordings.record is not None)):
+            if given:
+                raise RequestError(
+                    f"{name} is for denoising steps, and mode {sampling.mode.value!r} shows none; leave it out"
+                )
     if max_tokens is not None:
         request.check_whole("max_tokens", max_tokens, 1)
     request.check_stop(stop)

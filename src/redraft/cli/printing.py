@@ -28,6 +28,9 @@ def print_json(value: Mapping[str, object]) -> None:
 def print_cost(result: "Result") -> None:
     """Print what an answer cost, and a warning where it may be unfinished."""
     talk.note(cost_line(result))
+    if result.deadline_reached:
+        talk.note("the deadline came before the answer was finished; it is the best that there was then")
+        return
     if not result.converged:
         indices, several = result.unconverged_canvases, len(result.unconverged_canvases) > 1
         typer.echo(
@@ -42,24 +45,35 @@ def as_object(result: "Result") -> dict[str, object]:
     """Return a result as ``--json`` prints it; what was not asked for is left out."""
     shown = {**asdict(result), "converged": result.converged, "usage": usage_object(result.usage)}
     absent = [name for name in ("thought", "verified") if shown[name] is None]
-    absent += [name for name in ("log_valid", "logprobs", "tool_calls") if not shown[name]]
+    of_kinds = ("log_valid", "logprobs", "causal_logprobs", "tool_calls", "deadline_reached")
+    absent += [name for name in of_kinds if not shown[name]]
     return {name: value for name, value in shown.items() if name not in absent}
 
 
 def usage_object(usage: "Usage") -> dict[str, object]:
     """Return a cost as ``--json`` prints it."""
-    return {**asdict(usage), "tokens_per_step": usage.tokens_per_step}
+    rates = {"tokens_per_step": usage.tokens_per_step, "tokens_per_forward": usage.tokens_per_forward}
+    return {**asdict(usage), **rates}
 
 
 def cost_line(result: "Result") -> str:
     """Say what an answer cost, in one line."""
     usage = result.usage
     valid = f"log P(valid) {', '.join(f'{value:.3g}' for value in result.log_valid)}, " if result.log_valid else ""
+    written = f"{counted(usage.completion_tokens, 'token')} in "
+    if usage.forwards > usage.denoising_steps:
+        written += f"{counted(usage.forwards, 'forward')} ({usage.tokens_per_forward:.1f} tokens a forward)"
+        if usage.denoising_steps:
+            written += f", {counted(usage.denoising_steps, 'denoising step')}"
+            written += f", {counted(usage.accepted_drafts, 'drafted token')} accepted" if usage.accepted_drafts else ""
+    else:
+        written += (
+            f"{counted(usage.denoising_steps, 'denoising step')} over {counted(usage.canvases, 'canvas', 'canvases')} "
+            f"({usage.tokens_per_step:.1f} tokens a step)"
+        )
     return (
-        f"{counted(usage.completion_tokens, 'token')} in {counted(usage.denoising_steps, 'denoising step')} over "
-        f"{counted(usage.canvases, 'canvas', 'canvases')} ({usage.tokens_per_step:.1f} tokens a step), "
-        f"{usage.seconds:.2f} s, first text after {usage.time_to_first_token:.2f} s, {valid}seed {result.seed}, "
-        f"finish: {result.finish_reason}"
+        f"{written}, {usage.seconds:.2f} s, first text after {usage.time_to_first_token:.2f} s, "
+        f"{valid}seed {result.seed}, finish: {result.finish_reason}"
     )
 
 

@@ -38,6 +38,11 @@ def serve(
             help="Tokens of an answer where the client does not say; by default what fits.",
         ),
     ] = None,
+    mode: options.ModeOption = None,
+    recipe: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Settings that redraft tune found, for requests that do not name theirs."),
+    ] = None,
     max_prompt_tokens: Annotated[int | None, typer.Option(min=1, help="Longer prompts are refused with 413.")] = None,
     max_body_bytes: Annotated[int, typer.Option(min=1, help="Larger bodies are refused with 413.")] = 4 << 20,
     cors: Annotated[
@@ -65,6 +70,7 @@ def serve(
     device: options.Device = None,
     pack_folder: options.PackFolderOption = None,
     threads: options.Threads = None,
+    draft_model: options.DraftModelOption = None,
 ) -> None:
     """Serve a model over HTTP: OpenAI, Anthropic, Mercury, Codestral and System One clients.
 
@@ -76,6 +82,7 @@ def serve(
         raise RequestError(
             f"the server needs {missing.name}; install it with: pip install 'redraft[serve]'"
         ) from missing
+    from redraft.measure.tune.recipe import read_recipe
     from redraft.serve.http.hosts import check_hosts
     from redraft.serve.http.limits import RequestLimits
     from redraft.serve.http.security import check_keys
@@ -87,10 +94,15 @@ def serve(
     check_hosts(allowed_host or ())
     server.check_address(host, port)
     recordings = options.Recordings(record, record_prompt).folder()
+    own = None if recipe is None else read_recipe(recipe)
     engine = options.load_engine(
         model, dtype, threads,
         revision=revision, device=device, pack_folder=pack_folder, kv_bytes=kv_bytes,
+        **({} if draft_model is None else {"draft_model": draft_model}),
     )  # fmt: skip
+    from redraft.engine.request import check_listeners, check_mode
+
+    check_listeners(None, recordings, check_mode(mode, engine.runtime.modes))
     if recordings is not None and engine.origin is not None:
         # Large weights are read through for it, which the first request need not wait for.
         typer.echo(f"recording to {record}, weights {engine.origin.digest[:12]}", err=True)
@@ -103,6 +115,8 @@ def serve(
         max_tokens=max_tokens,
         log_prompts=log_prompts,
         record=recordings,
+        mode=None if mode is None else mode.value,
+        recipe=own,
     )
     server.run(
         engine,

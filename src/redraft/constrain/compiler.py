@@ -57,6 +57,10 @@ class CompiledConstraint:
         """Memory of all arrays."""
         return self.automaton.nbytes + self.classes.nbytes
 
+    def accepts(self, state: int) -> bool:
+        """True if a text that led to ``state`` is whole, and may go on or not."""
+        return state == self.automaton.end or bool(self.automaton.accepting[state])
+
     def complete(self, state: int) -> bool:
         """True if a text that led to ``state`` is whole and cannot go on."""
         automaton = self.automaton

@@ -50,6 +50,19 @@ class OnCanvas(Protocol):
         """The token classes that its readouts are read by."""
         ...
 
+    def closing(self) -> "OnCanvas":
+        """Return the same where all has to be whole on this canvas."""
+        ...
+
+    def accepts(self, state: int) -> bool:
+        """Tell whether the answer may end with a canvas that leads to ``state``."""
+        ...
+
+    @property
+    def fewest(self) -> int:
+        """The tokens that the answer takes from this canvas on at least."""
+        ...
+
     def apply(
         self,
         readout: Readout,
@@ -76,6 +89,8 @@ class CanvasConstraint:
     """The number of the canvas's first tokens that belong to the answer; what comes after them is thrown away."""
     end: Floats
     """[S + 1] log potential of the states after these positions."""
+    needs_end: bool = False
+    """True where these positions have room for an end token behind the last token of the answer."""
 
     @classmethod
     def of(cls, compiled: CompiledConstraint, state: int, length: int, room: int) -> "CanvasConstraint":
@@ -83,7 +98,22 @@ class CanvasConstraint:
         # With a position to spare after the last token, the end token that belongs there shows that all is said.
         positions, needs_end = (room + 1, True) if room < length else (length, False)
         left = max(0, room - length)
-        return cls(compiled, state, positions, end_potential(compiled.automaton.distance, left, needs_end))
+        end = end_potential(compiled.automaton.distance, left, needs_end)
+        return cls(compiled, state, positions, end, needs_end)
+
+    def closing(self) -> "CanvasConstraint":
+        """Return the same where the text has to be whole on this canvas."""
+        return replace(self, end=end_potential(self.compiled.automaton.distance, 0, self.needs_end))
+
+    def accepts(self, state: int) -> bool:
+        """Tell whether the text may end with a canvas that leads to ``state``."""
+        return self.compiled.accepts(state)
+
+    @property
+    def fewest(self) -> int:
+        """The tokens that the text takes from this canvas on at least."""
+        automaton = self.compiled.automaton
+        return 0 if self.state == automaton.end else int(automaton.distance[self.state])
 
     @property
     def classes(self) -> TokenClasses:
@@ -149,15 +179,19 @@ def conditioned(
     entropy, confidence = readout.entropy.clone(), readout.confidence.clone()
     entropy[:positions], confidence[:positions] = map(torch.from_numpy, _certainty(found, sums))
 
-    def probability(tokens: Tensor) -> Tensor:
-        own = tokens[:positions].cpu().numpy()
-        factor = _factors(found, sums)[np.arange(positions), token_class[own]]
-        likely = readout.probability(tokens).clone()
-        likely[:positions] = (likely[:positions] * torch.from_numpy(factor).to(likely)).clamp(max=1.0)
-        return likely
+    def logprob(tokens: Tensor) -> Tensor:
+        given, place = readout.logprob(tokens).clone(), np.arange(positions)
+        of_text = tokens[:positions].cpu().numpy()
+        number, own = token_class[of_text], given[:positions].double().cpu().numpy()
+        # A class of which filters leave nothing stands, where nothing else may, for its likeliest token.
+        stands = np.isneginf(own) & (classes.argmax[:positions].cpu().numpy()[place, number] == of_text)
+        own = np.where(stands, sums.peak[place, number], own)
+        there = np.minimum(own + _log_factors(found, sums)[place, number], 0.0)
+        given[:positions] = torch.from_numpy(there).to(given)
+        return given
 
     constrained = replace(
-        readout, argmax=argmax, sample=sample, entropy=entropy, confidence=confidence, probability=probability
+        readout, argmax=argmax, sample=sample, entropy=entropy, confidence=confidence, logprob=logprob
     )
     return ConstrainedStep(constrained, found)
 
@@ -201,14 +235,21 @@ def _certainty(found: Inference, sums: ClassSums) -> tuple[Floats, Floats]:
     return np.maximum(np.where(ended, found.entropy, entropy), 0.0), np.minimum(confidence, 1.0)
 
 
-def _factors(found: Inference, sums: ClassSums) -> Floats:
-    """[L, n]: what the model's probability of a class's token becomes over the tokens that can stand at a position."""
+def _log_factors(found: Inference, sums: ClassSums) -> Floats:
+    """[L, n]: what is added to the model's log probability of a class's token over the tokens that can stand at a
+    position."""
     possible = np.isfinite(found.log_multiplier)
-    allowed = np.where(possible, sums.mass, 0.0).sum(1, dtype=np.float64, keepdims=True)
+    allowed = np.where(possible, sums.mass, 0.0).sum(1, dtype=np.float64)
     with np.errstate(divide="ignore"):
-        factors = np.where(possible & (allowed > 0), 1.0 / allowed, 0.0)
+        log_allowed = np.log(allowed)
+        # As for the entropy: the classes' likeliest tokens stand for a mass that float32 has lost.
+        faint = allowed < _FAINT
+        log_allowed[faint] = np.logaddexp.reduce(
+            np.where(possible, sums.peak, -np.inf)[faint].astype(np.float64), axis=1
+        )
+        factors = np.where(possible, -log_allowed[:, None], -np.inf)
         ended = found.tail > 0
-        factors[ended] = np.exp(np.logaddexp(found.log_multiplier[ended], np.log(found.tail[ended])[:, None]))
+        factors[ended] = np.logaddexp(found.log_multiplier[ended], np.log(found.tail[ended])[:, None])
     return factors
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from redraft.canvas.draft import Draft
 from redraft.canvas.penalties import Standing
 from redraft.canvas.random import INITIAL, PositionRandom
 from redraft.canvas.readout import ReadoutSpec, without_mask
@@ -13,13 +14,14 @@ from redraft.canvas.shaping import Shaping
 from redraft.canvas.step import CanvasState, Pinned, StepOutcome, StepRules, start, step
 from redraft.canvas.token_classes import TokenClasses
 from redraft.engine.constrained import ConstrainedStep, OnCanvas
+from redraft.engine.deadline import passed
 from redraft.engine.memory import PooledCache
 from redraft.engine.request import Request
 from redraft.engine.result import OnStep, StepEvent
 from redraft.engine.runtime import Runtime
 from redraft.engine.sampling import NOTHING
 from redraft.engine.task import Forward, Reading, Task, on_host, read
-from redraft.errors import GenerationError
+from redraft.errors import ConstraintError, GenerationError
 from redraft.models.base import Span
 
 # Attempts at one canvas draw from streams of their own, above the numbers that canvases have.
@@ -46,6 +48,8 @@ class CanvasPlan:
     read_temperature: float = 1.0
     answer: Sequence[int] = ()
     """The tokens of the answer so far."""
+    start: Draft | None = None
+    """The tokens that it starts from in the place of noise, from its first position on; None for the request's."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,6 +70,8 @@ class FinishedCanvas:
     """[C, k] int64: the likeliest tokens at the last step, by the model alone; None unless asked for."""
     top_logprobs: Tensor | None = None
     """[C, k] float32: their natural log probabilities, of the processed logits."""
+    cut: bool = False
+    """True where the deadline ended it."""
 
 
 class Denoising:
@@ -76,13 +82,13 @@ class Denoising:
         self._piece = runtime.tokenizer.piece
         self._request, self._plan, self._cache = request, plan, cache
         self._rules = StepRules(
-            request.acceptance, request.stopping, self._model.corruption, request.max_denoising_steps
+            request.acceptance, request.stopping, self._runtime.corruption, request.max_denoising_steps
         )
         self.state = start(
             self._draws(INITIAL),
             self._rules,
-            draft=request.draft,
-            offset=plan.index * request.canvas_length,
+            draft=request.draft if plan.start is None else plan.start,
+            offset=plan.index * request.canvas_length if plan.start is None else 0,
             pinned=plan.pinned,
             device=self._model.device,
         )
@@ -91,7 +97,12 @@ class Denoising:
         """[C] bool: the positions that the step before accepted; None at the first."""
 
     def finish(self, commit: Tensor | None, on_step: OnStep | None) -> Task[FinishedCanvas]:
-        """Denoise to the last step. ``commit`` [T]: what is still to be encoded before the canvas."""
+        """Denoise to the last step, or to the first at which the deadline has passed. ``commit`` [T]: what is still to
+        be encoded before the canvas.
+
+        A canvas that the deadline cuts is the likeliest one at its last step; under a constraint the likeliest whose
+        text is whole. Raises DeadlineError where there is none.
+        """
         while True:
             number, temperature = self.state.step, self._temperature()
             reading = yield from read(Forward(self._spans(commit), self._spec(temperature)))
@@ -100,9 +111,63 @@ class Denoising:
             finished = bool(outcome.flags[0])
             if on_step is not None:
                 on_step(self._event(temperature, self.state, outcome, finished))
+            last = finished or number == self._rules.steps
+            if passed(self._request.deadline) and not (last and self._ends(conditioned)):
+                return self._cut(number, reading, outcome)
             self.state = outcome.state
-            if finished or number == self._rules.steps:
+            if last:
                 return self._finished(number, finished, outcome, conditioned)
+
+    def _ends(self, conditioned: ConstrainedStep | None) -> bool:
+        """Tell whether an answer may end with the canvas as a step has left it."""
+        constraint = self._plan.constraint
+        if constraint is None or conditioned is None:
+            return True
+        return constraint.accepts(conditioned.end_state(self._sampled))
+
+    @property
+    def _sampled(self) -> bool:
+        """True where the samples are what is committed."""
+        return self._rules.corruption.monotone and self._request.temperature > 0
+
+    def _cut(self, number: int, reading: Reading, outcome: StepOutcome) -> FinishedCanvas:
+        """End at this step: fill what is open with what is likeliest there; under a constraint, with what makes the
+        text whole."""
+        if self._plan.constraint is None:
+            readout, state = outcome.readout, outcome.state
+            tokens = torch.where(state.open, readout.argmax, outcome.committed)
+            top_ids, top_logprobs = readout.top_ids, readout.top_logprobs
+            return FinishedCanvas(
+                tokens.cpu(),
+                state.confidence.cpu(),
+                number,
+                False,
+                top_ids=None if top_ids is None else top_ids.cpu(),
+                top_logprobs=None if top_logprobs is None else top_logprobs.cpu(),
+                cut=True,
+            )
+        whole, stays = self._closed(self._plan.constraint, reading)
+        tokens = whole.readout.argmax
+        if stays is not None:
+            tokens = torch.where(stays.mask.to(tokens.device), stays.tokens.to(tokens.device), tokens)
+        confidence = whole.readout.confidence.cpu()
+        return FinishedCanvas(
+            tokens.cpu(), confidence, number, False, whole.log_valid, whole.end_state(False), cut=True
+        )
+
+    def _closed(self, constraint: OnCanvas, reading: Reading) -> tuple[ConstrainedStep, Pinned | None]:
+        """Condition a step on a text that is whole on this canvas -> that, and the tokens that stay. Where what was
+        settled before allows none, only what was pinned stays."""
+        plan, draws, settled = self._plan, self._step_draws, self._settled()
+        for stays in (plan.pinned,) if settled is None else (settled, plan.pinned):
+            try:
+                return constraint.closing().apply(reading.readout, draws, True, plan.pinned, stays), stays
+            except ConstraintError:
+                continue
+        deadline = self._request.deadline
+        assert deadline is not None, "a deadline has passed"
+        fewest = constraint.fewest
+        raise deadline.unfinished(fewest, plan.index, -(-fewest // plan.length), "canvas", "canvases")
 
     def read_last(self, commit: Tensor | None, on_step: OnStep | None) -> Task[tuple[Reading, int]]:
         """Denoise, and read the last step by the plan's classes in the place of taking it -> what was read, and how
@@ -171,7 +236,7 @@ class Denoising:
             return None
         tokens, stays = self.state.tokens.cpu(), ~self.state.open.cpu()
         stands = stays if self._accepted is None else stays | self._accepted.cpu()
-        if (mask := self._model.corruption.mask) is not None:
+        if (mask := self._runtime.corruption.mask) is not None:
             stands = stands & (tokens != mask)
         standing = Standing(tokens, stands, stays)
         return request.sampling.shaping(request.end_token_ids, mask, plan.answer, standing, plan.forbidden)
@@ -186,7 +251,7 @@ class Denoising:
             greedy = self._request.temperature == 0
             conditioned = constraint.apply(readout, draws, greedy, self._plan.pinned, self._settled())
             readout = conditioned.readout
-        elif (mask := self._model.corruption.mask) is not None:
+        elif (mask := self._runtime.corruption.mask) is not None:
             greedy = self._request.temperature == 0
             readout = without_mask(readout, mask, None if greedy else draws.sample)
         with torch.inference_mode():
@@ -237,7 +302,7 @@ class Denoising:
     def _only_read(self, reading: Reading) -> StepEvent:
         """A step at which nothing was accepted."""
         readout, state = reading.readout, self.state
-        noise = self._model.corruption.noise.tokens(self._step_draws.noise)
+        noise = self._runtime.corruption.noise.tokens(self._step_draws.noise)
         nothing = torch.zeros(self._plan.length, dtype=torch.bool)
         return StepEvent(
             canvas_index=self._plan.index,
@@ -249,7 +314,7 @@ class Denoising:
             sample=readout.sample.cpu(),
             entropy=readout.entropy.cpu(),
             accepted=nothing,
-            tokens_out=self._model.corruption.following(state.tokens.cpu(), nothing, readout.sample.cpu(), noise),
+            tokens_out=self._runtime.corruption.following(state.tokens.cpu(), nothing, readout.sample.cpu(), noise),
             finished=False,
             piece=self._piece,
         )
@@ -258,14 +323,13 @@ class Denoising:
         self, number: int, converged: bool, outcome: StepOutcome, conditioned: ConstrainedStep | None
     ) -> FinishedCanvas:
         top_ids, top_logprobs = outcome.readout.top_ids, outcome.readout.top_logprobs
-        sampled = self._rules.corruption.monotone and self._request.temperature > 0
         return FinishedCanvas(
             outcome.committed.cpu(),
             outcome.state.confidence.cpu(),
             number,
             converged,
             None if conditioned is None else conditioned.log_valid,
-            None if conditioned is None else conditioned.end_state(sampled),
+            None if conditioned is None else conditioned.end_state(self._sampled),
             None if top_ids is None else top_ids.cpu(),
             None if top_logprobs is None else top_logprobs.cpu(),
         )

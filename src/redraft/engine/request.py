@@ -5,7 +5,7 @@ import math
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar, cast
+from typing import Any, Literal, TypeVar, cast, get_args
 
 import torch
 from torch import Tensor
@@ -17,7 +17,9 @@ from redraft.canvas.stopping import StableAndConfident, StoppingRule
 from redraft.constrain.compiler import CompiledConstraint, ThoughtMarkers
 from redraft.constrain.constraint import Constraint
 from redraft.constrain.python_types import as_constraint
+from redraft.engine.deadline import Deadline
 from redraft.engine.memory import KVPool
+from redraft.engine.quality import Quality, check_quality
 from redraft.engine.runtime import Prompt, Runtime
 from redraft.engine.sampling import NOTHING, LogitBias, Sampling, check_sampling, check_with_constraint
 from redraft.engine.text import AnswerText
@@ -31,9 +33,17 @@ from redraft.engine.thinking import (
 )
 from redraft.engine.verify import Verifier
 from redraft.errors import RequestError, counted
-from redraft.models.base import GenerationDefaults
+from redraft.models.base import GenerationDefaults, GenerationMode
 
 MAX_STOP_STRINGS = 16
+DRAFT_STEPS = 4
+"""Denoising steps of a draft unless a request says otherwise."""
+Verify = Literal["causal"]
+VERIFY_THRESHOLD = 0.01
+DRAFT_TOKENS, MAX_DRAFT = 4, 64
+"""Tokens that a draft model writes before they are verified, unless a request says otherwise, and at most."""
+OF_DRAFTS = ("max_denoising_steps", "entropy_bound", "canvas_length", "acceptance", "stopping")
+"""The parameters of canvases that say how drafts are denoised."""
 MIN_TEMPERATURE = 1e-4
 
 _Rule = TypeVar("_Rule")
@@ -43,7 +53,8 @@ _Rule = TypeVar("_Rule")
 class Request:
     """One prompt and how to answer it.
 
-    ``temperature`` scales the schedule; 0 takes the argmax for a sample.
+    ``temperature`` scales the schedule, or divides the logits of tokens that are written one by one; 0 takes the argmax
+    for a sample.
     """
 
     prompt: tuple[int, ...]
@@ -73,6 +84,19 @@ class Request:
     top_logprobs: int | None = None
     """Log probabilities are kept, and those of so many of the likeliest tokens of every position."""
     sampling: Sampling = NOTHING
+    mode: GenerationMode = "diffusion"
+    causal_logprobs: bool = False
+    """The causal rows' log probability of each token is kept."""
+    verify: Verify | None = None
+    verify_threshold: float = VERIFY_THRESHOLD
+    """With ``verify``: the causal probability below which a position is wrong."""
+    deadline: Deadline | None = None
+    """The moment by which the answer is wanted."""
+
+    @property
+    def reads_causally(self) -> bool:
+        """True if canvases are read by the causal rows, too."""
+        return self.causal_logprobs or self.verify is not None
 
     @property
     def ends(self) -> tuple[int, ...]:
@@ -148,12 +172,19 @@ def check_rule(name: str, rule: _Rule | None, members: Sequence[str], example: s
     return rule
 
 
-def check_listeners(on_step: object, record: object) -> None:
-    """RequestError for what cannot be told of steps, or keep them; None is nobody."""
+def check_listeners(on_step: object, record: object, mode: GenerationMode = "diffusion") -> None:
+    """RequestError for what cannot be told of steps, or keep them, and for an answer in a ``mode`` that is not made of
+    steps; None is nobody."""
     if on_step is not None and not callable(on_step):
         raise RequestError(f"on_step {on_step!r} must be a function that takes a StepEvent")
     if record is not None and not hasattr(record, "recorder"):
         raise RequestError(f"record {record!r} must be a RecordingFolder, such as redraft.RecordingFolder('runs')")
+    for name, given in (("on_step", on_step), ("record", record)):
+        if given is not None and mode != "diffusion":
+            raise RequestError(
+                f"{name} cannot be given with mode {mode!r}, whose answers are not made of denoising steps; leave it "
+                "out, or use mode 'diffusion'"
+            )
 
 
 def check_verifier(verifier: Verifier | None) -> Verifier | None:
@@ -209,17 +240,20 @@ def check_seed(seed: int | None) -> int:
     return secrets.randbits(32) if seed is None else check_whole("seed", seed, 0, (1 << 64) - 1)
 
 
-def check_prompt(tokens: Sequence[int], vocab_size: int, image_token_ids: Sequence[int]) -> tuple[int, ...]:
-    """Prompt token ids; a RequestError for an empty prompt, an id outside the vocabulary, or an image token."""
+def check_prompt(
+    tokens: Sequence[int], vocab_size: int, image_token_ids: Sequence[int], what: str = "prompt"
+) -> tuple[int, ...]:
+    """Token ids of a prompt, or of ``what`` else; a RequestError for none, an id outside the vocabulary, or an image
+    token."""
     if len(tokens) == 0:
-        raise RequestError("the prompt is empty; give at least one token")
+        raise RequestError(f"the {what} is empty; give at least one token")
     for index, token in enumerate(tokens):
         if isinstance(token, bool) or not isinstance(token, int) or not 0 <= token < vocab_size:
             raise RequestError(
-                f"prompt token {index} is {token!r}; ids must be whole numbers from 0 to {vocab_size - 1}"
+                f"{what} token {index} is {token!r}; ids must be whole numbers from 0 to {vocab_size - 1}"
             )
         if token in image_token_ids:
-            raise RequestError(f"prompt token {index} ({token}) stands for an image; images are not supported yet")
+            raise RequestError(f"{what} token {index} ({token}) stands for an image; images are not supported yet")
     return tuple(tokens)
 
 
@@ -256,25 +290,28 @@ def check_length(max_tokens: int | None, prompt_length: int, context_length: int
     return max_tokens
 
 
-def check_memory(pool: KVPool, prompt_length: int, room: int, canvas_length: int, asked: bool) -> int:
+def check_memory(
+    pool: KVPool, prompt_length: int, room: int, canvas_length: int, asked: bool, undone: int = 0, *, last: bool = False
+) -> int:
     """``room`` tokens to generate, or what of them the pool's budget allows; a RequestError if they were ``asked`` for
-    and do not fit, or if the prompt does not."""
+    and do not fit, or if the prompt does not. ``undone``: positions that the cache can be cut back by. ``last``: the
+    last canvas is committed, too."""
     if pool.budget is None:
         return room
     # The last canvas of an answer is not committed.
-    committed = (room - 1) // canvas_length * canvas_length
-    needed = pool.bytes_for(prompt_length + committed)
+    committed = ((room - 1) // canvas_length + int(last)) * canvas_length
+    needed = pool.bytes_for(prompt_length + committed, undone)
     if needed <= pool.budget:
         return room
-    fits = pool.positions_for(pool.budget, prompt_length + committed) - prompt_length
+    fits = pool.positions_for(pool.budget, prompt_length + committed, undone) - prompt_length
     limit = f"kv_bytes {pool.budget:,} is too small"
     if fits < 0:
         raise RequestError(
             f"{limit}: the keys and values of the prompt's {prompt_length} tokens take "
-            f"{pool.bytes_for(prompt_length):,}; shorten the prompt to {counted(prompt_length + fits, 'token')} or "
-            "fewer, or load the model with that many"
+            f"{pool.bytes_for(prompt_length, undone):,}; shorten the prompt to "
+            f"{counted(prompt_length + fits, 'token')} or fewer, or load the model with that many"
         )
-    room = (fits // canvas_length + 1) * canvas_length
+    room = (fits // canvas_length + int(not last)) * canvas_length
     if asked:
         raise RequestError(
             f"{limit}: the keys and values of the prompt and max_tokens take {needed:,}; max_tokens {room} would "
@@ -287,9 +324,10 @@ def generate(
     runtime: Runtime,
     prompt: Prompt,
     *,
+    mode: GenerationMode | None = None,
     max_tokens: int | None = None,
     seed: int | None = None,
-    temperature: float = 1.0,
+    temperature: float | None = None,
     max_denoising_steps: int | None = None,
     entropy_bound: float | None = None,
     stop: str | Sequence[str] | None = None,
@@ -316,16 +354,23 @@ def generate(
     min_tokens: int = 0,
     ignore_eos: bool = False,
     stop_token_ids: Sequence[int] | None = None,
+    deadline_ms: float | Deadline | None = None,
+    quality: Quality | None = None,
+    causal_logprobs: bool = False,
+    verify: Verify | None = None,
+    verify_threshold: float = VERIFY_THRESHOLD,
     **unknown: object,
 ) -> Request:
     """Check what ``prompt`` asks for: a raw text, token ids, or chat messages (``{"role", "content"}``).
 
-    max_tokens: at most so many tokens, by default what the context has left. seed: 0 .. 2**64-1, by default a
-    random one, which the result names. temperature: scales the checkpoint's schedule; 0 takes the argmax for a
-    sample. max_denoising_steps, entropy_bound (nats a canvas): by default the checkpoint's. stop: strings at
-    which the answer ends, not part of it. canvas_length: positions denoised at once, at most the model's own.
-    acceptance: the rule itself in place of the entropy bound, such as ``ConfidenceThreshold``. stopping: the rule
-    in place of the checkpoint's stable-and-confident one, such as ``ReproducesCanvas``.
+    mode: "diffusion" denoises canvases, "autoregressive" writes token after token, "speculative" writes what the latter
+    would and drafts it by canvases; by default the checkpoint's. max_tokens: at most so many tokens, by default what
+    the context has left. seed: 0 .. 2**64-1, by default a random one, which the result names. temperature: scales the
+    checkpoint's schedule, or in the other modes divides the logits, by default by what the checkpoint says; 0 takes the
+    argmax for a sample. max_denoising_steps, entropy_bound (nats a canvas): by default the checkpoint's, of a draft 4
+    steps. stop: strings at which the answer ends, not part of it. canvas_length: positions denoised at once, at most
+    the model's own. acceptance: the rule itself in place of the entropy bound, such as ``ConfidenceThreshold``.
+    stopping: the rule in place of the checkpoint's stable-and-confident one, such as ``ReproducesCanvas``.
 
     constraint: ``JSONSchema``, ``Regex``, ``Choice`` or ``Template``, or a Python type such as a pydantic model, a
     ``Literal`` or ``list[int]``, which the whole answer matches; stop strings then do not occur in it. thinking:
@@ -347,8 +392,15 @@ def generate(
     stop string before so many tokens. ignore_eos: no end token at all. stop_token_ids: tokens at which the answer ends,
     not part of it. docs/sampling.md defines each.
 
+    deadline_ms: milliseconds from the call by which the answer is wanted: the best canvas that there is then ends it.
+    quality: "fast", "balanced" or "exact" in the place of steps and a bound. docs/tune.md says what both mean.
+    causal_logprobs: keep the log probability that the causal rows of the same weights give each token of a canvas.
+    verify: "causal" is a verifier: positions are wrong whose token has less than ``verify_threshold`` of probability
+    there. docs/modes.md has both.
+
     Raises RequestError, before any work, for a prompt or parameter that cannot be honoured (ConstraintError if it
-    is the constraint), and GenerationError while running if the model yields NaN.
+    is the constraint), GenerationError while running if the model yields NaN, and DeadlineError where the deadline
+    comes before there is anything valid.
     """
     if unknown:
         name = next(iter(unknown))
@@ -364,16 +416,52 @@ def generate(
     if acceptance is not None and entropy_bound is not None:
         raise RequestError("entropy_bound and acceptance exclude each other; put the bound into EntropyBound(...)")
     config, defaults = runtime.model.config, runtime.model.defaults
+    # The time counts from here, with what it takes to check.
+    deadline = None if deadline_ms is None else _deadline(runtime, deadline_ms)
+    care = check_quality(
+        quality,
+        max_denoising_steps=max_denoising_steps,
+        entropy_bound=entropy_bound,
+        acceptance=acceptance,
+        reasoning_effort=reasoning_effort,
+    )
+    way = check_mode(mode if care is None else care.mode(mode, runtime.modes), runtime.modes)
+    check_of_mode(
+        way,
+        max_denoising_steps=max_denoising_steps,
+        entropy_bound=entropy_bound,
+        canvas_length=canvas_length,
+        acceptance=acceptance,
+        stopping=stopping,
+        draft=draft,
+        verifier=verifier,
+        best_of=None if best_of == 1 else best_of,
+        causal_logprobs=causal_logprobs or None,
+        verify=verify,
+    )
+    check_causal(runtime, causal_logprobs, verify, verify_threshold)
     thinks = wants_thought(thinking, reasoning_effort, thinking_budget, chat_template_kwargs)
     given = runtime.tokenize(prompt, thinks, template_variables=without_switches(chat_template_kwargs))
     tokens = check_prompt(given, config.vocab_size, config.image_token_ids)
     effort = check_effort(reasoning_effort) or Effort(thinks)
     steps = effort.steps(defaults.max_denoising_steps) if max_denoising_steps is None else max_denoising_steps
-    length = config.canvas_length if canvas_length is None else canvas_length
-    length = check_whole("canvas_length", length, 1, config.canvas_length)
+    if care is not None and way == "diffusion":
+        steps, acceptance = care.steps(defaults), care.acceptance(defaults)
+    length = 1
+    if way == "speculative" and runtime.drafter is not None:
+        length = check_whole("canvas_length", DRAFT_TOKENS if canvas_length is None else canvas_length, 1, MAX_DRAFT)
+    elif way != "autoregressive":
+        length = config.canvas_length if canvas_length is None else canvas_length
+        length = check_whole("canvas_length", length, 1, config.canvas_length)
+    if way == "speculative" and max_denoising_steps is None:
+        steps = DRAFT_STEPS
     thought = runtime.needed_thought_markers() if thinks else None
     room = check_length(max_tokens, len(tokens), config.context_length)
-    room = check_memory(runtime.pool, len(tokens), room, length, max_tokens is not None)
+    committed, undone = (1, length + 1) if way == "speculative" else (length, 0)
+    causal = causal_logprobs or verify is not None
+    if causal:
+        undone = length
+    room = check_memory(runtime.pool, len(tokens), room, committed, max_tokens is not None, undone, last=causal)
     stop_strings = check_stop(stop)
     sampling = check_sampling(
         vocab_size=config.vocab_size,
@@ -402,7 +490,7 @@ def generate(
         max_tokens=room,
         canvas_length=length,
         seed=check_seed(seed),
-        temperature=check_temperature(temperature),
+        temperature=check_temperature(_default_temperature(way, defaults) if temperature is None else temperature),
         max_denoising_steps=check_whole("max_denoising_steps", steps, 1),
         schedule=LinearTemperature(defaults.t_max, defaults.t_min),
         acceptance=check_rule("acceptance", acceptance, ("accept",), "ConfidenceThreshold(0.9)")
@@ -421,12 +509,88 @@ def generate(
         thought=thought,
         thinking_budget=None if thinking_budget is None else check_whole("thinking_budget", thinking_budget, 0),
         verifier=check_verifier(verifier),
-        verify_rounds=rounds if verifier is not None else 0,
+        verify_rounds=0 if verifier is None and verify is None else rounds,
         best_of=check_whole("best_of", best_of, 1),
         draft=check_draft(draft, config.vocab_size),
         top_logprobs=None if top_logprobs is None else check_whole("top_logprobs", top_logprobs, 0, 20),
         sampling=sampling,
+        mode=way,
+        causal_logprobs=causal_logprobs,
+        verify=verify,
+        verify_threshold=float(verify_threshold),
+        deadline=deadline,
     )
+
+
+def _deadline(runtime: Runtime, given: float | Deadline) -> Deadline:
+    """Begin to count; what counts already, for a request that is part of another, goes on."""
+    return given if isinstance(given, Deadline) else Deadline.after(given, runtime.clock)
+
+
+def check_causal(runtime: Runtime, logprobs: object, verify: object, threshold: object) -> None:
+    """Refuse what the causal rows are asked for where they are no language model, or where it is none of it."""
+    check_switch("causal_logprobs", logprobs)
+    if verify not in (None, *get_args(Verify)):
+        raise RequestError(f"verify {verify!r} must be 'causal'; give a function of your own as verifier")
+    check_threshold(threshold)
+    for name, given in (("verify", verify), ("causal_logprobs", logprobs)):
+        if given and "autoregressive" not in runtime.model.modes:
+            raise RequestError(f"{name} needs causal rows that are a language model, and this checkpoint has none")
+
+
+def check_threshold(value: object) -> None:
+    """RequestError for what is no probability between 0 and 1."""
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < 1:
+        raise RequestError(f"verify_threshold {value!r} must be a probability between 0 and 1")
+
+
+def check_drafter(runtime: Runtime, drafter: Runtime) -> None:
+    """Refuse a draft model that could not draft for a model: one without causal rows, or with another vocabulary."""
+    for one, which in ((runtime, "the model"), (drafter, "the draft model")):
+        if "autoregressive" not in one.model.modes:
+            raise RequestError(
+                f"draft_model: {which} does not write token after token, and so no draft can be verified"
+            )
+    own, other = (one.tokenizer.tokenizer.get_vocab() for one in (runtime, drafter))
+    if own != other or runtime.model.config.vocab_size != drafter.model.config.vocab_size:
+        sizes = f"{len(other):,} tokens, the model {len(own):,}"
+        raise RequestError(
+            f"draft_model has another vocabulary ({sizes}); its tokens would mean something else: take a smaller model "
+            "of the same family"
+        )
+
+
+def check_mode(mode: object, modes: Sequence[GenerationMode]) -> GenerationMode:
+    """``mode`` if it is one of a checkpoint's ``modes``, or its default for None; else a RequestError."""
+    if mode is None:
+        return modes[0]
+    known: tuple[GenerationMode, ...] = get_args(GenerationMode)
+    for one in known:
+        if one == mode and one in modes:
+            return one
+    has = " or ".join(map(repr, modes))
+    if mode not in known:
+        raise RequestError(f"mode {mode!r} must be one of {', '.join(map(repr, known))}; this checkpoint has {has}")
+    why = "it has no canvas to denoise" if "diffusion" not in modes else "its causal rows are no language model"
+    raise RequestError(f"mode {mode!r} is none of this checkpoint: {why}; use {has}")
+
+
+def check_of_mode(mode: GenerationMode, **given: object) -> None:
+    """Refuse parameters of canvases in a mode that they mean nothing to; one that is None was not given."""
+    allowed: tuple[str, ...] = tuple(given)
+    if mode == "autoregressive":
+        allowed = ()
+    elif mode == "speculative":
+        allowed = OF_DRAFTS
+    for name, value in given.items():
+        if value is not None and name not in allowed:
+            raise RequestError(
+                f"{name} is for canvases, and cannot be given with mode {mode!r}; leave it out, or use mode 'diffusion'"
+            )
+
+
+def _default_temperature(mode: GenerationMode, defaults: GenerationDefaults) -> float:
+    return 1.0 if mode == "diffusion" else defaults.sampling_temperature
 
 
 def _default_acceptance(defaults: GenerationDefaults, effort: Effort) -> AcceptanceRule:

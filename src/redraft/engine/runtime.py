@@ -8,17 +8,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from redraft.canvas.corruption import Corruption
 from redraft.canvas.readout import mask_classes
 from redraft.constrain.automaton import bytes as byte_automaton
 from redraft.constrain.automaton.vocabulary import Vocabulary
 from redraft.constrain.compiler import CompiledConstraint, Compiler, ThoughtMarkers
 from redraft.constrain.constraint import Constraint
+from redraft.engine.deadline import Clock, monotonic
 from redraft.engine.memory import KVPool
 from redraft.engine.result import Chunk
 from redraft.engine.task import Answer, Forward, HostRead, Progress, Reading, Task, Waiting
 from redraft.errors import GenerationError, RequestError, counted
 from redraft.kernels import automata
-from redraft.models.base import BlockDiffusionModel, Cache, Span
+from redraft.models.base import BlockDiffusionModel, Cache, GenerationMode, Span
 from redraft.models.origin import Origin
 from redraft.models.thoughts import ThoughtSyntax
 from redraft.models.tokenizer import ChatTokenizer, Check
@@ -50,7 +52,7 @@ class Runtime:
         """None where the checkpoint's tokenizer does not have both."""
         thinking = () if self.thought_markers is None else (self.thought_markers.opening, self.thought_markers.closing)
         tokenizer.take_as_special([*known, *thinking, *model.defaults.end_token_ids, *config.image_token_ids])
-        mask = model.corruption.mask
+        mask = None if model.corruption is None else model.corruption.mask
         self.mask_classes = None if mask is None else mask_classes(config.vocab_size, mask)
         """Tell the mask from text; None for a model without one."""
         self.empty_thought = tokenizer.empty_thought(thought)
@@ -60,8 +62,26 @@ class Runtime:
         self.constraints = Compiler(
             lambda: Vocabulary.of(tokenizer.tokenizer, config.vocab_size, config.image_token_ids).with_markers(known)
         )
+        self.clock: Clock = monotonic
+        """The clock of deadlines."""
+        self.drafter: Runtime | None = None
+        """The draft model, if there is one: it shares the forwards of this one's requests."""
         self.origin: Origin | None = None
         """The checkpoint that the model was loaded from, if it was."""
+
+    @property
+    def corruption(self) -> Corruption:
+        """The noise of the model's canvases, which what denoises them has checked that it has."""
+        assert self.model.corruption is not None, "canvases are denoised of models that have some"
+        return self.model.corruption
+
+    def check_canvas(self, verb: str) -> None:
+        """Refuse a verb that needs a canvas, of a model that has none."""
+        if self.model.corruption is None:
+            raise RequestError(
+                f"{verb} needs a canvas, and this checkpoint has none: it writes token after token; use generate or "
+                "stream, with a constraint where the answer has a form"
+            )
 
     def canvas(
         self, tokens: Tensor, cache: Cache, before: Sequence[int], self_conditioning: Tensor | None = None
@@ -73,20 +93,51 @@ class Runtime:
         again = torch.tensor([*before[-reread:]], device=tokens.device)
         return Span(torch.cat([again, tokens]), cache, "denoise", self_conditioning, reread)
 
-    @torch.inference_mode()
+    @property
+    def modes(self) -> tuple[GenerationMode, ...]:
+        """The ways in which requests can be answered, the default first."""
+        own = self.model.modes
+        drafted: tuple[GenerationMode, ...] = ("speculative",)
+        return own if self.drafter is None or "speculative" in own or "autoregressive" not in own else own + drafted
+
     def forward(self, forwards: Sequence[Forward]) -> list[Tensor | None]:
-        """Compute the spans of many requests together -> the hidden rows [C, H] of the canvas that each wants read."""
+        """Compute the spans of many requests together, those of drafts by the draft model -> the hidden rows that each
+        wants read: [C, H] of a canvas, or [wanted, H] of what was encoded."""
+        return self._of_both(forwards, lambda runtime, picked: runtime._forward([forwards[at] for at in picked]))
+
+    def read(self, forwards: Sequence[Forward], rows: Sequence[Tensor | None]) -> list[Reading | None]:
+        """Read what is to be read of what ``forward`` computed."""
+
+        def part(runtime: Runtime, picked: Sequence[int]) -> list[Reading | None]:
+            return runtime._read([forwards[at] for at in picked], [rows[at] for at in picked])
+
+        return self._of_both(forwards, part)
+
+    def _of_both(self, forwards: Sequence[Forward], part: "Callable[[Runtime, Sequence[int]], Sequence[T]]") -> list[T]:
+        """Do a part of a batch by the model that each forward is for, and return all in their order."""
+        if self.drafter is None:
+            return list(part(self, range(len(forwards))))
+        found: dict[int, T] = {}
+        for runtime, drafting in ((self, False), (self.drafter, True)):
+            picked = [at for at, forward in enumerate(forwards) if forward.drafting is drafting]
+            found |= zip(picked, part(runtime, picked), strict=True) if picked else ()
+        return [found[at] for at in range(len(forwards))]
+
+    @torch.inference_mode()
+    def _forward(self, forwards: Sequence[Forward]) -> list[Tensor | None]:
         spans = [span for forward in forwards for span in forward.spans]
         computed = iter(self.model.forward(spans) if spans else [])
         rows = []
         for forward in forwards:
             hidden = [next(computed) for _ in forward.spans]
-            rows.append(_canvas_rows(forward.spans[-1], hidden[-1]) if hidden else forward.hidden)
+            own = [] if forward.hidden is None else [forward.hidden]
+            last = _rows_to_read(forward.spans[-1], hidden[-1]) if hidden else None
+            own += [] if last is None else [last]
+            rows.append(torch.cat(own) if len(own) > 1 else own[0] if own else None)
         return rows
 
     @torch.inference_mode()
-    def read(self, forwards: Sequence[Forward], rows: Sequence[Tensor | None]) -> list[Reading | None]:
-        """Read the canvases among what ``forward`` computed."""
+    def _read(self, forwards: Sequence[Forward], rows: Sequence[Tensor | None]) -> list[Reading | None]:
         wanted = [
             (own, forward.readout)
             for forward, own in zip(forwards, rows, strict=True)
@@ -278,8 +329,8 @@ def _markers(thought: ThoughtSyntax, tokenizer: ChatTokenizer) -> ThoughtMarkers
     return None if opening is None or closing is None else ThoughtMarkers(opening, closing, thought.name)
 
 
-def _canvas_rows(span: Span, hidden: Tensor | None) -> Tensor | None:
-    """Return the rows that a canvas is read off: without the last ones, which say what stands behind it."""
+def _rows_to_read(span: Span, hidden: Tensor | None) -> Tensor | None:
+    """Return the rows that a span is read off: of a canvas without the last ones, which say what stands behind it."""
     return hidden[: -span.reread] if hidden is not None and span.reread else hidden
 
 

@@ -53,6 +53,19 @@ class SlotsConstraint:
         )
         return conditioned(readout, shown, sums, automaton.token_class, draws, greedy)
 
+    def closing(self) -> "SlotsConstraint":
+        """Return the same: at every step all slots are whole."""
+        return self
+
+    def accepts(self, state: int) -> bool:
+        """Tell that the canvas may end at any step."""
+        return True
+
+    @property
+    def fewest(self) -> int:
+        """None: a canvas holds all of its slots."""
+        return 0
+
     def place_after(self, state: int) -> int:
         """Return the place after the last slot, by the state that inference ended in."""
         return next(place for place, last in self.automaton.after.items() if last == state)

@@ -28,9 +28,13 @@ class Forward:
     spans: tuple[Span, ...] = ()
     """On one cache, in their order; a canvas is the last of them."""
     readout: ReadoutSpec | None = None
-    """The specification of what to read off the canvas; None where there is none."""
+    """The specification of what to read off the last span, a canvas or what is wanted of rows that are encoded; None
+    for nothing."""
     hidden: Tensor | None = None
-    """[C, H]: hidden rows of an earlier forward, to be read once more in the place of a canvas."""
+    """[C, H]: hidden rows of an earlier forward, to be read once more, in front of those of the last span."""
+
+    drafting: bool = False
+    """The spans are for the draft model."""
 
     @property
     def rows(self) -> int:
@@ -40,7 +44,7 @@ class Forward:
 
 @dataclass(frozen=True, eq=False)
 class Reading:
-    """The readout of a canvas, and the hidden rows [C, H] that it was read off."""
+    """The readout of a canvas or of encoded rows, and the hidden rows [C, H] that it was read off."""
 
     readout: Readout
     hidden: Tensor
@@ -60,7 +64,7 @@ class Waiting(Enum):
 
 
 Asked = Forward | HostRead | Waiting | Chunk
-Answer = Reading | Sequence[bool] | None
+Answer = Reading | Sequence[int] | None
 Task = Generator[Asked, Answer, T]
 """Yields what it asks for, and a chunk for every canvas that is finished; returns the request's result."""
 
@@ -150,13 +154,13 @@ def encode(span: Span) -> Task[None]:
 
 
 def read(forward: Forward) -> Task[Reading]:
-    """Ask for a forward whose canvas is read."""
+    """Ask for a forward whose last span is read."""
     answer = yield forward
     assert isinstance(answer, Reading), "a forward with a readout is answered by what was read"
     return answer
 
 
-def on_host(tensor: Tensor) -> Task[Sequence[bool]]:
+def on_host(tensor: Tensor) -> Task[Sequence[int]]:
     """Ask for the values of a small tensor."""
     answer = yield HostRead(tensor)
     assert answer is not None, "a host read is answered by values"

@@ -12,7 +12,7 @@ from redraft.canvas.token_classes import TokenClasses
 from redraft.kernels import bindings, interface
 from redraft.kernels.linear import as_operand, check_width, linear
 from redraft.kernels.packed import PackedMatrix
-from redraft.layers.shaped_tiles import changed, is_left
+from redraft.layers.shaped_tiles import OUT, changed, is_left
 from redraft.layers.vocabulary_head import VocabularyHead, check_classes, check_tied, temperatures_of
 
 TILE, REGION = interface.CONSTANTS["kTokens"], interface.CONSTANTS["kRegion"]
@@ -98,7 +98,7 @@ class PackedHead:
         bindings.entry("redraft_readout")(ctypes.byref(call))
         by_class = None if sums is None else sums.readout()
 
-        def probability(tokens: Tensor) -> Tensor:
+        def logprob(tokens: Tensor) -> Tensor:
             cap = self.softcap or 1.0
             operand = as_operand(hidden / cap, self.table.format)
             own, best = ((operand * self.table.rows(row)).sum(-1) for row in (tokens, argmax))
@@ -106,10 +106,10 @@ class PackedHead:
                 own, best = own.tanh(), best.tanh()
             gain = cap / temperatures
             if shaped is None:
-                return confidence * ((own - best) * gain).exp()
-            return shaped.probability(own * gain, best * gain, tokens, argmax, confidence)
+                return confidence.log() + (own - best) * gain
+            return shaped.logprob(own * gain, best * gain, tokens, argmax, confidence)
 
-        return Readout(argmax, sample, entropy, confidence, probability, mean, top_ids, top_logprobs, by_class)
+        return Readout(argmax, sample, entropy, confidence, logprob, mean, top_ids, top_logprobs, by_class)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Return float32 logits [C, V] of ``hidden`` [C, H], soft-capped where the head is: for tests, comparisons."""
@@ -148,8 +148,8 @@ class _Shaped:
             last=self._last.data_ptr() if self._filtered else None,
         )
 
-    def probability(self, own: Tensor, best: Tensor, tokens: Tensor, argmax: Tensor, confidence: Tensor) -> Tensor:
-        """[C]: the probability of ``tokens`` from that of the likeliest, ``argmax``; ``own`` and ``best`` are their
+    def logprob(self, own: Tensor, best: Tensor, tokens: Tensor, argmax: Tensor, confidence: Tensor) -> Tensor:
+        """[C]: the log probability of ``tokens`` from that of the likeliest, ``argmax``; ``own`` and ``best`` are their
         processed logits before they are changed, which are rounded otherwise here than where rows are cut."""
         row, token, added, factor = self._shaping.entries()
         for logits, which in ((own, tokens), (best, argmax)):
@@ -157,7 +157,7 @@ class _Shaped:
             changed(logits, (row[here],), added[here], factor[here])
         count = len(tokens)
         left = is_left(own, tokens, self._cut[:count], self._last[:count], exact=False) | (tokens == argmax)
-        return torch.where(left | own.isnan(), confidence * (own - best).exp(), 0.0)
+        return torch.where(left & (own > OUT) | own.isnan(), confidence.log() + own - best, float("-inf"))
 
 
 class _ClassBuffers:

@@ -56,10 +56,10 @@ class ShapedTiles(Tiles):
     def taken_out(self, logits: Tensor, tokens: Tensor) -> Tensor:
         return ~is_left(logits, tokens, self._cut[:, None], self._last[:, None], exact=True)
 
-    def probability(self, tokens: Tensor, argmax: Tensor, confidence: Tensor) -> Tensor:
+    def logprob(self, tokens: Tensor, argmax: Tensor, confidence: Tensor) -> Tensor:
         own, best = (self._of_tokens(which) for which in (tokens, argmax))
         left = is_left(own, tokens, self._cut, self._last, exact=False) | (tokens == argmax)
-        return torch.where(left | own.isnan(), confidence * (own - best).exp(), 0.0)
+        return torch.where(left & (own > OUT) | own.isnan(), confidence.log() + own - best, float("-inf"))
 
     def _of_tokens(self, tokens: Tensor) -> Tensor:
         """[C]: the changed logit of one token at each position."""

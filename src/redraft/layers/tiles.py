@@ -37,9 +37,9 @@ class Tiles:
         """[C, n] bool: which of the ``tokens`` with these ``logits`` are taken out; None where none are."""
         return None
 
-    def probability(self, tokens: Tensor, argmax: Tensor, confidence: Tensor) -> Tensor:
-        """Return the probability of ``tokens`` [C] from that of the likeliest ones."""
+    def logprob(self, tokens: Tensor, argmax: Tensor, confidence: Tensor) -> Tensor:
+        """Return the log probability of ``tokens`` [C] from the probability of the likeliest ones."""
         own, best = ((self.scaled * self.table[row]).float().sum(-1) for row in (tokens, argmax))
         if self.softcap is not None:
             own, best = own.tanh(), best.tanh()
-        return confidence * ((own - best) * self.gain[:, 0]).exp()
+        return confidence.log() + (own - best) * self.gain[:, 0]

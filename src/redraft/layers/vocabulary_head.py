@@ -194,7 +194,7 @@ class _Accumulator:
             # Rounding can leave a certain position a hair below zero.
             entropy=(self.total.log() - self.weighted / self.total).clamp(min=0.0),
             confidence=1.0 / self.total,
-            probability=lambda tokens: tiles.probability(tokens, self.argmax, 1.0 / self.total),
+            logprob=lambda tokens: tiles.logprob(tokens, self.argmax, 1.0 / self.total),
             top_ids=top_ids,
             top_logprobs=top_logprobs,
         )

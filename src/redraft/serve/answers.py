@@ -20,6 +20,7 @@ from redraft.errors import RedraftError
 from redraft.serve.errors import of_engine
 from redraft.serve.state import serving
 from redraft.tasks.choose import ChooseResult
+from redraft.tasks.score import ScoreResult
 
 T = TypeVar("T")
 
@@ -125,6 +126,8 @@ class Answers(Generic[T]):
         self._metrics.seconds.observe(time.perf_counter() - self._began)
         if isinstance(result, Result | ChooseResult):
             self._metrics.answered(result.usage)
+        elif isinstance(result, ScoreResult):
+            self._metrics.scored(result.usage)
 
 
 class EventStream(StreamingResponse):

@@ -32,6 +32,7 @@ from redraft.serve.state import ServerSettings, Serving, serving
 from redraft.serve.wire import anthropic as anthropic_messages
 from redraft.serve.wire import mercury, models, systemone, tokens
 from redraft.serve.wire import redraft as native
+from redraft.serve.wire import score as native_score
 from redraft.serve.wire.openai import chat as openai_chat
 from redraft.serve.wire.openai import completions as openai_completions
 from redraft.serve.wire.openai import responses as openai_responses
@@ -45,6 +46,7 @@ _FORMATS = (
     mercury.router,
     systemone.router,
     native.router,
+    native_score.router,
     models.router,
     tokens.router,
 )

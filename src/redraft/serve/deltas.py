@@ -140,6 +140,11 @@ def text_as_it_stands(prepared: Prepared, before: Sequence[int], argmax: Sequenc
     return text.text
 
 
+def if_late(result: Result) -> dict[str, bool]:
+    """Return the field that says that a deadline ended an answer; nothing where none did."""
+    return {"deadline_reached": True} if result.deadline_reached else {}
+
+
 @dataclass(frozen=True)
 class Ending:
     """The result of what was written into a text, and why it ended."""
@@ -190,4 +195,6 @@ def usage_of(results: Sequence[Result], prompts: int = 1) -> dict[str, int]:
         "completion_tokens": sum(usage.completion_tokens for usage in usages),
         "canvases": sum(usage.canvases for usage in usages),
         "denoising_steps": sum(usage.denoising_steps for usage in usages),
+        "forwards": sum(usage.forwards for usage in usages),
+        "accepted_drafts": sum(usage.accepted_drafts for usage in usages),
     }

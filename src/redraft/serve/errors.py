@@ -12,6 +12,7 @@ from redraft.errors import (
     BusyError,
     CancelledError,
     ConstraintError,
+    DeadlineError,
     GenerationError,
     RequestError,
     ShuttingDownError,
@@ -115,6 +116,9 @@ def of_engine(error: BaseException, fields: Mapping[str, str]) -> ApiError:
             return ApiError(429, str(error), type="rate_limit_error", code="busy")
         case ShuttingDownError() | CancelledError():
             return ApiError(503, str(error), code="shutting_down")
+        case DeadlineError():
+            # No status that clients answer by asking again at once.
+            return ApiError(422, str(error), param=fields.get("deadline_ms"), code="deadline_exceeded")
         case GenerationError():
             return ApiError(500, str(error), code="generation_failed")
     return ApiError(500, f"the request failed inside the server: {type(error).__name__}", code="internal_error")

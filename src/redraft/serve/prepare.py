@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from redraft.constrain.automaton.vocabulary import Vocabulary
-from redraft.engine.generation import Generate, Recorders
+from redraft.engine.deadline import Deadline
+from redraft.engine.generation import Generate, Recorders, check_recorded
 from redraft.engine.request import Request, check_stop
 from redraft.engine.request import generate as check_generate
 from redraft.engine.runtime import Prompt, Runtime
@@ -55,6 +56,7 @@ async def generation(
 
     Raises ApiError for what cannot be honoured.
     """
+    parameters = _counting(here, parameters)
 
     def check() -> Prepared:
         given = {name: value for name, value in parameters.items() if value is not None}
@@ -70,7 +72,17 @@ async def generation(
         text_stop = () if tools is None else check_stop(given.pop("stop", None))
         if tools is not None:
             given["constraint"] = calling(here.runtime, tools, given.get("constraint"))
+        if here.settings.mode is not None and "quality" not in given:
+            given.setdefault("mode", here.settings.mode)
+        if here.settings.recipe is not None:
+            given = here.settings.recipe.beside(given)
         request = check_generate(here.runtime, tokens, **given)
+        check_recorded(request, here.settings.record)
+        if here.settings.record is not None and request.mode != "diffusion":
+            raise RequestError(
+                f"mode {request.mode!r}: this server records every answer, and there are recordings of denoising steps "
+                "alone; ask for mode 'diffusion'"
+            )
         vocabulary = None if request.top_logprobs is None else here.runtime.constraints.vocabulary
         return Prepared(here.runtime, request, here.settings.record, tools, vocabulary, text_stop)
 
@@ -82,9 +94,12 @@ async def gap(
 ) -> FillRequest:
     """Check a request to write what stands between two texts; parameters of ``tasks.fill``, otherwise as
     ``generation``."""
+    parameters = _counting(here, parameters)
 
     def check() -> FillRequest:
         given = {name: value for name, value in parameters.items() if value is not None}
+        if here.settings.recipe is not None:
+            given = here.settings.recipe.beside(given, generates=False)
         given.setdefault("seed", new_seed())
         too_long = here.limits.before_tokenizing(fields["prompt"])
         before = context_before(here.runtime, given.get("prompt"), prefix, too_long)
@@ -92,6 +107,12 @@ async def gap(
         return fill(here.runtime, prefix, suffix, record=here.settings.record, **given)
 
     return await here.check(check, fields)
+
+
+def _counting(here: Serving, parameters: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Begin to count to a deadline now, with what is waited for until the request is checked."""
+    given = parameters.get("deadline_ms")
+    return parameters if given is None else {**parameters, "deadline_ms": Deadline.after(given, here.runtime.clock)}
 
 
 def prompt_tokens(

@@ -99,7 +99,8 @@ class EditRequest:
             position = group.end
             results.append(result)
             # The next group's noise is its own: the same noise would make similar spans say the same.
-            parameters = {**parameters, "seed": (result.seed + 1) % (1 << 64)}
+            # The time has begun with the first.
+            parameters = {**parameters, "seed": (result.seed + 1) % (1 << 64), "deadline_ms": request.deadline}
         whole = done + self.text[position:]
         return EditResult(
             **fields_of(_together(results), text=whole), replacements=tuple(replacements[span] for span in self.spans)
@@ -138,6 +139,7 @@ def edit(
     model may keep or not. hole: what may stand in the spans, one for all or one each; any text by default. record:
     keeps what happens. Other parameters, and errors, as in ``request.generate``.
     """
+    runtime.check_canvas("edit")
     refuse(parameters, (*OF_THOUGHTS, "draft", "stop", *(("constraint",) if spans is not None else ())))
     check_text("text", text)
     if instruction is not None:
@@ -151,7 +153,7 @@ def edit(
             raise RequestError("hole says what may stand in spans, and there are none; use constraint for the whole")
         asked = runtime.tokenize(runtime.question(instruction, text))
         draft = draft_of(runtime, [(text, 1 - strength)])
-        request = generate(runtime, asked, draft=draft, **parameters)
+        request = generate(runtime, asked, mode="diffusion", draft=draft, **parameters)
         return RewriteRequest(runtime, request, record)
     ordered = check_spans(text, spans)
     holes = dict(zip(ordered, check_holes(hole, len(ordered)), strict=True))
@@ -177,7 +179,7 @@ def _request(
     instead = "an instruction, or let the first span begin behind the first character"
     context = context_before(runtime, prompt, before, instead=instead)
     settings = {"max_tokens": one_canvas(runtime, context, canvas.compiled.min_tokens), **parameters}
-    return generate(runtime, context, constraint=canvas.constraint, draft=canvas.draft, **settings)
+    return generate(runtime, context, mode="diffusion", constraint=canvas.constraint, draft=canvas.draft, **settings)
 
 
 def _values(frame: Template, written: str) -> list[str]:
@@ -254,5 +256,6 @@ def _together(results: Sequence[Result]) -> Result:
         unconverged_canvases=tuple(unconverged),
         verified=None if first.verified is None else all(result.verified for result in results),
         log_valid=tuple(value for result in results for value in result.log_valid),
+        deadline_reached=any(result.deadline_reached for result in results),
         usage=Usage(**{**usage, "time_to_first_token": first.usage.time_to_first_token}),
     )

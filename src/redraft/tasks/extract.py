@@ -17,6 +17,7 @@ from redraft.constrain.language.json.spans import Leaf, leaves, token_spans
 from redraft.constrain.python_types import is_type, schema_of, value_of
 from redraft.engine.constrained import CanvasConstraint
 from redraft.engine.context import open_context, prefill
+from redraft.engine.deadline import passed
 from redraft.engine.generation import Answer, Generate, Recorders
 from redraft.engine.memory import PooledCache
 from redraft.engine.request import Request, check_switch, check_text, generate
@@ -48,7 +49,7 @@ class Extraction(Result, Generic[V]):
     confidence: dict[str, float] = field(default_factory=dict)
     """The confidence of every value that holds no others, by JSON pointer (RFC 6901): the probability that the model
     gives the value's least likely token when the value is noise, and all the rest of the answer is there. Of slots it
-    is the one that it gave when it settled the token."""
+    is the one that it gave when it settled the token. Empty where a deadline left no time for it."""
     layout: ExtractLayout = "text"
     """"slots" where each value was read into a slot of its own, all at once, "text" where JSON was written."""
     fallback: str | None = None
@@ -74,7 +75,8 @@ class ExtractRequest(Generic[V]):
     """The reason for which there are no slots although they were wanted."""
 
     def task(self, on_step: OnStep | None = None) -> Task[Extraction[V]]:
-        """Begin to read. The steps of the confidence are neither told nor kept."""
+        """Begin to read. The steps of the confidence are neither told nor kept; without time for all of them there is
+        none."""
         read = None if self.slots is None else (yield from self.slots.task(on_step))
         if read is not None and read.full and self.verbatim:
             raise GenerationError(
@@ -123,6 +125,7 @@ def extract(
     and errors, as in ``request.generate``; an answer that its step limit left unfinished is flagged like any other.
     The task raises GenerationError where an open object has a key twice, of which no pointer could say which.
     """
+    runtime.check_canvas("extract")
     for name in ("constraint", "stop", "draft", *OF_THOUGHTS):
         if name in parameters:
             raise RequestError(f"{name} cannot be given to extract; the schema says what is written")
@@ -134,7 +137,8 @@ def extract(
     check_switch("confidence", confidence)
     check_layout(layout)
     check_switch("verbatim", verbatim)
-    request = generate(runtime, runtime.question(said, text), constraint=constraint, **parameters)
+    question = runtime.question(said, text)
+    request = generate(runtime, question, mode="diffusion", constraint=constraint, **parameters)
     slots, fallback = None, None
     if (layout or runtime.model.defaults.extract_layout) == "slots":
         try:
@@ -193,12 +197,16 @@ def _confidence(runtime: Runtime, request: Request, answer: Answer) -> Task[dict
         constraint = CanvasConstraint.of(compiled, state, len(canvas), request.max_tokens - start)
         cache, _ = yield from open_context(runtime, context)
         try:
+            if passed(request.deadline):
+                return {}
             rest = yield from prefill(runtime, context, cache)
             if rest is not None:
                 yield from encode(Span(rest, cache, "encode"))
             for number, (leaf, own) in enumerate(zip(found, positions, strict=True)):
                 here = [position - start for position in own if start <= position < start + len(canvas)]
                 if here:
+                    if passed(request.deadline):
+                        return {}
                     draws = PositionRandom(request.seed, _CONFIDENCE + index, number + 1, len(canvas))
                     probability = yield from _min_probability(
                         runtime, cache, context, canvas, torch.tensor(here), constraint, draws
@@ -229,12 +237,12 @@ def _min_probability(
     model = runtime.model
     mask = torch.ones(len(canvas), dtype=torch.bool)
     mask[positions] = False
-    seen = torch.where(mask, canvas, model.corruption.noise.tokens(draws.noise)).to(model.device)
+    seen = torch.where(mask, canvas, runtime.corruption.noise.tokens(draws.noise)).to(model.device)
     wanted = ReadoutSpec(1.0, classes=constraint.compiled.classes)
     readout = (yield from read(Forward((runtime.canvas(seen, cache, context),), wanted))).readout
     found = constraint.apply(readout, draws, True, Pinned(mask, canvas)).inference
     tokens = canvas[positions]
-    logprobs = readout.probability(canvas.to(model.device)).cpu()[positions].log()
+    logprobs = readout.logprob(canvas.to(model.device)).cpu()[positions]
     token_class = constraint.compiled.automaton.token_class[tokens.numpy()]
     ratio = torch.from_numpy(found.log_ratio[positions.numpy(), token_class])
     # Rounding can leave a certain token a hair above one.

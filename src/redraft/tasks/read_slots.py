@@ -100,7 +100,10 @@ class ReadSlots:
         canvases: list[FinishedCanvas] = []
         fork, first = self._start, 0.0
         try:
-            commit = yield from prefill(runtime, request.prompt, cache)
+            commit = yield from prefill(runtime, request.prompt, cache, request.deadline)
+            if request.deadline is not None:
+                # From here on every canvas has a step at least, and the value is whole.
+                request.deadline.check_begun("the first denoising step")
             before, encoded = request.prompt, len(request.prompt)
             for index, part in enumerate(self.parts):
                 while not cache.reserve(encoded):
@@ -196,12 +199,14 @@ class ReadSlots:
                 seed=request.seed,
                 unconverged_canvases=tuple(i for i, canvas in enumerate(canvases) if not canvas.converged),
                 log_valid=tuple(canvas.log_valid for canvas in canvases if canvas.log_valid is not None),
+                deadline_reached=any(canvas.cut for canvas in canvases),
                 usage=Usage(
                     prompt_tokens=len(request.prompt),
                     cached_prompt_tokens=cached,
                     completion_tokens=len(flat),
                     canvases=len(canvases),
                     denoising_steps=sum(canvas.denoising_steps for canvas in canvases),
+                    forwards=sum(canvas.denoising_steps for canvas in canvases),
                     time_to_first_token=first,
                     seconds=seconds,
                 ),
@@ -236,7 +241,7 @@ def slots_of(
         raise RequestError(f"max_tokens {most} is too small: the slots hold {room} tokens")
     # The text comes first: what several questions about it have in common is then computed once.
     given = {name: value for name, value in parameters.items() if name != "max_tokens"}
-    request = generate(runtime, runtime.question(text, said), **given)
+    request = generate(runtime, runtime.question(text, said), mode="diffusion", **given)
     return ReadSlots.of(runtime, request, slots, quotation(text) if verbatim else None)
 
 

@@ -208,7 +208,7 @@ class UniformStateObjective:
             sample=sample,
             entropy=-(probabilities * logprobs).sum(-1),
             confidence=probabilities.amax(-1),
-            probability=lambda tokens: probabilities.gather(-1, tokens[..., None])[..., 0],
+            logprob=lambda tokens: logprobs.gather(-1, tokens[..., None])[..., 0],
         )
         canvases = trajectories.canvases
         state = CanvasState(canvases, torch.ones_like(canvases, dtype=torch.bool), torch.zeros_like(readout.entropy))

@@ -311,6 +311,7 @@ def test_a_stop_string_ends_the_text_beside_tools(served: Served) -> None:
 ASKED: dict[str, Any] = {
     **{"top_p": 0.5, "top_k": 4, "min_p": 0.1, "logit_bias": {"40": 30.0}, "presence_penalty": 0.5},
     **{"frequency_penalty": 0.5, "repetition_penalty": 1.2, "min_tokens": 6, "ignore_eos": True, "stop_token_ids": [9]},
+    **{"mode": "autoregressive", "quality": "fast", "deadline_ms": 1e9},
 }
 
 

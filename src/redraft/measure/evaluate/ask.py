@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
 from time import perf_counter
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -26,9 +26,10 @@ from redraft.tasks.choose import ChooseResult
 from redraft.tasks.extract import Extraction
 from redraft.tasks.fill import FillResult
 
+T = TypeVar("T")
 COMMAND_SECONDS = 60.0
 # So many that whoever ends finds the next one checked.
-_AT_ONCE = 2 * MAX_CONCURRENCY
+AT_ONCE = 2 * MAX_CONCURRENCY
 
 
 @dataclass(frozen=True)
@@ -87,9 +88,10 @@ def run(
     seed: int = 0,
     command_seconds: float = COMMAND_SECONDS,
     on_item: Callable[[], None] | None = None,
+    at_once: int = AT_ONCE,
 ) -> Run:
     """Ask ``engine``, which has the contender's model, all items. Item i gets the seed ``seed`` + i, if it has none of
-    its own in its parameters.
+    its own in its parameters. at_once: items that are asked together.
 
     An item that the model refuses or fails at counts as wrong, and its outcome says why. Raises RequestError without
     any item.
@@ -97,12 +99,12 @@ def run(
     if not items:
         raise RequestError("there is no item to ask; give one or more")
     began = perf_counter()
-    asking = _Asking(engine, contender, command_seconds, _markers(engine))
-    outcomes = _outside(asking.all(items, seed, on_item))
+    asking = _Asking(engine, contender, command_seconds, _markers(engine), at_once)
+    outcomes = outside(asking.all(items, seed, on_item))
     return Run(contender, outcomes, perf_counter() - began)
 
 
-def _outside(asking: Coroutine[Any, Any, list[Outcome]]) -> list[Outcome]:
+def outside(asking: Coroutine[Any, Any, T]) -> T:
     """Run to the end, also where this thread runs an event loop already, as a notebook's does."""
     try:
         asyncio.get_running_loop()
@@ -115,10 +117,12 @@ def _outside(asking: Coroutine[Any, Any, list[Outcome]]) -> list[Outcome]:
 class _Asking:
     """One contender under way."""
 
-    def __init__(self, engine: Engine, contender: Contender, command_seconds: float, markers: Sequence[str]) -> None:
+    def __init__(
+        self, engine: Engine, contender: Contender, command_seconds: float, markers: Sequence[str], at_once: int
+    ) -> None:
         self._engine, self._contender, self._markers = engine, contender, markers
         self._command_seconds = command_seconds
-        self._gate = asyncio.Semaphore(_AT_ONCE)
+        self._gate = asyncio.Semaphore(at_once)
         # Commands compute too.
         self._judging = asyncio.Semaphore(os.cpu_count() or 1)
 

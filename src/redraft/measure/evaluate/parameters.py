@@ -6,11 +6,23 @@ from functools import cache
 from typing import Any
 
 from redraft.api import Engine
+from redraft.canvas.acceptance import ConfidenceThreshold
 from redraft.constrain.constraint import Choice, Constraint, JSONSchema, Regex, Template
 from redraft.constrain.language.template import Hole
-from redraft.engine.request import check_number, check_seed, check_stop, check_switch, check_temperature, check_whole
+from redraft.engine.deadline import Deadline, monotonic
+from redraft.engine.quality import check_quality
+from redraft.engine.request import (
+    check_mode,
+    check_number,
+    check_seed,
+    check_stop,
+    check_switch,
+    check_temperature,
+    check_whole,
+)
 from redraft.engine.thinking import check_effort
 from redraft.errors import RequestError
+from redraft.models.base import ALL_MODES
 from redraft.tasks.choose import check_normalize
 
 # What an item says by keys of its own, and what no JSON can say.
@@ -35,6 +47,10 @@ _CHECKS: dict[str, Callable[[Any], object]] = {
     "thinking_budget": lambda value: check_whole("thinking_budget", value, 0),
     "reasoning_effort": check_effort,
     "normalize": check_normalize,
+    "confidence_threshold": lambda value: _acceptance(value),
+    "mode": lambda value: check_mode(value, ALL_MODES),
+    "quality": check_quality,
+    "deadline_ms": lambda value: Deadline.after(value, monotonic),
     "top_logprobs": lambda value: check_whole("top_logprobs", value, 0, 20),
     **{
         name: lambda value, name=name: check_whole(name, value, 1)  # type: ignore[misc]
@@ -52,7 +68,9 @@ def known_parameters(verb: str) -> tuple[str, ...]:
     """Return the arguments of an engine's verb that ``parameters`` may name."""
     own = inspect.signature(getattr(Engine, verb)).parameters
     named = [name for name, one in own.items() if one.kind is one.KEYWORD_ONLY]
-    return tuple(name for name in named if name not in (*_ELSEWHERE, *_NOT_JSON))
+    known = [name for name in named if name not in (*_ELSEWHERE, *_NOT_JSON)]
+    # The rule of acceptance that a number says.
+    return (*known, "confidence_threshold") if "acceptance" in own else tuple(known)
 
 
 def check_parameters(verb: str, parameters: Mapping[str, Any]) -> None:
@@ -77,7 +95,16 @@ def arguments(parameters: Mapping[str, Any]) -> dict[str, Any]:
         given["constraint"] = _constraint(given["constraint"])
     if "hole" in given:
         given["hole"] = _hole("hole", given["hole"])
+    if "confidence_threshold" in given:
+        given["acceptance"] = _acceptance(given.pop("confidence_threshold"))
     return given
+
+
+def _acceptance(threshold: Any) -> ConfidenceThreshold:
+    try:
+        return ConfidenceThreshold(check_number("confidence_threshold", threshold, 0))
+    except ValueError as error:
+        raise RequestError(str(error)) from error
 
 
 def _constraint(given: Any) -> Constraint:

@@ -15,7 +15,7 @@ from redraft.engine.result import Chunk, Result
 from redraft.engine.tools import ToolUse
 from redraft.serve import deltas, prepare
 from redraft.serve.answers import Answers, Done, EventStream
-from redraft.serve.deltas import Piece, Pieces, usage_of
+from redraft.serve.deltas import Piece, Pieces, if_late, usage_of
 from redraft.serve.errors import Json, bad_request, of_engine, to_json
 from redraft.serve.prepare import Prepared
 from redraft.serve.state import Serving, client_of, serving
@@ -94,6 +94,9 @@ async def _prepare(here: Serving, body: MessagesBody) -> Prepared:
         "stop": body.stop_sequences or None,
         "top_p": body.top_p,
         "top_k": body.top_k,
+        "mode": body.mode,
+        "deadline_ms": body.deadline_ms,
+        "quality": body.quality,
         **_thinking(body),
         "constraint": _format(here, body),
     }
@@ -256,7 +259,10 @@ class _Reply:
             "output_tokens": cost["completion_tokens"],
             "canvases": cost["canvases"],
             "denoising_steps": cost["denoising_steps"],
+            "forwards": cost["forwards"],
+            "accepted_drafts": cost["accepted_drafts"],
             "unconverged_canvases": list(result.unconverged_canvases),
+            **if_late(result),
         }
 
     def _stop(self, result: Result, called: bool) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from redraft.engine.result import Result
 from redraft.engine.task import Runnable
 from redraft.serve import prepare
 from redraft.serve.answers import Answers, EventStream
-from redraft.serve.deltas import Ending, Passage
+from redraft.serve.deltas import Ending, Passage, if_late
 from redraft.serve.errors import Json, bad_request, of_engine
 from redraft.serve.state import client_of, new_seed, serving
 from redraft.serve.wire.fields import HINT, Body, Seed, Stop, Temperature, Whole, only
@@ -222,6 +222,7 @@ async def _reply(
             "finish_reason": ending.reason,
             "seed": result.seed,
             "unconverged_canvases": list(result.unconverged_canvases),
+            **if_late(result),
         }
 
     if not body.stream:

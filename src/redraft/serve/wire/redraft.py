@@ -13,13 +13,14 @@ from starlette.responses import Response
 
 from redraft.constrain.constraint import Choice, Constraint, JSONSchema, Regex, Template
 from redraft.constrain.language.template import Hole, HoleType
-from redraft.engine.request import Request
+from redraft.engine.request import Request, Verify
 from redraft.engine.result import Chunk, Result, StepEvent, Usage
 from redraft.engine.task import Runnable
 from redraft.engine.thinking import OF_THOUGHTS, ReasoningEffort
 from redraft.errors import RedraftError
 from redraft.serve import prepare
 from redraft.serve.answers import Answers, Done, EventStream
+from redraft.serve.deltas import if_late
 from redraft.serve.errors import ApiError, Json, bad_request, of_engine, to_json
 from redraft.serve.state import Serving, client_of, new_seed, serving
 from redraft.serve.wire.fields import Body, Seed, Stop, Temperature, ThinkingBudget, Whole
@@ -28,8 +29,10 @@ from redraft.tasks.choose import ChooseRequest, choose
 from redraft.tasks.fill import FillResult
 
 router = APIRouter()
+_CAUSAL = ("causal_logprobs", "verify", "verify_threshold")
 _PARAMETERS = (
     *("max_tokens", "seed", "temperature", "max_denoising_steps", "entropy_bound", "stop"),
+    *_CAUSAL,
     *OF_THOUGHTS,
     *SAMPLING,
 )
@@ -105,6 +108,9 @@ class GenerateBody(Sampled):
     temperature: Temperature | None = None
     max_denoising_steps: Annotated[int, Field(ge=1, le=1000)] | None = None
     entropy_bound: Annotated[float, Field(ge=0)] | None = None
+    causal_logprobs: bool | None = None
+    verify: Verify | None = None
+    verify_threshold: Annotated[float, Field(gt=0, lt=1)] | None = None
     thinking: bool | None = None
     thinking_budget: ThinkingBudget | None = None
     reasoning_effort: ReasoningEffort | None = None
@@ -131,7 +137,7 @@ _FIELDS = {name: name for name in _PARAMETERS}
 
 @router.post("/v1/redraft/generate")
 async def generate(body: GenerateBody, http: HttpRequest) -> Response:
-    """Answer as events: start, a step for each denoising step, a chunk for each canvas, and the result."""
+    """Answer as events: start, a step for each denoising step, a chunk for each canvas or token, and the result."""
     here = serving(http)
     if body.model is not None:
         here.check_model(body.model)
@@ -151,7 +157,7 @@ async def generate(body: GenerateBody, http: HttpRequest) -> Response:
         prepared = await prepare.generation(here, prompt, parameters, fields)
         (answer,), request = prepared.answers(), prepared.request
         beginning = "" if request.constraint is None else request.constraint.beginning
-    answers = Answers(http, [answer], client_of(http), steps=True)
+    answers = Answers(http, [answer], client_of(http), steps=request.mode == "diffusion")
     start = _start(here, request, beginning)
     return EventStream(_events(here, answers, start, fields), answers)
 
@@ -161,7 +167,7 @@ def _source(body: GenerateBody) -> str:
     if body.fill is not None:
         if body.prompt is not None:
             raise bad_request("prompt: give a prompt, or fill with messages", "prompt")
-        for name in ("constraint", "stop", *OF_THOUGHTS):
+        for name in ("mode", "constraint", "stop", *_CAUSAL, *OF_THOUGHTS):
             if getattr(body, name) is not None:
                 raise bad_request(f"{name}: what is filled in takes no {name}", name)
         return "fill"
@@ -198,6 +204,7 @@ def _start(here: Serving, request: Request, beginning: str) -> dict[str, Any]:
         "id": f"gen-{uuid4().hex}",
         "model": here.settings.model,
         "seed": request.seed,
+        "mode": request.mode,
         "canvas_length": model.config.canvas_length,
         "end_token_ids": list(model.defaults.end_token_ids),
         "prompt_tokens": len(request.prompt),
@@ -277,14 +284,17 @@ def _result(result: Result) -> dict[str, Any]:
         "seed": result.seed,
         "thought": result.thought,
         "log_valid": list(result.log_valid),
+        **({"causal_logprobs": list(result.causal_logprobs)} if result.causal_logprobs else {}),
+        **({} if result.verified is None else {"verified": result.verified}),
         "unconverged_canvases": list(result.unconverged_canvases),
+        **if_late(result),
         "usage": _usage(result.usage),
     }
     return {**shown, "middle": result.middle} if isinstance(result, FillResult) else shown
 
 
 def _usage(usage: Usage) -> dict[str, Any]:
-    return {**asdict(usage), "tokens_per_step": usage.tokens_per_step}
+    return {**asdict(usage), "tokens_per_step": usage.tokens_per_step, "tokens_per_forward": usage.tokens_per_forward}
 
 
 def _event(kind: str, content: dict[str, Any]) -> str:

@@ -1,10 +1,12 @@
-"""The sampling parameters that wire formats have in common, by the names that most of them use."""
+"""The sampling parameters that wire formats have in common, by the names that most of them use, and the mode."""
 
 from typing import Annotated, Any
 
 from pydantic import Field
 
+from redraft.engine.quality import Quality
 from redraft.engine.sampling import MAX_BIAS, MAX_PENALTY, NOTHING, REPETITION
+from redraft.models.base import GenerationMode
 from redraft.serve.wire.fields import Body
 
 TopP = Annotated[float, Field(ge=0, le=1)]
@@ -13,13 +15,14 @@ TopK = Annotated[int, Field(ge=-1)]
 Penalty = Annotated[float, Field(ge=-MAX_PENALTY, le=MAX_PENALTY)]
 Bias = Annotated[float, Field(ge=-MAX_BIAS, le=MAX_BIAS)]
 
-SAMPLING = tuple(vars(NOTHING))
+SAMPLING = ("mode", "deadline_ms", "quality", *vars(NOTHING))
 """The names, which are the engine's as well."""
 
 
 class Sampled(Body):
     """A body that takes all of them."""
 
+    mode: GenerationMode | None = None
     top_p: TopP | None = None
     top_k: TopK | None = None
     min_p: Annotated[float, Field(ge=0, le=1)] | None = None
@@ -30,11 +33,14 @@ class Sampled(Body):
     min_tokens: Annotated[int, Field(ge=0)] | None = None
     ignore_eos: bool | None = None
     stop_token_ids: list[int] | None = None
+    deadline_ms: Annotated[float, Field(gt=0)] | None = None
+    quality: Quality | None = None
 
     @property
     def sampling(self) -> dict[str, Any]:
         """Its parameters by the engine's names; None where it says nothing."""
         return {
+            "mode": self.mode,
             "top_p": self.top_p,
             "top_k": self.top_k,
             "min_p": self.min_p,
@@ -45,4 +51,6 @@ class Sampled(Body):
             "min_tokens": self.min_tokens,
             "ignore_eos": self.ignore_eos,
             "stop_token_ids": self.stop_token_ids,
+            "deadline_ms": self.deadline_ms,
+            "quality": self.quality,
         }

@@ -80,6 +80,15 @@ def _tokens(here: Serving, body: TokenizeBody, source: str) -> Sequence[int]:
     return prompt_tokens(here, messages, source, thinking, tools, variables)
 
 
+@router.get("/tokenizer_info")
+async def tokenizer_info(http: HttpRequest) -> Response:
+    """Return the names of special tokens and the chat template, with which clients render prompts themselves."""
+    here = serving(http)
+    tokenizer, ends = here.tokenizer, here.runtime.model.defaults.end_token_ids
+    end = {"eos_token": tokenizer.piece(ends[0])} if ends else {"eos_token": None}
+    return Json({**end, **tokenizer.special, "chat_template": tokenizer.template})
+
+
 @router.post("/detokenize")
 async def detokenize(body: DetokenizeBody, http: HttpRequest) -> Response:
     """Return the text of tokens, special tokens by their names."""

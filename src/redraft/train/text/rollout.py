@@ -42,6 +42,7 @@ class Sampler:
     def rules(self) -> StepRules:
         """The rules of a step."""
         model = self.model.model
+        assert model.corruption is not None, "what is trained has canvases"
         return StepRules(ConfidenceThreshold(self.threshold), ReproducesCanvas(), model.corruption, self.steps)
 
     @torch.no_grad()

@@ -17,7 +17,7 @@ from redraft.engine.tools import ToolUse
 from redraft.models.tools import ToolCall
 from redraft.serve import deltas, prepare
 from redraft.serve.answers import Answers, Done, EventStream
-from redraft.serve.deltas import Piece, Pieces
+from redraft.serve.deltas import Piece, Pieces, if_late
 from redraft.serve.errors import Json, bad_request, of_engine
 from redraft.serve.prepare import Prepared
 from redraft.serve.state import Serving, client_of, serving
@@ -108,6 +108,10 @@ async def _prepare(here: Serving, body: ChatBody) -> Prepared:
     if tools is not None:
         fields |= FIELDS_OF_TOOLS
     prepared = await prepare.generation(here, messages, parameters, fields, tools)
+    if body.diffusing and prepared.request.mode != "diffusion":
+        raise bad_request(
+            f"diffusing shows canvases, and mode {prepared.request.mode!r} shows none; leave it out", "diffusing"
+        )
     if body.logprobs and prepared.request.thought is not None:
         raise bad_request("logprobs are those of the answer's tokens; they cannot be given with a thought", "logprobs")
     return prepared
@@ -256,6 +260,7 @@ class _Reply:
             "finish_reason": "tool_calls" if called else "stop" if stopped else result.finish_reason,
             "seed": result.seed,
             "unconverged_canvases": list(result.unconverged_canvases),
+            **if_late(result),
         }
 
     def _usage(self, results: Sequence[Result]) -> dict[str, Any]:

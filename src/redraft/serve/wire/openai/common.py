@@ -7,11 +7,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from redraft.constrain.automaton.vocabulary import Vocabulary
 from redraft.constrain.constraint import Constraint, JSONSchema
 from redraft.engine import text
 from redraft.engine.request import thought_markers
 from redraft.engine.result import Result, TokenLogprob
 from redraft.engine.tools import ToolUse
+from redraft.models.tokenizer import ChatTokenizer
 from redraft.serve.deltas import usage_of
 from redraft.serve.errors import bad_request, to_json
 from redraft.serve.prepare import Prepared, tool
@@ -166,6 +168,8 @@ def usage(results: Sequence[Result], thoughts: int = 0, prompts: int = 1) -> dic
         "completion_tokens_details": {"reasoning_tokens": thoughts},
         "canvases": cost["canvases"],
         "denoising_steps": cost["denoising_steps"],
+        "forwards": cost["forwards"],
+        "accepted_drafts": cost["accepted_drafts"],
     }
 
 
@@ -191,16 +195,19 @@ def token_logprob(prepared: Prepared, one: TokenLogprob) -> dict[str, Any]:
 
 
 def _entry(prepared: Prepared, token: int, logprob: float) -> dict[str, Any]:
-    text, spelled = token_text(prepared, token)
-    return {"token": text, "logprob": logprob, "bytes": list(spelled)}
+    text, own = token_text(prepared, token)
+    return {"token": text, "logprob": logprob, "bytes": list(own)}
 
 
 def token_text(prepared: Prepared, token: int) -> tuple[str, bytes]:
     """Return a token's text, and its bytes, which need not be whole characters; a special token's name for its text."""
-    vocabulary = prepared.vocabulary
-    spelled = vocabulary.spell([token]) if vocabulary is not None and vocabulary.has_text[token] else b""
-    text = spelled.decode(errors="replace") if spelled else prepared.runtime.tokenizer.piece(token)
-    return text, spelled
+    return spelled(prepared.runtime.tokenizer, prepared.vocabulary, token)
+
+
+def spelled(tokenizer: ChatTokenizer, vocabulary: Vocabulary | None, token: int) -> tuple[str, bytes]:
+    """Return the same by a vocabulary, without which every token has its name for a text."""
+    own = vocabulary.spell([token]) if vocabulary is not None and vocabulary.has_text[token] else b""
+    return own.decode(errors="replace") if own else tokenizer.piece(token), own
 
 
 def fields_of(fields: Mapping[str, str]) -> dict[str, str]:

@@ -2,22 +2,20 @@
 
 import time
 from collections.abc import AsyncIterator, Sequence
-from typing import Annotated, Any, Literal
+from typing import Any
 from uuid import uuid4
 
 from fastapi import APIRouter
 from fastapi import Request as HttpRequest
-from pydantic import Field
 from starlette.responses import Response
 
 from redraft.engine.result import Chunk, Result, TokenLogprob
 from redraft.serve import prepare
 from redraft.serve.answers import Answers, Done, EventStream
-from redraft.serve.deltas import Ending, Passage, Pieces
+from redraft.serve.deltas import Ending, Passage, Pieces, if_late
 from redraft.serve.errors import Json, bad_request, of_engine
 from redraft.serve.prepare import Prepared
 from redraft.serve.state import Serving, client_of, serving
-from redraft.serve.wire.fields import HINT, Seed, Stop, Temperature, Whole, only
 from redraft.serve.wire.openai.common import (
     DONE,
     FINGERPRINT,
@@ -28,39 +26,14 @@ from redraft.serve.wire.openai.common import (
     token_text,
     usage,
 )
-from redraft.serve.wire.sampling import Sampled
+from redraft.serve.wire.openai.completion_fields import CompletionBody
+from redraft.serve.wire.openai.echoed import echoed
 from redraft.tasks.fill import FillResult
 
 router = APIRouter()
 _FIELDS = fields_of(
     {"prompt": "prompt", "there": "prompt", "prefix": "prompt", "suffix": "suffix", "constraint": "suffix"}
 )
-
-
-class CompletionBody(Sampled):
-    """The body of a completion."""
-
-    model: str
-    prompt: (
-        str
-        | Annotated[list[str], Field(min_length=1)]
-        | Annotated[list[int], Field(min_length=1)]
-        | Annotated[list[Annotated[list[int], Field(min_length=1)]], Field(min_length=1)]
-    )
-    suffix: str | None = None
-    max_tokens: Whole | None = None
-    temperature: Temperature | None = None
-    seed: Seed = None
-    stop: Stop | None = None
-    n: Whole | None = None
-    echo: bool | None = None
-    logprobs: Annotated[int, Field(ge=0, le=5)] | None = None
-    stream: bool | None = None
-    stream_options: StreamOptions | None = None
-    user: str | None = None
-    safety_identifier: str | None = None
-    metadata: Annotated[dict[str, Any] | None, HINT] = None
-    best_of: Annotated[Literal[1] | None, only(1, instead="use n, and choose among the answers")] = None
 
 
 @router.post("/v1/completions")
@@ -71,6 +44,8 @@ async def completions(body: CompletionBody, http: HttpRequest) -> Response:
     here.note_prompt(http, body.prompt)
     prompts = _prompts(body)
     _check_together(here, body, prompts)
+    if _scores(body):
+        return await echoed(here, body, http, prompts, _FIELDS)
     if body.suffix:
         return await _filled(here, body, http, str(prompts[0]), body.suffix)
     parameters = {
@@ -109,6 +84,11 @@ def _prompts(body: CompletionBody) -> list[str | list[int]]:
     return [ids] if ids else [part for part in body.prompt if not isinstance(part, int)]
 
 
+def _scores(body: CompletionBody) -> bool:
+    """Tell whether the log-probabilities of the prompt itself are asked for."""
+    return bool(body.echo) and body.logprobs is not None
+
+
 def _echo(here: Serving, body: CompletionBody, prompt: str | list[int]) -> str:
     """Return what stands before each answer to a prompt."""
     if not body.echo:
@@ -122,8 +102,10 @@ def _check_together(here: Serving, body: CompletionBody, prompts: Sequence[str |
         raise bad_request(f"n: {body.n} answers; this server gives at most {here.limits.choices}", "n")
     for wrong, param, message in (
         (body.stream_options is not None and not body.stream, "stream_options", "stream_options needs stream: true"),
-        (body.echo and body.logprobs is not None, "logprobs", "logprobs of an echoed prompt are not known"),
+        (body.max_tokens == 0 and not _scores(body), "max_tokens",
+         "max_tokens must be 1 or more; 0 writes nothing, and scores a prompt with echo and logprobs alone"),
         (body.suffix and body.logprobs is not None, "logprobs", "logprobs cannot be given together with suffix"),
+        (body.suffix and body.mode is not None, "mode", "mode cannot be given with suffix"),
         (body.suffix and body.n not in (None, 1), "n", "n must be 1 together with suffix"),
         (body.suffix and body.stream_options is not None and body.stream_options.continuous_usage_stats,
          "stream_options", "stream_options: continuous_usage_stats cannot be given together with suffix"),
@@ -276,4 +258,5 @@ def _end(result: Result, reason: str | None = None) -> dict[str, Any]:
         "finish_reason": reason or result.finish_reason,
         "seed": result.seed,
         "unconverged_canvases": list(result.unconverged_canvases),
+        **if_late(result),
     }

@@ -8,7 +8,7 @@ from uuid import uuid4
 
 from redraft.engine.result import Result
 from redraft.models.tools import CallPart
-from redraft.serve.deltas import Piece
+from redraft.serve.deltas import Piece, if_late
 from redraft.serve.errors import ApiError, to_json
 from redraft.serve.prepare import Prepared
 from redraft.serve.wire.openai.common import thought_tokens, usage
@@ -152,6 +152,7 @@ class ResponseEvents:
             completed_at=None if cut else int(time.time()),
             incomplete_details={"reason": "max_output_tokens"} if cut else None,
             unconverged_canvases=list(result.unconverged_canvases),
+            **if_late(result),
             usage={
                 "input_tokens": cost["prompt_tokens"],
                 "input_tokens_details": {**cost["prompt_tokens_details"], "cache_write_tokens": 0},
@@ -160,6 +161,8 @@ class ResponseEvents:
                 "total_tokens": cost["total_tokens"],
                 "canvases": cost["canvases"],
                 "denoising_steps": cost["denoising_steps"],
+                "forwards": cost["forwards"],
+                "accepted_drafts": cost["accepted_drafts"],
             },
         )
 
