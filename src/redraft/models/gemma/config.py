@@ -30,6 +30,7 @@ class GemmaConfig(ABC):
     """True if each head of the values is normed, without a weight."""
     scales_layers: ClassVar[bool]
     """True if the rows are multiplied by a scalar at each layer's end."""
+    canvas_length: ClassVar[int] = 0
 
     architecture: str
     vocab_size: int

@@ -13,6 +13,7 @@ from redraft.models.gemma.attention import (
     check_layer,
     check_number,
     check_supported,
+    check_whole,
     layer_kinds,
 )
 from redraft.models.gemma.config import GemmaConfig, common_fields, text_of
@@ -86,6 +87,8 @@ class Gemma3Config(GemmaConfig):
         for index, kind in enumerate(kinds):
             theta, factor = ropes[kind]
             window = text["sliding_window"] if kind == SLIDING else None
+            if kind == SLIDING:
+                check_whole("sliding_window", window)
             spec = AttentionSpec(text["head_dim"], text["num_key_value_heads"], window, theta, 1.0, factor)
             layers.append(check_layer(index, spec, text["num_attention_heads"]))
         return cls(
@@ -110,9 +113,7 @@ class Gemma3Config(GemmaConfig):
             "head_dim": first.head_dim,
             "sliding_window": self.context_length if local is None else local.window,
             "query_pre_attn_scalar": self.query_pre_attn_scalar,
-            "rope_parameters": {
-                kind: _rope_to_json(spec or first) for kind, spec in ((SLIDING, local), (FULL, full))
-            },
+            "rope_parameters": {kind: _rope_to_json(spec or first) for kind, spec in ((SLIDING, local), (FULL, full))},
         }
 
 

@@ -17,10 +17,10 @@ from redraft.layers.norm import rms_norm
 from redraft.layers.readouts import read_canvases
 from redraft.layers.rope import RotaryTable, rotate
 from redraft.layers.vocabulary_head import VocabularyHead
-from redraft.models.base import GenerationDefaults, Span
+from redraft.models.base import GenerationDefaults, GenerationMode, Span
 from redraft.models.gemma.attention import AttentionSpec
 from redraft.models.gemma.config import GemmaConfig
-from redraft.models.spans import advance, attend, lay_out, rotations
+from redraft.models.spans import advance, attend, lay_out, rotations, wanted_rows
 
 Angles = tuple[Tensor, Tensor]
 """Cosines and sines [N, 1, head_dim / 2] of rows."""
@@ -125,6 +125,8 @@ class Gemma(nn.Module):
     self_conditions = False
     batch_independent = False
     reread = 0
+    corruption = None
+    modes: tuple[GenerationMode, ...] = ("autoregressive",)
 
     def __init__(self, config: GemmaConfig) -> None:
         super().__init__()
@@ -147,6 +149,28 @@ class Gemma(nn.Module):
     def cache_layout(self) -> list[tuple[int, int, int | None]]:
         """(kv_heads, head_dim, positions kept) of every layer; None keeps the whole context."""
         return [(s.kv_heads, s.head_dim, None if s.window is None else s.window - 1) for s in self.config.layers]
+
+    def forward(self, spans: Sequence[Span]) -> list[Tensor | None]:
+        """Compute all spans together; see ``models.base.BlockDiffusionModel``. Raises ValueError for a canvas."""
+        if any(span.mode == "denoise" for span in spans):
+            raise ValueError("a Gemma has no canvas; its spans are encoded")
+        rows = lay_out(spans)
+        x = torch.cat([self.embed(span.tokens).flatten(0, -2) for span in spans])
+        angles = {spec: rotations(table, rows, self.device) for spec, table in self._rotary.items()}
+        computed = rows
+        for index, (layer, spec) in enumerate(zip(self.layers, self.config.layers, strict=True)):
+            parts = layer.project(x, angles[spec])
+            context = [attend(index, one, *parts, spec.window) for one in rows]
+            if index == len(self.layers) - 1:
+                # Of what nobody wants, the last layer has to leave keys and values only.
+                computed = [one for one in rows if one.span.wanted]
+                context = [part for one, part in zip(rows, context, strict=True) if one.span.wanted]
+                x = torch.cat([x[one.own] for one in computed] or [x[:0]])
+            if computed:
+                x = layer.finish(x, torch.cat(context))
+        advance(rows)
+        hidden = iter(self.norm(x).split([one.span.rows for one in computed]))
+        return [wanted_rows(one, next(hidden)) if one.span.wanted else None for one in rows]
 
     def rotary(self, spec: AttentionSpec) -> RotaryTable:
         """The angles of a kind of layer."""
