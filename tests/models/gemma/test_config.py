@@ -90,10 +90,10 @@ def test_it_is_read_back_as_it_was_written_here_and_by_transformers(
     alone = replace(config, architecture=written["architectures"][0], image_token_ids=())
     assert read(written) == alone
     (tmp_path / "config.json").write_text(json.dumps(written))
-    again = AutoConfig.from_pretrained(tmp_path)
-    stored = AutoConfig.from_pretrained(folders[kind]).get_text_config()
-    for name in ("layer_types", "rope_parameters", "head_dim", "sliding_window", "vocab_size", "rms_norm_eps"):
-        assert getattr(again, name) == getattr(stored, name), name
+    again, stored = (AutoConfig.from_pretrained(own).get_text_config().to_dict() for own in (tmp_path, folders[kind]))
+    shape = ("layer_types", "rope_parameters", "head_dim", "per_layer_config", "num_experts", "attention_k_eq_v")
+    for name in (*shape, "sliding_window", "vocab_size", "rms_norm_eps", "final_logit_softcapping", "eos_token_id"):
+        assert again.get(name) == stored.get(name), name
 
 
 @pytest.mark.parametrize("kind", ["gemma3 with vision", "gemma4 with vision"])
@@ -101,7 +101,7 @@ def test_a_vision_tower_is_told_of_and_left(folders: dict[str, Path], kind: str)
     found = checkpoint.read(folders[kind])
     assert found.unused
     assert {found.family.unused_part(name) for name in found.unused} == {"vision"}
-    assert found.config.image_token_ids == (13, 14, 15)
+    assert found.config.image_token_ids[:3] == (13, 14, 15)
 
 
 def test_what_is_saved_is_what_was_loaded(folders: dict[str, Path], tmp_path: Path):

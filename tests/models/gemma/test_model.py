@@ -27,10 +27,10 @@ def tokens(count: int, seed: int = 0) -> Tensor:
 
 
 @torch.inference_mode()
-def rows(model: BlockDiffusionModel, text: Tensor, chunk: int, cache: Any = None) -> Tensor:
-    """The hidden states of all of a text [T], encoded in forwards of ``chunk`` tokens."""
+def rows(model: BlockDiffusionModel, text: Tensor, sizes: int | list[int], cache: Any = None) -> Tensor:
+    """The hidden states of all of a text [T], encoded in forwards of so many tokens."""
     cache = fresh(model) if cache is None else cache
-    found = [model.forward([Span(part, cache, "encode", wanted=len(part))])[0] for part in text.split(chunk)]
+    found = [model.forward([Span(part, cache, "encode", wanted=len(part))])[0] for part in text.split(sizes)]
     return torch.cat([part for part in found if part is not None])
 
 
@@ -43,14 +43,14 @@ def expected(reference: Any, text: Tensor) -> Tensor:
 def test_it_has_the_logits_of_the_reference_past_its_window(
     folders: dict[str, Path], references: dict[str, Any], kind: str
 ):
-    """In one forward, in chunks that cross the window and blocks, and token by token."""
-    text = tokens(150)
+    """In one forward, and in parts that cross the window, then token by token across the border of a block."""
+    text = tokens(140)
     assert len(text) > 128 > WINDOW
     theirs, model = expected(references[kind], text), checkpoint.read(folders[kind]).load("float32")
     assert isinstance(model, Gemma)
     assert theirs.std() > 0.3, "logits that differ"
-    for chunk in (150, 7, 1):
-        torch.testing.assert_close(model.logits(rows(model, text, chunk)), theirs, **TOLERANCE)
+    for sizes in ([140], [5, 60, 57, *[1] * 18]):
+        torch.testing.assert_close(model.logits(rows(model, text, sizes)), theirs, **TOLERANCE)
 
 
 def test_the_last_rows_alone_are_given_where_they_alone_are_wanted(folders: dict[str, Path]):
@@ -103,8 +103,9 @@ def test_it_has_no_canvas(folders: dict[str, Path]):
         model.forward([Span(tokens(4), encoded(model, tokens(3)), "denoise")])
 
 
-# Of the logits, by root mean squares. Random weights are as hard to quantise as weights can be.
-RELATIVE_ERROR = {"float32": 2e-6, "bfloat16": 0.02, "int8": 0.06, "int4": 0.5}
+# Of the logits, by root mean squares, in the middle one of the rows: in some, rounding chooses another expert. Random
+# weights are as hard to quantise as weights can be.
+RELATIVE_ERROR = {"float32": 2e-6, "bfloat16": 0.008, "int8": 0.03, "int4": 0.2}
 
 
 @pytest.mark.parametrize("without", [False, True], ids=["kernels", "torch"])
@@ -119,19 +120,21 @@ def test_packed_weights_give_the_plain_models_logits(
     exact = plain.logits(rows(plain, text, 150))
     for format in FORMATS:
         model = load_packed(found, format)
-        error = (model.logits(rows(model, text, 150)) - exact).square().mean() / exact.square().mean()
-        assert error.sqrt() < RELATIVE_ERROR[format], format
+        error = (model.logits(rows(model, text, 150)) - exact).square().mean(-1).sqrt() / exact.square().mean().sqrt()
+        assert error.median() < RELATIVE_ERROR[format], format
 
 
 @needs_kernels
-@pytest.mark.parametrize("format", FORMATS)
-@pytest.mark.parametrize("kind", ["gemma3", "gemma4 experts"])
+@pytest.mark.parametrize(
+    ("kind", "format"),
+    [*(("gemma3", format) for format in FORMATS), ("gemma4 experts", "bfloat16"), ("gemma4 experts", "int4")],
+)
 def test_on_the_kernels_nobody_notices_who_shares_a_forward(folders: dict[str, Path], kind: str, format: Format):
-    """A token alone, among fifteen others, and in the chunk of a prompt has the same bits."""
+    """A token alone, among fourteen others, and in the chunk of a prompt has the same bits."""
     model = load_packed(checkpoint.read(folders[kind]), format)
     assert isinstance(model, PackedModel)
-    texts = [tokens(1 + 9 * number, seed=number) for number in range(15)]
-    together = [encoded(model, text[:-1]) if len(text) > 1 else fresh(model) for text in texts]
+    texts = [tokens(2 + 9 * number, seed=number) for number in range(15)]
+    together, alone = ([encoded(model, text[:-1], chunk) for text in texts] for chunk in (256, 50))
     prompt = tokens(140, seed=99)
     with torch.inference_mode():
         *each, whole = model.forward(
@@ -140,12 +143,10 @@ def test_on_the_kernels_nobody_notices_who_shares_a_forward(folders: dict[str, P
                 Span(prompt, cache := fresh(model), "encode", wanted=len(prompt)),
             ]
         )
-    for text, own, beside in zip(texts, each, together, strict=True):
-        alone = fresh(model)
-        assert own is not None
-        assert torch.equal(own[0], rows(model, text, 1, alone)[-1])
-        for ours, theirs in zip(kept(alone, 4), kept(beside, 4), strict=True):
+    for text, found, beside, cache in zip(texts, each, together, alone, strict=True):
+        assert found is not None
+        assert torch.equal(found, rows(model, text[-1:], 1, cache))
+        for ours, theirs in zip(kept(cache, 4), kept(beside, 4), strict=True):
             assert torch.equal(ours, theirs)
     assert whole is not None
     assert torch.equal(whole, rows(model, prompt, 11))
-    assert cache.length == len(prompt)
