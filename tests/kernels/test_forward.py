@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import pytest
 import torch
@@ -18,13 +19,18 @@ from tests.kernels.quantised import random
 from tests.kernels.test_layer import SHAPES, layer_of
 
 POSITIONS, BLOCK = 400, 48
-Kind = tuple[int, int, bool]
-"""Tokens in the cache, rows, whether they are encoded."""
+Role = Literal["dropped", "wanted", "canvas"]
+"""Encoded and of no further use, encoded and wanted, or a canvas: in this order the spans of a forward stand."""
+ROLES: tuple[Role, ...] = get_args(Role)
+Kind = tuple[int, int, Role]
+"""Tokens in the cache, rows, what they are."""
 MIXES: list[list[Kind]] = [
-    [(20, 33, False)],
-    [(0, 16, False), (70, 16, False), (130, 5, False)],
-    [(10, 60, True), (0, 7, True)],
-    [(45, 10, True), (100, 33, False), (0, 1, False)],
+    [(20, 33, "canvas")],
+    [(0, 16, "canvas"), (70, 16, "canvas"), (130, 5, "canvas")],
+    [(10, 60, "dropped"), (0, 7, "dropped")],
+    [(45, 10, "dropped"), (100, 33, "canvas"), (0, 1, "canvas")],
+    [(45, 10, "dropped"), (61, 1, "wanted"), (0, 9, "wanted"), (100, 33, "canvas")],
+    [(61, 1, "wanted")],
 ]
 
 
@@ -60,10 +66,11 @@ class Request:
 
     def context(self, stack: Stack) -> SpanContext:
         """The span of this request."""
-        length, count, encodes = self.kind
-        layers = range(len(stack.layers))
+        length, count, role = self.kind
+        encodes, layers = role != "canvas", range(len(stack.layers))
         segments = [self.segments(i, length + count if encodes else length, encodes) for i in layers]
-        return SpanContext(stack, length, count, segments, [self.kept(i) for i in layers] if encodes else None)
+        kept = [self.kept(i) for i in layers] if encodes else None
+        return SpanContext(stack, length, count, segments, kept, role == "wanted")
 
 
 def stack_of(format: Format) -> Stack:
@@ -96,9 +103,9 @@ def computed(stack: Stack, requests: list[Request], ropes: Ropes, how=forward) -
 
 
 def same(stack: Stack, ours: list[Request], theirs: list[Request], rows: list[Tensor], expected: list[Tensor]) -> None:
-    """Bit for bit the same rows of canvases, and the same caches."""
+    """Bit for bit the same rows of canvases and of what is wanted, and the same caches."""
     for one, other, row, wanted in zip(ours, theirs, rows, expected, strict=True):
-        assert one.kind[2] or torch.equal(row, wanted)
+        assert one.kind[2] == "dropped" or torch.equal(row, wanted)
         for layer in range(len(stack.layers)):
             for block, copy in zip(one.blocks[layer], other.blocks[layer], strict=True):
                 assert torch.equal(block, copy)
@@ -108,8 +115,9 @@ def same(stack: Stack, ours: list[Request], theirs: list[Request], rows: list[Te
 @pytest.mark.usefixtures("tier")
 def test_a_canvas_is_bit_for_bit_its_layers_one_after_the_other(format: Format):
     """Spelled out with the calls of a single layer."""
-    stack, kind = stack_of(format), (70, 33, False)
-    ropes, request = ropes_of(stack), request_of(stack, (70, 33, False), 4)
+    stack = stack_of(format)
+    kind: Kind = (70, 33, "canvas")
+    ropes, request = ropes_of(stack), request_of(stack, kind, 4)
     expected = request.x.clone()
     for index, layer in enumerate(stack.layers):
         own = slice(kind[0], kind[0] + kind[1])
@@ -136,11 +144,13 @@ def test_one_call_is_bit_for_bit_layer_by_layer(format: Format, mix: list[Kind],
 @pytest.mark.parametrize("format", FORMATS)
 @pytest.mark.usefixtures("tier")
 @settings(max_examples=15, deadline=None, derandomize=True)
-@given(kinds=st.lists(st.tuples(st.integers(0, 150), st.integers(1, 60), st.booleans()), min_size=1, max_size=6))
+@given(
+    kinds=st.lists(st.tuples(st.integers(0, 150), st.integers(1, 60), st.sampled_from(ROLES)), min_size=1, max_size=6)
+)
 def test_a_request_is_the_same_bits_alone_and_among_any_others(format: Format, kinds: list[Kind]):
     stack = stack_of(format)
     ropes = ropes_of(stack)
-    kinds = sorted(kinds, key=lambda kind: not kind[2])
+    kinds = sorted(kinds, key=lambda kind: ROLES.index(kind[2]))
     alone = [request_of(stack, kind, seed) for seed, kind in enumerate(kinds)]
     expected = [computed(stack, [request], ropes)[0] for request in alone]
     together = [request_of(stack, kind, seed) for seed, kind in enumerate(kinds)]
@@ -148,14 +158,31 @@ def test_a_request_is_the_same_bits_alone_and_among_any_others(format: Format, k
 
 
 @pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.usefixtures("tier")
+def test_a_wanted_row_is_the_same_bits_at_any_number_of_rows(format: Format):
+    """All at once, one after the other, and by eights: what verifies a draft is what would have written it."""
+    stack = stack_of(format)
+    ropes, found = ropes_of(stack), []
+    for step in (1, 8, 60):
+        request = request_of(stack, (45, 60, "wanted"), 3)
+        parts = [
+            Request((45 + at, min(step, 60 - at), "wanted"), request.blocks, request.x[at : at + step])
+            for at in range(0, 60, step)
+        ]
+        found.append(torch.cat([computed(stack, [part], ropes)[0] for part in parts]))
+    assert torch.equal(found[0], found[2])
+    assert torch.equal(found[1], found[2])
+
+
+@pytest.mark.parametrize("format", FORMATS)
 @pytest.mark.usefixtures("tier_or_reference")
 def test_what_is_encoded_in_parts_is_what_is_encoded_at_once(format: Format):
     stack = stack_of(format)
     ropes = ropes_of(stack)
-    whole = request_of(stack, (0, 90, True), 3)
+    whole = request_of(stack, (0, 90, "dropped"), 3)
     computed(stack, [whole], ropes)
-    first = Request((0, 37, True), request_of(stack, (0, 90, True), 3).blocks, whole.x[:37])
-    rest = Request((37, 53, True), first.blocks, whole.x[37:])
+    first = Request((0, 37, "dropped"), request_of(stack, (0, 90, "dropped"), 3).blocks, whole.x[:37])
+    rest = Request((37, 53, "dropped"), first.blocks, whole.x[37:])
     for part in (first, rest):
         computed(stack, [part], ropes)
     for layer in range(len(stack.layers)):
@@ -167,7 +194,7 @@ def test_what_is_encoded_in_parts_is_what_is_encoded_at_once(format: Format):
 def test_a_context_serves_every_step_and_any_table_of_rotations():
     """A table that grew gives the same, although C holds the place of the old one."""
     stack = stack_of("float32")
-    request, ropes = request_of(stack, (20, 9, False), 4), ropes_of(stack)
+    request, ropes = request_of(stack, (20, 9, "canvas"), 4), ropes_of(stack)
     context, (expected,) = request.context(stack), computed(stack, [request], ropes)
     grown = tuple((torch.cat((c, c)), torch.cat((s, s))) for c, s in ropes)
     for table in (ropes, ropes, grown, ropes):
@@ -179,16 +206,19 @@ def test_a_context_serves_every_step_and_any_table_of_rotations():
 @pytest.mark.usefixtures("tier_or_reference")
 def test_what_does_not_fit_is_refused():
     stack = stack_of("float32")
-    ropes, request = ropes_of(stack), request_of(stack, (20, 9, False), 4)
+    ropes, request = ropes_of(stack), request_of(stack, (20, 9, "canvas"), 4)
     context, x = request.context(stack), request.x
     for wrong in (x[:-1], x[:, :-1], x.double(), x.T.contiguous().T):
         with pytest.raises(ValueError, match=r"for spans of \[9, 40\]"):
             forward(stack, wrong, [context], ropes)
     with pytest.raises(ValueError, match="a span of another model"):
         forward(stack_of("float32"), x, [context], ropes)
-    encoded = request_of(stack, (0, 2, True), 1)
+    encoded = request_of(stack, (0, 2, "dropped"), 1)
     with pytest.raises(ValueError, match="spans that are encoded stand before canvases"):
         forward(stack, torch.cat((x, encoded.x)), [context, encoded.context(stack)], ropes)
+    wanted = request_of(stack, (0, 9, "wanted"), 1)
+    with pytest.raises(ValueError, match="of which nothing is wanted stand before"):
+        forward(stack, torch.cat((x, encoded.x)), [wanted.context(stack), encoded.context(stack)], ropes)
     short = tuple((cosines[:28], sines[:28]) for cosines, sines in ropes)
     with pytest.raises(ValueError, match="positions for spans up to position 29"):
         forward(stack, x, [context], short)
@@ -196,7 +226,7 @@ def test_what_does_not_fit_is_refused():
 
 def test_a_context_that_does_not_fit_its_layers_is_refused():
     stack = stack_of("float32")
-    request = request_of(stack, (20, 9, True), 4)
+    request = request_of(stack, (20, 9, "dropped"), 4)
     segments, kept = (
         [getattr(request, name)(i, *rest) for i in range(3)] for name, rest in (("segments", (29, True)), ("kept", ()))
     )

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from redraft.canvas.corruption import Corruption
 from redraft.canvas.random import INITIAL, PositionRandom
 from redraft.canvas.readout import Readout, ReadoutSpec
 from redraft.canvas.schedule import LinearTemperature
@@ -31,6 +32,14 @@ def encode(model: BlockDiffusionModel, tokens: Tensor, cache: PooledCache, chunk
 def encoded(model: BlockDiffusionModel, tokens: Tensor, chunk: int = 256) -> PooledCache:
     """A new cache that holds ``tokens`` [T]."""
     return encode(model, tokens, fresh(model), chunk)
+
+
+@torch.inference_mode()
+def causal_rows(model: BlockDiffusionModel, tokens: Tensor, cache: PooledCache, wanted: int | None = None) -> Tensor:
+    """Hidden states [wanted, H] of the last of ``tokens`` [T], by default of all, encoded after what the cache holds."""
+    (hidden,) = model.forward([Span(tokens, cache, "encode", wanted=len(tokens) if wanted is None else wanted)])
+    assert hidden is not None
+    return hidden
 
 
 @torch.inference_mode()
@@ -93,7 +102,7 @@ def run(
     rules = StepRules(
         defaults.acceptance_rule,
         StableAndConfident(defaults.stability_threshold, defaults.confidence_threshold),
-        model.corruption,
+        _corruption(model),
         defaults.max_denoising_steps,
     )
     schedule = LinearTemperature(defaults.t_max, defaults.t_min)
@@ -119,3 +128,8 @@ def run(
         committed = steps[-1].outcome.committed
         found.append(steps)
     return found
+
+
+def _corruption(model: BlockDiffusionModel) -> Corruption:
+    assert model.corruption is not None, "a model with a canvas"
+    return model.corruption

@@ -189,6 +189,9 @@ def _token(token: int, tokenizer: "ChatTokenizer | None") -> str:
 def _sampling(found: "Checkpoint", tokenizer: "ChatTokenizer | None") -> dict[str, object]:
     defaults = found.defaults
     corruption = found.family.corruption(found.config)
+    ends = ", ".join(_token(token, tokenizer) for token in defaults.end_token_ids) or "none"
+    if corruption is None:
+        return {"temperature": f"{defaults.sampling_temperature:g}", "end tokens": ends}
     return {
         "denoising steps, at most": defaults.max_denoising_steps,
         **(
@@ -202,7 +205,7 @@ def _sampling(found: "Checkpoint", tokenizer: "ChatTokenizer | None") -> dict[st
         else f"the argmax canvas is unchanged for {counted(defaults.stability_threshold, 'step')} and the mean entropy "
         f"is below {defaults.confidence_threshold:g} nats",
         **({} if corruption.mask is None else {"mask token": _token(corruption.mask, tokenizer)}),
-        "end tokens": ", ".join(_token(token, tokenizer) for token in defaults.end_token_ids) or "none",
+        "end tokens": ends,
     }
 
 

@@ -76,7 +76,7 @@ class Denoising:
         self._piece = runtime.tokenizer.piece
         self._request, self._plan, self._cache = request, plan, cache
         self._rules = StepRules(
-            request.acceptance, request.stopping, self._model.corruption, request.max_denoising_steps
+            request.acceptance, request.stopping, self._runtime.corruption, request.max_denoising_steps
         )
         self.state = start(
             self._draws(INITIAL),
@@ -171,7 +171,7 @@ class Denoising:
             return None
         tokens, stays = self.state.tokens.cpu(), ~self.state.open.cpu()
         stands = stays if self._accepted is None else stays | self._accepted.cpu()
-        if (mask := self._model.corruption.mask) is not None:
+        if (mask := self._runtime.corruption.mask) is not None:
             stands = stands & (tokens != mask)
         standing = Standing(tokens, stands, stays)
         return request.sampling.shaping(request.end_token_ids, mask, plan.answer, standing, plan.forbidden)
@@ -186,7 +186,7 @@ class Denoising:
             greedy = self._request.temperature == 0
             conditioned = constraint.apply(readout, draws, greedy, self._plan.pinned, self._settled())
             readout = conditioned.readout
-        elif (mask := self._model.corruption.mask) is not None:
+        elif (mask := self._runtime.corruption.mask) is not None:
             greedy = self._request.temperature == 0
             readout = without_mask(readout, mask, None if greedy else draws.sample)
         with torch.inference_mode():
@@ -237,7 +237,7 @@ class Denoising:
     def _only_read(self, reading: Reading) -> StepEvent:
         """A step at which nothing was accepted."""
         readout, state = reading.readout, self.state
-        noise = self._model.corruption.noise.tokens(self._step_draws.noise)
+        noise = self._runtime.corruption.noise.tokens(self._step_draws.noise)
         nothing = torch.zeros(self._plan.length, dtype=torch.bool)
         return StepEvent(
             canvas_index=self._plan.index,
@@ -249,7 +249,7 @@ class Denoising:
             sample=readout.sample.cpu(),
             entropy=readout.entropy.cpu(),
             accepted=nothing,
-            tokens_out=self._model.corruption.following(state.tokens.cpu(), nothing, readout.sample.cpu(), noise),
+            tokens_out=self._runtime.corruption.following(state.tokens.cpu(), nothing, readout.sample.cpu(), noise),
             finished=False,
             piece=self._piece,
         )

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from redraft.canvas.corruption import Corruption
 from redraft.canvas.readout import mask_classes
 from redraft.constrain.automaton.vocabulary import Vocabulary
 from redraft.constrain.compiler import CompiledConstraint, Compiler, ThoughtMarkers
@@ -48,7 +49,7 @@ class Runtime:
         """None where the checkpoint's tokenizer does not have both."""
         thinking = () if self.thought_markers is None else (self.thought_markers.opening, self.thought_markers.closing)
         tokenizer.take_as_special([*known, *thinking, *model.defaults.end_token_ids, *config.image_token_ids])
-        mask = model.corruption.mask
+        mask = None if model.corruption is None else model.corruption.mask
         self.mask_classes = None if mask is None else mask_classes(config.vocab_size, mask)
         """Tell the mask from text; None for a model without one."""
         self.empty_thought = tokenizer.empty_thought(thought)
@@ -59,6 +60,16 @@ class Runtime:
         )
         self.origin: Origin | None = None
         """The checkpoint that the model was loaded from, if it was."""
+
+    @property
+    def corruption(self) -> Corruption:
+        """The noise of the model's canvases; RequestError of a model that has none."""
+        if self.model.corruption is None:
+            raise RequestError(
+                "this checkpoint has no canvas: it writes token after token; use generate, stream or chat with "
+                "mode='autoregressive'"
+            )
+        return self.model.corruption
 
     def canvas(
         self, tokens: Tensor, cache: Cache, before: Sequence[int], self_conditioning: Tensor | None = None
@@ -72,18 +83,19 @@ class Runtime:
 
     @torch.inference_mode()
     def forward(self, forwards: Sequence[Forward]) -> list[Tensor | None]:
-        """Compute the spans of many requests together -> the hidden rows [C, H] of the canvas that each wants read."""
+        """Compute the spans of many requests together -> the hidden rows that each wants read: [C, H] of a canvas, or
+        [wanted, H] of what was encoded."""
         spans = [span for forward in forwards for span in forward.spans]
         computed = iter(self.model.forward(spans) if spans else [])
         rows = []
         for forward in forwards:
             hidden = [next(computed) for _ in forward.spans]
-            rows.append(_canvas_rows(forward.spans[-1], hidden[-1]) if hidden else forward.hidden)
+            rows.append(_rows_to_read(forward.spans[-1], hidden[-1]) if hidden else forward.hidden)
         return rows
 
     @torch.inference_mode()
     def read(self, forwards: Sequence[Forward], rows: Sequence[Tensor | None]) -> list[Reading | None]:
-        """Read the canvases among what ``forward`` computed."""
+        """Read what is to be read of what ``forward`` computed."""
         wanted = [
             (own, forward.readout)
             for forward, own in zip(forwards, rows, strict=True)
@@ -275,8 +287,8 @@ def _markers(thought: ThoughtSyntax, tokenizer: ChatTokenizer) -> ThoughtMarkers
     return None if opening is None or closing is None else ThoughtMarkers(opening, closing, thought.name)
 
 
-def _canvas_rows(span: Span, hidden: Tensor | None) -> Tensor | None:
-    """Return the rows that a canvas is read off: without the last ones, which say what stands behind it."""
+def _rows_to_read(span: Span, hidden: Tensor | None) -> Tensor | None:
+    """Return the rows that a span is read off: of a canvas without the last ones, which say what stands behind it."""
     return hidden[: -span.reread] if hidden is not None and span.reread else hidden
 
 

@@ -28,9 +28,10 @@ class Forward:
     spans: tuple[Span, ...] = ()
     """On one cache, in their order; a canvas is the last of them."""
     readout: ReadoutSpec | None = None
-    """The specification of what to read off the canvas; None where there is none."""
+    """The specification of what to read off the last span, a canvas or what is wanted of rows that are encoded; None
+    for nothing."""
     hidden: Tensor | None = None
-    """[C, H]: hidden rows of an earlier forward, to be read once more in the place of a canvas."""
+    """[C, H]: hidden rows of an earlier forward, to be read once more in the place of a span."""
 
     @property
     def rows(self) -> int:
@@ -40,7 +41,7 @@ class Forward:
 
 @dataclass(frozen=True, eq=False)
 class Reading:
-    """The readout of a canvas, and the hidden rows [C, H] that it was read off."""
+    """The readout of a canvas or of encoded rows, and the hidden rows [C, H] that it was read off."""
 
     readout: Readout
     hidden: Tensor
@@ -150,7 +151,7 @@ def encode(span: Span) -> Task[None]:
 
 
 def read(forward: Forward) -> Task[Reading]:
-    """Ask for a forward whose canvas is read."""
+    """Ask for a forward whose last span is read."""
     answer = yield forward
     assert isinstance(answer, Reading), "a forward with a readout is answered by what was read"
     return answer

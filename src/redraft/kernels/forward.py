@@ -80,18 +80,21 @@ class SpanContext:
         count: int,
         segments: Sequence[Sequence[Segment]],
         kept: Sequence[Sequence[KeysValues]] | None = None,
+        wanted: bool = False,
     ) -> None:
         """``count`` rows from ``position`` on.
 
         ``segments`` [layers]: what each layer sees of the cache, masks [count, S]. A canvas sees itself as well.
         ``kept`` [layers] makes them rows to encode: where each layer's keys and values go, ``count`` positions in one
         or several pieces, views of the cache. ``segments`` then hold these rows too, with masks that let a row see
-        what came before it. Raises ValueError for what does not fit the layers.
+        what came before it. ``wanted``: what comes of rows that are encoded is wanted, too; of a canvas it always is.
+        Raises ValueError for what does not fit the layers.
         """
         for name, given in (("segments", segments), ("kept", segments if kept is None else kept)):
             if len(given) != len(stack.layers):
                 raise ValueError(f"{name} of {len(given)} layers for a model of {len(stack.layers)}")
         self.stack, self.position, self.count = stack, position, count
+        self.wanted = wanted or kept is None
         self.segments = [[_contiguous(segment) for segment in layer] for layer in segments]
         self.kept = None if kept is None else [list(pieces) for pieces in kept]
         for index, layer in enumerate(stack.layers):
@@ -134,17 +137,18 @@ class SpanContext:
 def forward(stack: Stack, x: Tensor, spans: Sequence[SpanContext], ropes: Ropes) -> None:
     """Take the residual x [rows of all spans, hidden] through all layers, in place; float32 and contiguous.
 
-    A span's rows follow those of the span before, and spans that are encoded stand before canvases. ``ropes`` reach
-    beyond the last position of any span; pass the same tuple again while they do. Of rows that are encoded the last
-    layer leaves keys and values only: what x holds for them afterwards is of no use.
+    A span's rows follow those of the span before. First stand spans that are encoded and of which nothing is wanted,
+    then others that are encoded, then canvases. ``ropes`` reach beyond the last position of any span; pass the same
+    tuple again while they do. Of rows that nobody wants the last layer leaves keys and values only: what x holds for
+    them afterwards is of no use.
     """
     _check_forward(stack, x, spans, ropes)
     if bindings.kernels() is None:
         forward_by_layers(stack, x, spans, ropes)
         return
     table = _table([(span.count, span.position, span.address) for span in spans], interface.CSpan)
-    encoded = sum(span.encodes for span in spans)
-    bindings.entry("redraft_forward")(stack.for_c(ropes), table.ctypes.data, len(spans), encoded, x.data_ptr())
+    encoded, dropped = sum(span.encodes for span in spans), sum(not span.wanted for span in spans)
+    bindings.entry("redraft_forward")(stack.for_c(ropes), table.ctypes.data, len(spans), encoded, dropped, x.data_ptr())
 
 
 def forward_by_layers(stack: Stack, x: Tensor, spans: Sequence[SpanContext], ropes: Ropes) -> None:
@@ -153,7 +157,7 @@ def forward_by_layers(stack: Stack, x: Tensor, spans: Sequence[SpanContext], rop
     starts = [0]
     for span in spans:
         starts.append(starts[-1] + span.count)
-    encoded = sum(span.encodes for span in spans)
+    encoded, dropped = sum(span.encodes for span in spans), sum(not span.wanted for span in spans)
     for index, layer in enumerate(stack.layers):
         queries, keys, values = layer.project(x, ropes[index], positions)
         attended = []
@@ -167,7 +171,7 @@ def forward_by_layers(stack: Stack, x: Tensor, spans: Sequence[SpanContext], rop
                 _keep(own, span.kept[index])
             attended.append(AttentionSpan(start, end, segments))
         last = index + 1 == len(stack.layers)
-        skipped = encoded if last else 0
+        skipped = dropped if last else 0
         first, border = starts[skipped], starts[encoded]
         if first == len(x):
             continue
@@ -197,6 +201,8 @@ def _check_forward(stack: Stack, x: Tensor, spans: Sequence[SpanContext], ropes:
         raise ValueError("a span of another model")
     if any(later.encodes and not span.encodes for span, later in pairwise(spans)):
         raise ValueError("spans that are encoded stand before canvases")
+    if any(span.wanted and not later.wanted for span, later in pairwise(spans)):
+        raise ValueError("spans of which nothing is wanted stand before the others")
     end = max((span.position + span.count for span in spans), default=0)
     if len(ropes) != len(stack.layers) or any(len(part) < end for rope in ropes for part in rope):
         raise ValueError(f"rotations of {[len(rope[0]) for rope in ropes]} positions for spans up to position {end}")

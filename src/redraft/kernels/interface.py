@@ -313,7 +313,7 @@ ENTRIES: dict[str, tuple[Any, ...]] = {
     "redraft_split_heads": (ctypes.POINTER(CHeads), _P, _L, _L, _P),
     "redraft_project": (ctypes.POINTER(CLayer), _P, _L, _P, _P, _P, _P, _P, _P),
     "redraft_finish": (ctypes.POINTER(CLayer), _P, _L, _P, ctypes.POINTER(CScaledRows), _L),
-    "redraft_forward": (ctypes.POINTER(CStack), _P, _L, _L, _P),
+    "redraft_forward": (ctypes.POINTER(CStack), _P, _L, _L, _L, _P),
     "redraft_infer": (ctypes.POINTER(CChain),),
     "redraft_add_normed": (ctypes.POINTER(CBranches), _P, _L, _L),
 }

@@ -20,6 +20,10 @@ KV_BLOCK = 128
 """Positions that keys and values are kept and shared by."""
 PREFILL_CHUNK = 256
 """Positions of a prompt that are encoded in one forward."""
+GenerationMode = Literal["diffusion", "autoregressive", "speculative"]
+"""How an answer is written: canvases that are denoised; token after token, from the causal rows; or drafts that the
+causal rows verify, which gives the autoregressive mode's distribution."""
+ALL_MODES: tuple[GenerationMode, ...] = ("diffusion", "autoregressive", "speculative")
 WindowPolicy = Literal["shared", "per_query"]
 """A sliding layer shows a canvas past its window a part of the cache: "shared" shows every position the same last
 window - 1 tokens (the reference and Google's sampler), "per_query" slides the window along the canvas (vLLM)."""
@@ -80,6 +84,8 @@ class GenerationDefaults:
     stability_threshold: int = 1
     confidence_threshold: float = 0.005
     end_token_ids: tuple[int, ...] = (1,)
+    sampling_temperature: float = 1.0
+    """Divides the logits where a model writes token after token; canvases have ``t_max`` and ``t_min``."""
     choice_temperature: float | None = None
     """Fitted to make the probabilities of ``choose`` true; None where nobody has. In a file of its own, for the
     reference refuses what it does not know (``checkpoint.OWN_FILE``)."""
@@ -102,11 +108,18 @@ class GenerationDefaults:
         EntropyBound(self.entropy_bound)
         LinearTemperature(self.t_max, self.t_min)
         StableAndConfident(self.stability_threshold, self.confidence_threshold)
+        check_sampling_temperature(self.sampling_temperature)
         fitted = 1.0 if self.choice_temperature is None else self.choice_temperature
         if isinstance(fitted, bool) or not isinstance(fitted, int | float) or not 0 < fitted < math.inf:
             raise ValueError(f"choice_temperature {fitted!r} must be a finite number above 0")
         if not all(isinstance(token, int) for token in self.end_token_ids):
             raise ValueError(f"end tokens {self.end_token_ids!r} must be token ids")
+
+
+def check_sampling_temperature(value: object) -> None:
+    """Raise ValueError for what is no temperature; 0 is greedy."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
+        raise ValueError(f"temperature {value!r} must be a finite number, 0 or more")
 
 
 class BlockDiffusionConfig(Protocol):
@@ -117,7 +130,10 @@ class BlockDiffusionConfig(Protocol):
     @property
     def context_length(self) -> int: ...
     @property
-    def canvas_length(self) -> int: ...
+    def canvas_length(self) -> int:
+        """Positions of a canvas at most; 0 for a model that has none."""
+        ...
+
     @property
     def image_token_ids(self) -> tuple[int, ...]: ...
     @property
@@ -138,7 +154,8 @@ Mode = Literal["encode", "denoise"]
 class Span:
     """One request's share of a forward: tokens that follow its cache, B sequences of one length in training.
 
-    An "encode" span is causal, and its keys and values are appended to the cache. A "denoise" span is a canvas, whole:
+    An "encode" span is causal, and its keys and values are appended to the cache; the hidden states of its last tokens
+    are there for whoever wants them. A "denoise" span is a canvas, whole:
     it is bidirectional within itself, reads the cache, and leaves nothing there. Of two spans on one cache the later
     one follows the earlier one: a commit and the first step of the canvas after it share a forward.
     """
@@ -152,6 +169,15 @@ class Span:
     reread: int = 0
     """The number of a canvas's first tokens that are the last of its context, which the cache has already: they are run
     again as part of the canvas, which does not see what the cache keeps of them."""
+    wanted: int = 0
+    """Of an "encode" span: the number of its last tokens whose final normed hidden states are wanted."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.wanted <= (self.tokens.shape[-1] if self.mode == "encode" else 0):
+            raise ValueError(
+                f"{self.wanted} hidden states are wanted of {self.tokens.shape[-1]} tokens in mode {self.mode!r}; of "
+                "what is encoded there is one for each token, and a canvas's are all given"
+            )
 
     @property
     def rows(self) -> int:
@@ -160,14 +186,27 @@ class Span:
 
 
 class BlockDiffusionModel(Protocol):
-    """A family with its weights: one forward for spans of any requests, and a readout of their canvases."""
+    """A family with its weights: one forward for spans of any requests, and a readout of what came of them.
+
+    A model without a canvas, which only encodes, keeps the contract, too: its ``config.canvas_length`` is 0, it has no
+    ``corruption``, does not self-condition and rereads nothing.
+    """
 
     defaults: GenerationDefaults
 
     @property
     def config(self) -> BlockDiffusionConfig: ...
     @property
-    def corruption(self) -> Corruption: ...
+    def modes(self) -> tuple[GenerationMode, ...]:
+        """The ways in which it can write, the checkpoint's default first. With "speculative" its own canvases are the
+        drafts; one without a canvas has "autoregressive" alone, and may still verify what another model drafts."""
+        ...
+
+    @property
+    def corruption(self) -> Corruption | None:
+        """The noise that its canvases are made of; None without a canvas."""
+        ...
+
     @property
     def self_conditions(self) -> bool:
         """True where a denoising step reads the soft embedding of the step before."""
@@ -191,12 +230,13 @@ class BlockDiffusionModel(Protocol):
     def cache_layout(self) -> list[tuple[int, int, int | None]]: ...
 
     def forward(self, spans: Sequence[Span]) -> list[Tensor | None]:
-        """Compute all spans together -> the final normed hidden states [..., T, H] of each canvas, None of what was
-        encoded. Each cache with an encode span counts its tokens afterwards."""
+        """Compute all spans together -> the final normed hidden states: [..., T, H] of each canvas, [..., wanted, H]
+        of each encode span of which some are wanted, else None. Each cache with an encode span counts its tokens
+        afterwards."""
         ...
 
     def readout(self, hidden: Sequence[Tensor], specs: Sequence[ReadoutSpec]) -> list[Readout]:
-        """Read each canvas's hidden rows [C, H] as its spec asks."""
+        """Read hidden rows, of each canvas [C, H] or of what was encoded [wanted, H], as its spec asks."""
         ...
 
     def logits(self, hidden: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from redraft.canvas.corruption import Corruption
 from redraft.errors import CheckpointError
 from redraft.formats.tensors import TensorReader
 from redraft.kernels.packed import Format, PackedMatrix
-from redraft.models.base import BlockDiffusionConfig, BlockDiffusionModel, GenerationDefaults
+from redraft.models.base import BlockDiffusionConfig, BlockDiffusionModel, GenerationDefaults, GenerationMode
 from redraft.models.packed import PackedModel
 
 TIED_COPY = "tied copy"
@@ -62,6 +62,11 @@ class Family(Protocol[Config, Model]):
         """The folder in ``transformers.models`` whose ``generate`` a speed can be compared with; None without one."""
         ...
 
+    @property
+    def modes(self) -> tuple[GenerationMode, ...]:
+        """The ways in which its models can write, their default first."""
+        ...
+
     def read_config(self, raw: Mapping[str, Any]) -> Config:
         """Read ``config.json``; raises CheckpointError naming a field that is missing or not implemented."""
         ...
@@ -102,8 +107,8 @@ class Family(Protocol[Config, Model]):
         """Make a model of what ``pack`` gave and of the weights ``beside`` it; ``model`` may have no others."""
         ...
 
-    def corruption(self, config: Config) -> Corruption:
-        """Return the kind of noise that the family was trained to undo."""
+    def corruption(self, config: Config) -> Corruption | None:
+        """Return the kind of noise that the family was trained to undo; None for one without a canvas."""
         ...
 
     def describe(self, config: Config) -> dict[str, object]:
@@ -130,10 +135,21 @@ def common_defaults(generation: Mapping[str, Any], end_token_ids: tuple[int, ...
     """Return what ``generation_config.json`` says that is called the same in every family; absent and null fields are
     left out.
 
-    ``max_new_tokens`` is not read: a released checkpoint says 256, which would cut every longer answer.
+    ``max_new_tokens`` is not read: a released checkpoint says 256, which would cut every longer answer. ``temperature``
+    is, but for a file whose ``do_sample`` is false, which does not use its own.
     """
     names = ("max_denoising_steps", "t_max", "t_min", "stability_threshold", "confidence_threshold")
     found = {name: generation[name] for name in names if generation.get(name) is not None}
     end = generation.get("eos_token_id")
     ends = end_token_ids if end is None else tuple(end) if isinstance(end, list) else (end,)
+    temperature = generation.get("temperature")
+    if temperature is not None and generation.get("do_sample") is not False:
+        found["sampling_temperature"] = temperature
     return {**found, "end_token_ids": ends}
+
+
+def sampling_to_json(defaults: GenerationDefaults) -> dict[str, Any]:
+    """Return the part of a ``generation_config.json`` that says how tokens are sampled one by one; nothing where it is
+    what a file without it says."""
+    own = defaults.sampling_temperature
+    return {} if own == GenerationDefaults.sampling_temperature else {"do_sample": True, "temperature": own}

@@ -25,8 +25,15 @@ from redraft.kernels.readout import PackedHead
 from redraft.layers.norm import rms_norm
 from redraft.layers.readouts import read_canvases
 from redraft.layers.rope import RotaryTable
-from redraft.models.base import BlockDiffusionConfig, Cache, GenerationDefaults, InPlaceCache, Span
-from redraft.models.spans import SpanRows, advance, encoded_first, lay_out, visible, without_last
+from redraft.models.base import (
+    BlockDiffusionConfig,
+    Cache,
+    GenerationDefaults,
+    GenerationMode,
+    InPlaceCache,
+    Span,
+)
+from redraft.models.spans import SpanRows, advance, kernel_order, lay_out, visible, wanted_rows, without_last
 
 Masks = dict[tuple[int, int], Tensor | None]
 """Masks by stretches of positions: made for one layer, they serve others of the same window."""
@@ -90,9 +97,12 @@ class PackedParts:
     norm: Norm
     """Before the head."""
     head: PackedHead
-    corruption: Corruption
+    corruption: Corruption | None
+    """None for a model without a canvas."""
     config: BlockDiffusionConfig
     defaults: GenerationDefaults
+    modes: tuple[GenerationMode, ...]
+    """The ways in which it can write, the checkpoint's default first."""
     slides: bool
     """True where each row of a canvas has a window of its own; else all see what the first one sees of the cache."""
     reread: int = 0
@@ -116,7 +126,11 @@ class PackedModel:
         self._made: WeakKeyDictionary[Cache, tuple[tuple[int, int], SpanContext]] = WeakKeyDictionary()
 
     @property
-    def corruption(self) -> Corruption:
+    def modes(self) -> tuple[GenerationMode, ...]:
+        return self.parts.modes
+
+    @property
+    def corruption(self) -> Corruption | None:
         return self.parts.corruption
 
     @property
@@ -157,24 +171,27 @@ class PackedModel:
         for span in spans:
             if span.tokens.ndim != 1:
                 raise ValueError(f"tokens {[*span.tokens.shape]} in a span; packed weights compute one sequence a span")
-        order = encoded_first(spans)
-        rows = lay_out([spans[index] for index in order])
+        order = kernel_order(spans)
+        rows = lay_out([spans[index] for index, _ in order])
         x = self._entering(rows)
-        contexts = [self._encoded(one) if one.causal else self._canvas(one) for one in rows]
+        contexts = [
+            self._encoded(one, computed) if one.causal else self._canvas(one)
+            for one, (_, computed) in zip(rows, order, strict=True)
+        ]
         forward(self._stack, x, contexts, self._tables(max(one.position + one.length for one in rows)))
         advance(rows)
         found: list[Tensor | None] = [None] * len(spans)
-        canvases = [(index, one) for index, one in zip(order, rows, strict=True) if not one.causal]
-        if canvases:
-            norm, first = self.parts.norm, canvases[0][1].start
-            hidden = rms_norm(x[first:], norm.weight, norm.epsilon).split([one.length for _, one in canvases])
-            for (index, _), own in zip(canvases, hidden, strict=True):
-                found[index] = own
+        kept = [(index, one) for (index, computed), one in zip(order, rows, strict=True) if computed]
+        if kept:
+            norm, first = self.parts.norm, kept[0][1].start
+            hidden = rms_norm(x[first:], norm.weight, norm.epsilon).split([one.length for _, one in kept])
+            for (index, one), own in zip(kept, hidden, strict=True):
+                found[index] = wanted_rows(one, own)
         return found
 
     @torch_on_one_thread()
     def readout(self, hidden: Sequence[Tensor], specs: Sequence[ReadoutSpec]) -> list[Readout]:
-        """Read each canvas's hidden rows [C, H] as its spec asks."""
+        """Read each span's hidden rows [C, H] as its spec asks."""
         return read_canvases(self.parts.head, hidden, specs)
 
     def logits(self, hidden: Tensor) -> Tensor:
@@ -199,8 +216,9 @@ class PackedModel:
                 x[one.own] = rms_norm(x[one.own], None, block.norm.epsilon)
         return x
 
-    def _encoded(self, one: SpanRows) -> SpanContext:
-        """Rows to encode: where their keys and values go, and what of the cache, themselves included, they see."""
+    def _encoded(self, one: SpanRows, computed: bool) -> SpanContext:
+        """Rows to encode: where their keys and values go, and what of the cache, themselves included, they see.
+        ``computed``: to the end of the last layer."""
         cache, places, end = one.span.cache, self.parts.places, one.position + one.length
         if not isinstance(cache, InPlaceCache):
             raise ValueError(f"packed weights fill a cache's memory themselves; {cache!r} gives none")
@@ -210,7 +228,7 @@ class PackedModel:
             visible(cache.read(index, one.length), end, one.position, one.length, place.window, masks[place.window])
             for index, place in enumerate(places)
         ]
-        return SpanContext(self._stack, one.position, one.length, seen, kept)
+        return SpanContext(self._stack, one.position, one.length, seen, kept, computed)
 
     def _canvas(self, one: SpanRows) -> SpanContext:
         """A canvas and what it sees of its cache; made at its first step, and kept for the others."""

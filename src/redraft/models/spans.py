@@ -66,18 +66,35 @@ def lay_out(spans: Sequence[Span]) -> list[SpanRows]:
     return placed
 
 
-def encoded_first(spans: Sequence[Span]) -> list[int]:
-    """Return the numbers of the spans, those that encode before all canvases, else in order, as the kernels take them.
+def kernel_order(spans: Sequence[Span]) -> list[tuple[int, bool]]:
+    """Return the numbers of the spans as the kernels take them: first those that encode and of which nothing is wanted,
+    then the others that encode, then all canvases; and of each whether its hidden rows are to be computed.
 
-    A canvas still follows what is encoded before it. Raises ValueError as ``lay_out`` does.
+    A span still follows what is encoded before it on its cache: behind rows that are wanted all are computed. Raises
+    ValueError as ``lay_out`` does.
     """
     ended: set[int] = set()
+    wanting: set[int] = set()
+    ranks = []
     for span in spans:
-        if id(span.cache) in ended:
+        key = id(span.cache)
+        if key in ended:
             raise ValueError(_FOLLOWS_A_CANVAS)
         if span.mode == "denoise":
-            ended.add(id(span.cache))
-    return sorted(range(len(spans)), key=lambda index: spans[index].mode == "denoise")
+            ended.add(key)
+        elif span.wanted:
+            wanting.add(key)
+        ranks.append(2 if span.mode == "denoise" else int(key in wanting))
+    return [(index, ranks[index] > 0) for index in sorted(range(len(spans)), key=ranks.__getitem__)]
+
+
+def wanted_rows(one: SpanRows, hidden: Tensor) -> Tensor | None:
+    """Return what is wanted of a span's own hidden rows [rows, H]: all of a canvas [..., T, H], of what was encoded the
+    last ones [..., wanted, H], or None."""
+    if one.causal and not one.span.wanted:
+        return None
+    own = hidden.unflatten(0, one.span.tokens.shape)
+    return own[..., -one.span.wanted :, :] if one.causal else own
 
 
 def advance(rows: Sequence[SpanRows]) -> None:

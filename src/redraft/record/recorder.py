@@ -52,7 +52,7 @@ class Recorder:
             )
         self.id = _NOT_IN_A_NAME.sub("-", id or secrets.token_hex(4))[:_LONGEST_ID]
         self.began = datetime.now(UTC).isoformat(timespec="microseconds")
-        self.noise = plain(runtime.model.corruption.noise)
+        self.noise = plain(runtime.corruption.noise)
         self.request = described(request)
         if not keep_prompt:
             self.request["prompt"] = prompt_digest(request.prompt)

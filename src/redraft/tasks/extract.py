@@ -167,7 +167,7 @@ def _min_probability(
     model = runtime.model
     mask = torch.ones(len(canvas), dtype=torch.bool)
     mask[positions] = False
-    seen = torch.where(mask, canvas, model.corruption.noise.tokens(draws.noise)).to(model.device)
+    seen = torch.where(mask, canvas, runtime.corruption.noise.tokens(draws.noise)).to(model.device)
     wanted = ReadoutSpec(1.0, classes=constraint.compiled.classes)
     readout = (yield from read(Forward((runtime.canvas(seen, cache, context),), wanted))).readout
     found = constraint.apply(readout, draws, True, Pinned(mask, canvas)).inference

@@ -20,7 +20,7 @@ from redraft.models import checkpoint
 from redraft.models.diffusion_gemma.model import DiffusionGemma
 from redraft.models.packed_cache import load_packed
 from redraft.models.spans import visible
-from tests.models.driving import Step, denoise, encoded, fresh, run
+from tests.models.driving import Step, causal_rows, denoise, encoded, fresh, run
 from tests.random_checkpoint import random_checkpoint, reference_model
 
 SLIDING, FULL = "sliding_attention", "full_attention"
@@ -75,6 +75,27 @@ def test_every_step_equals_the_reference(name: str, path: str, tmp_path: Path) -
         context = steps[-1].outcome.committed[None]
     assert len(stops) == 3
     assert any(stops), "no canvas stopped early: the stopping rule was not put to the test"
+
+
+@pytest.mark.parametrize("path", ["plain", "kernels"])
+@pytest.mark.parametrize("name", ["chunks across the window", "other dialect", "six layers, one KV head"])
+def test_the_causal_mode_is_the_references_encoder_and_head(name: str, path: str, tmp_path: Path) -> None:
+    """In one forward, and token by token behind a cached beginning; some rows wanted, or all."""
+    shape, length, chunk = CASES[name]
+    found = checkpoint.read(random_checkpoint(tmp_path, query_scale=0.03, **shape))
+    model = found.load("float32") if path == "plain" else load_packed(found, "float32")
+    reference = reference_model(found.path)
+    tokens = torch.randint(16, model.config.vocab_size, (length,), generator=torch.Generator().manual_seed(2))
+    with torch.inference_mode():
+        states = reference.model.encoder(input_ids=tokens[None]).last_hidden_state
+        cap = reference.config.get_text_config(decoder=True).final_logit_softcapping
+        expected = cap * torch.tanh(reference.lm_head(states)[0].float() / cap)
+    whole, last = (causal_rows(model, tokens, fresh(model), wanted) for wanted in (length, 3))
+    cache = encoded(model, tokens[:chunk])
+    by_token = [causal_rows(model, token[None], cache) for token in tokens[chunk:]]
+    torch.testing.assert_close(model.logits(whole), expected, atol=TOLERANCE, rtol=0)
+    torch.testing.assert_close(model.logits(torch.cat(by_token)), expected[chunk:], atol=TOLERANCE, rtol=0)
+    torch.testing.assert_close(model.logits(last), expected[-3:], atol=TOLERANCE, rtol=0)
 
 
 def compare_canvas(reference: DiffusionGemmaForBlockDiffusion, cache: DynamicCache, steps: list[Step]) -> bool:

@@ -168,9 +168,18 @@ class Drawn:
         canvas = torch.tensor(draw.choices(range(16, 300), k=draw.choice([3, 8, 17])))
         soft = None if draw.random() < 0.4 else torch.randn(len(canvas), width, generator=_generator(draw))
         tokens = torch.tensor(draw.choices(range(16, 300), k=draw.choice([1, 5, 8, 33])))
-        kind = draw.choice(["prefill", "commit", "denoise", "denoise"])
+        kind = draw.choice(["prefill", "commit", "denoise", "denoise", "verify", "verify and go on"])
         if kind == "denoise":
             return [Span(canvas, self.together, "denoise", soft)], [denoise(self._model, canvas, self.alone, soft)]
+        if kind.startswith("verify"):
+            wanted = draw.randint(1, len(tokens))
+            with torch.inference_mode():
+                (rows,) = self._model.forward([Span(tokens, self.alone, "encode", wanted=wanted)])
+            asked = [Span(tokens, self.together, "encode", wanted=wanted)]
+            if kind == "verify":
+                return asked, [rows]
+            after = denoise(self._model, canvas, self.alone)
+            return [*asked, Span(canvas, self.together, "denoise")], [rows, after]
         encode(self._model, tokens, self.alone)
         if kind == "prefill":
             return [Span(tokens, self.together, "encode")], [None]

@@ -18,7 +18,7 @@ from redraft.models.base import BlockDiffusionModel, Span
 from redraft.models.llama_diffusion.config import LlamaDiffusionConfig
 from redraft.models.llama_diffusion.model import LlamaDiffusion
 from redraft.models.packed_cache import load_packed
-from tests.models.driving import encode, encoded, kept
+from tests.models.driving import causal_rows, encode, encoded, fresh, kept
 from tests.models.llama_diffusion.conftest import CONFIG, CONFIGS, write
 
 TOLERANCE: dict[str, Any] = {"atol": 1e-4, "rtol": 0}
@@ -67,6 +67,18 @@ def expected_logits(model: LlamaForCausalLM, context: Tensor, canvas: Tensor) ->
     positions = torch.cat((torch.arange(n), torch.arange(n - 1, n + c)))
     found = model(input_ids=ids[None], position_ids=positions[None], attention_mask=mask[None, None])
     return found.logits[0, n : n + c]
+
+
+@torch.no_grad()
+def test_what_is_encoded_reads_on_as_the_autoregressive_llama(both) -> None:
+    """At once, and token by token behind a cached beginning."""
+    ours, theirs = both
+    text = tokens(20)
+    expected = theirs(input_ids=text[None]).logits[0]
+    torch.testing.assert_close(ours.logits(causal_rows(ours, text, fresh(ours))), expected, **TOLERANCE)
+    cache = encoded(ours, text[:7])
+    rows = [causal_rows(ours, token[None], cache) for token in text[7:]]
+    torch.testing.assert_close(ours.logits(torch.cat(rows)), expected[7:], **TOLERANCE)
 
 
 @pytest.fixture(scope="module", params=CONFIGS)

@@ -32,6 +32,7 @@ _OUTER = {"embedding.weight": "tok", "norm.weight": "ln_f", "head.weight": "unem
 
 class InkwellFamily:
     transformers_package = None
+    modes = Inkwell.modes
 
     def read_config(self, raw: Mapping[str, Any]) -> InkwellConfig:
         return InkwellConfig.from_json(raw)

@@ -14,8 +14,8 @@ from redraft.layers.norm import RMSNorm
 from redraft.layers.readouts import read_canvases
 from redraft.layers.rope import RotaryTable, inverse_frequencies, rotate
 from redraft.layers.vocabulary_head import VocabularyHead
-from redraft.models.base import GenerationDefaults, Span
-from redraft.models.spans import advance, attend, lay_out, rotations
+from redraft.models.base import GenerationDefaults, GenerationMode, Span
+from redraft.models.spans import advance, attend, lay_out, rotations, wanted_rows
 from tests.models.toy.config import InkwellConfig
 
 
@@ -70,6 +70,8 @@ class Inkwell(nn.Module):
     """A ``models.base.BlockDiffusionModel``."""
 
     self_conditions = False
+    # It was never trained to read on: what it encodes is context, and no text follows from it.
+    modes: tuple[GenerationMode, ...] = ("diffusion",)
     reread = 0
     batch_independent = False
 
@@ -107,7 +109,7 @@ class Inkwell(nn.Module):
             x = layer.finish(x, torch.cat([attend(index, one, *projected) for one in rows]))
         advance(rows)
         hidden = self.norm(x)
-        return [None if one.causal else hidden[one.own] for one in rows]
+        return [wanted_rows(one, hidden[one.own]) for one in rows]
 
     def readout(self, hidden: Sequence[Tensor], specs: Sequence[ReadoutSpec]) -> list[Readout]:
         return read_canvases(VocabularyHead(self.head.weight, None, None), hidden, specs)

@@ -64,6 +64,7 @@ def packed_model(model: Inkwell, matrices: Mapping[str, PackedMatrix], format: F
         corruption=model.corruption,
         config=config,
         defaults=model.defaults,
+        modes=model.modes,
         slides=False,
     )
     return PackedModel(parts, format, sum(matrix.nbytes for matrix in matrices.values()))

@@ -48,8 +48,9 @@ REDRAFT_EXPORT void redraft_finish(const Layer* layer, float* x, int64_t count, 
     finish(*layer, x, count, context, rows, stretches);
 }
 
-REDRAFT_EXPORT void redraft_forward(const Stack* stack, const Span* spans, int64_t count, int64_t encoded, float* x) {
-    forward(*stack, spans, count, encoded, x);
+REDRAFT_EXPORT void redraft_forward(const Stack* stack, const Span* spans, int64_t count, int64_t encoded,
+                                    int64_t dropped, float* x) {
+    forward(*stack, spans, count, encoded, dropped, x);
 }
 
 REDRAFT_EXPORT void redraft_infer(const Chain* c) { infer(*c); }

@@ -81,13 +81,13 @@ void attend(const Layer& layer, const RowHeads& heads, const Span* spans, int64_
 
 }  // namespace
 
-void forward(const Stack& stack, const Span* spans, int64_t count, int64_t encoded, float* x) {
-    int64_t rows = 0, encoded_rows = 0;
+void forward(const Stack& stack, const Span* spans, int64_t count, int64_t encoded, int64_t dropped, float* x) {
+    int64_t rows = 0, encoded_rows = 0, dropped_rows = 0;
     for (int64_t s = 0; s < count; s++) {
-        if (s == encoded) encoded_rows = rows;
         rows += spans[s].count;
+        if (s < encoded) encoded_rows = rows;
+        if (s < dropped) dropped_rows = rows;
     }
-    if (encoded == count) encoded_rows = rows;
     int64_t* positions = room<int64_t>(Slot::positions, rows);
     for (int64_t s = 0, row = 0; s < count; s++)
         for (int64_t t = 0; t < spans[s].count; t++) positions[row++] = spans[s].position + t;
@@ -101,9 +101,9 @@ void forward(const Stack& stack, const Span* spans, int64_t count, int64_t encod
             row += spans[s].count;
         }
         const bool last = i + 1 == stack.layers;
-        const int64_t first = last ? encoded_rows : 0, left = rows - first;
+        const int64_t first = last ? dropped_rows : 0, left = rows - first;
         if (left == 0) continue;
-        attend(layer, heads, spans, last ? encoded : 0, count, encoded, i, first);
+        attend(layer, heads, spans, last ? dropped : 0, count, encoded, i, first);
         const int64_t border = encoded_rows - first;
         const ScaledRows scaled[] = {{0, border, stack.encode_scalars[i]}, {border, left, stack.scalars[i]}};
         finish(layer, x + first * layer.hidden, left, heads.out, scaled, 2);

@@ -40,8 +40,9 @@ struct Span {
     const Context* context;  // [layers]
 };
 
-// In place on the residual x [rows of all spans, hidden]. The first `encoded` of the spans are encoded: in the last
-// layer they leave keys and values only, so that their rows of x are of no use afterwards.
-void forward(const Stack& stack, const Span* spans, int64_t count, int64_t encoded, float* x);
+// In place on the residual x [rows of all spans, hidden]. The first `encoded` of the spans are encoded, and of the first
+// `dropped` of those nobody wants rows: in the last layer they leave keys and values only, so that their rows of x are
+// of no use afterwards.
+void forward(const Stack& stack, const Span* spans, int64_t count, int64_t encoded, int64_t dropped, float* x);
 
 }  // namespace redraft

@@ -20,10 +20,10 @@ from redraft.layers.norm import RMSNorm, rms_norm
 from redraft.layers.readouts import read_canvases
 from redraft.layers.rope import RotaryTable, rotate
 from redraft.layers.vocabulary_head import VocabularyHead
-from redraft.models.base import GenerationDefaults, Span, WindowPolicy
+from redraft.models.base import ALL_MODES, GenerationDefaults, Span, WindowPolicy
 from redraft.models.diffusion_gemma.config import DiffusionGemmaConfig
 from redraft.models.gemma.attention import AttentionSpec
-from redraft.models.spans import SpanRows, advance, attend, lay_out, rotations
+from redraft.models.spans import SpanRows, advance, attend, lay_out, rotations, wanted_rows
 
 
 class Attention(nn.Module):
@@ -130,6 +130,9 @@ class TokenEmbedding(nn.Module):
 class DiffusionGemma(nn.Module):
     """The text model. ``window_policy`` says what of the cache a sliding layer shows to a canvas past its window."""
 
+    # The encoder with the head is a language model of its own.
+    modes = ALL_MODES
+
     def __init__(self, config: DiffusionGemmaConfig, window_policy: WindowPolicy = "shared") -> None:
         super().__init__()
         self.config = config
@@ -186,18 +189,18 @@ class DiffusionGemma(nn.Module):
         for index, (layer, spec) in enumerate(zip(self.layers, self.config.layers, strict=True)):
             queries, keys, values = layer.project(x, angles[spec])
             context = [self._attend(index, one, queries, keys, values) for one in rows]
+            computed = rows
             if index == len(self.layers) - 1:
-                # Of what is encoded, the last layer has to leave keys and values only.
-                x = torch.cat([x[one.own] for one in rows if not one.causal] or [x[:0]])
-                context = [part for one, part in zip(rows, context, strict=True) if not one.causal]
-                scalar = layer.layer_scalar
-            else:
-                scalar = torch.cat([layer.scalar(one.causal).expand(one.end - one.start) for one in rows])[:, None]
-            if len(x):
-                x = layer.finish(x, torch.cat(context), scalar)
+                # Of what is encoded and not wanted, the last layer has to leave keys and values only.
+                computed = [one for one in rows if not one.causal or one.span.wanted]
+                context = [part for one, part in zip(rows, context, strict=True) if one in computed]
+                x = torch.cat([x[one.own] for one in computed] or [x[:0]])
+            if computed:
+                scalar = torch.cat([layer.scalar(one.causal).expand(one.end - one.start) for one in computed])
+                x = layer.finish(x, torch.cat(context), scalar[:, None])
         advance(rows)
-        hidden = iter(self.norm(x).split([span.rows for span in spans if span.mode == "denoise"]))
-        return [next(hidden).unflatten(0, span.tokens.shape) if span.mode == "denoise" else None for span in spans]
+        hidden = iter(self.norm(x).split([one.end - one.start for one in computed]))
+        return [wanted_rows(one, next(hidden)) if one in computed else None for one in rows]
 
     def _entering(self, span: Span) -> Tensor:
         """Return a span's rows for the first layer, [rows, H]."""

@@ -73,6 +73,7 @@ def packed_model(model: DiffusionGemma, matrices: Mapping[str, PackedMatrix], fo
         corruption=model.corruption,
         config=config,
         defaults=model.defaults,
+        modes=model.modes,
         slides=model.window_policy == "per_query",
     )
     return PackedModel(parts, format, sum(matrix.nbytes for matrix in matrices.values()))

@@ -19,9 +19,9 @@ from redraft.layers.norm import RMSNorm
 from redraft.layers.readouts import read_canvases
 from redraft.layers.rope import RotaryTable, inverse_frequencies, rotate
 from redraft.layers.vocabulary_head import VocabularyHead
-from redraft.models.base import GenerationDefaults, Span
+from redraft.models.base import ALL_MODES, GenerationDefaults, Span
 from redraft.models.llama_diffusion.config import LlamaDiffusionConfig
-from redraft.models.spans import advance, attend, lay_out, rotations
+from redraft.models.spans import advance, attend, lay_out, rotations, wanted_rows
 
 Angles = tuple[Tensor, Tensor]
 """Cosines and sines [..., head_dim / 2] of rows."""
@@ -82,6 +82,7 @@ class LlamaDiffusion(nn.Module):
     self_conditions = False
     batch_independent = False
     reread = 1
+    modes = ALL_MODES
 
     def __init__(self, config: LlamaDiffusionConfig) -> None:
         super().__init__()
@@ -130,10 +131,7 @@ class LlamaDiffusion(nn.Module):
             lambda index, *parts: torch.cat([attend(index, one, *parts) for one in rows]),
         )
         advance(rows)
-        return [
-            None if one.causal else hidden[one.own].unflatten(0, span.tokens.shape)
-            for one, span in zip(rows, spans, strict=True)
-        ]
+        return [wanted_rows(one, hidden[one.own]) for one in rows]
 
     def through(self, x: Tensor, angles: Angles, attend: Attend) -> Tensor:
         """Take embedded rows [..., H] through all layers and the last norm."""

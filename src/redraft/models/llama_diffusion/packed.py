@@ -57,6 +57,7 @@ def packed_model(model: LlamaDiffusion, matrices: Mapping[str, PackedMatrix], fo
         corruption=model.corruption,
         config=config,
         defaults=model.defaults,
+        modes=model.modes,
         slides=False,
         reread=model.reread,
     )
