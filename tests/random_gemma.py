@@ -27,14 +27,27 @@ _TEXT: dict[str, Any] = {
 }
 
 
-def random_gemma(folder: Path, kind: Kind = "gemma3", *, vocab_size: int = LETTERS_SIZE + 8, seed: int = 0) -> Path:
-    """Write a checkpoint with a "letters" tokenizer and a chat template into ``folder`` and return it."""
+def random_gemma(
+    folder: Path,
+    kind: Kind = "gemma3",
+    *,
+    vocab_size: int = LETTERS_SIZE + 8,
+    published_layers: bool = False,
+    seed: int = 0,
+) -> Path:
+    """Write a checkpoint with a "letters" tokenizer and a chat template into ``folder`` and return it.
+
+    published_layers: as in what is published, every sixth sees the whole context, and queries are scaled by the width
+    of a head; else there are fewer layers, and another scale.
+    """
     import transformers
 
     text: dict[str, Any] = {**_TEXT, "vocab_size": vocab_size}
     if kind.startswith("gemma3"):
         text |= {"query_pre_attn_scalar": 20, "head_dim": 16}
         text |= {"layer_types": [*text["layer_types"][:3], "sliding_attention"]}
+        if published_layers:
+            text |= {"layer_types": None, "num_hidden_layers": 7, "query_pre_attn_scalar": text["head_dim"]}
         text |= {"rope_scaling": {"rope_type": "linear", "factor": 8.0}} if kind != "gemma3" else {}
         config: Any = transformers.Gemma3TextConfig(**text)
     else:
