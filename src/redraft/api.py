@@ -15,7 +15,7 @@ from redraft.constrain.inference.decisions import Normalize
 from redraft.constrain.language.template import Hole
 from redraft.constrain.python_types import as_constraint
 from redraft.engine.generation import Generate, Recorders
-from redraft.engine.request import Request, check_listeners, check_whole, generate
+from redraft.engine.request import Request, check_listeners, check_mode, check_whole, generate
 from redraft.engine.result import Chunk, OnStep, Result
 from redraft.engine.runtime import Prompt, Runtime, forward_alone, run, start
 from redraft.engine.sampling import LogitBias
@@ -25,7 +25,7 @@ from redraft.engine.thinking import ReasoningEffort, wants_thought, without_swit
 from redraft.engine.tools import GenerateWithTools, ToolChoice, calling, tokens_with_tools, tool_use
 from redraft.engine.verify import Verifier
 from redraft.errors import BatchError, RequestError, counted
-from redraft.models.base import KV_BLOCK, PREFILL_CHUNK, BlockDiffusionModel
+from redraft.models.base import KV_BLOCK, PREFILL_CHUNK, BlockDiffusionModel, GenerationMode
 from redraft.models.origin import Origin
 from redraft.models.tokenizer import ChatTokenizer
 from redraft.tasks.choose import ChooseResult, choose
@@ -136,9 +136,10 @@ class Engine:
         self,
         prompt: Prompt,
         *,
+        mode: GenerationMode | None = None,
         max_tokens: int | None = None,
         seed: int | None = None,
-        temperature: float = 1.0,
+        temperature: float | None = None,
         max_denoising_steps: int | None = None,
         entropy_bound: float | None = None,
         stop: str | Sequence[str] | None = None,
@@ -172,10 +173,13 @@ class Engine:
     ) -> Result:
         """Answer ``prompt`` (raw text, token ids, or chat messages) and return the whole answer.
 
-        max_tokens: at most so many tokens, by default what the context has left. seed: 0 .. 2**64-1, by default a
-        random one, which the result names. temperature: scales the checkpoint's schedule; 0 takes the argmax for a
-        sample. max_denoising_steps, entropy_bound (nats a canvas): by default the checkpoint's. stop: strings at
-        which the answer ends, not part of it. canvas_length: positions denoised at once, at most the model's own.
+        mode: "diffusion" denoises canvases, "autoregressive" writes token after token, "speculative" writes what the
+        latter would, drafted by canvases; by default the checkpoint's. max_tokens: at most so many tokens, by default
+        what the context has left. seed: 0 .. 2**64-1, by default a random one, which the result names. temperature:
+        scales the checkpoint's schedule, or in the other modes divides the logits, by default by what the checkpoint
+        says; 0 takes the argmax for a sample. max_denoising_steps, entropy_bound (nats a canvas): by default the
+        checkpoint's, of a draft 4 steps. stop: strings at which the answer ends, not part of it. canvas_length:
+        positions denoised at once, at most the model's own.
         acceptance: the rule itself in place of the entropy bound, such as ``ConfidenceThreshold``. stopping: the rule
         in place of the checkpoint's stable-and-confident one, such as ``ReproducesCanvas``.
 
@@ -205,10 +209,12 @@ class Engine:
         tools: functions that the answer may call, as OpenAI's clients write them, with chat messages; ``tool_calls`` of
         the result are valid under their schemas. tool_choice: "auto", "none", "required", or the one to call.
 
-        on_step: called after every denoising step. record: a ``RecordingFolder``, which keeps what happens.
+        on_step: called after every denoising step. record: a ``RecordingFolder``, which keeps what happens. Both are
+        for mode "diffusion".
         """
         request = self.request(
             prompt,
+            mode=mode,
             max_tokens=max_tokens,
             seed=seed,
             temperature=temperature,
@@ -241,16 +247,17 @@ class Engine:
             tools=tools,
             tool_choice=tool_choice,
         )
-        check_listeners(on_step, record)
+        check_listeners(on_step, record, request.mode)
         return self._run(self._answer(request, record, tools is not None), on_step)
 
     def stream(
         self,
         prompt: Prompt,
         *,
+        mode: GenerationMode | None = None,
         max_tokens: int | None = None,
         seed: int | None = None,
-        temperature: float = 1.0,
+        temperature: float | None = None,
         max_denoising_steps: int | None = None,
         entropy_bound: float | None = None,
         stop: str | Sequence[str] | None = None,
@@ -282,9 +289,13 @@ class Engine:
         on_step: OnStep | None = None,
         record: Recorders | None = None,
     ) -> "Generation":
-        """Start answering ``prompt``; iterate for a chunk each canvas. Parameters and errors as in ``generate``."""
+        """Start answering ``prompt``; iterate for a chunk each canvas, or each token.
+
+        Parameters and errors as in ``generate``.
+        """
         request = self.request(
             prompt,
+            mode=mode,
             max_tokens=max_tokens,
             seed=seed,
             temperature=temperature,
@@ -317,7 +328,7 @@ class Engine:
             tools=tools,
             tool_choice=tool_choice,
         )
-        check_listeners(on_step, record)
+        check_listeners(on_step, record, request.mode)
         recorder = None if record is None else record.recorder(request, self.runtime)
         answer = self._answer(request, None, tools is not None)
         return Generation(self.runtime, answer.task(on_step, recorder), recorder)
@@ -327,8 +338,9 @@ class Engine:
         prompts: Sequence[Prompt],
         *,
         seeds: Sequence[int] | None = None,
+        mode: GenerationMode | None = None,
         max_tokens: int | None = None,
-        temperature: float = 1.0,
+        temperature: float | None = None,
         max_denoising_steps: int | None = None,
         entropy_bound: float | None = None,
         stop: str | Sequence[str] | None = None,
@@ -379,6 +391,7 @@ class Engine:
                     self.request(
                         prompt,
                         seed=None if seeds is None else seeds[number],
+                        mode=mode,
                         max_tokens=max_tokens,
                         temperature=temperature,
                         max_denoising_steps=max_denoising_steps,
@@ -413,7 +426,7 @@ class Engine:
                 )
             except RequestError as error:
                 raise type(error)(f"prompt {number}: {error}") from error
-        check_listeners(None, record)
+        check_listeners(None, record, check_mode(mode, self.model.modes))
         limits = {} if max_batch_rows is None else {"max_batch_rows": check_whole("max_batch_rows", max_batch_rows, 1)}
         scheduler = Scheduler(self.runtime, max_waiting=len(requests) + 1, **limits)
         try:
@@ -425,9 +438,10 @@ class Engine:
         self,
         prompt: Prompt,
         *,
+        mode: GenerationMode | None = None,
         max_tokens: int | None = None,
         seed: int | None = None,
-        temperature: float = 1.0,
+        temperature: float | None = None,
         max_denoising_steps: int | None = None,
         entropy_bound: float | None = None,
         stop: str | Sequence[str] | None = None,
@@ -471,6 +485,7 @@ class Engine:
         return generate(
             self.runtime,
             prompt,
+            mode=mode,
             max_tokens=max_tokens,
             seed=seed,
             temperature=temperature,
@@ -504,7 +519,7 @@ class Engine:
 
     def begin(self, request: Request, on_step: OnStep | None = None, record: Recorders | None = None) -> "Generation":
         """Start answering a request that is checked; on_step and record as in ``generate``."""
-        check_listeners(on_step, record)
+        check_listeners(on_step, record, request.mode)
         recorder = None if record is None else record.recorder(request, self.runtime)
         return Generation(self.runtime, Generate(self.runtime, request).task(on_step, recorder), recorder)
 
@@ -517,7 +532,7 @@ class Engine:
         hole: Hole | None = None,
         max_tokens: int | None = None,
         seed: int | None = None,
-        temperature: float = 1.0,
+        temperature: float | None = None,
         max_denoising_steps: int | None = None,
         entropy_bound: float | None = None,
         canvas_length: int | None = None,
@@ -583,7 +598,7 @@ class Engine:
         hole: Hole | Sequence[Hole] | None = None,
         max_tokens: int | None = None,
         seed: int | None = None,
-        temperature: float = 1.0,
+        temperature: float | None = None,
         max_denoising_steps: int | None = None,
         entropy_bound: float | None = None,
         canvas_length: int | None = None,
@@ -700,7 +715,7 @@ class Engine:
         confidence: bool = True,
         max_tokens: int | None = None,
         seed: int | None = None,
-        temperature: float = 1.0,
+        temperature: float | None = None,
         max_denoising_steps: int | None = None,
         entropy_bound: float | None = None,
         canvas_length: int | None = None,

@@ -36,7 +36,7 @@ def encoded(model: BlockDiffusionModel, tokens: Tensor, chunk: int = 256) -> Poo
 
 @torch.inference_mode()
 def causal_rows(model: BlockDiffusionModel, tokens: Tensor, cache: PooledCache, wanted: int | None = None) -> Tensor:
-    """Hidden states [wanted, H] of the last of ``tokens`` [T], by default of all, encoded after what the cache holds."""
+    """Hidden states [wanted, H] of the last of ``tokens`` [T], by default all, encoded after what the cache holds."""
     (hidden,) = model.forward([Span(tokens, cache, "encode", wanted=len(tokens) if wanted is None else wanted)])
     assert hidden is not None
     return hidden

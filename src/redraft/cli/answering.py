@@ -35,7 +35,8 @@ class Answer:
         self.text += chunk.text
         self.thought += chunk.thought
         self.token_ids += chunk.token_ids
-        self.canvases += 1
+        # A token that was written by itself is no canvas.
+        self.canvases += chunk.denoising_steps > 0
         self.denoising_steps += chunk.denoising_steps
 
     @property
@@ -43,12 +44,12 @@ class Answer:
         """Return what there is of it and what it took, in one line."""
         if self.result is not None:
             return printing.cost_line(self.result)
+        tokens = counted(len(self.token_ids), "token")
+        if not self.denoising_steps:
+            return f"interrupted: {tokens}, seed {self.seed}"
         finished = counted(self.canvases, "finished canvas", "finished canvases")
-        return (
-            f"interrupted: {counted(len(self.token_ids), 'token')} in "
-            f"{counted(self.denoising_steps, 'denoising step')} over {finished}, "
-            f"seed {self.seed}"
-        )
+        steps = counted(self.denoising_steps, "denoising step")
+        return f"interrupted: {tokens} in {steps} over {finished}, seed {self.seed}"
 
     def as_object(self) -> dict[str, object]:
         """Return it as ``--json`` prints it."""

@@ -227,18 +227,18 @@ def _progress(total: int, done: int) -> Iterator[Any]:
     errors = Console(stderr=True)
     columns = (TextColumn("answers"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     hidden = not errors.is_terminal or talk.level() == talk.QUIET
-    count = tokens = steps = 0
+    count = tokens = forwards = 0
     with Progress(*columns, console=errors, transient=True, disable=hidden) as bar:
         task = bar.add_task("answers", total=total, completed=done)
 
         def advance(shown: Mapping[str, Any]) -> None:
-            nonlocal count, tokens, steps
+            nonlocal count, tokens, forwards
             count += 1
             tokens += shown.get("usage", {}).get("completion_tokens", 0)
-            steps += shown.get("usage", {}).get("denoising_steps", 0)
+            forwards += shown.get("usage", {}).get("forwards", 0)
             bar.advance(task)
 
         try:
             yield advance
         finally:
-            talk.note(f"{counted(count, 'answer')}, {counted(tokens, 'token')} in {counted(steps, 'denoising step')}")
+            talk.note(f"{counted(count, 'answer')}, {counted(tokens, 'token')} in {counted(forwards, 'forward')}")

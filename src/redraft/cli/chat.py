@@ -94,7 +94,7 @@ def chat(
 
     Example: redraft chat --model MODEL --system "You answer in one sentence."
     """
-    options.check_answer(sampling, max_tokens, stop)
+    options.check_answer(sampling, max_tokens, stop, watch=watch, recordings=recordings)
     parameters: dict[str, Any] = {"max_tokens": max_tokens, "stop": stop, **thoughts.parameters()}
     record = recordings.folder()
     engine = loading.engine()

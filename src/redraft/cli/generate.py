@@ -56,7 +56,7 @@ def generate(
     if out is not None and batch is None:
         raise RequestError("--out is for --batch; send the answer to a file with >")
     constraint = constrained.constraint()
-    options.check_answer(sampling, max_tokens, stop)
+    options.check_answer(sampling, max_tokens, stop, watch=watch, recordings=recordings)
     more = {
         **{"max_tokens": max_tokens, "stop": stop, "constraint": constraint},
         **thoughts.parameters(),

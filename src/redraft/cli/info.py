@@ -106,7 +106,8 @@ def describe(found: "Checkpoint") -> Facts:
             "active per token": Quantity(active),
             "vocabulary": config.vocab_size,
             **found.family.describe(config),
-            **_canvas(config.canvas_length),
+            "modes": ", ".join(found.family.modes),
+            **({"canvas": config.canvas_length} if config.canvas_length else {}),
             "context": config.context_length,
             "stored as": _stored(found),
             "computed as (auto)": found.format("auto"),
@@ -121,10 +122,6 @@ def describe(found: "Checkpoint") -> Facts:
         **_unsupported(found),
         "kernels": _kernels(),
     }
-
-
-def _canvas(length: int) -> dict[str, object]:
-    return {"canvas": length} if length else {"canvas": "none; it writes token by token"}
 
 
 def _defaults() -> dict[str, object]:

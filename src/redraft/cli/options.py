@@ -98,6 +98,24 @@ def load_engine(
     return engine
 
 
+class Mode(StrEnum):
+    """The ways to write an answer; a test compares them with the engine's."""
+
+    diffusion = "diffusion"
+    autoregressive = "autoregressive"
+    speculative = "speculative"
+
+
+ModeOption = Annotated[
+    Mode | None,
+    typer.Option(
+        "--mode",
+        help="Denoise canvases, write token after token, or draft by canvases what the latter would write; by default "
+        "the checkpoint's.",
+    ),
+]
+
+
 class Stopping(StrEnum):
     """Rules of when a canvas is finished."""
 
@@ -149,10 +167,14 @@ class Recordings:
 
 @dataclass(frozen=True)
 class Sampling:
-    """The rules by which canvases are denoised."""
+    """The rules by which canvases are denoised, or tokens drawn."""
 
+    mode: ModeOption = None
     seed: Annotated[int | None, typer.Option(help="Same seed, same answer; by default a random one.")] = None
-    temperature: Annotated[float, typer.Option(help="Scales the checkpoint's schedule; 0 is greedy.")] = 1.0
+    temperature: Annotated[
+        float | None,
+        typer.Option(help="Scales the checkpoint's schedule; of tokens one by one, divides the logits. 0 is greedy."),
+    ] = None
     max_denoising_steps: Annotated[int | None, typer.Option(help="Steps a canvas may take.")] = None
     entropy_bound: Annotated[float | None, typer.Option(help="Nats a step may accept; lower is more careful.")] = None
     confidence_threshold: Annotated[
@@ -185,7 +207,8 @@ class Sampling:
         from redraft.engine import request
 
         request.check_seed(self.seed)
-        request.check_temperature(self.temperature)
+        if self.temperature is not None:
+            request.check_temperature(self.temperature)
         for name in ("max_denoising_steps", "canvas_length", "best_of"):
             value = getattr(self, name)
             if value is not None:
@@ -195,6 +218,8 @@ class Sampling:
             if self.confidence_threshold is not None:
                 raise RequestError("--entropy-bound and --confidence-threshold exclude each other; give one of them")
         self._acceptance()
+        if self.mode is not None:
+            request.check_of_mode(self.mode.value, **self._of_canvases())
         check_without_model(
             top_p=self.top_p,
             top_k=self.top_k,
@@ -204,6 +229,17 @@ class Sampling:
             frequency_penalty=self.frequency_penalty,
             repetition_penalty=self.repetition_penalty,
         )
+
+    def _of_canvases(self) -> dict[str, object]:
+        """Return what was given that is for canvases."""
+        return {
+            "max_denoising_steps": self.max_denoising_steps,
+            "entropy_bound": self.entropy_bound,
+            "acceptance": self.confidence_threshold,
+            "stopping": None if self.stopping is Stopping.stable else self.stopping,
+            "canvas_length": self.canvas_length,
+            "best_of": None if self.best_of == 1 else self.best_of,
+        }
 
     def _acceptance(self) -> "ConfidenceThreshold | None":
         if self.confidence_threshold is None:
@@ -220,6 +256,7 @@ class Sampling:
         from redraft.canvas.stopping import ReproducesCanvas
 
         parameters: dict[str, Any] = {
+            "mode": None if self.mode is None else self.mode.value,
             "seed": self.seed,
             "temperature": self.temperature,
             "max_denoising_steps": self.max_denoising_steps,
@@ -346,11 +383,24 @@ def check_without_model(**given: Any) -> None:
     check_sampling(vocab_size=1 << 31, room=1 << 31, **{**vars(NOTHING), **given})
 
 
-def check_answer(sampling: Sampling, max_tokens: int | None, stop: list[str] | None = None) -> None:
+def check_answer(
+    sampling: Sampling,
+    max_tokens: int | None,
+    stop: list[str] | None = None,
+    *,
+    watch: bool = False,
+    recordings: Recordings = Recordings(),
+) -> None:
     """Refuse, before a model is loaded, what no model could honour."""
     from redraft.engine import request
 
     sampling.check()
+    if sampling.mode not in (None, Mode.diffusion):
+        for name, given in (("--watch", watch), ("--record", recordings.record is not None)):
+            if given:
+                raise RequestError(
+                    f"{name} is for denoising steps, and mode {sampling.mode.value!r} shows none; leave it out"
+                )
     if max_tokens is not None:
         request.check_whole("max_tokens", max_tokens, 1)
     request.check_stop(stop)

@@ -48,18 +48,26 @@ def as_object(result: "Result") -> dict[str, object]:
 
 def usage_object(usage: "Usage") -> dict[str, object]:
     """Return a cost as ``--json`` prints it."""
-    return {**asdict(usage), "tokens_per_step": usage.tokens_per_step}
+    rates = {"tokens_per_step": usage.tokens_per_step, "tokens_per_forward": usage.tokens_per_forward}
+    return {**asdict(usage), **rates}
 
 
 def cost_line(result: "Result") -> str:
     """Say what an answer cost, in one line."""
     usage = result.usage
     valid = f"log P(valid) {', '.join(f'{value:.3g}' for value in result.log_valid)}, " if result.log_valid else ""
+    written = f"{counted(usage.completion_tokens, 'token')} in "
+    if usage.forwards > usage.denoising_steps:
+        drafted = f", {counted(usage.accepted_drafts, 'accepted draft')}" if usage.canvases else ""
+        written += f"{counted(usage.forwards, 'forward')} ({usage.tokens_per_forward:.1f} tokens a forward{drafted})"
+    else:
+        written += (
+            f"{counted(usage.denoising_steps, 'denoising step')} over {counted(usage.canvases, 'canvas', 'canvases')} "
+            f"({usage.tokens_per_step:.1f} tokens a step)"
+        )
     return (
-        f"{counted(usage.completion_tokens, 'token')} in {counted(usage.denoising_steps, 'denoising step')} over "
-        f"{counted(usage.canvases, 'canvas', 'canvases')} ({usage.tokens_per_step:.1f} tokens a step), "
-        f"{usage.seconds:.2f} s, first text after {usage.time_to_first_token:.2f} s, {valid}seed {result.seed}, "
-        f"finish: {result.finish_reason}"
+        f"{written}, {usage.seconds:.2f} s, first text after {usage.time_to_first_token:.2f} s, "
+        f"{valid}seed {result.seed}, finish: {result.finish_reason}"
     )
 
 

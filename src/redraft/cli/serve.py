@@ -38,6 +38,7 @@ def serve(
             help="Tokens of an answer where the client does not say; by default what fits.",
         ),
     ] = None,
+    mode: options.ModeOption = None,
     max_prompt_tokens: Annotated[int | None, typer.Option(min=1, help="Longer prompts are refused with 413.")] = None,
     max_body_bytes: Annotated[int, typer.Option(min=1, help="Larger bodies are refused with 413.")] = 4 << 20,
     cors: Annotated[
@@ -91,6 +92,9 @@ def serve(
         model, dtype, threads,
         revision=revision, device=device, pack_folder=pack_folder, kv_bytes=kv_bytes,
     )  # fmt: skip
+    from redraft.engine.request import check_listeners, check_mode
+
+    check_listeners(None, recordings, check_mode(mode, engine.model.modes))
     if recordings is not None and engine.origin is not None:
         # Large weights are read through for it, which the first request need not wait for.
         typer.echo(f"recording to {record}, weights {engine.origin.digest[:12]}", err=True)
@@ -103,6 +107,7 @@ def serve(
         max_tokens=max_tokens,
         log_prompts=log_prompts,
         record=recordings,
+        mode=None if mode is None else mode.value,
     )
     server.run(
         engine,

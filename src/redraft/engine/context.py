@@ -11,10 +11,11 @@ from redraft.engine.task import Task, Waiting, encode
 from redraft.models.base import Span
 
 
-def open_context(runtime: Runtime, tokens: Sequence[int]) -> Task[tuple[PooledCache, int]]:
-    """Open a cache with room for ``tokens``, and tell how many of them it holds already; waits until there is room."""
+def open_context(runtime: Runtime, tokens: Sequence[int], undone: int = 0) -> Task[tuple[PooledCache, int]]:
+    """Open a cache with room for ``tokens``, and tell how many of them it holds already; waits until there is room.
+    ``undone``: positions up to which it may be cut back at a time."""
     while True:
-        cache, known = runtime.pool.open(tokens)
+        cache, known = runtime.pool.open(tokens, undone)
         if cache.reserve(len(tokens)):
             return cache, known
         # Whoever waits holds nothing, so that those who wait cannot stop each other.

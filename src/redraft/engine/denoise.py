@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from redraft.canvas.draft import Draft
 from redraft.canvas.penalties import Standing
 from redraft.canvas.random import INITIAL, PositionRandom
 from redraft.canvas.readout import ReadoutSpec, without_mask
@@ -46,6 +47,8 @@ class CanvasPlan:
     read_temperature: float = 1.0
     answer: Sequence[int] = ()
     """The tokens of the answer so far."""
+    start: Draft | None = None
+    """What it starts from in the place of noise, from its first position on; None for what the request says."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,8 +84,8 @@ class Denoising:
         self.state = start(
             self._draws(INITIAL),
             self._rules,
-            draft=request.draft,
-            offset=plan.index * request.canvas_length,
+            draft=request.draft if plan.start is None else plan.start,
+            offset=plan.index * request.canvas_length if plan.start is None else 0,
             pinned=plan.pinned,
             device=self._model.device,
         )

@@ -10,13 +10,15 @@ import torch
 from torch import Tensor
 
 from redraft.canvas.step import Pinned
+from redraft.engine.autoregressive import Autoregressive
 from redraft.engine.constrained import CanvasConstraint
 from redraft.engine.context import follow, open_context, prefill
 from redraft.engine.denoise import CanvasPlan, Denoising, FinishedCanvas
 from redraft.engine.memory import PooledCache
-from redraft.engine.request import Request, answer_text, thought_budget
+from redraft.engine.request import Request, answer_text, check_listeners, thought_budget
 from redraft.engine.result import Chunk, FinishReason, OnStep, Result, TokenLogprob, Usage
 from redraft.engine.runtime import Runtime
+from redraft.engine.speculative import Speculative
 from redraft.engine.task import StepRecorder, Task, TimedListener, Waiting, recorded
 from redraft.engine.verify import Candidate, wrong_positions
 
@@ -52,12 +54,22 @@ class Generate:
 
     def answer(self, on_step: OnStep | None = None, recorder: StepRecorder | None = None) -> Task[Answer]:
         """Begin to answer, and keep the canvases."""
+        check_listeners(on_step, self.record, self.request.mode)
         if recorder is None and self.record is not None:
             recorder = self.record.recorder(self.request, self.runtime)
         return recorded(self._begin, recorder, on_step, lambda answer: answer.result)
 
     def _begin(self, on_step: OnStep | None) -> Task[Answer]:
+        if self.request.mode == "autoregressive":
+            return without_canvases(Autoregressive(self.runtime, self.request).run())
+        if self.request.mode == "speculative":
+            return without_canvases(Speculative(self.runtime, self.request).run())
         return _Writing(self.runtime, self.request, on_step).run()
+
+
+def without_canvases(task: Task[Result]) -> Task[Answer]:
+    """Run what writes an answer that did not come of canvases."""
+    return Answer((yield from task), ())
 
 
 @dataclass(frozen=True)
@@ -142,6 +154,7 @@ class _Writing:
                 completion_tokens=len(self._text.token_ids),
                 canvases=len(canvases),
                 denoising_steps=self._steps,
+                forwards=self._steps,
                 time_to_first_token=first_token,
                 seconds=seconds,
             ),

@@ -138,28 +138,27 @@ class KVPool:
         """Tokens of all prompts so far."""
         return self._lookups
 
-    def bytes_for(self, positions: int) -> int:
-        """Bytes that a sequence of so many positions takes at a time at most."""
-        blocks = -(-positions // self.block)
-        return sum(
-            kind.nbytes * min(blocks, self._max_blocks(kind, self.longest_write, blocks)) for kind in self._kinds
-        )
+    def bytes_for(self, positions: int, undone: int = 0) -> int:
+        """Bytes that a sequence of so many positions takes at a time at most; ``undone`` as in ``open``."""
+        blocks, written = -(-positions // self.block), self.longest_write + undone
+        return sum(kind.nbytes * min(blocks, self._max_blocks(kind, written, blocks)) for kind in self._kinds)
 
-    def positions_for(self, nbytes: int, most: int) -> int:
+    def positions_for(self, nbytes: int, most: int, undone: int = 0) -> int:
         """The length, up to ``most``, of the longest sequence that takes no more than ``nbytes``."""
         low, high = 0, most
         while low < high:
             middle = (low + high + 1) // 2
-            low, high = (middle, high) if self.bytes_for(middle) <= nbytes else (low, middle - 1)
+            low, high = (middle, high) if self.bytes_for(middle, undone) <= nbytes else (low, middle - 1)
         return low
 
-    def open(self, tokens: Sequence[int] = ()) -> "tuple[PooledCache, int]":
+    def open(self, tokens: Sequence[int] = (), undone: int = 0) -> "tuple[PooledCache, int]":
         """A cache that already holds as many whole blocks of the beginning of ``tokens`` as are known and fit the
-        budget, which can be all of it, and how many tokens that is."""
+        budget, which can be all of it, and how many tokens that is. ``undone``: positions up to which it may be cut
+        back at a time: sliding layers keep so many more."""
         tokens = tuple(tokens)
         chain = self._known(tokens)
         count = next(n for n in range(len(chain) // self._step * self._step, -1, -self._step) if self._opens(chain[:n]))
-        return PooledCache(self, tokens, chain[:count]), count * self.block
+        return PooledCache(self, tokens, chain[:count], undone), count * self.block
 
     def forget(self) -> None:
         """Drop all that is kept for later."""
@@ -276,8 +275,8 @@ class KVPool:
 class PooledCache:
     """The encoded context of one sequence (a ``models.base.Cache``), in blocks of a pool; ``close`` gives them back."""
 
-    def __init__(self, pool: KVPool, tokens: tuple[int, ...], blocks: list[_Block]) -> None:
-        self._pool, self._tokens, self._blocks = pool, tokens, blocks
+    def __init__(self, pool: KVPool, tokens: tuple[int, ...], blocks: list[_Block], undone: int = 0) -> None:
+        self._pool, self._tokens, self._blocks, self._undone = pool, tokens, blocks, undone
         self._length = len(blocks) * pool.block
         self._stored = [self._length] * len(pool._places)
         self._linked = len(blocks)
@@ -365,11 +364,24 @@ class PooledCache:
         self._link(self._tokens)
         for number, kind in enumerate(self._pool._kinds):
             # What the window has left behind; from here on nothing reads it.
-            first = self._pool._first(kind, self._length)
+            first = self._pool._first(kind, self._length - self._undone)
             for block in self._blocks[self._first[number] : first]:
                 self._pool._release(block, number)
             self._first[number] = max(self._first[number], first)
         self._pool._trim()
+
+    def truncate(self, length: int) -> None:
+        """Forget what was encoded from position ``length`` on; what is encoded next stands there.
+
+        Raises ValueError for more than the cache was opened to undo, and for blocks that others may read already.
+        """
+        self._check_open()
+        pool = self._pool
+        kept = all(pool._first(k, length) >= first for k, first in zip(pool._kinds, self._first, strict=True))
+        if not self._linked * pool.block <= length <= self._length or not kept:
+            raise ValueError(f"{self._length} positions cannot be cut back to {length}; {self._undone} can be undone")
+        self._length = length
+        self.rewind()
 
     def rewind(self) -> None:
         self._stored = [self._length] * len(self._stored)
@@ -416,7 +428,9 @@ class PooledCache:
         self._room = max(self._room, blocks - len(self._blocks))
         # A part that leaves the window may be shared by then, and is not there to be used again: what a sequence may
         # ever have at a time is its own to have, whoever shares it now.
-        needed = [min(blocks - pool._first(k, self._length), pool._max_blocks(k, written, blocks)) for k in pool._kinds]
+        first = self._length - self._undone
+        written += self._undone
+        needed = [min(blocks - pool._first(k, first), pool._max_blocks(k, written, blocks)) for k in pool._kinds]
         self._quota = [max(own, count) for own, count in zip(self._quota, needed, strict=True)]
         more = self._promised_more() - before[2]
         if not pool._fits(more):

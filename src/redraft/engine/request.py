@@ -5,7 +5,7 @@ import math
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar, cast, get_args
 
 import torch
 from torch import Tensor
@@ -31,9 +31,13 @@ from redraft.engine.thinking import (
 )
 from redraft.engine.verify import Verifier
 from redraft.errors import RequestError, counted
-from redraft.models.base import GenerationDefaults
+from redraft.models.base import GenerationDefaults, GenerationMode
 
 MAX_STOP_STRINGS = 16
+DRAFT_STEPS = 4
+"""Denoising steps of a draft unless a request says otherwise."""
+OF_DRAFTS = ("max_denoising_steps", "entropy_bound", "canvas_length", "acceptance", "stopping")
+"""The parameters of canvases that say how drafts are denoised."""
 MIN_TEMPERATURE = 1e-4
 
 _Rule = TypeVar("_Rule")
@@ -43,7 +47,8 @@ _Rule = TypeVar("_Rule")
 class Request:
     """One prompt and how to answer it.
 
-    ``temperature`` scales the schedule; 0 takes the argmax for a sample.
+    ``temperature`` scales the schedule, or divides the logits of tokens that are written one by one; 0 takes the argmax
+    for a sample.
     """
 
     prompt: tuple[int, ...]
@@ -73,6 +78,7 @@ class Request:
     top_logprobs: int | None = None
     """Log probabilities are kept, and those of so many of the likeliest tokens of every position."""
     sampling: Sampling = NOTHING
+    mode: GenerationMode = "diffusion"
 
     @property
     def ends(self) -> tuple[int, ...]:
@@ -148,12 +154,19 @@ def check_rule(name: str, rule: _Rule | None, members: Sequence[str], example: s
     return rule
 
 
-def check_listeners(on_step: object, record: object) -> None:
-    """RequestError for what cannot be told of steps, or keep them; None is nobody."""
+def check_listeners(on_step: object, record: object, mode: GenerationMode = "diffusion") -> None:
+    """RequestError for what cannot be told of steps, or keep them, and for an answer in a ``mode`` that is not made of
+    steps; None is nobody."""
     if on_step is not None and not callable(on_step):
         raise RequestError(f"on_step {on_step!r} must be a function that takes a StepEvent")
     if record is not None and not hasattr(record, "recorder"):
         raise RequestError(f"record {record!r} must be a RecordingFolder, such as redraft.RecordingFolder('runs')")
+    for name, given in (("on_step", on_step), ("record", record)):
+        if given is not None and mode != "diffusion":
+            raise RequestError(
+                f"{name} cannot be given with mode {mode!r}, whose answers are not made of denoising steps; leave it "
+                "out, or use mode 'diffusion'"
+            )
 
 
 def check_verifier(verifier: Verifier | None) -> Verifier | None:
@@ -256,23 +269,23 @@ def check_length(max_tokens: int | None, prompt_length: int, context_length: int
     return max_tokens
 
 
-def check_memory(pool: KVPool, prompt_length: int, room: int, canvas_length: int, asked: bool) -> int:
+def check_memory(pool: KVPool, prompt_length: int, room: int, canvas_length: int, asked: bool, undone: int = 0) -> int:
     """``room`` tokens to generate, or what of them the pool's budget allows; a RequestError if they were ``asked`` for
-    and do not fit, or if the prompt does not."""
+    and do not fit, or if the prompt does not. ``undone``: positions that the cache can be cut back by."""
     if pool.budget is None:
         return room
     # The last canvas of an answer is not committed.
     committed = (room - 1) // canvas_length * canvas_length
-    needed = pool.bytes_for(prompt_length + committed)
+    needed = pool.bytes_for(prompt_length + committed, undone)
     if needed <= pool.budget:
         return room
-    fits = pool.positions_for(pool.budget, prompt_length + committed) - prompt_length
+    fits = pool.positions_for(pool.budget, prompt_length + committed, undone) - prompt_length
     limit = f"kv_bytes {pool.budget:,} is too small"
     if fits < 0:
         raise RequestError(
             f"{limit}: the keys and values of the prompt's {prompt_length} tokens take "
-            f"{pool.bytes_for(prompt_length):,}; shorten the prompt to {counted(prompt_length + fits, 'token')} or "
-            "fewer, or load the model with that many"
+            f"{pool.bytes_for(prompt_length, undone):,}; shorten the prompt to "
+            f"{counted(prompt_length + fits, 'token')} or fewer, or load the model with that many"
         )
     room = (fits // canvas_length + 1) * canvas_length
     if asked:
@@ -287,9 +300,10 @@ def generate(
     runtime: Runtime,
     prompt: Prompt,
     *,
+    mode: GenerationMode | None = None,
     max_tokens: int | None = None,
     seed: int | None = None,
-    temperature: float = 1.0,
+    temperature: float | None = None,
     max_denoising_steps: int | None = None,
     entropy_bound: float | None = None,
     stop: str | Sequence[str] | None = None,
@@ -320,10 +334,12 @@ def generate(
 ) -> Request:
     """Check what ``prompt`` asks for: a raw text, token ids, or chat messages (``{"role", "content"}``).
 
-    max_tokens: at most so many tokens, by default what the context has left. seed: 0 .. 2**64-1, by default a
-    random one, which the result names. temperature: scales the checkpoint's schedule; 0 takes the argmax for a
-    sample. max_denoising_steps, entropy_bound (nats a canvas): by default the checkpoint's. stop: strings at
-    which the answer ends, not part of it. canvas_length: positions denoised at once, at most the model's own.
+    mode: "diffusion" denoises canvases, "autoregressive" writes token after token, "speculative" writes what the latter
+    would and drafts it by canvases; by default the checkpoint's. max_tokens: at most so many tokens, by default what
+    the context has left. seed: 0 .. 2**64-1, by default a random one, which the result names. temperature: scales the
+    checkpoint's schedule, or in the other modes divides the logits, by default by what the checkpoint says; 0 takes the
+    argmax for a sample. max_denoising_steps, entropy_bound (nats a canvas): by default the checkpoint's, of a draft 4
+    steps. stop: strings at which the answer ends, not part of it. canvas_length: positions denoised at once, at most the model's own.
     acceptance: the rule itself in place of the entropy bound, such as ``ConfidenceThreshold``. stopping: the rule
     in place of the checkpoint's stable-and-confident one, such as ``ReproducesCanvas``.
 
@@ -364,16 +380,33 @@ def generate(
     if acceptance is not None and entropy_bound is not None:
         raise RequestError("entropy_bound and acceptance exclude each other; put the bound into EntropyBound(...)")
     config, defaults = runtime.model.config, runtime.model.defaults
+    way = check_mode(mode, runtime.model.modes)
+    check_of_mode(
+        way,
+        max_denoising_steps=max_denoising_steps,
+        entropy_bound=entropy_bound,
+        canvas_length=canvas_length,
+        acceptance=acceptance,
+        stopping=stopping,
+        draft=draft,
+        verifier=verifier,
+        best_of=None if best_of == 1 else best_of,
+    )
     thinks = wants_thought(thinking, reasoning_effort, thinking_budget, chat_template_kwargs)
     given = runtime.tokenize(prompt, thinks, template_variables=without_switches(chat_template_kwargs))
     tokens = check_prompt(given, config.vocab_size, config.image_token_ids)
     effort = check_effort(reasoning_effort) or Effort(thinks)
     steps = effort.steps(defaults.max_denoising_steps) if max_denoising_steps is None else max_denoising_steps
-    length = config.canvas_length if canvas_length is None else canvas_length
-    length = check_whole("canvas_length", length, 1, config.canvas_length)
+    length = 1
+    if way != "autoregressive":
+        length = config.canvas_length if canvas_length is None else canvas_length
+        length = check_whole("canvas_length", length, 1, config.canvas_length)
+    if way == "speculative" and max_denoising_steps is None:
+        steps = DRAFT_STEPS
     thought = runtime.needed_thought_markers() if thinks else None
     room = check_length(max_tokens, len(tokens), config.context_length)
-    room = check_memory(runtime.pool, len(tokens), room, length, max_tokens is not None)
+    committed, undone = (1, length + 1) if way == "speculative" else (length, 0)
+    room = check_memory(runtime.pool, len(tokens), room, committed, max_tokens is not None, undone)
     stop_strings = check_stop(stop)
     sampling = check_sampling(
         vocab_size=config.vocab_size,
@@ -402,7 +435,7 @@ def generate(
         max_tokens=room,
         canvas_length=length,
         seed=check_seed(seed),
-        temperature=check_temperature(temperature),
+        temperature=check_temperature(_default_temperature(way, defaults) if temperature is None else temperature),
         max_denoising_steps=check_whole("max_denoising_steps", steps, 1),
         schedule=LinearTemperature(defaults.t_max, defaults.t_min),
         acceptance=check_rule("acceptance", acceptance, ("accept",), "ConfidenceThreshold(0.9)")
@@ -426,7 +459,41 @@ def generate(
         draft=check_draft(draft, config.vocab_size),
         top_logprobs=None if top_logprobs is None else check_whole("top_logprobs", top_logprobs, 0, 20),
         sampling=sampling,
+        mode=way,
     )
+
+
+def check_mode(mode: object, modes: Sequence[GenerationMode]) -> GenerationMode:
+    """``mode`` if it is one of a checkpoint's ``modes``, or its default for None; else a RequestError."""
+    if mode is None:
+        return modes[0]
+    known: tuple[GenerationMode, ...] = get_args(GenerationMode)
+    for one in known:
+        if one == mode and one in modes:
+            return one
+    has = " or ".join(map(repr, modes))
+    if mode not in known:
+        raise RequestError(f"mode {mode!r} must be one of {', '.join(map(repr, known))}; this checkpoint has {has}")
+    why = "it has no canvas to denoise" if "diffusion" not in modes else "its causal rows are no language model"
+    raise RequestError(f"mode {mode!r} is none of this checkpoint: {why}; use {has}")
+
+
+def check_of_mode(mode: GenerationMode, **given: object) -> None:
+    """Refuse parameters of canvases in a mode that they mean nothing to; one that is None was not given."""
+    allowed: tuple[str, ...] = tuple(given)
+    if mode == "autoregressive":
+        allowed = ()
+    elif mode == "speculative":
+        allowed = OF_DRAFTS
+    for name, value in given.items():
+        if value is not None and name not in allowed:
+            raise RequestError(
+                f"{name} is for canvases, and cannot be given with mode {mode!r}; leave it out, or use mode 'diffusion'"
+            )
+
+
+def _default_temperature(mode: GenerationMode, defaults: GenerationDefaults) -> float:
+    return 1.0 if mode == "diffusion" else defaults.sampling_temperature
 
 
 def _default_acceptance(defaults: GenerationDefaults, effort: Effort) -> AcceptanceRule:

@@ -77,9 +77,10 @@ OnStep = Callable[[StepEvent], None]
 
 @dataclass(frozen=True)
 class TokenLogprob:
-    """A token's log probability at its canvas's last step, given the rest of the canvas as it was then.
+    """A token's log probability at its canvas's last step, given the rest of the canvas as it was then; of a token that
+    was written by itself, given the tokens before it.
 
-    Natural logs of the processed logits: soft-capped, divided by the step's temperature.
+    Natural logs of the processed logits: soft-capped, divided by the temperature.
     """
 
     token: int
@@ -90,9 +91,11 @@ class TokenLogprob:
 
 @dataclass(frozen=True)
 class Chunk:
-    """One finished canvas's part of the answer, handed out before the canvas is committed."""
+    """One finished canvas's part of the answer, handed out before the canvas is committed; or one token, where they are
+    written one after the other."""
 
     canvas_index: int
+    """The canvas's number, from 0; the token's, where there is none."""
     text: str
     """New text that can no longer change; text that may yet become a stop string is held back."""
     token_ids: tuple[int, ...]
@@ -115,17 +118,27 @@ class Usage:
     completion_tokens: int
     """Without the end token."""
     canvases: int
+    """Canvases of the answer; in mode "speculative" those that were drafts."""
     denoising_steps: int
     """The steps of all canvases that were denoised, also of those that were not picked."""
     time_to_first_token: float
-    """Seconds from the call to the first finished canvas."""
+    """Seconds from the call to the first finished canvas, or to the first token."""
     seconds: float
     """Seconds from the call to the end; of both, those that ``on_step`` took are left out."""
+    forwards: int = 0
+    """The model's forwards that wrote the answer: those that encoded nothing but its prompt are not among them."""
+    accepted_drafts: int = 0
+    """Tokens that were drafted and then accepted, in mode "speculative"."""
 
     @property
     def tokens_per_step(self) -> float:
-        """Completion tokens per denoising step."""
-        return self.completion_tokens / self.denoising_steps
+        """Completion tokens per denoising step; 0 where there were none."""
+        return self.completion_tokens / self.denoising_steps if self.denoising_steps else 0.0
+
+    @property
+    def tokens_per_forward(self) -> float:
+        """Completion tokens per forward; 0 where there were none."""
+        return self.completion_tokens / self.forwards if self.forwards else 0.0
 
 
 @dataclass(frozen=True, repr=False)
@@ -147,7 +160,8 @@ class Result:
     """The model's thought, without its markers; None where none was asked for, and none came unasked."""
     log_valid: tuple[float, ...] = ()
     """With a constraint, a canvas each: the natural log of the probability that tokens drawn independently at its last
-    step would have made valid text. Far below 0, the model would rather say something else."""
+    step would have made valid text. Far below 0, the model would rather say something else. Of tokens that were written
+    one after the other, one number: the same of all of them, each given those before it."""
     verified: bool | None = None
     """With a verifier: whether it found nothing wrong in any canvas."""
     logprobs: tuple[TokenLogprob, ...] = ()
@@ -158,9 +172,12 @@ class Result:
     def __repr__(self) -> str:
         shown = self.text if len(self.text) <= _SHOWN else f"{self.text[:_SHOWN]}..."
         flagged = "" if self.converged else f", canvases {list(self.unconverged_canvases)} unfinished"
+        usage = self.usage
+        steps = usage.denoising_steps
+        cost = counted(usage.forwards, "forward") if usage.accepted_drafts or not steps else counted(steps, "step")
         return (
             f"<redraft.{type(self).__name__} {shown!r}: {self.finish_reason}, {counted(len(self.token_ids), 'token')} "
-            f"in {counted(self.usage.denoising_steps, 'step')}, seed {self.seed}{flagged}>"
+            f"in {cost}, seed {self.seed}{flagged}>"
         )
 
     def _repr_html_(self) -> str:

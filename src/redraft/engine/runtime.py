@@ -63,13 +63,17 @@ class Runtime:
 
     @property
     def corruption(self) -> Corruption:
-        """The noise of the model's canvases; RequestError of a model that has none."""
+        """The noise of the model's canvases, which what denoises them has checked that it has."""
+        assert self.model.corruption is not None, "canvases are denoised of models that have some"
+        return self.model.corruption
+
+    def check_canvas(self, verb: str) -> None:
+        """Refuse a verb that needs a canvas, of a model that has none."""
         if self.model.corruption is None:
             raise RequestError(
-                "this checkpoint has no canvas: it writes token after token; use generate, stream or chat with "
-                "mode='autoregressive'"
+                f"{verb} needs a canvas, and this checkpoint has none: it writes token after token; use generate or "
+                "stream, with a constraint where the answer has a form"
             )
-        return self.model.corruption
 
     def canvas(
         self, tokens: Tensor, cache: Cache, before: Sequence[int], self_conditioning: Tensor | None = None

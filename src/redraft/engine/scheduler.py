@@ -17,12 +17,16 @@ from redraft.engine.result import Chunk, OnStep
 from redraft.engine.runtime import Runtime, advance, no_room, start
 from redraft.engine.task import Forward, Progress, Runnable, Waiting
 from redraft.errors import BusyError, CancelledError, GenerationError, ShuttingDownError
+from redraft.models.base import PREFILL_CHUNK
 
 T = TypeVar("T")
 
 MAX_BATCH_ROWS = 1024
 """Rows of a batch unless said otherwise: four canvases of 256. `python -m bench.batching --rows` tries others."""
 MAX_CONCURRENCY = 16
+MIN_WORK = 16
+"""Rows that a forward counts for at least: fewer take no less time, in which the weights are read. Were they counted as
+they are, whoever writes token after token would keep a canvas waiting for as many forwards as it has rows."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +120,7 @@ class Scheduler:
         self._running: list[Handle[Any]] = []
         self._waiting: OrderedDict[Client, deque[Handle[Any]]] = OrderedDict()
         self._shares = ClientShares()
-        self._ahead = runtime.model.config.canvas_length
+        self._ahead = runtime.model.config.canvas_length or PREFILL_CHUNK
         self._load = Load()
         self._seconds = 0.0
         """Seconds that the forwards took in which ``_load.rows`` were computed."""
@@ -289,16 +293,17 @@ class Scheduler:
                 continue
             batch.append(handle)
             rows += handle.rows
-            turns.take(client, handle.rows)
+            turns.take(client, self._work(handle))
         return batch
 
     def _compute(self, batch: Sequence[Handle[Any]]) -> None:
         rows = {handle: handle.rows for handle in batch}
+        work = {handle: self._work(handle) for handle in batch}
         began = perf_counter()
         advance(self.runtime, [handle._progress for handle in batch if handle._progress is not None])
         with self._changed:
             self._seconds += perf_counter() - began
-            for handle, own in rows.items():
+            for handle, own in work.items():
                 self._shares.add(handle.client, own)
             self._load = replace(
                 self._load,
@@ -308,6 +313,10 @@ class Scheduler:
             )
         for handle in batch:
             self._settle(handle)
+
+    def _work(self, handle: Handle[Any]) -> int:
+        """Return the rows that a request's share of the next forward counts for, no more of them than a canvas."""
+        return max(handle.rows, min(MIN_WORK, self._ahead)) if handle.rows else 0
 
     def _settle(self, handle: Handle[Any]) -> None:
         """End a request whose task has ended."""

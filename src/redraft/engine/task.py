@@ -61,7 +61,7 @@ class Waiting(Enum):
 
 
 Asked = Forward | HostRead | Waiting | Chunk
-Answer = Reading | Sequence[bool] | None
+Answer = Reading | Sequence[int] | None
 Task = Generator[Asked, Answer, T]
 """Yields what it asks for, and a chunk for every canvas that is finished; returns the request's result."""
 
@@ -157,7 +157,7 @@ def read(forward: Forward) -> Task[Reading]:
     return answer
 
 
-def on_host(tensor: Tensor) -> Task[Sequence[bool]]:
+def on_host(tensor: Tensor) -> Task[Sequence[int]]:
     """Ask for the values of a small tensor."""
     answer = yield HostRead(tensor)
     assert answer is not None, "a host read is answered by values"

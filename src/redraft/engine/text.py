@@ -7,6 +7,8 @@ from redraft.constrain.compiler import ThoughtMarkers
 
 # What decoders put for bytes that do not yet make a character.
 _INCOMPLETE = "\ufffd"
+# Tokens that are decoded once more with those that come after them, before their text stands.
+_DECODED_AGAIN = 64
 
 
 def stop_at(text: str, stop: Sequence[str]) -> int | None:
@@ -33,6 +35,8 @@ class TextStream:
         """``settled``: how many of the first tokens have a text that none which follow can change."""
         self._decode, self._stop, self._settled = decode, stop, settled
         self._given = 0
+        self._anchor = self._fixed = 0
+        self._fixed_text = ""
         self.token_ids: list[int] = []
         self.text = ""
         self.stopped = False
@@ -43,7 +47,8 @@ class TextStream:
         """Append a canvas's tokens; returns the new text that is safe to hand out. ``last``: nothing follows."""
         before = len(self.token_ids)
         self.token_ids.extend(tokens)
-        self.text = self._decode(self.token_ids)
+        # At the end all is decoded once as it is.
+        self.text = self._decode(self.token_ids) if last else self._text_of(len(self.token_ids))
         found = self._stop_in(self.text)
         if found is not None:
             self.text, self.stopped = self.text[:found], True
@@ -72,9 +77,30 @@ class TextStream:
                 low = middle + 1
         return low
 
+    def _text_of(self, count: int) -> str:
+        """Return the text of the first ``count`` tokens, decoding the latest of them alone.
+
+        Decoders look at a token's neighbours, and at the first token of all. So what is new is told by two texts that
+        begin with tokens before it.
+        """
+        if count < self._fixed or not self._fixed:
+            return self._decode(self.token_ids[:count])
+        known = self._decode(self.token_ids[self._anchor : self._fixed])
+        return self._fixed_text + self._decode(self.token_ids[self._anchor : count])[len(known) :]
+
+    def _fix(self, settled: int) -> None:
+        """Let the text of the first ``settled`` tokens stand once they are many more than those that do."""
+        if settled - self._fixed < _DECODED_AGAIN:
+            return
+        text = self._text_of(settled)
+        if text.endswith(_INCOMPLETE) or not self._decode(self.token_ids[self._fixed : settled]):
+            return
+        self._anchor, self._fixed, self._fixed_text = self._fixed, settled, text
+
     def _safe_length(self) -> int:
         settled = self._settled(self.token_ids)
-        text = self.text if settled == len(self.token_ids) else self._decode(self.token_ids[:settled])
+        text = self.text if settled == len(self.token_ids) else self._text_of(settled)
+        self._fix(settled)
         text = text.rstrip(_INCOMPLETE)
         return len(text) - max((overlap(text, stop) for stop in self._stop), default=0)
 

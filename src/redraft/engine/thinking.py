@@ -97,6 +97,11 @@ class ThoughtBudget:
         self._inside = self._begun = False
 
     @property
+    def closing(self) -> int:
+        """The token that ends a thought."""
+        return self._markers.closing
+
+    @property
     def markers_of_more(self) -> tuple[int, ...]:
         """The token that begins a thought, which has no place behind one that was ended here."""
         return (self._markers.opening,)
@@ -131,6 +136,19 @@ class ThoughtBudget:
             return None
         finally:
             self._inside, self._left = inside, left
+
+    def unchanged(self, tokens: Sequence[int]) -> int:
+        """Return how many of the ``tokens`` that come next may stand before what is forbidden, or forced, changes."""
+        kept = self._inside, self._left, self._begun
+        rules = self.spent, self.forbidden
+        try:
+            for place, token in enumerate(tokens):
+                self.take([token])
+                if (self.spent, self.forbidden) != rules:
+                    return place
+            return len(tokens)
+        finally:
+            self._inside, self._left, self._begun = kept
 
     def ended(self, canvas: Tensor, place: int) -> Pinned:
         """Pin a canvas [C] up to ``place``, where the thought ends."""

@@ -190,4 +190,6 @@ def usage_of(results: Sequence[Result], prompts: int = 1) -> dict[str, int]:
         "completion_tokens": sum(usage.completion_tokens for usage in usages),
         "canvases": sum(usage.canvases for usage in usages),
         "denoising_steps": sum(usage.denoising_steps for usage in usages),
+        "forwards": sum(usage.forwards for usage in usages),
+        "accepted_drafts": sum(usage.accepted_drafts for usage in usages),
     }

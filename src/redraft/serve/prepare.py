@@ -70,7 +70,14 @@ async def generation(
         text_stop = () if tools is None else check_stop(given.pop("stop", None))
         if tools is not None:
             given["constraint"] = calling(here.runtime, tools, given.get("constraint"))
+        if here.settings.mode is not None:
+            given.setdefault("mode", here.settings.mode)
         request = check_generate(here.runtime, tokens, **given)
+        if here.settings.record is not None and request.mode != "diffusion":
+            raise RequestError(
+                f"mode {request.mode!r}: this server records every answer, and there are recordings of denoising steps "
+                "alone; ask for mode 'diffusion'"
+            )
         vocabulary = None if request.top_logprobs is None else here.runtime.constraints.vocabulary
         return Prepared(here.runtime, request, here.settings.record, tools, vocabulary, text_stop)
 

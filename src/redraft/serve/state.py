@@ -13,6 +13,7 @@ from redraft.engine.generation import Recorders
 from redraft.engine.runtime import Runtime
 from redraft.engine.scheduler import Scheduler
 from redraft.errors import RedraftError
+from redraft.models.base import GenerationMode
 from redraft.models.tokenizer import ChatTokenizer
 from redraft.serve.errors import ApiError, of_engine
 from redraft.serve.http.hosts import check_hosts
@@ -45,6 +46,8 @@ class ServerSettings:
     log_prompts: bool = False
     record: Recorders | None = None
     """Keeps what happens in every request."""
+    mode: GenerationMode | None = None
+    """The mode of an answer to a client that names none; None for the checkpoint's."""
 
     def __post_init__(self) -> None:
         check_keys(self.api_keys)

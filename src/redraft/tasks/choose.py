@@ -145,7 +145,7 @@ class ChooseRequest:
             {name: Decision(own) for name, own in probabilities.items()},
             decided.log_valid,
             request.seed,
-            Usage(len(request.prompt), cached, 0, 1, steps, seconds, seconds),
+            Usage(len(request.prompt), cached, 0, 1, steps, seconds, seconds, forwards=steps),
         )
 
     def _plan(self) -> CanvasPlan:
@@ -188,6 +188,7 @@ def choose(
     length. record: keeps what happens. Other parameters (seed, entropy_bound and so on), and errors, as in
     ``request.generate``.
     """
+    runtime.check_canvas("choose")
     questions = _questions(options)
     if frame is None:
         frame = "\n".join(f"{{{name}}}" for name in questions)
@@ -229,14 +230,14 @@ def _request(
     steps: int,
     parameters: Mapping[str, Any],
 ) -> Request:
-    own = ("constraint", *OF_THOUGHTS, "draft", "stop", "verifier", "best_of", "max_tokens", *vars(NOTHING))
+    own = ("mode", "constraint", *OF_THOUGHTS, "draft", "stop", "verifier", "best_of", "max_tokens", *vars(NOTHING))
     for name in own:
         if name in parameters:
             raise RequestError(f"{name} cannot be given to choose; the options say what may be answered")
     holes = {name: Hole(choices=tuple(options)) for name, options in questions.items()}
     # A single step is only read; nothing is accepted that the frame would have to hold.
     constraint = Template(frame, holes) if steps != 1 else None
-    return generate(runtime, prompt, constraint=constraint, max_denoising_steps=steps, **parameters)
+    return generate(runtime, prompt, mode="diffusion", constraint=constraint, max_denoising_steps=steps, **parameters)
 
 
 def _calibration(runtime: Runtime, temperature: float | None) -> float:

@@ -138,6 +138,7 @@ def edit(
     model may keep or not. hole: what may stand in the spans, one for all or one each; any text by default. record:
     keeps what happens. Other parameters, and errors, as in ``request.generate``.
     """
+    runtime.check_canvas("edit")
     refuse(parameters, (*OF_THOUGHTS, "draft", "stop", *(("constraint",) if spans is not None else ())))
     check_text("text", text)
     if instruction is not None:
@@ -151,7 +152,7 @@ def edit(
             raise RequestError("hole says what may stand in spans, and there are none; use constraint for the whole")
         asked = runtime.tokenize(runtime.question(instruction, text))
         draft = draft_of(runtime, [(text, 1 - strength)])
-        request = generate(runtime, asked, draft=draft, **parameters)
+        request = generate(runtime, asked, mode="diffusion", draft=draft, **parameters)
         return RewriteRequest(runtime, request, record)
     ordered = check_spans(text, spans)
     holes = dict(zip(ordered, check_holes(hole, len(ordered)), strict=True))
@@ -177,7 +178,7 @@ def _request(
     instead = "an instruction, or let the first span begin behind the first character"
     context = context_before(runtime, prompt, before, instead=instead)
     settings = {"max_tokens": one_canvas(runtime, context, canvas.compiled.min_tokens), **parameters}
-    return generate(runtime, context, constraint=canvas.constraint, draft=canvas.draft, **settings)
+    return generate(runtime, context, mode="diffusion", constraint=canvas.constraint, draft=canvas.draft, **settings)
 
 
 def _values(frame: Template, written: str) -> list[str]:

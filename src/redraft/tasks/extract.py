@@ -87,6 +87,7 @@ def extract(
     any other. The task raises GenerationError where an open object has a key twice, of which no pointer could say
     which.
     """
+    runtime.check_canvas("extract")
     for name in ("constraint", "stop", "draft", *OF_THOUGHTS):
         if name in parameters:
             raise RequestError(f"{name} cannot be given to extract; the schema says what is written")
@@ -96,7 +97,8 @@ def extract(
     said = INSTRUCTION.format(schema=constraint.schema) if instruction is None else instruction
     check_text("instruction", said)
     check_switch("confidence", confidence)
-    request = generate(runtime, runtime.question(said, text), constraint=constraint, **parameters)
+    question = runtime.question(said, text)
+    request = generate(runtime, question, mode="diffusion", constraint=constraint, **parameters)
     return ExtractRequest(runtime, request, confidence, wanted, record)
 
 

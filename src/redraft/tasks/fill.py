@@ -69,7 +69,8 @@ def fill(
     A suffix that does not fit half a canvas is shown as far as it does. Other parameters, and errors, as in
     ``request.generate``; without a prefix and a prompt, where no token begins a text, it is a RequestError.
     """
-    refuse(parameters, ("constraint", *OF_THOUGHTS, "draft", "stop"))
+    runtime.check_canvas("fill")
+    refuse(parameters, ("mode", "constraint", *OF_THOUGHTS, "draft", "stop"))
     check_text("prefix", prefix)
     check_text("suffix", suffix)
     context = context_before(runtime, prompt, prefix)
@@ -86,5 +87,5 @@ def fill(
                 f"max_tokens {max_tokens} is too small for the hole: its shortest text takes "
                 f"{counted(needed - beside, 'token')}"
             )
-    request = generate(runtime, context, constraint=constraint, max_tokens=room, **parameters)
+    request = generate(runtime, context, mode="diffusion", constraint=constraint, max_tokens=room, **parameters)
     return FillRequest(runtime, request, prefix, suffix, shown, record)

@@ -2,11 +2,11 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from redraft.formats.tensors import TensorReader
 from redraft.kernels.packed import Format, PackedMatrix
-from redraft.models.base import GenerationDefaults
+from redraft.models.base import GenerationDefaults, GenerationMode
 from redraft.models.family import TIED_COPY, Family, TensorRole, check_options, common_defaults, sampling_to_json
 from redraft.models.gemma import gemma3, gemma4
 from redraft.models.gemma.config import GemmaConfig
@@ -41,6 +41,8 @@ _OTHERS = {
 @dataclass(frozen=True)
 class GemmaFamily:
     """A ``models.family.Family``; see there for what each method means."""
+
+    modes: ClassVar[tuple[GenerationMode, ...]] = Gemma.modes
 
     transformers_package: str | None
     architecture: str

@@ -39,6 +39,13 @@ class ServerMetrics:
             "redraft_tokens_per_step", "Completion tokens a denoising step, of each answer.", buckets=_TOKENS_A_STEP,
             registry=self._registry,
         )  # fmt: skip
+        self._tokens_per_forward = Histogram(
+            "redraft_tokens_per_forward", "Completion tokens a forward that wrote them, of each answer.",
+            buckets=_TOKENS_A_STEP, registry=self._registry,
+        )  # fmt: skip
+        self._accepted = Counter(
+            "redraft_accepted_drafts", "Drafted tokens of finished answers that were accepted.", registry=self._registry
+        )
         self.first_text = Histogram(
             "redraft_time_to_first_text_seconds", "From a request's arrival to the first text that is ready for it.",
             buckets=_SECONDS, registry=self._registry,
@@ -55,9 +62,13 @@ class ServerMetrics:
         self._tokens.labels("completion").inc(usage.completion_tokens)
         self._canvases.inc(usage.canvases)
         self._steps.inc(usage.denoising_steps)
-        self._steps_per_canvas.observe(usage.denoising_steps / usage.canvases)
-        if usage.completion_tokens:
+        self._accepted.inc(usage.accepted_drafts)
+        if usage.canvases:
+            self._steps_per_canvas.observe(usage.denoising_steps / usage.canvases)
+        if usage.completion_tokens and usage.denoising_steps:
             self._tokens_per_step.observe(usage.tokens_per_step)
+        if usage.completion_tokens and usage.forwards:
+            self._tokens_per_forward.observe(usage.tokens_per_forward)
 
     def text(self) -> bytes:
         """Return the whole page."""

@@ -94,6 +94,7 @@ async def _prepare(here: Serving, body: MessagesBody) -> Prepared:
         "stop": body.stop_sequences or None,
         "top_p": body.top_p,
         "top_k": body.top_k,
+        "mode": body.mode,
         **_thinking(body),
         "constraint": _format(here, body),
     }
@@ -256,6 +257,8 @@ class _Reply:
             "output_tokens": cost["completion_tokens"],
             "canvases": cost["canvases"],
             "denoising_steps": cost["denoising_steps"],
+            "forwards": cost["forwards"],
+            "accepted_drafts": cost["accepted_drafts"],
             "unconverged_canvases": list(result.unconverged_canvases),
         }
 

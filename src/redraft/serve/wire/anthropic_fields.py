@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Discriminator, Field, Tag
 
 from redraft.engine.thinking import ReasoningEffort
+from redraft.models.base import GenerationMode
 from redraft.serve.wire.fields import HINT, Body, Only, OtherTool, UnreadPart, Whole, only
 from redraft.serve.wire.sampling import TopK, TopP
 
@@ -237,6 +238,7 @@ class MessagesBody(CountBody):
     metadata: Metadata | None = None
     top_p: TopP | None = None
     top_k: TopK | None = None
+    mode: GenerationMode | None = None
     service_tier: Annotated[Literal["auto", "standard_only"] | None, only("auto", "standard_only")] = None
     container: Annotated[None, only()] = None
     diagnostics: Annotated[dict[str, Any] | None, HINT] = None

@@ -19,7 +19,8 @@ async def models(http: HttpRequest) -> dict[str, Any]:
     here = serving(http)
     name = here.settings.model
     # OpenAI's and Anthropic's clients read "data", System One's "models".
-    described = {"name": name, "description": "A block-diffusion language model.", "release_date": ""}
+    kind = "A block-diffusion language model." if _has_canvas(here) else "A language model."
+    described = {"name": name, "description": kind, "release_date": ""}
     pages = {"has_more": False, "first_id": name, "last_id": name}
     return {"object": "list", "data": [_model(here, http)], **pages, "models": [described]}
 
@@ -32,6 +33,10 @@ async def model(name: str, http: HttpRequest) -> dict[str, Any]:
     return _model(here, http)
 
 
+def _has_canvas(here: Serving) -> bool:
+    return "diffusion" in here.runtime.model.modes
+
+
 def _model(here: Serving, http: HttpRequest) -> dict[str, Any]:
     config = here.runtime.model.config
     about: dict[str, Any] = {
@@ -42,6 +47,7 @@ def _model(here: Serving, http: HttpRequest) -> dict[str, Any]:
         "context_length": config.context_length,
         "max_model_len": config.context_length,
         "canvas_length": config.canvas_length,
+        "modes": list(here.runtime.model.modes),
         "display_name": here.settings.model,
         "created_at": datetime.fromtimestamp(_STARTED, UTC).isoformat().replace("+00:00", "Z"),
     }
@@ -54,7 +60,7 @@ def _model(here: Serving, http: HttpRequest) -> dict[str, Any]:
         "completion_chat": runtime.tokenizer.template is not None,
         "function_calling": bool(runtime.tool_markers) and runtime.tokenizer.knows_tools,
         "reasoning": runtime.thought_markers is not None,
-        "completion_fim": True,
+        "completion_fim": _has_canvas(here),
         "fine_tuning": False,
         "vision": False,
     }

@@ -131,7 +131,7 @@ _FIELDS = {name: name for name in _PARAMETERS}
 
 @router.post("/v1/redraft/generate")
 async def generate(body: GenerateBody, http: HttpRequest) -> Response:
-    """Answer as events: start, a step for each denoising step, a chunk for each canvas, and the result."""
+    """Answer as events: start, a step for each denoising step, a chunk for each canvas or token, and the result."""
     here = serving(http)
     if body.model is not None:
         here.check_model(body.model)
@@ -151,7 +151,7 @@ async def generate(body: GenerateBody, http: HttpRequest) -> Response:
         prepared = await prepare.generation(here, prompt, parameters, fields)
         (answer,), request = prepared.answers(), prepared.request
         beginning = "" if request.constraint is None else request.constraint.beginning
-    answers = Answers(http, [answer], client_of(http), steps=True)
+    answers = Answers(http, [answer], client_of(http), steps=request.mode == "diffusion")
     start = _start(here, request, beginning)
     return EventStream(_events(here, answers, start, fields), answers)
 
@@ -161,7 +161,7 @@ def _source(body: GenerateBody) -> str:
     if body.fill is not None:
         if body.prompt is not None:
             raise bad_request("prompt: give a prompt, or fill with messages", "prompt")
-        for name in ("constraint", "stop", *OF_THOUGHTS):
+        for name in ("mode", "constraint", "stop", *OF_THOUGHTS):
             if getattr(body, name) is not None:
                 raise bad_request(f"{name}: what is filled in takes no {name}", name)
         return "fill"
@@ -198,6 +198,7 @@ def _start(here: Serving, request: Request, beginning: str) -> dict[str, Any]:
         "id": f"gen-{uuid4().hex}",
         "model": here.settings.model,
         "seed": request.seed,
+        "mode": request.mode,
         "canvas_length": model.config.canvas_length,
         "end_token_ids": list(model.defaults.end_token_ids),
         "prompt_tokens": len(request.prompt),
@@ -284,7 +285,7 @@ def _result(result: Result) -> dict[str, Any]:
 
 
 def _usage(usage: Usage) -> dict[str, Any]:
-    return {**asdict(usage), "tokens_per_step": usage.tokens_per_step}
+    return {**asdict(usage), "tokens_per_step": usage.tokens_per_step, "tokens_per_forward": usage.tokens_per_forward}
 
 
 def _event(kind: str, content: dict[str, Any]) -> str:

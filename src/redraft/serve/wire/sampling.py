@@ -1,10 +1,11 @@
-"""The sampling parameters that wire formats have in common, by the names that most of them use."""
+"""The sampling parameters that wire formats have in common, by the names that most of them use, and the mode."""
 
 from typing import Annotated, Any
 
 from pydantic import Field
 
 from redraft.engine.sampling import MAX_BIAS, MAX_PENALTY, NOTHING, REPETITION
+from redraft.models.base import GenerationMode
 from redraft.serve.wire.fields import Body
 
 TopP = Annotated[float, Field(ge=0, le=1)]
@@ -13,13 +14,14 @@ TopK = Annotated[int, Field(ge=-1)]
 Penalty = Annotated[float, Field(ge=-MAX_PENALTY, le=MAX_PENALTY)]
 Bias = Annotated[float, Field(ge=-MAX_BIAS, le=MAX_BIAS)]
 
-SAMPLING = tuple(vars(NOTHING))
+SAMPLING = ("mode", *vars(NOTHING))
 """The names, which are the engine's as well."""
 
 
 class Sampled(Body):
     """A body that takes all of them."""
 
+    mode: GenerationMode | None = None
     top_p: TopP | None = None
     top_k: TopK | None = None
     min_p: Annotated[float, Field(ge=0, le=1)] | None = None
@@ -35,6 +37,7 @@ class Sampled(Body):
     def sampling(self) -> dict[str, Any]:
         """Its parameters by the engine's names; None where it says nothing."""
         return {
+            "mode": self.mode,
             "top_p": self.top_p,
             "top_k": self.top_k,
             "min_p": self.min_p,

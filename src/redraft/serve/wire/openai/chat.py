@@ -108,6 +108,10 @@ async def _prepare(here: Serving, body: ChatBody) -> Prepared:
     if tools is not None:
         fields |= FIELDS_OF_TOOLS
     prepared = await prepare.generation(here, messages, parameters, fields, tools)
+    if body.diffusing and prepared.request.mode != "diffusion":
+        raise bad_request(
+            f"diffusing shows canvases, and mode {prepared.request.mode!r} shows none; leave it out", "diffusing"
+        )
     if body.logprobs and prepared.request.thought is not None:
         raise bad_request("logprobs are those of the answer's tokens; they cannot be given with a thought", "logprobs")
     return prepared

@@ -166,6 +166,8 @@ def usage(results: Sequence[Result], thoughts: int = 0, prompts: int = 1) -> dic
         "completion_tokens_details": {"reasoning_tokens": thoughts},
         "canvases": cost["canvases"],
         "denoising_steps": cost["denoising_steps"],
+        "forwards": cost["forwards"],
+        "accepted_drafts": cost["accepted_drafts"],
     }
 
 

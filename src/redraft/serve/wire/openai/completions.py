@@ -124,6 +124,7 @@ def _check_together(here: Serving, body: CompletionBody, prompts: Sequence[str |
         (body.stream_options is not None and not body.stream, "stream_options", "stream_options needs stream: true"),
         (body.echo and body.logprobs is not None, "logprobs", "logprobs of an echoed prompt are not known"),
         (body.suffix and body.logprobs is not None, "logprobs", "logprobs cannot be given together with suffix"),
+        (body.suffix and body.mode is not None, "mode", "mode cannot be given with suffix"),
         (body.suffix and body.n not in (None, 1), "n", "n must be 1 together with suffix"),
         (body.suffix and body.stream_options is not None and body.stream_options.continuous_usage_stats,
          "stream_options", "stream_options: continuous_usage_stats cannot be given together with suffix"),

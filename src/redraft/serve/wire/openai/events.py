@@ -160,6 +160,8 @@ class ResponseEvents:
                 "total_tokens": cost["total_tokens"],
                 "canvases": cost["canvases"],
                 "denoising_steps": cost["denoising_steps"],
+                "forwards": cost["forwards"],
+                "accepted_drafts": cost["accepted_drafts"],
             },
         )
 
