@@ -1,4 +1,4 @@
-"""The real Gemma 3 270M, from a GGUF file in Q4_K_M: it writes greedily what ``transformers`` does, and that reads well.
+"""The real Gemma 3 270M, from a GGUF file in Q4_K_M: it writes what ``transformers`` does, and that reads well.
 
 Both compute in float32 with the weights that the file's blocks stand for.
 """
