@@ -14,7 +14,7 @@ from redraft.canvas.noise import UniformNoise
 from redraft.canvas.readout import Readout, ReadoutSpec
 from redraft.layers.readouts import read_canvases
 from redraft.layers.vocabulary_head import VocabularyHead
-from redraft.models.base import GenerationDefaults, Span
+from redraft.models.base import ALL_MODES, GenerationDefaults, GenerationMode, Span
 from redraft.models.gemma.tools import GemmaTools
 from redraft.models.spans import advance, lay_out
 from redraft.models.thoughts import ThoughtSyntax
@@ -51,6 +51,8 @@ class ScriptedModel:
     )
     given_corruption: Corruption | None = None
     """In the place of uniform noise over the vocabulary."""
+    causal: Logits | None = None
+    """(tokens [T], position of the first) -> logits [T, V] of what follows each; None of a model that cannot say."""
     encoded: list[list[int]] = field(default_factory=list)
     """What was encoded, a span each, also along with a canvas's first step."""
     canvases_seen: list[Tensor] = field(default_factory=list)
@@ -60,6 +62,10 @@ class ScriptedModel:
     @property
     def corruption(self) -> Corruption:
         return self.given_corruption or UniformCorruption(UniformNoise(self.config.vocab_size))
+
+    @property
+    def modes(self) -> tuple[GenerationMode, ...]:
+        return ("diffusion",) if self.causal is None else ALL_MODES
 
     @property
     def self_conditions(self) -> bool:
@@ -92,7 +98,11 @@ class ScriptedModel:
             tokens = one.span.tokens
             if one.causal:
                 self.encoded.append(tokens.tolist())
-                hidden.append(None)
+                said = None
+                if one.span.wanted:
+                    assert self.causal is not None
+                    said = self.causal(tokens, one.position)[-one.span.wanted :]
+                hidden.append(said)
             else:
                 self.canvases_seen.append(tokens.clone())
                 hidden.append(self.script(tokens, one.position))
@@ -113,11 +123,12 @@ def scripted_engine(
     *,
     ends: Sequence[int] = END_TOKEN_IDS,
     corruption: Corruption | None = None,
+    causal: Logits | None = None,
     **config: Any,
 ) -> Engine:
     """An engine whose model says ``logits``, with the tokenizer that can spell any text."""
     write_letters_tokenizer(folder, VOCAB_SIZE)
-    model = ScriptedModel(logits, ScriptedConfig(**config), given_corruption=corruption)
+    model = ScriptedModel(logits, ScriptedConfig(**config), given_corruption=corruption, causal=causal)
     model.defaults = GenerationDefaults(max_denoising_steps=2, end_token_ids=tuple(ends))
     return Engine(model, ChatTokenizer.from_folder(folder))
 

@@ -99,12 +99,16 @@ class Speculative(Autoregressive):
         cache.truncate(start + len(written))
         self._encode([self._last, *written[:-1]], cache)
         self._last = written[-1]
-        self._left = _rest(drafted, confidence, len(written))
+        self._left = self._rest(drafted, confidence, len(written))
         return chunks
 
-
-def _rest(drafted: list[int], confidence: Tensor, start: int) -> Draft | None:
-    """Return what of a draft stands from ``start`` on, as far as the model was sure of it; None where nothing is."""
-    if start >= len(drafted):
-        return None
-    return Draft(torch.tensor(drafted[start:]), (confidence[start:] >= SURE).double())
+    def _rest(self, drafted: list[int], confidence: Tensor, start: int) -> Draft | None:
+        """Return what of a draft stands from ``start`` on, as far as the model was sure of it; None for nothing."""
+        if start >= len(drafted) or self._tokens.finish is not None:
+            return None
+        tokens, survival = drafted[start:], (confidence[start:] >= SURE).double()
+        if self._request.constraint is not None and self._runtime.corruption.monotone:
+            # What stands there stays, and so has to fit the tokens that are written by now.
+            unsure = survival.tolist().index(0.0) if 0.0 in survival else len(tokens)
+            survival[self._tokens.fitting(tokens[:unsure]) :] = 0.0
+        return Draft(torch.tensor(tokens), survival)

@@ -198,6 +198,21 @@ class Tokens:
             return len(drafted)
         return self.budget.unchanged(drafted)
 
+    def fitting(self, tokens: Sequence[int]) -> int:
+        """Return how many of the ``tokens`` that may come next the constraint lets stand."""
+        constraint, state = self._request.constraint, self.state
+        if constraint is None or state is None:
+            return len(tokens)
+        for place, token in enumerate(tokens):
+            if state == constraint.automaton.end:
+                return place
+            following = NextTokens.after(constraint, state, self.room - place)
+            found = following.state(int(constraint.automaton.token_class[token]))
+            if found is None:
+                return place
+            state = found
+        return len(tokens)
+
     def _advance(self, token: int) -> None:
         """Follow the constraint; ConstraintError where it does not let the token stand."""
         constraint = self._request.constraint
