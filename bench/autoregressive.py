@@ -4,10 +4,11 @@
     python -m bench.autoregressive --reference float32       # faster where a processor has no products of bfloat16
     python -m bench.autoregressive --file other.gguf --clients 1 4 16 --tokens 64
 
-Each contender is a process of its own, has all threads or as many as are said, and waits while the other computes; they
-go in turns, and which goes first changes from round to round. Both answer the same prompts of one length greedily with
-the same number of tokens, whatever ends they would like: ``transformers`` in one batch, Redraft as clients of its
-scheduler. Ratios are those of whole answers, prompts included, within a round.
+The file's weights are written to a folder in bfloat16 first, which both load. Each contender is a process of its own, has
+all threads or as many as are said, and waits while the other computes; they go in turns, and which goes first changes
+from round to round. Both answer the same prompts of one length greedily with the same number of tokens, whatever ends
+they would like: ``transformers`` in one batch, Redraft as clients of its scheduler. Ratios are those of whole answers,
+prompts included, within a round.
 """
 
 import argparse
@@ -24,7 +25,7 @@ from time import perf_counter
 from typing import Any
 
 import torch
-from tests.gguf_files import gemma3_path, without_tokenizer
+from tests.gguf_files import gemma3_path
 
 from redraft.api import Engine
 from redraft.engine.generation import Generate
@@ -34,6 +35,7 @@ from redraft.loading import load
 from redraft.measure.timing import Spread, alternate, check_rounds, times_as_fast
 from redraft.models import checkpoint
 from redraft.models.checkpoint import DType
+from redraft.models.quantize import quantize
 
 OURS, THEIRS = "redraft", "transformers"
 
@@ -70,8 +72,8 @@ class Outcome:
 class Redraft:
     """The engine, with a scheduler that makes batches of all clients."""
 
-    def __init__(self, file: Path, dtype: DType) -> None:
-        self._engine: Engine = load(file, dtype=dtype, pack_folder=None)
+    def __init__(self, folder: Path, dtype: DType) -> None:
+        self._engine: Engine = load(folder, dtype=dtype, pack_folder=None)
         self._engine.model.defaults = replace(self._engine.model.defaults, end_token_ids=())
 
     def answer(self, work: Work) -> list[list[int]]:
@@ -93,14 +95,10 @@ class Redraft:
 class Transformers:
     """``generate`` of the reference, on one batch."""
 
-    def __init__(self, file: Path, dtype: DType) -> None:
+    def __init__(self, folder: Path, dtype: DType) -> None:
         from transformers import AutoModelForCausalLM
 
-        size = checkpoint.read(file).config.vocab_size
-        with tempfile.TemporaryDirectory() as folder:
-            bare = without_tokenizer(file, Path(folder) / "bare.gguf", size)
-            loaded = AutoModelForCausalLM.from_pretrained(folder, gguf_file=bare.name, dtype=getattr(torch, dtype))
-        self._model: Any = loaded.eval()
+        self._model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype)).eval()
 
     @torch.inference_mode()
     def answer(self, work: Work) -> list[list[int]]:
@@ -120,12 +118,12 @@ class Transformers:
 _contender: Redraft | Transformers
 
 
-def _start(name: str, file: Path, dtype: DType, threads: int | None) -> None:
+def _start(name: str, folder: Path, dtype: DType, threads: int | None) -> None:
     global _contender
     if threads is not None:
         torch.set_num_threads(threads)
         library.set_threads(threads)
-    _contender = Redraft(file, dtype) if name == OURS else Transformers(file, dtype)
+    _contender = Redraft(folder, dtype) if name == OURS else Transformers(folder, dtype)
 
 
 def _answer(work: Work) -> tuple[float, list[list[int]]]:
@@ -136,12 +134,12 @@ def _answer(work: Work) -> tuple[float, list[list[int]]]:
 
 @contextmanager
 def contender(
-    name: str, file: Path, dtype: DType, threads: int | None
+    name: str, folder: Path, dtype: DType, threads: int | None
 ) -> Iterator[Callable[[Work], tuple[float, list[list[int]]]]]:
     """What answers in a process of its own, once it is loaded."""
     context = get_context("spawn")
     with ProcessPoolExecutor(
-        1, mp_context=context, initializer=_start, initargs=(name, file, dtype, threads)
+        1, mp_context=context, initializer=_start, initargs=(name, folder, dtype, threads)
     ) as process:
         yield lambda work: process.submit(_answer, work).result()
 
@@ -154,12 +152,12 @@ def prompts(vocab_size: int, length: int, count: int) -> tuple[tuple[int, ...], 
 
 
 def measure(
-    file: Path, dtypes: tuple[DType, DType], works: Sequence[Work], rounds: int, threads: int | None = None
+    folder: Path, dtypes: tuple[DType, DType], works: Sequence[Work], rounds: int, threads: int | None = None
 ) -> list[Outcome]:
     """Measure every work in ``rounds`` counted rounds after one that warms up; ``dtypes`` are ours and theirs."""
     check_rounds(rounds)
     found = []
-    with contender(OURS, file, dtypes[0], threads) as ours, contender(THEIRS, file, dtypes[1], threads) as theirs:
+    with contender(OURS, folder, dtypes[0], threads) as ours, contender(THEIRS, folder, dtypes[1], threads) as theirs:
         for work in works:
             runs = {name: partial(_once, one, work) for name, one in ((OURS, ours), (THEIRS, theirs))}
             results = alternate(runs, rounds)
@@ -188,7 +186,7 @@ def _alike(ours: Sequence[Sequence[int]], theirs: Sequence[Sequence[int]]) -> fl
 def main() -> None:
     """Measure and print ratios; seconds go to the JSON file alone, for they are this machine's at this hour."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--file", type=Path, help="a GGUF file; by default the tests' Gemma 3 270M")
+    parser.add_argument("--file", type=Path, help="a GGUF file or a folder; by default the tests' Gemma 3 270M")
     parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--reference", default="bfloat16", help="the dtype of transformers")
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 8])
@@ -198,11 +196,12 @@ def main() -> None:
     parser.add_argument("--threads", type=int)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        file = arguments.file or gemma3_path(Path(folder))
-        size, length = checkpoint.read(file).config.vocab_size, arguments.prompt_tokens
+    with tempfile.TemporaryDirectory() as temporary:
+        read = checkpoint.read(arguments.file or gemma3_path(Path(temporary)))
+        size, length, folder = read.config.vocab_size, arguments.prompt_tokens, Path(temporary) / "folder"
+        quantize(read, folder, "bfloat16")
         works = [Work(prompts(size, length, count), arguments.tokens) for count in arguments.clients]
-        found = measure(file, (arguments.dtype, arguments.reference), works, arguments.rounds, arguments.threads)
+        found = measure(folder, (arguments.dtype, arguments.reference), works, arguments.rounds, arguments.threads)
     for outcome in found:
         print(outcome.line())
     if arguments.json is not None:

@@ -8,7 +8,6 @@ from bench.denoising_step import SHAPE, measure_checkpoint
 from bench.pocket_slots import Judged, Slot, table
 
 from redraft.kernels.packed import FORMATS
-from tests.gguf_files import gemma3_gguf
 from tests.random_checkpoint import LETTERS_SIZE
 from tests.random_gemma import random_gemma
 
@@ -40,9 +39,9 @@ def test_every_contender_of_a_denoising_step_is_measured_and_computes_the_same()
 
 @pytest.mark.slow
 def test_both_contenders_write_the_same_tokens_one_by_one(tmp_path: Path) -> None:
-    file = gemma3_gguf(tmp_path / "model.gguf", random_gemma(tmp_path / "folder", published_layers=True))
+    folder = random_gemma(tmp_path / "model")
     works = [autoregressive.Work(autoregressive.prompts(LETTERS_SIZE, 5, count), 6) for count in (1, 3)]
-    found = autoregressive.measure(file, ("float32", "float32"), works, rounds=3, threads=1)
+    found = autoregressive.measure(folder, ("float32", "float32"), works, rounds=3, threads=1)
     assert [(one.clients, one.same) for one in found] == [(1, 1.0), (3, 1.0)]
     assert all(len(one.times.values) == 3 and min(one.times.values) > 0 for one in found)
 

@@ -1,7 +1,7 @@
 """``redraft bench``: measures a checkpoint's speed here, against ``transformers``, medians with their spread."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from enum import StrEnum
 from pathlib import Path
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, cast, get_args
 import typer
 
 from redraft.cli import options
+from redraft.cli.modes import Given, run
 from redraft.errors import RedraftError, RequestError
 from redraft.files import write_text
 
@@ -47,8 +48,25 @@ def bench(
         typer.Option(min=1, help="Length of an answer; may be repeated. By default 20, 100 and a canvas."),
     ] = None,
     steps: Annotated[
-        int | None,
-        typer.Option(min=1, help="Steps of every canvas, for equal work; by default the checkpoint's own stopping."),
+        list[int] | None,
+        typer.Option(
+            min=1,
+            help="Steps of every canvas, for equal work; by default the checkpoint's own stopping. With --modes the "
+            "most that a canvas may take; may be repeated then.",
+        ),
+    ] = None,
+    modes: Annotated[
+        bool, typer.Option("--modes", help="Compare the ways in which the checkpoint can write, at so many clients.")
+    ] = False,
+    clients: Annotated[
+        list[int] | None, typer.Option(min=1, max=256, help="With --modes: clients at once; may be repeated. 1, 4, 16.")
+    ] = None,
+    task: Annotated[
+        Path | None,
+        typer.Option(help="With --modes: prompts with what is right, as redraft evaluate takes them: JSON lines."),
+    ] = None,
+    temperature: Annotated[
+        float | None, typer.Option(help="With --modes: of all ways; by default the checkpoint's own, in each mode.")
     ] = None,
     against_transformers: Annotated[
         bool | None,
@@ -71,8 +89,40 @@ def bench(
     Each contender runs in a process of its own. Give --steps to compare engines at equal work, leave it out to see
     what the checkpoint's own stopping makes of it.
 
+    With --modes the contenders are the ways in which one checkpoint can write, at several numbers of clients: diffusion
+    at several numbers of steps, token after token, and drafts that the latter verifies.
+
     Example: redraft bench --model sudoku --dtype float32 --dtype bfloat16 --json bench.json
     """
+    if modes:
+        given = {"--plot": plot_file, "--malloc": malloc, "--against-transformers": against_transformers}
+        _refuse(given, "compares engines, and cannot be given with --modes")
+        for option, values in (("--dtype", dtype), ("--prompt-tokens", prompt_tokens), ("--max-tokens", max_tokens)):
+            if values and len(values) > 1:
+                raise RequestError(f"{option} is given {len(values)} times; with --modes it is the same for all ways")
+        _compare_modes(
+            Given(
+                model=options.model_name(model),
+                dtype=dtype[0] if dtype else "auto",
+                rounds=rounds,
+                prompt=prompt,
+                prompt_tokens=prompt_tokens[0] if prompt_tokens else None,
+                max_tokens=max_tokens[0] if max_tokens else None,
+                steps=steps or [],
+                clients=clients or [],
+                task=task,
+                temperature=temperature,
+                json_file=json_file,
+                seed=seed,
+                threads=threads,
+            )
+        )
+        return
+    _refuse({"--clients": clients, "--task": task, "--temperature": temperature}, "is for --modes")
+    if steps and len(steps) > 1:
+        raise RequestError(
+            "--steps is given more than once; without --modes every canvas takes the same number of steps"
+        )
     from redraft.calibrate.plot import check_plot
     from redraft.measure import machine, timing
     from redraft.measure.plot import plot
@@ -88,7 +138,9 @@ def bench(
     allocation = machine.malloc(cast(machine.MallocChoice | None, malloc))
     name = options.model_name(model)
     found = checkpoint.read(checkpoint.find(name))
-    workloads = _workloads(found, prompt, prompt_tokens, max_tokens, steps, seed)
+    if "diffusion" not in found.family.modes:
+        raise RequestError(f"{name} has no canvas, whose steps are measured; to measure how it writes, give --modes")
+    workloads = _workloads(found, prompt, prompt_tokens, max_tokens, steps[0] if steps else None, seed)
     specs, remarks = _contenders(found, dtype or ["auto"], against_transformers, threads)
     described = "random tokens" if prompt is None else f"{prompt!r} as a chat message"
     report = _run(specs, workloads, BenchmarkSettings(name, rounds, seed, described, allocation, remarks))
@@ -98,6 +150,19 @@ def bench(
     if plot_file is not None:
         plot(report, plot_file)
     report.print(_console())
+
+
+def _refuse(given: Mapping[str, object], why: str) -> None:
+    """Refuse an option that was given and is not None."""
+    for option, value in given.items():
+        if value is not None:
+            raise RequestError(f"{option} {why}; leave it out")
+
+
+def _compare_modes(given: Given) -> None:
+    if given.json_file is not None:
+        options.check_output(given.json_file)
+    run(given, _console(), _progress)
 
 
 def _workloads(
