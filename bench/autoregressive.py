@@ -4,11 +4,11 @@
     python -m bench.autoregressive --reference float32       # faster where a processor has no products of bfloat16
     python -m bench.autoregressive --file other.gguf --clients 1 4 16 --tokens 64
 
-The file's weights are written to a folder in bfloat16 first, which both load. Each contender is a process of its own, has
-all threads or as many as are said, and waits while the other computes; they go in turns, and which goes first changes
-from round to round. Both answer the same prompts of one length greedily with the same number of tokens, whatever ends
-they would like: ``transformers`` in one batch, Redraft as clients of its scheduler. Ratios are those of whole answers,
-prompts included, within a round.
+The file's weights are written to a folder in bfloat16 first, which both load. Each contender is a process of its own,
+has all threads or as many as are said, and waits while the other computes; they go in turns, and which goes first
+changes from round to round. Both answer the same prompts of one length greedily with the same number of tokens,
+whatever ends they would like: ``transformers`` in one batch, Redraft as clients of its scheduler. Ratios are those of
+whole answers, prompts included, within a round.
 """
 
 import argparse

@@ -25,7 +25,7 @@ from redraft.engine.thinking import ReasoningEffort, wants_thought, without_swit
 from redraft.engine.tools import GenerateWithTools, ToolChoice, calling, tokens_with_tools, tool_use
 from redraft.engine.verify import Verifier
 from redraft.errors import BatchError, RequestError, counted
-from redraft.models.base import KV_BLOCK, PREFILL_CHUNK, BlockDiffusionModel, GenerationMode
+from redraft.models.base import KV_BLOCK, PREFILL_CHUNK, BlockDiffusionModel, ExtractLayout, GenerationMode
 from redraft.models.origin import Origin
 from redraft.models.tokenizer import ChatTokenizer
 from redraft.tasks.choose import ChooseResult, choose
@@ -713,6 +713,8 @@ class Engine:
         *,
         instruction: str | None = None,
         confidence: bool = True,
+        layout: ExtractLayout | None = None,
+        verbatim: bool = False,
         max_tokens: int | None = None,
         seed: int | None = None,
         temperature: float | None = None,
@@ -738,8 +740,11 @@ class Engine:
         """Read ``text`` into JSON that is valid under ``schema``: a JSON schema, or a Python type, such as a pydantic
         model, a dataclass or a TypedDict. The result's ``value`` is then of that type.
 
-        instruction: what the model is told, in the place of a sentence that names the schema. confidence: one denoising
-        step more for every field, of which on_step and record are not told. Other parameters, and errors, as in
+        instruction: what the model is told, in the place of a sentence that names the schema. confidence: each value's;
+        of JSON text that takes one denoising step more for every field, of which on_step and record are not told.
+        layout: "slots" reads all values at once, each into a slot of its own, "text" writes JSON; by default as the
+        checkpoint was trained, and text where a schema has no slots or a value is longer than its own. verbatim: in
+        slots, strings but for dates and times are stretches of the text. Other parameters, and errors, as in
         ``generate``; GenerationError where an open object has a key twice, of which no pointer could say which.
         """
         check_listeners(on_step, record)
@@ -749,6 +754,8 @@ class Engine:
             schema,
             instruction=instruction,
             confidence=confidence,
+            layout=layout,
+            verbatim=verbatim,
             record=record,
             max_tokens=max_tokens,
             seed=seed,

@@ -100,3 +100,18 @@ def test_a_schema_is_needed(redraft_here, letter):
     failed = redraft_here("extract", letter)
     assert (failed.returncode, failed.stdout) == (2, "")
     assert "--schema" in failed.stderr
+
+
+def test_into_slots(redraft_here, letters, letter, schema):
+    asked = ["extract", letter, "--schema", schema, "--seed", 7, "-m", letters, "--layout", "slots"]
+    done, shown = redraft_here(*asked), json.loads(redraft_here(*asked, "--json").stdout)
+    jsonschema.validate(json.loads(done.stdout), SCHEMA)
+    assert json.loads(done.stdout) == shown["value"]
+    assert re.search(r"^ *\d+\.\d\d%  /name$", done.stderr, re.M)
+    # Of random weights a name may take all of its slot, and then JSON is written.
+    assert ("JSON was written" in done.stderr) == (shown["layout"] == "text") == (shown["fallback"] is not None)
+
+
+def test_a_layout_that_there_is_not_is_refused_before_a_model_is_looked_for(redraft_here, letter, schema):
+    done = redraft_here("extract", letter, "--schema", schema, "-m", "no/such", "--layout", "lines")
+    assert_one_line(done, "layout 'lines' must be 'slots' or 'text'")

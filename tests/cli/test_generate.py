@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+import redraft
 from redraft.api import Generation
 from redraft.cli.constraints import HoleTypeOption, WhitespaceOption
 from redraft.cli.options import Effort
@@ -477,3 +478,38 @@ def test_sampling_parameters_are_the_engines(redraft_here, model):
 )
 def test_a_sampling_parameter_out_of_range_is_named_before_a_model_is_loaded(redraft_here, arguments, words):
     assert_one_line(redraft_here("generate", PROMPT, "-m", "no/such-folder", *arguments), words)
+
+
+class TestDraft:
+    """``--draft``: the canvas starts from a text."""
+
+    @pytest.fixture
+    def draft(self, tmp_path):
+        path = tmp_path / "draft.txt"
+        path.write_text("some text\n")
+        return path
+
+    def test_the_answer_is_that_of_python(self, redraft_here, letters, draft):
+        options = ["generate", "abc", "-m", letters, "--seed", 3, "--max-tokens", 12, "--max-denoising-steps", 2]
+        shown = json.loads(redraft_here(*options, "--draft", draft, "--survival", 0.5, "--json").stdout)
+        with load(letters) as engine:
+            tokens = torch.tensor(
+                [*engine.tokenizer.encode_text("some text"), *engine.model.defaults.end_token_ids[:1]]
+            )
+            given = redraft.Draft(tokens, torch.full((len(tokens),), 0.5, dtype=torch.float64))
+            parameters = {"seed": 3, "max_tokens": 12, "max_denoising_steps": 2}
+            expected = engine.generate([{"role": "user", "content": "abc"}], draft=given, **parameters)
+        assert shown["token_ids"] == list(expected.token_ids)
+        assert shown["token_ids"] != json.loads(redraft_here(*options, "--json").stdout)["token_ids"]
+
+    @pytest.mark.parametrize(
+        ("options", "words"),
+        [
+            (["--survival", 0.5], "--survival is of a draft"),
+            (["--draft", "no/such"], "the draft no/such cannot be read"),
+            (["--draft", "/dev/null"], "the draft is empty"),
+            (["--draft", "/dev/null", "--survival", 2], "--survival 2.0 must be a probability"),
+        ],
+    )
+    def test_what_is_no_draft_is_refused_before_a_model_is_looked_for(self, redraft_here, options, words):
+        assert_one_line(redraft_here("generate", "abc", "-m", "no/such", *options), words)

@@ -1,4 +1,5 @@
-"""Every example in README and docs runs: python blocks of a page in one session, console lines in one shell."""
+"""Every example in README, docs and examples/ runs: python blocks of a page in one session, console lines in one
+shell."""
 
 import os
 import re
@@ -79,6 +80,14 @@ def test_console_examples_run(commands: Path, page: Path, address: str, tmp_path
         ["bash", "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=3600
     )
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("example", named(sorted((ROOT / "examples").glob("*.py"))))
+def test_examples_of_their_own_run(commands: Path, example: Path, tmp_path: Path) -> None:
+    done = subprocess.run([commands / "python", example], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+    assert done.stdout
 
 
 def test_every_page_has_examples_and_every_block_names_its_language() -> None:

@@ -412,6 +412,18 @@ class TestWhatIsNotKept:
         assert again.identical
         assert parameters_of(recording, again.recording) == {}
 
+    def test_so_has_what_its_chat_template_read_besides(self, engine: Engine, folder: Path, tmp_path: Path) -> None:
+        copy = Path(shutil.copytree(folder, tmp_path / "model"))
+        with (copy / "chat_template.jinja").open("a") as template:
+            template.write("{{ tone }}")
+        engine, runs = load(copy), RecordingFolder(tmp_path / "runs", keep_prompts=False)
+        asked, tone = [{"role": "user", "content": "a"}], {"tone": "short"}
+        engine.generate(asked, max_tokens=8, seed=7, record=runs, chat_template_kwargs=tone)
+        recording = Recording.load(only_file(runs))
+        with pytest.raises(RecordingError, match="the prompt is not the recorded one"):
+            replay(recording, engine, prompt=asked)
+        assert replay(recording, engine, prompt=asked, chat_template_kwargs=tone).identical
+
 
 class TestFailures:
     def test_a_request_that_was_cancelled_is_repeated_as_far_as_it_came(self, engine: Engine) -> None:

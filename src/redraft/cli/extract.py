@@ -22,6 +22,13 @@ def extract(
     confidence: Annotated[
         bool, typer.Option("--confidence/--no-confidence", help="One denoising step more a field, to say how sure.")
     ] = True,
+    layout: Annotated[
+        str | None,
+        typer.Option(help="slots (all values at once) or text (JSON); by default as the checkpoint was trained."),
+    ] = None,
+    verbatim: Annotated[
+        bool, typer.Option("--verbatim", help="Strings in slots are stretches of the text; not dates and times.")
+    ] = False,
     max_tokens: Annotated[
         int | None, typer.Option(help="At most so many tokens of JSON; by default what fits.")
     ] = None,
@@ -35,17 +42,20 @@ def extract(
     Example: redraft extract letter.txt --schema person.json --model MODEL
     """
     from redraft.constrain.constraint import JSONSchema
+    from redraft.tasks.extract import check_layout
 
     text = reading.piped_or_file_text(file)
     if not text.strip():
         raise RequestError("the text is empty; there is nothing to extract")
     options.check_answer(sampling, max_tokens)
+    check_layout(layout)
     wanted = reading.file_text(schema, "the file of --schema")
     check(JSONSchema(wanted))
     record = recordings.folder()
     engine = loading.engine()
     found = engine.extract(
         text, wanted, instruction=instruction, confidence=confidence, max_tokens=max_tokens, record=record,
+        verbatim=verbatim, layout=layout,  # type: ignore[arg-type]  # checked above
         **sampling.parameters(engine),
     )  # fmt: skip
     if as_json:
@@ -56,6 +66,8 @@ def extract(
     else:
         typer.echo(found.text)
         _print_confidence(found.confidence)
+    if found.fallback is not None:
+        talk.note(f"JSON was written, and no slots filled: {found.fallback}")
     printing.print_cost(found)
 
 

@@ -37,6 +37,15 @@ def generate(
             metavar="FILE.jsonl", help="Of --batch: where answers are added; those there stay, and are left out."
         ),
     ] = None,
+    draft: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Text that the canvas starts from, for the model to correct; - is standard input."
+        ),
+    ] = None,
+    survival: Annotated[
+        float, typer.Option(help="Of --draft: the probability that a token stands there at the start, from 0 to 1.")
+    ] = 1.0,
     constrained: ConstraintOptions,
     thoughts: options.Thinking,
     max_tokens: Annotated[int | None, typer.Option(help="At most so many tokens; by default what fits.")] = None,
@@ -62,7 +71,10 @@ def generate(
         **thoughts.parameters(),
         **ending.parameters(),
     }
+    drafted = _draft(draft, survival)
     if batch is not None:
+        if draft is not None:
+            raise RequestError("--draft is one answer's; leave it out with --batch")
         if prompt is not None or file is not None or watch or as_json:
             raise RequestError(
                 "--batch takes its prompts from its file and writes JSON lines; leave out PROMPT, --file, "
@@ -73,10 +85,28 @@ def generate(
     question = reading.prompt(prompt, file, raw, system)
     record = recordings.folder()
     engine = loading.engine()
+    if drafted is not None:
+        from redraft.tasks.infill import draft_of
+
+        more["draft"] = draft_of(engine.runtime, [(drafted, survival)])
     written = _answer(engine, question, {**sampling.parameters(engine), **more}, record, watch, as_json)
     tell(written)
     if written.result is None:
         raise typer.Exit(talk.INTERRUPTED)
+
+
+def _draft(path: Path | None, survival: float) -> str | None:
+    """Read the text of a draft, without the line end that a file has at its end; RequestError for none."""
+    if not 0 <= survival <= 1:
+        raise RequestError(f"--survival {survival} must be a probability from 0 to 1")
+    if path is None:
+        if survival != 1:
+            raise RequestError("--survival is of a draft; give one with --draft")
+        return None
+    text = reading.file_text(path, "the draft").removesuffix("\n")
+    if not text:
+        raise RequestError("the draft is empty; without --draft the canvas starts from noise")
+    return text
 
 
 def _answer(

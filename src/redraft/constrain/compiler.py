@@ -9,11 +9,13 @@ from typing import TypeVar, cast
 from weakref import WeakValueDictionary
 
 from redraft.canvas.token_classes import TokenClasses
+from redraft.constrain.automaton.slots import SlotAutomaton, Turn
 from redraft.constrain.automaton.tokens import TokenAutomaton
 from redraft.constrain.automaton.vocabulary import Vocabulary
 from redraft.constrain.constraint import Constraint
+from redraft.constrain.expression import Expression
 from redraft.constrain.inference.decisions import Decisions
-from redraft.constrain.job import BUILDER, Built, ConstraintJob, DecisionsJob, Job, ThoughtMarkers
+from redraft.constrain.job import BUILDER, Built, ConstraintJob, DecisionsJob, Job, SlotsJob, ThoughtMarkers
 
 __all__ = ["CompiledConstraint", "Compiler", "ThoughtMarkers"]
 
@@ -137,6 +139,21 @@ class Compiler:
         def finished(decisions: Decisions) -> tuple[tuple[Decisions, TokenClasses], int]:
             classes = TokenClasses.of(decisions.token_class, decisions.classes)
             return (decisions, classes), decisions.token_class.nbytes + classes.nbytes
+
+        return self._once(job, job, finished)
+
+    def slots(
+        self, texts: Sequence[Expression], levels: Sequence[Sequence[Turn]], end_token_ids: Sequence[int]
+    ) -> tuple[SlotAutomaton, TokenClasses]:
+        """The automaton of slots from place 0 on, and its classes as the readout takes them.
+
+        Raises ConstraintError as ``compile`` does for each of the ``texts`` that may stand in a slot.
+        """
+        job = SlotsJob(tuple(texts), tuple(map(tuple, levels)), tuple(end_token_ids))
+
+        def finished(automaton: SlotAutomaton) -> tuple[tuple[SlotAutomaton, TokenClasses], int]:
+            classes = TokenClasses.of(automaton.token_class, automaton.classes)
+            return (automaton, classes), automaton.token_class.nbytes + classes.nbytes
 
         return self._once(job, job, finished)
 

@@ -9,14 +9,17 @@ from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from redraft.constrain.automaton import fitting
+from redraft.constrain.automaton import slots as slot_automaton
 from redraft.constrain.automaton import tokens as token_automaton
 from redraft.constrain.automaton.fitting import Fitted
 from redraft.constrain.automaton.limits import TooLargeError
 from redraft.constrain.automaton.preamble import after_thought
+from redraft.constrain.automaton.slots import SlotAutomaton, Turn
 from redraft.constrain.automaton.stop_strings import without
 from redraft.constrain.automaton.tokens import TokenAutomaton
 from redraft.constrain.automaton.vocabulary import Vocabulary
-from redraft.constrain.constraint import Constraint
+from redraft.constrain.constraint import Constraint, Exactly
+from redraft.constrain.expression import Expression
 from redraft.constrain.inference.decisions import Decisions
 
 T = TypeVar("T")
@@ -99,6 +102,22 @@ class DecisionsJob:
     def build(self, vocabulary: Vocabulary) -> Decisions:
         """Compile them; ConstraintError as in ``Decisions.compile``."""
         return Decisions.compile(self.frame, dict(self.questions), vocabulary, self.end_token_ids)
+
+
+@dataclass(frozen=True)
+class SlotsJob:
+    """Slots that follow each other on a canvas."""
+
+    texts: tuple[Expression, ...]
+    """Texts that may stand in a slot, by the numbers that ``levels`` has."""
+    levels: tuple[tuple[Turn, ...], ...]
+    """The ways to fill each slot."""
+    end_token_ids: tuple[int, ...]
+
+    def build(self, vocabulary: Vocabulary) -> SlotAutomaton:
+        """Compile them, from place 0 before the first slot; ConstraintError as of a constraint."""
+        jobs = [ConstraintJob(Exactly(text), self.end_token_ids, (), None) for text in self.texts]
+        return slot_automaton.build([job.build(vocabulary).automaton for job in jobs], self.levels, 0)
 
 
 class Builder(Protocol):

@@ -1,6 +1,7 @@
 """A denoising step under a constraint: samples, argmax and entropies given that the canvas's text is valid."""
 
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 from redraft.canvas.random import PositionRandom
 from redraft.canvas.readout import ClassReadout, Readout
 from redraft.canvas.step import Pinned
+from redraft.canvas.token_classes import TokenClasses
 from redraft.constrain.compiler import CompiledConstraint
 from redraft.constrain.inference.chain import ClassSums, Floats, Inference, end_potential
 from redraft.kernels.inference import infer
@@ -40,6 +42,29 @@ class ConstrainedStep:
         return int(states[-1])
 
 
+class OnCanvas(Protocol):
+    """A constraint on what may stand on one canvas."""
+
+    @property
+    def classes(self) -> TokenClasses:
+        """The token classes that its readouts are read by."""
+        ...
+
+    def apply(
+        self,
+        readout: Readout,
+        draws: PositionRandom,
+        greedy: bool,
+        pinned: Pinned | None,
+        settled: Pinned | None = None,
+    ) -> ConstrainedStep:
+        """Condition a step's readout, with its class sums, on what may stand there.
+
+        ``pinned`` tokens are part of it. ``settled`` ones, the pinned among them, stay where they are too.
+        """
+        ...
+
+
 @dataclass(frozen=True, eq=False)
 class CanvasConstraint:
     """A constraint's part in one canvas: where its text stands, how far the answer goes on it, how it may end."""
@@ -60,6 +85,11 @@ class CanvasConstraint:
         left = max(0, room - length)
         return cls(compiled, state, positions, end_potential(compiled.automaton.distance, left, needs_end))
 
+    @property
+    def classes(self) -> TokenClasses:
+        """The token classes that its readouts are read by."""
+        return self.compiled.classes
+
     def apply(
         self,
         readout: Readout,
@@ -73,8 +103,7 @@ class CanvasConstraint:
         ``pinned`` tokens are part of the text. ``settled`` ones, the pinned among them, stay where they are too, and
         may stand behind the text's end. Raises ConstraintError where pinned tokens contradict the constraint.
         """
-        classes = _classes(readout)
-        length, positions = len(readout.argmax), self.positions
+        positions = self.positions
         sums = class_sums(readout).rows(slice(positions))
         if settled is not None:
             sums = self._standing(sums, settled)
@@ -85,26 +114,7 @@ class CanvasConstraint:
         uniforms = draws.path[:positions].numpy()
         found = infer(self.compiled.automaton, self.state, self.end, sums, uniforms)
 
-        best = _padded(found.best_classes, length, -1).to(readout.argmax.device)
-        likeliest = classes.argmax.gather(1, best.clamp(min=0)[:, None])[:, 0]
-        argmax = torch.where(best >= 0, likeliest, readout.argmax)
-        sample = argmax
-        if not greedy:
-            sample = classes.draw(_padded(found.sampled_classes, length, -1), draws.sample)
-        entropy, confidence = readout.entropy.clone(), readout.confidence.clone()
-        entropy[:positions], confidence[:positions] = map(torch.from_numpy, _certainty(found, sums))
-
-        def probability(tokens: Tensor) -> Tensor:
-            own = tokens[:positions].cpu().numpy()
-            factor = _factors(found, sums)[np.arange(positions), self.compiled.automaton.token_class[own]]
-            likely = readout.probability(tokens).clone()
-            likely[:positions] = (likely[:positions] * torch.from_numpy(factor).to(likely)).clamp(max=1.0)
-            return likely
-
-        constrained = replace(
-            readout, argmax=argmax, sample=sample, entropy=entropy, confidence=confidence, probability=probability
-        )
-        return ConstrainedStep(constrained, found)
+        return conditioned(readout, found, sums, self.compiled.automaton.token_class, draws, greedy)
 
     def _standing(self, sums: ClassSums, tokens: Pinned) -> ClassSums:
         """Return class sums [L, n] with ``tokens`` in their places."""
@@ -117,6 +127,39 @@ class CanvasConstraint:
         mask = pinned.mask[: self.positions].numpy()
         before_last = np.flatnonzero(~mask[: np.flatnonzero(mask).max(initial=-1) + 1])
         return sums.without(before_last, self.compiled.automaton.classes - 1)
+
+
+def conditioned(
+    readout: Readout,
+    found: Inference,
+    sums: ClassSums,
+    token_class: NDArray[np.int32],
+    draws: PositionRandom,
+    greedy: bool,
+) -> ConstrainedStep:
+    """Condition a readout [C] on what inference found for its first L positions; ``token_class`` [V] is by whose
+    classes. Where a class is -1 the readout's own token stays."""
+    classes, length, positions = _classes(readout), len(readout.argmax), sums.positions
+    best = _padded(found.best_classes, length, -1).to(readout.argmax.device)
+    likeliest = classes.argmax.gather(1, best.clamp(min=0)[:, None])[:, 0]
+    argmax = torch.where(best >= 0, likeliest, readout.argmax)
+    sample = argmax
+    if not greedy:
+        sample = classes.draw(_padded(found.sampled_classes, length, -1), draws.sample)
+    entropy, confidence = readout.entropy.clone(), readout.confidence.clone()
+    entropy[:positions], confidence[:positions] = map(torch.from_numpy, _certainty(found, sums))
+
+    def probability(tokens: Tensor) -> Tensor:
+        own = tokens[:positions].cpu().numpy()
+        factor = _factors(found, sums)[np.arange(positions), token_class[own]]
+        likely = readout.probability(tokens).clone()
+        likely[:positions] = (likely[:positions] * torch.from_numpy(factor).to(likely)).clamp(max=1.0)
+        return likely
+
+    constrained = replace(
+        readout, argmax=argmax, sample=sample, entropy=entropy, confidence=confidence, probability=probability
+    )
+    return ConstrainedStep(constrained, found)
 
 
 def class_sums(readout: Readout) -> ClassSums:

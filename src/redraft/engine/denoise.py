@@ -13,7 +13,7 @@ from redraft.canvas.readout import ReadoutSpec, without_mask
 from redraft.canvas.shaping import Shaping
 from redraft.canvas.step import CanvasState, Pinned, StepOutcome, StepRules, start, step
 from redraft.canvas.token_classes import TokenClasses
-from redraft.engine.constrained import CanvasConstraint, ConstrainedStep
+from redraft.engine.constrained import ConstrainedStep, OnCanvas
 from redraft.engine.memory import PooledCache
 from redraft.engine.request import Request
 from redraft.engine.result import OnStep, StepEvent
@@ -38,7 +38,7 @@ class CanvasPlan:
     """The context, or the end of it: the tokens that stand before the canvas."""
     attempt: int = 0
     """The number of the try at it, from 0."""
-    constraint: CanvasConstraint | None = None
+    constraint: OnCanvas | None = None
     pinned: Pinned | None = None
     forbidden: Sequence[int] = ()
     """Tokens that stand nowhere on it but where they are pinned."""
@@ -163,7 +163,7 @@ class Denoising:
             self_conditioning=self._model.self_conditions and self.state.step < self._rules.steps,
             # Of a model with a mask one more, for the mask may be among them.
             top_logprobs=top_logprobs + (top_logprobs > 0 and masks is not None),
-            classes=masks if constraint is None else constraint.compiled.classes,
+            classes=masks if constraint is None else constraint.classes,
             shaping=self._shaping(),
         )
 

@@ -1,7 +1,7 @@
 """Results of a generation: an event a denoising step, a chunk a canvas, and the result with its cost."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from html import escape
 from typing import Any, Literal
 
@@ -129,6 +129,16 @@ class Usage:
     """The model's forwards that wrote the answer: those that encoded nothing but its prompt are not among them."""
     accepted_drafts: int = 0
     """Tokens that were drafted and then accepted, in mode "speculative"."""
+
+    def after(self, other: "Usage") -> "Usage":
+        """The cost of both, where ``other`` was tried first and this gave the answer."""
+        return replace(
+            self,
+            canvases=self.canvases + other.canvases,
+            denoising_steps=self.denoising_steps + other.denoising_steps,
+            time_to_first_token=self.time_to_first_token + other.seconds,
+            seconds=self.seconds + other.seconds,
+        )
 
     @property
     def tokens_per_step(self) -> float:

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, runtime_checkable
+from typing import Literal, Protocol, get_args, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -24,6 +24,8 @@ GenerationMode = Literal["diffusion", "autoregressive", "speculative"]
 """How an answer is written: canvases that are denoised; token after token, from the causal rows; or drafts that the
 causal rows verify, which gives the autoregressive mode's distribution."""
 ALL_MODES: tuple[GenerationMode, ...] = ("diffusion", "autoregressive", "speculative")
+ExtractLayout = Literal["slots", "text"]
+"""The form that ``extract`` reads a text into: a value in each of a schema's slots, all at once, or JSON text."""
 WindowPolicy = Literal["shared", "per_query"]
 """A sliding layer shows a canvas past its window a part of the cache: "shared" shows every position the same last
 window - 1 tokens (the reference and Google's sampler), "per_query" slides the window along the canvas (vLLM)."""
@@ -89,6 +91,9 @@ class GenerationDefaults:
     choice_temperature: float | None = None
     """Fitted to make the probabilities of ``choose`` true; None where nobody has. In a file of its own, for the
     reference refuses what it does not know (``checkpoint.OWN_FILE``)."""
+    extract_layout: ExtractLayout | None = None
+    """The layout that ``extract`` uses unless it is told: "slots" for a model that was trained on them; None is "text".
+    In the same file."""
     acceptance: AcceptanceRule | None = None
     """The rule of a family that does not accept by an entropy bound."""
 
@@ -112,6 +117,8 @@ class GenerationDefaults:
         fitted = 1.0 if self.choice_temperature is None else self.choice_temperature
         if isinstance(fitted, bool) or not isinstance(fitted, int | float) or not 0 < fitted < math.inf:
             raise ValueError(f"choice_temperature {fitted!r} must be a finite number above 0")
+        if self.extract_layout not in (None, *get_args(ExtractLayout)):
+            raise ValueError(f"extract_layout {self.extract_layout!r} must be 'slots' or 'text'")
         if not all(isinstance(token, int) for token in self.end_token_ids):
             raise ValueError(f"end tokens {self.end_token_ids!r} must be token ids")
 

@@ -30,7 +30,7 @@ DType = Literal["auto", "float32", "bfloat16", "int8", "int4"]
 AUTO_FLOAT32 = 500_000_000
 OWN_FILE = "redraft.json"
 # What ``transformers`` refuses to find in its own file.
-_OWN = ("choice_temperature",)
+_OWN = ("choice_temperature", "extract_layout")
 Kind = TypeVar("Kind", bound=Hashable)
 
 
@@ -267,7 +267,8 @@ def save_choice_temperature(folder: str | Path, temperature: float) -> None:
             f"{folder} is a file, and has no place for a temperature; make a folder: redraft quantize"
         )
     _read_config(folder)
-    own = {"choice_temperature": temperature}
+    known = read_object(folder / OWN_FILE) if (folder / OWN_FILE).exists() else {}
+    own = {**known, "choice_temperature": temperature}
     _with_own(GenerationDefaults(), own)
     write_object(folder / OWN_FILE, own)
 

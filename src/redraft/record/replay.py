@@ -9,6 +9,7 @@ from redraft.engine.generation import Generate
 from redraft.engine.result import Chunk, Result, StepEvent
 from redraft.engine.runtime import advance, no_room, start
 from redraft.engine.task import Progress, Runnable, Waiting
+from redraft.engine.thinking import without_switches
 from redraft.errors import GenerationError, RecordingError, counted
 from redraft.record.compare import Comparison, compare, compare_beginning
 from redraft.record.described import prompt_digest, requested
@@ -43,7 +44,8 @@ def replay(
     """Run the recorded request on ``engine`` and compare every step.
 
     any_model: do so with other weights than the recorded ones. changed: parameters of ``Engine.generate`` in the place
-    of the recorded ones: a prompt that was not kept, a verifier, another seed. A request that had failed is repeated as
+    of the recorded ones: a prompt that was not kept, with the ``chat_template_kwargs`` that its messages went through
+    the template with, a verifier, another seed. A request that had failed is repeated as
     far as it came.
 
     Raises RecordingError for another model, and for what the recording does not hold and is not given.
@@ -109,7 +111,9 @@ def _check_prompt(recording: Recording, engine: Engine, changed: dict[str, Any])
         raise RecordingError(
             f"the recording was made without its prompt of {counted(kept['tokens'], 'token')}; give the prompt"
         )
-    given = list(engine.runtime.tokenize(changed["prompt"], bool(recording.request["thinking"])))
+    variables = without_switches(changed.pop("chat_template_kwargs", None))
+    thinking = bool(recording.request["thinking"])
+    given = list(engine.runtime.tokenize(changed["prompt"], thinking, template_variables=variables))
     ending = engine.runtime.empty_thought
     if prompt_digest(given) != kept and ending and given[-len(ending) :] == ending:
         # Recorded before chat prompts ended with an empty thought.

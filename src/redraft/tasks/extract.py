@@ -2,8 +2,8 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Generic, cast
+from dataclasses import dataclass, field, replace
+from typing import Any, Generic, cast, get_args
 
 import torch
 from torch import Tensor
@@ -24,12 +24,15 @@ from redraft.engine.result import OnStep, Result, fields_of
 from redraft.engine.runtime import Runtime
 from redraft.engine.task import Forward, Task, encode, read
 from redraft.engine.thinking import OF_THOUGHTS
-from redraft.errors import GenerationError, RequestError
-from redraft.models.base import Span
+from redraft.errors import ConstraintError, GenerationError, RequestError
+from redraft.models.base import ExtractLayout, Span
+from redraft.tasks.read_slots import ReadSlots, slots_of
 
 INSTRUCTION = "Read the text below and write what it says as JSON under this schema:\n{schema}"
 # Where the noise of the confidence's canvases is drawn, apart from that of all attempts at generating.
 _CONFIDENCE = 1 << 63
+# What a generation has and slots have not, with the value that asks for nothing.
+_OF_TEXT: Mapping[str, Any] = {"verifier": None, "best_of": 1}
 
 
 V = TypeVar("V", default=Any)
@@ -44,7 +47,12 @@ class Extraction(Result, Generic[V]):
     """The value that the JSON says; of the Python type that was given for a schema, if one was."""
     confidence: dict[str, float] = field(default_factory=dict)
     """The confidence of every value that holds no others, by JSON pointer (RFC 6901): the probability that the model
-    gives the value's least likely token when the value is noise, and all the rest of the answer is there."""
+    gives the value's least likely token when the value is noise, and all the rest of the answer is there. Of slots it
+    is the one that it gave when it settled the token."""
+    layout: ExtractLayout = "text"
+    """"slots" where each value was read into a slot of its own, all at once, "text" where JSON was written."""
+    fallback: str | None = None
+    """The reason for which JSON was written although slots were asked for, or are the checkpoint's own layout."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,12 +66,34 @@ class ExtractRequest(Generic[V]):
     wanted: type[V] | None = None
     """The Python type that the value is to have, if one was given for a schema."""
     record: Recorders | None = None
+    verbatim: bool = False
+    """True where JSON cannot be written in the place of slots, for it would not be held to the text."""
+    slots: ReadSlots | None = None
+    """The reading into slots, which is tried first; None for JSON text."""
+    fallback: str | None = None
+    """The reason for which there are no slots although they were wanted."""
 
     def task(self, on_step: OnStep | None = None) -> Task[Extraction[V]]:
         """Begin to read. The steps of the confidence are neither told nor kept."""
+        read = None if self.slots is None else (yield from self.slots.task(on_step))
+        if read is not None and read.full and self.verbatim:
+            raise GenerationError(
+                f"the value at {read.full[0]} takes all of its slot, and may be longer; a larger 'maxLength' makes its "
+                "slot wider, and without verbatim JSON would be written"
+            )
+        if read is not None and not read.full:
+            found = read.confidence if self.confidence else {}
+            return Extraction(
+                **fields_of(read.result), value=self._value(read.result.text), confidence=found, layout="slots"
+            )
         answer = yield from Generate(self.runtime, self.request, self.record).answer(on_step)
         found = (yield from _confidence(self.runtime, self.request, answer)) if self.confidence else {}
-        return Extraction(**fields_of(answer.result), value=self._value(answer.result.text), confidence=found)
+        result, fallback = answer.result, self.fallback
+        if read is not None:
+            fallback = f"the value at {read.full[0]} takes all of its slot, and may be longer"
+            result = replace(result, usage=result.usage.after(read.result.usage))
+        value = self._value(result.text)
+        return Extraction(**fields_of(result), value=value, confidence=found, fallback=fallback)
 
     def _value(self, text: str) -> Any:
         return _value(text) if self.wanted is None else value_of(self.wanted, text)
@@ -76,16 +106,22 @@ def extract(
     *,
     instruction: str | None = None,
     confidence: bool = True,
+    layout: ExtractLayout | None = None,
+    verbatim: bool = False,
     record: Recorders | None = None,
     **parameters: Any,
 ) -> ExtractRequest[V]:
     """Check a request to read ``text`` into JSON that is valid under ``schema``, a JSON schema or a Python type.
 
-    instruction: what the model is told, in the place of a sentence that names the schema. confidence: one denoising
-    step more for every field. record: keeps how the JSON is generated, and not the steps of the confidence. Other
-    parameters, and errors, as in ``request.generate``; an answer that its step limit left unfinished is flagged like
-    any other. The task raises GenerationError where an open object has a key twice, of which no pointer could say
-    which.
+    instruction: what the model is told, in the place of a sentence that names the schema or, for slots, of one that
+    asks to fill them in. confidence: each value's; of JSON text that takes one denoising step more for every field.
+    layout: "slots" reads all values at once, each into a slot of its own, "text" writes JSON; by default as the
+    checkpoint was trained. JSON is written all the same where a schema has no slots, or a value takes all of its own.
+    verbatim: strings are stretches of the text, from the border of a word to the border of a word, but for dates and
+    times; slots alone hold that, and RequestError says why there are none.
+    record: keeps how the JSON is generated, and not the steps of the confidence; slots are not kept. Other parameters,
+    and errors, as in ``request.generate``; an answer that its step limit left unfinished is flagged like any other.
+    The task raises GenerationError where an open object has a key twice, of which no pointer could say which.
     """
     runtime.check_canvas("extract")
     for name in ("constraint", "stop", "draft", *OF_THOUGHTS):
@@ -97,9 +133,34 @@ def extract(
     said = INSTRUCTION.format(schema=constraint.schema) if instruction is None else instruction
     check_text("instruction", said)
     check_switch("confidence", confidence)
-    question = runtime.question(said, text)
-    request = generate(runtime, question, mode="diffusion", constraint=constraint, **parameters)
-    return ExtractRequest(runtime, request, confidence, wanted, record)
+    check_layout(layout)
+    check_switch("verbatim", verbatim)
+    request = generate(runtime, runtime.question(said, text), mode="diffusion", constraint=constraint, **parameters)
+    slots, fallback = None, None
+    if (layout or runtime.model.defaults.extract_layout) == "slots":
+        try:
+            _check_for_slots(record, parameters)
+            slots = slots_of(runtime, text, constraint.schema, instruction, parameters, verbatim)
+        except (RequestError, ConstraintError) as error:
+            fallback = str(error)
+    if verbatim and slots is None:
+        raise RequestError(f"verbatim holds in slots alone, and none are filled: {fallback or 'layout is text'}")
+    return ExtractRequest(runtime, request, confidence, wanted, record, verbatim, slots, fallback)
+
+
+def check_layout(layout: object) -> None:
+    """Refuse what is no layout of ``extract``; None is the checkpoint's own."""
+    if layout is not None and layout not in get_args(ExtractLayout):
+        raise RequestError(f"layout {layout!r} must be 'slots' or 'text', or None for the checkpoint's own")
+
+
+def _check_for_slots(record: Recorders | None, parameters: Mapping[str, Any]) -> None:
+    """Refuse what JSON text alone honours."""
+    if record is not None:
+        raise RequestError("recordings keep how JSON is written, and not how slots are filled")
+    for name, nothing in _OF_TEXT.items():
+        if parameters.get(name, nothing) != nothing:
+            raise RequestError(f"{name} is of JSON that is written, and not of slots")
 
 
 def _value(text: str) -> Any:

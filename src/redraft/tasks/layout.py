@@ -6,10 +6,12 @@ The layout looks like YAML: ``name: Ada`` a line, members of objects indented, i
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Any, Literal
 
+from redraft.constrain.expression import NOTHING, Expression, Without, any_of
+from redraft.constrain.language.json import raw
 from redraft.constrain.language.json.document import Document
 from redraft.constrain.language.json.keywords import TooDeepError, fail, joined_pointer, read
 from redraft.constrain.language.json.logic import satisfies
@@ -22,6 +24,7 @@ WIDTH, LONG, LONGEST = 16, 24, 40
 NULL = "null"
 
 _LONG_FORMATS = frozenset({"date-time", "email", "hostname", "ipv4", "ipv6", "uri"})
+_TIMES = frozenset({"date", "date-time", "duration", "time"})
 CHARACTERS_A_TOKEN = 3
 """The number of characters, on average or more, that a token of text has where it is no number."""
 _NUMBER_WIDTH = 12
@@ -61,6 +64,12 @@ class Slot:
     """A description of what may stand here."""
     about: str = ""
     """The schema's description."""
+    rewritten: bool = False
+    """True for a form that a text may say otherwise: a date, a time."""
+    holds_all: bool = False
+    """True if its width is enough for each of its values."""
+    texts: Expression = field(default=NOTHING, repr=False, compare=False)
+    """The texts of its values, each on one line and none of them that of an absent value."""
 
     def text(self, value: Any) -> str:
         """The text of a value; RequestError for one of another type."""
@@ -182,7 +191,7 @@ class _Builder:
     def part(self, places: Places, pointer: str, depth: int, may_be_absent: bool = False, item: bool = False) -> Part:
         """The layout of a value for which all ``places`` hold, and whose own parts are so deep indented."""
         about = _description(places)
-        merged, kinds, nullable = self._decided(places)
+        places, merged, kinds, nullable = self._decided(places)
         may_be_absent |= nullable
         if kinds == {"object"} and merged.values is None:
             members = self._members(merged, pointer, depth, may_be_absent)
@@ -191,11 +200,11 @@ class _Builder:
             # Items of a member stand as deep as its key.
             items = self._items(merged, pointer, depth if item else depth - 1)
             return Items(pointer, items, merged.items[0], nullable, may_be_absent, about)
-        return self._slot(merged, kinds, pointer, nullable, may_be_absent, about)
+        return self._slot(places, merged, kinds, pointer, nullable, may_be_absent, about)
 
-    def _decided(self, places: Places) -> tuple[Merged, frozenset[str], bool]:
-        """All that holds, the kinds of value beside null, and whether null is one. Of alternatives the only one holds
-        that is not null."""
+    def _decided(self, places: Places) -> tuple[Places, Merged, frozenset[str], bool]:
+        """All that holds, apart and together, the kinds of value beside null, and whether null is one. Of alternatives
+        the only one holds that is not null."""
         decided: set[str] = set()
         nullable = False
         try:
@@ -220,7 +229,7 @@ class _Builder:
             nullable |= None in values
         else:
             nullable |= "null" in kinds
-        return merged, kinds - {"null"}, nullable
+        return places, merged, kinds - {"null"}, nullable
 
     def _is_null(self, places: Places) -> bool:
         merged = self._document.merge(places, 1)
@@ -266,7 +275,14 @@ class _Builder:
         self._keys += (" " if self._keys.endswith("-") else "\n" + "  " * depth) + key
 
     def _slot(
-        self, merged: Merged, kinds: frozenset[str], pointer: str, nullable: bool, may_be_absent: bool, about: str
+        self,
+        places: Places,
+        merged: Merged,
+        kinds: frozenset[str],
+        pointer: str,
+        nullable: bool,
+        may_be_absent: bool,
+        about: str,
     ) -> Slot:
         values = tuple(value for value in merged.values or () if value is not None)
         type_ = _TYPES.get(kinds) if merged.values is None else "enum"
@@ -282,31 +298,40 @@ class _Builder:
         if self._count > _MAX_SLOTS:
             raise fail(merged.pointer, f"more than {_MAX_SLOTS} values; lower 'maxItems', or ask in several parts")
         key, self._keys = self._keys if self._count > 1 else self._keys.removeprefix("\n"), ""
-        width = self._width(merged, type_, values, may_be_absent)
-        return Slot(pointer, key, type_, width, values, nullable, may_be_absent, _said(type_, merged, values), about)
+        width, holds_all = self._width(merged, type_, values, may_be_absent)
+        texts = any_of(*map(plain, values)) if type_ == "enum" else raw.texts(self._document, places, [type_])
+        if type_ == "string" and may_be_absent:
+            texts = Without(texts, any_of(NULL))
+        said, rewritten = _said(type_, merged, values), not _TIMES.isdisjoint(merged.formats)
+        return Slot(
+            pointer, key, type_, width, values, nullable, may_be_absent, said, about, rewritten, holds_all, texts
+        )
 
-    def _width(self, merged: Merged, type_: Type, values: Sequence[Any], may_be_absent: bool) -> int:
+    def _width(self, merged: Merged, type_: Type, values: Sequence[Any], may_be_absent: bool) -> tuple[int, bool]:
+        """The tokens of a slot, and whether they are enough for each of its values."""
         null = [NULL] if may_be_absent else []
         if type_ in ("enum", "boolean"):
-            return self._longest([*map(plain, values or (True, False)), *null])
+            return self._longest([*map(plain, values or (True, False)), *null]), True
         if type_ == "integer" and merged.lower is not None and merged.upper is not None:
             # Every digit may be a token.
             longest = max(len(str(int(bound.value))) for bound in (merged.lower, merged.upper))
-            return max(self._longest(["0"]) + longest - 1, self._longest(null or ["0"]))
-        if type_ != "string":
-            return _NUMBER_WIDTH
-        if "uuid" in merged.formats:
-            return LONGEST
-        if _LONG_FORMATS & set(merged.formats):
-            return LONG
-        characters = merged.length[1] or 0
-        return next((width for width in (WIDTH, LONG) if characters <= CHARACTERS_A_TOKEN * width), LONGEST)
+            return max(self._longest(["0"]) + longest - 1, self._longest(null or ["0"])), True
+        return (_NUMBER_WIDTH if type_ != "string" else _text_width(merged)), False
 
     def _longest(self, texts: Iterable[str]) -> int:
         """The width that holds each of these."""
         if self._tokenizer is None:
             return WIDTH
         return 1 + max(len(self._tokenizer.encode_text(f" {text}", literal=True)) for text in texts)
+
+
+def _text_width(merged: Merged) -> int:
+    if "uuid" in merged.formats:
+        return LONGEST
+    if _LONG_FORMATS & set(merged.formats):
+        return LONG
+    characters = merged.length[1] or 0
+    return next((width for width in (WIDTH, LONG) if characters <= CHARACTERS_A_TOKEN * width), LONGEST)
 
 
 def _form(part: Part) -> tuple[str, Part]:

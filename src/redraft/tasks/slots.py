@@ -4,7 +4,7 @@ What stands between the slots is pinned (see ``layout``). A slot holds a space, 
 its width. Texts are raw; ``null`` says that a value is absent, and the items of an array end at the first one.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +12,7 @@ from redraft.constrain.language.json.keywords import joined_pointer
 from redraft.errors import GenerationError, RequestError, counted
 from redraft.models.tokenizer import ChatTokenizer
 from redraft.tasks.layout import CHARACTERS_A_TOKEN, NULL, WIDTH, Fields, Items, Part, Slot, described, laid_out, slots
+from redraft.tasks.presence import Fork, presence
 
 INSTRUCTION = "Fill in these fields from the text. Write null where it does not say."
 
@@ -82,6 +83,17 @@ class Slots:
         root = laid_out(schema, tokenizer)
         return cls(tuple(slots(root)), tokenizer, end_token_id, root)
 
+    def start(self, possible: Callable[[Slot], bool]) -> Fork:
+        """Return the place before the first slot, from which all ways to say a value or null in each slot lead on.
+
+        ``possible``: tells the slots in which a value may stand. Raises RequestError naming one that needs a value.
+        """
+        found = presence(self._root, possible)
+        if found is not None:
+            return found
+        pointer = next(slot.pointer for slot in self.slots if not possible(slot))
+        raise RequestError(f"no text can stand at {pointer}, and a value of the schema needs one there, or elsewhere")
+
     @property
     def empty(self) -> Canvas:
         """The canvas with nothing but end tokens in its slots; as long as that of any value."""
@@ -104,6 +116,26 @@ class Slots:
     def canvas(self, value: Any) -> Canvas:
         """The canvas of a value; errors as in ``pieces``."""
         return Canvas.of(self.pieces(value), self.tokenizer, self.end_token_id)
+
+    def split(self, length: int) -> list[tuple[range, Canvas]]:
+        """Spread the slots over canvases of at most ``length`` positions -> the numbers of each one's slots, and the
+        canvas with nothing but end tokens in them. RequestError for a slot that is longer than that with its key."""
+        found: list[tuple[range, Canvas]] = []
+        start = 0
+        while start < len(self.slots):
+            end, canvas = start, Canvas((), ())
+            while end < len(self.slots) and len(longer := self._blank(start, end + 1).tokens) <= length:
+                end, canvas = end + 1, self._blank(start, end + 1)
+            if end == start:
+                pointer = self.slots[start].pointer
+                raise RequestError(f"value at {pointer} takes {len(longer)} positions, and a canvas has {length}")
+            found.append((range(start, end), canvas))
+            start = end
+        return found
+
+    def _blank(self, start: int, end: int) -> Canvas:
+        pieces = list(self._pieces([""] * len(self.slots)))[2 * start : 2 * end]
+        return Canvas.of(pieces, self.tokenizer, self.end_token_id)
 
     def decode(self, tokens: Sequence[Sequence[int]]) -> Any:
         """The JSON value that the tokens of each slot say, up to the first end token.

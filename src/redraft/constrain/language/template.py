@@ -13,7 +13,7 @@ from redraft.constrain.automaton.bytes import ByteAutomaton
 from redraft.constrain.expression import AllOf, Characters, Expression, Literal, Repeat, any_of, joined
 from redraft.constrain.language import regex
 from redraft.constrain.language.json import text as json_text
-from redraft.constrain.language.json.text import ANY_CHARACTER, Layout
+from redraft.constrain.language.json.text import ANY_CHARACTER, IN_A_LINE, Layout
 from redraft.errors import ConstraintError
 
 HoleType = typing.Literal["integer", "number", "boolean", "string", "line", "word", "json"]
@@ -25,7 +25,7 @@ _TYPES: dict[str, Expression] = {
     "number": json_text.NUMBER,
     "boolean": any_of("true", "false"),
     "string": Repeat(ANY_CHARACTER, 0, None),
-    "line": Repeat(Characters.among("\n\v\f\r\x1c\x1d\x1e\x85\u2028\u2029").complement(), 0, None),
+    "line": Repeat(IN_A_LINE, 0, None),
     "word": Repeat(
         Characters.of([(ord(c), ord(c)) for c in map(chr, range(0x3001)) if c.isspace()]).complement(), 1, None
     ),

@@ -64,6 +64,8 @@ DECIMAL = any_of(INTEGER, joined(_SHORT, Repeat(DIGIT, 1, 6)))
 """Numbers without an exponent, and with few digits before and after a point."""
 
 ANY_CHARACTER = Characters.of([(0, LAST_CODE_POINT)])
+IN_A_LINE = Characters.among("\n\v\f\r\x1c\x1d\x1e\x85\u2028\u2029").complement()
+"""Any character that ends no line."""
 _SHORT_ESCAPES = {'"': '"', "\\": "\\", "\b": "b", "\f": "f", "\n": "n", "\r": "r", "\t": "t"}
 _ESCAPED = Characters.of([(0, 0x1F), (0x22, 0x22), (0x5C, 0x5C)])
 _UNESCAPED = _ESCAPED.complement()
