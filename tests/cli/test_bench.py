@@ -146,6 +146,8 @@ MISTAKES = [
     pytest.param(["--plot", "bench.doc"], "the plot bench.doc must end in", id="plot format"),
     pytest.param(["-m", "no-such-model"], "no checkpoint 'no-such-model'", id="model"),
     pytest.param(["--clients", 2], "--clients is for --modes; leave it out", id="clients"),
+    pytest.param(["--mode", "diffusion"], "--mode is for --modes; leave it out", id="mode"),
+    pytest.param(["--modes", "--mode", "speculative", "--steps", 2], "--steps is for mode 'diffusion'", id="steps"),
     pytest.param(["--steps", 2, "--steps", 4], "--steps is given more than once", id="several steps"),
     pytest.param(["--modes", "--rounds", 2], "rounds 2 is too few", id="rounds of modes"),
     pytest.param(
@@ -191,7 +193,8 @@ class TestModes:
         gemma = random_gemma(tmp_path / "gemma")
         asked = ["bench", "-m", gemma, "--rounds", 3, "--max-tokens", 3, "--prompt-tokens", 4]
         assert "has no canvas, whose steps are measured; " in redraft_here(*asked).stderr
-        assert "--steps is for canvases" in redraft_here(*asked, "--modes", "--steps", 2).stderr
+        assert "--steps is for mode 'diffusion'" in redraft_here(*asked, "--modes", "--steps", 2).stderr
+        assert "mode 'diffusion' is none of this" in redraft_here(*asked, "--modes", "--mode", "diffusion").stderr
         done = redraft_here(*asked, "--modes", "--clients", 1)
         assert done.returncode == 0, done.stderr
         assert "autoregressive" in done.stdout

@@ -58,6 +58,9 @@ def bench(
     modes: Annotated[
         bool, typer.Option("--modes", help="Compare the ways in which the checkpoint can write, at so many clients.")
     ] = False,
+    mode: Annotated[
+        list[options.Mode] | None, typer.Option(help="With --modes: compare these alone; may be repeated.")
+    ] = None,
     clients: Annotated[
         list[int] | None, typer.Option(min=1, max=256, help="With --modes: clients at once; may be repeated. 1, 4, 16.")
     ] = None,
@@ -109,6 +112,7 @@ def bench(
                 prompt_tokens=prompt_tokens[0] if prompt_tokens else None,
                 max_tokens=max_tokens[0] if max_tokens else None,
                 steps=steps or [],
+                modes=[one.value for one in mode or []],
                 clients=clients or [],
                 task=task,
                 temperature=temperature,
@@ -118,7 +122,7 @@ def bench(
             )
         )
         return
-    _refuse({"--clients": clients, "--task": task, "--temperature": temperature}, "is for --modes")
+    _refuse({"--mode": mode, "--clients": clients, "--task": task, "--temperature": temperature}, "is for --modes")
     if steps and len(steps) > 1:
         raise RequestError(
             "--steps is given more than once; without --modes every canvas takes the same number of steps"

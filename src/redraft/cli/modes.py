@@ -34,6 +34,8 @@ class Given:
     prompt_tokens: int | None
     max_tokens: int | None
     steps: list[int]
+    modes: list[str]
+    """The ones to compare alone; empty for all that the checkpoint has."""
     clients: list[int]
     task: Path | None
     temperature: float | None
@@ -61,9 +63,11 @@ def run(
         raise RequestError("give --task, or --prompt or --prompt-tokens, not both: a task has prompts of its own")
     items = None if given.task is None else _items(given.task)
     found = checkpoint.read(checkpoint.find(given.model))
-    modes = found.family.modes
+    for mode in given.modes:
+        request.check_mode(mode, found.family.modes)
+    modes = [mode for mode in found.family.modes if not given.modes or mode in given.modes]
     if given.steps and "diffusion" not in modes:
-        raise RequestError(f"--steps is for canvases, and {given.model} has none; leave it out")
+        raise RequestError("--steps is for mode 'diffusion', which is not compared; leave it out")
     described = machine.describe()
     with load(found.path, dtype=cast("DType", given.dtype)) as engine:
         if given.threads is not None:
