@@ -15,7 +15,7 @@ from redraft.constrain.inference.decisions import Normalize
 from redraft.constrain.language.template import Hole
 from redraft.constrain.python_types import as_constraint
 from redraft.engine.generation import Generate, Recorders
-from redraft.engine.request import Request, check_listeners, check_mode, check_whole, generate
+from redraft.engine.request import VERIFY_THRESHOLD, Request, Verify, check_listeners, check_mode, check_whole, generate
 from redraft.engine.result import Chunk, OnStep, Result
 from redraft.engine.runtime import Prompt, Runtime, forward_alone, run, start
 from redraft.engine.sampling import LogitBias
@@ -166,6 +166,9 @@ class Engine:
         min_tokens: int = 0,
         ignore_eos: bool = False,
         stop_token_ids: Sequence[int] | None = None,
+        causal_logprobs: bool = False,
+        verify: Verify | None = None,
+        verify_threshold: float = VERIFY_THRESHOLD,
         tools: Sequence[Mapping[str, Any]] | None = None,
         tool_choice: ToolChoice = "auto",
         on_step: OnStep | None = None,
@@ -202,6 +205,10 @@ class Engine:
         2), repetition_penalty: for tokens that the answer has already, the prompt not counted. min_tokens: no end token
         and no stop string before so many tokens. ignore_eos: no end token at all. stop_token_ids: tokens at which the
         answer ends, not part of it. docs/sampling.md defines each.
+
+        causal_logprobs: keep the log probability that the causal rows of the same weights give each token of a canvas.
+        verify: "causal" is a verifier: positions are wrong whose token has less than ``verify_threshold`` of
+        probability there. docs/modes.md has both.
 
         Raises RequestError, before any work, for a prompt or parameter that cannot be honoured (ConstraintError if it
         is the constraint), and GenerationError while running if the model yields NaN.
@@ -244,6 +251,9 @@ class Engine:
             min_tokens=min_tokens,
             ignore_eos=ignore_eos,
             stop_token_ids=stop_token_ids,
+            causal_logprobs=causal_logprobs,
+            verify=verify,
+            verify_threshold=verify_threshold,
             tools=tools,
             tool_choice=tool_choice,
         )
@@ -284,6 +294,9 @@ class Engine:
         min_tokens: int = 0,
         ignore_eos: bool = False,
         stop_token_ids: Sequence[int] | None = None,
+        causal_logprobs: bool = False,
+        verify: Verify | None = None,
+        verify_threshold: float = VERIFY_THRESHOLD,
         tools: Sequence[Mapping[str, Any]] | None = None,
         tool_choice: ToolChoice = "auto",
         on_step: OnStep | None = None,
@@ -325,6 +338,9 @@ class Engine:
             min_tokens=min_tokens,
             ignore_eos=ignore_eos,
             stop_token_ids=stop_token_ids,
+            causal_logprobs=causal_logprobs,
+            verify=verify,
+            verify_threshold=verify_threshold,
             tools=tools,
             tool_choice=tool_choice,
         )
@@ -367,6 +383,9 @@ class Engine:
         min_tokens: int = 0,
         ignore_eos: bool = False,
         stop_token_ids: Sequence[int] | None = None,
+        causal_logprobs: bool = False,
+        verify: Verify | None = None,
+        verify_threshold: float = VERIFY_THRESHOLD,
         tools: Sequence[Mapping[str, Any]] | None = None,
         tool_choice: ToolChoice = "auto",
         max_batch_rows: int | None = None,
@@ -420,6 +439,9 @@ class Engine:
                         min_tokens=min_tokens,
                         ignore_eos=ignore_eos,
                         stop_token_ids=stop_token_ids,
+                        causal_logprobs=causal_logprobs,
+                        verify=verify,
+                        verify_threshold=verify_threshold,
                         tools=tools,
                         tool_choice=tool_choice,
                     )
@@ -468,6 +490,9 @@ class Engine:
         min_tokens: int = 0,
         ignore_eos: bool = False,
         stop_token_ids: Sequence[int] | None = None,
+        causal_logprobs: bool = False,
+        verify: Verify | None = None,
+        verify_threshold: float = VERIFY_THRESHOLD,
         tools: Sequence[Mapping[str, Any]] | None = None,
         tool_choice: ToolChoice = "auto",
     ) -> Request:
@@ -515,6 +540,9 @@ class Engine:
             min_tokens=min_tokens,
             ignore_eos=ignore_eos,
             stop_token_ids=stop_token_ids,
+            causal_logprobs=causal_logprobs,
+            verify=verify,
+            verify_threshold=verify_threshold,
         )
 
     def begin(self, request: Request, on_step: OnStep | None = None, record: Recorders | None = None) -> "Generation":

@@ -16,12 +16,14 @@ from safetensors.torch import load_file, save_file
 import redraft
 from redraft.api import Generation
 from redraft.cli.constraints import HoleTypeOption, WhitespaceOption
-from redraft.cli.options import Effort
+from redraft.cli.options import Effort, Mode, Verify
 from redraft.constrain.language.json.text import Whitespace
 from redraft.constrain.language.template import HoleType
+from redraft.engine.request import Verify as EngineVerify
 from redraft.engine.result import Chunk, Result
 from redraft.engine.thinking import ReasoningEffort
 from redraft.loading import load
+from redraft.models.base import GenerationMode
 from tests.cli.conftest import assert_one_line
 from tests.cli.terminal import run_in_terminal, screen
 from tests.random_checkpoint import random_checkpoint
@@ -513,3 +515,47 @@ class TestDraft:
     )
     def test_what_is_no_draft_is_refused_before_a_model_is_looked_for(self, redraft_here, options, words):
         assert_one_line(redraft_here("generate", "abc", "-m", "no/such", *options), words)
+
+
+@pytest.mark.slow
+class TestModes:
+    def test_a_mode_writes_as_it_does_in_python_and_says_what_it_cost(self, redraft, model):
+        engine = load(model)
+        question = [{"role": "user", "content": PROMPT}]
+        expected = engine.generate(question, mode="autoregressive", max_tokens=9, seed=7)
+        asked = ("generate", PROMPT, "-m", model, "--max-tokens", 9, "--seed", 7, "--mode")
+        done = redraft(*asked, "autoregressive")
+        assert done.returncode == 0, done.stderr
+        assert done.stdout == expected.text + "\n"
+        assert re.match(rf"{len(expected.token_ids)} tokens? in {expected.usage.forwards} forwards", done.stderr)
+        shown = json.loads(redraft(*asked, "speculative", "--json").stdout)
+        assert shown["token_ids"] == list(expected.token_ids)
+        assert shown["usage"]["forwards"] > shown["usage"]["denoising_steps"] > 0
+
+    def test_what_a_mode_cannot_honour_is_refused_before_a_model_is_loaded(self, redraft, tmp_path):
+        for more, named in (
+            (("--max-denoising-steps", 3), "max_denoising_steps"),
+            (("--best-of", 2), "best_of"),
+            (("--confidence-threshold", 0.9), "acceptance"),
+            (("--verify", "causal"), "verify"),
+            (("--watch",), "--watch"),
+            (("--record", tmp_path / "kept"), "--record"),
+        ):
+            done = redraft("generate", PROMPT, "-m", tmp_path / "none", "--mode", "autoregressive", *more)
+            assert_one_line(done, named)
+            assert "autoregressive" in done.stderr
+
+    def test_verify_denoises_again_what_the_causal_rows_find_unlikely(self, redraft, model):
+        expected = load(model).generate(
+            [{"role": "user", "content": PROMPT}], max_tokens=9, seed=7, verify="causal", verify_threshold=0.02
+        )
+        more = ("--verify", "causal", "--verify-threshold", 0.02, "--json")
+        done = redraft("generate", PROMPT, "-m", model, "--max-tokens", 9, "--seed", 7, *more)
+        shown = json.loads(done.stdout)
+        assert shown["token_ids"] == list(expected.token_ids)
+        assert shown["verified"] == expected.verified
+
+
+def test_the_words_of_modes_and_verifiers_are_the_engines() -> None:
+    assert [one.value for one in Mode] == list(get_args(GenerationMode))
+    assert [one.value for one in Verify] == list(get_args(EngineVerify))

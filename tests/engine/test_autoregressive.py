@@ -84,7 +84,9 @@ def test_greedy_is_that_of_the_references_encoder_and_head(engine: Engine, folde
 def test_a_seed_means_the_same_answer_alone_among_others_and_with_its_prompt_cached(folder: Path) -> None:
     """In batches with canvases, with others' tokens, behind a cached prefix, and where memory runs out between."""
     one = load(folder)
-    alone = one.generate(PROMPT, mode="autoregressive", max_tokens=24, seed=7, top_logprobs=2)
+    # Of what a context is added up in, the borders count: those of blocks.
+    small = Engine(one.model, one.tokenizer, kv_block=8)
+    alone = small.generate(PROMPT, mode="autoregressive", max_tokens=24, seed=7, top_logprobs=2)
     busy = Engine(one.model, one.tokenizer, prefill_chunk=8, kv_block=8)
     scheduler = Scheduler(busy.runtime)
     try:

@@ -116,6 +116,12 @@ ModeOption = Annotated[
 ]
 
 
+class Verify(StrEnum):
+    """Verifiers that a model has itself."""
+
+    causal = "causal"
+
+
 class Stopping(StrEnum):
     """Rules of when a canvas is finished."""
 
@@ -185,6 +191,12 @@ class Sampling:
     ] = Stopping.stable
     canvas_length: Annotated[int | None, typer.Option(help="Positions denoised at once.")] = None
     best_of: Annotated[int, typer.Option(help="Candidates for every canvas, of which the surest stays.")] = 1
+    verify: Annotated[
+        Verify | None, typer.Option(help="Denoise again what the causal rows of the same weights find unlikely.")
+    ] = None
+    verify_threshold: Annotated[
+        float, typer.Option(help="Of --verify: the probability below which a token is unlikely.")
+    ] = 0.01
     top_p: Annotated[float, typer.Option(help="Leave the likeliest tokens of so much probability together.")] = 1.0
     top_k: Annotated[int | None, typer.Option(help="Leave so many of the likeliest tokens.")] = None
     min_p: Annotated[
@@ -218,6 +230,7 @@ class Sampling:
             if self.confidence_threshold is not None:
                 raise RequestError("--entropy-bound and --confidence-threshold exclude each other; give one of them")
         self._acceptance()
+        request.check_threshold(self.verify_threshold)
         if self.mode is not None:
             request.check_of_mode(self.mode.value, **self._of_canvases())
         check_without_model(
@@ -239,6 +252,7 @@ class Sampling:
             "stopping": None if self.stopping is Stopping.stable else self.stopping,
             "canvas_length": self.canvas_length,
             "best_of": None if self.best_of == 1 else self.best_of,
+            "verify": self.verify,
         }
 
     def _acceptance(self) -> "ConfidenceThreshold | None":
@@ -263,6 +277,8 @@ class Sampling:
             "entropy_bound": self.entropy_bound,
             "canvas_length": self.canvas_length,
             "best_of": self.best_of,
+            "verify": None if self.verify is None else self.verify.value,
+            "verify_threshold": self.verify_threshold,
             "top_p": self.top_p,
             "top_k": self.top_k,
             "min_p": self.min_p,

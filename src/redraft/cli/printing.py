@@ -42,7 +42,7 @@ def as_object(result: "Result") -> dict[str, object]:
     """Return a result as ``--json`` prints it; what was not asked for is left out."""
     shown = {**asdict(result), "converged": result.converged, "usage": usage_object(result.usage)}
     absent = [name for name in ("thought", "verified") if shown[name] is None]
-    absent += [name for name in ("log_valid", "logprobs", "tool_calls") if not shown[name]]
+    absent += [name for name in ("log_valid", "logprobs", "causal_logprobs", "tool_calls") if not shown[name]]
     return {name: value for name, value in shown.items() if name not in absent}
 
 
@@ -58,8 +58,10 @@ def cost_line(result: "Result") -> str:
     valid = f"log P(valid) {', '.join(f'{value:.3g}' for value in result.log_valid)}, " if result.log_valid else ""
     written = f"{counted(usage.completion_tokens, 'token')} in "
     if usage.forwards > usage.denoising_steps:
-        drafted = f", {counted(usage.accepted_drafts, 'accepted draft')}" if usage.canvases else ""
-        written += f"{counted(usage.forwards, 'forward')} ({usage.tokens_per_forward:.1f} tokens a forward{drafted})"
+        written += f"{counted(usage.forwards, 'forward')} ({usage.tokens_per_forward:.1f} tokens a forward)"
+        if usage.denoising_steps:
+            written += f", {counted(usage.denoising_steps, 'denoising step')}"
+            written += f", {counted(usage.accepted_drafts, 'drafted token')} accepted" if usage.accepted_drafts else ""
     else:
         written += (
             f"{counted(usage.denoising_steps, 'denoising step')} over {counted(usage.canvases, 'canvas', 'canvases')} "

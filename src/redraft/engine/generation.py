@@ -11,6 +11,7 @@ from torch import Tensor
 
 from redraft.canvas.step import Pinned
 from redraft.engine.autoregressive import Autoregressive
+from redraft.engine.causal import CausalRows
 from redraft.engine.constrained import CanvasConstraint
 from redraft.engine.context import follow, open_context, prefill
 from redraft.engine.denoise import CanvasPlan, Denoising, FinishedCanvas
@@ -80,6 +81,8 @@ class _Attempt:
     tokens: list[int]
     finish: FinishReason | None
     wrong: frozenset[int]
+    causal: tuple[float, ...]
+    """[C]: what the causal rows say of its tokens; empty unless they are asked."""
     score: float
     """Mean log probability of the canvas's likeliest tokens at its last step."""
 
@@ -103,24 +106,34 @@ class _Writing:
         self._finish: FinishReason | None = None
         self._canvases: list[_Attempt] = []
         self._logprobs: list[TokenLogprob] = []
+        self._causal_logprobs: list[float] = []
+        self._causal: CausalRows | None = None
+        self._judged_last: _Attempt | None = None
         self._steps = 0
 
     def run(self) -> Task[Answer]:
         """Write the answer."""
         self._began = time.perf_counter()
-        request, runtime = self._request, self._runtime
-        cache, cached = yield from open_context(runtime, request.prompt)
+        request, runtime, causally = self._request, self._runtime, self._request.reads_causally
+        # Of what is read causally the prompt's last token is the first row, wherever the rest of it comes from.
+        before = request.prompt[:-1] if causally else request.prompt
+        cache, cached = yield from open_context(runtime, before, request.canvas_length if causally else 0)
         try:
-            self._uncommitted = yield from prefill(runtime, request.prompt, cache)
+            self._uncommitted = yield from prefill(runtime, before, cache)
+            if causally:
+                yield from self._begin_causally(cache)
             first_token = 0.0
             while self._finish is None:
-                # The first step of a canvas commits what comes before it.
-                while not cache.reserve(self._encoded):
-                    yield Waiting.FOR_MEMORY
                 # A canvas is never cut short for max_tokens: the model was trained on whole ones. Only the end of the
                 # context leaves no room for one.
                 length = min(request.canvas_length, request.context_length - self._encoded)
-                chunk = self._take((yield from self._best(cache, length)), length)
+                # The first step of a canvas commits what comes before it.
+                while not cache.reserve(self._encoded + (length if causally else 0)):
+                    yield Waiting.FOR_MEMORY
+                best = yield from self._best(cache, length)
+                if self._causal is not None:
+                    yield from self._commit_causally(best, cache)
+                chunk = self._take(best, length)
                 follow(runtime, cache, self._canvases[-1].canvas.tokens.tolist())
                 first_token = first_token or self._seconds()
                 yield chunk
@@ -129,6 +142,23 @@ class _Writing:
         return Answer(
             self._result(cached, first_token, self._seconds()), [attempt.canvas for attempt in self._canvases]
         )
+
+    def _begin_causally(self, cache: PooledCache) -> Task[None]:
+        """Encode what is left of the prompt, and keep what its last row says."""
+        self._causal, last = CausalRows(self._runtime, cache), self._request.prompt[-1]
+        while not cache.reserve(self._encoded):
+            yield Waiting.FOR_MEMORY
+        yield from self._causal.begin(self._uncommitted, last)
+        self._uncommitted = None
+        follow(self._runtime, cache, [last])
+
+    def _commit_causally(self, best: _Attempt, cache: PooledCache) -> Task[None]:
+        """Commit the attempt that stays: what was read last is encoded already."""
+        assert self._causal is not None, "canvases are read causally"
+        if best is not self._judged_last:
+            cache.truncate(self._encoded)
+            yield from self._causal.read(best.canvas.tokens)
+        self._causal.commit()
 
     def _seconds(self) -> float:
         """Return the seconds since the beginning, but for those that others took to be told of steps."""
@@ -147,18 +177,23 @@ class _Writing:
             thought=self._text.thought,
             log_valid=tuple(one.canvas.log_valid for one in canvases if one.canvas.log_valid is not None),
             logprobs=tuple(self._logprobs),
-            verified=None if request.verifier is None else not any(one.wrong for one in canvases),
+            causal_logprobs=tuple(self._causal_logprobs),
+            verified=None if not self._verifies else not any(one.wrong for one in canvases),
             usage=Usage(
                 prompt_tokens=len(request.prompt),
                 cached_prompt_tokens=cached,
                 completion_tokens=len(self._text.token_ids),
                 canvases=len(canvases),
                 denoising_steps=self._steps,
-                forwards=self._steps,
+                forwards=self._steps + (0 if self._causal is None else self._causal.forwards),
                 time_to_first_token=first_token,
                 seconds=seconds,
             ),
         )
+
+    @property
+    def _verifies(self) -> bool:
+        return self._request.verifier is not None or self._request.verify is not None
 
     def _best(self, cache: PooledCache, length: int) -> Task[_Attempt]:
         """The best of the candidates for the next canvas: first by what the verifier marks, then by the score."""
@@ -173,7 +208,7 @@ class _Writing:
                 attempt = yield from self._denoise(cache, length, number, _all_but(attempt))
                 number += 1
                 best = min(best, attempt, key=lambda one: one.rank)
-            if self._request.verifier is not None and not best.wrong:
+            if self._verifies and not best.wrong:
                 break
         assert best is not None, "a request has at least one candidate"
         return best
@@ -195,17 +230,20 @@ class _Writing:
             if budget.spent:
                 plan = _with_pins(plan, budget.ended(torch.zeros(length, dtype=torch.int64), 0))
         while True:
+            if self._causal is not None:
+                # What an attempt before left there.
+                cache.truncate(self._encoded)
             commit, self._uncommitted = self._uncommitted, None
             canvas = yield from Denoising(self._runtime, request, plan, cache).finish(commit, self._on_step)
             self._steps += canvas.denoising_steps
             place = None if budget is None else budget.overrun(canvas.tokens[:room].tolist())
             if budget is None or place is None:
-                return self._judged(canvas, length, room)
+                return (yield from self._judged(canvas, length, room))
             # The thought stays as far as the budget goes, its end is pinned, and what follows is denoised again,
             # without a further thought, which would have to be ended in the same way.
             plan = replace(_with_pins(plan, budget.ended(canvas.tokens, place)), forbidden=budget.markers_of_more)
 
-    def _judged(self, canvas: FinishedCanvas, length: int, room: int) -> _Attempt:
+    def _judged(self, canvas: FinishedCanvas, length: int, room: int) -> Task[_Attempt]:
         request = self._request
         tokens, finish = _cut(canvas.tokens.tolist(), request, room, len(self._text.token_ids))
         state = canvas.end_state
@@ -216,8 +254,15 @@ class _Writing:
         wrong: frozenset[int] = frozenset()
         if request.verifier is not None:
             wrong = wrong_positions(request.verifier, self._candidate(tokens))
+        causal: tuple[float, ...] = ()
+        if self._causal is not None:
+            causal = yield from self._causal.read(canvas.tokens)
+        if request.verify is not None:
+            least = math.log(request.verify_threshold)
+            wrong |= {place for place in range(len(tokens)) if causal[place] < least}
         score = float(canvas.confidence[: len(tokens) + 1].double().log().mean())
-        return _Attempt(canvas, tokens, finish, wrong, score)
+        self._judged_last = _Attempt(canvas, tokens, finish, wrong, causal, score)
+        return self._judged_last
 
     def _candidate(self, tokens: list[int]) -> Candidate:
         before, tokenizer = tuple(self._text.token_ids), self._runtime.tokenizer
@@ -237,9 +282,12 @@ class _Writing:
         thought, text = self._text.add(attempt.tokens, last=self._finish is not None)
         if self._text.stopped:
             self._finish = "stop"
-        # Handed out before it is committed, which the next canvas's first step does; after the last one nothing.
-        self._uncommitted = canvas.tokens.to(self._runtime.model.device)
+        # Handed out before it is committed, which the next canvas's first step does; after the last one nothing. What
+        # the causal rows were asked about is encoded.
+        self._uncommitted = None if self._causal is not None else canvas.tokens.to(self._runtime.model.device)
         tokens = tuple(self._text.token_ids[before:])
+        if self._request.causal_logprobs:
+            self._causal_logprobs += attempt.causal[: len(tokens)]
         logprobs = _logprobs(canvas, tokens, self._request)
         self._logprobs += logprobs
         return Chunk(index, text, tokens, canvas.denoising_steps, canvas.converged, thought, logprobs)

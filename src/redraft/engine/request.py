@@ -5,7 +5,7 @@ import math
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar, cast, get_args
+from typing import Any, Literal, TypeVar, cast, get_args
 
 import torch
 from torch import Tensor
@@ -36,6 +36,8 @@ from redraft.models.base import GenerationDefaults, GenerationMode
 MAX_STOP_STRINGS = 16
 DRAFT_STEPS = 4
 """Denoising steps of a draft unless a request says otherwise."""
+Verify = Literal["causal"]
+VERIFY_THRESHOLD = 0.01
 OF_DRAFTS = ("max_denoising_steps", "entropy_bound", "canvas_length", "acceptance", "stopping")
 """The parameters of canvases that say how drafts are denoised."""
 MIN_TEMPERATURE = 1e-4
@@ -79,6 +81,16 @@ class Request:
     """Log probabilities are kept, and those of so many of the likeliest tokens of every position."""
     sampling: Sampling = NOTHING
     mode: GenerationMode = "diffusion"
+    causal_logprobs: bool = False
+    """The causal rows' log probability of each token is kept."""
+    verify: Verify | None = None
+    verify_threshold: float = VERIFY_THRESHOLD
+    """With ``verify``: the causal probability below which a position is wrong."""
+
+    @property
+    def reads_causally(self) -> bool:
+        """True if canvases are read by the causal rows, too."""
+        return self.causal_logprobs or self.verify is not None
 
     @property
     def ends(self) -> tuple[int, ...]:
@@ -269,13 +281,16 @@ def check_length(max_tokens: int | None, prompt_length: int, context_length: int
     return max_tokens
 
 
-def check_memory(pool: KVPool, prompt_length: int, room: int, canvas_length: int, asked: bool, undone: int = 0) -> int:
+def check_memory(
+    pool: KVPool, prompt_length: int, room: int, canvas_length: int, asked: bool, undone: int = 0, *, last: bool = False
+) -> int:
     """``room`` tokens to generate, or what of them the pool's budget allows; a RequestError if they were ``asked`` for
-    and do not fit, or if the prompt does not. ``undone``: positions that the cache can be cut back by."""
+    and do not fit, or if the prompt does not. ``undone``: positions that the cache can be cut back by. ``last``: the
+    last canvas is committed, too."""
     if pool.budget is None:
         return room
     # The last canvas of an answer is not committed.
-    committed = (room - 1) // canvas_length * canvas_length
+    committed = ((room - 1) // canvas_length + int(last)) * canvas_length
     needed = pool.bytes_for(prompt_length + committed, undone)
     if needed <= pool.budget:
         return room
@@ -287,7 +302,7 @@ def check_memory(pool: KVPool, prompt_length: int, room: int, canvas_length: int
             f"{pool.bytes_for(prompt_length, undone):,}; shorten the prompt to "
             f"{counted(prompt_length + fits, 'token')} or fewer, or load the model with that many"
         )
-    room = (fits // canvas_length + 1) * canvas_length
+    room = (fits // canvas_length + int(not last)) * canvas_length
     if asked:
         raise RequestError(
             f"{limit}: the keys and values of the prompt and max_tokens take {needed:,}; max_tokens {room} would "
@@ -330,6 +345,9 @@ def generate(
     min_tokens: int = 0,
     ignore_eos: bool = False,
     stop_token_ids: Sequence[int] | None = None,
+    causal_logprobs: bool = False,
+    verify: Verify | None = None,
+    verify_threshold: float = VERIFY_THRESHOLD,
     **unknown: object,
 ) -> Request:
     """Check what ``prompt`` asks for: a raw text, token ids, or chat messages (``{"role", "content"}``).
@@ -363,6 +381,10 @@ def generate(
     stop string before so many tokens. ignore_eos: no end token at all. stop_token_ids: tokens at which the answer ends,
     not part of it. docs/sampling.md defines each.
 
+    causal_logprobs: keep the log probability that the causal rows of the same weights give each token of a canvas.
+    verify: "causal" is a verifier: positions are wrong whose token has less than ``verify_threshold`` of probability
+    there. docs/modes.md has both.
+
     Raises RequestError, before any work, for a prompt or parameter that cannot be honoured (ConstraintError if it
     is the constraint), and GenerationError while running if the model yields NaN.
     """
@@ -391,7 +413,10 @@ def generate(
         draft=draft,
         verifier=verifier,
         best_of=None if best_of == 1 else best_of,
+        causal_logprobs=causal_logprobs or None,
+        verify=verify,
     )
+    check_causal(runtime, causal_logprobs, verify, verify_threshold)
     thinks = wants_thought(thinking, reasoning_effort, thinking_budget, chat_template_kwargs)
     given = runtime.tokenize(prompt, thinks, template_variables=without_switches(chat_template_kwargs))
     tokens = check_prompt(given, config.vocab_size, config.image_token_ids)
@@ -406,7 +431,10 @@ def generate(
     thought = runtime.needed_thought_markers() if thinks else None
     room = check_length(max_tokens, len(tokens), config.context_length)
     committed, undone = (1, length + 1) if way == "speculative" else (length, 0)
-    room = check_memory(runtime.pool, len(tokens), room, committed, max_tokens is not None, undone)
+    causal = causal_logprobs or verify is not None
+    if causal:
+        undone = length
+    room = check_memory(runtime.pool, len(tokens), room, committed, max_tokens is not None, undone, last=causal)
     stop_strings = check_stop(stop)
     sampling = check_sampling(
         vocab_size=config.vocab_size,
@@ -454,13 +482,33 @@ def generate(
         thought=thought,
         thinking_budget=None if thinking_budget is None else check_whole("thinking_budget", thinking_budget, 0),
         verifier=check_verifier(verifier),
-        verify_rounds=rounds if verifier is not None else 0,
+        verify_rounds=0 if verifier is None and verify is None else rounds,
         best_of=check_whole("best_of", best_of, 1),
         draft=check_draft(draft, config.vocab_size),
         top_logprobs=None if top_logprobs is None else check_whole("top_logprobs", top_logprobs, 0, 20),
         sampling=sampling,
         mode=way,
+        causal_logprobs=causal_logprobs,
+        verify=verify,
+        verify_threshold=float(verify_threshold),
     )
+
+
+def check_causal(runtime: Runtime, logprobs: object, verify: object, threshold: object) -> None:
+    """Refuse what the causal rows are asked for where they are no language model, or where it is none of it."""
+    check_switch("causal_logprobs", logprobs)
+    if verify not in (None, *get_args(Verify)):
+        raise RequestError(f"verify {verify!r} must be 'causal'; give a function of your own as verifier")
+    check_threshold(threshold)
+    for name, given in (("verify", verify), ("causal_logprobs", logprobs)):
+        if given and "autoregressive" not in runtime.model.modes:
+            raise RequestError(f"{name} needs causal rows that are a language model, and this checkpoint has none")
+
+
+def check_threshold(value: object) -> None:
+    """RequestError for what is no probability between 0 and 1."""
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < 1:
+        raise RequestError(f"verify_threshold {value!r} must be a probability between 0 and 1")
 
 
 def check_mode(mode: object, modes: Sequence[GenerationMode]) -> GenerationMode:

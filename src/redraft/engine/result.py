@@ -136,6 +136,7 @@ class Usage:
             self,
             canvases=self.canvases + other.canvases,
             denoising_steps=self.denoising_steps + other.denoising_steps,
+            forwards=self.forwards + other.forwards,
             time_to_first_token=self.time_to_first_token + other.seconds,
             seconds=self.seconds + other.seconds,
         )
@@ -176,6 +177,9 @@ class Result:
     """With a verifier: whether it found nothing wrong in any canvas."""
     logprobs: tuple[TokenLogprob, ...] = ()
     """The log probabilities of each of ``token_ids``; empty unless asked for."""
+    causal_logprobs: tuple[float, ...] = ()
+    """What the causal rows of the same weights say of each of ``token_ids``: its natural log probability given the
+    tokens before it, by the model alone; empty unless asked for."""
     tool_calls: tuple[ToolCall, ...] = ()
     """The calls that the answer makes, where tools were given; ``text`` is what is said beside them."""
 

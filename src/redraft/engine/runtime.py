@@ -94,7 +94,10 @@ class Runtime:
         rows = []
         for forward in forwards:
             hidden = [next(computed) for _ in forward.spans]
-            rows.append(_rows_to_read(forward.spans[-1], hidden[-1]) if hidden else forward.hidden)
+            own = [] if forward.hidden is None else [forward.hidden]
+            last = _rows_to_read(forward.spans[-1], hidden[-1]) if hidden else None
+            own += [] if last is None else [last]
+            rows.append(torch.cat(own) if len(own) > 1 else own[0] if own else None)
         return rows
 
     @torch.inference_mode()

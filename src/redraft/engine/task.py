@@ -31,7 +31,7 @@ class Forward:
     """The specification of what to read off the last span, a canvas or what is wanted of rows that are encoded; None
     for nothing."""
     hidden: Tensor | None = None
-    """[C, H]: hidden rows of an earlier forward, to be read once more in the place of a span."""
+    """[C, H]: hidden rows of an earlier forward, to be read once more, in front of those of the last span."""
 
     @property
     def rows(self) -> int:

@@ -25,8 +25,9 @@ from redraft.engine.sampling import NOTHING
 from redraft.engine.task import Reading, Task, on_host
 from redraft.errors import ConstraintError, GenerationError
 
-STREAM = 1 << 63
-"""The number that tokens draw by in the place of a canvas's, above those of canvases and of attempts at them."""
+STREAM = 3 << 62
+"""The number that tokens draw by in the place of a canvas's, above those of canvases, of attempts at them, and of the
+confidence of what is extracted."""
 _BLOCK = 64
 # The least log probability that a class is given; what is less likely than that is a matter of rounding.
 _LOWEST = -1e30

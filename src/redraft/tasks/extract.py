@@ -135,7 +135,8 @@ def extract(
     check_switch("confidence", confidence)
     check_layout(layout)
     check_switch("verbatim", verbatim)
-    request = generate(runtime, runtime.question(said, text), mode="diffusion", constraint=constraint, **parameters)
+    question = runtime.question(said, text)
+    request = generate(runtime, question, mode="diffusion", constraint=constraint, **parameters)
     slots, fallback = None, None
     if (layout or runtime.model.defaults.extract_layout) == "slots":
         try:

@@ -200,6 +200,7 @@ class ReadSlots:
                     completion_tokens=len(flat),
                     canvases=len(canvases),
                     denoising_steps=sum(canvas.denoising_steps for canvas in canvases),
+                    forwards=sum(canvas.denoising_steps for canvas in canvases),
                     time_to_first_token=first,
                     seconds=seconds,
                 ),

@@ -13,7 +13,7 @@ from starlette.responses import Response
 
 from redraft.constrain.constraint import Choice, Constraint, JSONSchema, Regex, Template
 from redraft.constrain.language.template import Hole, HoleType
-from redraft.engine.request import Request
+from redraft.engine.request import Request, Verify
 from redraft.engine.result import Chunk, Result, StepEvent, Usage
 from redraft.engine.task import Runnable
 from redraft.engine.thinking import OF_THOUGHTS, ReasoningEffort
@@ -28,8 +28,10 @@ from redraft.tasks.choose import ChooseRequest, choose
 from redraft.tasks.fill import FillResult
 
 router = APIRouter()
+_CAUSAL = ("causal_logprobs", "verify", "verify_threshold")
 _PARAMETERS = (
     *("max_tokens", "seed", "temperature", "max_denoising_steps", "entropy_bound", "stop"),
+    *_CAUSAL,
     *OF_THOUGHTS,
     *SAMPLING,
 )
@@ -105,6 +107,9 @@ class GenerateBody(Sampled):
     temperature: Temperature | None = None
     max_denoising_steps: Annotated[int, Field(ge=1, le=1000)] | None = None
     entropy_bound: Annotated[float, Field(ge=0)] | None = None
+    causal_logprobs: bool | None = None
+    verify: Verify | None = None
+    verify_threshold: Annotated[float, Field(gt=0, lt=1)] | None = None
     thinking: bool | None = None
     thinking_budget: ThinkingBudget | None = None
     reasoning_effort: ReasoningEffort | None = None
@@ -161,7 +166,7 @@ def _source(body: GenerateBody) -> str:
     if body.fill is not None:
         if body.prompt is not None:
             raise bad_request("prompt: give a prompt, or fill with messages", "prompt")
-        for name in ("mode", "constraint", "stop", *OF_THOUGHTS):
+        for name in ("mode", "constraint", "stop", *_CAUSAL, *OF_THOUGHTS):
             if getattr(body, name) is not None:
                 raise bad_request(f"{name}: what is filled in takes no {name}", name)
         return "fill"
@@ -278,6 +283,8 @@ def _result(result: Result) -> dict[str, Any]:
         "seed": result.seed,
         "thought": result.thought,
         "log_valid": list(result.log_valid),
+        **({"causal_logprobs": list(result.causal_logprobs)} if result.causal_logprobs else {}),
+        **({} if result.verified is None else {"verified": result.verified}),
         "unconverged_canvases": list(result.unconverged_canvases),
         "usage": _usage(result.usage),
     }
