@@ -31,7 +31,8 @@ def greedy(reference: Any, prompt: torch.Tensor, count: int) -> list[int]:
     found = reference.generate(
         prompt[None], max_new_tokens=count, min_new_tokens=count, do_sample=False, eos_token_id=None, pad_token_id=0
     )
-    return found[0, len(prompt) :].tolist()  # type: ignore[no-any-return]
+    written: list[int] = found[0, len(prompt) :].tolist()
+    return written
 
 
 @pytest.mark.parametrize("kind", ["gemma3", "gemma4 dense", "gemma4 experts"])
@@ -47,6 +48,12 @@ def test_greedy_tokens_are_those_of_the_reference(folders: dict[str, Path], refe
             assert (found.usage.forwards, found.usage.denoising_steps) == (COUNT, 0)
             written |= {*found.token_ids}
         assert len(written) > 2, "it says more than one thing"
+
+
+def test_it_says_what_it_is(engine: Engine, folders: dict[str, Path]):
+    assert repr(engine).endswith("float32 on cpu, context 512, no canvas>")
+    with pytest.raises(redraft.CheckpointError, match="Gemma has no option 'window_policy'"):
+        redraft.load(folders["gemma3"], window_policy="per_query")
 
 
 def test_an_answer_is_the_same_alone_and_among_others(engine: Engine):
@@ -92,7 +99,7 @@ def test_a_parameter_of_canvases_is_refused_by_name(engine: Engine, given: dict[
 def test_verbs_that_fill_a_canvas_are_refused(engine: Engine):
     verbs: dict[str, Any] = {
         "fill": lambda: engine.fill("in the ", " and on"),
-        "edit": lambda: engine.edit("in the end", ["the"]),
+        "edit": lambda: engine.edit("in the end", [(3, 6)]),
         "choose": lambda: engine.choose("yes or no", ["yes", "no"]),
         "extract": lambda: engine.extract("yes", {"type": "object", "properties": {"a": {"type": "boolean"}}}),
     }

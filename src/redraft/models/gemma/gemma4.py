@@ -95,13 +95,14 @@ class Gemma4Config(GemmaConfig):
                     f"config.json: {where}{name} = {text[name]!r}: {what}, as Gemma 4 E2B and E4B have them, are not "
                     "supported; take the 31B or the 26B-A4B"
                 )
-        experts = ("num_experts", "top_k_experts", "moe_intermediate_size") if text["enable_moe_block"] else ()
+        names = ("num_experts", "top_k_experts", "moe_intermediate_size") if text["enable_moe_block"] else ()
+        experts: dict[str, Any] = {name: text.get(name) for name in names}
         return cls(
             architecture=architecture,
             layers=read_layers(text, k_eq_v=text["attention_k_eq_v"]),
             attention_k_eq_v=text["attention_k_eq_v"],
             **common_fields(raw, text, nested=nested),
-            **{name: text.get(name) for name in experts},
+            **experts,
         )
 
     def to_json(self) -> dict[str, Any]:
