@@ -346,7 +346,7 @@ def test_an_unknown_parameter_is_named(engine: Engine) -> None:
     for verb, given in verbs.items():
         with pytest.raises(TypeError, match="unexpected keyword argument 'top_a'"):
             verb(*given, top_a=0.9)
-    with pytest.raises(RequestError, match=r"'top_a'; known are max_tokens, seed, temperature.*on_step"):
+    with pytest.raises(RequestError, match=r"'top_a'; known are mode, max_tokens, seed, temperature.*on_step"):
         generate(engine.runtime, PROMPT, top_a=0.9)
 
 

@@ -15,7 +15,16 @@ from redraft.constrain.inference.decisions import Normalize
 from redraft.constrain.language.template import Hole
 from redraft.constrain.python_types import as_constraint
 from redraft.engine.generation import Generate, Recorders
-from redraft.engine.request import VERIFY_THRESHOLD, Request, Verify, check_listeners, check_mode, check_whole, generate
+from redraft.engine.request import (
+    VERIFY_THRESHOLD,
+    Request,
+    Verify,
+    check_drafter,
+    check_listeners,
+    check_mode,
+    check_whole,
+    generate,
+)
 from redraft.engine.result import Chunk, OnStep, Result
 from redraft.engine.runtime import Prompt, Runtime, forward_alone, run, start
 from redraft.engine.sampling import LogitBias
@@ -75,17 +84,22 @@ class Engine:
         prefill_chunk: int = PREFILL_CHUNK,
         kv_bytes: int | None = None,
         kv_block: int = KV_BLOCK,
+        draft: "Engine | None" = None,
     ) -> None:
         """``prefill_chunk``: positions of a prompt encoded in one forward. On the kernels it changes no bit of a
         result; in torch results differ between values by the rounding of the dtype. ``kv_bytes``: what keys and values
         may take, those that are kept for later prompts included. ``kv_block``: positions that are kept and shared
-        together.
+        together. ``draft``: a small model with the same vocabulary, which drafts in mode "speculative"; RequestError
+        for one with another.
         """
         check_whole("prefill_chunk", prefill_chunk, 1)
         check_whole("kv_block", kv_block, 1)
         if kv_bytes is not None:
             check_whole("kv_bytes", kv_bytes, 1)
         self._runtime: Runtime | None = Runtime(model, tokenizer, prefill_chunk, kv_bytes, kv_block)
+        if draft is not None:
+            check_drafter(self.runtime, draft.runtime)
+            self.runtime.drafter = draft.runtime
         self._scheduler: Scheduler | None = None
         self._starting = threading.Lock()
 
@@ -449,7 +463,7 @@ class Engine:
                 )
             except RequestError as error:
                 raise type(error)(f"prompt {number}: {error}") from error
-        check_listeners(None, record, check_mode(mode, self.model.modes))
+        check_listeners(None, record, check_mode(mode, self.runtime.modes))
         limits = {} if max_batch_rows is None else {"max_batch_rows": check_whole("max_batch_rows", max_batch_rows, 1)}
         scheduler = Scheduler(self.runtime, max_waiting=len(requests) + 1, **limits)
         try:

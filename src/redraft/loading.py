@@ -30,6 +30,7 @@ def load(
     kv_bytes: int | None = None,
     pack_folder: PackFolder = "auto",
     on_packing: OnPacking | None = None,
+    draft_model: str | Path | None = None,
 ) -> Engine:
     """Load a checkpoint: a bundled name ("sudoku"), a folder, a GGUF file, or a hub id.
 
@@ -43,7 +44,8 @@ def load(
     take, with those that are kept for later prompts; without a limit, about as much is kept as was ever in use.
     pack_folder: where weights that were packed for the kernels are kept for the next load, "auto" for the checkpoint's
     folder or the user's cache, None for nowhere. on_packing: told how packing comes along; by default the logger
-    "redraft" is, at level INFO.
+    "redraft" is, at level INFO. draft_model: the source of a small autoregressive model with the same vocabulary, which
+    drafts in mode "speculative".
 
     Raises RequestError for a device that there is none of, and CheckpointError saying what is missing, damaged or not
     supported; both before weights are read, and what can be known of a hub id before they are fetched.
@@ -54,7 +56,10 @@ def load(
     device = _chosen(device, lossy=format in ("int8", "int4"))
     tokenizer = ChatTokenizer.from_checkpoint(found.path)
     model = _load_model(found, dtype, device, window_policy, pack_folder, on_packing or _log_packing)
-    engine = Engine(model, tokenizer, prefill_chunk, kv_bytes)
+    draft = None
+    if draft_model is not None:
+        draft = load(draft_model, device=device, prefill_chunk=prefill_chunk, pack_folder=pack_folder)
+    engine = Engine(model, tokenizer, prefill_chunk, kv_bytes, draft=draft)
     engine.runtime.origin = Origin(str(source), found, format, device, prefill_chunk, window_policy)
     return engine
 

@@ -96,6 +96,7 @@ def test_what_cannot_be_read_causally_is_refused(engine: Engine, tmp_path: Path)
     wrong: Any = "well"
     with pytest.raises(RequestError, match="verify 'well' must be 'causal'"):
         engine.generate(PROMPT, verify=wrong)
-    for threshold in (0, 1, 1.5, True, "a"):
+    thresholds: list[Any] = [0, 1, 1.5, True, "a"]
+    for threshold in thresholds:
         with pytest.raises(RequestError, match=r"verify_threshold .* must be a probability between 0 and 1"):
             engine.generate(PROMPT, verify="causal", verify_threshold=threshold)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from redraft import JSONSchema
+from redraft import JSONSchema, RequestError
 from redraft.api import Engine
 from redraft.kernels import bindings
 from redraft.loading import load
@@ -110,3 +110,34 @@ def test_only_what_is_verified_is_shared_with_later_prompts(tmp_path: Path) -> N
     first = engine.generate([20], mode="speculative", max_denoising_steps=1, temperature=0)
     again = engine.generate([20, *first.token_ids[:-1]], mode="autoregressive", temperature=0)
     assert again.token_ids == first.token_ids[-1:]
+
+
+@needs_kernels
+def test_another_models_drafts_change_no_token_either(tmp_path: Path) -> None:
+    """The same weights draft what they would write; others what stands rarely. In batches of both models' forwards."""
+    shape: dict[str, Any] = {"letters": True, "vocab_size": LETTERS_SIZE + 2, "query_scale": 0.03}
+    folder = random_checkpoint(tmp_path / "model", **shape)
+    itself = load(folder, draft_model=folder)
+    given: dict[str, Any] = {"max_tokens": 20, "ignore_eos": True, "seed": 3}
+    greedy = itself.generate(PROMPT, mode="autoregressive", temperature=0, **given)
+    drafted = itself.generate(PROMPT, mode="speculative", temperature=0, **given)
+    assert drafted.token_ids == greedy.token_ids
+    # Four drafted tokens stand in each forward, and one more.
+    assert (drafted.usage.forwards, drafted.usage.accepted_drafts, drafted.usage.denoising_steps) == (4, 16, 0)
+    other = load(folder, draft_model=random_checkpoint(tmp_path / "other", **shape, seed=1))
+    settings: list[dict[str, Any]] = [{}, {"constraint": SCHEMA, "canvas_length": 7}, {"top_p": 0.8}]
+    for setting in settings:
+        plain = {name: value for name, value in setting.items() if name != "canvas_length"}
+        expected = other.generate(PROMPT, mode="autoregressive", max_tokens=25, seed=5, **plain)
+        found = other.generate(PROMPT, mode="speculative", max_tokens=25, seed=5, **setting)
+        assert found.token_ids == expected.token_ids
+    many = other.generate_many([PROMPT, PROMPT[4:]], mode="speculative", max_tokens=12, seeds=[1, 2])
+    for prompt, seed, one in zip([PROMPT, PROMPT[4:]], [1, 2], many, strict=True):
+        assert other.generate(prompt, mode="autoregressive", max_tokens=12, seed=seed).token_ids == one.token_ids
+
+
+def test_a_draft_model_with_another_vocabulary_is_refused_before_any_work(tmp_path: Path) -> None:
+    folder = random_checkpoint(tmp_path / "model", letters=True, vocab_size=LETTERS_SIZE + 2)
+    other = random_checkpoint(tmp_path / "other", letters=True, vocab_size=LETTERS_SIZE + 3)
+    with pytest.raises(RequestError, match=f"draft_model has another vocabulary .{LETTERS_SIZE + 3:,} tokens"):
+        load(folder, draft_model=other)

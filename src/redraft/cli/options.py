@@ -48,6 +48,10 @@ PackFolderOption = Annotated[
         help="Where weights packed for the kernels are kept: a folder, auto, or none; by default REDRAFT_PACK_FOLDER.",
     ),
 ]
+DraftModelOption = Annotated[
+    str | None,
+    typer.Option("--draft-model", help="A small model with the same vocabulary, which drafts in mode speculative."),
+]
 Threads = Annotated[int | None, typer.Option("--threads", min=1, help="Processor threads; by default one a core.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the answer and its cost as JSON.")]
 
@@ -139,6 +143,7 @@ class Loading:
     device: Device = None
     pack_folder: PackFolderOption = None
     threads: Threads = None
+    draft_model: DraftModelOption = None
 
     def engine(self) -> "Engine":
         return load_engine(
@@ -148,6 +153,7 @@ class Loading:
             revision=self.revision,
             device=self.device,
             pack_folder=self.pack_folder,
+            **({} if self.draft_model is None else {"draft_model": self.draft_model}),
         )
 
 

@@ -66,6 +66,7 @@ def serve(
     device: options.Device = None,
     pack_folder: options.PackFolderOption = None,
     threads: options.Threads = None,
+    draft_model: options.DraftModelOption = None,
 ) -> None:
     """Serve a model over HTTP: OpenAI, Anthropic, Mercury, Codestral and System One clients.
 
@@ -91,10 +92,11 @@ def serve(
     engine = options.load_engine(
         model, dtype, threads,
         revision=revision, device=device, pack_folder=pack_folder, kv_bytes=kv_bytes,
+        **({} if draft_model is None else {"draft_model": draft_model}),
     )  # fmt: skip
     from redraft.engine.request import check_listeners, check_mode
 
-    check_listeners(None, recordings, check_mode(mode, engine.model.modes))
+    check_listeners(None, recordings, check_mode(mode, engine.runtime.modes))
     if recordings is not None and engine.origin is not None:
         # Large weights are read through for it, which the first request need not wait for.
         typer.echo(f"recording to {record}, weights {engine.origin.digest[:12]}", err=True)

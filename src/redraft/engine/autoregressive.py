@@ -50,7 +50,11 @@ class Autoregressive:
                 yield from chunks
         finally:
             cache.close()
+            self.close()
         return self._result(cached, first_token)
+
+    def close(self) -> None:
+        """Give back what is held beside the context."""
 
     def _write(self, cache: PooledCache) -> Task[list[Chunk]]:
         """Write what comes next: one token."""

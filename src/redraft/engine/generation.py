@@ -15,6 +15,7 @@ from redraft.engine.causal import CausalRows
 from redraft.engine.constrained import CanvasConstraint
 from redraft.engine.context import follow, open_context, prefill
 from redraft.engine.denoise import CanvasPlan, Denoising, FinishedCanvas
+from redraft.engine.draft_model import DraftedByModel
 from redraft.engine.memory import PooledCache
 from redraft.engine.request import Request, answer_text, check_listeners, thought_budget
 from redraft.engine.result import Chunk, FinishReason, OnStep, Result, TokenLogprob, Usage
@@ -64,7 +65,8 @@ class Generate:
         if self.request.mode == "autoregressive":
             return without_canvases(Autoregressive(self.runtime, self.request).run())
         if self.request.mode == "speculative":
-            return without_canvases(Speculative(self.runtime, self.request).run())
+            kind = Speculative if self.runtime.drafter is None else DraftedByModel
+            return without_canvases(kind(self.runtime, self.request).run())
         return _Writing(self.runtime, self.request, on_step).run()
 
 

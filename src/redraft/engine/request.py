@@ -38,6 +38,8 @@ DRAFT_STEPS = 4
 """Denoising steps of a draft unless a request says otherwise."""
 Verify = Literal["causal"]
 VERIFY_THRESHOLD = 0.01
+DRAFT_TOKENS, MAX_DRAFT = 4, 64
+"""Tokens that a draft model writes before they are verified, unless a request says otherwise, and at most."""
 OF_DRAFTS = ("max_denoising_steps", "entropy_bound", "canvas_length", "acceptance", "stopping")
 """The parameters of canvases that say how drafts are denoised."""
 MIN_TEMPERATURE = 1e-4
@@ -402,7 +404,7 @@ def generate(
     if acceptance is not None and entropy_bound is not None:
         raise RequestError("entropy_bound and acceptance exclude each other; put the bound into EntropyBound(...)")
     config, defaults = runtime.model.config, runtime.model.defaults
-    way = check_mode(mode, runtime.model.modes)
+    way = check_mode(mode, runtime.modes)
     check_of_mode(
         way,
         max_denoising_steps=max_denoising_steps,
@@ -423,7 +425,9 @@ def generate(
     effort = check_effort(reasoning_effort) or Effort(thinks)
     steps = effort.steps(defaults.max_denoising_steps) if max_denoising_steps is None else max_denoising_steps
     length = 1
-    if way != "autoregressive":
+    if way == "speculative" and runtime.drafter is not None:
+        length = check_whole("canvas_length", DRAFT_TOKENS if canvas_length is None else canvas_length, 1, MAX_DRAFT)
+    elif way != "autoregressive":
         length = config.canvas_length if canvas_length is None else canvas_length
         length = check_whole("canvas_length", length, 1, config.canvas_length)
     if way == "speculative" and max_denoising_steps is None:
@@ -509,6 +513,22 @@ def check_threshold(value: object) -> None:
     """RequestError for what is no probability between 0 and 1."""
     if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < 1:
         raise RequestError(f"verify_threshold {value!r} must be a probability between 0 and 1")
+
+
+def check_drafter(runtime: Runtime, drafter: Runtime) -> None:
+    """Refuse a draft model that could not draft for a model: one without causal rows, or with another vocabulary."""
+    for one, which in ((runtime, "the model"), (drafter, "the draft model")):
+        if "autoregressive" not in one.model.modes:
+            raise RequestError(
+                f"draft_model: {which} does not write token after token, and so no draft can be verified"
+            )
+    own, other = (one.tokenizer.tokenizer.get_vocab() for one in (runtime, drafter))
+    if own != other or runtime.model.config.vocab_size != drafter.model.config.vocab_size:
+        sizes = f"{len(other):,} tokens, the model {len(own):,}"
+        raise RequestError(
+            f"draft_model has another vocabulary ({sizes}); its tokens would mean something else: take a smaller model "
+            "of the same family"
+        )
 
 
 def check_mode(mode: object, modes: Sequence[GenerationMode]) -> GenerationMode:

@@ -17,7 +17,7 @@ from redraft.engine.memory import KVPool
 from redraft.engine.result import Chunk
 from redraft.engine.task import Answer, Forward, HostRead, Progress, Reading, Task, Waiting
 from redraft.errors import GenerationError, RequestError, counted
-from redraft.models.base import BlockDiffusionModel, Cache, Span
+from redraft.models.base import BlockDiffusionModel, Cache, GenerationMode, Span
 from redraft.models.origin import Origin
 from redraft.models.thoughts import ThoughtSyntax
 from redraft.models.tokenizer import ChatTokenizer, Check
@@ -58,6 +58,8 @@ class Runtime:
         self.constraints = Compiler(
             lambda: Vocabulary.of(tokenizer.tokenizer, config.vocab_size, config.image_token_ids).with_markers(known)
         )
+        self.drafter: Runtime | None = None
+        """The draft model, if there is one: it shares the forwards of this one's requests."""
         self.origin: Origin | None = None
         """The checkpoint that the model was loaded from, if it was."""
 
@@ -85,10 +87,38 @@ class Runtime:
         again = torch.tensor([*before[-reread:]], device=tokens.device)
         return Span(torch.cat([again, tokens]), cache, "denoise", self_conditioning, reread)
 
-    @torch.inference_mode()
+    @property
+    def modes(self) -> tuple[GenerationMode, ...]:
+        """The ways in which requests can be answered, the default first."""
+        own = self.model.modes
+        drafted: tuple[GenerationMode, ...] = ("speculative",)
+        return own if self.drafter is None or "speculative" in own or "autoregressive" not in own else own + drafted
+
     def forward(self, forwards: Sequence[Forward]) -> list[Tensor | None]:
-        """Compute the spans of many requests together -> the hidden rows that each wants read: [C, H] of a canvas, or
-        [wanted, H] of what was encoded."""
+        """Compute the spans of many requests together, those of drafts by the draft model -> the hidden rows that each
+        wants read: [C, H] of a canvas, or [wanted, H] of what was encoded."""
+        return self._of_both(forwards, lambda runtime, picked: runtime._forward([forwards[at] for at in picked]))
+
+    def read(self, forwards: Sequence[Forward], rows: Sequence[Tensor | None]) -> list[Reading | None]:
+        """Read what is to be read of what ``forward`` computed."""
+
+        def part(runtime: Runtime, picked: Sequence[int]) -> list[Reading | None]:
+            return runtime._read([forwards[at] for at in picked], [rows[at] for at in picked])
+
+        return self._of_both(forwards, part)
+
+    def _of_both(self, forwards: Sequence[Forward], part: "Callable[[Runtime, Sequence[int]], Sequence[T]]") -> list[T]:
+        """Do a part of a batch by the model that each forward is for, and return all in their order."""
+        if self.drafter is None:
+            return list(part(self, range(len(forwards))))
+        found: dict[int, T] = {}
+        for runtime, drafting in ((self, False), (self.drafter, True)):
+            picked = [at for at, forward in enumerate(forwards) if forward.drafting is drafting]
+            found |= zip(picked, part(runtime, picked), strict=True) if picked else ()
+        return [found[at] for at in range(len(forwards))]
+
+    @torch.inference_mode()
+    def _forward(self, forwards: Sequence[Forward]) -> list[Tensor | None]:
         spans = [span for forward in forwards for span in forward.spans]
         computed = iter(self.model.forward(spans) if spans else [])
         rows = []
@@ -101,8 +131,7 @@ class Runtime:
         return rows
 
     @torch.inference_mode()
-    def read(self, forwards: Sequence[Forward], rows: Sequence[Tensor | None]) -> list[Reading | None]:
-        """Read what is to be read of what ``forward`` computed."""
+    def _read(self, forwards: Sequence[Forward], rows: Sequence[Tensor | None]) -> list[Reading | None]:
         wanted = [
             (own, forward.readout)
             for forward, own in zip(forwards, rows, strict=True)

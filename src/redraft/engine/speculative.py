@@ -8,7 +8,7 @@ So the answer is the one which that mode writes: token for token where a row's b
 distribution everywhere.
 """
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -29,6 +29,15 @@ SURE = 0.5
 """The probability that a drafted token has for those behind it to be verified too, and to start the next draft."""
 
 
+@dataclass(frozen=True, eq=False)
+class Drafted:
+    """Tokens that may follow what is written."""
+
+    tokens: list[int]
+    confidence: Tensor
+    """[C]: how sure the drafting model is of each."""
+
+
 class Speculative(Autoregressive):
     """An answer under way."""
 
@@ -46,12 +55,11 @@ class Speculative(Autoregressive):
         length = min(self._request.canvas_length, self._request.context_length - self._encoded - 1)
         if room < 2 or length < 1:
             return (yield from super()._write(cache))
-        drafted, confidence = yield from self._draft(cache, length)
-        sure = self._worth(drafted, confidence, room)
-        return (yield from self._verify(cache, drafted, sure, confidence))
+        drafted = yield from self._draft(cache, length)
+        return (yield from self._verify(cache, drafted, self._worth(drafted, room)))
 
-    def _draft(self, cache: PooledCache, length: int) -> Task[tuple[list[int], Tensor]]:
-        """Denoise a canvas behind what is written -> its tokens [C], and how sure the model is of each of them."""
+    def _draft(self, cache: PooledCache, length: int) -> Task[Drafted]:
+        """Denoise a canvas behind what is written."""
         request = self._request
         # What is verified is at most as long as the room; the canvas itself is not encoded.
         yield from self._reserve(cache, 1 + min(length, self._tokens.room - 1))
@@ -68,23 +76,26 @@ class Speculative(Autoregressive):
         self._canvases += 1
         self._steps += canvas.denoising_steps
         self._forwards += canvas.denoising_steps
-        return canvas.tokens.tolist(), canvas.confidence
+        return Drafted(canvas.tokens.tolist(), canvas.confidence)
 
-    def _worth(self, drafted: list[int], confidence: Tensor, room: int) -> int:
+    def _worth(self, draft: Drafted, room: int) -> int:
         """Return how many of the drafted tokens are verified: up to the first that is not sure, or ends the answer."""
+        drafted = draft.tokens
         ends = (place + 1 for place, token in enumerate(drafted) if token in self._request.ends)
-        unsure = (place + 1 for place, value in enumerate(confidence.tolist()) if value < SURE)
+        unsure = (place + 1 for place, value in enumerate(draft.confidence.tolist()) if value < SURE)
         count = min(next(ends, len(drafted)), next(unsure, len(drafted)), room - 1)
         return self._tokens.alike(drafted[:count])
 
-    def _verify(self, cache: PooledCache, drafted: list[int], count: int, confidence: Tensor) -> Task[list[Chunk]]:
+    def _verify(self, cache: PooledCache, draft: Drafted, count: int) -> Task[list[Chunk]]:
         """Take the tokens that the causal rows give, as long as they are those of the draft, and the first other."""
-        tokens, start = self._tokens, self._encoded
-        # The last token's own row is wanted once more: it says what stands first.
-        cache.truncate(start)
+        tokens, start, drafted = self._tokens, self._encoded, draft.tokens
+        if cache.length > start:
+            # Encoded for the canvas; the last token's own row is wanted once more: it says what stands first.
+            cache.truncate(start)
         rows = torch.tensor([self._last, *drafted[:count]], device=self._device)
         verifying = Span(rows, cache, "encode", wanted=1 + count)
-        reading = yield from read(Forward((verifying,), tokens.spec(drafted[:count])))
+        spans = (*self._committing(cache), verifying)
+        reading = yield from read(Forward(spans, tokens.spec(drafted[:count])))
         self._forwards += 1
         readout, given = yield from tokens.rows(reading)
         chunks, written = [], []
@@ -99,14 +110,14 @@ class Speculative(Autoregressive):
         cache.truncate(start + len(written))
         self._encode([self._last, *written[:-1]], cache)
         self._last = written[-1]
-        self._left = self._rest(drafted, confidence, len(written))
+        self._left = self._rest(draft, len(written))
         return chunks
 
-    def _rest(self, drafted: list[int], confidence: Tensor, start: int) -> Draft | None:
+    def _rest(self, draft: Drafted, start: int) -> Draft | None:
         """Return what of a draft stands from ``start`` on, as far as the model was sure of it; None for nothing."""
-        if start >= len(drafted) or self._tokens.finish is not None:
+        if start >= len(draft.tokens) or self._tokens.finish is not None or self._runtime.model.corruption is None:
             return None
-        tokens, survival = drafted[start:], (confidence[start:] >= SURE).double()
+        tokens, survival = draft.tokens[start:], (draft.confidence[start:] >= SURE).double()
         if self._request.constraint is not None and self._runtime.corruption.monotone:
             # What stands there stays, and so has to fit the tokens that are written by now.
             unsure = survival.tolist().index(0.0) if 0.0 in survival else len(tokens)

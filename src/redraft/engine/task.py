@@ -33,6 +33,9 @@ class Forward:
     hidden: Tensor | None = None
     """[C, H]: hidden rows of an earlier forward, to be read once more, in front of those of the last span."""
 
+    drafting: bool = False
+    """The spans are for the draft model."""
+
     @property
     def rows(self) -> int:
         """Rows of a batch that it takes."""

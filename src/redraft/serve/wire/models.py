@@ -47,7 +47,7 @@ def _model(here: Serving, http: HttpRequest) -> dict[str, Any]:
         "context_length": config.context_length,
         "max_model_len": config.context_length,
         "canvas_length": config.canvas_length,
-        "modes": list(here.runtime.model.modes),
+        "modes": list(here.runtime.modes),
         "display_name": here.settings.model,
         "created_at": datetime.fromtimestamp(_STARTED, UTC).isoformat().replace("+00:00", "Z"),
     }
