@@ -148,7 +148,7 @@ MISTAKES = [
     pytest.param(["--clients", 2], "--clients is for --modes; leave it out", id="clients"),
     pytest.param(["--mode", "diffusion"], "--mode is for --modes; leave it out", id="mode"),
     pytest.param(["--modes", "--mode", "speculative", "--steps", 2], "--steps is for mode 'diffusion'", id="steps"),
-    pytest.param(["--steps", 2, "--steps", 4], "--steps is given more than once", id="several steps"),
+    pytest.param(["--steps", 2, "--steps", 4], "--steps is given 2 times", id="several steps"),
     pytest.param(["--modes", "--rounds", 2], "rounds 2 is too few", id="rounds of modes"),
     pytest.param(
         ["--modes", "--plot", "a.png"], "--plot compares engines, and cannot be given with", id="plot of modes"

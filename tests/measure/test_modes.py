@@ -45,7 +45,8 @@ def test_the_ways_are_those_that_a_checkpoint_has():
     assert [way.name for way in everything] == [
         "diffusion, 1 step", "diffusion, 4 steps", "diffusion", "autoregressive", "speculative",
     ]  # fmt: skip
-    assert [way.name for way in ways(("autoregressive",), (4, None))] == ["autoregressive"]
+    plain = ways(("autoregressive",), (4, None), draft_model=True)
+    assert [way.name for way in plain] == ["autoregressive", "speculative, draft model"]
 
 
 @pytest.mark.slow
@@ -111,9 +112,14 @@ def test_they_are_those_of_transformers_of_a_model_without_a_canvas(tmp_path: Pa
     expected = logits.log_softmax(-1)[torch.arange(4), torch.tensor(answer)]
     with redraft.load(folder, dtype="float32") as own:
         found = causal_logprobs(own.runtime, prompt, answer)
-        assert [one.way.name for one in compare(own, ways(own.model.modes, ()), SETTINGS).figures] == [
-            "autoregressive", "autoregressive",
-        ]  # fmt: skip
+    drafter = random_gemma(tmp_path / "drafter", seed=1)
+    with redraft.load(folder, dtype="float32", draft_model=drafter) as own:
+        drafted = own.runtime.drafter
+        compared = compare(own, ways(own.model.modes, (), draft_model=True), SETTINGS)
+        assert own.runtime.drafter is drafted
+    assert [one.way.name for one in compared.figures[:2]] == ["autoregressive", "speculative, draft model"]
+    if bindings.kernels() is not None:
+        assert compared.quality["speculative, draft model"] == compared.quality["autoregressive"]
     torch.testing.assert_close(torch.tensor(found), expected, atol=1e-4, rtol=0)
 
 

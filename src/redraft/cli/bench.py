@@ -1,7 +1,7 @@
 """``redraft bench``: measures a checkpoint's speed here, against ``transformers``, medians with their spread."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from enum import StrEnum
 from pathlib import Path
@@ -82,6 +82,7 @@ def bench(
         MallocOption | None,
         typer.Option(help="glibc's thresholds for all contenders; by default tuned, which helps the reference."),
     ] = None,
+    draft_model: options.DraftModelOption = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write all figures to this JSON file.")] = None,
     plot_file: Annotated[Path | None, typer.Option("--plot", help="Draw seconds per answer: .png, .svg, .pdf.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Decides random prompts and noise.")] = 0,
@@ -98,11 +99,10 @@ def bench(
     Example: redraft bench --model sudoku --dtype float32 --dtype bfloat16 --json bench.json
     """
     if modes:
-        given = {"--plot": plot_file, "--malloc": malloc, "--against-transformers": against_transformers}
-        _refuse(given, "compares engines, and cannot be given with --modes")
-        for option, values in (("--dtype", dtype), ("--prompt-tokens", prompt_tokens), ("--max-tokens", max_tokens)):
-            if values and len(values) > 1:
-                raise RequestError(f"{option} is given {len(values)} times; with --modes it is the same for all ways")
+        of_engines = {"--plot": plot_file, "--malloc": malloc, "--against-transformers": against_transformers}
+        _refuse(of_engines, "compares engines, and cannot be given with --modes")
+        lists = {"--dtype": dtype, "--prompt-tokens": prompt_tokens, "--max-tokens": max_tokens}
+        _refuse_several(lists, "with --modes it is the same for all ways")
         _compare_modes(
             Given(
                 model=options.model_name(model),
@@ -116,17 +116,37 @@ def bench(
                 clients=clients or [],
                 task=task,
                 temperature=temperature,
+                draft_model=draft_model,
                 json_file=json_file,
                 seed=seed,
                 threads=threads,
             )
         )
         return
-    _refuse({"--mode": mode, "--clients": clients, "--task": task, "--temperature": temperature}, "is for --modes")
-    if steps and len(steps) > 1:
-        raise RequestError(
-            "--steps is given more than once; without --modes every canvas takes the same number of steps"
-        )
+    of_modes = {"--mode": mode, "--clients": clients, "--task": task, "--temperature": temperature}
+    _refuse({**of_modes, "--draft-model": draft_model}, "is for --modes")
+    _refuse_several({"--steps": steps}, "without --modes every canvas takes the same number of steps")
+    _compare_engines(
+        model, dtype or ["auto"], rounds, prompt, prompt_tokens, max_tokens, steps[0] if steps else None,
+        against_transformers, malloc, json_file, plot_file, seed, threads,
+    )  # fmt: skip
+
+
+def _compare_engines(
+    model: str | None,
+    dtypes: list[str],
+    rounds: int,
+    prompt: str | None,
+    prompt_tokens: list[int] | None,
+    max_tokens: list[int] | None,
+    steps: int | None,
+    against_transformers: bool | None,
+    malloc: MallocOption | None,
+    json_file: Path | None,
+    plot_file: Path | None,
+    seed: int,
+    threads: int | None,
+) -> None:
     from redraft.calibrate.plot import check_plot
     from redraft.measure import machine, timing
     from redraft.measure.plot import plot
@@ -144,8 +164,8 @@ def bench(
     found = checkpoint.read(checkpoint.find(name))
     if "diffusion" not in found.family.modes:
         raise RequestError(f"{name} has no canvas, whose steps are measured; to measure how it writes, give --modes")
-    workloads = _workloads(found, prompt, prompt_tokens, max_tokens, steps[0] if steps else None, seed)
-    specs, remarks = _contenders(found, dtype or ["auto"], against_transformers, threads)
+    workloads = _workloads(found, prompt, prompt_tokens, max_tokens, steps, seed)
+    specs, remarks = _contenders(found, dtypes, against_transformers, threads)
     described = "random tokens" if prompt is None else f"{prompt!r} as a chat message"
     report = _run(specs, workloads, BenchmarkSettings(name, rounds, seed, described, allocation, remarks))
     # Files first: a reader of the tables may go away.
@@ -154,6 +174,13 @@ def bench(
     if plot_file is not None:
         plot(report, plot_file)
     report.print(_console())
+
+
+def _refuse_several(given: Mapping[str, Sequence[object] | None], why: str) -> None:
+    """Refuse an option that was given more than once."""
+    for option, values in given.items():
+        if values is not None and len(values) > 1:
+            raise RequestError(f"{option} is given {len(values)} times; {why}")
 
 
 def _refuse(given: Mapping[str, object], why: str) -> None:

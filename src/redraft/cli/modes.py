@@ -39,6 +39,7 @@ class Given:
     clients: list[int]
     task: Path | None
     temperature: float | None
+    draft_model: str | None
     json_file: Path | None
     seed: int
     threads: int | None
@@ -63,16 +64,18 @@ def run(
         raise RequestError("give --task, or --prompt or --prompt-tokens, not both: a task has prompts of its own")
     items = None if given.task is None else _items(given.task)
     found = checkpoint.read(checkpoint.find(given.model))
+    drafted = given.draft_model is not None and (not given.modes or "speculative" in given.modes)
+    own = found.family.modes
     for mode in given.modes:
-        request.check_mode(mode, found.family.modes)
-    modes = [mode for mode in found.family.modes if not given.modes or mode in given.modes]
+        request.check_mode(mode, (*own, "speculative") if drafted else own)
+    modes = [mode for mode in own if not given.modes or mode in given.modes]
     if given.steps and "diffusion" not in modes:
         raise RequestError("--steps is for mode 'diffusion', which is not compared; leave it out")
     described = machine.describe()
-    with load(found.path, dtype=cast("DType", given.dtype)) as engine:
+    with load(found.path, dtype=cast("DType", given.dtype), draft_model=given.draft_model) as engine:
         if given.threads is not None:
             library.set_threads(given.threads)
-        compared = ways(modes, given.steps or DEFAULT_STEPS)
+        compared = ways(modes, given.steps or DEFAULT_STEPS, draft_model=drafted)
         settings = _settings(given, found, engine, items)
         with progress(len(compared) * len(settings.clients) * (settings.rounds + 1)) as advance:
             measured = compare(engine, compared, settings, advance)
@@ -150,6 +153,7 @@ def as_object(
         "machine": {**asdict(machine), "warning": machine.warning},
         "model": given.model,
         "dtype": given.dtype,
+        "draft_model": given.draft_model,
         "task": None if given.task is None else str(given.task),
         "questions": len(settings.questions),
         "max_tokens": settings.max_tokens,

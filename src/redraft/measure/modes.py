@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from time import perf_counter
 
 from redraft.api import Engine
@@ -34,12 +35,16 @@ class Way:
     mode: GenerationMode
     steps: int | None = None
     """None for the checkpoint's own, or of drafts for the engine's."""
+    draft_model: bool = False
+    """True for drafts by the engine's draft model, in place of the checkpoint's own canvases."""
 
     @property
     def name(self) -> str:
         """The name in tables."""
         if self.mode == "autoregressive":
             return AUTOREGRESSIVE
+        if self.draft_model:
+            return f"{self.mode}, draft model"
         return self.mode if self.steps is None else f"{self.mode}, {self.steps} step{'s' * (self.steps > 1)}"
 
 
@@ -118,10 +123,12 @@ class Comparison:
     """By the name of the way: its answers are the same at any number of clients."""
 
 
-def ways(modes: Sequence[GenerationMode], steps: Sequence[int | None]) -> list[Way]:
-    """Return the ways to compare: diffusion at each of ``steps``, and the other modes that the checkpoint has."""
+def ways(modes: Sequence[GenerationMode], steps: Sequence[int | None], *, draft_model: bool = False) -> list[Way]:
+    """Return the ways to compare: diffusion at each of ``steps``, the other modes that the checkpoint has, and drafts
+    by a draft model, if there is one."""
     found = [Way("diffusion", own) for own in steps] if "diffusion" in modes else []
-    return found + [Way(mode) for mode in modes if mode != "diffusion"]
+    found += [Way(mode) for mode in modes if mode != "diffusion"]
+    return found + [Way("speculative", draft_model=True)] * draft_model
 
 
 def ask(engine: Engine, way: Way, settings: Settings, clients: int, seed: int) -> Served:
@@ -173,16 +180,28 @@ def ask(engine: Engine, way: Way, settings: Settings, clients: int, seed: int) -
 def compare(
     engine: Engine, ways: Sequence[Way], settings: Settings, on_run: Callable[[], None] | None = None
 ) -> Comparison:
-    """Measure every way at every number of clients, in alternation, after a round that warms up."""
+    """Measure every way at every number of clients, in alternation, after a round that warms up.
+
+    Drafts are made by the engine's draft model for the ways that say so, and for no others.
+    """
+    drafter = engine.runtime.drafter
+    try:
+        return _compare(engine, ways, settings, on_run)
+    finally:
+        engine.runtime.drafter = drafter
+
+
+def _compare(engine: Engine, ways: Sequence[Way], settings: Settings, on_run: Callable[[], None] | None) -> Comparison:
+    drafter = engine.runtime.drafter
+
+    def run(way: Way, clients: int, number: int) -> Served:
+        engine.runtime.drafter = drafter if way.draft_model else None
+        return ask(engine, way, settings, clients, settings.seed + number * 1_000_003)
+
     figures: list[Figures] = []
     quality: dict[str, Quality] = {}
     for clients in settings.clients:
-        runs = {
-            way.name: lambda number, way=way, clients=clients: ask(
-                engine, way, settings, clients, settings.seed + number * 1_000_003
-            )
-            for way in ways
-        }
+        runs = {way.name: partial(run, way, clients) for way in ways}
         found = alternate(runs, settings.rounds, on_run)
         for way in ways:
             figures.append(_figures(way, clients, found[way.name]))
