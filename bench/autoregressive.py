@@ -30,6 +30,7 @@ from tests.gguf_files import gemma3_path
 from redraft.api import Engine
 from redraft.engine.generation import Generate
 from redraft.engine.scheduler import Scheduler
+from redraft.errors import counted
 from redraft.kernels import library
 from redraft.loading import load
 from redraft.measure.timing import Spread, alternate, check_rounds, times_as_fast
@@ -64,8 +65,8 @@ class Outcome:
         """The case in words."""
         low, high = self.times.extremes
         return (
-            f"{self.clients} clients: {self.times.median:.2f} times as fast as transformers at batch {self.clients} "
-            f"({low:.2f} to {high:.2f}); {self.same:.0%} of the tokens are alike"
+            f"{counted(self.clients, 'client')}: {self.times.median:.2f} times as fast as transformers at batch "
+            f"{self.clients} ({low:.2f} to {high:.2f}); {self.same:.0%} of the tokens are alike"
         )
 
 

@@ -16,6 +16,7 @@ from redraft.api import Engine
 from redraft.engine.generation import Generate
 from redraft.engine.result import Chunk, Result
 from redraft.engine.scheduler import Scheduler
+from redraft.errors import counted
 from redraft.measure.evaluate.ask import special_texts
 from redraft.measure.evaluate.faults import Fault
 from redraft.measure.evaluate.items import Item
@@ -260,6 +261,7 @@ def _crossover(own: Mapping[int, float], plain: Mapping[int, float]) -> str:
     behind = [clients for clients in measured if clients > faster[-1]]
     if not behind:
         start = next(clients for clients in measured if all(own[n] >= plain[n] for n in measured if n >= clients))
-        where = "every number of clients that was measured" if start == measured[0] else f"{start} clients and more"
+        every = start == measured[0]
+        where = "every number of clients that was measured" if every else f"{counted(start, 'client')} and more"
         return f"faster than {AUTOREGRESSIVE} at {where}"
-    return f"faster than {AUTOREGRESSIVE} up to {faster[-1]} clients, slower from {behind[0]} on"
+    return f"faster than {AUTOREGRESSIVE} up to {counted(faster[-1], 'client')}, slower from {behind[0]} on"
