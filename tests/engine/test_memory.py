@@ -1,5 +1,6 @@
 """The pool against plain lists of tokens: what a sequence reads, what is found again, and every byte counted."""
 
+from collections.abc import Sequence
 from itertools import chain
 from typing import ClassVar
 
@@ -377,3 +378,39 @@ def test_in_the_model_chunks_give_what_one_forward_gives(model, chunk, block):
     for part in prompt.split(chunk):
         model([Span(part, parts, "encode")])
     torch.testing.assert_close(logits(parts), logits(whole), rtol=0, atol=1e-4)
+
+
+def test_what_was_encoded_last_can_be_taken_back() -> None:
+    """And others stand in its place; a sliding layer still has what its window needs before them."""
+    layout = [(1, 2, None), (1, 2, 4)]
+    pool = KVPool(layout, block=4, longest_write=8)
+    cut, plain = pool.open((), undone=6)[0], pool.open(())[0]
+
+    def write(cache: PooledCache, values: Sequence[int]) -> None:
+        rows = torch.tensor(values, dtype=torch.float32)[None, None, :, None].expand(1, 1, -1, 2)
+        for layer in range(len(layout)):
+            cache.write(layer, rows, rows)
+        cache.advance(len(values))
+
+    for start in range(0, 12, 3):
+        write(cut, range(start, start + 3))
+        write(plain, range(start, start + 3))
+    write(cut, [90, 91, 92, 93, 94, 95])
+    cut.truncate(12)
+    assert cut.length == 12
+    write(cut, [12, 13])
+    write(plain, [12, 13])
+    for layer in range(len(layout)):
+        ours, theirs = (torch.cat([keys for keys, _ in one.read(layer)], 2) for one in (cut, plain))
+        assert torch.equal(ours, theirs)
+    with pytest.raises(ValueError, match="14 positions cannot be cut back to 3; 6 can be undone"):
+        cut.truncate(3)
+    with pytest.raises(ValueError, match="cannot be cut back to 15"):
+        cut.truncate(15)
+    # What others may read already stays as it is.
+    shared = pool.open((), undone=6)[0]
+    write(shared, range(6))
+    shared.follow(range(6))
+    write(shared, [6])
+    with pytest.raises(ValueError, match="cannot be cut back to 3"):
+        shared.truncate(3)

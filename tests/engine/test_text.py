@@ -14,6 +14,7 @@ from tokenizers.pre_tokenizers import ByteLevel
 from redraft.constrain.compiler import ThoughtMarkers
 from redraft.engine.text import AnswerText, TextStream, thought_tokens
 from redraft.models.tokenizer import ChatTokenizer
+from tests.random_checkpoint import LETTERS_SIZE, write_letters_tokenizer
 
 
 def byte_tokenizer(merges: Sequence[tuple[str, str]] = ()) -> Tokenizer:
@@ -239,3 +240,25 @@ def test_tokens_of_thoughts_are_counted_with_their_markers():
             expected += inside or token == CLOSING
             inside = inside and token != CLOSING
         assert thought_tokens(tokens, MARKERS) == expected, written
+
+
+@pytest.mark.parametrize("stop", [(), ("never",)])
+def test_a_long_answer_by_single_tokens_is_decoded_in_parts_and_reads_the_same(tmp_path, stop) -> None:
+    """Letters, bytes of characters, words with their spaces: each part begins with tokens before it."""
+    write_letters_tokenizer(tmp_path, LETTERS_SIZE)
+    tokenizer = ChatTokenizer.from_folder(tmp_path)
+    tokens = tokenizer.encode("the 日本 and, on the ü of € is " * 40, literal=True)[1:]
+    decoded: list[int] = []
+
+    def decode(part: Sequence[int]) -> str:
+        decoded.append(len(part))
+        return tokenizer.decode(part)
+
+    stream, given = TextStream(decode, stop, tokenizer.settled), ""
+    for token in tokens:
+        given += stream.add([token], last=False)
+        assert tokenizer.decode(tokens).startswith(given)
+    given += stream.add([], last=True)
+    assert given == stream.text == tokenizer.decode(tokens)
+    assert len(tokens) > 800
+    assert sum(size > 400 for size in decoded) == 1, "all of it is decoded once, at the end"

@@ -13,6 +13,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from redraft.kernels import bindings
 from redraft.kernels.packed import FORMATS, Format
+from redraft.loading import load
 from redraft.models import checkpoint
 from redraft.models.base import BlockDiffusionModel, Span
 from redraft.models.llama_diffusion.config import LlamaDiffusionConfig
@@ -67,6 +68,19 @@ def expected_logits(model: LlamaForCausalLM, context: Tensor, canvas: Tensor) ->
     positions = torch.cat((torch.arange(n), torch.arange(n - 1, n + c)))
     found = model(input_ids=ids[None], position_ids=positions[None], attention_mask=mask[None, None])
     return found.logits[0, n : n + c]
+
+
+@torch.no_grad()
+def test_the_autoregressive_mode_is_greedy_as_the_llama(tmp_path: Path) -> None:
+    engine, theirs = load(write(tmp_path)), oracle(tmp_path, CONFIG)
+    text = tokens(12).tolist()
+    found = engine.generate(text, mode="autoregressive", temperature=0, max_tokens=10, ignore_eos=True)
+    for token in found.token_ids:
+        logits = theirs(input_ids=torch.tensor([text])).logits[0, -1]
+        # Neither is text, nor an end that was asked for.
+        logits[[CONFIG.mask_token_id, *CONFIG.end_token_ids]] = -torch.inf
+        assert token == int(logits.argmax())
+        text.append(token)
 
 
 @torch.no_grad()
