@@ -25,7 +25,7 @@ PROMPTS, PROMPT_TOKENS, MAX_TOKENS = 8, 32, 64
 
 @dataclass(frozen=True)
 class Given:
-    """What the command line says."""
+    """The command line's words."""
 
     model: str
     dtype: str

@@ -1,4 +1,4 @@
-"""What bytes and products allow a forward: the longer of reading its weights once, and of its multiply-adds.
+"""The least time that a forward can take: the longer of reading its weights once, and of its multiply-adds.
 
 The roofline (Williams et al. 2009), with the bandwidth and the peaks measured on the spot. It leaves out activations,
 keys and values, and everything that is no product, so that no forward is as fast.
@@ -24,7 +24,7 @@ _SAMPLES = 5
 
 @dataclass(frozen=True)
 class Machine:
-    """What this machine can do, measured now."""
+    """The bandwidth and the peaks of this machine, measured now."""
 
     bytes_per_second: float
     multiply_adds_per_second: dict[Format, float]

@@ -60,7 +60,7 @@ class Question:
 
 @dataclass(frozen=True)
 class Settings:
-    """What is the same for all ways."""
+    """Questions and conditions, the same for all ways."""
 
     questions: tuple[Question, ...]
     max_tokens: int | None
@@ -88,7 +88,7 @@ class Served:
 
 @dataclass(frozen=True)
 class Quality:
-    """How good a way's answers are."""
+    """The worth of a way's answers."""
 
     logprob: float | None
     """The mean log probability of a token, in nats, to the causal rows; None of answers without any."""
@@ -100,7 +100,7 @@ class Quality:
 
 @dataclass(frozen=True)
 class Figures:
-    """What one way cost at one number of clients."""
+    """The cost of one way at one number of clients."""
 
     way: Way
     clients: int
@@ -121,7 +121,7 @@ class Comparison:
 
     figures: tuple[Figures, ...]
     quality: Mapping[str, Quality]
-    """By the name of the way: its answers are the same at any number of clients."""
+    """The worth of each way's answers, by its name: they are the same at any number of clients."""
 
 
 def ways(modes: Sequence[GenerationMode], steps: Sequence[int | None], *, draft_model: bool = False) -> list[Way]:

@@ -48,10 +48,10 @@ class GemmaFamily:
     architecture: str
     config: type[Gemma3Config] | type[Gemma4Config]
     prefix: str
-    """What stands before a parameter's name in files."""
+    """The text before a parameter's name in files."""
 
     def read_config(self, raw: Mapping[str, Any]) -> GemmaConfig:
-        """What a file leaves out has the defaults of the reference's class."""
+        """Fields that a file leaves out have the defaults of the reference's class."""
         return self.config.from_json(raw, self.architecture)
 
     def read_defaults(self, generation: Mapping[str, Any], config: GemmaConfig) -> GenerationDefaults:

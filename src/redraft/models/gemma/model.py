@@ -36,7 +36,7 @@ class Norm(nn.Module):
 
     @property
     def whole(self) -> Tensor:
-        """What the rows are multiplied by, float32 [size]."""
+        """The factors of the rows, float32 [size]."""
         return self.weight.float() + self.offset
 
     def forward(self, x: Tensor) -> Tensor:
