@@ -48,7 +48,7 @@ class CanvasPlan:
     answer: Sequence[int] = ()
     """The tokens of the answer so far."""
     start: Draft | None = None
-    """What it starts from in the place of noise, from its first position on; None for what the request says."""
+    """The tokens that it starts from in the place of noise, from its first position on; None for the request's."""
 
 
 @dataclass(frozen=True, eq=False)

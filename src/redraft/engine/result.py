@@ -178,7 +178,7 @@ class Result:
     logprobs: tuple[TokenLogprob, ...] = ()
     """The log probabilities of each of ``token_ids``; empty unless asked for."""
     causal_logprobs: tuple[float, ...] = ()
-    """What the causal rows of the same weights say of each of ``token_ids``: its natural log probability given the
+    """The natural log probability of each of ``token_ids`` by the causal rows of the same weights, given the
     tokens before it, by the model alone; empty unless asked for."""
     tool_calls: tuple[ToolCall, ...] = ()
     """The calls that the answer makes, where tools were given; ``text`` is what is said beside them."""

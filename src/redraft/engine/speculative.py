@@ -47,7 +47,7 @@ class Speculative(Autoregressive):
         self._drafting = replace(request, temperature=0.0, sampling=NOTHING, top_logprobs=None)
         self.undone = request.canvas_length + 1
         self._left: Draft | None = None
-        """What of the last draft stands behind the answer."""
+        """The rest of the last draft, which stands behind the answer."""
 
     def _write(self, cache: PooledCache) -> Task[list[Chunk]]:
         """Write what comes next: the tokens of a draft that stand, and the one after them."""

@@ -59,15 +59,15 @@ class TokenDraws:
 
 @dataclass(frozen=True)
 class NextTokens:
-    """What a constraint lets stand next: token classes, and where each of them leads."""
+    """Token classes that a constraint lets stand next, and the state that each of them leads to."""
 
     classes: NDArray[np.int64]
     states: NDArray[np.int64]
 
     @classmethod
     def after(cls, compiled: CompiledConstraint, state: int, left: int) -> "NextTokens":
-        """Of ``state``, when ``left`` tokens may stand, this one included: of the classes those from whose target the
-        text can still be finished."""
+        """Return those that may follow ``state`` when ``left`` tokens may stand, this one included: from their targets
+        the text can still be finished."""
         automaton = compiled.automaton
         edges = slice(*automaton.edge_start[state : state + 2])
         targets, groups = automaton.edge_target[edges], automaton.edge_group[edges]

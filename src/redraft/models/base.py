@@ -21,7 +21,7 @@ KV_BLOCK = 128
 PREFILL_CHUNK = 256
 """Positions of a prompt that are encoded in one forward."""
 GenerationMode = Literal["diffusion", "autoregressive", "speculative"]
-"""How an answer is written: canvases that are denoised; token after token, from the causal rows; or drafts that the
+"""The ways to write an answer: canvases that are denoised; token after token, from the causal rows; or drafts that the
 causal rows verify, which gives the autoregressive mode's distribution."""
 ALL_MODES: tuple[GenerationMode, ...] = ("diffusion", "autoregressive", "speculative")
 ExtractLayout = Literal["slots", "text"]
@@ -177,7 +177,7 @@ class Span:
     """The number of a canvas's first tokens that are the last of its context, which the cache has already: they are run
     again as part of the canvas, which does not see what the cache keeps of them."""
     wanted: int = 0
-    """Of an "encode" span: the number of its last tokens whose final normed hidden states are wanted."""
+    """The number of an "encode" span's last tokens whose final normed hidden states are wanted."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.wanted <= (self.tokens.shape[-1] if self.mode == "encode" else 0):
