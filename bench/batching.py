@@ -35,9 +35,10 @@ from redraft.kernels.packed import Format
 from redraft.loading import load
 from redraft.measure.peak import multiply_adds_per_second, step_multiply_adds
 from redraft.measure.timing import Spread, alternate, times_as_fast
-from redraft.models.diffusion_gemma.config import AttentionSpec, DiffusionGemmaConfig
+from redraft.models.diffusion_gemma.config import DiffusionGemmaConfig
 from redraft.models.diffusion_gemma.model import DiffusionGemma
 from redraft.models.diffusion_gemma.packed import pack_weights, packed_model
+from redraft.models.gemma.attention import AttentionSpec
 from redraft.models.packed import PackedModel
 from redraft.models.tokenizer import ChatTokenizer
 from redraft.tasks.choose import choose

@@ -258,3 +258,38 @@ def diffusion_gemma_gguf(path: Path, folder: Path, kind: Kind = Kind.F32) -> Pat
         **letters_fields(folder),
     }
     return write_gguf(path, "diffusion-gemma", fields, tensors, kind)
+
+
+def gemma3_gguf(path: Path, folder: Path, kind: Kind = Kind.F32) -> Path:
+    """Convert a Gemma 3's folder, whose every sixth layer is full: norms get their 1 added."""
+    config = json.loads((folder / "config.json").read_text())
+    parts = {
+        "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v",
+        "self_attn.o_proj": "attn_output", "self_attn.q_norm": "attn_q_norm", "self_attn.k_norm": "attn_k_norm",
+        "input_layernorm": "attn_norm", "post_attention_layernorm": "post_attention_norm",
+        "pre_feedforward_layernorm": "ffn_norm", "post_feedforward_layernorm": "post_ffw_norm",
+        "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down",
+    }  # fmt: skip
+    renamed = {"model.embed_tokens.": "token_embd.", "model.norm.": "output_norm."}
+    renamed |= {f".{old}.": f".{new}." for old, new in parts.items()} | {"model.layers.": "blk."}
+    tensors = {}
+    for name, tensor in load_file(folder / "model.safetensors").items():
+        stored = tensor + 1 if name.endswith("norm.weight") else tensor
+        for old, new in renamed.items():
+            name = name.replace(old, new)
+        tensors[name] = stored
+    rope = config["rope_parameters"]
+    fields = {
+        "gemma3.block_count": config["num_hidden_layers"],
+        "gemma3.context_length": config["max_position_embeddings"],
+        "gemma3.embedding_length": config["hidden_size"],
+        "gemma3.feed_forward_length": config["intermediate_size"],
+        "gemma3.attention.head_count": config["num_attention_heads"],
+        "gemma3.attention.head_count_kv": config["num_key_value_heads"],
+        "gemma3.attention.key_length": config["head_dim"],
+        "gemma3.attention.sliding_window": config["sliding_window"],
+        "gemma3.attention.layer_norm_rms_epsilon": float(config["rms_norm_eps"]),
+        "gemma3.rope.freq_base": float(rope["full_attention"]["rope_theta"]),
+        **letters_fields(folder),
+    }
+    return write_gguf(path, "gemma3", fields, tensors, kind)

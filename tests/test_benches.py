@@ -1,10 +1,15 @@
 """Benchmarks compute what they print, at sizes at which nobody would believe their times."""
 
+from pathlib import Path
+
 import pytest
+from bench import autoregressive
 from bench.denoising_step import SHAPE, measure_checkpoint
 from bench.pocket_slots import Judged, Slot, table
 
 from redraft.kernels.packed import FORMATS
+from tests.random_checkpoint import LETTERS_SIZE
+from tests.random_gemma import random_gemma
 
 
 @pytest.mark.slow
@@ -30,6 +35,15 @@ def test_every_contender_of_a_denoising_step_is_measured_and_computes_the_same()
     errors = {name: row["relative error"] for name, row in found["agreement"].items()}
     assert errors["redraft float32"] < 1e-4 < errors["redraft bfloat16"] < errors["redraft int8"]
     assert errors["redraft int8"] < errors["redraft int4"]
+
+
+@pytest.mark.slow
+def test_both_contenders_write_the_same_tokens_one_by_one(tmp_path: Path) -> None:
+    folder = random_gemma(tmp_path / "model")
+    works = [autoregressive.Work(autoregressive.prompts(LETTERS_SIZE, 5, count), 6) for count in (1, 3)]
+    found = autoregressive.measure(folder, ("float32", "float32"), works, rounds=3, threads=1)
+    assert [(one.clients, one.same) for one in found] == [(1, 1.0), (3, 1.0)]
+    assert all(len(one.times.values) == 3 and min(one.times.values) > 0 for one in found)
 
 
 def test_values_are_counted_by_task_by_kind_and_by_canvas() -> None:

@@ -146,7 +146,8 @@ class Engine:
             return "<redraft.Engine, closed>"
         origin, config = self._runtime.origin, self._runtime.model.config
         name = "a model" if origin is None else f"{origin.source!r} {origin.dtype} on {origin.device}"
-        return f"<redraft.Engine of {name}, context {config.context_length}, canvas {config.canvas_length}>"
+        canvas = f"canvas {config.canvas_length}" if config.canvas_length else "no canvas"
+        return f"<redraft.Engine of {name}, context {config.context_length}, {canvas}>"
 
     def generate(
         self,

@@ -10,6 +10,7 @@ import pytest
 from redraft.cli import bench
 from redraft.measure import machine
 from tests.conftest import WriteCheckpoint
+from tests.random_gemma import random_gemma
 
 QUICK = ["--rounds", 3, "--prompt-tokens", 12, "--max-tokens", 4, "--threads", 1]
 
@@ -144,7 +145,59 @@ MISTAKES = [
     pytest.param(["--plot", "no/such/bench.png"], "the folder of no/such/bench.png does not exist", id="plot"),
     pytest.param(["--plot", "bench.doc"], "the plot bench.doc must end in", id="plot format"),
     pytest.param(["-m", "no-such-model"], "no checkpoint 'no-such-model'", id="model"),
+    pytest.param(["--clients", 2], "--clients is for --modes; leave it out", id="clients"),
+    pytest.param(["--mode", "diffusion"], "--mode is for --modes; leave it out", id="mode"),
+    pytest.param(["--modes", "--mode", "speculative", "--steps", 2], "--steps is for mode 'diffusion'", id="steps"),
+    pytest.param(["--steps", 2, "--steps", 4], "--steps is given 2 times", id="several steps"),
+    pytest.param(["--modes", "--rounds", 2], "rounds 2 is too few", id="rounds of modes"),
+    pytest.param(
+        ["--modes", "--plot", "a.png"], "--plot compares engines, and cannot be given with", id="plot of modes"
+    ),
+    pytest.param(["--modes", "--max-tokens", 1, "--max-tokens", 2], "--max-tokens is given 2 times", id="lengths"),
+    pytest.param(["--modes", "--temperature", -1], "temperature -1.0 must be", id="temperature"),
+    pytest.param(["--modes", "--task", "no.jsonl"], "the items no.jsonl cannot be read", id="task"),
+    pytest.param(["--modes", "--task", "a", "--prompt", "w20"], "--task, or --prompt or --prompt-tokens", id="both"),
+    pytest.param(
+        ["--modes", "--json", "no/such/a.json"], "the folder of no/such/a.json does not exist", id="json of modes"
+    ),
 ]
+
+
+@pytest.mark.slow
+class TestModes:
+    @pytest.fixture(scope="class")
+    @staticmethod
+    def task(folder) -> Path:
+        asked = {"verb": "generate", "prompt": "w20 w21", "regex": "(w[0-9]+ ?)*"}
+        (folder / "task.jsonl").write_text("".join(json.dumps({**asked, "id": str(n)}) + "\n" for n in range(2)))
+        return folder / "task.jsonl"
+
+    def test_the_ways_of_one_checkpoint_are_compared(self, redraft_here, model, task, tmp_path):
+        done = redraft_here(
+            "bench", "-m", model, "--modes", "--task", task, "--rounds", 3, "--clients", 2, "--clients", 1,
+            "--steps", 1, "--steps", 2, "--max-tokens", 4, "--seed", 5, "--json", tmp_path / "a.json",
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        facts = json.loads((tmp_path / "a.json").read_text())
+        names = ["diffusion, 1 step", "diffusion, 2 steps", "autoregressive", "speculative"]
+        assert [(one["way"], one["clients"]) for one in facts["figures"]] == [(n, c) for c in (1, 2) for n in names]
+        assert list(facts["quality"]) == [way["name"] for way in facts["ways"]] == names
+        assert all(own["logprob"] < 0 and 0 <= own["right"] <= 1 for own in facts["quality"].values())
+        assert facts["questions"] == 2
+        for name in names:
+            assert done.stdout.count(name) >= 3, "in the table of each number of clients, and in that of the answers"
+        assert all(line in done.stdout for line in facts["crossovers"])
+        assert len(facts["crossovers"]) == 3
+
+    def test_a_checkpoint_without_a_canvas_is_measured_by_its_one_way(self, redraft_here, tmp_path):
+        gemma = random_gemma(tmp_path / "gemma")
+        asked = ["bench", "-m", gemma, "--rounds", 3, "--max-tokens", 3, "--prompt-tokens", 4]
+        assert "has no canvas, whose steps are measured; " in redraft_here(*asked).stderr
+        assert "--steps is for mode 'diffusion'" in redraft_here(*asked, "--modes", "--steps", 2).stderr
+        assert "mode 'diffusion' is none of this" in redraft_here(*asked, "--modes", "--mode", "diffusion").stderr
+        done = redraft_here(*asked, "--modes", "--clients", 1)
+        assert done.returncode == 0, done.stderr
+        assert "autoregressive" in done.stdout
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from redraft.canvas.readout import Readout, ReadoutSpec
 from redraft.layers.readouts import read_canvases
 from redraft.layers.vocabulary_head import VocabularyHead
 from redraft.models.base import ALL_MODES, GenerationDefaults, GenerationMode, Span
-from redraft.models.diffusion_gemma.tools import GemmaTools
+from redraft.models.gemma.tools import GemmaTools
 from redraft.models.spans import advance, lay_out
 from redraft.models.thoughts import ThoughtSyntax
 from redraft.models.tokenizer import ChatTokenizer

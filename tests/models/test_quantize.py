@@ -22,13 +22,14 @@ from redraft.models.checkpoint import DType
 from redraft.models.packed_cache import load_packed
 from redraft.models.quantize import FORMATS, quantize
 from redraft.models.sizing import parameters, part_bytes
-from tests.gguf_files import diffusion_gemma_gguf
+from tests.gguf_files import diffusion_gemma_gguf, gemma3_gguf
 from tests.models.driving import encoded
 from tests.models.llama_diffusion.conftest import CONFIGS
 from tests.models.llama_diffusion.conftest import write as write_llama
 from tests.models.toy.config import ARCHITECTURE
 from tests.models.toy.conftest import write as write_toy
 from tests.random_checkpoint import LETTERS_SIZE, random_checkpoint
+from tests.random_gemma import random_gemma
 
 PACKED: tuple[Format, ...] = ("int8", "int4")
 
@@ -41,12 +42,18 @@ def gguf(folder: Path) -> Path:
     return diffusion_gemma_gguf(folder.with_suffix(".gguf"), random_checkpoint(folder, letters=True, vocab_size=340))
 
 
+def gemma3(folder: Path) -> Path:
+    return gemma3_gguf(folder.with_suffix(".gguf"), random_gemma(folder, "gemma3", published_layers=True))
+
+
 ORIGINALS: dict[str, Callable[[Path], Path]] = {
     "diffusion_gemma": gemma,
     "llama_diffusion, tied": lambda folder: write_llama(folder, CONFIGS["tied"]),
     "llama_diffusion, untied": lambda folder: write_llama(folder, CONFIGS["untied, llama3"]),
     "a family with biases": write_toy,
     "a GGUF file": gguf,
+    "gemma, beside a vision tower": lambda folder: random_gemma(folder, "gemma4 with vision"),
+    "gemma, a GGUF file": gemma3,
 }
 
 
@@ -59,9 +66,12 @@ def original(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest
 def logits(found: checkpoint.Checkpoint, format: Format) -> torch.Tensor:
     model = load_packed(found, format)
     prompt, canvas = torch.arange(3, 40), torch.arange(20, 28)
-    rows = torch.cat((prompt[len(prompt) - model.reread :], canvas))
+    rows, cache = torch.cat((prompt[len(prompt) - model.reread :], canvas)), encoded(model, prompt)
+    span = Span(rows, cache, "denoise", reread=model.reread)
+    if "diffusion" not in model.modes:
+        span = Span(canvas, cache, "encode", wanted=len(canvas))
     with torch.inference_mode():
-        (hidden,) = model.forward([Span(rows, encoded(model, prompt), "denoise", reread=model.reread)])
+        (hidden,) = model.forward([span])
     assert hidden is not None
     return model.logits(hidden)
 

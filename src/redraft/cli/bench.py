@@ -1,7 +1,7 @@
 """``redraft bench``: measures a checkpoint's speed here, against ``transformers``, medians with their spread."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from enum import StrEnum
 from pathlib import Path
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, cast, get_args
 import typer
 
 from redraft.cli import options
+from redraft.cli.modes import Given, run
 from redraft.errors import RedraftError, RequestError
 from redraft.files import write_text
 
@@ -47,8 +48,28 @@ def bench(
         typer.Option(min=1, help="Length of an answer; may be repeated. By default 20, 100 and a canvas."),
     ] = None,
     steps: Annotated[
-        int | None,
-        typer.Option(min=1, help="Steps of every canvas, for equal work; by default the checkpoint's own stopping."),
+        list[int] | None,
+        typer.Option(
+            min=1,
+            help="Steps of every canvas, for equal work; by default the checkpoint's own stopping. With --modes the "
+            "most that a canvas may take; may be repeated then.",
+        ),
+    ] = None,
+    modes: Annotated[
+        bool, typer.Option("--modes", help="Compare the ways in which the checkpoint can write, at so many clients.")
+    ] = False,
+    mode: Annotated[
+        list[options.Mode] | None, typer.Option(help="With --modes: compare these alone; may be repeated.")
+    ] = None,
+    clients: Annotated[
+        list[int] | None, typer.Option(min=1, max=256, help="With --modes: clients at once; may be repeated. 1, 4, 16.")
+    ] = None,
+    task: Annotated[
+        Path | None,
+        typer.Option(help="With --modes: prompts with what is right, as redraft evaluate takes them: JSON lines."),
+    ] = None,
+    temperature: Annotated[
+        float | None, typer.Option(help="With --modes: of all ways; by default the checkpoint's own, in each mode.")
     ] = None,
     against_transformers: Annotated[
         bool | None,
@@ -61,6 +82,7 @@ def bench(
         MallocOption | None,
         typer.Option(help="glibc's thresholds for all contenders; by default tuned, which helps the reference."),
     ] = None,
+    draft_model: options.DraftModelOption = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write all figures to this JSON file.")] = None,
     plot_file: Annotated[Path | None, typer.Option("--plot", help="Draw seconds per answer: .png, .svg, .pdf.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Decides random prompts and noise.")] = 0,
@@ -71,8 +93,60 @@ def bench(
     Each contender runs in a process of its own. Give --steps to compare engines at equal work, leave it out to see
     what the checkpoint's own stopping makes of it.
 
+    With --modes the contenders are the ways in which one checkpoint can write, at several numbers of clients: diffusion
+    at several numbers of steps, token after token, and drafts that the latter verifies.
+
     Example: redraft bench --model sudoku --dtype float32 --dtype bfloat16 --json bench.json
     """
+    if modes:
+        of_engines = {"--plot": plot_file, "--malloc": malloc, "--against-transformers": against_transformers}
+        _refuse(of_engines, "compares engines, and cannot be given with --modes")
+        lists = {"--dtype": dtype, "--prompt-tokens": prompt_tokens, "--max-tokens": max_tokens}
+        _refuse_several(lists, "with --modes it is the same for all ways")
+        _compare_modes(
+            Given(
+                model=options.model_name(model),
+                dtype=dtype[0] if dtype else "auto",
+                rounds=rounds,
+                prompt=prompt,
+                prompt_tokens=prompt_tokens[0] if prompt_tokens else None,
+                max_tokens=max_tokens[0] if max_tokens else None,
+                steps=steps or [],
+                modes=[one.value for one in mode or []],
+                clients=clients or [],
+                task=task,
+                temperature=temperature,
+                draft_model=draft_model,
+                json_file=json_file,
+                seed=seed,
+                threads=threads,
+            )
+        )
+        return
+    of_modes = {"--mode": mode, "--clients": clients, "--task": task, "--temperature": temperature}
+    _refuse({**of_modes, "--draft-model": draft_model}, "is for --modes")
+    _refuse_several({"--steps": steps}, "without --modes every canvas takes the same number of steps")
+    _compare_engines(
+        model, dtype or ["auto"], rounds, prompt, prompt_tokens, max_tokens, steps[0] if steps else None,
+        against_transformers, malloc, json_file, plot_file, seed, threads,
+    )  # fmt: skip
+
+
+def _compare_engines(
+    model: str | None,
+    dtypes: list[str],
+    rounds: int,
+    prompt: str | None,
+    prompt_tokens: list[int] | None,
+    max_tokens: list[int] | None,
+    steps: int | None,
+    against_transformers: bool | None,
+    malloc: MallocOption | None,
+    json_file: Path | None,
+    plot_file: Path | None,
+    seed: int,
+    threads: int | None,
+) -> None:
     from redraft.calibrate.plot import check_plot
     from redraft.measure import machine, timing
     from redraft.measure.plot import plot
@@ -88,8 +162,10 @@ def bench(
     allocation = machine.malloc(cast(machine.MallocChoice | None, malloc))
     name = options.model_name(model)
     found = checkpoint.read(checkpoint.find(name))
+    if "diffusion" not in found.family.modes:
+        raise RequestError(f"{name} has no canvas, whose steps are measured; to measure how it writes, give --modes")
     workloads = _workloads(found, prompt, prompt_tokens, max_tokens, steps, seed)
-    specs, remarks = _contenders(found, dtype or ["auto"], against_transformers, threads)
+    specs, remarks = _contenders(found, dtypes, against_transformers, threads)
     described = "random tokens" if prompt is None else f"{prompt!r} as a chat message"
     report = _run(specs, workloads, BenchmarkSettings(name, rounds, seed, described, allocation, remarks))
     # Files first: a reader of the tables may go away.
@@ -98,6 +174,26 @@ def bench(
     if plot_file is not None:
         plot(report, plot_file)
     report.print(_console())
+
+
+def _refuse_several(given: Mapping[str, Sequence[object] | None], why: str) -> None:
+    """Refuse an option that was given more than once."""
+    for option, values in given.items():
+        if values is not None and len(values) > 1:
+            raise RequestError(f"{option} is given {len(values)} times; {why}")
+
+
+def _refuse(given: Mapping[str, object], why: str) -> None:
+    """Refuse an option that was given and is not None."""
+    for option, value in given.items():
+        if value is not None:
+            raise RequestError(f"{option} {why}; leave it out")
+
+
+def _compare_modes(given: Given) -> None:
+    if given.json_file is not None:
+        options.check_output(given.json_file)
+    run(given, _console(), _progress)
 
 
 def _workloads(

@@ -136,18 +136,19 @@ def _workload_table(measurement: Measurement, rounds: int) -> Table:
         spreads = [measurement.spread(name, metric) for name in measurement.runs]
         if all(spread is None for spread in spreads):
             continue
-        table.add_row(metric.label, *(_cell(spread, metric.divisor) for spread in spreads))
+        table.add_row(metric.label, *(cell(spread, metric.divisor) for spread in spreads))
         ratios = measurement.ratios(metric) if metric.compared else None
         if ratios is not None:
             shown = (
-                "reference" if name == ratios.reference else _cell(ratios.by_contender.get(name))
+                "reference" if name == ratios.reference else cell(ratios.by_contender.get(name))
                 for name in measurement.runs
             )
             table.add_row(f"  times as fast as {ratios.reference}", *shown)
     return table
 
 
-def _cell(spread: Spread | None, divisor: float = 1.0) -> str:
+def cell(spread: Spread | None, divisor: float = 1.0) -> str:
+    """Write a median with its extremes."""
     if spread is None:
         return "-"
     median, (low, high) = spread.median / divisor, spread.extremes

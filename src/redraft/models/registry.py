@@ -6,10 +6,14 @@ from typing import Any
 from redraft.errors import CheckpointError
 from redraft.models.family import Family
 
-# Modules with a ``FAMILY``, imported when a checkpoint asks for them.
+# Modules with a ``FAMILY``, or with another name behind a colon, imported when a checkpoint asks for them.
 FAMILIES = {
     "DiffusionGemmaForBlockDiffusion": "redraft.models.diffusion_gemma.family",
     "LlamaForBlockDiffusion": "redraft.models.llama_diffusion.family",
+    "Gemma3ForCausalLM": "redraft.models.gemma.family:GEMMA3",
+    "Gemma3ForConditionalGeneration": "redraft.models.gemma.family:GEMMA3_WITH_VISION",
+    "Gemma4ForCausalLM": "redraft.models.gemma.family:GEMMA4",
+    "Gemma4ForConditionalGeneration": "redraft.models.gemma.family:GEMMA4_WITH_VISION",
 }
 # Autoregressive architectures, and what each becomes.
 BASES = {"LlamaForCausalLM": "LlamaForBlockDiffusion"}
@@ -24,9 +28,10 @@ def family_of(architecture: object) -> Family[Any, Any]:
             f"architecture {architecture!r} is autoregressive: it writes token by token and cannot denoise. Make a "
             f"{becomes} of it, which training then teaches to: redraft adapt"
         )
-    module = FAMILIES.get(architecture) if isinstance(architecture, str) else None
-    if module is None:
+    line = FAMILIES.get(architecture) if isinstance(architecture, str) else None
+    if line is None:
         known = f"supported {'is' if len(FAMILIES) == 1 else 'are'} {', '.join(map(repr, FAMILIES))}"
         raise CheckpointError(f"architecture {architecture!r} is not supported; {known}")
-    family: Family[Any, Any] = import_module(module).FAMILY
+    module, _, name = line.partition(":")
+    family: Family[Any, Any] = getattr(import_module(module), name or "FAMILY")
     return family

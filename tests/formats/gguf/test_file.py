@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from gguf import GGMLQuantizationType as Kind
-from transformers import AutoModelForCausalLM, Gemma3ForCausalLM, Gemma3TextConfig, LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.initialization import no_init_weights
 
 import redraft
@@ -19,13 +19,7 @@ from redraft.models.diffusion_gemma.config import DiffusionGemmaConfig
 from redraft.models.digest import tokenizer_digest, weights_digest
 from redraft.models.packed_cache import FOLDER, load_packed
 from redraft.models.tokenizer import ChatTokenizer
-from tests.gguf_files import (
-    diffusion_gemma_gguf,
-    gemma3_path,
-    llama_gguf,
-    without_tokenizer,
-    write_gguf,
-)
+from tests.gguf_files import diffusion_gemma_gguf, llama_gguf, write_gguf
 from tests.models.driving import denoise, encoded
 from tests.random_checkpoint import LETTERS_SIZE, random_checkpoint
 from tests.random_llama import random_llama
@@ -96,23 +90,6 @@ def test_a_llama_that_is_none_of_ours_is_refused(tmp_path: Path, field: str, val
     }  # fmt: skip
     with pytest.raises(CheckpointError, match=words):
         open_gguf(write_gguf(tmp_path / "x.gguf", "llama", fields, {"token_embd.weight": torch.ones(4, 16)}))
-
-
-@pytest.mark.slow
-def test_gemma3_has_the_logits_of_transformers(tmp_path: Path):
-    """Windows are shorter than the text. What ``transformers`` reads is the file without its tokens, with which it
-    would take minutes."""
-    path = gemma3_path(tmp_path)
-    bare = without_tokenizer(path, tmp_path / "bare.gguf", 262_144)
-    theirs = AutoModelForCausalLM.from_pretrained(tmp_path, gguf_file=bare.name, dtype=torch.float32).eval()
-    config = source.read_config(path)
-    with no_init_weights():
-        ours = Gemma3ForCausalLM(Gemma3TextConfig(**config)).eval()
-    assert config["sliding_window"] == theirs.config.sliding_window == 512
-    missing, unexpected = ours.load_state_dict(tensors_of(path), strict=False)
-    assert (missing, unexpected) == (["lm_head.weight"], [])
-    ours.tie_weights()
-    torch.testing.assert_close(logits(ours, 262_144, 12), logits(theirs, 262_144, 12), **TOLERANCE)
 
 
 @pytest.fixture(scope="module", params=[Kind.F32, Kind.Q8_0])

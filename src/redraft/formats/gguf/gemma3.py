@@ -24,6 +24,8 @@ _INSIDE = {
     "ffn_up.weight": "mlp.up_proj.weight",
     "ffn_down.weight": "mlp.down_proj.weight",
 }
+# Ends a turn; files of models that were not taught to chat do not name it among the ends, as ``config.json`` does.
+_END_OF_TURN = "<end_of_turn>"
 # Every sixth layer sees the whole context.
 _FULL_EVERY = 6
 # 27B scales its queries by the width of a head as if the hidden size were shared out among the heads.
@@ -39,6 +41,12 @@ def published(header: Header) -> Published:
 
 def _minus_one(weight: Tensor) -> Tensor:
     return weight - 1
+
+
+def _ends(header: Header) -> list[int]:
+    tokens: list[str] = header.field("tokenizer.ggml.tokens", [])
+    turn = [tokens.index(_END_OF_TURN)] if _END_OF_TURN in tokens else []
+    return list(dict.fromkeys([*end_tokens(header), *turn]))
 
 
 def _config(header: Header) -> dict[str, Any]:
@@ -76,6 +84,6 @@ def _config(header: Header) -> dict[str, Any]:
         "tie_word_embeddings": True,
         "hidden_activation": "gelu_pytorch_tanh",
         "bos_token_id": header.metadata.get("tokenizer.ggml.bos_token_id"),
-        "eos_token_id": end_tokens(header),
+        "eos_token_id": _ends(header),
         "pad_token_id": header.metadata.get("tokenizer.ggml.padding_token_id"),
     }

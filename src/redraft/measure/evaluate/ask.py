@@ -99,7 +99,7 @@ def run(
     if not items:
         raise RequestError("there is no item to ask; give one or more")
     began = perf_counter()
-    asking = _Asking(engine, contender, command_seconds, _markers(engine), at_once)
+    asking = _Asking(engine, contender, command_seconds, special_texts(engine), at_once)
     outcomes = outside(asking.all(items, seed, on_item))
     return Run(contender, outcomes, perf_counter() - began)
 
@@ -174,7 +174,7 @@ def _answer(result: Any) -> Any:
     return result.text
 
 
-def _markers(engine: Engine) -> list[str]:
+def special_texts(engine: Engine) -> list[str]:
     """Return the texts of the model's special tokens."""
     added = engine.tokenizer.tokenizer.get_added_tokens_decoder()
     return [one.content for one in added.values() if one.special]

@@ -18,10 +18,11 @@ from redraft.layers.linear import Linear
 from redraft.layers.mlp import GatedMLP
 from redraft.layers.norm import RMSNorm, rms_norm
 from redraft.layers.readouts import read_canvases
-from redraft.layers.rope import RotaryTable, inverse_frequencies, rotate
+from redraft.layers.rope import RotaryTable, rotate
 from redraft.layers.vocabulary_head import VocabularyHead
 from redraft.models.base import ALL_MODES, GenerationDefaults, Span, WindowPolicy
-from redraft.models.diffusion_gemma.config import AttentionSpec, DiffusionGemmaConfig
+from redraft.models.diffusion_gemma.config import DiffusionGemmaConfig
+from redraft.models.gemma.attention import AttentionSpec
 from redraft.models.spans import SpanRows, advance, attend, lay_out, rotations, wanted_rows
 
 
@@ -141,10 +142,7 @@ class DiffusionGemma(nn.Module):
         self.layers: Sequence[Layer] = nn.ModuleList(Layer(config, spec) for spec in config.layers)  # type: ignore[assignment]
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.self_conditioning = SelfConditioning(config)
-        self._rotary = {
-            spec: RotaryTable(inverse_frequencies(spec.head_dim, spec.rope_theta, spec.partial_rotary_factor))
-            for spec in set(config.layers)
-        }
+        self._rotary = {spec: RotaryTable(spec.frequencies) for spec in set(config.layers)}
 
     @property
     def corruption(self) -> UniformCorruption:

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from redraft.errors import RedraftError
-from redraft.models.diffusion_gemma.config import AttentionSpec, DiffusionGemmaConfig
+from redraft.models.diffusion_gemma.config import DiffusionGemmaConfig
 from redraft.models.diffusion_gemma.model import Attention, DiffusionGemma, Layer
+from redraft.models.gemma.attention import AttentionSpec
 from redraft.train.recipes.sudoku import layout
 
 # Coordinates of the residual stream that the prior gives a meaning.

@@ -14,7 +14,7 @@ from redraft.constrain.automaton.bytes import ByteAutomaton, build
 from redraft.constrain.constraint import Constraint
 from redraft.constrain.expression import Marker
 from redraft.loading import load
-from redraft.models.diffusion_gemma.tools import MARKERS, GemmaTools
+from redraft.models.gemma.tools import MARKERS, GemmaTools
 from redraft.models.tools import Tool
 from tests.random_checkpoint import LETTERS_SIZE, random_checkpoint
 

@@ -1,0 +1,110 @@
+"""Gemma 3 and 4 for the kernels: their matrices packed, their layers as the kernels take them."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from redraft.formats.tensors import TensorReader
+from redraft.kernels.layer import PackedLayer
+from redraft.kernels.linear import Norm
+from redraft.kernels.packed import Format, PackedMatrix, pack, pack_gated
+from redraft.kernels.readout import PackedHead
+from redraft.models.gemma.config import GemmaConfig
+from redraft.models.gemma.model import Gemma, Layer
+from redraft.models.packed import LayerPlace, PackedModel, PackedParts
+
+EMBEDDING = "embed_tokens.weight"
+
+
+def pack_weights(weights: TensorReader, config: GemmaConfig, format: Format) -> Iterator[tuple[str, PackedMatrix]]:
+    """The matrices of a model by name, one at a time. Routers stay float32, and in int4 the head is int8: it is read as
+    keys of the whole vocabulary, where four bits cost more than they save."""
+
+    def stacked(prefix: str, *names: str) -> Tensor:
+        return torch.cat([weights(f"{prefix}.{name}_proj.weight") for name in names])
+
+    yield "head", pack(weights(EMBEDDING), "int8" if format == "int4" else format)
+    for index, spec in enumerate(config.layers):
+        name = f"layers.{index}"
+        projections = ("q", "k") if config.values_are_keys(spec) else ("q", "k", "v")
+        yield f"{name}.qkv", pack(stacked(f"{name}.self_attn", *projections), format)
+        yield f"{name}.o", pack(stacked(f"{name}.self_attn", "o"), format)
+        yield f"{name}.gate_up", pack_gated(stacked(f"{name}.mlp", "gate", "up"), format)
+        yield f"{name}.down", pack(stacked(f"{name}.mlp", "down"), format)
+        if config.num_experts:
+            # The router's scale belongs to the rows, after their norm; multiplied into the columns it costs nothing.
+            scale = weights(f"{name}.router.scale").float() * config.hidden_size**-0.5
+            yield f"{name}.router", pack(weights(f"{name}.router.proj.weight").float() * scale, "float32")
+            yield f"{name}.experts_gate_up", pack_gated(weights(f"{name}.experts.gate_up_proj"), format)
+            yield f"{name}.experts_down", pack(weights(f"{name}.experts.down_proj"), format)
+
+
+def beside(name: str) -> bool:
+    """Norms, scalars, and the embedding, which is looked up in the dtype that files store it in."""
+    return name == EMBEDDING or name.endswith(("norm.weight", "scalar", "per_expert_scale")) or "layernorm" in name
+
+
+def packed_model(model: Gemma, matrices: Mapping[str, PackedMatrix], format: Format) -> PackedModel:
+    """Make a model of ``pack_weights``'s matrices and of the weights of ``model`` that are ``beside`` them."""
+    config = model.config
+    dtype = torch.float32 if format == "float32" else torch.bfloat16
+    places = []
+    for layer, spec in zip(model.layers, config.layers, strict=True):
+        scalar = 1.0 if layer.layer_scalar is None else layer.layer_scalar.item()
+        places.append(LayerPlace(spec.window, model.rotary(spec), scalar, scalar))
+    parts = PackedParts(
+        layers=[_packed_layer(layer, matrices, f"layers.{i}", dtype) for i, layer in enumerate(model.layers)],
+        places=places,
+        embed=model.embed,
+        self_conditioning=None,
+        norm=Norm(model.norm.whole, config.rms_norm_eps),
+        head=PackedHead(matrices["head"], config.final_logit_softcapping, None),
+        corruption=None,
+        config=config,
+        defaults=model.defaults,
+        modes=model.modes,
+        slides=False,
+    )
+    return PackedModel(parts, format, sum(matrix.nbytes for matrix in matrices.values()))
+
+
+def _packed_layer(layer: Layer, matrices: Mapping[str, PackedMatrix], name: str, dtype: torch.dtype) -> PackedLayer:
+    """One layer's packed matrices and small weights; see ``gemma.model.Layer``."""
+    attention = layer.self_attn
+    config, spec = attention.config, attention.spec
+    norms = {
+        "input_norm": layer.input_layernorm,
+        "q_norm": attention.q_norm,
+        "k_norm": attention.k_norm,
+        "post_attention": layer.post_attention_layernorm,
+        "dense_norm": layer.pre_feedforward_layernorm,
+        "post_feedforward": layer.post_feedforward_layernorm,
+    }
+    experts: dict[str, Any] = {}
+    if layer.experts is not None:
+        norms |= {
+            "experts_norm": layer.pre_feedforward_layernorm_2,
+            "post_dense": layer.post_feedforward_layernorm_1,
+            "post_experts": layer.post_feedforward_layernorm_2,
+        }
+        experts = {part: matrices[f"{name}.{part}"] for part in ("router", "experts_gate_up", "experts_down")}
+        scale = layer.router.per_expert_scale.detach().float().contiguous()
+        experts |= {"top_k": config.top_k_experts, "expert_scale": scale}
+    whole: dict[str, Any] = {part: norm.whole.detach().contiguous() for part, norm in norms.items()}
+    return PackedLayer(
+        qkv=matrices[f"{name}.qkv"],
+        o=matrices[f"{name}.o"],
+        gate_up=matrices[f"{name}.gate_up"],
+        down=matrices[f"{name}.down"],
+        heads=config.num_attention_heads,
+        kv_heads=spec.kv_heads,
+        head_dim=spec.head_dim,
+        epsilon=config.rms_norm_eps,
+        dtype=dtype,
+        attention_scale=config.attention_scale,
+        v_norm=config.values_normed,
+        **experts,
+        **whole,
+    )
