@@ -5,12 +5,14 @@
     python -m bench.pocket_slots runs/pocket/merged --split domain --tasks extract,choose --errors errors.jsonl
 
 Records are the training's own, of what it never sees. The engine fills their canvases, greedily, in batches. A value
-is right if all its tokens are. Intervals are Wilson's, with the values of one record taken together.
+is right if all its tokens are. With ``--hold types`` the slots of a schema hold what their types allow, as in
+``Engine.extract``, with ``--hold verbatim`` strings are stretches of the text besides; with neither anything may stand
+in them. Intervals are Wilson's, with the values of one record taken together.
 """
 
 import argparse
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count, takewhile
 from pathlib import Path
@@ -21,21 +23,24 @@ import torch
 
 from redraft.api import Engine
 from redraft.canvas.step import Pinned
+from redraft.constrain.language.quotation import quotation
 from redraft.engine.context import open_context, prefill
 from redraft.engine.denoise import CanvasPlan, Denoising, FinishedCanvas
 from redraft.engine.request import generate
 from redraft.engine.result import OnStep
 from redraft.engine.runtime import Runtime
-from redraft.engine.scheduler import Scheduler
-from redraft.engine.task import Task, Waiting
+from redraft.engine.scheduler import Handle, Scheduler
+from redraft.engine.task import Runnable, Task, Waiting
 from redraft.kernels import library
 from redraft.loading import load
 from redraft.measure.evaluate.estimates import Sums, share
 from redraft.models import checkpoint
 from redraft.models.tokenizer import ChatTokenizer
+from redraft.tasks.read_slots import ReadSlots, SlotsRead
+from redraft.tasks.slots import Slots
 from redraft.train.recipes.pocket.records import record
 from redraft.train.recipes.pocket.snippets import Split
-from redraft.train.text.encoding import EncodedQuestion, EncodedRecord, Encoder, SlotKind
+from redraft.train.text.encoding import EncodedQuestion, Encoder, SlotKind
 from redraft.train.text.evaluation import stretches
 from redraft.train.text.recipe import TextRecipe
 from redraft.train.text.records import parse
@@ -71,6 +76,17 @@ class Judged:
     steps: int
 
 
+@dataclass(frozen=True)
+class Asked:
+    """A question of a record, and what holds on its canvas."""
+
+    encoded: EncodedQuestion
+    schema: Mapping[str, Any] | None
+    """The schema of the slots; None where no schema says what they are."""
+    context: str
+    """The text that is asked about."""
+
+
 @dataclass(frozen=True, eq=False)
 class Filling:
     """A question whose only canvas is filled in (``engine.task.Runnable``)."""
@@ -97,37 +113,74 @@ class Filling:
             cache.close()
 
 
-def held_out(encoder: Encoder, split: Split, tasks: Sequence[str], records: int) -> list[EncodedRecord]:
-    """Encode the first records of a split that ask what is wanted."""
-    found: list[EncodedRecord] = []
+def held_out(encoder: Encoder, split: Split, tasks: Sequence[str], records: int) -> list[list[Asked]]:
+    """Encode the first records of a split that ask what is wanted -> the questions of each."""
+    found: list[list[Asked]] = []
     for index in count():
         raw = record(SEED, index, split)
         questions = [one for one in raw.get("questions", ()) if one["task"] in tasks]
         if questions:
-            found.append(encoder.encode(parse({**raw, "questions": questions}, f"record {index}")))
+            encoded = encoder.encode(parse({**raw, "questions": questions}, f"record {index}")).questions
+            found.append(
+                [Asked(one, said.get("schema"), raw["context"]) for one, said in zip(encoded, questions, strict=True)]
+            )
         if len(found) == records:
             return found
     raise AssertionError("count() has no end")
 
 
-def judge(engine: Engine, records: Sequence[EncodedRecord], end_token: int) -> list[Judged]:
+def holding(engine: Engine, asked: Asked, end_token: int, verbatim: bool) -> ReadSlots:
+    """Make the reading of a schema's slots that the engine does for ``extract``."""
+    slots = Slots.of(dict(asked.schema or {}), engine.tokenizer, end_token)
+    (clean,) = asked.encoded.canvases
+    request = generate(
+        engine.runtime,
+        list(asked.encoded.prompt),
+        seed=0,
+        temperature=0,
+        canvas_length=len(clean.tokens),
+        max_denoising_steps=STEPS,
+    )
+    return ReadSlots.of(engine.runtime, request, slots, quotation(asked.context) if verbatim else None)
+
+
+def judge(engine: Engine, records: Sequence[Sequence[Asked]], end_token: int, hold: str | None = None) -> list[Judged]:
     """Take every canvas to its end, many at a time."""
     found = []
     scheduler = Scheduler(engine.runtime, max_concurrency=AT_ONCE)
     try:
         for number, one in enumerate(records):
-            fillings = [scheduler.submit(Filling(engine.runtime, question)) for question in one.questions]
-            for question, filling in zip(one.questions, fillings, strict=True):
-                canvas, (clean,) = filling.result(), question.canvases
+            asked: list[Handle[SlotsRead | FinishedCanvas]] = [
+                scheduler.submit(_runnable(engine, question, end_token, hold)) for question in one
+            ]
+            for question, handle in zip(one, asked, strict=True):
+                got, steps = _filled(handle.result(), question.encoded, end_token)
+                (clean,) = question.encoded.canvases
                 places = stretches(clean.free)
                 slots = tuple(
-                    Slot(kind, _before(end_token, clean.tokens[own]), _before(end_token, canvas.tokens[own].tolist()))
-                    for own, kind in zip(places, clean.kinds or (None,) * len(places), strict=True)
+                    Slot(kind, _before(end_token, clean.tokens[own]), said)
+                    for own, kind, said in zip(places, clean.kinds or (None,) * len(places), got, strict=True)
                 )
-                found.append(Judged(number, question.task, slots, canvas.denoising_steps))
+                found.append(Judged(number, question.encoded.task, slots, steps))
     finally:
         scheduler.close()
     return found
+
+
+def _runnable(engine: Engine, asked: Asked, end_token: int, hold: str | None) -> Runnable[SlotsRead | FinishedCanvas]:
+    if hold is None or asked.schema is None:
+        return Filling(engine.runtime, asked.encoded)
+    return holding(engine, asked, end_token, hold == "verbatim")
+
+
+def _filled(
+    done: SlotsRead | FinishedCanvas, question: EncodedQuestion, end_token: int
+) -> tuple[Sequence[tuple[int, ...]], int]:
+    """The tokens of each slot, and how many steps there were."""
+    if isinstance(done, SlotsRead):
+        return done.tokens, done.result.usage.denoising_steps
+    places = stretches(question.canvases[0].free)
+    return [_before(end_token, done.tokens[own].tolist()) for own in places], done.denoising_steps
 
 
 def _before(end_token: int, tokens: Sequence[int]) -> tuple[int, ...]:
@@ -170,6 +223,9 @@ def main() -> None:
     parser.add_argument("--split", type=Split, default=Split.templates, choices=list(Split))
     parser.add_argument("--tasks", default="extract", help="names, with commas between them")
     parser.add_argument("--records", type=int, default=100)
+    parser.add_argument(
+        "--hold", choices=("types", "verbatim"), help="what slots of a schema may hold; by default anything"
+    )
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16", "int8", "int4"))
     parser.add_argument("--errors", type=Path, help="file that what came out wrong is written to, a JSON object a line")
     parser.add_argument("--threads", type=int)
@@ -179,7 +235,7 @@ def main() -> None:
     encoder = TextRecipe(arguments.model, RunConfig(steps=1)).encoder(checkpoint.read(Path(arguments.model)))
     records = held_out(encoder, arguments.split, arguments.tasks.split(","), arguments.records)
     with load(arguments.model, dtype=arguments.dtype) as engine:
-        judged = judge(engine, records, encoder.end_token)
+        judged = judge(engine, records, encoder.end_token, arguments.hold)
         steps = sum(canvas.steps for canvas in judged) / len(judged)
         print(f"{len(records)} records of {arguments.split}, {len(judged)} canvases, {steps:.1f} steps each")
         for row in table(judged):

@@ -2,6 +2,7 @@
 
     python -m bench.schemas FOLDER [FOLDER ...] --json out.json
     python -m bench.schemas FOLDER --every 10 --reasons     # every tenth file; the reasons of refusals, by number
+    python -m bench.schemas FOLDER --compare --walks 0      # with compiled code and without, in alternation
 
 A file is a schema, or an object with "schema" and "tests": {"data", "valid"} each (MaskBench's form). Collections are
 not part of this repository; docs/benchmarks.md names those that were measured. The judge of a text is the jsonschema
@@ -25,10 +26,12 @@ import jsonschema
 from jsonschema.validators import validator_for
 from tests.constrain.random_texts import RandomTexts
 
+from redraft.constrain.automaton import bytes as byte_automaton
 from redraft.constrain.automaton import fitting
 from redraft.constrain.automaton.bytes import ByteAutomaton
 from redraft.constrain.constraint import JSONSchema
 from redraft.errors import ConstraintError
+from redraft.kernels import automata, library
 
 _INSIDE = ("allOf", "anyOf", "oneOf", "if", "then", "else", "dependentSchemas", "dependencies", "$ref")
 _NUMBERS = re.compile(r"[0-9]+")
@@ -45,6 +48,8 @@ class Figures:
     compiled: int = 0
     seconds: list[float] = field(default_factory=list)
     """Of the processor, for each schema that has no remote reference, compiled or refused."""
+    without_code: list[float] = field(default_factory=list)
+    """The same without compiled code, each right after the other."""
     states: list[int] = field(default_factory=list)
     refused: Counter[str] = field(default_factory=Counter)
     crashed: list[str] = field(default_factory=list)
@@ -56,7 +61,6 @@ class Figures:
 
     def told(self) -> dict[str, Any]:
         """The figures as JSON."""
-        times = sorted(self.seconds)
         return {
             "schemas": self.schemas,
             "with remote references": self.remote,
@@ -64,9 +68,8 @@ class Figures:
             "compiled": self.compiled,
             "share of those without remote references": round(self.compiled / max(1, self.schemas - self.remote), 3),
             "crashed": self.crashed,
-            "median seconds": round(statistics.median(times), 4) if times else None,
-            "seconds of 99 %": round(times[int(0.99 * (len(times) - 1))], 3) if times else None,
-            "seconds at most": round(times[-1], 3) if times else None,
+            **_times("", self.seconds),
+            **(_times(" without compiled code", self.without_code) if self.without_code else {}),
             "median states": statistics.median(self.states) if self.states else None,
             "walks": self.walks,
             "invalid walks": self.invalid_walks,
@@ -74,6 +77,15 @@ class Figures:
             "wrong": self.wrong,
             "refused": dict(self.refused.most_common()),
         }
+
+
+def _times(name: str, seconds: list[float]) -> dict[str, float | None]:
+    times = sorted(seconds)
+    return {
+        f"median seconds{name}": round(statistics.median(times), 4) if times else None,
+        f"seconds of 99 %{name}": round(times[int(0.99 * (len(times) - 1))], 3) if times else None,
+        f"seconds at most{name}": round(times[-1], 3) if times else None,
+    }
 
 
 class Judge:
@@ -92,7 +104,7 @@ class Judge:
             return None
 
 
-def measure(path: Path, figures: Figures, walks: int, chance: random.Random) -> None:
+def measure(path: Path, figures: Figures, walks: int, chance: random.Random, compare: bool = False) -> None:
     """Compile the schema of a file, and judge texts and documents."""
     content = json.loads(path.read_text())
     whole = isinstance(content, Mapping) and "schema" in content and "tests" in content
@@ -104,6 +116,12 @@ def measure(path: Path, figures: Figures, walks: int, chance: random.Random) -> 
         figures.malformed += 1
         judge = None
     automaton = _compiled(path, schema, figures)
+    if compare:
+        byte_automaton.use(byte_automaton.build_reference)
+        alone = Figures()
+        _compiled(path, schema, alone)
+        figures.without_code += alone.seconds
+        byte_automaton.use(automata.build)
     if automaton is None or judge is None:
         return
     texts = RandomTexts(automaton)
@@ -279,12 +297,15 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=1, help="one file of so many (all)")
     parser.add_argument("--reasons", action="store_true", help="print why schemas are refused")
     parser.add_argument("--json", type=Path, help="write all figures there")
+    parser.add_argument("--compare", action="store_true", help="compile each schema without compiled code as well")
     chosen = parser.parse_args()
+    byte_automaton.use(automata.build)
+    print(f"kernels: {library.status().tier}")
     results = {}
     for folder in chosen.folders:
         figures = Figures()
         for path in sorted(folder.rglob("*.json"))[:: chosen.every]:
-            measure(path, figures, chosen.walks, random.Random(path.name))
+            measure(path, figures, chosen.walks, random.Random(path.name), chosen.compare)
         results[folder.name] = told = figures.told()
         reasons = told.pop("refused")
         print(f"{folder.name}: {json.dumps(told, indent=1, ensure_ascii=False)}")

@@ -5,6 +5,7 @@ Parts are immutable and may be shared; one that is shared is one thing only to t
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 
 # Code points that stand for no character; UTF-8 has no bytes for them.
 _SURROGATES = (0xD800, 0xDFFF)
@@ -32,16 +33,22 @@ class Characters:
                 merged.append((first, last))
         return cls(tuple(merged))
 
-    @classmethod
-    def among(cls, characters: str) -> "Characters":
+    @staticmethod
+    @lru_cache(4096)
+    def among(characters: str) -> "Characters":
         """Any one character of a string."""
-        return cls.of([(ord(c), ord(c)) for c in characters])
+        return Characters.of([(ord(c), ord(c)) for c in characters])
 
     def complement(self) -> "Characters":
         """Every other character."""
-        ends = [-1, *(b for _, b in self.ranges)]
-        starts = [*(a for a, _ in self.ranges), LAST_CODE_POINT + 1]
-        return Characters.of([(b + 1, a - 1) for b, a in zip(ends, starts, strict=True)])
+        return _complement(self)
+
+
+@lru_cache(4096)
+def _complement(characters: Characters) -> Characters:
+    ends = [-1, *(b for _, b in characters.ranges)]
+    starts = [*(a for a, _ in characters.ranges), LAST_CODE_POINT + 1]
+    return Characters.of([(b + 1, a - 1) for b, a in zip(ends, starts, strict=True)])
 
 
 @dataclass(frozen=True)

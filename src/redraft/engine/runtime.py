@@ -10,6 +10,7 @@ from torch import Tensor
 
 from redraft.canvas.corruption import Corruption
 from redraft.canvas.readout import mask_classes
+from redraft.constrain.automaton import bytes as byte_automaton
 from redraft.constrain.automaton.vocabulary import Vocabulary
 from redraft.constrain.compiler import CompiledConstraint, Compiler, ThoughtMarkers
 from redraft.constrain.constraint import Constraint
@@ -17,6 +18,7 @@ from redraft.engine.memory import KVPool
 from redraft.engine.result import Chunk
 from redraft.engine.task import Answer, Forward, HostRead, Progress, Reading, Task, Waiting
 from redraft.errors import GenerationError, RequestError, counted
+from redraft.kernels import automata
 from redraft.models.base import BlockDiffusionModel, Cache, GenerationMode, Span
 from redraft.models.origin import Origin
 from redraft.models.thoughts import ThoughtSyntax
@@ -54,6 +56,7 @@ class Runtime:
         """Tell the mask from text; None for a model without one."""
         self.empty_thought = tokenizer.empty_thought(thought)
         """The end of a chat prompt after which the model is not to think."""
+        byte_automaton.use(automata.build)
         # What reads the vocabulary must not hold the runtime: deleted, that frees its memory at once.
         self.constraints = Compiler(
             lambda: Vocabulary.of(tokenizer.tokenizer, config.vocab_size, config.image_token_ids).with_markers(known)

@@ -281,6 +281,31 @@ class CStack(ctypes.Structure):
     )
 
 
+class CExpression(ctypes.Structure):
+    """``Expression`` of native/automaton.h."""
+
+    _fields_ = (
+        ("code", _P),
+        ("start", _P),
+        ("parts", _L),
+        ("root", _L),
+        ("max_nfa_states", _L),
+        ("max_nfa_transitions", _L),
+        ("max_states", _L),
+        ("max_minimal_states", _L),
+        ("max_steps", _L),
+        ("max_members", _L),
+        ("max_depth", _L),
+        ("steps", _L),
+        ("members", _L),
+        ("outcome", _L),
+        ("reached", _L),
+        ("reached_transitions", _L),
+        ("states", _L),
+        ("automaton", _P),
+    )
+
+
 STRUCTURES: tuple[type[ctypes.Structure], ...] = (
     CMatrix,
     CNorm,
@@ -299,6 +324,7 @@ STRUCTURES: tuple[type[ctypes.Structure], ...] = (
     CContext,
     CSpan,
     CStack,
+    CExpression,
 )
 CONSTANTS = {"kBlock": 32, "kGroup": 32, "kTokens": 256, "kRegion": 2048}
 """The sizes in native/formats.h: columns of a block, inputs of a group in int4, tokens of a tile and a region."""
@@ -315,6 +341,8 @@ ENTRIES: dict[str, tuple[Any, ...]] = {
     "redraft_finish": (ctypes.POINTER(CLayer), _P, _L, _P, ctypes.POINTER(CScaledRows), _L),
     "redraft_forward": (ctypes.POINTER(CStack), _P, _L, _L, _L, _P),
     "redraft_infer": (ctypes.POINTER(CChain),),
+    "redraft_automaton": (ctypes.POINTER(CExpression),),
+    "redraft_take_automaton": (_P, _P, _P),
     "redraft_add_normed": (ctypes.POINTER(CBranches), _P, _L, _L),
 }
 """The entries that return nothing, by their arguments."""

@@ -41,6 +41,8 @@ class SlotsRead:
     confidence: dict[str, float]
     """The confidence of every value that is there, by JSON pointer: the least probability that the model gave one of
     its tokens, its end included, in the step that settled it."""
+    tokens: tuple[tuple[int, ...], ...]
+    """The tokens in each slot, up to the first end token."""
     full: tuple[str, ...]
     """The pointers of values that take all of their slots, and may be longer than what was read."""
 
@@ -207,6 +209,7 @@ class ReadSlots:
             ),
             value,
             _of_leaves(text, confidence),
+            tuple(map(tuple, tokens)),
             tuple(full),
         )
 

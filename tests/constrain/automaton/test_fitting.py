@@ -31,6 +31,19 @@ def test_long_strings_are_exact() -> None:
         assert fitted.automaton.matches(f'"{"é" * count}"'.encode()) == allowed
 
 
+def test_a_long_uri_is_exact() -> None:
+    """Two counts at once: of the characters, and of what a URI has room for after them."""
+    fitted = fitting.build(JSONSchema({"type": "string", "format": "uri", "maxLength": 2083}).expression)
+    assert (fitted.max_bytes, fitted.lowered) == (None, False)
+    for start in ("a:", "https://e.xy/", "urn:x?%C3%A9#"):
+        for length, allowed in [(2082, True), (2083, True), (2084, False), (3000, False)]:
+            assert fitted.automaton.matches(text_of(start.ljust(length, "b"))) == allowed
+    # A scheme that goes on for so long leaves no room for what must follow it.
+    assert fitted.automaton.matches(text_of("a" * 2082 + ":"))
+    assert not fitted.automaton.matches(text_of("a" * 2083))
+    assert not fitted.automaton.matches(text_of("a:".ljust(2081, "b") + "%C3"))
+
+
 def test_a_count_that_no_answer_reaches_is_not_kept() -> None:
     """The automaton says up to how many bytes it is right."""
     fitted = fitting.build(JSONSchema({"type": "string", "maxLength": 65536}).expression)
@@ -43,7 +56,7 @@ def test_many_items_with_long_strings_are_fewer_items() -> None:
     schema = {"type": "array", "maxItems": 100, "items": ITEM}
     fitted = fitting.build(JSONSchema(schema).expression)
     assert fitted.lowered
-    assert fitted.automaton.matches(text_of([{"name": "a" * 200}, {"name": ""}]))
+    assert fitted.automaton.matches(text_of([{"name": "a" * 200}, *[{"name": ""}] * 9]))
     assert not fitted.automaton.matches(text_of([{"name": "a" * 201}]))
     judge, chance, texts = jsonschema.Draft202012Validator(schema), random.Random(0), RandomTexts(fitted.automaton)
     for _ in range(20):

@@ -14,7 +14,9 @@ from redraft.constrain.automaton import bytes as byte_automaton
 from redraft.constrain.automaton import tokens as token_automaton
 from redraft.constrain.automaton.limits import TokenLimits
 from redraft.constrain.automaton.tokens import TokenAutomaton
+from redraft.constrain.constraint import JSONSchema
 from redraft.constrain.expression import Expression
+from redraft.constrain.job import ConstraintJob
 from redraft.constrain.language import regex
 from redraft.constrain.language.json import schema as json_schema
 from redraft.constrain.language.json.text import Whitespace
@@ -126,6 +128,20 @@ def test_every_byte_is_a_token_and_only_tokens_without_text_are_none():
 
 
 # Compiling
+
+
+@pytest.mark.slow
+def test_a_uri_of_up_to_2083_characters_is_exact():
+    """pydantic's HttpUrl: no longer one, none left out, however it is split into tokens."""
+    http_url = JSONSchema({"type": "string", "format": "uri", "minLength": 1, "maxLength": 2083})
+    built = ConstraintJob(http_url, (END_OF_SEQUENCE, END_OF_TURN), (), None).build(gemma_vocabulary())
+    assert (built.lowered, built.max_tokens) == (False, None)
+    url = "https://user@example.org:8080/" + "a/path_of~many-words/%C3%A9/" * 80
+    for length, allowed in [(60, True), (2082, True), (2083, True), (2084, False), (2090, False)]:
+        text = f'"{url[: length - 3]}abc"'
+        assert accepts(built.automaton, encoded(text)) is allowed
+        assert accepts(built.automaton, [token for letter in text for token in encoded(letter)]) is allowed
+    assert not accepts(built.automaton, encoded('"no scheme"'))
 
 
 @pytest.mark.parametrize("lengths", [{}, {"name": 60, "street": 200, "city": 40}])

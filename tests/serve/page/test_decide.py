@@ -1,5 +1,7 @@
 """The decision tab: the options of several questions, with their probabilities."""
 
+import re
+
 import pytest
 from playwright.sync_api import expect
 
@@ -43,6 +45,28 @@ def test_questions_and_options_come_and_go_by_keyboard(opened: Opener, base_url:
         page.get_by_role("button", name="Decide", exact=True).click()
     assert sent_json(sent.value)["questions"] == {"fourth": ["6", "8"]}
     expect(page.get_by_role("list", name="Options of fourth").get_by_role("listitem")).to_have_count(2)
+
+
+def test_options_compare_for_each_byte_where_that_is_asked_for(opened: Opener, base_url: str):
+    """The control says ``normalize``, and what comes back is what the server decides with it."""
+    page = opened(base_url, "decide")
+    set_option(page, "Seed", "1")
+    page.get_by_role("button", name="Remove question 2").click()
+    page.get_by_role("textbox", name="Frame").fill("53{third}")
+    page.get_by_role("textbox", name="Option 1 of question 1").fill("4678")
+    by_length = page.get_by_role("checkbox", name="Compare options by their probability for each byte")
+    expect(by_length).to_have_accessible_description(re.compile("long option"))
+    shown = []
+    for checked in (False, True):
+        by_length.set_checked(checked)
+        with page.expect_response("**/v1/redraft/choose") as answered:
+            page.get_by_role("button", name="Decide", exact=True).click()
+        assert sent_json(answered.value.request).get("normalize") == ("length" if checked else None)
+        answer = answered.value.json()["answers"]["third"]
+        row = page.get_by_role("list", name="Options of third").get_by_role("listitem").filter(has_text="4678")
+        expect(row).to_contain_text(f"{100 * answer['probabilities']['4678']:.1f}")
+        shown.append(answer["probabilities"]["4678"])
+    assert shown[0] != shown[1]
 
 
 def test_a_frame_without_a_question_is_refused_in_words(opened: Opener, base_url: str):

@@ -1,5 +1,9 @@
-"""Expressions to minimal byte automata: NFA, subset construction, minimisation, all within stated limits."""
+"""Expressions to minimal byte automata: NFA, subset construction, minimisation, all within stated limits.
 
+This is the reference; ``kernels.automata`` is compiled, and an engine has it ``use`` that.
+"""
+
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import reduce
 from itertools import chain
@@ -14,7 +18,7 @@ from redraft.constrain.expression import AllOf, Expression, Without
 from redraft.errors import ConstraintError
 
 # AllOf and Without inside one another are the one thing that is built by recursion.
-_MAX_ALL_OF_DEPTH = 20
+MAX_COMBINED_DEPTH = 20
 # Looking up the state that a class of bytes leads to takes about as long as following so many transitions.
 _STEPS_A_MOVE = 4
 
@@ -84,13 +88,43 @@ def build(expression: Expression, limits: Limits = DEFAULT_LIMITS, *, budget: Bu
     or a limit is passed.
     """
     budget = Budget(limits) if budget is None else budget
-    automaton = _Builder(budget).compile(expression)
+    automaton = _implementation(expression, budget)
     if automaton is None:
         raise ConstraintError(
             "the constraint contradicts itself: no text satisfies it; look for parts that must hold together and "
             "exclude each other, or for a choice without options"
         )
-    return _finished(automaton, budget.steps)
+    return automaton
+
+
+def build_reference(expression: Expression, budget: Budget) -> ByteAutomaton | None:
+    """The minimal automaton, as in ``build``; None if nothing matches."""
+    automaton = _Builder(budget).compile(expression)
+    return None if automaton is None else _finished(automaton, budget.steps)
+
+
+Implementation = Callable[[Expression, Budget], ByteAutomaton | None]
+_implementation: Implementation = build_reference
+
+
+def use(implementation: Implementation) -> None:
+    """Have this process build automata by ``implementation``, which does what ``build_reference`` does.
+
+    The same arrays, steps and errors must come of every expression, so that nothing but time depends on it.
+    """
+    global _implementation
+    _implementation = implementation
+
+
+def too_deep() -> ConstraintError:
+    """The error of intersections and differences inside one another."""
+    return ConstraintError(f"AllOf stands inside AllOf more than {MAX_COMBINED_DEPTH} deep; write it flatter")
+
+
+def check_parts(part: AllOf | Without) -> None:
+    """Raise ConstraintError for an AllOf of nothing."""
+    if isinstance(part, AllOf) and not part.parts:
+        raise ConstraintError("an AllOf has no parts; give it at least one")
 
 
 class _Builder:
@@ -113,10 +147,9 @@ class _Builder:
         return self._combinations[id(part)]
 
     def _combined(self, part: AllOf | Without) -> Dfa | None:
-        if isinstance(part, AllOf) and not part.parts:
-            raise ConstraintError("an AllOf has no parts; give it at least one")
-        if self._nested == _MAX_ALL_OF_DEPTH:
-            raise ConstraintError(f"AllOf stands inside AllOf more than {_MAX_ALL_OF_DEPTH} deep; write it flatter")
+        check_parts(part)
+        if self._nested == MAX_COMBINED_DEPTH:
+            raise too_deep()
         self._nested += 1
         both = part.parts if isinstance(part, AllOf) else (part.part, part.excluded)
         automata = [self.compile(one) for one in both]

@@ -87,6 +87,8 @@ def minimise(automaton: Dfa, budget: Budget) -> Dfa | None:
             {read: row[read] for read in sorted(row) if live[row[read]]} if alive else {}
             for row, alive in zip(automaton.rows, live, strict=True)
         ]
+        # No way leads into a dead end any longer, so that nothing waits for one.
+        predecessors = [found if alive else [] for found, alive in zip(predecessors, live, strict=True)]
     block = _equivalence(rows, automaton.accepting, predecessors, budget)
     number = {block[0]: 0}
     representatives = [0]
@@ -144,7 +146,8 @@ def _equivalence(
     while suspects:
         groups: dict[int, dict[tuple[int, ...], list[int]]] = {}
         compared = 0
-        for state in suspects:
+        # In this order, so that the steps are the same in every implementation.
+        for state in sorted(suspects):
             after = tuple([block[target] for target in targets[state]])
             groups.setdefault(block[state], {}).setdefault(after, []).append(state)
             compared += 1 + len(after)

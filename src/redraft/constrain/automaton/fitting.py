@@ -28,10 +28,19 @@ from redraft.constrain.expression import (
 
 _OPEN_FROM = 16_384
 """The least count that is left out rather than lowered."""
-_LOWERED = ((None, None), (1024, None), (512, None), (256, None), (256, 20_000), (256, 5_000), (256, 1_000))
+_LOWERED = (
+    (None, None),
+    (1024, None),
+    (512, None),
+    (256, None),
+    (256, 35_000),
+    (256, 20_000),
+    (256, 5_000),
+    (256, 1_000),
+)
 """The tries, one after the other: the largest count, and the most places that one repeat may take."""
 # Of places in an expression written out, so many leave a good chance that the automaton fits.
-_PLACES = 50_000
+_PLACES = 80_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,12 +67,11 @@ def attempts(expression: Expression, limits: Limits = DEFAULT_LIMITS) -> Iterato
     budget = Budget(limits)
     fitted = 0
     refusal: TooLargeError | None = None
-    if _Sizes().places(expression) <= limits.nfa_states:
-        try:
-            yield Fitted(byte_automaton.build(expression, budget=budget))
-            fitted += 1
-        except TooLargeError as error:
-            refusal = error
+    try:
+        yield Fitted(byte_automaton.build(expression, budget=budget))
+        fitted += 1
+    except TooLargeError as error:
+        refusal = error
     tried: list[int | None] = []
     for most, places in _LOWERED:
         changed = _Lowered(most, places, opens=True)
@@ -82,9 +90,6 @@ def attempts(expression: Expression, limits: Limits = DEFAULT_LIMITS) -> Iterato
             continue
     if refusal is not None and not fitted:
         raise refusal
-    if not fitted:
-        # The builder says what is too large.
-        yield Fitted(byte_automaton.build(expression, limits))
 
 
 def lowered(expression: Expression, most: int) -> Expression:
@@ -105,19 +110,20 @@ class _Sizes:
         return self._places[id(part)]
 
     def _count(self, part: Expression) -> int:
+        known = self._places
         match part:
             case Literal(text):
                 return max(len(text) - 1, 0)
             case Sequence(parts):
-                return max(len(parts) - 1, 0) + sum(map(self.places, parts))
+                return max(len(parts) - 1, 0) + sum([known[id(one)] for one in parts])
             case AnyOf(options):
                 # Of many texts the builder shares what they have in common.
-                return sum(self.places(one) for one in options if not isinstance(one, Literal))
+                return sum([known[id(one)] for one in options if not isinstance(one, Literal)])
             case Network(places, edges):
-                return places + sum(self.places(inner) for _, inner, _ in edges)
+                return places + sum([known[id(inner)] for _, inner, _ in edges])
             case Repeat(inner, low, high):
                 copies = max(low, 1) if high is None else max(high, 0)
-                return copies * (1 + self.places(inner))
+                return copies * (1 + known[id(inner)])
             case Characters(ranges):
                 # Characters of several bytes lead through up to so many states.
                 return 7 if ranges and ranges[-1][1] > 0x7F else 0
@@ -189,16 +195,18 @@ def _inner_first(expression: Expression, known: Container[int]) -> Iterator[Expr
 
     Expressions may be nested deeper than Python's stack holds.
     """
-    waiting = [(expression, False)]
+    waiting = [expression]
+    opened = set[int]()
     while waiting:
-        part, opened = waiting.pop()
+        part = waiting[-1]
         if id(part) in known:
-            continue
-        if opened:
+            waiting.pop()
+        elif id(part) in opened:
+            waiting.pop()
             yield part
         else:
-            waiting.append((part, True))
-            waiting += ((inner, False) for inner in _inside(part))
+            opened.add(id(part))
+            waiting += [inner for inner in _inside(part) if id(inner) not in known]
 
 
 def _inside(part: Expression) -> tuple[Expression, ...]:

@@ -12,8 +12,8 @@ from redraft.errors import ConstraintError
 _BEFORE_MINIMISING = 2
 # An NFA may have so many transitions for each state that it may have.
 _TRANSITIONS_A_STATE = 4
-# NFA states, 8 bytes each, in all the sets of them that are deterministic states: bounds the memory.
-_MAX_MEMBERS = 5_000_000
+MAX_MEMBERS = 5_000_000
+"""NFA states, 8 bytes each, in all the sets of them that are deterministic states: bounds the memory."""
 
 _SIMPLER = "make the counts (as in {0,1000} or maxLength) or the depth smaller, or leave out alternatives"
 
@@ -26,9 +26,9 @@ class TooLargeError(ConstraintError):
 class Limits:
     """Limits of one byte automaton. They hold while the work goes on, so that no expression can hang it."""
 
-    states: int = 40_000
+    states: int = 64_000
     """States of the finished automaton; before it is minimised, twice as many."""
-    nfa_states: int = 100_000
+    nfa_states: int = 160_000
     """States of the expression with its repeats written out; transitions between them may be four times as many."""
     steps: int = 50_000_000
     """Transitions followed, sets of states put together and states compared, from the expression to the automaton."""
@@ -41,6 +41,11 @@ class Limits:
         """States that an automaton may have before it is minimised."""
         return self.states * _BEFORE_MINIMISING
 
+    @property
+    def nfa_transitions(self) -> int:
+        """Transitions between the states of the expression with its repeats written out."""
+        return self.nfa_states * _TRANSITIONS_A_STATE
+
 
 @dataclass(frozen=True)
 class TokenLimits:
@@ -48,7 +53,7 @@ class TokenLimits:
 
     functions: int = 50_000
     """Ways in which the prefixes of tokens act on the states."""
-    edges: int = 600_000
+    edges: int = 1_600_000
     nbytes: int = 2**29
     """Memory of the work, roughly."""
     steps: int = 5_000_000_000
@@ -75,11 +80,12 @@ class Budget:
         self.limits = limits
         self.steps = 0
         """Steps spent so far."""
-        self._members = 0
+        self.members = 0
+        """NFA states in all the sets so far."""
 
     def renewed(self) -> "Budget":
         """The budget with its memory free again, for another try; its steps stay spent."""
-        self._members = 0
+        self.members = 0
         return self
 
     def spend(self, steps: int) -> None:
@@ -90,10 +96,10 @@ class Budget:
 
     def check_nfa(self, states: int, transitions: int) -> None:
         limit = self.limits.nfa_states
-        if states > limit or transitions > limit * _TRANSITIONS_A_STATE:
+        if states > limit or transitions > self.limits.nfa_transitions:
             raise TooLargeError(
                 f"the constraint is too large: with its repeats written out it has more than {limit} places or "
-                f"{limit * _TRANSITIONS_A_STATE} transitions between them; {_SIMPLER}"
+                f"{self.limits.nfa_transitions} transitions between them; {_SIMPLER}"
             )
 
     def check_states(self, states: int) -> None:
@@ -110,8 +116,8 @@ class Budget:
             raise TooLargeError(f"the constraint needs {states} states and may have {self.limits.states}; {_SIMPLER}")
 
     def add_members(self, count: int) -> None:
-        self._members += count
-        if self._members > _MAX_MEMBERS:
+        self.members += count
+        if self.members > MAX_MEMBERS:
             raise TooLargeError(
                 "a text can stand at too many places of the constraint at once; make fewer parts in a row optional, "
                 "and let no count apply to parts that match the same text in several ways, as in (a|aa){0,1000}"

@@ -90,7 +90,7 @@ class Nfa:
     def _wire(self, part: Expression, entry: int, leave: int) -> None:
         match part:
             case Literal(text):
-                self._wire_bytes(_encoded(text), entry, leave)
+                self._wire_bytes(encoded(text), entry, leave)
             case Characters(ranges):
                 self._wire_characters(ranges, entry, leave)
             case Marker():
@@ -98,7 +98,7 @@ class Nfa:
             case Sequence(parts):
                 self._wire_sequence(parts, entry, leave)
             case AnyOf(options) if len(options) >= _MANY and all(isinstance(one, Literal) for one in options):
-                self._wire_texts([_encoded(one.text) for one in options if isinstance(one, Literal)], entry, leave)
+                self._wire_texts([encoded(one.text) for one in options if isinstance(one, Literal)], entry, leave)
             case AnyOf(options):
                 self._waiting.extend((option, entry, leave) for option in options)
             case Repeat(repeated, low, high):
@@ -232,7 +232,8 @@ def _shared(texts: list[bytes]) -> list[tuple[bool, tuple[tuple[int, int], ...]]
     return [*numbers, (ends[0], tuple(edges[0]))]
 
 
-def _encoded(text: str) -> bytes:
+def encoded(text: str) -> bytes:
+    """The UTF-8 of a text; ConstraintError for half a surrogate pair."""
     try:
         return text.encode()
     except UnicodeEncodeError as error:

@@ -3,9 +3,9 @@
 Python, Rust and .NET read them by Unicode, each a little differently; JavaScript's \\s is of a third kind.
 """
 
+import re
 import sys
 import unicodedata
-from collections.abc import Callable
 from functools import cache
 
 from redraft.constrain.expression import Characters
@@ -18,8 +18,6 @@ _IN_ALL = {
     # RE2's has no vertical tab.
     "s": Characters.among(" \t\n\f\r"),
 }
-# Zero-width joiners are parts of words, the byte order mark is JavaScript's white space.
-_JOINERS, _BYTE_ORDER_MARK = "\u200c\u200d", "\ufeff"
 
 
 def in_all_dialects(letter: str) -> Characters:
@@ -32,17 +30,16 @@ def in_any_dialect(letter: str) -> Characters:
     """The characters that \\ and one of ``LETTERS`` matches in some dialect."""
     if letter.isupper():
         return in_all_dialects(letter.lower()).complement()
-    belongs = _IN_SOME[letter]
-    return Characters.of([(point, point) for point in range(sys.maxunicode + 1) if belongs(chr(point))])
+    # Each character stands where its number says.
+    every = "".join(map(chr, range(sys.maxunicode + 1)))
+    runs = [found.span() for found in re.finditer(_IN_SOME[letter], every)]
+    if letter == "w":
+        categories = "".join(map(unicodedata.category, every))
+        runs += [(start // 2, end // 2) for start, end in (found.span() for found in _IN_WORDS.finditer(categories))]
+    return Characters.of([(start, end - 1) for start, end in runs])
 
 
-def _is_word(character: str) -> bool:
-    category = unicodedata.category(character)
-    return category[0] in "LNM" or category == "Pc" or character.isalnum() or character in _JOINERS
-
-
-_IN_SOME: dict[str, Callable[[str], bool]] = {
-    "d": str.isdecimal,
-    "w": _is_word,
-    "s": lambda character: character.isspace() or character == _BYTE_ORDER_MARK,
-}
+# Python's own, with zero-width joiners, which are parts of words, and the byte order mark, JavaScript's white space.
+_IN_SOME = {"d": r"\d+", "w": r"[\w\u200c\u200d]+", "s": r"[\s\ufeff]+"}
+# Of two letters each: letters, numbers, marks and what connects words.
+_IN_WORDS = re.compile("(?:[LNM][a-z]|Pc)+")

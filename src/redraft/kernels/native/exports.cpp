@@ -2,6 +2,7 @@
 #include <cstring>
 
 #include "abi.h"
+#include "automaton.h"
 #include "chain.h"
 #include "dispatch.h"
 #include "forward.h"
@@ -54,3 +55,9 @@ REDRAFT_EXPORT void redraft_forward(const Stack* stack, const Span* spans, int64
 }
 
 REDRAFT_EXPORT void redraft_infer(const Chain* c) { infer(*c); }
+
+REDRAFT_EXPORT void redraft_automaton(Expression* expression) { build(*expression); }
+
+REDRAFT_EXPORT void redraft_take_automaton(void* automaton, int32_t* transitions, uint8_t* accepting) {
+    take(automaton, transitions, accepting);
+}

@@ -33,7 +33,8 @@ namespace redraft {
 #define REDRAFT_STRUCTURES(STRUCTURE)                                                                                  \
     STRUCTURE(Matrix) STRUCTURE(Norm) STRUCTURE(Heads) STRUCTURE(Branches) STRUCTURE(Stretch) STRUCTURE(Attention)     \
     STRUCTURE(Classes) STRUCTURE(Shaping) STRUCTURE(Readout) STRUCTURE(ClassDraw) STRUCTURE(Layer)                     \
-    STRUCTURE(ScaledRows) STRUCTURE(Stack) STRUCTURE(Kept) STRUCTURE(Context) STRUCTURE(Span) STRUCTURE(Chain)
+    STRUCTURE(ScaledRows) STRUCTURE(Stack) STRUCTURE(Kept) STRUCTURE(Context) STRUCTURE(Span) STRUCTURE(Chain)     \
+    STRUCTURE(Expression)
 
 // A table without kernels has only its name.
 struct Kernels {

@@ -51,8 +51,9 @@ def fail(pointer: str, problem: str, kind: type[ConstraintError] = ConstraintErr
 
 def joined_pointer(pointer: str, *names: str | int) -> str:
     """The JSON pointer of a part."""
-    escaped = (str(name).replace("~", "~0").replace("/", "~1") for name in names)
-    return "/".join([pointer, *escaped])
+    for name in names:
+        pointer += "/" + str(name).replace("~", "~0").replace("/", "~1")
+    return pointer
 
 
 def read(schema: Mapping[str, Any] | bool | str) -> Schema:

@@ -1,6 +1,6 @@
 """The keywords that hold at one place of a JSON schema, with those of every '$ref' and 'allOf' merged in."""
 
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -54,7 +54,18 @@ class Place:
         opened = (*self.opened, target) if recursive else self.opened
         return replace(self, schema=schema, pointer=target, opened=opened, same_value=self.same_value | {target})
 
-    @property
+    @cached_property
+    def options(self) -> Mapping[str, "tuple[Places, ...]"]:
+        """The schemas of 'anyOf' and 'oneOf', made once: a place is in many combinations."""
+        schema = self.schema
+        assert isinstance(schema, Mapping)
+        return {
+            keyword: tuple((self.beside(part, keyword, n),) for n, part in enumerate(schema[keyword]))
+            for keyword in ("anyOf", "oneOf")
+            if keyword in schema
+        }
+
+    @cached_property
     def key(self) -> Hashable:
         """Equal for places where the same is written."""
         return self.pointer, self.negated, self.derived, tuple(sorted(self.opened)), self.same_value
@@ -234,10 +245,8 @@ class Merged:
         self._add_alternatives(schema, place)
 
     def _add_alternatives(self, schema: Mapping[str, Any], place: Place) -> None:
-        for keyword in ("anyOf", "oneOf"):
-            if keyword in schema:
-                options: list[Places] = [(place.beside(part, keyword, n),) for n, part in enumerate(schema[keyword])]
-                self._alternate(place, keyword, (keyword,), options, _tag(schema))
+        for keyword, options in place.options.items():
+            self._alternate(place, keyword, (keyword,), options, _tag(schema))
         if "if" in schema and ("then" in schema or "else" in schema):
             condition = place.beside(schema["if"], "if", derived=True)
             held = (condition, place.beside(schema.get("then", True), "then"))
@@ -256,7 +265,7 @@ class Merged:
         self._alternate(place, "anyOf", at, [(absent,), (present, place.beside(part, *at))])
 
     def _alternate(
-        self, place: Place, keyword: str, at: tuple[str, ...], options: list[Places], tag: str | None = None
+        self, place: Place, keyword: str, at: tuple[str, ...], options: Iterable[Places], tag: str | None = None
     ) -> None:
         self.alternatives.append(Alternatives(keyword, joined_pointer(place.pointer, *at), tuple(options), tag))
 

@@ -12,7 +12,6 @@ from functools import lru_cache
 from redraft.constrain.expression import (
     EMPTY,
     LAST_CODE_POINT,
-    NOTHING,
     AllOf,
     AnyOf,
     Characters,
@@ -180,24 +179,22 @@ def other_key(keys: Iterable[str], within: Expression | None = None) -> Expressi
 
 def other_text(excluded: set[str]) -> Expression:
     """Any text that is none of ``excluded``."""
-    leaving, within = _other_texts(excluded, _KEY_PREFIX)
-    return any_of(joined(leaving, Repeat(ANY_CHARACTER, 0, None)), within)
-
-
-def _other_texts(excluded: set[str], depth: int) -> tuple[Expression, Expression]:
-    """The texts just long enough to begin none of ``excluded``, and those that begin one but are none."""
-    if depth == 0:
-        return NOTHING, NOTHING
-    by_first: dict[str, set[str]] = {}
-    for text in excluded - {""}:
-        by_first.setdefault(text[0], set()).add(text[1:])
-    leaving: list[Expression] = [Characters.among("".join(by_first)).complement()]
-    within: list[Expression] = [] if "" in excluded else [EMPTY]
-    for first, rests in sorted(by_first.items()):
-        longer, shorter = _other_texts(rests, depth - 1)
-        leaving.append(joined(first, longer))
-        within.append(joined(first, shorter))
-    return any_of(*leaving), any_of(*within)
+    end, apart = 1, 2
+    # From a place for each beginning of an excluded text another character leads apart, and a text may end there.
+    ways: list[tuple[int, Expression, int]] = [(apart, Repeat(ANY_CHARACTER, 0, None), end)]
+    waiting, places = [(0, excluded, 0)], 3
+    for place, texts, length in waiting:
+        by_first: dict[str, set[str]] = {}
+        for text in texts - {""}:
+            by_first.setdefault(text[0], set()).add(text[1:])
+        ways.append((place, Characters.among("".join(sorted(by_first))).complement(), apart))
+        if "" not in texts:
+            ways.append((place, EMPTY, end))
+        for first, rests in sorted(by_first.items()) if length + 1 < _KEY_PREFIX else ():
+            ways.append((place, Literal(first), places))
+            waiting.append((places, rests, length + 1))
+            places += 1
+    return Network(places, tuple(ways))
 
 
 @dataclass(frozen=True)
@@ -301,6 +298,7 @@ def _bracketed(layout: Layout, opening: str, content: Expression, closing: str) 
     return joined(opening, layout.inside, content, layout.inside, closing)
 
 
+@lru_cache(64)
 def any_value(layout: Layout, depth: int) -> Expression:
     """Any JSON value whose arrays and objects are nested at most ``depth`` deep."""
     value: Expression = any_of(STRING, NUMBER, "true", "false", "null")

@@ -28,6 +28,8 @@ export type ChooseBody = Prompt & {
   max_denoising_steps?: number;
   seed?: number;
   calibrated?: boolean;
+  /** Options compare by their probability for each byte; left out, by their whole probability. */
+  normalize?: "length";
 };
 
 export interface Start {
