@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from redraft.api import Engine
+from redraft.engine.request import check_same_vocabulary
 from redraft.errors import CheckpointError, RequestError
 from redraft.kernels import bindings
 from redraft.models import checkpoint
@@ -55,6 +56,11 @@ def load(
     format = found.format(dtype)
     device = _chosen(device, lossy=format in ("int8", "int4"))
     tokenizer = ChatTokenizer.from_checkpoint(found.path)
+    if draft_model is not None:
+        # Before weights are read.
+        other = checkpoint.read(checkpoint.find(draft_model, None))
+        drafting = ChatTokenizer.from_checkpoint(other.path)
+        check_same_vocabulary(tokenizer, drafting, (found.config.vocab_size, other.config.vocab_size))
     model = _load_model(found, dtype, device, window_policy, pack_folder, on_packing or _log_packing)
     draft = None
     if draft_model is not None:

@@ -32,6 +32,7 @@ from redraft.engine.thinking import (
 from redraft.engine.verify import Verifier
 from redraft.errors import RequestError, counted
 from redraft.models.base import GenerationDefaults, GenerationMode
+from redraft.models.tokenizer import ChatTokenizer
 
 MAX_STOP_STRINGS = 16
 DRAFT_STEPS = 4
@@ -522,8 +523,14 @@ def check_drafter(runtime: Runtime, drafter: Runtime) -> None:
             raise RequestError(
                 f"draft_model: {which} does not write token after token, and so no draft can be verified"
             )
-    own, other = (one.tokenizer.tokenizer.get_vocab() for one in (runtime, drafter))
-    if own != other or runtime.model.config.vocab_size != drafter.model.config.vocab_size:
+    sizes = (runtime.model.config.vocab_size, drafter.model.config.vocab_size)
+    check_same_vocabulary(runtime.tokenizer, drafter.tokenizer, sizes)
+
+
+def check_same_vocabulary(tokenizer: ChatTokenizer, drafting: ChatTokenizer, ids: tuple[int, int]) -> None:
+    """Refuse a draft model whose tokens are others; ``ids``: how many token ids each model has."""
+    own, other = (one.tokenizer.get_vocab() for one in (tokenizer, drafting))
+    if own != other or ids[0] != ids[1]:
         sizes = f"{len(other):,} tokens, the model {len(own):,}"
         raise RequestError(
             f"draft_model has another vocabulary ({sizes}); its tokens would mean something else: take a smaller model "
