@@ -37,8 +37,9 @@ class Repair:
     """Wrong digits in the grid; None for noise in the place of a grid."""
     puzzles: int
     solved: float
-    low: float
-    high: float
+    low: float | None
+    """None, as ``high``, of a single puzzle."""
+    high: float | None
     mean_steps: float
     spoilt: float | None
     """Digits a puzzle that were right and are wrong in the answer; None from noise."""

@@ -499,8 +499,8 @@ class TestDraft:
                 [*engine.tokenizer.encode_text("some text"), *engine.model.defaults.end_token_ids[:1]]
             )
             given = redraft.Draft(tokens, torch.full((len(tokens),), 0.5, dtype=torch.float64))
-            parameters = {"seed": 3, "max_tokens": 12, "max_denoising_steps": 2}
-            expected = engine.generate([{"role": "user", "content": "abc"}], draft=given, **parameters)
+            asked = [{"role": "user", "content": "abc"}]
+            expected = engine.generate(asked, draft=given, seed=3, max_tokens=12, max_denoising_steps=2)
         assert shown["token_ids"] == list(expected.token_ids)
         assert shown["token_ids"] != json.loads(redraft_here(*options, "--json").stdout)["token_ids"]
 

@@ -37,7 +37,7 @@ class CausalRows:
         self._behind = reading.hidden[-1:]
         # What the last row says stands behind the canvas.
         said = torch.cat([tokens, tokens[:1]])
-        return tuple(reading.readout.probability(said)[:-1].double().log().tolist())
+        return tuple(reading.readout.logprob(said)[:-1].tolist())
 
     def commit(self) -> None:
         """Let the canvas that was read last be part of the context."""

@@ -15,15 +15,16 @@ from time import perf_counter
 from redraft.api import Engine
 from redraft.engine.generation import Generate
 from redraft.engine.result import Chunk, Result
+from redraft.engine.runtime import run
 from redraft.engine.scheduler import Scheduler
 from redraft.errors import counted
 from redraft.measure.evaluate.ask import special_texts
 from redraft.measure.evaluate.faults import Fault
 from redraft.measure.evaluate.items import Item
 from redraft.measure.evaluate.judge import judge
-from redraft.measure.likelihood import causal_logprobs
 from redraft.measure.timing import Spread, alternate
 from redraft.models.base import GenerationMode
+from redraft.tasks.score import ScoreRequest
 
 AUTOREGRESSIVE = "autoregressive"
 """The name of the way that the others are set against."""
@@ -233,7 +234,9 @@ def judged(engine: Engine, questions: Sequence[Question], rounds: Sequence[Serve
     for served in rounds:
         for number, result in enumerate(served.results):
             question = questions[number % len(questions)]
-            logprobs += causal_logprobs(engine.runtime, question.prompt, result.token_ids)
+            if result.token_ids:
+                scored = run(engine.runtime, ScoreRequest(engine.runtime, question.prompt, result.token_ids).task())
+                logprobs += scored.token_logprobs
             if question.item is not None:
                 verdict = judge(question.item, result, markers, 0.0)
                 count, right = count + 1, right + verdict.right

@@ -93,7 +93,7 @@ class ScoreRequest:
         cache, cached = yield from open_context(runtime, self.prompt[:first], room=end - first)
         try:
             cache.follow([*self.prompt, *self.text][first:end])
-            scored, following = yield from self._read(cache, tokens, first, end)
+            scored, following, forwards = yield from self._read(cache, tokens, first, end)
         finally:
             cache.close()
         if not all(math.isfinite(one.logprob) for one in scored):
@@ -108,7 +108,7 @@ class ScoreRequest:
         return ScoreResult(
             math.fsum(logprobs),
             self.text,
-            Usage(len(self.prompt), cached, len(self.text), 0, 0, seconds, seconds),
+            Usage(len(self.prompt), cached, len(self.text), 0, 0, seconds, seconds, forwards),
             logprobs,
             tuple(one.top[0][0] == one.token for one in scored),
             () if kept is None else tuple(replace(one, top=one.top[:kept]) for one in scored),
@@ -117,9 +117,10 @@ class ScoreRequest:
 
     def _read(
         self, cache: PooledCache, tokens: Tensor, first: int, end: int
-    ) -> Task[tuple[list[TokenLogprob], TokenLogprob | None]]:
-        """Encode up to ``end``, and read every row from ``first`` on."""
+    ) -> Task[tuple[list[TokenLogprob], TokenLogprob | None, int]]:
+        """Encode up to ``end``, and read every row from ``first`` on; counts the forwards of these."""
         scored: list[TokenLogprob] = []
+        forwards = 0
         following: TokenLogprob | None = None
         spec = self._spec(1.0, None)
         chunk = self.runtime.prefill_chunk
@@ -130,12 +131,13 @@ class ScoreRequest:
             if wanted <= 0:
                 yield from encode(span)
                 continue
+            forwards += 1
             reading = yield from read(Forward((span,), spec))
             right = tokens[stop - wanted + 1 : stop + 1]
             scored += _told(self._of_text(reading.readout, None), right)
             if stop == len(tokens) and self.next_token is not None:
                 following = yield from self._follow(self.next_token, reading.hidden[-1:])
-        return scored, following
+        return scored, following, forwards
 
     def _follow(self, wanted: NextToken, hidden: Tensor) -> Task[TokenLogprob]:
         """Draw the token that follows a row [1, H]."""
