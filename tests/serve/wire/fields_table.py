@@ -11,7 +11,7 @@ from redraft.serve.wire.anthropic_fields import MessagesBody
 from redraft.serve.wire.fields import Hint, Only, OtherTool, UnreadPart
 from redraft.serve.wire.mercury import EditBody, FimBody
 from redraft.serve.wire.openai.chat_fields import ChatBody
-from redraft.serve.wire.openai.completions import CompletionBody
+from redraft.serve.wire.openai.completion_fields import CompletionBody
 from redraft.serve.wire.openai.responses_fields import ItemReference, ResponsesBody
 from redraft.serve.wire.redraft import ChooseBody, GenerateBody
 from redraft.serve.wire.systemone import SystemOneBody
