@@ -12,7 +12,7 @@ from redraft.serve.http.shape import shape
 from redraft.serve.wire import anthropic_fields, mercury, systemone
 from redraft.serve.wire import redraft as native
 from redraft.serve.wire.fields import Body
-from redraft.serve.wire.openai import chat_fields, completions, responses_fields
+from redraft.serve.wire.openai import chat_fields, completion_fields, responses_fields
 
 DOCUMENTS = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(),
@@ -62,7 +62,7 @@ def lists(schema: Any) -> list[dict[str, Any]]:
 
 
 def test_every_array_of_every_format_is_refused_at_its_first_fault() -> None:
-    formats = (anthropic_fields, mercury, systemone, native, chat_fields, completions, responses_fields)
+    formats = (anthropic_fields, mercury, systemone, native, chat_fields, completion_fields, responses_fields)
     assert {module.__name__ for module in formats} <= {cls.__module__ for cls in bodies()}
     for cls in bodies():
         assert all(one.get("fail_fast") for one in lists(cls.__pydantic_core_schema__)), cls

@@ -60,6 +60,8 @@ def test_an_answer_is_that_of_the_engine(client: OpenAI, alone: Engine) -> None:
     assert usage.model_extra == {
         "canvases": expected.usage.canvases,
         "denoising_steps": expected.usage.denoising_steps,
+        "forwards": expected.usage.forwards,
+        "accepted_drafts": 0,
     }
     assert usage.prompt_tokens_details.cached_tokens <= usage.prompt_tokens
 

@@ -110,6 +110,8 @@ def test_an_answer_is_that_of_the_engine(client: OpenAI, alone: Engine) -> None:
     assert answer.usage.model_extra == {
         "canvases": expected.usage.canvases,
         "denoising_steps": expected.usage.denoising_steps,
+        "forwards": expected.usage.forwards,
+        "accepted_drafts": 0,
     }
     assert (answer.metadata, answer.model, answer.model_extra["store"]) == ({"a": "b"}, NAME, False)
     plain = client.responses.create(model=NAME, input="say something", max_output_tokens=60)
