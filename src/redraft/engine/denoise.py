@@ -9,7 +9,7 @@ from torch import Tensor
 from redraft.canvas.draft import Draft
 from redraft.canvas.penalties import Standing
 from redraft.canvas.random import INITIAL, PositionRandom
-from redraft.canvas.readout import ReadoutSpec, without_mask
+from redraft.canvas.readout import ReadoutSpec
 from redraft.canvas.shaping import Shaping
 from redraft.canvas.step import CanvasState, Pinned, StepOutcome, StepRules, start, step
 from redraft.canvas.token_classes import TokenClasses
@@ -236,7 +236,7 @@ class Denoising:
             return None
         tokens, stays = self.state.tokens.cpu(), ~self.state.open.cpu()
         stands = stays if self._accepted is None else stays | self._accepted.cpu()
-        if (mask := self._runtime.corruption.mask) is not None:
+        if (mask := self._runtime.mask) is not None:
             stands = stands & (tokens != mask)
         standing = Standing(tokens, stands, stays)
         return request.sampling.shaping(request.end_token_ids, mask, plan.answer, standing, plan.forbidden)
@@ -251,9 +251,8 @@ class Denoising:
             greedy = self._request.temperature == 0
             conditioned = constraint.apply(readout, draws, greedy, self._plan.pinned, self._settled())
             readout = conditioned.readout
-        elif (mask := self._runtime.corruption.mask) is not None:
-            greedy = self._request.temperature == 0
-            readout = without_mask(readout, mask, None if greedy else draws.sample)
+        else:
+            readout = self._runtime.of_text(readout, None if self._request.temperature == 0 else draws.sample)
         with torch.inference_mode():
             outcome = step(self.state, readout, draws, self._rules)
         self._accepted = outcome.accepted

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from redraft.canvas.corruption import Corruption
-from redraft.canvas.readout import mask_classes
+from redraft.canvas.readout import Readout, mask_classes, without_mask
 from redraft.constrain.automaton import bytes as byte_automaton
 from redraft.constrain.automaton.vocabulary import Vocabulary
 from redraft.constrain.compiler import CompiledConstraint, Compiler, ThoughtMarkers
@@ -52,8 +52,9 @@ class Runtime:
         """None where the checkpoint's tokenizer does not have both."""
         thinking = () if self.thought_markers is None else (self.thought_markers.opening, self.thought_markers.closing)
         tokenizer.take_as_special([*known, *thinking, *model.defaults.end_token_ids, *config.image_token_ids])
-        mask = None if model.corruption is None else model.corruption.mask
-        self.mask_classes = None if mask is None else mask_classes(config.vocab_size, mask)
+        self.mask = None if model.corruption is None else model.corruption.mask
+        """The token that stands for an unknown one and is never text; None for a model without one."""
+        self.mask_classes = None if self.mask is None else mask_classes(config.vocab_size, self.mask)
         """Tell the mask from text; None for a model without one."""
         self.empty_thought = tokenizer.empty_thought(thought)
         """The end of a chat prompt after which the model is not to think."""
@@ -74,6 +75,10 @@ class Runtime:
         """The noise of the model's canvases, which what denoises them has checked that it has."""
         assert self.model.corruption is not None, "canvases are denoised of models that have some"
         return self.model.corruption
+
+    def of_text(self, readout: Readout, uniforms: Tensor | None) -> Readout:
+        """Condition a readout by ``mask_classes`` on every token being text; ``uniforms`` as in ``without_mask``."""
+        return readout if self.mask is None else without_mask(readout, self.mask, uniforms)
 
     def check_canvas(self, verb: str) -> None:
         """Refuse a verb that needs a canvas, of a model that has none."""

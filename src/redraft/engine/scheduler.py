@@ -297,7 +297,7 @@ class Scheduler:
         return batch
 
     def _compute(self, batch: Sequence[Handle[Any]]) -> None:
-        rows = {handle: handle.rows for handle in batch}
+        rows = sum(handle.rows for handle in batch)
         work = {handle: self._work(handle) for handle in batch}
         began = perf_counter()
         advance(self.runtime, [handle._progress for handle in batch if handle._progress is not None])
@@ -309,7 +309,7 @@ class Scheduler:
                 self._load,
                 forwards=self._load.forwards + 1,
                 requests=self._load.requests + len(batch),
-                rows=self._load.rows + sum(rows.values()),
+                rows=self._load.rows + rows,
             )
         for handle in batch:
             self._settle(handle)

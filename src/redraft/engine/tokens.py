@@ -15,7 +15,7 @@ from torch import Tensor
 
 from redraft.canvas.penalties import Standing
 from redraft.canvas.random import PositionRandom
-from redraft.canvas.readout import ClassReadout, Readout, ReadoutSpec, without_mask
+from redraft.canvas.readout import ClassReadout, Readout, ReadoutSpec
 from redraft.canvas.shaping import Shaping
 from redraft.constrain.compiler import CompiledConstraint
 from redraft.engine.deadline import passed
@@ -272,18 +272,10 @@ class Tokens:
 
     def _conditioned(self, readout: Readout) -> Readout:
         """Return the readout of rows given that no mask stands there, of a model that has one."""
-        mask = self._mask
-        if mask is None or self._request.constraint is not None:
+        if self._runtime.mask is None or self._request.constraint is not None:
             return readout
         greedy = self._request.temperature == 0
-        uniforms = None if greedy else self._draws.sample(self.count, len(readout.argmax))
-        return without_mask(readout, mask, uniforms)
-
-    @property
-    def _mask(self) -> int | None:
-        """The token that is never text, of a model that has one."""
-        corruption = self._runtime.model.corruption
-        return None if corruption is None else corruption.mask
+        return self._runtime.of_text(readout, None if greedy else self._draws.sample(self.count, len(readout.argmax)))
 
     def _logprob(self, readout: Readout, row: int, token: int, own: float | None = None) -> TokenLogprob | None:
         """Return the log probability of a token at a row, ``own`` where it was put there; None unless asked for."""
@@ -309,4 +301,6 @@ class Tokens:
         stands = torch.ones(1 + len(drafted), dtype=torch.bool)
         stands[-1] = False
         standing = Standing(torch.tensor([*drafted, 0]), stands, torch.zeros_like(stands))
-        return request.sampling.shaping(request.end_token_ids, self._mask, self.text.token_ids, standing, forbidden)
+        return request.sampling.shaping(
+            request.end_token_ids, self._runtime.mask, self.text.token_ids, standing, forbidden
+        )

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from redraft.canvas.random import PositionRandom
-from redraft.canvas.readout import ReadoutSpec, without_mask
+from redraft.canvas.readout import ReadoutSpec
 from redraft.engine.context import open_context, prefill
 from redraft.engine.memory import PooledCache
 from redraft.engine.runtime import Runtime
@@ -84,7 +84,7 @@ def _canvas(
 ) -> Task[Tensor]:
     """Draw the samples [n] float64 of one canvas's bound; its first ``own`` tokens are the text's."""
     model, count = runtime.model, len(own)
-    mask, classes = runtime.corruption.mask, runtime.mask_classes
+    mask, classes = runtime.mask, runtime.mask_classes
     assert mask is not None, "the noise is a mask"
     tokens = torch.full((length,), mask)
     tokens[:count] = torch.tensor(own)
@@ -102,7 +102,7 @@ def _canvas(
         spans = (canvas,) if commit is None else (Span(commit, cache, "encode"), canvas)
         commit = None
         reading = yield from read(Forward(spans, ReadoutSpec(1.0, classes=classes)))
-        logprobs = without_mask(reading.readout, mask, None).logprob(right).cpu().double()[places]
+        logprobs = runtime.of_text(reading.readout, None).logprob(right).cpu().double()[places]
         if not bool(logprobs.isfinite().all()):
             raise GenerationError(
                 f"the model's output is not a number on canvas {index} of the text; the checkpoint's weights are "

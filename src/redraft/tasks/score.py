@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from redraft.canvas.random import PositionRandom
-from redraft.canvas.readout import Readout, ReadoutSpec, without_mask
+from redraft.canvas.readout import Readout, ReadoutSpec
 from redraft.engine.context import open_context
 from redraft.engine.memory import PooledCache
 from redraft.engine.request import check_prompt, check_seed, check_text, check_whole
@@ -134,7 +134,7 @@ class ScoreRequest:
             forwards += 1
             reading = yield from read(Forward((span,), spec))
             right = tokens[stop - wanted + 1 : stop + 1]
-            scored += _told(self._of_text(reading.readout, None), right)
+            scored += _told(self.runtime.of_text(reading.readout, None), right)
             if stop == len(tokens) and self.next_token is not None:
                 following = yield from self._follow(self.next_token, reading.hidden[-1:])
         return scored, following, forwards
@@ -143,7 +143,7 @@ class ScoreRequest:
         """Draw the token that follows a row [1, H]."""
         uniforms = None if wanted.temperature == 0 else PositionRandom(wanted.seed, 0, 1, 1).sample
         spec = self._spec(wanted.temperature or 1.0, uniforms)
-        readout = self._of_text((yield from read(Forward(readout=spec, hidden=hidden))).readout, uniforms)
+        readout = self.runtime.of_text((yield from read(Forward(readout=spec, hidden=hidden))).readout, uniforms)
         (following,) = _told(readout, readout.sample)
         return following
 
@@ -153,11 +153,6 @@ class ScoreRequest:
         # the mask may be among them.
         count = max(1, self.top_logprobs or 0) + (classes is not None)
         return ReadoutSpec(temperature, uniforms, top_logprobs=count, classes=classes)
-
-    def _of_text(self, readout: Readout, uniforms: Tensor | None) -> Readout:
-        """Return the distribution of tokens that are text: a mask is none, and the causal mode never writes it."""
-        mask = _mask(self.runtime)
-        return readout if mask is None else without_mask(readout, mask, uniforms)
 
 
 @dataclass(frozen=True, eq=False)
@@ -220,7 +215,7 @@ def score(
     if bound is None:
         check_causal(runtime)
         return ScoreRequest(runtime, before, own, kept)
-    if _mask(runtime) is None:
+    if runtime.mask is None:
         raise RequestError(
             "bound 'monte_carlo' is for families whose noise is a mask, and this one's is not; leave it out, for the "
             "causal mode has an exact likelihood"
@@ -322,7 +317,7 @@ def _ids(text: Sequence[int] | Tensor) -> list[int]:
 
 
 def _check_mask(runtime: Runtime, text: Sequence[int]) -> None:
-    mask = _mask(runtime)
+    mask = runtime.mask
     if mask is not None and mask in text:
         raise RequestError(f"text token {text.index(mask)} ({mask}) is the mask, which stands in no text")
 
@@ -340,10 +335,6 @@ def _check_room(runtime: Runtime, before: int, own: int) -> None:
             f"kv_bytes {pool.budget:,} is too small: the keys and values of the {needed} tokens of prompt and text "
             f"take {pool.bytes_for(needed):,}; {counted(fits, 'token')} would fit"
         )
-
-
-def _mask(runtime: Runtime) -> int | None:
-    return None if runtime.model.corruption is None else runtime.model.corruption.mask
 
 
 def _told(readout: Readout, tokens: Tensor) -> list[TokenLogprob]:

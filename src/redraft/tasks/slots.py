@@ -121,21 +121,18 @@ class Slots:
         """Spread the slots over canvases of at most ``length`` positions -> the numbers of each one's slots, and the
         canvas with nothing but end tokens in them. RequestError for a slot that is longer than that with its key."""
         found: list[tuple[range, Canvas]] = []
-        start = 0
-        while start < len(self.slots):
-            end, canvas = start, Canvas((), ())
-            while end < len(self.slots) and len(longer := self._blank(start, end + 1).tokens) <= length:
-                end, canvas = end + 1, self._blank(start, end + 1)
-            if end == start:
-                pointer = self.slots[start].pointer
-                raise RequestError(f"value at {pointer} takes {len(longer)} positions, and a canvas has {length}")
-            found.append((range(start, end), canvas))
-            start = end
-        return found
-
-    def _blank(self, start: int, end: int) -> Canvas:
-        pieces = list(self._pieces([""] * len(self.slots)))[2 * start : 2 * end]
-        return Canvas.of(pieces, self.tokenizer, self.end_token_id)
+        start, tokens, free = 0, tuple[int, ...](), tuple[bool, ...]()
+        for number, slot in enumerate(self.slots):
+            own = Canvas.of((Pinned(slot.key), Filled("", slot.width)), self.tokenizer, self.end_token_id)
+            if len(own.tokens) > length:
+                raise RequestError(
+                    f"value at {slot.pointer} takes {len(own.tokens)} positions, and a canvas has {length}"
+                )
+            if len(tokens) + len(own.tokens) > length:
+                found.append((range(start, number), Canvas(tokens, free)))
+                start, tokens, free = number, (), ()
+            tokens, free = tokens + own.tokens, free + own.free
+        return [*found, (range(start, len(self.slots)), Canvas(tokens, free))]
 
     def decode(self, tokens: Sequence[Sequence[int]]) -> Any:
         """The JSON value that the tokens of each slot say, up to the first end token.
