@@ -30,7 +30,7 @@ SEED = 11
 
 @dataclass(frozen=True)
 class Repair:
-    """How grids with planted mistakes come out."""
+    """The outcome of grids with planted mistakes."""
 
     kind: str
     planted: int | None

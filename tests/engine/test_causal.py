@@ -10,8 +10,9 @@ from torch import Tensor
 
 from redraft import RequestError
 from redraft.api import Engine
+from redraft.canvas.corruption import AbsorbingCorruption, MaskNoise
 from redraft.loading import load
-from tests.engine.scripted import VOCAB_SIZE, scripted_engine
+from tests.engine.scripted import VOCAB_SIZE, random_logits, scripted_engine
 from tests.models.driving import causal_rows, fresh
 from tests.random_checkpoint import END_TOKEN_IDS, LETTERS_SIZE, random_checkpoint
 
@@ -44,6 +45,19 @@ def test_the_log_probabilities_are_those_of_the_answer_read_on_its_own(engine: E
         candidates = found.usage.canvases * more.get("best_of", 1)
         assert found.usage.forwards >= found.usage.denoising_steps + candidates
     assert plain.causal_logprobs == ()
+
+
+def test_of_a_model_with_a_mask_they_are_those_of_its_text_as_scores_are(tmp_path: Path) -> None:
+    corruption = AbsorbingCorruption(MaskNoise(VOCAB_SIZE - 1))
+    table = torch.randn(VOCAB_SIZE, VOCAB_SIZE, generator=torch.Generator().manual_seed(0))
+    # Left to itself it would mostly say the mask.
+    table[:, -1] += 9.0
+    engine = scripted_engine(
+        tmp_path, random_logits(0), causal=lambda tokens, _: table[tokens], corruption=corruption, canvas_length=8
+    )
+    found = engine.generate(PROMPT, max_tokens=20, seed=3, ignore_eos=True, causal_logprobs=True)
+    scored = engine.score(PROMPT, found.token_ids)
+    assert found.causal_logprobs == pytest.approx(scored.token_logprobs, abs=1e-4)
 
 
 def counting(tokens: Tensor, _: int) -> Tensor:

@@ -14,7 +14,7 @@ class CausalRows:
     """The causal rows of a context, to which canvases are committed as they are read."""
 
     def __init__(self, runtime: Runtime, cache: PooledCache) -> None:
-        self._device, self._cache = runtime.model.device, cache
+        self._runtime, self._device, self._cache = runtime, runtime.model.device, cache
         self._row: Tensor | None = None
         """[1, H]: that of the last token of the context, which says what stands first on the canvas behind it."""
         self._behind: Tensor | None = None
@@ -32,12 +32,12 @@ class CausalRows:
         """Encode a canvas [C] -> the natural log probability [C] of each of its tokens, by the model alone."""
         tokens = canvas.to(self._device)
         span = Span(tokens, self._cache, "encode", wanted=len(tokens))
-        reading = yield from read(Forward((span,), ReadoutSpec(1.0), self._row))
+        reading = yield from read(Forward((span,), ReadoutSpec(1.0, classes=self._runtime.mask_classes), self._row))
         self.forwards += 1
         self._behind = reading.hidden[-1:]
         # What the last row says stands behind the canvas.
         said = torch.cat([tokens, tokens[:1]])
-        return tuple(reading.readout.logprob(said)[:-1].tolist())
+        return tuple(self._runtime.of_text(reading.readout, None).logprob(said)[:-1].tolist())
 
     def commit(self) -> None:
         """Let the canvas that was read last be part of the context."""
