@@ -12,7 +12,8 @@ LONG = {"type": "object", "properties": {"a": TEXT}, "required": ["a"]}
 
 @pytest.fixture
 def ticking(served: Served, monkeypatch: pytest.MonkeyPatch) -> Served:
-    monkeypatch.setattr(served.engine.runtime, "clock", lambda: served.server.scheduler.load.forwards / 100)
+    # A forward takes a little more than 10 ms, so that no rounding decides whether two of them reach 20.
+    monkeypatch.setattr(served.engine.runtime, "clock", lambda: served.server.scheduler.load.forwards * 0.01001)
     return served
 
 
