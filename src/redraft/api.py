@@ -482,12 +482,7 @@ class Engine:
             except RequestError as error:
                 raise type(error)(f"prompt {number}: {error}") from error
         check_listeners(None, record, check_mode(mode, self.runtime.modes))
-        limits = {} if max_batch_rows is None else {"max_batch_rows": check_whole("max_batch_rows", max_batch_rows, 1)}
-        scheduler = Scheduler(self.runtime, max_waiting=len(requests) + 1, **limits)
-        try:
-            return _all([scheduler.submit(self._answer(one, record, tools is not None)) for one in requests])
-        finally:
-            scheduler.close()
+        return self._many([self._answer(one, record, tools is not None) for one in requests], max_batch_rows)
 
     def request(
         self,
@@ -747,6 +742,7 @@ class Engine:
         canvas_length: int | None = None,
         acceptance: AcceptanceRule | None = None,
         stopping: StoppingRule | None = None,
+        deadline_ms: float | None = None,
         on_step: OnStep | None = None,
         record: Recorders | None = None,
     ) -> ChooseResult:
@@ -759,7 +755,8 @@ class Engine:
         canvas is denoised under the frame first, and read at its last step. temperature: of the logits that are read, 1
         by default. calibrated: apply the temperature that was fitted for this checkpoint instead. normalize: None
         compares options by their whole probability, "length" by its geometric mean over their bytes, so that a long one
-        is not behind for its length. Other parameters, and errors, as in ``generate``.
+        is not behind for its length. deadline_ms: the canvas is read at the step that there is then. Other parameters,
+        and errors, as in ``generate``.
         """
         check_listeners(on_step, record)
         request = choose(
@@ -777,6 +774,7 @@ class Engine:
             canvas_length=canvas_length,
             acceptance=acceptance,
             stopping=stopping,
+            deadline_ms=deadline_ms,
         )
         return self._run(request, on_step)
 
@@ -882,6 +880,40 @@ class Engine:
         request = score(self.runtime, prompt, text, top_logprobs=top_logprobs, bound=bound, samples=samples, seed=seed)
         return self._run(request, None)
 
+    def score_many(
+        self,
+        prompts: Sequence[Prompt],
+        texts: Sequence[str | Sequence[int]],
+        *,
+        top_logprobs: int | None = None,
+        bound: Bound | None = None,
+        samples: int | None = None,
+        seed: int | None = None,
+        max_batch_rows: int | None = None,
+    ) -> list[ScoreResult]:
+        """Score several texts in batches, each behind the prompt of the same number, and return the scores in their
+        order.
+
+        max_batch_rows: rows of one forward at most. Other parameters as in ``score``. A pair that cannot be scored is
+        refused before any work, with its number; if one fails while running, BatchError is raised when the others have
+        ended, and holds their results.
+        """
+        for name, given in (("prompts", prompts), ("texts", texts)):
+            if isinstance(given, str | bytes):
+                raise RequestError(f"{name} must be a list; give a single prompt and text to score")
+        if len(prompts) != len(texts):
+            raise RequestError(
+                f"there are {counted(len(texts), 'text')} for {counted(len(prompts), 'prompt')}; give one for each"
+            )
+        more: dict[str, Any] = {"top_logprobs": top_logprobs, "bound": bound, "samples": samples, "seed": seed}
+        requests = []
+        for number, (prompt, text) in enumerate(zip(prompts, texts, strict=True)):
+            try:
+                requests.append(score(self.runtime, prompt, text, **more))
+            except RequestError as error:
+                raise type(error)(f"text {number}: {error}") from error
+        return self._many(requests, max_batch_rows)
+
     def min_tokens(self, constraint: Constraint | type[Any]) -> int:
         """Return how many tokens the shortest text takes that a constraint allows."""
         return self.runtime.min_tokens(cast(Constraint, as_constraint(constraint)))
@@ -899,6 +931,15 @@ class Engine:
     def _answer(self, request: Request, record: Recorders | None, calls: bool) -> Generate | GenerateWithTools:
         answer = Generate(self.runtime, request, record)
         return GenerateWithTools(answer) if calls else answer
+
+    def _many(self, requests: Sequence[Runnable[T]], max_batch_rows: int | None) -> list[T]:
+        """Run requests in batches of their own."""
+        limits = {} if max_batch_rows is None else {"max_batch_rows": check_whole("max_batch_rows", max_batch_rows, 1)}
+        scheduler = Scheduler(self.runtime, max_waiting=len(requests) + 1, **limits)
+        try:
+            return _all([scheduler.submit(one) for one in requests])
+        finally:
+            scheduler.close()
 
     def _run(self, request: Runnable[T], on_step: OnStep | None) -> T:
         if self._scheduler is not None:

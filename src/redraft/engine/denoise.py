@@ -9,7 +9,7 @@ from torch import Tensor
 from redraft.canvas.draft import Draft
 from redraft.canvas.penalties import Standing
 from redraft.canvas.random import INITIAL, PositionRandom
-from redraft.canvas.readout import ReadoutSpec
+from redraft.canvas.readout import Readout, ReadoutSpec
 from redraft.canvas.shaping import Shaping
 from redraft.canvas.step import CanvasState, Pinned, StepOutcome, StepRules, start, step
 from redraft.canvas.token_classes import TokenClasses
@@ -72,6 +72,16 @@ class FinishedCanvas:
     """[C, k] float32: their natural log probabilities, of the processed logits."""
     cut: bool = False
     """True where the deadline ended it."""
+
+
+@dataclass(frozen=True, eq=False)
+class LastRead:
+    """What was read off a canvas that is only to be read."""
+
+    readout: Readout
+    denoising_steps: int
+    cut: bool = False
+    """True where the deadline came before the last step."""
 
 
 class Denoising:
@@ -169,9 +179,9 @@ class Denoising:
         fewest = constraint.fewest
         raise deadline.unfinished(fewest, plan.index, -(-fewest // plan.length), "canvas", "canvases")
 
-    def read_last(self, commit: Tensor | None, on_step: OnStep | None) -> Task[tuple[Reading, int]]:
-        """Denoise, and read the last step by the plan's classes in the place of taking it -> what was read, and how
-        many steps there were."""
+    def read_last(self, commit: Tensor | None, on_step: OnStep | None) -> Task[LastRead]:
+        """Denoise, and read the last step by the plan's classes in the place of taking it; once the deadline has
+        passed, the step that there is then."""
         plan = self._plan
         wanted = ReadoutSpec(plan.read_temperature, classes=plan.read_classes)
         while self.state.step < self._rules.steps:
@@ -182,16 +192,17 @@ class Denoising:
             finished = bool(outcome.flags[0])
             if on_step is not None:
                 on_step(self._event(temperature, self.state, outcome, finished))
-            if finished:
+            late = not finished and passed(self._request.deadline)
+            if finished or late:
                 last = yield from read(Forward(readout=wanted, hidden=reading.hidden))
                 yield from self._check_numbers(last)
-                return last, number
+                return LastRead(last.readout, number, late)
             self.state = outcome.state
         last = yield from read(Forward(self._spans(commit), wanted))
         yield from self._check_numbers(last)
         if on_step is not None:
             on_step(self._only_read(last))
-        return last, self.state.step
+        return LastRead(last.readout, self.state.step)
 
     def _draws(self, key: int) -> PositionRandom:
         plan = self._plan
