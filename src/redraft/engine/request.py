@@ -34,6 +34,7 @@ from redraft.engine.thinking import (
 from redraft.engine.verify import Verifier
 from redraft.errors import RequestError, counted
 from redraft.models.base import GenerationDefaults, GenerationMode
+from redraft.models.sampling import SamplingDefaults
 from redraft.models.tokenizer import ChatTokenizer
 
 MAX_STOP_STRINGS = 16
@@ -345,13 +346,13 @@ def generate(
     best_of: int = 1,
     draft: Draft | None = None,
     top_logprobs: int | None = None,
-    top_p: float = 1.0,
+    top_p: float | None = None,
     top_k: int | None = None,
-    min_p: float = 0.0,
+    min_p: float | None = None,
     logit_bias: LogitBias | None = None,
     presence_penalty: float = 0.0,
     frequency_penalty: float = 0.0,
-    repetition_penalty: float = 1.0,
+    repetition_penalty: float | None = None,
     min_tokens: int = 0,
     ignore_eos: bool = False,
     stop_token_ids: Sequence[int] | None = None,
@@ -391,7 +392,8 @@ def generate(
     logit_bias: added to the logits of tokens by their ids, -100 to 100. presence_penalty, frequency_penalty (-2 to 2),
     repetition_penalty: for tokens that the answer has already, the prompt not counted. min_tokens: no end token and no
     stop string before so many tokens. ignore_eos: no end token at all. stop_token_ids: tokens at which the answer ends,
-    not part of it. docs/sampling.md defines each.
+    not part of it. In modes that write tokens one by one top_k, top_p, min_p and repetition_penalty are by default the
+    checkpoint's. docs/sampling.md defines each.
 
     deadline_ms: milliseconds from the call by which the answer is wanted: the best canvas that there is then ends it.
     quality: "fast", "balanced" or "exact" in the place of steps and a bound. docs/tune.md says what both mean.
@@ -464,16 +466,18 @@ def generate(
         undone = length
     room = check_memory(runtime.pool, len(tokens), room, committed, max_tokens is not None, undone, last=causal)
     stop_strings = check_stop(stop)
+    # What a checkpoint says of drawing is of tokens one by one.
+    own = SamplingDefaults() if way == "diffusion" else defaults.sampling
     sampling = check_sampling(
         vocab_size=config.vocab_size,
         room=room,
-        top_p=top_p,
-        top_k=top_k,
-        min_p=min_p,
+        top_p=own.top_p if top_p is None else top_p,
+        top_k=own.top_k if top_k is None else top_k,
+        min_p=own.min_p if min_p is None else min_p,
         logit_bias=logit_bias,
         presence_penalty=presence_penalty,
         frequency_penalty=frequency_penalty,
-        repetition_penalty=repetition_penalty,
+        repetition_penalty=own.repetition_penalty if repetition_penalty is None else repetition_penalty,
         min_tokens=min_tokens,
         ignore_eos=ignore_eos,
         stop_token_ids=stop_token_ids,
@@ -491,7 +495,7 @@ def generate(
         max_tokens=room,
         canvas_length=length,
         seed=check_seed(seed),
-        temperature=check_temperature(_default_temperature(way, defaults) if temperature is None else temperature),
+        temperature=check_temperature(own.temperature if temperature is None else temperature),
         max_denoising_steps=check_whole("max_denoising_steps", steps, 1),
         schedule=LinearTemperature(defaults.t_max, defaults.t_min),
         acceptance=check_rule("acceptance", acceptance, ("accept",), "ConfidenceThreshold(0.9)")
@@ -594,10 +598,6 @@ def check_of_mode(mode: GenerationMode, **given: object) -> None:
             raise RequestError(
                 f"{name} is for canvases, and cannot be given with mode {mode!r}; leave it out, or use mode 'diffusion'"
             )
-
-
-def _default_temperature(mode: GenerationMode, defaults: GenerationDefaults) -> float:
-    return 1.0 if mode == "diffusion" else defaults.sampling_temperature
 
 
 def _default_acceptance(defaults: GenerationDefaults, effort: Effort) -> AcceptanceRule:
