@@ -13,6 +13,7 @@ from redraft.canvas.readout import Readout, ReadoutSpec
 from redraft.canvas.shaping import Shaping
 from redraft.canvas.step import CanvasState, Pinned, StepOutcome, StepRules, start, step
 from redraft.canvas.token_classes import TokenClasses
+from redraft.engine.causal import CausalRows
 from redraft.engine.constrained import ConstrainedStep, OnCanvas
 from redraft.engine.deadline import passed
 from redraft.engine.memory import PooledCache
@@ -106,17 +107,19 @@ class Denoising:
         self._accepted: Tensor | None = None
         """[C] bool: the positions that the step before accepted; None at the first."""
 
-    def finish(self, commit: Tensor | None, on_step: OnStep | None) -> Task[FinishedCanvas]:
+    def finish(
+        self, commit: Tensor | None, on_step: OnStep | None, causal: CausalRows | None = None
+    ) -> Task[FinishedCanvas]:
         """Denoise to the last step, or to the first at which the deadline has passed. ``commit`` [T]: what is still to
-        be encoded before the canvas.
+        be encoded before the canvas; ``causal``: what keeps that, and reads it, in its place.
 
         A canvas that the deadline cuts is the likeliest one at its last step; under a constraint the likeliest whose
         text is whole. Raises DeadlineError where there is none.
         """
         while True:
             number, temperature = self.state.step, self._temperature()
-            reading = yield from read(Forward(self._spans(commit), self._spec(temperature)))
-            commit = None
+            reading = yield from self._read(commit, causal, temperature)
+            commit = causal = None
             outcome, conditioned = yield from self._step(reading)
             finished = bool(outcome.flags[0])
             if on_step is not None:
@@ -127,6 +130,17 @@ class Denoising:
             self.state = outcome.state
             if last:
                 return self._finished(number, finished, outcome, conditioned)
+
+    def _read(self, commit: Tensor | None, causal: CausalRows | None, temperature: float) -> Task[Reading]:
+        """Do the forward of a step, and of what is committed before it."""
+        before = None if causal is None else causal.commit
+        if causal is None or before is None:
+            return (yield from read(Forward(self._spans(commit), self._spec(temperature))))
+        forward = Forward((before, *self._spans(None)), self._spec(temperature), encoded=causal.asked)
+        reading = yield from read(forward)
+        assert reading.encoded is not None, "what was encoded was wanted"
+        causal.take(reading.encoded)
+        return reading
 
     def _ends(self, conditioned: ConstrainedStep | None) -> bool:
         """Tell whether an answer may end with the canvas as a step has left it."""

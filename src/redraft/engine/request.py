@@ -462,7 +462,7 @@ def generate(
     room = check_length(max_tokens, len(tokens), config.context_length)
     committed, undone = (1, length + 1) if way == "speculative" else (length, 0)
     causal = causal_logprobs or verify is not None
-    if causal:
+    if verify is not None:
         undone = length
     room = check_memory(runtime.pool, len(tokens), room, committed, max_tokens is not None, undone, last=causal)
     stop_strings = check_stop(stop)

@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 
 from redraft.canvas.corruption import Corruption
-from redraft.canvas.readout import Readout, mask_classes, without_mask
+from redraft.canvas.readout import Readout, ReadoutSpec, mask_classes, without_mask
 from redraft.constrain.automaton import bytes as byte_automaton
 from redraft.constrain.automaton.vocabulary import Vocabulary
 from redraft.constrain.compiler import CompiledConstraint, Compiler, ThoughtMarkers
@@ -17,7 +18,7 @@ from redraft.constrain.constraint import Constraint
 from redraft.engine.deadline import Clock, monotonic
 from redraft.engine.memory import KVPool
 from redraft.engine.result import Chunk
-from redraft.engine.task import Answer, Forward, HostRead, Progress, Reading, Task, Waiting
+from redraft.engine.task import Answer, EncodedReading, Forward, HostRead, Progress, Reading, Task, Waiting
 from redraft.errors import GenerationError, RequestError, counted
 from redraft.kernels import automata
 from redraft.models.base import BlockDiffusionModel, Cache, GenerationMode, Span
@@ -29,6 +30,16 @@ Prompt = str | Sequence[int] | Sequence[Mapping[str, Any]]
 """Raw text, token ids, or chat messages with "role" and "content"."""
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """The hidden rows that a forward wants."""
+
+    last: Tensor | None
+    """[C, H]: of its canvas, or [wanted, H] of what was encoded last; None for none."""
+    encoded: Tensor | None = None
+    """[C, H]: of what was encoded in front of its canvas."""
 
 
 class Runtime:
@@ -105,12 +116,12 @@ class Runtime:
         drafted: tuple[GenerationMode, ...] = ("speculative",)
         return own if self.drafter is None or "speculative" in own or "autoregressive" not in own else own + drafted
 
-    def forward(self, forwards: Sequence[Forward]) -> list[Tensor | None]:
+    def forward(self, forwards: Sequence[Forward]) -> list[Rows]:
         """Compute the spans of many requests together, those of drafts by the draft model -> the hidden rows that each
-        wants read: [C, H] of a canvas, or [wanted, H] of what was encoded."""
+        wants."""
         return self._of_both(forwards, lambda runtime, picked: runtime._forward([forwards[at] for at in picked]))
 
-    def read(self, forwards: Sequence[Forward], rows: Sequence[Tensor | None]) -> list[Reading | None]:
+    def read(self, forwards: Sequence[Forward], rows: Sequence[Rows]) -> list[Reading | None]:
         """Read what is to be read of what ``forward`` computed."""
 
         def part(runtime: Runtime, picked: Sequence[int]) -> list[Reading | None]:
@@ -129,30 +140,35 @@ class Runtime:
         return [found[at] for at in range(len(forwards))]
 
     @torch.inference_mode()
-    def _forward(self, forwards: Sequence[Forward]) -> list[Tensor | None]:
+    def _forward(self, forwards: Sequence[Forward]) -> list[Rows]:
         spans = [span for forward in forwards for span in forward.spans]
         computed = iter(self.model.forward(spans) if spans else [])
         rows = []
         for forward in forwards:
             hidden = [next(computed) for _ in forward.spans]
-            own = [] if forward.hidden is None else [forward.hidden]
             last = _rows_to_read(forward.spans[-1], hidden[-1]) if hidden else None
-            own += [] if last is None else [last]
-            rows.append(torch.cat(own) if len(own) > 1 else own[0] if own else None)
+            encoded = None if forward.encoded is None else _joined(forward.encoded.hidden, hidden[-2])
+            rows.append(Rows(_joined(forward.hidden, last), encoded))
         return rows
 
     @torch.inference_mode()
-    def _read(self, forwards: Sequence[Forward], rows: Sequence[Tensor | None]) -> list[Reading | None]:
-        wanted = [
-            (own, forward.readout)
-            for forward, own in zip(forwards, rows, strict=True)
-            if forward.readout is not None and own is not None
-        ]
+    def _read(self, forwards: Sequence[Forward], rows: Sequence[Rows]) -> list[Reading | None]:
+        wanted: list[tuple[Tensor, ReadoutSpec]] = []
+        for forward, own in zip(forwards, rows, strict=True):
+            wanted += [] if forward.readout is None or own.last is None else [(own.last, forward.readout)]
+            also = None if forward.encoded is None else forward.encoded.readout
+            wanted += [] if also is None or own.encoded is None else [(own.encoded, also)]
         found = iter(self.model.readout([own for own, _ in wanted], [spec for _, spec in wanted]) if wanted else [])
-        return [
-            None if forward.readout is None or own is None else Reading(next(found), own)
-            for forward, own in zip(forwards, rows, strict=True)
-        ]
+        answers: list[Reading | None] = []
+        for forward, own in zip(forwards, rows, strict=True):
+            if forward.readout is None or own.last is None:
+                answers.append(None)
+                continue
+            readout, encoded = next(found), None
+            if forward.encoded is not None and own.encoded is not None:
+                encoded = EncodedReading(own.encoded, None if forward.encoded.readout is None else next(found))
+            answers.append(Reading(readout, own.last, encoded))
+        return answers
 
     def tokenize(
         self,
@@ -332,6 +348,13 @@ def _is_chat(prompt: Prompt) -> bool:
 def _markers(thought: ThoughtSyntax, tokenizer: ChatTokenizer) -> ThoughtMarkers | None:
     opening, closing = tokenizer.token_id(thought.opening), tokenizer.token_id(thought.closing)
     return None if opening is None or closing is None else ThoughtMarkers(opening, closing, thought.name)
+
+
+def _joined(before: Tensor | None, rows: Tensor | None) -> Tensor | None:
+    """Return rows behind those that were given; None where there are neither."""
+    if before is None or rows is None:
+        return rows if before is None else before
+    return torch.cat([before, rows])
 
 
 def _rows_to_read(span: Span, hidden: Tensor | None) -> Tensor | None:
