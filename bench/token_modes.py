@@ -1,4 +1,4 @@
-"""Whether the modes that write token after token keep what they promise, on many random requests.
+"""Checks on many random requests that the modes which write token after token keep what they promise.
 
     python -m bench.token_modes MODEL                    # 2,000 constrained answers, 200 prompts compared
     python -m bench.token_modes sudoku --answers 0 --prompts-of sudoku       # only that drafts change no token

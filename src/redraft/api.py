@@ -282,7 +282,7 @@ class Engine:
             tools=tools,
             tool_choice=tool_choice,
         )
-        check_listeners(on_step, record, request.mode)
+        check_listeners(on_step, record, request.mode, self.runtime.modes)
         return self._run(self._answer(request, record, tools is not None), on_step)
 
     def stream(
@@ -373,7 +373,7 @@ class Engine:
             tools=tools,
             tool_choice=tool_choice,
         )
-        check_listeners(on_step, record, request.mode)
+        check_listeners(on_step, record, request.mode, self.runtime.modes)
         check_recorded(request, record)
         recorder = None if record is None else record.recorder(request, self.runtime)
         answer = self._answer(request, None, tools is not None)
@@ -482,7 +482,7 @@ class Engine:
                 )
             except RequestError as error:
                 raise type(error)(f"prompt {number}: {error}") from error
-        check_listeners(None, record, check_mode(mode, self.runtime.modes))
+        check_listeners(None, record, check_mode(mode, self.runtime.modes), self.runtime.modes)
         return self._many([self._answer(one, record, tools is not None) for one in requests], max_batch_rows)
 
     def request(
@@ -580,7 +580,7 @@ class Engine:
 
     def begin(self, request: Request, on_step: OnStep | None = None, record: Recorders | None = None) -> "Generation":
         """Start answering a request that is checked; on_step and record as in ``generate``."""
-        check_listeners(on_step, record, request.mode)
+        check_listeners(on_step, record, request.mode, self.runtime.modes)
         check_recorded(request, record)
         recorder = None if record is None else record.recorder(request, self.runtime)
         return Generation(self.runtime, Generate(self.runtime, request).task(on_step, recorder), recorder)

@@ -248,8 +248,7 @@ class Denoising:
             temperature,
             None if request.temperature == 0 else self._step_draws.sample,
             self_conditioning=self._model.self_conditions and self.state.step < self._rules.steps,
-            # Of a model with a mask one more, for the mask may be among them.
-            top_logprobs=top_logprobs + (top_logprobs > 0 and masks is not None),
+            top_logprobs=self._runtime.top_of_text(top_logprobs),
             classes=masks if constraint is None else constraint.classes,
             shaping=self._shaping(),
         )

@@ -67,7 +67,7 @@ class Generate:
 
     def answer(self, on_step: OnStep | None = None, recorder: StepRecorder | None = None) -> Task[Answer]:
         """Begin to answer, and keep the canvases."""
-        check_listeners(on_step, self.record, self.request.mode)
+        check_listeners(on_step, self.record, self.request.mode, self.runtime.modes)
         if recorder is None and self.record is not None:
             recorder = self.record.recorder(self.request, self.runtime)
         return recorded(self._begin, recorder, on_step, lambda answer: answer.result)

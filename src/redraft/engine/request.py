@@ -33,7 +33,7 @@ from redraft.engine.thinking import (
 )
 from redraft.engine.verify import Verifier
 from redraft.errors import RequestError, counted
-from redraft.models.base import GenerationDefaults, GenerationMode
+from redraft.models.base import ALL_MODES, GenerationDefaults, GenerationMode
 from redraft.models.sampling import SamplingDefaults
 from redraft.models.tokenizer import ChatTokenizer
 
@@ -174,9 +174,11 @@ def check_rule(name: str, rule: _Rule | None, members: Sequence[str], example: s
     return rule
 
 
-def check_listeners(on_step: object, record: object, mode: GenerationMode = "diffusion") -> None:
+def check_listeners(
+    on_step: object, record: object, mode: GenerationMode = "diffusion", modes: Sequence[GenerationMode] = ALL_MODES
+) -> None:
     """RequestError for what cannot be told of steps, or keep them, and for an answer in a ``mode`` that is not made of
-    steps; None is nobody."""
+    steps; None is nobody. ``modes``: those that there are."""
     if on_step is not None and not callable(on_step):
         raise RequestError(f"on_step {on_step!r} must be a function that takes a StepEvent")
     if record is not None and not hasattr(record, "recorder"):
@@ -185,7 +187,7 @@ def check_listeners(on_step: object, record: object, mode: GenerationMode = "dif
         if given is not None and mode != "diffusion":
             raise RequestError(
                 f"{name} cannot be given with mode {mode!r}, whose answers are not made of denoising steps; leave it "
-                "out, or use mode 'diffusion'"
+                f"out{_or_diffusion(modes)}"
             )
 
 
@@ -431,6 +433,7 @@ def generate(
     way = check_mode(mode if care is None else care.mode(mode, runtime.modes), runtime.modes)
     check_of_mode(
         way,
+        runtime.modes,
         max_denoising_steps=max_denoising_steps,
         entropy_bound=entropy_bound,
         canvas_length=canvas_length,
@@ -586,8 +589,9 @@ def check_mode(mode: object, modes: Sequence[GenerationMode]) -> GenerationMode:
     raise RequestError(f"mode {mode!r} is none of this checkpoint: {why}; use {has}")
 
 
-def check_of_mode(mode: GenerationMode, **given: object) -> None:
-    """Refuse parameters of canvases in a mode that they mean nothing to; one that is None was not given."""
+def check_of_mode(mode: GenerationMode, modes: Sequence[GenerationMode] = ALL_MODES, **given: object) -> None:
+    """Refuse parameters of canvases in a mode that they mean nothing to; one that is None was not given. ``modes``:
+    those that there are."""
     allowed: tuple[str, ...] = tuple(given)
     if mode == "autoregressive":
         allowed = ()
@@ -596,8 +600,12 @@ def check_of_mode(mode: GenerationMode, **given: object) -> None:
     for name, value in given.items():
         if value is not None and name not in allowed:
             raise RequestError(
-                f"{name} is for canvases, and cannot be given with mode {mode!r}; leave it out, or use mode 'diffusion'"
+                f"{name} is for canvases, and cannot be given with mode {mode!r}; leave it out{_or_diffusion(modes)}"
             )
+
+
+def _or_diffusion(modes: Sequence[GenerationMode]) -> str:
+    return ", or use mode 'diffusion'" if "diffusion" in modes else "; this checkpoint has no canvas"
 
 
 def _default_acceptance(defaults: GenerationDefaults, effort: Effort) -> AcceptanceRule:

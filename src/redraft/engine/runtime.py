@@ -91,6 +91,11 @@ class Runtime:
         """Condition a readout by ``mask_classes`` on every token being text; ``uniforms`` as in ``without_mask``."""
         return readout if self.mask is None else without_mask(readout, self.mask, uniforms)
 
+    def top_of_text(self, count: int) -> int:
+        """Return how many of the likeliest tokens to read for ``count`` of text to be among them: where there is a mask
+        one more, for it may be one of them; 0 for 0."""
+        return count + (count > 0 and self.mask is not None)
+
     def check_canvas(self, verb: str) -> None:
         """Refuse a verb that needs a canvas, of a model that has none."""
         if self.model.corruption is None:
