@@ -90,9 +90,9 @@ class Engine:
     ) -> None:
         """``prefill_chunk``: positions of a prompt encoded in one forward. On the kernels it changes no bit of a
         result; in torch results differ between values by the rounding of the dtype. ``kv_bytes``: what keys and values
-        may take, those that are kept for later prompts included. ``kv_block``: positions that are kept and shared
-        together. ``draft``: a small model with the same vocabulary, which drafts in mode "speculative"; RequestError
-        for one with another.
+        may take, those of a draft model and those that are kept for later prompts included. ``kv_block``: positions
+        that are kept and shared together. ``draft``: a small model with the same vocabulary, which drafts in mode
+        "speculative"; RequestError for one with another.
         """
         check_whole("prefill_chunk", prefill_chunk, 1)
         check_whole("kv_block", kv_block, 1)
@@ -101,7 +101,7 @@ class Engine:
         self._runtime: Runtime | None = Runtime(model, tokenizer, prefill_chunk, kv_bytes, kv_block)
         if draft is not None:
             check_drafter(self.runtime, draft.runtime)
-            self.runtime.drafter = draft.runtime
+            self.runtime.draft_by(draft.runtime)
         self._scheduler: Scheduler | None = None
         self._starting = threading.Lock()
 

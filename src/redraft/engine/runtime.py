@@ -77,9 +77,19 @@ class Runtime:
         self.clock: Clock = monotonic
         """The clock of deadlines."""
         self.drafter: Runtime | None = None
-        """The draft model, if there is one: it shares the forwards of this one's requests."""
+        """The draft model, if there is one (``draft_by``): it shares the forwards of this one's requests."""
         self.origin: Origin | None = None
         """The checkpoint that the model was loaded from, if it was."""
+
+    def draft_by(self, drafter: "Runtime") -> None:
+        """Have a draft model's runtime draft; its keys and values count towards this one's ``kv_bytes``."""
+        drafter.pool.share(self.pool)
+        self.drafter = drafter
+
+    @property
+    def pools(self) -> tuple[KVPool, ...]:
+        """The memory of the model, and of the draft model if there is one."""
+        return (self.pool,) if self.drafter is None else (self.pool, self.drafter.pool)
 
     @property
     def corruption(self) -> Corruption:
@@ -335,7 +345,7 @@ def forward_alone(runtime: Runtime, progress: Progress[Any]) -> None:
         # Others may have given something back since it was asked; until this returns nobody does.
         progress.advance()
         if progress.asked is Waiting.FOR_MEMORY:
-            raise GenerationError(no_room(runtime.pool))
+            raise GenerationError(no_room(runtime))
         return
     advance(runtime, [progress])
 
@@ -367,9 +377,10 @@ def _rows_to_read(span: Span, hidden: Tensor | None) -> Tensor | None:
     return hidden[: -span.reread] if hidden is not None and span.reread else hidden
 
 
-def no_room(pool: KVPool) -> str:
+def no_room(runtime: Runtime) -> str:
     """Say why an answer that nothing else takes turns with cannot go on."""
+    promised = sum(pool.promised for pool in runtime.pools)
     return (
-        f"of the {pool.budget:,} bytes that kv_bytes allows, other answers under way hold {pool.promised:,}; "
+        f"of the {runtime.pool.budget:,} bytes that kv_bytes allows, other answers under way hold {promised:,}; "
         "finish or close them, or let them take turns in a Scheduler"
     )
