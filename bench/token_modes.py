@@ -31,7 +31,6 @@ import redraft
 from redraft.api import Engine
 from redraft.engine.runtime import Prompt
 from redraft.errors import ConstraintError
-from redraft.kernels.packed import Format
 from redraft.models import checkpoint
 from redraft.models.base import GenerationMode
 from redraft.models.checkpoint import DType
@@ -179,7 +178,7 @@ def loaded(model: str, dtype: DType, draft: str | None) -> Iterator[Engine]:
         source = gemma3_path(folder) if model == GEMMA else model
         if draft in FORMATS:
             small = folder / "draft"
-            quantize(checkpoint.read(checkpoint.find(source)), small, cast(Format, draft))
+            quantize(checkpoint.read(checkpoint.find(source)), small, draft)
             draft = str(small)
         with redraft.load(source, dtype=dtype, pack_folder=None, draft_model=draft) as engine:
             yield engine

@@ -269,7 +269,7 @@ class Sampling:
         self._check_dial()
         request.check_threshold(self.verify_threshold)
         if self.mode is not None:
-            request.check_of_mode(self.mode.value, **self._of_canvases())
+            request.check_of_mode(self.mode.value, self._of_canvases())
         check_without_model(
             top_p=self.top_p,
             top_k=self.top_k,

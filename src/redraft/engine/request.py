@@ -431,20 +431,19 @@ def generate(
         reasoning_effort=reasoning_effort,
     )
     way = check_mode(mode if care is None else care.mode(mode, runtime.modes), runtime.modes)
-    check_of_mode(
-        way,
-        runtime.modes,
-        max_denoising_steps=max_denoising_steps,
-        entropy_bound=entropy_bound,
-        canvas_length=canvas_length,
-        acceptance=acceptance,
-        stopping=stopping,
-        draft=draft,
-        verifier=verifier,
-        best_of=None if best_of == 1 else best_of,
-        causal_logprobs=causal_logprobs or None,
-        verify=verify,
-    )
+    of_canvases = {
+        "max_denoising_steps": max_denoising_steps,
+        "entropy_bound": entropy_bound,
+        "canvas_length": canvas_length,
+        "acceptance": acceptance,
+        "stopping": stopping,
+        "draft": draft,
+        "verifier": verifier,
+        "best_of": None if best_of == 1 else best_of,
+        "causal_logprobs": causal_logprobs or None,
+        "verify": verify,
+    }
+    check_of_mode(way, of_canvases, runtime.modes)
     check_causal(runtime, causal_logprobs, verify, verify_threshold)
     thinks = wants_thought(thinking, reasoning_effort, thinking_budget, chat_template_kwargs)
     given = runtime.tokenize(prompt, thinks, template_variables=without_switches(chat_template_kwargs))
@@ -589,7 +588,9 @@ def check_mode(mode: object, modes: Sequence[GenerationMode]) -> GenerationMode:
     raise RequestError(f"mode {mode!r} is none of this checkpoint: {why}; use {has}")
 
 
-def check_of_mode(mode: GenerationMode, modes: Sequence[GenerationMode] = ALL_MODES, **given: object) -> None:
+def check_of_mode(
+    mode: GenerationMode, given: Mapping[str, object], modes: Sequence[GenerationMode] = ALL_MODES
+) -> None:
     """Refuse parameters of canvases in a mode that they mean nothing to; one that is None was not given. ``modes``:
     those that there are."""
     allowed: tuple[str, ...] = tuple(given)
