@@ -58,6 +58,7 @@ def leaves(schema: dict[str, Any], value: Any) -> list[tuple[dict[str, Any], Any
     return found
 
 
+@pytest.mark.slow
 def test_all_tasks_come_up_and_every_record_has_a_known_form() -> None:
     shapes: Counter[object] = Counter()
     for made in made_records():
@@ -78,6 +79,7 @@ def test_all_tasks_come_up_and_every_record_has_a_known_form() -> None:
     assert json.loads(json.dumps(made_records())) == made_records()
 
 
+@pytest.mark.slow
 def test_a_value_is_valid_under_its_schema_and_its_texts_stand_in_the_context() -> None:
     kinds: Counter[str] = Counter()
     for context, question in of("extract"):
@@ -99,12 +101,14 @@ def test_a_value_is_valid_under_its_schema_and_its_texts_stand_in_the_context() 
     assert {kind for kind in kinds if "null" not in kind} == {"string", "integer", "number", "boolean", "enum", "array"}
 
 
+@pytest.mark.slow
 def test_about_a_fifth_of_what_is_asked_for_is_absent() -> None:
     values = [value for _, question in of("extract") for _, value in leaves(question["schema"], question["value"])]
     share = sum(value is None or value == [] for value in values) / len(values)
     assert 0.15 < share < 0.28
 
 
+@pytest.mark.slow
 @pytest.mark.slow
 def test_values_and_new_text_fit_their_slots() -> None:
     """By a tokenizer that is not the model's own, with as many tokens for English and one a digit."""
@@ -126,6 +130,7 @@ def test_values_and_new_text_fit_their_slots() -> None:
     assert fitting > 300
 
 
+@pytest.mark.slow
 def test_a_choice_is_among_its_options_and_the_prompt_shows_them_all() -> None:
     sizes: set[int] = set()
     places: Counter[int] = Counter()
@@ -146,6 +151,7 @@ def test_a_choice_is_among_its_options_and_the_prompt_shows_them_all() -> None:
     assert {"topic", "value", "meaning", "yes or no"} <= {made["kind"] for made in chosen}
 
 
+@pytest.mark.slow
 def test_an_answer_stands_in_the_text_or_is_yes_no_or_that_there_is_none() -> None:
     none = 0
     for context, question in of("answer"):
@@ -159,6 +165,7 @@ def test_an_answer_stands_in_the_text_or_is_yes_no_or_that_there_is_none() -> No
     assert 0 < none < len(of("answer")) / 2
 
 
+@pytest.mark.slow
 def test_a_form_says_what_the_text_says() -> None:
     for context, question in of("fill"):
         for piece in question["canvas"] if short(question) is None else ():
@@ -166,6 +173,7 @@ def test_a_form_says_what_the_text_says() -> None:
             assert piece.get("slot", " ").startswith(" ")
 
 
+@pytest.mark.slow
 def test_an_edit_keeps_what_is_pinned_and_changes_what_the_instruction_says() -> None:
     edited = of("edit")
     assert len(edited) > 30
@@ -183,6 +191,7 @@ def test_an_edit_keeps_what_is_pinned_and_changes_what_the_instruction_says() ->
             assert given or misspelt, (context, question)
 
 
+@pytest.mark.slow
 def test_a_gap_is_closed_by_its_answer_and_a_raw_gap_goes_on_where_the_prefix_ends() -> None:
     gaps = [(context, question) for context, question in of("fill") if short(question) is not None]
     assert gaps
@@ -203,6 +212,7 @@ def test_a_gap_is_closed_by_its_answer_and_a_raw_gap_goes_on_where_the_prefix_en
         assert made["response"].strip()
 
 
+@pytest.mark.slow
 def test_free_json_is_asked_for_as_extract_asks() -> None:
     found = [made["messages"] for made in made_records() if made.get("task") == "json"]
     assert found
@@ -214,6 +224,7 @@ def test_free_json_is_asked_for_as_extract_asks() -> None:
         assert text
 
 
+@pytest.mark.slow
 def test_a_stream_is_a_pure_function_of_its_index() -> None:
     assert list(islice(records(7, start=30), 5)) == made_records()[30:35]
     assert record(8, 30) != made_records()[30]
@@ -229,6 +240,7 @@ ARGUMENTS = {
 }
 
 
+@pytest.mark.slow
 def test_an_item_has_a_verb_with_its_arguments_and_what_is_right() -> None:
     assert {made["verb"] for made in made_items()} == ARGUMENTS.keys()
     for made in made_items():
