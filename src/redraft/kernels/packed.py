@@ -129,7 +129,7 @@ def shapes(
 
 def pack(weight: Tensor, format: Format, bias: Tensor | None = None) -> PackedMatrix:
     """Pack ``weight`` [outputs, inputs], or [count, outputs, inputs], of any floating dtype, and its bias [outputs] or
-    [count, outputs], which stays float32."""
+    [count, outputs], which stays float32. Of a weight on torch's "meta" device the packed one has no values, either."""
     return _pack(weight, weight.shape[-2], format, None, bias, arrange=lambda rows: rows)
 
 
@@ -160,6 +160,8 @@ def _pack(
     if bias is not None and bias.shape != weight.shape[:-1]:
         raise ValueError(f"a bias {[*bias.shape]} for a weight {[*weight.shape]}")
     weights = weight if weight.ndim == 3 else weight[None]
+    if weights.is_meta:
+        return _outline(weights, outputs, format, activation, bias is not None)
     # One matrix at a time: the experts of a layer in float32 may not fit beside the model.
     parts = [_pack_one(arrange(one.float()), format) for one in weights]
     if bias is not None:
@@ -174,6 +176,25 @@ def _pack(
         data=torch.stack([data for data, _ in parts]),
         scales=torch.stack([scales for _, scales in parts]),
         bias=bias,
+    )
+
+
+def _outline(
+    weights: Tensor, outputs: int, format: Format, activation: Activation | None, with_bias: bool
+) -> PackedMatrix:
+    """Return what weights without values would be packed to, without values."""
+    count, _, inputs = weights.shape
+    data, scales = shapes(format, outputs, inputs, count, activation is not None)
+    dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}.get(format, torch.uint8)
+    return PackedMatrix(
+        format=format,
+        outputs=outputs,
+        inputs=inputs,
+        count=count,
+        activation=activation,
+        data=torch.empty(data, dtype=dtype, device="meta"),
+        scales=torch.empty(scales, dtype=torch.float16 if format == "int4" else torch.float32, device="meta"),
+        bias=torch.empty(count, data[1] * BLOCK, device="meta") if with_bias else None,
     )
 
 

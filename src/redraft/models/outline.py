@@ -1,0 +1,23 @@
+"""A checkpoint's model as the kernels would have it, without its numbers: for counting bytes and work from headers."""
+
+import torch
+from torch import Tensor
+
+from redraft.kernels.packed import Format
+from redraft.models.checkpoint import Checkpoint
+from redraft.models.packed import PackedModel
+
+
+def outline(found: Checkpoint, format: Format) -> PackedModel:
+    """Return the packed model with its matrices on torch's "meta" device. It takes no memory, and computes nothing;
+    norms and scalars, which are read when a model is put together, are zeros."""
+    model = found.without_weights()
+    described = dict(model.state_dict())
+
+    def without_value(name: str) -> Tensor:
+        return torch.empty(found.tensors[found.family.stored_name(name)].shape, device="meta")
+
+    small = {name for name, tensor in described.items() if found.family.beside(name) and tensor.ndim < 2}
+    model.load_state_dict({name: torch.zeros(described[name].shape) for name in small}, strict=False, assign=True)
+    matrices = dict(found.family.pack(without_value, found.config, format))
+    return found.family.packed(model, matrices, format)
