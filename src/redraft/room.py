@@ -17,7 +17,9 @@ from redraft.errors import RequestError, RoomError
 MemoryLimit = int | Literal["auto"] | None
 """Bytes that a model may take; "auto" for what the machine has left, None for as many as it wants."""
 
-# File pages on the system's lists of pages in use: given back when memory is short, and not shared memory, which is not.
+VARIABLE = "REDRAFT_MEMORY"
+"""The environment variable that says what "auto" stands for, in the place of what the machine has left."""
+# File pages on the system's lists, which are given back when memory is short; shared memory is on others.
 _RECLAIMABLE = {2: ("active_file", "inactive_file"), 1: ("total_active_file", "total_inactive_file")}
 _FILES = {2: ("memory.max", "memory.current"), 1: ("memory.limit_in_bytes", "memory.usage_in_bytes")}
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
@@ -43,9 +45,15 @@ def memory(root: Path = Path("/")) -> Memory | None:
 
 def allowed(limit: MemoryLimit, device: str = "cpu") -> Memory | None:
     """Return the memory that a model may take on a device; None where nothing limits it, or nobody can tell."""
+    if limit == "auto" and os.environ.get(VARIABLE, "").strip():
+        limit = parse_memory(os.environ[VARIABLE])
     if limit is None:
         return None
     if limit != "auto":
+        if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
+            raise RequestError(
+                f"memory {limit!r} is no number of bytes above 0; give one, 'auto', or None for no limit"
+            )
         return Memory(limit, "what it was given")
     if device.startswith("cuda"):
         import torch

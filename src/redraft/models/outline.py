@@ -1,5 +1,7 @@
 """A checkpoint's model as the kernels would have it, without its numbers: for counting bytes and work from headers."""
 
+from math import prod
+
 import torch
 from torch import Tensor
 
@@ -21,3 +23,18 @@ def outline(found: Checkpoint, format: Format) -> PackedModel:
     model.load_state_dict({name: torch.zeros(described[name].shape) for name in small}, strict=False, assign=True)
     matrices = dict(found.family.pack(without_value, found.config, format))
     return found.family.packed(model, matrices, format)
+
+
+def beside_bytes(found: Checkpoint) -> tuple[int, int]:
+    """Return what stands beside packed matrices: bytes of norms and scalars in memory, and of tables that are looked
+    up, as files store them."""
+    small = tables = 0
+    for name in found.without_weights().state_dict():
+        if not found.family.beside(name):
+            continue
+        stored = found.tensors[found.family.stored_name(name)]
+        if len(stored.shape) < 2:
+            small += 4 * prod(stored.shape)
+        else:
+            tables += stored.dtype.itemsize * prod(stored.shape)
+    return small, tables

@@ -89,6 +89,12 @@ def load_packed(
     return found.family.packed(model, matrices, format)
 
 
+def is_kept(found: Checkpoint, format: Format, pack_folder: PackFolder = "auto") -> bool:
+    """Tell whether packed weights of a checkpoint lie where ``load_packed`` looks for them."""
+    name = f"{format}-{LAYOUTS[format]}.pt"
+    return any((folder / name).exists() for folder in _places(found.path, pack_folder))
+
+
 def _plan(found: Checkpoint, format: Format, places: Sequence[Path]) -> PackingStep:
     """Say what will be packed, and which of ``places`` has room for it."""
     total = sum(part_bytes(found, format).values())
