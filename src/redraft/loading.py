@@ -62,7 +62,7 @@ def load(
     check_device(device)
     found = checkpoint.read(checkpoint.find(source, revision))
     format = found.format(dtype)
-    device = _chosen(device, lossy=format in ("int8", "int4"))
+    device = chosen_device(device, lossy=format in ("int8", "int4"))
     tokenizer = ChatTokenizer.from_checkpoint(found.path)
     if draft_model is not None:
         # Before weights are read.
@@ -110,7 +110,7 @@ def check_device(device: str) -> None:
         ) from error
 
 
-def _chosen(device: str, *, lossy: bool) -> str:
+def chosen_device(device: str, *, lossy: bool) -> str:
     """Return the device that "auto" stands for; others stand for themselves."""
     if device != "auto":
         return device

@@ -2,6 +2,7 @@
 
 import json
 import sys
+import textwrap
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING
@@ -75,6 +76,15 @@ def cost_line(result: "Result") -> str:
         f"{written}, {usage.seconds:.2f} s, first text after {usage.time_to_first_token:.2f} s, "
         f"{valid}seed {result.seed}, finish: {result.finish_reason}"
     )
+
+
+def row(name: str, value: str, name_width: int, width: int = 80) -> list[str]:
+    """Write a name and a text in columns that fit a terminal; a path is not broken."""
+    room = width - max(name_width, len(name)) - 3
+    wrapped = textwrap.wrap(value, room, break_long_words=False, break_on_hyphens=False) or [""]
+    first, *more = wrapped
+    indent = max(name_width, len(name))
+    return [f"  {name:<{indent}} {first}".rstrip(), *(f"  {'':<{indent}} {line}" for line in more)]
 
 
 def size(count: int) -> str:
