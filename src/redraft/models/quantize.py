@@ -15,7 +15,7 @@ from redraft.models import packed_folder
 from redraft.models.checkpoint import OWN_FILE, Checkpoint
 from redraft.models.companions import copy, write_card, write_terms, write_tokenizer
 from redraft.models.footprint import footprint
-from redraft.room import MemoryLimit, allowed, check_disk, gigabytes
+from redraft.room import MemoryLimit, allowed, check_disk, size_text
 
 FORMATS: tuple[Format, ...] = ("int4", "int8", "bfloat16")
 
@@ -62,8 +62,8 @@ def check_room(found: Checkpoint, folder: Path, format: Format, memory: MemoryLi
         size = sum(2 * prod(tensor.shape) for tensor in found.tensors.values())
     elif there is not None and own.packing > there.free:
         raise RoomError(
-            f"packing {found.path} as {format} takes {gigabytes(own.packing)} of memory, and {there.limit} has "
-            f"{gigabytes(there.free)} left"
+            f"packing {found.path} as {format} takes {size_text(own.packing)} of memory, and {there.limit} has "
+            f"{size_text(there.free)} left"
         )
     check_disk(folder, size, f"{found.path} as {format}")
 
