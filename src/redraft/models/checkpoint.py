@@ -17,8 +17,9 @@ from redraft.formats import safetensors, source
 from redraft.formats.gguf.header import SUFFIX
 from redraft.formats.json_objects import read_object, write_object
 from redraft.formats.source import CONFIG_FILE, GENERATION_FILE, is_single_file
-from redraft.formats.tensors import StoredTensor, TensorReader
+from redraft.formats.tensors import Rows, StoredTensor, TensorReader
 from redraft.kernels.packed import FORMATS, Format
+from redraft.kernels.whole_numbers import WholeNumbers
 from redraft.models import foreign, hub, packed_folder
 from redraft.models.base import GenerationDefaults
 from redraft.models.family import Family, FamilyConfig, PlainModel
@@ -121,13 +122,26 @@ class Checkpoint:
     def weights(self) -> Iterator[TensorReader]:
         """Hand out what reads a parameter or buffer by its name in the plain model, one at a time."""
         with source.reading(self.tensors) as tensor:
-            yield lambda name: tensor(self.family.stored_name(name))
+            yield _Renamed(tensor, self.family.stored_name)
 
     def _without_weights(self, options: Mapping[str, object] | None) -> PlainModel:
         with torch.device("meta"):
             model: PlainModel = self.family.build(self.config, options or {})
         model.defaults = self.defaults
         return model
+
+
+class _Renamed:
+    """A ``TensorReader`` that calls tensors what the plain model does."""
+
+    def __init__(self, stored: TensorReader, stored_name: Callable[[str], str]) -> None:
+        self._stored, self._stored_name = stored, stored_name
+
+    def __call__(self, name: str, /) -> torch.Tensor:
+        return self._stored(self._stored_name(name))
+
+    def rows(self, name: str, number: int, rows: Rows, /) -> torch.Tensor | WholeNumbers:
+        return self._stored.rows(self._stored_name(name), number, rows)
 
 
 def find(name: str | Path, revision: str | None = None, *, bases: bool = False) -> Path:

@@ -151,7 +151,7 @@ def _own_name(path: Path) -> str:
 
 def _fingerprint(found: Checkpoint) -> str:
     """Return what changes when the weight files do: their names, sizes and times."""
-    files = sorted({tensor.file for tensor in found.tensors.values()})
+    files = sorted({file for tensor in found.tensors.values() for file in tensor.files})
     stats = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
     return json.dumps(stats)
 
