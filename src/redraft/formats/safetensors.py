@@ -14,16 +14,18 @@ from redraft.errors import CheckpointError
 from redraft.files import replacing
 from redraft.formats.json_objects import read_object
 from redraft.formats.pointer import check_no_pointer
-from redraft.formats.tensors import StoredTensor, TensorReader
+from redraft.formats.tensors import Part, RawReader, Rows, StoredTensor, TensorReader, matrix_rows
+from redraft.kernels.whole_numbers import WholeNumbers
 
 INDEX_FILE, WEIGHTS_FILE = "model.safetensors.index.json", "model.safetensors"
-_TORCH_DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
+DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
+"""Plain tensors, by the format's names."""
 DTYPE_NAMES = {
     torch.uint8: "U8",
     torch.int8: "I8",
     torch.int32: "I32",
     torch.int64: "I64",
-    **{dtype: name for name, dtype in _TORCH_DTYPES.items()},
+    **{dtype: name for name, dtype in DTYPES.items()},
 }
 """What a header calls the dtypes that are written."""
 Described = tuple[tuple[int, ...], torch.dtype]
@@ -31,11 +33,17 @@ Described = tuple[tuple[int, ...], torch.dtype]
 
 
 def stored_tensors(folder: Path, without: str | None = None) -> dict[str, StoredTensor]:
-    """Describe all tensors of a folder by name, in the order of its files, from headers alone; those whose names begin
-    with ``without`` are left out.
+    """Describe all tensors of a folder of plain ones by name, in the order of its files, from headers alone; those
+    whose names begin with ``without`` are left out.
 
     Raises CheckpointError naming the file that is missing or damaged, or the tensor of a dtype that is not read.
     """
+    return {name: plain(part) for name, part in described(folder, without).items()}
+
+
+def described(folder: Path, without: str | None = None) -> dict[str, Part]:
+    """Return all that the headers say, by name, in the order of the files. Raises as ``stored_tensors``, but for
+    dtypes."""
     if (folder / INDEX_FILE).exists():
         index = read_object(folder / INDEX_FILE).get("weight_map")
         if not isinstance(index, dict) or not all(isinstance(name, str) for name in index.values()):
@@ -45,11 +53,18 @@ def stored_tensors(folder: Path, without: str | None = None) -> dict[str, Stored
         index, paths = {}, [folder / WEIGHTS_FILE]
     else:
         raise CheckpointError(f"{folder} has neither {WEIGHTS_FILE} nor {INDEX_FILE}; its weights are missing")
-    stored = {name: tensor for path in paths for name, tensor in described_tensors(path, without).items()}
+    found = {part.name: part for path in paths for part in _parts(path, without)}
     for name in index:
-        if name not in stored:
+        if name not in found and (without is None or not name.startswith(without)):
             raise CheckpointError(f"{folder / index[name]} lacks tensor {name}, which {INDEX_FILE} says it holds")
-    return stored
+    return found
+
+
+def plain(part: Part) -> StoredTensor:
+    """Describe a tensor that is stored as it is. Raises CheckpointError for a dtype that is none of its kind."""
+    if part.dtype not in DTYPES:
+        raise CheckpointError(f"{part} is stored as {part.dtype}; supported are {', '.join(DTYPES)}")
+    return StoredTensor(part.file, part.shape, DTYPES[part.dtype])
 
 
 @contextmanager
@@ -58,9 +73,36 @@ def reading(tensors: Mapping[str, StoredTensor]) -> Iterator[TensorReader]:
 
     Raises CheckpointError naming the file that cannot be opened.
     """
-    with ExitStack() as files:
-        open_files = {path: files.enter_context(opened(path)) for path in _files(tensors.values())}
-        yield lambda name: open_files[tensors[name].file].get_tensor(name)
+    with opening(_files(tensors.values())) as raw:
+        yield _Reader(tensors, raw)
+
+
+@contextmanager
+def opening(files: Iterable[Path]) -> Iterator[RawReader]:
+    """Open files and hand out what reads a tensor of any of them. Raises CheckpointError as ``reading``."""
+    with ExitStack() as stack:
+        open_files = {path: stack.enter_context(opened(path)) for path in files}
+        yield lambda file, name: open_files[file].get_tensor(name)
+
+
+class _Reader:
+    """A ``TensorReader`` of files that are open."""
+
+    def __init__(self, tensors: Mapping[str, StoredTensor], raw: RawReader) -> None:
+        self._tensors, self._raw = tensors, raw
+
+    def __call__(self, name: str, /) -> Tensor:
+        tensor = self._tensors[name]
+        return self._plain(name) if tensor.encoding is None else tensor.encoding.values(self._raw)
+
+    def rows(self, name: str, number: int, rows: Rows, /) -> Tensor | WholeNumbers:
+        encoding = self._tensors[name].encoding
+        if encoding is None:
+            return matrix_rows(self._plain(name), number, rows)
+        return encoding.rows(self._raw, number, rows)
+
+    def _plain(self, name: str) -> Tensor:
+        return self._raw(self._tensors[name].file, name)
 
 
 def write(folder: Path, tensors: Mapping[str, Tensor]) -> None:
@@ -74,26 +116,20 @@ def write(folder: Path, tensors: Mapping[str, Tensor]) -> None:
 
 
 def _files(tensors: Iterable[StoredTensor]) -> set[Path]:
-    return {tensor.file for tensor in tensors}
+    return {file for tensor in tensors for file in tensor.files}
 
 
 def described_tensors(path: Path, without: str | None = None) -> dict[str, StoredTensor]:
     """Describe the tensors of one file by name; raises as ``stored_tensors``."""
-    return dict(_described(path, without))
+    return {part.name: plain(part) for part in _parts(path, without)}
 
 
-def _described(path: Path, without: str | None) -> Iterator[tuple[str, StoredTensor]]:
+def _parts(path: Path, without: str | None) -> Iterator[Part]:
     with opened(path) as file:
         for name in file.keys():  # noqa: SIM118 - a safetensors file is no mapping
-            if without is not None and name.startswith(without):
-                continue
-            part = file.get_slice(name)
-            if part.get_dtype() not in _TORCH_DTYPES:
-                supported = ", ".join(_TORCH_DTYPES)
-                raise CheckpointError(
-                    f"{path}: tensor {name} is stored as {part.get_dtype()}; supported are {supported}"
-                )
-            yield name, StoredTensor(path, tuple(part.get_shape()), _TORCH_DTYPES[part.get_dtype()])
+            if without is None or not name.startswith(without):
+                part = file.get_slice(name)
+                yield Part(path, name, part.get_dtype(), tuple(part.get_shape()))
 
 
 def opened(path: Path) -> Any:

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from redraft.kernels.int4 import GROUP, round_to_int4
 from redraft.kernels.interface import CONSTANTS
+from redraft.kernels.whole_numbers import WholeNumbers, as_int4, as_int8
 
 Format = Literal["float32", "bfloat16", "int8", "int4"]
 FORMATS: tuple[Format, ...] = get_args(Format)
@@ -30,6 +31,7 @@ PANEL, BLOCK = 16, CONSTANTS["kBlock"]
 _SIDE_BY_SIDE = {"float32": 1, "bfloat16": 2, "int8": 4, "int4": 8}
 _PADDED_TO = {"float32": 32, "bfloat16": 32, "int8": 64, "int4": GROUP}
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "int8": torch.uint8, "int4": torch.uint8}
+_ZERO = {"int8": 128}
 # Weights that are packed at a time: a few megabytes, in float32 and beside it in numbers.
 _AT_A_TIME = 1 << 20
 Importance = Callable[[int], Tensor | None]
@@ -139,7 +141,8 @@ class MatrixShape:
         return -(-columns // BLOCK)
 
     @property
-    def _padded_inputs(self) -> int:
+    def padded_inputs(self) -> int:
+        """Inputs with what they are padded by."""
         return -(-self.inputs // _PADDED_TO[self.format]) * _PADDED_TO[self.format]
 
     @property
@@ -147,14 +150,19 @@ class MatrixShape:
         """The shape of ``PackedMatrix.data``."""
         side = _SIDE_BY_SIDE[self.format]
         last = side // 2 if self.format == "int4" else side
-        return self.count, self._blocks, 2, self._padded_inputs // side, PANEL, last
+        return self.count, self._blocks, 2, self.padded_inputs // side, PANEL, last
 
     @property
     def scales(self) -> tuple[int, ...]:
         """The shape of ``PackedMatrix.scales``."""
         if self.format == "int4":
-            return self.count, self._blocks, self._padded_inputs // GROUP, 2, BLOCK
+            return self.count, self._blocks, self.padded_inputs // GROUP, 2, BLOCK
         return (self.count, self._blocks * BLOCK) if self.format == "int8" else (self.count, 0)
+
+    @property
+    def ranges_of_a_row(self) -> tuple[int, ...]:
+        """The shape of what an output has beside its numbers: a scale, or a scale and a minimum for every group."""
+        return (self.padded_inputs // GROUP, 2) if self.format == "int4" else ()
 
     @property
     def bias(self) -> tuple[int, ...]:
@@ -196,15 +204,16 @@ class Piece(NamedTuple):
 class RowReader(Protocol):
     """Reads rows of the weights that a matrix is packed of."""
 
-    def __call__(self, number: int, rows: Tensor, /) -> Tensor:
-        """Return ``rows`` [n] of the weight ``number`` of ``count``: [n, inputs] of any floating dtype. A gated
-        weight's gates stand before what they gate."""
+    def __call__(self, number: int, rows: Tensor, /) -> Iterable[tuple[Tensor, Tensor | WholeNumbers]]:
+        """Return ``rows`` [n] of the weight ``number`` of ``count``, in parts: which of the n each part is, int64 [m],
+        and [m, inputs] of any floating dtype, or whole numbers. A gated weight's gates stand before what they gate."""
         ...
 
 
 @torch.no_grad()
 def pieces(read: RowReader, shape: MatrixShape, importance: Importance | None = None) -> Iterator[Piece]:
-    """Pack a matrix piece by piece, so that never more of it than ``_AT_A_TIME`` weights is there at once.
+    """Pack a matrix piece by piece, so that never more of it than ``_AT_A_TIME`` weights is there at once. Whole
+    numbers that the format has a place for are moved over as they are.
 
     importance: for each of ``count`` weights how much an error of an input's weights counts, [inputs] or None; formats
     that choose a range for each group by its squared error weigh it so. Raises CheckpointError as ``round_to_int4``.
@@ -215,9 +224,12 @@ def pieces(read: RowReader, shape: MatrixShape, importance: Importance | None = 
         weighed = None if importance is None else importance(number)
         for start in range(0, len(order), step):
             own = order[start : start + step]
-            rows = torch.zeros(len(own), shape.inputs)
-            rows[own >= 0] = read(number, own[own >= 0]).float()
-            yield Piece(*_pack_piece(rows, shape.format, weighed))
+            (there,) = (own >= 0).nonzero(as_tuple=True)
+            whole = torch.full((len(own), shape.padded_inputs), _ZERO.get(shape.format, 0), dtype=_DTYPES[shape.format])
+            ranges = torch.zeros(len(own), *shape.ranges_of_a_row)
+            for which, rows in read(number, own[there]):
+                _round(rows, shape.format, weighed, whole, ranges, there[which])
+            yield _laid(whole, ranges, shape.format)
 
 
 def packed_bias(bias: Tensor, shape: MatrixShape) -> Tensor:
@@ -244,7 +256,7 @@ def _pack(weight: Tensor, format: Format, activation: Activation | None, bias: T
     weights = weight if weight.ndim == 3 else weight[None]
     count, rows, inputs = weights.shape
     shape = MatrixShape(format, rows if activation is None else rows // 2, inputs, count, activation)
-    packed = assemble(shape, pieces(lambda number, own: weights[number, own], shape))
+    packed = assemble(shape, pieces(lambda number, own: [(torch.arange(len(own)), weights[number, own])], shape))
     return packed if bias is None else replace(packed, bias=packed_bias(bias.detach().view(count, rows), shape))
 
 
@@ -261,27 +273,52 @@ def assemble(shape: MatrixShape, made: Iterable[Piece]) -> PackedMatrix:
     return PackedMatrix(shape.format, shape.outputs, shape.inputs, shape.count, shape.activation, data, scales)
 
 
-def _pack_piece(weight: Tensor, format: Format, importance: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Pack whole blocks, [32 * blocks, inputs] float32."""
-    inputs = weight.shape[1]
-    padded = F.pad(weight, (0, -inputs % _PADDED_TO[format]))
-    no_scales = torch.empty(0)
-    if format == "float32":
-        return _panels(padded, 1), no_scales
-    if format == "bfloat16":
-        return _panels(padded.bfloat16(), 2), no_scales
+def _round(
+    rows: Tensor | WholeNumbers, format: Format, importance: Tensor | None, whole: Tensor, ranges: Tensor, to: Tensor
+) -> None:
+    """Round rows [m, inputs] to numbers, and put them and their ranges at the places ``to`` [m] of others."""
+    if isinstance(rows, WholeNumbers):
+        if _move(rows, format, whole, ranges, to):
+            return
+        rows = rows.values()
+    inputs = rows.shape[1]
+    padded = F.pad(rows.float(), (0, whole.shape[1] - inputs))
     if format == "int8":
-        scales = padded.abs().amax(-1) / 127
-        whole = (padded / scales.clamp(min=1e-30)[:, None]).round()
-        return _panels((whole + 128).to(torch.uint8), 4), scales
-    # What is padded must not widen the range of a group.
-    padded[:, inputs:] = padded[:, inputs - 1 : inputs]
-    if importance is not None:
-        importance = F.pad(importance.float(), (0, padded.shape[1] - inputs))
-    rounded = round_to_int4(padded, importance)
-    nibbles = _panels(rounded.whole, 8).unflatten(-1, (2, 4))
-    ranges = torch.stack((rounded.scales, rounded.minimums)).view(2, -1, BLOCK, padded.shape[1] // GROUP)
-    return nibbles[..., 0, :] | nibbles[..., 1, :] << 4, ranges.permute(1, 3, 0, 2).contiguous()
+        ranges[to] = scales = padded.abs().amax(-1) / 127
+        whole[to] = ((padded / scales.clamp(min=1e-30)[:, None]).round() + _ZERO["int8"]).to(torch.uint8)
+    elif format == "int4":
+        # What is padded must not widen the range of a group.
+        padded[:, inputs:] = padded[:, inputs - 1 : inputs]
+        if importance is not None:
+            importance = F.pad(importance.float(), (0, whole.shape[1] - inputs))
+        rounded = round_to_int4(padded, importance)
+        whole[to], ranges[to] = rounded.whole, torch.stack((rounded.scales, rounded.minimums), dim=-1).float()
+    else:
+        whole[to] = padded.to(whole.dtype)
+
+
+def _move(rows: WholeNumbers, format: Format, whole: Tensor, ranges: Tensor, to: Tensor) -> bool:
+    """Put whole numbers where ``_round`` does, as they are; False where the format has no place for them."""
+    inputs = rows.shape[-1]
+    if format == "int8" and (int8 := as_int8(rows)) is not None:
+        whole[to] = F.pad(int8.whole, (0, whole.shape[1] - inputs), value=_ZERO["int8"])
+        ranges[to] = int8.scales
+        return True
+    if format == "int4" and (int4 := as_int4(rows)) is not None:
+        whole[to], ranges[to] = int4.whole, torch.stack((int4.scales, int4.minimums), dim=-1).float()
+        return True
+    return False
+
+
+def _laid(whole: Tensor, ranges: Tensor, format: Format) -> Piece:
+    """Lay rows of whole blocks out in panels."""
+    if format == "int8":
+        return Piece(_panels(whole, 4), ranges)
+    if format != "int4":
+        return Piece(_panels(whole, _SIDE_BY_SIDE[format]), torch.empty(0))
+    nibbles = _panels(whole, 8).unflatten(-1, (2, 4))
+    scales = ranges.view(-1, BLOCK, *ranges.shape[1:]).permute(0, 2, 3, 1).half().contiguous()
+    return Piece(nibbles[..., 0, :] | nibbles[..., 1, :] << 4, scales)
 
 
 def _of_groups(whole: Tensor, scales: Tensor, minimums: Tensor) -> Tensor:

@@ -17,8 +17,9 @@ from redraft.formats import safetensors, source
 from redraft.formats.gguf.header import SUFFIX
 from redraft.formats.json_objects import read_object, write_object
 from redraft.formats.source import CONFIG_FILE, GENERATION_FILE, is_single_file
-from redraft.formats.tensors import StoredTensor, TensorReader
+from redraft.formats.tensors import Rows, StoredTensor, TensorReader
 from redraft.kernels.packed import FORMATS, Format
+from redraft.kernels.whole_numbers import WholeNumbers
 from redraft.models import foreign, hub, packed_file
 from redraft.models.base import GenerationDefaults
 from redraft.models.family import TIED_COPY, Family, FamilyConfig, PlainModel
@@ -34,8 +35,6 @@ OWN_FILE = "redraft.json"
 # What ``transformers`` refuses to find in its own file.
 _OWN = ("choice_temperature", "extract_layout")
 Kind = TypeVar("Kind", bound=Hashable)
-KEPT: dict[str, Format] = {"Q4_0": "int4", "Q4_1": "int4"}
-"""The formats, by what ``StoredTensor.quantised`` calls them, whose numbers a packed format holds exactly."""
 
 
 @dataclass(frozen=True)
@@ -142,7 +141,7 @@ class Checkpoint:
         Raises CheckpointError where the file lacks a matrix or tensor.
         """
         model = self._without_weights(options)
-        beside = {name: packed.tensor(self.family.stored_name(name)) for name in self.names if self.family.beside(name)}
+        beside = {name: packed(self.family.stored_name(name)) for name in self.names if self.family.beside(name)}
         model.load_state_dict(beside, strict=False, assign=True)
         try:
             return self.family.packed(model.eval().requires_grad_(False), packed.matrices(), packed.format)
@@ -152,13 +151,19 @@ class Checkpoint:
             ) from None
 
     def recipes(self, format: Format) -> list[MatrixRecipe]:
-        """Return how the model's matrices are packed in ``format``: as the family says, and, of those that would be
-        int8, as int4 where that keeps the numbers they are stored in."""
+        """Return how the model's matrices are packed in ``format``: as the family says; in int4 of a quantised copy,
+        what it stores in at most four bits is int4, and int8 what it thought worth more."""
         found = self.family.matrices(self.config, format)
-        if format != "int4":
+        if format != "int4" or self.quantised is None:
             return found
-        kept = {name for name in self.names if KEPT.get(self._stored(name).quantised or "") == "int4"}
-        return [replace(one, format="int4") if not one.fixed and kept.issuperset(one.weights) else one for one in found]
+        return [one if one.fixed else replace(one, format=self._as_stored(one)) for one in found]
+
+    def _as_stored(self, recipe: MatrixRecipe) -> Format:
+        stored = [self._stored(name) for name in recipe.weights]
+        if all(one.grid is not None and one.grid.kept_as == "int4" for one in stored):
+            return "int4"
+        worth_more = any(one.quantised is None or (one.grid is not None and one.grid.bits > 4) for one in stored)
+        return "int8" if worth_more else recipe.format
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Return the shape of a weight by its name in the plain model."""
@@ -173,13 +178,13 @@ class Checkpoint:
         they stand for. ``names``: those that will be read, of whose files alone any is opened."""
         wanted = None if names is None else [self.family.stored_name(name) for name in names]
         with self.stored_weights(wanted) as tensor:
-            yield lambda name: tensor(self.family.stored_name(name))
+            yield _Renamed(tensor, self.family.stored_name)
 
     @contextmanager
     def stored_weights(self, names: Iterable[str] | None = None) -> Iterator[TensorReader]:
         """Hand out what reads a tensor by its stored name, as ``weights`` does."""
         if self.packed_path is not None:
-            yield PackedFile(self.packed_path).tensor
+            yield PackedFile(self.packed_path)
             return
         known = {**self.unused, **self.tensors}
         with source.reading(self.tensors if names is None else {name: known[name] for name in names}) as tensor:
@@ -190,6 +195,19 @@ class Checkpoint:
             model: PlainModel = self.family.build(self.config, options or {})
         model.defaults = self.defaults
         return model
+
+
+class _Renamed:
+    """A ``TensorReader`` that calls tensors what the plain model does."""
+
+    def __init__(self, stored: TensorReader, stored_name: Callable[[str], str]) -> None:
+        self._stored, self._stored_name = stored, stored_name
+
+    def __call__(self, name: str, /) -> torch.Tensor:
+        return self._stored(self._stored_name(name))
+
+    def rows(self, name: str, number: int, rows: Rows, /) -> torch.Tensor | WholeNumbers:
+        return self._stored.rows(self._stored_name(name), number, rows)
 
 
 def find(name: str | Path, revision: str | None = None, *, bases: bool = False) -> Path:

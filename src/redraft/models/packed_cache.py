@@ -144,7 +144,7 @@ def _in_memory(
     if on_packing is not None:
         on_packing(replace(step, folder=None))
     with found.weights() as weights:
-        for name, matrix in recipes.made(packing.recipes, weights):
+        for name, matrix in recipes.made(packing.recipes, weights, found.shape):
             matrices[name] = matrix
             step = replace(step, done=step.done + matrix.nbytes, folder=None)
             if on_packing is not None:
@@ -183,6 +183,6 @@ def _remove_older(place: Path, format: Format) -> None:
 
 def _fingerprint(found: Checkpoint) -> str:
     """Return what changes when the weight files do: their names, sizes and times."""
-    files = sorted({tensor.file for tensor in found.tensors.values()})
+    files = sorted({file for tensor in found.tensors.values() for file in tensor.files})
     stats = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
     return json.dumps(stats)

@@ -16,7 +16,7 @@ from torch import Tensor
 from redraft.errors import CheckpointError
 from redraft.formats import safetensors
 from redraft.formats.streamed import read_header
-from redraft.formats.tensors import StoredTensor
+from redraft.formats.tensors import Rows, StoredTensor, matrix_rows
 from redraft.kernels.packed import FORMATS, Format, MatrixShape, PackedMatrix
 from redraft.models.cache_folder import cache_folders
 
@@ -63,7 +63,9 @@ def left_behind(path: Path) -> Path | None:
 
 
 class PackedFile:
-    """A file of packed weights, whose header was read and checked. Tensors are mapped from it."""
+    """A file of packed weights, whose header was read and checked. Tensors are mapped from it.
+
+    It is a ``formats.tensors.TensorReader`` of all the model's tensors, packed ones as what they stand for."""
 
     def __init__(self, path: Path) -> None:
         """Raises CheckpointError where the file is missing, damaged, cut short, or packed in another way than this
@@ -98,7 +100,7 @@ class PackedFile:
         with safetensors.opened(self.path) as file:
             return {name: self._matrix(file, name) for name in self._header["matrices"]}
 
-    def tensor(self, name: str) -> Tensor:
+    def __call__(self, name: str, /) -> Tensor:
         """Return a tensor by its stored name: one that is not packed as it is, one in a matrix as what its packed
         numbers stand for, in float32.
 
@@ -113,6 +115,10 @@ class PackedFile:
                 if name in fields.get("biases", ()):
                     return self._bias(file, matrix, fields["biases"].index(name))
         raise CheckpointError(f"{self.path} does not say where tensor {name} is; {_AGAIN}")
+
+    def rows(self, name: str, number: int, rows: Rows, /) -> Tensor:
+        """Return some rows of a matrix, as ``formats.tensors.TensorReader`` says."""
+        return matrix_rows(self(name), number, rows)
 
     def _unpacked(self, file: Any, matrix: str, index: int) -> Tensor:
         fields, shapes = self._header["matrices"][matrix], self._header["tensors"]

@@ -93,7 +93,7 @@ class Packing:
         prefix, shape = f"{PREFIX}{recipe.name}", recipe.shape(self._found.shape)
         # Files are open for one matrix: what was mapped of them is let go with it.
         with self._found.weights(recipe.sources) as weights:
-            for piece in recipe.pieces(weights, self._importance):
+            for piece in recipe.pieces(weights, self._found.shape, self._importance):
                 yield f"{prefix}.data", piece.data
                 if piece.scales.numel():
                     yield f"{prefix}.scales", piece.scales

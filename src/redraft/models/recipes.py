@@ -7,7 +7,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from redraft.formats.tensors import TensorReader
+from redraft.formats.tensors import Rows, TensorReader, matrix_rows
 from redraft.kernels.packed import (
     Activation,
     Format,
@@ -18,6 +18,7 @@ from redraft.kernels.packed import (
     packed_bias,
     pieces,
 )
+from redraft.kernels.whole_numbers import WholeNumbers
 
 Shape = tuple[int, ...]
 Shapes = Callable[[str], Shape]
@@ -65,13 +66,16 @@ class MatrixRecipe:
         outputs = rows if self.activation is None else rows // 2
         return MatrixShape(self.format, outputs, own[0][-1], count, self.activation)
 
-    def pieces(self, read: TensorReader, importance: Importance | None = None) -> Iterator[Piece]:
+    def pieces(self, read: TensorReader, shapes: Shapes, importance: Importance | None = None) -> Iterator[Piece]:
         """Make it piece by piece; ``read`` gives weights by their names in the plain model."""
-        weights = [read(name) for name in self.weights]
         scale = None if self.column_scale is None else read(self.column_scale).float() * self.column_factor
-        shape = self.shape(lambda name: tuple(weights[self.weights.index(name)].shape))
         known = None if importance is None else importance.get(self.weights[0])
-        return pieces(partial(_rows, weights, scale), shape, None if known is None else partial(_of_number, known))
+        lengths = [shapes(name)[-2] for name in self.weights]
+        return pieces(
+            partial(_rows, read, list(zip(self.weights, lengths, strict=True)), scale),
+            self.shape(shapes),
+            None if known is None else partial(_of_number, known),
+        )
 
     def bias(self, read: TensorReader, shape: MatrixShape) -> Tensor | None:
         """Return the bias as the matrix has it, None of one without."""
@@ -79,31 +83,58 @@ class MatrixRecipe:
             return None
         return packed_bias(torch.cat([read(name) for name in self.biases], dim=-1).view(shape.count, -1), shape)
 
-    def made(self, read: TensorReader) -> PackedMatrix:
+    def made(self, read: TensorReader, shapes: Shapes) -> PackedMatrix:
         """Make it in memory."""
-        loaded = {name: read(name) for name in self.sources}
-        shape = self.shape(lambda name: tuple(loaded[name].shape))
-        packed = assemble(shape, self.pieces(loaded.__getitem__))
-        bias = self.bias(loaded.__getitem__, shape)
+        shape = self.shape(shapes)
+        packed, bias = assemble(shape, self.pieces(read, shapes)), self.bias(read, shape)
         return packed if bias is None else replace(packed, bias=bias)
 
 
-def made(recipes: Iterable[MatrixRecipe], read: TensorReader) -> Iterator[tuple[str, PackedMatrix]]:
+class InMemory:
+    """A ``TensorReader`` of weights that are in memory, such as a model's ``state_dict``."""
+
+    def __init__(self, weights: Mapping[str, Tensor]) -> None:
+        self._weights = weights
+
+    def __call__(self, name: str, /) -> Tensor:
+        return self._weights[name]
+
+    def rows(self, name: str, number: int, rows: Rows, /) -> Tensor:
+        return matrix_rows(self._weights[name], number, rows)
+
+    def shape(self, name: str) -> Shape:
+        """Return the shape of a weight."""
+        return tuple(self._weights[name].shape)
+
+
+def made(recipes: Iterable[MatrixRecipe], read: TensorReader, shapes: Shapes) -> Iterator[tuple[str, PackedMatrix]]:
     """Make matrices in memory, one at a time, by name."""
     for recipe in recipes:
-        yield recipe.name, recipe.made(read)
+        yield recipe.name, recipe.made(read, shapes)
 
 
-def _rows(weights: list[Tensor], scale: Tensor | None, number: int, rows: Tensor) -> Tensor:
-    """Return some rows of stacked weights, float32 [n, inputs]."""
-    found = torch.empty(len(rows), weights[0].shape[-1])
+def made_of(recipes: Iterable[MatrixRecipe], weights: Mapping[str, Tensor]) -> dict[str, PackedMatrix]:
+    """Make matrices of weights that are in memory."""
+    read = InMemory(weights)
+    return dict(made(recipes, read, read.shape))
+
+
+def _rows(
+    read: TensorReader, weights: list[tuple[str, int]], scale: Tensor | None, number: int, rows: Tensor
+) -> Iterator[tuple[Tensor, Tensor | WholeNumbers]]:
+    """Read some rows of stacked weights, given with how many rows each has."""
     start = 0
-    for weight in weights:
-        own = weight[number] if weight.ndim == 3 else weight
-        here = (rows >= start) & (rows < start + len(own))
-        found[here] = own[rows[here] - start].float()
-        start += len(own)
-    return found if scale is None else found * scale
+    for name, length in weights:
+        (here,) = ((rows >= start) & (rows < start + length)).nonzero(as_tuple=True)
+        if len(here):
+            own = rows[here] - start
+            # A slice of what is mapped takes no memory.
+            in_order = bool((own.diff() == 1).all())
+            found = read.rows(name, number, slice(int(own[0]), int(own[-1]) + 1) if in_order else own)
+            if scale is not None:
+                found = (found.values() if isinstance(found, WholeNumbers) else found.float()) * scale
+            yield here, found
+        start += length
 
 
 def _of_number(importance: Tensor, number: int) -> Tensor:
