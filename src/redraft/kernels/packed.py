@@ -192,6 +192,21 @@ def pack_gated(
     return _pack(gate_up, format, activation, bias)
 
 
+def outline(shape: MatrixShape, *, biased: bool = False) -> PackedMatrix:
+    """Return a matrix of a shape without its numbers, on torch's "meta" device: for counting."""
+    parts = {key: torch.empty(own, dtype=dtype, device="meta") for key, (own, dtype) in shape.parts.items()}
+    return PackedMatrix(
+        shape.format,
+        shape.outputs,
+        shape.inputs,
+        shape.count,
+        shape.activation,
+        parts["data"],
+        parts.get("scales", torch.empty(shape.scales, device="meta")),
+        torch.empty(shape.bias, device="meta") if biased else None,
+    )
+
+
 class Piece(NamedTuple):
     """Some blocks of one of a matrix's weights, packed. Pieces in order are the parts of ``PackedMatrix`` in order."""
 

@@ -111,7 +111,7 @@ class Checkpoint:
         if format in ("int8", "int4"):
             raise CheckpointError(f"dtype {format!r} has packed weights only; load it with redraft.load")
         wanted = torch.float32 if format == "float32" else torch.bfloat16
-        model = self._without_weights(options)
+        model = self.without_weights(options)
         with self.weights() as tensor:
             state = {name: tensor(name).to(wanted) for name in model.state_dict()}
         model.load_state_dict(state, assign=True)
@@ -120,7 +120,7 @@ class Checkpoint:
     def load_beside(self, format: Format, options: Mapping[str, object] | None = None) -> PlainModel:
         """Load of the plain model only what a packed one needs beside its matrices, as it is stored; matrices that are
         stored quantised become bfloat16, except for a model that computes in float32. Raises as ``load``."""
-        model = self._without_weights(options)
+        model = self.without_weights(options)
         state = {}
         with self.weights(list(filter(self.family.beside, model.state_dict()))) as tensor:
             for name in filter(self.family.beside, model.state_dict()):
@@ -140,7 +140,7 @@ class Checkpoint:
 
         Raises CheckpointError where the file lacks a matrix or tensor.
         """
-        model = self._without_weights(options)
+        model = self.without_weights(options)
         beside = {name: packed(self.family.stored_name(name)) for name in self.names if self.family.beside(name)}
         model.load_state_dict(beside, strict=False, assign=True)
         try:
@@ -190,7 +190,8 @@ class Checkpoint:
         with source.reading(self.tensors if names is None else {name: known[name] for name in names}) as tensor:
             yield tensor
 
-    def _without_weights(self, options: Mapping[str, object] | None) -> PlainModel:
+    def without_weights(self, options: Mapping[str, object] | None = None) -> PlainModel:
+        """Make the plain model on the "meta" device: all of it but numbers."""
         with torch.device("meta"):
             model: PlainModel = self.family.build(self.config, options or {})
         model.defaults = self.defaults

@@ -82,6 +82,11 @@ def load_packed(
     return found.family.packed(model, _in_memory(found, packing, _step(found, format, packing, places), told), format)
 
 
+def is_kept(found: Checkpoint, format: Format, pack_folder: PackFolder = "auto") -> bool:
+    """Tell whether packed weights of a checkpoint lie where ``load_packed`` looks for them."""
+    return any((folder / file_name(format)).exists() for folder in _places(found.path, pack_folder))
+
+
 def _current(places: Sequence[Path], format: Format, packing: Packing) -> Iterator[PackedFile]:
     """Yield the files that are what would be packed now, and are whole."""
     for path in (place / file_name(format) for place in places):

@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from redraft.errors import CheckpointError
+from redraft.errors import CheckpointError, RoomError
 from redraft.files import make_new_folder
 from redraft.formats import source, streamed
 from redraft.formats.json_objects import write_object
@@ -21,8 +21,9 @@ from redraft.kernels.packed import Format
 from redraft.models import compressed, packed_file
 from redraft.models.checkpoint import OWN_FILE, Checkpoint
 from redraft.models.companions import copy, write_card, write_terms, write_tokenizer
-from redraft.models.packing import Packing
+from redraft.models.packing import Packing, packing_peak
 from redraft.models.recipes import Importance
+from redraft.room import MemoryLimit, allowed, check_disk, gigabytes
 
 FORMATS: tuple[Format, ...] = ("int4", "int8", "bfloat16")
 FileFormat = Literal["redraft", "compressed-tensors"]
@@ -47,10 +48,11 @@ def quantize(
     input's weights in int4, see ``calibrate.moments``. One tensor is read at a time, and written as it is made; after
     a kill the same call goes on where it stood.
 
-    Raises CheckpointError for what cannot be quantised so, and for a disk without room; nothing half-written stays
-    under a final name.
+    Raises CheckpointError for what cannot be quantised so, and RoomError, before anything is read, for what the memory
+    or the disk is too small for; nothing half-written stays under a final name.
     """
     check(found, folder, format, file_format, group)
+    check_room(found, folder, format, file_format)
     weights = folder / WEIGHTS_FILE
     made_here = not folder.exists()
     if not _begun(folder):
@@ -62,8 +64,7 @@ def quantize(
         if format != "bfloat16" and file_format == "redraft":
             Packing(found, format, importance=importance).write(weights, on_bytes)
         else:
-            groups = _plain(found) if format == "bfloat16" else compressed.groups(found, format, importance)
-            streamed.write(weights, groups, {}, on_bytes)
+            streamed.write(weights, _groups(found, format, importance), {}, on_bytes)
     except Exception:
         # All that is there is of this call, or of one that was killed.
         for path in folder.iterdir():
@@ -134,3 +135,34 @@ def _config(found: Checkpoint, format: Format, file_format: FileFormat) -> dict[
         return {**config, "quantization_config": packed_file.quantization_config(format)}
     quantization = compressed.quantization_config(found, format)
     return {**config, "dtype": "bfloat16", "quantization_config": quantization}
+
+
+def check_room(
+    found: Checkpoint,
+    folder: Path,
+    format: Format,
+    file_format: FileFormat = "redraft",
+    memory: MemoryLimit = "auto",
+) -> None:
+    """Raise RoomError where the memory is too small to quantise a checkpoint, or the disk to hold the result."""
+    there, peak = allowed(memory), packing_peak(found, format)
+    if there is not None and peak > there.free:
+        raise RoomError(
+            f"quantising {found.path} as {format} takes {gigabytes(peak)} of memory, and {there.limit} has "
+            f"{gigabytes(there.free)} left"
+        )
+    if format != "bfloat16" and file_format == "redraft":
+        size = Packing(found, format).size
+    else:
+        size = streamed.layout(_groups(found, format, None), {}).size
+    begun = streamed.unfinished(folder / WEIGHTS_FILE)
+    check_disk(folder, size - (_blocks(begun) if begun.exists() else 0), f"{found.path} as {format}")
+
+
+def _blocks(path: Path) -> int:
+    """Return the bytes on disk of a file that may have holes."""
+    return getattr(path.stat(), "st_blocks", 0) * 512
+
+
+def _groups(found: Checkpoint, format: Format, importance: Importance | None) -> list[Group]:
+    return _plain(found) if format == "bfloat16" else compressed.groups(found, format, importance)

@@ -35,6 +35,16 @@ def part_bytes(found: Checkpoint, format: Format) -> dict[str, int]:
     return dict(sizes.most_common())
 
 
+def kv_bytes(found: Checkpoint, format: Format, positions: int, prefill_chunk: int = PREFILL_CHUNK) -> int:
+    """Return the bytes of keys and values that a sequence of so many positions takes at a time at most."""
+    item, blocks = 4 if format == "float32" else 2, -(-positions // KV_BLOCK)
+    written, total = max(prefill_chunk, found.config.canvas_length), 0
+    for kv_heads, head_dim, kept in found.cache_layout:
+        held = blocks if kept is None else min(blocks, max_blocks(kept + written, KV_BLOCK))
+        total += held * KV_BLOCK * 2 * kv_heads * head_dim * item
+    return total
+
+
 def kv_bytes_per_token(found: Checkpoint) -> tuple[int, int]:
     """Return (bytes that the sliding layers of one sequence take at most, bytes a token of all full layers).
 
