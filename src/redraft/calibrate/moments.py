@@ -1,8 +1,8 @@
 """What an error counts in each input of a matrix: the mean square of that input, over answers that a model gives.
 
-The squared error of a product x @ W.T is, on average, that of W's columns weighed by the mean squares of x's numbers; the
-correlations between inputs, which GPTQ counts as well (https://arxiv.org/abs/2210.17323), are left out: they would take a
-square of the inputs for every matrix. The same weights are known as llama.cpp's importance matrix.
+The squared error of a product x @ W.T is, on average, that of W's columns weighed by the mean squares of x's numbers;
+the correlations between inputs, which GPTQ counts as well (https://arxiv.org/abs/2210.17323), are left out: they would
+take a square of the inputs for every matrix. The same weights are known as llama.cpp's importance matrix.
 """
 
 from collections.abc import Iterator, Sequence
@@ -38,8 +38,8 @@ def input_moments(
     by their names in the plain model: [inputs], of experts [experts, inputs], by each one's own share of the rows.
 
     prompts: user messages; None for what the model writes from nothing, and its answers to that. The same seed gives
-    the same answers. Raises RoomError where the unquantised model does not fit the memory, and RequestError for a prompt
-    that it cannot take.
+    the same answers. Raises RoomError where the unquantised model does not fit the memory, and RequestError for a
+    prompt that it cannot take.
     """
     check_fits(found, found.format("auto") if found.packed is None else "bfloat16", allowed(memory))
     format = "bfloat16" if found.packed is not None or found.format("auto") == "bfloat16" else "float32"

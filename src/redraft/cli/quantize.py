@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from redraft.cli import options, printing, talk
+from redraft.cli.packing import writing
 from redraft.errors import RequestError
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ def quantize(
     found = checkpoint.read(checkpoint.find(model, revision))
     check(found, out, dtype, format.value, GROUP if group is None else group)
     importance = _importance(found, given) if calibrate or prompts is not None else None
-    with printing.written(f"writing {out}") as on_bytes:
+    with writing() as on_bytes:
         write_quantised(found, out, dtype, file_format=format.value, importance=importance, on_bytes=on_bytes)
     size = sum(path.stat().st_size for path in out.glob("*.safetensors"))
     typer.echo(f"checkpoint: {out}, weights {printing.size(size)}\nnext: redraft info {out}")

@@ -39,14 +39,14 @@ def quantize(
     file_format: FileFormat = "redraft",
     group: int = GROUP,
     importance: Importance | None = None,
-    on_bytes: Callable[[int], None] | None = None,
+    on_bytes: Callable[[int, int], None] | None = None,
 ) -> None:
     """Write a folder that ``redraft.load`` serves as it is; its tokenizer, defaults and terms are those of ``found``.
 
     "int8" and "int4" are packed for the kernels or, with file_format "compressed-tensors", as other programs read them;
     "bfloat16" is a plain folder. group: inputs that share a scale in int4. importance: what an error counts in each
-    input's weights in int4, see ``calibrate.moments``. One tensor is read at a time, and written as it is made; after
-    a kill the same call goes on where it stood.
+    input's weights in int4, see ``calibrate.moments``. on_bytes: told how many bytes are there, and of how many. One
+    tensor is read at a time, and written as it is made; after a kill the same call goes on where it stood.
 
     Raises CheckpointError for what cannot be quantised so, and RoomError, before anything is read, for what the memory
     or the disk is too small for; nothing half-written stays under a final name.
@@ -55,16 +55,18 @@ def quantize(
     check_room(found, folder, format, file_format)
     weights = folder / WEIGHTS_FILE
     made_here = not folder.exists()
-    if not _begun(folder):
+    if not begun(folder):
         make_new_folder(folder)
         # By it a later call knows that what else is there is of a call that was killed.
         streamed.unfinished(weights).touch()
     try:
         _write_companions(found, folder, format, file_format)
         if format != "bfloat16" and file_format == "redraft":
-            Packing(found, format, importance=importance).write(weights, on_bytes)
+            packing = Packing(found, format, importance=importance)
+            packing.write(weights, _told(on_bytes, packing.size))
         else:
-            streamed.write(weights, _groups(found, format, importance), {}, on_bytes)
+            groups = _groups(found, format, importance)
+            streamed.write(weights, groups, {}, _told(on_bytes, streamed.layout(groups, {}).size))
     except Exception:
         # All that is there is of this call, or of one that was killed.
         for path in folder.iterdir():
@@ -95,7 +97,11 @@ def check(
         compressed.check(found, format)
 
 
-def _begun(folder: Path) -> bool:
+def _told(on_bytes: Callable[[int, int], None] | None, total: int) -> Callable[[int], None] | None:
+    return None if on_bytes is None else lambda done: on_bytes(done, total)
+
+
+def begun(folder: Path) -> bool:
     """Tell whether a folder has what a killed call of ``quantize`` leaves."""
     weights = folder / WEIGHTS_FILE
     return streamed.unfinished(weights).exists() and not weights.exists()
@@ -145,18 +151,18 @@ def check_room(
     memory: MemoryLimit = "auto",
 ) -> None:
     """Raise RoomError where the memory is too small to quantise a checkpoint, or the disk to hold the result."""
-    there, peak = allowed(memory), packing_peak(found, format)
-    if there is not None and peak > there.free:
+    left, peak = allowed(memory), packing_peak(found, format)
+    if left is not None and peak > left.free:
         raise RoomError(
-            f"quantising {found.path} as {format} takes {gigabytes(peak)} of memory, and {there.limit} has "
-            f"{gigabytes(there.free)} left"
+            f"quantising {found.path} as {format} takes {gigabytes(peak)} of memory, and {left.limit} has "
+            f"{gigabytes(left.free)} left"
         )
     if format != "bfloat16" and file_format == "redraft":
         size = Packing(found, format).size
     else:
         size = streamed.layout(_groups(found, format, None), {}).size
-    begun = streamed.unfinished(folder / WEIGHTS_FILE)
-    check_disk(folder, size - (_blocks(begun) if begun.exists() else 0), f"{found.path} as {format}")
+    there = streamed.unfinished(folder / WEIGHTS_FILE)
+    check_disk(folder, size - (_blocks(there) if there.exists() else 0), f"{found.path} as {format}")
 
 
 def _blocks(path: Path) -> int:
