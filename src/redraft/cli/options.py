@@ -108,6 +108,8 @@ def load_engine(
         )
     origin = engine.origin
     if origin is not None:
+        if origin.choice is not None and not origin.choice.usual:
+            talk.note(f"dtype auto is {origin.choice.format}, {origin.choice.reason}")
         talk.detail(
             f"loaded {name} ({origin.checkpoint.path}) as {origin.dtype} on {origin.device}, kernels {origin.kernels}, "
             f"in {time.perf_counter() - begun:.1f} s"

@@ -87,13 +87,14 @@ def as_object(found: "Plan") -> dict[str, object]:
         "fits_memory": found.fits_memory,
         "fits_disk": found.fits_disk,
         "faster": found.faster,
+        "best_copy": None if found.best_copy is None else found.best_copy.name,
         "estimate": True,
     }
 
 
 def sections(found: "Plan") -> Iterator[tuple[str, Mapping[str, str]]]:
     """Yield a plan as people read it: titles, and rows of a name and a text."""
-    yield found.source, {"shapes from": found.origin, "computed as": f"{found.dtype} on {found.device}"}
+    yield found.source, {"shapes from": found.origin, "computed as": f"{found.dtype} on {found.device}, {found.reason}"}
     yield "memory", _memory(found)
     yield "disk", _disk(found)
     if not found.fits:
@@ -102,7 +103,8 @@ def sections(found: "Plan") -> Iterator[tuple[str, Mapping[str, str]]]:
     for mode, work in found.work.items():
         yield f"a forward of mode {mode}", _work(work)
     if found.copies:
-        yield "published copies of it", {}
+        best = "none fits" if found.best_copy is None else f"{found.best_copy.name} ({found.best_copy.stored})"
+        yield "published copies of it", {"to fetch for this memory": best}
         for copy in found.copies:
             size, needed = printing.size(copy.fetched), printing.size(copy.memory)
             does = "fits" if copy.fits else "does not fit"

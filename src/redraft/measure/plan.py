@@ -13,8 +13,8 @@ import torch
 
 from redraft.errors import RequestError
 from redraft.kernels import bindings, library
-from redraft.kernels.packed import Format
-from redraft.loading import check_device, chosen_device
+from redraft.kernels.packed import FORMATS, Format
+from redraft.loading import check_device, chosen_device, chosen_format
 from redraft.measure.allowed import weight_bytes
 from redraft.measure.machine import describe as describe_machine
 from redraft.measure.peak import step_multiply_adds
@@ -31,6 +31,8 @@ from redraft.room import Memory, MemoryLimit, allowed, disk
 
 STEPS = 16
 """Denoising steps of a canvas where nobody says how many: what published measurements of DiffusionGemma need."""
+KEPT = ("exact", "scales rounded", "rounded again")
+"""What becomes of a copy's numbers here, the best first."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,8 @@ class Plan:
     origin: str
     """Where its shapes are from: its files, the hub, or the table that ships."""
     dtype: Format
+    reason: str
+    """Why it is computed in that."""
     device: str
     context: int
     concurrency: int
@@ -126,6 +130,15 @@ class Plan:
         return self.fits_memory and self.fits_disk
 
     @property
+    def best_copy(self) -> CopyPlan | None:
+        """The published copy to fetch for this memory and disk: of the most bits, with its numbers kept, the smallest;
+        None where none fits or the model is not a published one."""
+        fitting = [copy for copy in self.copies if copy.fits and copy.fetched <= self.free_disk]
+        return min(
+            fitting, default=None, key=lambda copy: (FORMATS.index(copy.dtype), KEPT.index(copy.kept), copy.fetched)
+        )
+
+    @property
     def faster(self) -> GenerationMode | None:
         """The mode that gives an answer sooner; None where fewer than two were measured."""
         if len(self.times) < 2:
@@ -159,7 +172,8 @@ def plan(
     """
     check_device(device)
     with described(str(source), revision) as (found, origin, fetched):
-        format = found.format(dtype)
+        choice = chosen_format(found, dtype, device, memory, pack_folder)
+        format = choice.format
         device = chosen_device(device, lossy=format in ("int8", "int4"))
         context = min(CONTEXT, found.config.context_length) if context is None else context
         use = Use(context, concurrency, device)
@@ -171,7 +185,7 @@ def plan(
         if steps < 1:
             raise RequestError(f"a canvas takes 1 step or more, not {steps}")
         there = allowed(memory, device)
-        kept = found.path.exists() and is_kept(found, format, pack_folder)
+        kept = is_kept(found, format, pack_folder)
         own = footprint(found, format, use, packed=kept)
         parts = outline(found, format)
         shape = _Shape(context, concurrency, answer, steps)
@@ -181,6 +195,7 @@ def plan(
             source=str(source),
             origin=origin,
             dtype=format,
+            reason=choice.reason,
             device=device,
             context=context,
             concurrency=concurrency,

@@ -15,6 +15,7 @@ from redraft.models.base import PREFILL_CHUNK
 from redraft.models.checkpoint import Checkpoint
 from redraft.models.outline import beside_bytes, outline
 from redraft.models.packed import PackedModel
+from redraft.models.packing import packed_bytes, packing_peak
 from redraft.models.sizing import kv_bytes
 
 CONTEXT = 1024
@@ -93,7 +94,7 @@ def footprint(found: Checkpoint, format: Format, use: Use = PLAIN, *, packed: bo
             # Torch computes with copies in float32.
             weights += 4 * plain
         if found.packed is None and not packed:
-            packing, file = packing_peak(found, parts), parts.nbytes
+            packing, file = packing_peak(found, format), packed_bytes(found, format)
     scratch = _kernel_scratch(parts, rows, use.context) if on_kernels else _torch_scratch(parts, rows, use.context)
     return Footprint(
         format=format,
@@ -105,12 +106,6 @@ def footprint(found: Checkpoint, format: Format, use: Use = PLAIN, *, packed: bo
         packing=packing,
         packed_file=file,
     )
-
-
-def packing_peak(found: Checkpoint, parts: PackedModel) -> int:
-    """Return the memory that packing takes at its peak: all packed matrices, and the largest of them in float32."""
-    largest = max(matrix.data.numel() // matrix.count for matrix in [parts.parts.head.table])
-    return parts.nbytes + 8 * largest
 
 
 def _kernel_scratch(parts: PackedModel, rows: int, context: int) -> int:

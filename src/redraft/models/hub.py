@@ -15,15 +15,16 @@ from typing import Any
 
 from redraft.errors import CheckpointError, RoomError
 from redraft.formats.json_objects import read_object
+from redraft.formats.quantised.modelopt import CONFIG_FILE as MODELOPT_FILE
 from redraft.formats.safetensors import INDEX_FILE, WEIGHTS_FILE
-from redraft.formats.source import CONFIG_FILE
+from redraft.formats.source import CONFIG_FILE, GENERATION_FILE
 from redraft.models import foreign
 from redraft.models.registry import BASES, family_of
 from redraft.room import disk, size_text
 
 _FETCHED = ("*.json", "*.safetensors", "*.jinja", "README.md", "LICENSE*", "NOTICE*")
 # What ``info`` reads: no tokenizer, which may have many megabytes.
-_DESCRIBING = ("config.json", "generation_config.json", "redraft.json", INDEX_FILE)
+_DESCRIBING = (CONFIG_FILE, GENERATION_FILE, "redraft.json", MODELOPT_FILE, INDEX_FILE)
 _TALKING = ("httpx", "httpcore", "requests", "urllib3", "huggingface_hub")
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 

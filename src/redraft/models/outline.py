@@ -3,8 +3,8 @@
 from math import prod
 
 import torch
-from torch import Tensor
 
+from redraft.kernels import packed
 from redraft.kernels.packed import Format
 from redraft.models.checkpoint import Checkpoint
 from redraft.models.packed import PackedModel
@@ -15,13 +15,12 @@ def outline(found: Checkpoint, format: Format) -> PackedModel:
     norms and scalars, which are read when a model is put together, are zeros."""
     model = found.without_weights()
     described = dict(model.state_dict())
-
-    def without_value(name: str) -> Tensor:
-        return torch.empty(found.tensors[found.family.stored_name(name)].shape, device="meta")
-
     small = {name for name, tensor in described.items() if found.family.beside(name) and tensor.ndim < 2}
     model.load_state_dict({name: torch.zeros(described[name].shape) for name in small}, strict=False, assign=True)
-    matrices = dict(found.family.pack(without_value, found.config, format))
+    matrices = {
+        recipe.name: packed.outline(recipe.shape(found.shape), biased=bool(recipe.biases))
+        for recipe in found.recipes(format)
+    }
     return found.family.packed(model, matrices, format)
 
 

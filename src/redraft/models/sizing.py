@@ -25,13 +25,13 @@ def parameters(found: Checkpoint) -> tuple[int, int]:
 
 def part_bytes(found: Checkpoint, format: Format) -> dict[str, int]:
     """Return bytes of each part's weights in ``format``, largest first; padding and the scales of int8 are left out."""
-    sizes: Counter[str] = Counter()
+    stored, sizes = found.family.stored_name, Counter[str]()
+    packed = {stored(name): recipe.format for recipe in found.recipes(format) for name in recipe.weights}
+    # Only matrices are quantised.
+    rest: Format = "float32" if format in ("int8", "int4") else format
     for name, tensor in found.tensors.items():
-        role = found.family.role(name, found.config)
-        lossy = format in ("int8", "int4")
-        # Only matrices are quantised.
-        kept = "float32" if lossy and len(tensor.shape) < 2 else role.kept_as.get(format, format)
-        sizes[role.part] += round(prod(tensor.shape) * _ITEM_BYTES[kept])
+        kept = packed.get(name, format if len(tensor.shape) > 1 else rest)
+        sizes[found.family.role(name, found.config).part] += round(prod(tensor.shape) * _ITEM_BYTES[kept])
     return dict(sizes.most_common())
 
 
