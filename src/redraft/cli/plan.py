@@ -141,8 +141,11 @@ def _disk(found: "Plan") -> dict[str, str]:
 
 
 def _alternatives(found: "Plan") -> dict[str, str]:
+    if found.fits_memory:
+        best = "" if found.best_copy is None else f"{found.best_copy.name} ({found.best_copy.stored}), or "
+        return {"": f"{best}a disk with more room"}
     if not found.alternatives:
-        return {"": "nothing smaller of it" if found.fits_memory is False else "a disk with more room"}
+        return {"": "nothing smaller of it"}
     return {f"{number}.": one.words for number, one in enumerate(found.alternatives, 1)}
 
 

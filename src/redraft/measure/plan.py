@@ -76,7 +76,10 @@ class CopyPlan:
     kept: str
     """What becomes of its numbers."""
     memory: int
+    disk: int
+    """Bytes of what is fetched and of what is packed of it, which is all that is looked at afterwards."""
     fits: bool
+    """True if memory and disk have room for it."""
 
 
 @dataclass(frozen=True)
@@ -133,7 +136,7 @@ class Plan:
     def best_copy(self) -> CopyPlan | None:
         """The published copy to fetch for this memory and disk: of the most bits, with its numbers kept, the smallest;
         None where none fits or the model is not a published one."""
-        fitting = [copy for copy in self.copies if copy.fits and copy.fetched <= self.free_disk]
+        fitting = [copy for copy in self.copies if copy.fits]
         return min(
             fitting, default=None, key=lambda copy: (FORMATS.index(copy.dtype), KEPT.index(copy.kept), copy.fetched)
         )
@@ -191,6 +194,7 @@ def plan(
         shape = _Shape(context, concurrency, answer, steps)
         reason = _why_not_timed(parts, own, allowed("auto"), device) if timed else "it was not asked for"
         times = {} if reason else _times(parts, shape)
+        free_disk = max(disk(place) for place in cache_folders(found.path))
         return Plan(
             source=str(source),
             origin=origin,
@@ -204,11 +208,11 @@ def plan(
             footprint=own,
             memory=there,
             fetched=fetched,
-            free_disk=max(disk(place) for place in cache_folders(found.path)),
+            free_disk=free_disk,
             alternatives=()
             if there is None or own.needed <= there.free
             else tuple(alternatives(found, own, there, use)),
-            copies=_copies(found, there, use),
+            copies=_copies(found, there, use, free_disk),
             work=_work(parts, shape),
             times=times,
             not_timed=reason,
@@ -322,16 +326,16 @@ def _times(parts: PackedModel, shape: _Shape) -> dict[GenerationMode, Times]:
     return found
 
 
-def _copies(found: Checkpoint, there: Memory | None, use: Use) -> tuple[CopyPlan, ...]:
+def _copies(found: Checkpoint, there: Memory | None, use: Use, free_disk: int) -> tuple[CopyPlan, ...]:
     sizes: dict[Format, Footprint] = {}
     rows = []
     for copy in published.copies(found.config):
         if copy.dtype not in sizes:
             sizes[copy.dtype] = footprint(found, copy.dtype, use)
-        needed = sizes[copy.dtype].needed
+        needed, both = sizes[copy.dtype].needed, copy.nbytes + sizes[copy.dtype].packed_file
         on_device = torch.device(use.device).type == "cpu" or copy.dtype == "bfloat16"
-        fits = on_device and (there is None or needed <= there.free)
-        rows.append(CopyPlan(copy.name, copy.stored, copy.nbytes, copy.dtype, copy.kept, needed, fits))
+        fits = on_device and (there is None or needed <= there.free) and both <= free_disk
+        rows.append(CopyPlan(copy.name, copy.stored, copy.nbytes, copy.dtype, copy.kept, needed, both, fits))
     return tuple(rows)
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from redraft.canvas.readout import ReadoutSpec
 from redraft.engine.memory import KVPool, PooledCache
 from redraft.kernels.layer import PackedLayer
-from redraft.kernels.packed import PackedMatrix, shapes
+from redraft.kernels.packed import MatrixShape, PackedMatrix, outline
 from redraft.models.base import Span
 from redraft.models.packed import LayerPlace, PackedModel, PackedParts, PackedSelfConditioning
 
@@ -48,29 +48,30 @@ class Timing:
 class Sample:
     """The layers and the head of a model that has only shapes, filled with random numbers."""
 
-    def __init__(self, outline: PackedModel, vocabulary: int = VOCABULARY, whole: float = _WHOLE) -> None:
-        """``outline``: the model (``models.outline``). ``whole``: seconds up to which all layers are run."""
+    def __init__(self, shapes: PackedModel, vocabulary: int = VOCABULARY, whole: float = _WHOLE) -> None:
+        """``shapes``: the model without its numbers (``models.outline``). ``whole``: seconds up to which all layers are
+        run."""
         self._whole = whole
         self._made: dict[Hashable, PackedMatrix] = {}
         self._random = torch.Generator().manual_seed(0)
-        self._format, self._parts = outline.format, outline.parts
-        pairs = list(zip(outline.parts.layers, outline.parts.places, strict=True))
+        self._format, self._parts = shapes.format, shapes.parts
+        pairs = list(zip(shapes.parts.layers, shapes.parts.places, strict=True))
         keys = [_kind(layer, place) for layer, place in pairs]
         self._kinds = {key: self._filled_layer(*pair) for key, pair in zip(keys, pairs, strict=True)}
         self._order, self._counts = keys, Counter(keys)
-        head = outline.parts.head
+        head = shapes.parts.head
         self._share = min(1.0, vocabulary / head.table.outputs)
         self._head = replace(head, table=self._filled(head.table, min(head.table.outputs, vocabulary)))
-        self._conditioning = self._filled_conditioning(outline.parts.self_conditioning)
+        self._conditioning = self._filled_conditioning(shapes.parts.self_conditioning)
         width = head.table.inputs
         self._embeddings = torch.randn(_EMBEDDINGS, width, generator=self._random)
 
     @staticmethod
-    def nbytes(outline: PackedModel, vocabulary: int = VOCABULARY) -> int:
+    def nbytes(shapes: PackedModel, vocabulary: int = VOCABULARY) -> int:
         """Return the bytes that a sample takes."""
-        table = outline.parts.head.table
+        table = shapes.parts.head.table
         matrices = {
-            _shape(matrix): matrix.nbytes for layer in outline.parts.layers for matrix in _matrices(layer).values()
+            _shape(matrix): matrix.nbytes for layer in shapes.parts.layers for matrix in _matrices(layer).values()
         }
         return sum(matrices.values()) + round(table.nbytes * min(1.0, vocabulary / table.outputs))
 
@@ -171,13 +172,8 @@ class Sample:
     def _filled(self, matrix: PackedMatrix, outputs: int | None = None) -> PackedMatrix:
         """Give a matrix numbers, of the first ``outputs`` rows if it is to have fewer; those of one shape are one."""
         if outputs is not None and outputs < matrix.outputs:
-            data, scales = shapes(matrix.format, outputs, matrix.inputs, matrix.count, matrix.gated)
-            matrix = replace(
-                matrix,
-                outputs=outputs,
-                data=torch.empty(data, dtype=matrix.data.dtype, device="meta"),
-                scales=torch.empty(scales, dtype=matrix.scales.dtype, device="meta"),
-            )
+            fewer = MatrixShape(matrix.format, outputs, matrix.inputs, matrix.count, matrix.activation)
+            matrix = outline(fewer)
         key = _shape(matrix)
         if key not in self._made:
             self._made[key] = self._drawn(matrix)
