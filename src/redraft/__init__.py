@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         RecordingError,
         RedraftError,
         RequestError,
+        RoomError,
     )
     from redraft.loading import load
     from redraft.measure.tune.recipe import read_recipe
@@ -75,6 +76,7 @@ __all__ = [
     "ReproducesCanvas",
     "RequestError",
     "Result",
+    "RoomError",
     "ScoreResult",
     "StableAndConfident",
     "StepEvent",
@@ -105,7 +107,7 @@ _PUBLIC = {
     "redraft.engine.verify": ("Candidate",),
     "redraft.errors": (
         *("BatchError", "CheckpointError", "ConstraintError", "DeadlineError", "GenerationError"),
-        *("RecordingError", "RedraftError", "RequestError"),
+        *("RecordingError", "RedraftError", "RequestError", "RoomError"),
     ),
     "redraft.loading": ("load",),
     "redraft.measure.tune.recipe": ("read_recipe",),

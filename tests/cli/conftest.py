@@ -49,7 +49,7 @@ def offline() -> bool:
 @pytest.fixture(autouse=True)
 def no_settings(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the user of this machine chose for all commands is not what is tested."""
-    for name in ("REDRAFT_MODEL", "REDRAFT_DEVICE", "REDRAFT_PACK_FOLDER", "REDRAFT_CONFIG"):
+    for name in ("REDRAFT_MODEL", "REDRAFT_DEVICE", "REDRAFT_PACK_FOLDER", "REDRAFT_MEMORY", "REDRAFT_CONFIG"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.getbasetemp() / "no-settings"))
 

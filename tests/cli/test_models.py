@@ -177,7 +177,7 @@ def test_a_full_disk_is_told_before_weights_are_fetched(
 ) -> None:
     hub.folders[NAME] = model
     usage = type("usage", (), {"total": 10, "used": 9, "free": 1})
-    monkeypatch.setattr("redraft.models.hub.shutil.disk_usage", lambda path: usage)
+    monkeypatch.setattr("redraft.room.shutil.disk_usage", lambda path: usage)
     assert_one_line(redraft_here("pull", NAME), "make room")
     assert not hub.bytes_of("model.safetensors")
 

@@ -92,13 +92,15 @@ _LOSSES: "dict[Format, str]" = {
 
 def describe(found: "Checkpoint") -> Facts:
     """Return facts about a checkpoint, grouped; sizes in bytes."""
+    from redraft.models.choice import choose
     from redraft.models.sizing import kv_bytes_per_token, parameters, part_bytes
+    from redraft.room import allowed
 
-    config = found.config
+    config, choice = found.config, choose(found, memory=allowed("auto"))
     total, active = parameters(found)
     fixed, per_token = kv_bytes_per_token(found)
     sliding = {"sliding layers, at most": Bytes(fixed)} if fixed else {}
-    parts = part_bytes(found, found.format("auto"))
+    parts = part_bytes(found, choice.format)
     return {
         "checkpoint": {_kind(found.path): str(found.path), "architecture": found.architecture},
         "model": {
@@ -110,9 +112,9 @@ def describe(found: "Checkpoint") -> Facts:
             **({"canvas": config.canvas_length} if config.canvas_length else {}),
             "context": config.context_length,
             "stored as": _stored(found),
-            "computed as (auto)": found.format("auto"),
+            "computed as (auto)": choice.format if choice.usual else f"{choice.format}, {choice.reason}",
         },
-        f"weights in memory, {found.format('auto')}": {
+        f"weights in memory, {choice.format}": {
             "all": Bytes(sum(parts.values())),
             **{part: Bytes(size) for part, size in parts.items()},
         },

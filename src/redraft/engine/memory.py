@@ -76,6 +76,8 @@ class KVPool:
         a sliding layer needs room for beside its window. multiple: contexts are shared in multiples of so many
         positions alone, for a model whose rounding depends on what else is in a forward."""
         self.block, self.budget, self.longest_write = block, budget, longest_write
+        # Whoever gives a budget wants it used; a limit is only not to be passed.
+        self._fills = budget is not None
         self._dtype, self._device = dtype, device
         self._step = lcm(block, multiple) // block
         keeps = sorted({keep for _, _, keep in layout}, key=lambda keep: (keep is not None, keep or 0))
@@ -112,6 +114,12 @@ class KVPool:
             dtype=model.kv_dtype,
             device=model.device,
         )
+
+    def limit(self, nbytes: int) -> None:
+        """Have a pool without a budget never take more than so many bytes; of what it keeps for later it keeps as much
+        as before."""
+        if self.budget is None:
+            self.budget = nbytes
 
     @property
     def used(self) -> int:
@@ -250,7 +258,7 @@ class KVPool:
 
     def _trim(self) -> None:
         """Without a budget, what is kept still has an end."""
-        while self.budget is None and self._cached > max(self._most_used, KEPT_WITHOUT_BUDGET):
+        while not self._fills and self._cached > max(self._most_used, KEPT_WITHOUT_BUDGET):
             self._evict()
 
     def _evict(self) -> None:

@@ -1,9 +1,7 @@
 """Weights in safetensors files, one or many behind an index: described by their headers, read by name, written."""
 
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +20,16 @@ from redraft.kernels.whole_numbers import WholeNumbers
 INDEX_FILE, WEIGHTS_FILE = "model.safetensors.index.json", "model.safetensors"
 DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 """Plain tensors, by the format's names."""
-_NAMES = {torch.uint8: "U8", **{dtype: name for name, dtype in DTYPES.items()}}
+DTYPE_NAMES = {
+    torch.uint8: "U8",
+    torch.int8: "I8",
+    torch.int32: "I32",
+    torch.int64: "I64",
+    **{dtype: name for name, dtype in DTYPES.items()},
+}
+"""What a header calls the dtypes that are written."""
 Described = tuple[tuple[int, ...], torch.dtype]
 """Shape and dtype of a tensor to write."""
-# The widest vectors are of that many bytes; a tensor of whole ones begins with one.
-_VECTOR = 64
 
 
 def stored_tensors(folder: Path, without: str | None = None) -> dict[str, StoredTensor]:
@@ -112,46 +115,13 @@ def write(folder: Path, tensors: Mapping[str, Tensor]) -> None:
     (folder / INDEX_FILE).unlink(missing_ok=True)
 
 
-def write_each(
-    folder: Path, described: Mapping[str, Described], tensor: TensorReader, metadata: Mapping[str, str] | None = None
-) -> None:
-    """Write tensors of the shapes and dtypes ``described`` into one file, as ``write`` does, and ask ``tensor`` for one
-    after the other: no two are in memory. ``metadata``: texts for the header."""
-    # None begins where its dtype, or a vector of it, must not.
-    names = sorted(described, key=lambda name: (_size(described[name]) % _VECTOR != 0, -described[name][1].itemsize))
-    header: dict[str, Any] = {"__metadata__": {"format": "pt", **(metadata or {})}}
-    end = 0
-    for name in names:
-        shape, dtype = described[name]
-        begin, end = end, end + _size((shape, dtype))
-        header[name] = {"dtype": _NAMES[dtype], "shape": list(shape), "data_offsets": [begin, end]}
-    text = json.dumps(header).encode()
-    text += b" " * (-(8 + len(text)) % _VECTOR)
-    with replacing(folder / WEIGHTS_FILE, keep_link=False) as new, new.open("wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
-        for name in names:
-            shape, dtype = described[name]
-            one = tensor(name)
-            if (tuple(one.shape), one.dtype) != (shape, dtype):
-                raise ValueError(f"{name} is {one.dtype} {[*one.shape]}, and was to be {dtype} {[*shape]}")
-            one.contiguous().reshape(-1).view(torch.uint8).numpy().tofile(file)
-    (folder / INDEX_FILE).unlink(missing_ok=True)
-
-
-def read_metadata(folder: Path) -> dict[str, str]:
-    """Return the texts in the header of a folder's only weight file."""
-    with opened(folder / WEIGHTS_FILE) as file:
-        return dict(file.metadata() or {})
-
-
-def _size(described: Described) -> int:
-    """Return a tensor's bytes."""
-    shape, dtype = described
-    return prod(shape) * dtype.itemsize
-
-
 def _files(tensors: Iterable[StoredTensor]) -> set[Path]:
     return {file for tensor in tensors for file in tensor.files}
+
+
+def described_tensors(path: Path, without: str | None = None) -> dict[str, StoredTensor]:
+    """Describe the tensors of one file by name; raises as ``stored_tensors``."""
+    return {part.name: plain(part) for part in _parts(path, without)}
 
 
 def _parts(path: Path, without: str | None) -> Iterator[Part]:

@@ -9,8 +9,8 @@ from pathlib import Path
 from redraft.files import write_text
 from redraft.formats.quantised.modelopt import CONFIG_FILE as MODELOPT_FILE
 from redraft.formats.source import CONFIG_FILE, is_single_file
+from redraft.models.cache_folder import cache_folders
 from redraft.models.checkpoint import Checkpoint
-from redraft.models.packed_cache import cache_folders
 from redraft.models.tokenizer import TOKENIZER_FILE, ChatTokenizer
 
 DIGESTS_FILE = "digests.json"

@@ -10,7 +10,7 @@ from redraft.formats.gguf.header import SUFFIX as GGUF
 from redraft.formats.quantised.published import METHODS, quantisation
 from redraft.formats.safetensors import INDEX_FILE, WEIGHTS_FILE
 from redraft.formats.source import CONFIG_FILE
-from redraft.models.packed_folder import METHOD
+from redraft.models.packed_file import METHOD
 
 ADAPTER_FILE = "adapter_config.json"
 # Weights that are pickled Python objects, or of another framework.
