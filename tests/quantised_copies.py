@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -307,7 +307,7 @@ class Kind:
     dtype: torch.dtype = torch.bfloat16
     split: bool = True
     label: str | None = None
-    kept_as: str | None = None
+    kept_as: Literal["int8", "int4"] | None = None
     exact: bool = False
 
     def write(self, source: Path, folder: Path) -> Copy:

@@ -5,7 +5,10 @@ import torch
 from torch import Tensor
 
 from redraft.kernels.int4 import GROUP
+from redraft.kernels.linear import linear
+from redraft.kernels.packed import Format, MatrixShape, PackedMatrix, assemble, pieces
 from redraft.kernels.whole_numbers import WholeNumbers, as_int4, as_int8
+from tests.kernels.quantised import assert_within, operand, random
 
 OUTPUTS, INPUTS = 40, 96
 
@@ -81,3 +84,37 @@ def test_values_are_those_of_each_group_by_hand():
     stack = WholeNumbers(numbers.whole[None], numbers.scales[None], None, 4)
     assert stack[0].values().tolist() == [[0.0, 0.5, 4.0, 6.0]]
     assert stack.values().shape == stack.shape == (1, 1, 4)
+
+
+def packed_of(numbers: WholeNumbers, format: Format) -> PackedMatrix:
+    shape = MatrixShape(format, *numbers.shape)
+    return assemble(shape, pieces(lambda _, rows: [(torch.arange(len(rows)), numbers[rows])], shape))
+
+
+@pytest.mark.parametrize("count", [1, 7])
+def test_products_with_int8_have_the_bits_of_sums_of_whole_numbers(count: int, tier: str):
+    """Both ends of a byte among the weights: -128, which no weights of our own have, is no opposite of anything."""
+    numbers = WholeNumbers(whole(-128, 127, torch.int8), scales(1), None, 8)
+    x = random(count, INPUTS)
+    largest = x.abs().amax(-1, keepdim=True)
+    rows = (x * (127 / largest)).round()
+    sums = (rows.double() @ numbers.whole.double().T).float()
+    expected = sums * numbers.scales.float().T * (largest / 127)
+    assert torch.equal(linear(packed_of(numbers, "int8"), x), expected)
+
+
+@pytest.mark.usefixtures("tier_or_reference")
+@pytest.mark.parametrize("kind", ["int8", "int4", "int4 with minimums"])
+def test_products_are_those_of_the_dequantised_weights(kind: str):
+    """In float64, of the rows that the format takes."""
+    own = scales(1 if kind == "int8" else 3)
+    numbers = {
+        "int8": WholeNumbers(whole(-128, 127, torch.int8), own, None, 8),
+        "int4": WholeNumbers(whole(-8, 7, torch.int8), own, None, 4),
+        "int4 with minimums": WholeNumbers(whole(0, 15, torch.uint8), own, -5 * own, 4),
+    }[kind]
+    format: Format = "int8" if kind == "int8" else "int4"
+    x, weight = random(9, INPUTS), numbers.values().double()
+    taken = operand(x, format)
+    rounding = 1e-5 * (taken.abs() @ weight.abs().T)
+    assert_within(linear(packed_of(numbers, format), x), taken @ weight.T, rounding)

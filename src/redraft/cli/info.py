@@ -118,6 +118,7 @@ def describe(found: "Checkpoint") -> Facts:
             "all": Bytes(sum(parts.values())),
             **{part: Bytes(size) for part, size in parts.items()},
         },
+        **_becomings(found, choice.format),
         **({"all weights by dtype": _sizes(found)} if found.packed is None else {}),
         "keys and values in memory": {**sliding, "full layers, per token": Bytes(per_token)},
         "sampling defaults": _sampling(found, _tokenizer(found.path)),
@@ -166,6 +167,19 @@ def _stored(found: "Checkpoint") -> str:
     if found.packed is not None:
         return f"{found.packed}, packed for the kernels"
     return found.quantised or str(found.stored).removeprefix("torch.")
+
+
+def _becomings(found: "Checkpoint", format: "Format") -> "dict[str, dict[str, object]]":
+    """Say what becomes of a quantised copy's numbers; nothing of a checkpoint that is none."""
+    from redraft.models.kept import becomings
+
+    listed = becomings(found, format) if found.packed is None else []
+    total, rows = sum(one.weights for one in listed), dict[str, object]()
+    for one in listed:
+        name, share = one.stored or "not quantised", f"{one.weights / total:.1%} of the weights"
+        own = share if one.stored is None else f"{share} {one.becomes}"
+        rows[name] = f"{rows[name]}; {own}" if name in rows else own
+    return {"quantised weights, as computed (auto)": rows} if len(rows) > 1 or "not quantised" not in rows else {}
 
 
 def _sizes(found: "Checkpoint") -> dict[str, object]:
@@ -261,4 +275,10 @@ def _shown(value: object) -> str:
 def _lines(name: str, value: str) -> list[str]:
     """Write a row in columns that fit a terminal; a path is not broken."""
     wrapped = textwrap.wrap(value, _WIDTH - _NAME - 3, break_long_words=False, break_on_hyphens=False) or [""]
-    return [f"  {name if number == 0 else '':<{_NAME}} {line}".rstrip() for number, line in enumerate(wrapped)]
+    # A name that is wider than its column has a line of its own.
+    above = [f"  {name}"] if len(name) > _NAME else []
+    first = "" if above else name
+    return [
+        *above,
+        *(f"  {first if number == 0 else '':<{_NAME}} {line}".rstrip() for number, line in enumerate(wrapped)),
+    ]
