@@ -6,7 +6,7 @@ say so. Of models whose shapes ship with Redraft, plans need no network.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -27,6 +27,7 @@ from redraft.models.footprint import CONTEXT, MAX_BATCH_ROWS, Footprint, Use, fo
 from redraft.models.outline import outline
 from redraft.models.packed import PackedModel
 from redraft.models.packed_cache import PackFolder, cache_folders, is_kept
+from redraft.models.remote import read_headers
 from redraft.room import Memory, MemoryLimit, allowed, disk
 
 STEPS = 16
@@ -240,9 +241,7 @@ def described(name: str, revision: str | None = None) -> Iterator[tuple[Checkpoi
         # A repository of single files, which say what they are only when they are fetched.
         yield known
         return
-    hub.judge(repository)
-    with hub.headers(repository) as folder:
-        found = replace(checkpoint.read(folder), path=Path(name))
+    with read_headers(repository) as found:
         yield found, f"the hub (headers alone, revision {repository.commit[:12]})", sum(repository.fetched.values())
 
 
