@@ -9,6 +9,7 @@ from redraft import loading
 from redraft.errors import RequestError, RoomError
 from redraft.loading import load
 from redraft.models import checkpoint, published
+from redraft.models.checkpoint import Checkpoint
 from redraft.models.fitting import alternatives, check_fits, check_use
 from redraft.models.footprint import Use, footprint
 from redraft.room import Memory
@@ -16,6 +17,13 @@ from tests.conftest import WriteCheckpoint
 
 GB = 10**9
 NAME = "google/diffusiongemma-26B-A4B-it"
+
+
+def shapes() -> Checkpoint:
+    """The published model, of which no file is here."""
+    found = published.known(NAME)
+    assert found is not None
+    return found[0]
 
 
 @pytest.fixture(scope="module")
@@ -72,8 +80,7 @@ def test_kv_bytes_that_do_not_fit_are_refused_with_those_that_do(folder: Path) -
     ("free", "words"), [(28 * GB, ("dtype int8", "INT8-dynamic")), (18 * GB, ("dtype int4", "AWQ"))]
 )
 def test_what_would_fit_is_named_and_fits(free: int, words: tuple[str, ...]) -> None:
-    found, memory = published.known(NAME), Memory(free, "this machine")
-    assert found is not None
+    found, memory = shapes(), Memory(free, "this machine")
     own = footprint(found, "bfloat16")
     ways = list(alternatives(found, own, memory))
     for word in words:
@@ -83,8 +90,7 @@ def test_what_would_fit_is_named_and_fits(free: int, words: tuple[str, ...]) -> 
 
 
 def test_fewer_requests_or_a_shorter_context_are_offered() -> None:
-    found = published.known(NAME)
-    assert found is not None
+    found = shapes()
     many = Use(8192, 64)
     left = footprint(found, "int4", many).beside_keys_values + 10 * GB
     with pytest.raises(RoomError, match=r"\d+ of 64 requests at a time"):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from redraft.errors import RequestError
+from redraft.errors import RequestError, counted
 from redraft.kernels import bindings, library
 from redraft.kernels.packed import FORMATS, Format
 from redraft.loading import check_device, chosen_device, chosen_format
@@ -115,6 +115,8 @@ class Plan:
     """Empty where nothing was measured."""
     not_timed: str
     """Why nothing was measured; empty where it was."""
+    kernels: str
+    """What the times were measured with."""
     warning: str | None
     """What makes the times doubtful."""
 
@@ -175,8 +177,10 @@ def plan(
     Raises CheckpointError for what cannot be loaded, and RequestError for a use that the model cannot be put to.
     """
     check_device(device)
-    with described(str(source), revision) as (found, origin, fetched):
-        choice = chosen_format(found, dtype, device, memory, pack_folder)
+    with described(str(source), revision) as own_files:
+        found = own_files.checkpoint
+        wanted = own_files.dtype if dtype == "auto" else dtype
+        choice = chosen_format(found, wanted, device, memory, pack_folder)
         format = choice.format
         device = chosen_device(device, lossy=format in ("int8", "int4"))
         context = min(CONTEXT, found.config.context_length) if context is None else context
@@ -198,7 +202,7 @@ def plan(
         free_disk = max(disk(place) for place in cache_folders(found.path))
         return Plan(
             source=str(source),
-            origin=origin,
+            origin=own_files.origin,
             dtype=format,
             reason=choice.reason,
             device=device,
@@ -208,7 +212,7 @@ def plan(
             steps=steps,
             footprint=own,
             memory=there,
-            fetched=fetched,
+            fetched=own_files.fetched,
             free_disk=free_disk,
             alternatives=()
             if there is None or own.needed <= there.free
@@ -217,16 +221,33 @@ def plan(
             work=_work(parts, shape),
             times=times,
             not_timed=reason,
+            kernels=f"{library.status().tier}, {counted(library.status().threads or 1, 'thread')}" if times else "",
             warning=describe_machine().warning if times else None,
         )
 
 
+@dataclass(frozen=True)
+class Described:
+    """A checkpoint read as far as its headers."""
+
+    checkpoint: Checkpoint
+    origin: str
+    """Where they are from, in words."""
+    fetched: int
+    """Bytes that are still to be fetched."""
+    dtype: DType = "auto"
+    """What "auto" is for it, where its headers do not say it."""
+
+
 @contextmanager
-def described(name: str, revision: str | None = None) -> Iterator[tuple[Checkpoint, str, int]]:
-    """Read a checkpoint as far as its headers: with where they are from, in words, and the bytes left to fetch."""
+def described(name: str, revision: str | None = None) -> Iterator[Described]:
+    """Read a checkpoint as far as its headers, from its files, the hub, or the table that ships.
+
+    Raises CheckpointError for what cannot be found or would not load.
+    """
     here = checkpoint.find_local(name) or hub.find_cached(name, revision)
     if here is not None:
-        yield checkpoint.read(here), "its files", 0
+        yield Described(checkpoint.read(here), "its files", 0)
         return
     try:
         repository = hub.survey(name, revision)
@@ -242,15 +263,17 @@ def described(name: str, revision: str | None = None) -> Iterator[tuple[Checkpoi
         yield known
         return
     with read_headers(repository) as found:
-        yield found, f"the hub (headers alone, revision {repository.commit[:12]})", sum(repository.fetched.values())
+        origin = f"the hub (headers alone, revision {repository.commit[:12]})"
+        yield Described(found, origin, sum(repository.fetched.values()))
 
 
-def _of_table(name: str) -> tuple[Checkpoint, str, int] | None:
-    origin = "the table that ships with redraft; the hub was not asked"
-    copy = published.copy_of(name)
-    if copy is not None:
-        return copy[0], origin, copy[1].nbytes
-    return None
+def _of_table(name: str) -> Described | None:
+    known = published.known(name)
+    if known is None:
+        return None
+    found, copy = known
+    origin = "the table that ships with redraft: the hub gave no headers"
+    return Described(found, origin, copy.nbytes, "auto" if copy.name == str(found.path) else copy.dtype)
 
 
 @dataclass(frozen=True)
@@ -336,9 +359,3 @@ def _copies(found: Checkpoint, there: Memory | None, use: Use, free_disk: int) -
         fits = on_device and (there is None or needed <= there.free) and both <= free_disk
         rows.append(CopyPlan(copy.name, copy.stored, copy.nbytes, copy.dtype, copy.kept, needed, both, fits))
     return tuple(rows)
-
-
-def kernels_in_use() -> str:
-    """Say what the times were measured with."""
-    now = library.status()
-    return f"{now.tier}, {now.threads} threads"

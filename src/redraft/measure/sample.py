@@ -25,8 +25,8 @@ VOCABULARY = 32_768
 """Tokens of the sample's head; a larger vocabulary is read in proportion."""
 # Numbers that are drawn; larger matrices repeat them. No power of two, so that no two rows are alike.
 _DRAWN = (1 << 20) + 7
-# Up to so many seconds a forward is run at its full depth; a deeper one is worked out from single layers.
-_WHOLE = 0.3
+WHOLE = 0.3
+"""Seconds up to which a forward is run at its full depth; a longer one is worked out from single layers."""
 _SAMPLES = 3
 _LONG = 0.5
 _EMBEDDINGS = 1024
@@ -48,10 +48,10 @@ class Timing:
 class Sample:
     """The layers and the head of a model that has only shapes, filled with random numbers."""
 
-    def __init__(self, shapes: PackedModel, vocabulary: int = VOCABULARY, whole: float = _WHOLE) -> None:
+    def __init__(self, shapes: PackedModel, vocabulary: int = VOCABULARY, whole: float | None = None) -> None:
         """``shapes``: the model without its numbers (``models.outline``). ``whole``: seconds up to which all layers are
-        run."""
-        self._whole = whole
+        run, by default WHOLE."""
+        self._whole = WHOLE if whole is None else whole
         self._made: dict[Hashable, PackedMatrix] = {}
         self._random = torch.Generator().manual_seed(0)
         self._format, self._parts = shapes.format, shapes.parts
