@@ -33,16 +33,16 @@ from redraft.room import Memory, MemoryLimit, allowed, disk
 STEPS = 16
 """Denoising steps of a canvas where nobody says how many: what published measurements of DiffusionGemma need."""
 KEPT = ("exact", "scales rounded", "rounded again")
-"""What becomes of a copy's numbers here, the best first."""
+"""The fates of a copy's numbers here, the best first."""
 
 
 @dataclass(frozen=True)
 class Work:
-    """What a forward reads and computes, and for how many tokens of the answer."""
+    """A forward in numbers: what it reads and computes, and for how many tokens of the answer."""
 
     rows: int
     bytes: int
-    """Of the weights, those that some row needs."""
+    """Those of the weights that some row needs."""
     multiply_adds: int
     experts: float | None
     """The share of the experts of a layer that some row is expected to choose; None without experts."""
@@ -75,7 +75,7 @@ class CopyPlan:
     dtype: Format
     """The format that it is computed in here."""
     kept: str
-    """What becomes of its numbers."""
+    """The fate of its numbers, one of KEPT."""
     memory: int
     disk: int
     """Bytes of what is fetched and of what is packed of it, which is all that is looked at afterwards."""
@@ -85,11 +85,11 @@ class CopyPlan:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a checkpoint takes on this machine."""
+    """A checkpoint on this machine: what it takes, what fits, and how long it takes."""
 
     source: str
     origin: str
-    """Where its shapes are from: its files, the hub, or the table that ships."""
+    """The source of its shapes: its files, the hub, or the table that ships."""
     dtype: Format
     reason: str
     """Why it is computed in that."""
@@ -102,13 +102,13 @@ class Plan:
     """Denoising steps of a canvas."""
     footprint: Footprint
     memory: Memory | None
-    """What there is; None where nobody can tell."""
+    """The memory that there is; None where nobody can tell."""
     fetched: int
     """Bytes that are still to be fetched."""
     free_disk: int
     """Bytes that are free where packed weights are kept."""
     alternatives: tuple[Alternative, ...]
-    """What would fit, where this does not."""
+    """Ways that would fit, where this does not."""
     copies: tuple[CopyPlan, ...]
     work: dict[GenerationMode, Work]
     times: dict[GenerationMode, Times]
@@ -116,9 +116,9 @@ class Plan:
     not_timed: str
     """Why nothing was measured; empty where it was."""
     kernels: str
-    """What the times were measured with."""
+    """The kernels and threads that times were measured with."""
     warning: str | None
-    """What makes the times doubtful."""
+    """The reason why the times are doubtful; None for a quiet machine."""
 
     @property
     def fits_memory(self) -> bool:
@@ -232,11 +232,11 @@ class Described:
 
     checkpoint: Checkpoint
     origin: str
-    """Where they are from, in words."""
+    """The source of the headers, in words."""
     fetched: int
     """Bytes that are still to be fetched."""
     dtype: DType = "auto"
-    """What "auto" is for it, where its headers do not say it."""
+    """The format that "auto" stands for, where no headers say it."""
 
 
 @contextmanager

@@ -161,7 +161,8 @@ class Sample:
         changed: dict[str, Any] = {name: self._filled(matrix) for name, matrix in _matrices(layer).items()}
         # Norms are what they are before training: with the outline's zeros every expert would be as good as another.
         changed |= {name: _ones(value) for name, value in vars(layer).items() if isinstance(value, Tensor)}
-        return replace(layer, **changed), place
+        # Scalars are zeros there, too, which would leave nothing for the next layer.
+        return replace(layer, **changed), replace(place, encode_scalar=1.0, denoise_scalar=1.0)
 
     def _filled_conditioning(self, own: PackedSelfConditioning | None) -> PackedSelfConditioning | None:
         if own is None:

@@ -33,7 +33,7 @@ class Copy:
     dtype: Format
     """The format that it is best computed in here."""
     kept: str
-    """What that makes of the numbers: "exact", "scales rounded" or "rounded again"."""
+    """The fate of its numbers then: "exact", "scales rounded" or "rounded again"."""
 
 
 @dataclass(frozen=True)
