@@ -42,7 +42,7 @@ class Work:
 
     rows: int
     bytes: int
-    """Those of the weights that some row needs."""
+    """Bytes of the weights that some row needs."""
     multiply_adds: int
     experts: float | None
     """The share of the experts of a layer that some row is expected to choose; None without experts."""
