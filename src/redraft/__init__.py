@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         RoomError,
     )
     from redraft.loading import load
+    from redraft.measure.plan import Plan, plan
     from redraft.measure.tune.recipe import read_recipe
     from redraft.models.checkpoint import save_choice_temperature
     from redraft.models.tools import ToolCall
@@ -68,6 +69,7 @@ __all__ = [
     "GenerationError",
     "Hole",
     "JSONSchema",
+    "Plan",
     "Recording",
     "RecordingError",
     "RecordingFolder",
@@ -88,6 +90,7 @@ __all__ = [
     "Usage",
     "fit_choice_temperature",
     "load",
+    "plan",
     "read_recipe",
     "replay",
     "save_choice_temperature",
@@ -110,6 +113,7 @@ _PUBLIC = {
         *("RecordingError", "RedraftError", "RequestError", "RoomError"),
     ),
     "redraft.loading": ("load",),
+    "redraft.measure.plan": ("Plan", "plan"),
     "redraft.measure.tune.recipe": ("read_recipe",),
     "redraft.models.checkpoint": ("save_choice_temperature",),
     "redraft.models.tools": ("ToolCall",),

@@ -59,14 +59,14 @@ def load(
     groups, or the device have left, None not to ask.
 
     Raises RequestError for a device that there is none of, RoomError, with what would fit, for what is larger than the
-    memory, and CheckpointError saying what is missing, damaged or not
-    supported; both before weights are read, and what can be known of a hub id before they are fetched.
+    memory, and CheckpointError saying what is missing, damaged or not supported; all before weights are read, and what
+    can be known of a hub id before they are fetched.
     """
     check_device(device)
     found = checkpoint.read(checkpoint.find(source, revision))
-    choice = _choice(found, dtype, device, memory, pack_folder)
+    choice = chosen_format(found, dtype, device, memory, pack_folder)
     format = choice.format
-    device = _chosen(device, lossy=format in ("int8", "int4"))
+    device = chosen_device(device, lossy=format in ("int8", "int4"))
     tokenizer = ChatTokenizer.from_checkpoint(found.path)
     if draft_model is not None:
         # Before weights are read.
@@ -96,8 +96,8 @@ def _room_for_keys_and_values(
     return check_fits(found, format, there, Use(context, device=device), allowed=kv_bytes, packed=packed)
 
 
-def _choice(found: Checkpoint, dtype: DType, device: str, memory: MemoryLimit, pack_folder: PackFolder) -> Choice:
-    """Choose what it is computed in, and log it."""
+def chosen_format(found: Checkpoint, dtype: DType, device: str, memory: MemoryLimit, pack_folder: PackFolder) -> Choice:
+    """Return the format that ``load`` computes a checkpoint in, and why, which is logged."""
     place = "cpu" if device == "auto" and not (found.packed is None and torch.cuda.is_available()) else device
     place = "cuda" if place == "auto" else place
     use = Use(min(CONTEXT, found.config.context_length), device=place)
@@ -126,7 +126,7 @@ def check_device(device: str) -> None:
         ) from error
 
 
-def _chosen(device: str, *, lossy: bool) -> str:
+def chosen_device(device: str, *, lossy: bool) -> str:
     """Return the device that "auto" stands for; others stand for themselves."""
     if device != "auto":
         return device

@@ -86,13 +86,16 @@ def check_disk(path: Path, needed: int, what: str) -> None:
     """Raise RoomError where ``what``, of so many bytes, does not fit where ``path`` lies, or will lie."""
     free = disk(path)
     if needed > free:
-        raise RoomError(f"{what} takes {gigabytes(needed)}, and {path} has {gigabytes(free)} free; make room, or name "
+        raise RoomError(f"{what} takes {size_text(needed)}, and {path} has {size_text(free)} free; make room, or name "
                         "another place")  # fmt: skip
 
 
-def gigabytes(count: int) -> str:
-    """Write bytes for a message: "0.004 GB", "52.3 GB"."""
-    return f"{count / 1e9:.3g} GB"
+def size_text(count: int) -> str:
+    """Write bytes for a message: "812 MB", "52.3 GB"."""
+    for unit, number in (("TB", 10**12), ("GB", 10**9)):
+        if count >= number:
+            return f"{count / number:.3g} {unit}"
+    return f"{count / 10**6:.3g} MB"
 
 
 def _of_system(root: Path) -> Iterator[Memory]:
@@ -147,7 +150,7 @@ def _of_group(folder: Path, version: int, named: bool) -> Iterator[Memory]:
         given_back = 0
     limit = min(known)
     where = f"its control group {folder.name}" if named else "its control group"
-    yield Memory(max(0, limit - used + given_back), f"{where}, which may have {gigabytes(limit)}")
+    yield Memory(max(0, limit - used + given_back), f"{where}, which may have {size_text(limit)}")
 
 
 def _number(path: Path) -> int | None:

@@ -1,7 +1,6 @@
 """``redraft info``: describes a checkpoint without loading its weights, and says what would compute it."""
 
 import json
-import textwrap
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
     from redraft.train.adapt import Base
 
 Facts = dict[str, dict[str, object]]
-_NAME, _WIDTH = 26, 80
+_NAME = 26
 
 
 class Bytes(int):
@@ -59,7 +58,7 @@ def info(
     for title, rows in facts.items():
         typer.echo(title)
         for row, value in rows.items():
-            typer.echo("\n".join(_lines(row, _shown(value))))
+            typer.echo("\n".join(printing.row(row, _shown(value), _NAME)))
 
 
 @contextmanager
@@ -270,15 +269,3 @@ def _shown(value: object) -> str:
         case int():
             return f"{value:,}"
     return str(value)
-
-
-def _lines(name: str, value: str) -> list[str]:
-    """Write a row in columns that fit a terminal; a path is not broken."""
-    wrapped = textwrap.wrap(value, _WIDTH - _NAME - 3, break_long_words=False, break_on_hyphens=False) or [""]
-    # A name that is wider than its column has a line of its own.
-    above = [f"  {name}"] if len(name) > _NAME else []
-    first = "" if above else name
-    return [
-        *above,
-        *(f"  {first if number == 0 else '':<{_NAME}} {line}".rstrip() for number, line in enumerate(wrapped)),
-    ]

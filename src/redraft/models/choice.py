@@ -9,7 +9,7 @@ import torch
 from redraft.kernels.packed import Format
 from redraft.models.checkpoint import AUTO_FLOAT32, Checkpoint, DType
 from redraft.models.footprint import PLAIN, Use, footprint
-from redraft.room import Memory, gigabytes
+from redraft.room import Memory, size_text
 
 _BY_EXACTNESS: tuple[Format, ...] = ("float32", "bfloat16", "int8", "int4")
 
@@ -70,8 +70,8 @@ def _fitting(found: Checkpoint, best: Format, memory: Memory, use: Use, packed: 
     # Where nothing fits, whoever loads it says so, of the smallest.
     return Choice(
         format,
-        f"{gigabytes(needed[format])}: {best} takes {gigabytes(needed[best])}, and {memory.limit} has "
-        f"{gigabytes(memory.free)} left",
+        f"{size_text(needed[format])}: {best} takes {size_text(needed[best])}, and {memory.limit} has "
+        f"{size_text(memory.free)} left",
         usual=False,
     )
 

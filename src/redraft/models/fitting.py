@@ -15,7 +15,7 @@ from redraft.models.checkpoint import Checkpoint
 from redraft.models.footprint import PLAIN, Footprint, Use, footprint
 from redraft.models.published import Copy, copies
 from redraft.models.sizing import kv_bytes
-from redraft.room import Memory, gigabytes
+from redraft.room import Memory, size_text
 
 # The share of what is left beside weights that keys and values may take: the rest is for what nobody counted.
 _KV_SHARE = 0.9
@@ -79,16 +79,16 @@ def refusal(
 ) -> str:
     """Say what does not fit, by how much, and what would."""
     parts = (
-        f"weights {gigabytes(own.weights)}, keys and values {gigabytes(own.keys_values)}, scratch "
-        f"{gigabytes(own.scratch)}, tokenizer {gigabytes(own.tokenizer)}"
+        f"weights {size_text(own.weights)}, keys and values {size_text(own.keys_values)}, scratch "
+        f"{size_text(own.scratch)}, tokenizer {size_text(own.tokenizer)}"
     )
     if own.packing > own.running:
-        parts += f"; at its peak packing them takes {gigabytes(own.packing)}"
+        parts += f"; at its peak packing them takes {size_text(own.packing)}"
     words = [one.words for one in alternatives(found, own, memory, use, packed=packed, allowed=allowed)]
     advice = f"what fits: {'; '.join(words)}" if words else "nothing smaller of it fits"
     return (
-        f"{found.path} as {own.format} takes {gigabytes(own.needed)} of memory ({parts}), and {memory.limit} has "
-        f"{gigabytes(memory.free)} left. {advice[0].upper()}{advice[1:]}. To load it all the same: --memory none, in "
+        f"{found.path} as {own.format} takes {size_text(own.needed)} of memory ({parts}), and {memory.limit} has "
+        f"{size_text(memory.free)} left. {advice[0].upper()}{advice[1:]}. To load it all the same: --memory none, in "
         "Python memory=None"
     )
 
@@ -115,9 +115,9 @@ def alternatives(
     for format in smaller_formats(found, own.format, use.device):
         other = footprint(found, format, use)
         if other.needed <= memory.free:
-            yield Alternative(f"dtype {format} ({gigabytes(other.needed)})", other.needed)
+            yield Alternative(f"dtype {format} ({size_text(other.needed)})", other.needed)
     for copy, needed in fitting_copies(found, memory, use):
-        yield Alternative(f"{copy.name} ({copy.stored}, {gigabytes(needed)})", needed)
+        yield Alternative(f"{copy.name} ({copy.stored}, {size_text(needed)})", needed)
 
 
 def fitting_copies(found: Checkpoint, memory: Memory, use: Use) -> Iterator[tuple[Copy, int]]:

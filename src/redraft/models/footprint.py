@@ -15,6 +15,7 @@ from redraft.models.base import PREFILL_CHUNK
 from redraft.models.checkpoint import Checkpoint
 from redraft.models.outline import beside_bytes, outline
 from redraft.models.packed import PackedModel
+from redraft.models.packed_cache import CACHED_FROM
 from redraft.models.packing import packed_bytes, packing_peak
 from redraft.models.sizing import kv_bytes
 
@@ -93,7 +94,7 @@ def footprint(found: Checkpoint, format: Format, use: Use = PLAIN, *, packed: bo
         if bindings.kernels() is None:
             # Torch computes with copies in float32.
             weights += 4 * plain
-        if found.packed is None and not packed:
+        if found.packed is None and not packed and parts.nbytes >= CACHED_FROM:
             packing, file = packing_peak(found, format), packed_bytes(found, format)
     scratch = _kernel_scratch(parts, rows, use.context) if on_kernels else _torch_scratch(parts, rows, use.context)
     return Footprint(

@@ -20,7 +20,7 @@ from redraft.formats.safetensors import INDEX_FILE, WEIGHTS_FILE
 from redraft.formats.source import CONFIG_FILE, GENERATION_FILE
 from redraft.models import foreign
 from redraft.models.registry import BASES, family_of
-from redraft.room import disk, gigabytes
+from redraft.room import disk, size_text
 
 _FETCHED = ("*.json", "*.safetensors", "*.jinja", "README.md", "LICENSE*", "NOTICE*")
 # What ``info`` reads: no tokenizer, which may have many megabytes.
@@ -231,7 +231,7 @@ def check_room(found: Repository) -> None:
     free = disk(cache)
     if left > free:
         raise RoomError(
-            f"{found.name} takes {gigabytes(left)} more, and {cache} has {gigabytes(free)} free; make room, or name "
+            f"{found.name} takes {size_text(left)} more, and {cache} has {size_text(free)} free; make room, or name "
             "another place with HF_HUB_CACHE"
         )
 

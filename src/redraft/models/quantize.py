@@ -23,7 +23,7 @@ from redraft.models.checkpoint import OWN_FILE, Checkpoint
 from redraft.models.companions import copy, write_card, write_terms, write_tokenizer
 from redraft.models.packing import Packing, packing_peak
 from redraft.models.recipes import Importance
-from redraft.room import MemoryLimit, allowed, check_disk, gigabytes
+from redraft.room import MemoryLimit, allowed, check_disk, size_text
 
 FORMATS: tuple[Format, ...] = ("int4", "int8", "bfloat16")
 FileFormat = Literal["redraft", "compressed-tensors"]
@@ -154,8 +154,8 @@ def check_room(
     left, peak = allowed(memory), packing_peak(found, format)
     if left is not None and peak > left.free:
         raise RoomError(
-            f"quantising {found.path} as {format} takes {gigabytes(peak)} of memory, and {left.limit} has "
-            f"{gigabytes(left.free)} left"
+            f"quantising {found.path} as {format} takes {size_text(peak)} of memory, and {left.limit} has "
+            f"{size_text(left.free)} left"
         )
     if format != "bfloat16" and file_format == "redraft":
         size = Packing(found, format).size

@@ -87,6 +87,7 @@ def _model(described: Mapping[str, Any]) -> _Model:
         architecture=architecture,
         family=family,
         config=config,
+        names=tuple(model.state_dict()),
         defaults=family.read_defaults(described["generation"], config),
         cache_layout=tuple(model.cache_layout()),
         tensors=stored,

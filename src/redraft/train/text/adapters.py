@@ -25,7 +25,7 @@ from redraft.models import checkpoint
 from redraft.models.checkpoint import Checkpoint
 from redraft.models.companions import write_card, write_terms, write_tokenizer
 from redraft.models.family import PlainModel
-from redraft.room import allowed, gigabytes
+from redraft.room import allowed, size_text
 from redraft.train.text.batch import Batch
 
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -239,8 +239,8 @@ def merge(adapter: Path, out: Path, base: str | Path | None = None) -> Path:
     there, needed = allowed("auto"), _FLOAT * sum(prod(tensor.shape) for tensor in found.tensors.values())
     if there is not None and needed > there.free:
         raise RoomError(
-            f"merging into {found.path} takes {gigabytes(needed)} of memory, and {there.limit} has "
-            f"{gigabytes(there.free)} left; to begin all the same, set REDRAFT_MEMORY to none"
+            f"merging into {found.path} takes {size_text(needed)} of memory, and {there.limit} has "
+            f"{size_text(there.free)} left; to begin all the same, set REDRAFT_MEMORY to none"
         )
     model: Any = found.load("float32")
     peft = peft_library()

@@ -4,7 +4,7 @@ from math import prod
 
 from redraft.errors import RoomError
 from redraft.models.checkpoint import Checkpoint
-from redraft.room import MemoryLimit, allowed, gigabytes
+from redraft.room import MemoryLimit, allowed, size_text
 from redraft.train.text.adapters import Adaptation, Full, LastLayers, Lora
 from redraft.train.text.optimizer import OptimizerConfig
 
@@ -53,10 +53,10 @@ def check_memory(
     if there is not None and needed > there.free:
         smaller = training_bytes(found, Lora(rank=8), optimizer, item)
         advice = (
-            f"an adapter (--lora 8) takes {gigabytes(smaller)}" if smaller <= there.free else "take a smaller model"
+            f"an adapter (--lora 8) takes {size_text(smaller)}" if smaller <= there.free else "take a smaller model"
         )
         raise RoomError(
-            f"training {found.path} takes {gigabytes(needed)} of memory for weights, gradients and the optimizer "
-            f"alone, and {there.limit} has {gigabytes(there.free)} left; {advice}. To begin all the same, set REDRAFT_MEMORY "
-            "to none"
+            f"training {found.path} takes {size_text(needed)} of memory for weights, gradients and the optimizer "
+            f"alone, and {there.limit} has {size_text(there.free)} left; {advice}. To begin all the same, set "
+            "REDRAFT_MEMORY to none"
         )
