@@ -181,9 +181,9 @@ def _decompressed(parts: dict[str, Tensor], scheme: Any, compressor: Any) -> Ten
 
 
 @torch.no_grad()
-def compressed_by_library(source: Path, folder: Path, preset: str, ignore: Sequence[str], **weights: Any) -> Path:
+def compressed_by_library(source: Path, folder: Path, preset: str, ignore: Sequence[str], **weights: Any) -> Any:
     """Let compressed-tensors quantise and write a whole model of ``transformers``, as llm-compressor does: its names,
-    its configuration, nothing of them written here."""
+    its configuration, nothing of them written here. Returns the model as the library decompresses it."""
     import transformers
     from compressed_tensors.compressors import ModelCompressor
     from compressed_tensors.quantization import (
@@ -208,7 +208,12 @@ def compressed_by_library(source: Path, folder: Path, preset: str, ignore: Seque
     shutil.copytree(source, folder, ignore=shutil.ignore_patterns("*.safetensors*"))
     model.save_pretrained(folder)
     compressor.update_config(str(folder))
-    return folder
+    compressor.decompress_model(model)
+    for module in model.modules():
+        # It would round activations too, where a scheme says so; what is compared are the weights.
+        if (own := getattr(module, "quantization_scheme", None)) is not None:
+            own.input_activations = None
+    return model.eval()
 
 
 _MAGNITUDES = torch.tensor([0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0])
