@@ -1,5 +1,7 @@
 """A sample is the model in shape and in work; what a deep model takes is worked out from its layers."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -50,8 +52,8 @@ def test_a_layer_is_counted_as_often_as_the_model_has_it(
     assert (shallow.forward, shallow.readout) == (1.0, 2.0)
 
 
-def test_every_way_of_a_forward_is_timed(tmp_path: object, checkpoint_of: WriteCheckpoint) -> None:
-    for folder in (checkpoint_of(), write(tmp_path / "llama")):  # type: ignore[operator]
+def test_every_way_of_a_forward_is_timed(tmp_path: Path, checkpoint_of: WriteCheckpoint) -> None:
+    for folder in (checkpoint_of(), write(tmp_path / "llama")):
         shapes = outline(checkpoint.read(folder), "float32")
         own = Sample(shapes)
         assert Sample.nbytes(shapes) <= shapes.nbytes

@@ -300,7 +300,8 @@ def _why_not_timed(parts: PackedModel, own: Footprint, there: Memory | None, dev
 
 def _work(parts: PackedModel, shape: _Shape) -> dict[GenerationMode, Work]:
     """Count what the forwards of each mode read and compute, of all requests at a time."""
-    canvas, found = parts.config.canvas_length, {}
+    canvas = parts.config.canvas_length
+    found: dict[GenerationMode, Work] = {}
     for mode in parts.modes:
         if mode == "speculative":
             continue
