@@ -2,6 +2,7 @@
 
     python -m bench.plan                              # all cases: the bundled model, and hidden 512 with 8 layers
     python -m bench.plan --case sudoku --dtype int8 --rounds 5
+    python -m bench.plan --processor-time             # on one thread, by the processor's time: for a busy machine
 
 Estimate and measurement alternate, so that a machine that others use, too, slows both. The larger case is estimated
 as a model is that is too deep to be run: from a layer of each kind, and from a part of its vocabulary. The ratio is
@@ -12,16 +13,17 @@ import argparse
 import json
 import statistics
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from tests.random_checkpoint import random_checkpoint
 
 from bench.denoising_step import SHAPE
-from redraft.engine.result import Result
+from redraft.api import Engine
+from redraft.canvas.stopping import StableAndConfident
 from redraft.kernels import library
 from redraft.kernels.packed import FORMATS, Format
 from redraft.loading import load
@@ -60,43 +62,47 @@ class Row:
 
 def rows(folder: Path, format: Format, rounds: int, prompt: int, whole: float) -> Iterator[Row]:
     """Estimate and measure one checkpoint in one format. ``whole``: as in ``measure.sample``."""
-    found, canvas = checkpoint.read(folder), checkpoint.read(folder).config.canvas_length
+    found = checkpoint.read(folder)
+    canvas, prompts = found.config.canvas_length, _tokens(found.config.vocab_size, prompt)
     sample.WHOLE = whole
     plans: list[Plan] = []
-    steps, answers, peaks, tokens = [], [], [], []
-    prompts = _tokens(found.config.vocab_size, prompt)
-    spec = ContenderSpec("redraft", str(folder), format, None)
-    with (
-        ProcessContender("redraft", spec, machine.malloc(None).environment) as contender,
-        load(folder, dtype=format) as engine,
-    ):
-        libraries = contender.loaded.libraries_bytes
+    steps, answers, tokens = [], [], []
+    with load(folder, dtype=format) as engine:
         for seed in range(rounds):
             plans.append(plan(folder, dtype=format, context=prompt + canvas, answer=canvas, steps=STEPS))
-            run = contender.answer(Workload(prompts, canvas, STEPS), seed)
-            steps.append(run.later_step or 0.0)
-            answers.append(run.seconds)
-            peaks.append((run.peak_bytes or 0) - (libraries or 0))
-            tokens.append(_seconds_a_token(engine, prompts, seed) if "autoregressive" in plans[0].times else 0.0)
+            short, long = (_seconds(engine, prompts, seed, canvas, steps=count) for count in (2, STEPS))
+            steps.append((long - short) / (STEPS - 2))
+            answers.append(long)
+            first, last = (_seconds(engine, prompts, seed, count) for count in (1, 1 + TOKENS))
+            tokens.append((last - first) / TOKENS)
     yield Row("seconds a step", tuple(one.times["diffusion"].forward for one in plans), tuple(steps))
     yield Row("seconds an answer", tuple(one.times["diffusion"].answer for one in plans), tuple(answers))
-    if "autoregressive" in plans[0].times:
-        yield Row("seconds a token", tuple(one.times["autoregressive"].forward for one in plans), tuple(tokens))
-    counted = tuple((one.footprint.running + one.footprint.looked_up) / 1e6 for one in plans)
-    yield Row("MB of memory beside the libraries'", counted, tuple(peak / 1e6 for peak in peaks))
+    yield Row("seconds a token", tuple(one.times["autoregressive"].forward for one in plans), tuple(tokens))
+    spec = ContenderSpec("redraft", str(folder), format, None)
+    with ProcessContender("redraft", spec, machine.malloc(None).environment) as contender:
+        peak = contender.answer(Workload(prompts, canvas, STEPS), 0).peak_bytes or 0
+        own = peak - (contender.loaded.libraries_bytes or 0)
+    counted = plans[0].footprint.running + plans[0].footprint.looked_up
+    yield Row("MB of memory beside the libraries'", (counted / 1e6,), (own / 1e6,))
 
 
-def _seconds_a_token(engine: Any, prompt: tuple[int, ...], seed: int) -> float:
-    """Seconds that a further token takes: those of a long answer less those of a short one, the prompt being kept."""
-
-    def seconds(count: int) -> float:
-        result: Result = engine.generate(
-            list(prompt), mode="autoregressive", max_tokens=count, min_tokens=count, ignore_eos=True, seed=seed
-        )
-        return result.usage.seconds
-
-    seconds(1)
-    return (seconds(1 + TOKENS) - seconds(1)) / TOKENS
+def _seconds(engine: Engine, prompt: tuple[int, ...], seed: int, tokens: int, steps: int | None = None) -> float:
+    """Seconds of an answer of so many tokens: on a canvas in so many steps, or token after token. Its prompt is encoded
+    anew."""
+    engine.runtime.pool.forget()
+    began = sample.clock()
+    engine.generate(
+        list(prompt),
+        mode="autoregressive" if steps is None else "diffusion",
+        max_denoising_steps=steps,
+        # Before its last step no canvas can equal those of so many earlier ones, so that all steps are taken.
+        stopping=None if steps is None else StableAndConfident(steps),
+        max_tokens=tokens,
+        min_tokens=tokens,
+        ignore_eos=True,
+        seed=seed,
+    )
+    return sample.clock() - began
 
 
 def _tokens(vocabulary: int, count: int) -> tuple[int, ...]:
@@ -121,8 +127,11 @@ def main() -> None:
     parser.add_argument("--dtype", action="append", choices=FORMATS, help="may be repeated; by default all")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int)
+    parser.add_argument("--processor-time", action="store_true", help="on one thread, by the processor's time")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
+    if arguments.processor_time:
+        arguments.threads, sample.clock = 1, time.process_time
     if arguments.threads is not None:
         library.use_threads(arguments.threads)
     status = library.status()
