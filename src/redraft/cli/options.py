@@ -18,6 +18,7 @@ import typer
 from redraft.cli import settings, talk
 from redraft.errors import RequestError
 from redraft.files import check_writable
+from redraft.room import MemoryLimit, parse_memory
 
 if TYPE_CHECKING:
     from redraft.api import Engine
@@ -49,6 +50,14 @@ PackFolderOption = Annotated[
         help="Where weights packed for the kernels are kept: a folder, auto, or none; by default REDRAFT_PACK_FOLDER.",
     ),
 ]
+MemoryOption = Annotated[
+    str | None,
+    typer.Option(
+        "--memory",
+        metavar="SIZE",
+        help="What it may take, such as 24GB; auto for what is left, none not to ask; by default REDRAFT_MEMORY.",
+    ),
+]
 DraftModelOption = Annotated[
     str | None,
     typer.Option("--draft-model", help="A small model with the same vocabulary, which drafts in mode speculative."),
@@ -70,6 +79,7 @@ def load_engine(
     revision: str | None = None,
     device: str | None = None,
     pack_folder: str | None = None,
+    memory: str | None = None,
     **more: Any,
 ) -> "Engine":
     """Load a model for a verb, on the number of threads it was given; what is None is the user's default. ``more`` as
@@ -77,6 +87,7 @@ def load_engine(
     name = model_name(model)
     device = settings.setting("device").value if device is None else device
     place = settings.setting("pack_folder").value if pack_folder is None else pack_folder
+    limit = memory_limit(memory)
     import redraft
     from redraft.cli.packing import told
     from redraft.kernels.library import use_threads
@@ -92,15 +103,23 @@ def load_engine(
             device=device,
             pack_folder=None if place == "none" else place,
             on_packing=on_packing,
+            memory=limit,
             **more,
         )
     origin = engine.origin
     if origin is not None:
+        if origin.choice is not None and not origin.choice.usual:
+            talk.note(f"dtype auto is {origin.choice.format}, {origin.choice.reason}")
         talk.detail(
             f"loaded {name} ({origin.checkpoint.path}) as {origin.dtype} on {origin.device}, kernels {origin.kernels}, "
             f"in {time.perf_counter() - begun:.1f} s"
         )
     return engine
+
+
+def memory_limit(given: str | None) -> "MemoryLimit":
+    """Return what a model may take: what a command was given, or the user's default."""
+    return parse_memory(settings.setting("memory").value if given is None else given)
 
 
 class Mode(StrEnum):
@@ -151,6 +170,7 @@ class Loading:
     dtype: DTypeOption = "auto"
     device: Device = None
     pack_folder: PackFolderOption = None
+    memory: MemoryOption = None
     threads: Threads = None
     draft_model: DraftModelOption = None
 
@@ -162,6 +182,7 @@ class Loading:
             revision=self.revision,
             device=self.device,
             pack_folder=self.pack_folder,
+            memory=self.memory,
             **({} if self.draft_model is None else {"draft_model": self.draft_model}),
         )
 

@@ -69,6 +69,7 @@ def serve(
     dtype: options.DTypeOption = "auto",
     device: options.Device = None,
     pack_folder: options.PackFolderOption = None,
+    memory: options.MemoryOption = None,
     threads: options.Threads = None,
     draft_model: options.DraftModelOption = None,
 ) -> None:
@@ -97,7 +98,7 @@ def serve(
     own = None if recipe is None else read_recipe(recipe)
     engine = options.load_engine(
         model, dtype, threads,
-        revision=revision, device=device, pack_folder=pack_folder, kv_bytes=kv_bytes,
+        revision=revision, device=device, pack_folder=pack_folder, kv_bytes=kv_bytes, memory=memory,
         **({} if draft_model is None else {"draft_model": draft_model}),
     )  # fmt: skip
     from redraft.engine.request import check_listeners, check_mode

@@ -60,6 +60,8 @@ class Budget:
     limit: int | None
     """None for no limit."""
     pools: "list[KVPool]" = field(default_factory=list)
+    fills: bool = False
+    """True of one that was given to be used up by what is kept for later; another is only not to be passed."""
 
     def fits(self, more: int) -> bool:
         """Tell whether so many bytes more can be promised."""
@@ -95,7 +97,7 @@ class KVPool:
         a sliding layer needs room for beside its window. multiple: contexts are shared in multiples of so many
         positions alone, for a model whose rounding depends on what else is in a forward."""
         self.block, self.longest_write = block, longest_write
-        self._budget = Budget(budget, [self])
+        self._budget = Budget(budget, [self], fills=budget is not None)
         self._dtype, self._device = dtype, device
         self._step = lcm(block, multiple) // block
         keeps = sorted({keep for _, _, keep in layout}, key=lambda keep: (keep is not None, keep or 0))
@@ -132,6 +134,12 @@ class KVPool:
             dtype=model.kv_dtype,
             device=model.device,
         )
+
+    def limit(self, nbytes: int) -> None:
+        """Have a pool without a budget never take more than so many bytes; of what it keeps for later it keeps as much
+        as before."""
+        if self.budget is None:
+            self.budget = nbytes
 
     @property
     def budget(self) -> int | None:
@@ -285,7 +293,7 @@ class KVPool:
 
     def _trim(self) -> None:
         """Without a budget, what is kept still has an end."""
-        while self.budget is None and self._cached > max(self._most_used, KEPT_WITHOUT_BUDGET):
+        while not self._budget.fills and self._cached > max(self._most_used, KEPT_WITHOUT_BUDGET):
             self.drop_oldest()
 
     def drop_oldest(self) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import copy
 from dataclasses import asdict, dataclass
+from math import prod
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Protocol, runtime_checkable
@@ -17,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from redraft.errors import CheckpointError, RedraftError
+from redraft.errors import CheckpointError, RedraftError, RoomError
 from redraft.files import replacing
 from redraft.formats.json_objects import read_object
 from redraft.layers.linear import Linear
@@ -25,11 +26,13 @@ from redraft.models import checkpoint
 from redraft.models.checkpoint import Checkpoint
 from redraft.models.companions import write_card, write_terms, write_tokenizer
 from redraft.models.family import PlainModel
+from redraft.room import allowed, size_text
 from redraft.train.text.batch import Batch
 from redraft.train.text.source import digest
 
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 MASK_ROW = "mask_row"
+_FLOAT = 4
 # What PEFT puts before the names of the model that it wraps, and calls rows of an embedding that are trained alone.
 _WRAPPED, _TOKENS = "base_model.model.", ".token_adapter.trainable_tokens_delta"
 
@@ -262,6 +265,12 @@ def merge(adapter: Path, out: Path, base: str | Path | None = None) -> Path:
     """
     described = read_object(_config_of(adapter))
     found = checkpoint.read(checkpoint.find(base or described.get("base_model_name_or_path") or ""))
+    there, needed = allowed("auto"), _FLOAT * sum(prod(tensor.shape) for tensor in found.tensors.values())
+    if there is not None and needed > there.free:
+        raise RoomError(
+            f"merging into {found.path} takes {size_text(needed)} of memory, and {there.limit} has "
+            f"{size_text(there.free)} left; to begin all the same, set REDRAFT_MEMORY to none"
+        )
     model: Any = found.load("float32")
     config = peft_library().PeftConfig.from_pretrained(str(adapter))
     tokens, config.trainable_token_indices = config.trainable_token_indices, None
