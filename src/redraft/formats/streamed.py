@@ -138,12 +138,6 @@ def write(
             raise
 
 
-def rows(tensor: Tensor) -> Iterator[Tensor]:
-    """Cut a tensor into blocks of rows of a few megabytes."""
-    table = tensor.view(-1, tensor.shape[-1]) if tensor.ndim > 1 else tensor.view(1, -1)
-    yield from table.split(max(1, _AT_A_TIME // max(1, table.shape[1] * table.dtype.itemsize)))
-
-
 def write_each(
     folder: Path, described: Mapping[str, Described], tensor: TensorReader, metadata: Mapping[str, str] | None = None
 ) -> None:
