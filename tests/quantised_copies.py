@@ -145,15 +145,15 @@ def _ranges(weight: Tensor, args: Any) -> dict[str, Tensor]:
     weight of each group."""
     from compressed_tensors.quantization.utils import calculate_qparams, generate_gparam
 
-    shaped, dims = weight, (-1,)
+    shaped, dims = weight, [-1]
     if args.strategy == "tensor":
-        shaped, dims = weight.reshape(1, -1), (-1,)
+        shaped = weight.reshape(1, -1)
     elif args.group_size:
         shaped = weight.unflatten(-1, (-1, args.group_size))
     elif args.strategy == "block":
         rows, columns = args.block_structure
         padded = torch.nn.functional.pad(weight, (0, -weight.shape[1] % columns, 0, -weight.shape[0] % rows))
-        shaped, dims = padded.unflatten(0, (-1, rows)).unflatten(2, (-1, columns)), (1, 3)
+        shaped, dims = padded.unflatten(0, (-1, rows)).unflatten(2, (-1, columns)), [1, 3]
     keep = args.strategy in ("channel",)
     lowest, highest = (each(dim=dims, keepdim=keep) for each in (shaped.amin, shaped.amax))
     found = {}
@@ -181,9 +181,9 @@ def _decompressed(parts: dict[str, Tensor], scheme: Any, compressor: Any) -> Ten
 
 
 @torch.no_grad()
-def compressed_by_library(source: Path, folder: Path, preset: str, ignore: Sequence[str], **weights: Any) -> Path:
+def compressed_by_library(source: Path, folder: Path, preset: str, ignore: Sequence[str], **weights: Any) -> Any:
     """Let compressed-tensors quantise and write a whole model of ``transformers``, as llm-compressor does: its names,
-    its configuration, nothing of them written here."""
+    its configuration, nothing of them written here. Returns the model as the library decompresses it."""
     import transformers
     from compressed_tensors.compressors import ModelCompressor
     from compressed_tensors.quantization import (
@@ -208,7 +208,12 @@ def compressed_by_library(source: Path, folder: Path, preset: str, ignore: Seque
     shutil.copytree(source, folder, ignore=shutil.ignore_patterns("*.safetensors*"))
     model.save_pretrained(folder)
     compressor.update_config(str(folder))
-    return folder
+    compressor.decompress_model(model)
+    for module in model.modules():
+        # It would round activations too, where a scheme says so; what is compared are the weights.
+        if (own := getattr(module, "quantization_scheme", None)) is not None:
+            own.input_activations = None
+    return model.eval()
 
 
 _MAGNITUDES = torch.tensor([0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0])
@@ -342,8 +347,7 @@ class Kind:
             writer, quantization = compressed_tensors(self.preset, **dict(self.weights))
             quantization["ignore"] = IGNORED if self.chosen == ALL else [*IGNORED, "re:.*mlp.*"]
         assert writer is not None
-        options = {"chosen": self.chosen, "dtype": self.dtype, "split": self.split}
-        return write_copy(source, folder, writer, quantization, **options)
+        return write_copy(source, folder, writer, quantization, chosen=self.chosen, dtype=self.dtype, split=self.split)
 
 
 def _mlx(bits: int, mode: str = "affine", **overrides: Any) -> tuple[tuple[str, Any], ...]:

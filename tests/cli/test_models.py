@@ -2,9 +2,10 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from redraft.models import checkpoint
 from redraft.models.sizing import parameters
 from tests.cli.conftest import Run, assert_one_line
 from tests.cli.hub import COMMIT, Hub, serving_hub
+from tests.quantised_copies import Copy, change_config
 
 NAME = "someone/small"
 CONFIG = {"architectures": ["DiffusionGemmaForBlockDiffusion"]}
@@ -31,11 +33,11 @@ FOREIGN: dict[str, tuple[dict[str, object], tuple[str, ...]]] = {
     "flax": ({"config.json": CONFIG, "flax_model.msgpack": "x"}, ("weights for Flax", "look for safetensors")),
     "quantised": (
         {"config.json": {**CONFIG, "quantization_config": {"quant_method": "awq"}}, "model.safetensors": "x"},
-        ("quantised by 'awq'", "take the repository that it was made of"),
+        ("quantised by 'awq'", "read are compressed-tensors, modelopt, mlx", "the repository that it was made of"),
     ),
-    "mlx": (
-        {"config.json": {**CONFIG, "quantization": {"group_size": 64, "bits": 4}}, "model.safetensors": "x"},
-        ("quantised by 'mlx'", "redraft quantize"),
+    "quantised in memory": (
+        {"config.json": {**CONFIG, "quantization_config": {"quant_method": "bitsandbytes"}}, "model.safetensors": "x"},
+        ("quantised by 'bitsandbytes'", "redraft quantize"),
     ),
     "another architecture": (
         {"config.json": {"architectures": ["BertModel"]}, "model.safetensors": "x"},
@@ -120,6 +122,29 @@ def test_info_of_a_hub_id_reads_the_configuration_and_headers_alone(redraft_here
     assert hub.bytes_of("tokenizer.json") == 0
     local = json.loads(redraft_here("info", model, "--json").stdout)
     assert all(facts[part] == local[part] for part in ("model", "weights in memory, float32", "not supported"))
+
+
+@pytest.mark.slow
+def test_info_of_a_quantised_copy_on_the_hub_is_that_of_its_folder(
+    redraft_here: Run, hub: Hub, copy_of: Callable[[str], Copy], tmp_path: Path
+) -> None:
+    """From headers alone, in which shapes that are stored as numbers are not; and from the file beside config.json."""
+    published = Path(shutil.copytree(copy_of("W4A16").folder, tmp_path / "w4a16"))
+    beside = Path(shutil.copytree(copy_of("modelopt NVFP4").folder, tmp_path / "nvfp4"))
+    change_config(beside, lambda config: config.pop("quantization_config"))
+    own = {"quantization": {"quant_algo": "NVFP4", "group_size": 16, "exclude_modules": ["*mlp*"]}}
+    (beside / "hf_quant_config.json").write_text(json.dumps(own))
+    for folder, label in ((published, "INT4, groups of 32"), (beside, "NVFP4")):
+        name = f"someone/{folder.name}"
+        hub.folders[name], hub.sent = folder, []
+        shown = redraft_here("info", name, "--json")
+        assert shown.returncode == 0, shown.stderr
+        facts, local = json.loads(shown.stdout), json.loads(redraft_here("info", folder, "--json").stdout)
+        title = "quantised weights, as computed (auto)"
+        assert facts[title] == local[title]
+        assert facts[title][label].endswith("% of the weights dequantised to float32")
+        assert facts["model"] == local["model"]
+        assert hub.bytes_of("model.safetensors") < (folder / "model.safetensors").stat().st_size
 
 
 @pytest.mark.parametrize("kind", FOREIGN)

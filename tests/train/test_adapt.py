@@ -140,7 +140,8 @@ def test_a_gguf_file_becomes_the_same_as_its_folder(tmp_path: Path):
 def test_a_quantised_copy_of_a_base_becomes_the_same_as_its_numbers(tmp_path: Path):
     """As compressed-tensors writes W4A16 of a Llama; what is made of it is no quantised copy."""
     base = random_llama(tmp_path / "base")
-    copy = compressed_by_library(base, tmp_path / "copy", "W4A16", ["lm_head"], group_size=32)
+    copy = tmp_path / "copy"
+    compressed_by_library(base, copy, "W4A16", ["lm_head"], group_size=32)
     mask = adapt(read_base(copy, "copy"), tmp_path / "adapted")
     theirs = LlamaForCausalLM.from_pretrained(copy, dtype=torch.float32).eval()
     assert_is_base(tmp_path / "adapted", mask, theirs)
