@@ -108,7 +108,7 @@ def groups(found: Checkpoint, format: Format, importance: Importance | None = No
 
 
 def _linears(found: Checkpoint, format: Format) -> list[_Linear]:
-    linears = []
+    linears: list[_Linear] = []
     for recipe in found.family.matrices(found.config, format):
         if recipe.fixed or recipe.name.startswith("self_conditioning"):
             continue
