@@ -16,7 +16,7 @@ from redraft.models.kept import becomings
 from redraft.models.packed import PackedModel
 from redraft.models.packed_cache import load_packed
 from redraft.models.quantize import quantize
-from tests.quantised_copies import WEIGHTS, Copy
+from tests.quantised_copies import KINDS, SHAPE, WEIGHTS, Copy
 
 CopyOf = Callable[[str], Copy]
 EXACT: dict[str, Format] = {
@@ -161,6 +161,17 @@ def test_auto_is_as_stored_where_the_numbers_can_be_kept(
     for module in ("checkpoint", "choice"):
         monkeypatch.setattr(f"redraft.models.{module}.AUTO_FLOAT32", 0)
     assert choose(found).format == format
+
+
+def test_gates_and_what_they_gate_are_padded_apart(checkpoint_of: Callable[..., Path], tmp_path: Path):
+    """Experts as wide as no panel or block: in what is packed, no gate stands beside another's row."""
+    base = checkpoint_of(**{**SHAPE, "moe_intermediate_size": 40})
+    copy = KINDS["INT8"].write(base, tmp_path / "copy")
+    model, dense = loaded(copy.folder, "int8"), load_file(copy.dense / WEIGHTS)
+    experts = model.parts.layers[1].experts_gate_up
+    assert experts is not None
+    assert (experts.outputs, experts.padded_outputs) == (40, 96)
+    assert torch.equal(experts.weight, dense[f"{LAYER}.experts.gate_up_proj"])
 
 
 def test_what_is_written_of_a_copy_has_its_numbers_and_is_no_such_copy(copy_of: CopyOf, tmp_path: Path):
