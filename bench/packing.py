@@ -115,7 +115,7 @@ def measure(folder: Path, layers: int, dtype: Format) -> dict[str, object]:
         "beyond_the_largest_tensor": whole.resident - largest,
         "killed_after_seconds": killed.seconds,
         "resumed": asdict(resumed),
-        "same_bytes": filecmp.cmp(*(folder / name / WEIGHTS_FILE for name in ("whole", "resumed")), shallow=False),
+        "same_bytes": filecmp.cmp(folder / "whole" / WEIGHTS_FILE, folder / "resumed" / WEIGHTS_FILE, shallow=False),
     }
 
 

@@ -145,15 +145,15 @@ def _ranges(weight: Tensor, args: Any) -> dict[str, Tensor]:
     weight of each group."""
     from compressed_tensors.quantization.utils import calculate_qparams, generate_gparam
 
-    shaped, dims = weight, (-1,)
+    shaped, dims = weight, [-1]
     if args.strategy == "tensor":
-        shaped, dims = weight.reshape(1, -1), (-1,)
+        shaped = weight.reshape(1, -1)
     elif args.group_size:
         shaped = weight.unflatten(-1, (-1, args.group_size))
     elif args.strategy == "block":
         rows, columns = args.block_structure
         padded = torch.nn.functional.pad(weight, (0, -weight.shape[1] % columns, 0, -weight.shape[0] % rows))
-        shaped, dims = padded.unflatten(0, (-1, rows)).unflatten(2, (-1, columns)), (1, 3)
+        shaped, dims = padded.unflatten(0, (-1, rows)).unflatten(2, (-1, columns)), [1, 3]
     keep = args.strategy in ("channel",)
     lowest, highest = (each(dim=dims, keepdim=keep) for each in (shaped.amin, shaped.amax))
     found = {}
@@ -347,8 +347,7 @@ class Kind:
             writer, quantization = compressed_tensors(self.preset, **dict(self.weights))
             quantization["ignore"] = IGNORED if self.chosen == ALL else [*IGNORED, "re:.*mlp.*"]
         assert writer is not None
-        options = {"chosen": self.chosen, "dtype": self.dtype, "split": self.split}
-        return write_copy(source, folder, writer, quantization, **options)
+        return write_copy(source, folder, writer, quantization, chosen=self.chosen, dtype=self.dtype, split=self.split)
 
 
 def _mlx(bits: int, mode: str = "affine", **overrides: Any) -> tuple[tuple[str, Any], ...]:

@@ -98,6 +98,7 @@ def test_info_of_a_hub_id_reads_the_configuration_and_headers_alone(redraft_here
     assert all(facts[part] == local[part] for part in ("model", "weights in memory, float32", "not supported"))
 
 
+@pytest.mark.slow
 def test_info_of_a_quantised_copy_on_the_hub_is_that_of_its_folder(
     redraft_here: Run, hub: Hub, copy_of: Callable[[str], Copy], tmp_path: Path
 ) -> None:

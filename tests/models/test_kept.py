@@ -8,13 +8,15 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+import redraft
 from redraft.kernels.packed import Format, PackedMatrix
 from redraft.models import checkpoint
 from redraft.models.choice import choose
 from redraft.models.kept import becomings
 from redraft.models.packed import PackedModel
 from redraft.models.packed_cache import load_packed
-from tests.quantised_copies import WEIGHTS, Copy
+from redraft.models.quantize import quantize
+from tests.quantised_copies import KINDS, SHAPE, WEIGHTS, Copy
 
 CopyOf = Callable[[str], Copy]
 EXACT: dict[str, Format] = {
@@ -159,6 +161,40 @@ def test_auto_is_as_stored_where_the_numbers_can_be_kept(
     for module in ("checkpoint", "choice"):
         monkeypatch.setattr(f"redraft.models.{module}.AUTO_FLOAT32", 0)
     assert choose(found).format == format
+
+
+def test_gates_and_what_they_gate_are_padded_apart(checkpoint_of: Callable[..., Path], tmp_path: Path):
+    """Experts as wide as no panel or block: in what is packed, no gate stands beside another's row."""
+    base = checkpoint_of(**{**SHAPE, "moe_intermediate_size": 40})
+    copy = KINDS["INT8"].write(base, tmp_path / "copy")
+    model, dense = loaded(copy.folder, "int8"), load_file(copy.dense / WEIGHTS)
+    experts = model.parts.layers[1].experts_gate_up
+    assert experts is not None
+    assert (experts.outputs, experts.padded_outputs) == (40, 96)
+    assert torch.equal(experts.weight, dense[f"{LAYER}.experts.gate_up_proj"])
+
+
+def test_what_is_written_of_a_copy_has_its_numbers_and_is_no_such_copy(copy_of: CopyOf, tmp_path: Path):
+    """Packed, and as a plain folder, each read without what the copy said of itself."""
+    copy = copy_of("W4A16")
+    found, dense = checkpoint.read(copy.folder), load_file(copy.dense / WEIGHTS)
+    quantize(found, tmp_path / "packed", "int4")
+    quantize(found, tmp_path / "plain", "bfloat16")
+    again = load_packed(checkpoint.read(tmp_path / "packed"), "int4", pack_folder=None)
+    for packed, names in packed_of(again, 1).values():
+        expected = torch.cat([dense[one] for one in names], dim=-2)
+        assert torch.equal(packed.weight, expected.view(packed.weight.shape))
+    plain = checkpoint.read(tmp_path / "plain")
+    assert (plain.quantised, plain.stored) == (None, torch.bfloat16)
+    with plain.stored_weights() as read:
+        assert all(torch.equal(read(name), dense[name].bfloat16()) for name in plain.tensors)
+
+
+def test_a_copy_answers_as_the_checkpoint_of_its_numbers_does(copy_of: CopyOf):
+    """From its name to text, in Python's three lines."""
+    copy = copy_of("modelopt NVFP4")
+    answers = [redraft.load(folder).generate("w20 w21", max_tokens=8, seed=3) for folder in (copy.folder, copy.dense)]
+    assert answers[0].token_ids == answers[1].token_ids
 
 
 @pytest.mark.parametrize("name", ["FP8", "modelopt NVFP4", "MLX 8-bit"])

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from redraft.api import Engine
 from redraft.errors import RequestError
 from redraft.layers.experts import Experts
-from redraft.models.checkpoint import Checkpoint
+from redraft.models.checkpoint import Checkpoint, DType
 from redraft.models.fitting import check_fits
 from redraft.models.tokenizer import ChatTokenizer
 from redraft.room import MemoryLimit, allowed
@@ -42,7 +42,7 @@ def input_moments(
     prompt that it cannot take.
     """
     check_fits(found, found.format("auto") if found.packed is None else "bfloat16", allowed(memory))
-    format = "bfloat16" if found.packed is not None or found.format("auto") == "bfloat16" else "float32"
+    format: DType = "bfloat16" if found.packed is not None or found.format("auto") == "bfloat16" else "float32"
     model = found.load(format)
     tokenizer = ChatTokenizer.from_checkpoint(found.path)
     with Engine(model, tokenizer) as engine, _counting(cast(nn.Module, model)) as counted:

@@ -48,8 +48,9 @@ def quantize(
     """
     options.check_folder(out)
     given = None if prompts is None else read_prompts(prompts)
+    from redraft.kernels.int4 import GROUP
     from redraft.models import checkpoint
-    from redraft.models.quantize import FORMATS, GROUP, begun, check
+    from redraft.models.quantize import FORMATS, begun, check
     from redraft.models.quantize import quantize as write_quantised
 
     if dtype not in FORMATS:

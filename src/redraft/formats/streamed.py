@@ -24,7 +24,6 @@ from torch import Tensor
 
 from redraft.errors import CheckpointError
 from redraft.formats.safetensors import DTYPE_NAMES, INDEX_FILE, WEIGHTS_FILE, Described
-from redraft.formats.tensors import TensorReader
 
 CHECKSUMS = "checksums"
 """The text in a header that has eight hexadecimal digits for the header itself, and for each tensor in the order of
@@ -138,14 +137,11 @@ def write(
             raise
 
 
-def rows(tensor: Tensor) -> Iterator[Tensor]:
-    """Cut a tensor into blocks of rows of a few megabytes."""
-    table = tensor.view(-1, tensor.shape[-1]) if tensor.ndim > 1 else tensor.view(1, -1)
-    yield from table.split(max(1, _AT_A_TIME // max(1, table.shape[1] * table.dtype.itemsize)))
-
-
 def write_each(
-    folder: Path, described: Mapping[str, Described], tensor: TensorReader, metadata: Mapping[str, str] | None = None
+    folder: Path,
+    described: Mapping[str, Described],
+    tensor: Callable[[str], Tensor],
+    metadata: Mapping[str, str] | None = None,
 ) -> None:
     """Write tensors of the shapes and dtypes ``described`` into a folder's only weight file, and ask ``tensor`` for one
     after the other: no two are in memory. ``metadata``: texts for the header. Raises as ``write``."""
@@ -254,9 +250,9 @@ class _Writer:
     def add(self, name: str, piece: Tensor) -> None:
         if piece.dtype != self._described[name][1]:
             raise ValueError(f"a piece of {name} is {piece.dtype}, and was to be {self._described[name][1]}")
-        content = (
-            memoryview(piece.contiguous().view(-1).view(torch.uint8).numpy()) if piece.numel() else memoryview(b"")
-        )
+        content = memoryview(b"")
+        if piece.numel():
+            content = piece.contiguous().view(-1).view(torch.uint8).numpy().data
         if self._next[name] + len(content) > self._plan.places[name][1]:
             raise ValueError(f"{name} has more numbers than its shape {[*self._described[name][0]]}")
         self._sums[name] = zlib.crc32(content, self._sums[name])

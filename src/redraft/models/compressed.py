@@ -14,12 +14,14 @@ import torch
 from torch import Tensor
 
 from redraft.errors import CheckpointError
-from redraft.formats import streamed
 from redraft.formats.safetensors import Described
 from redraft.formats.streamed import Group
+from redraft.formats.tensors import TensorReader
 from redraft.kernels.int4 import GROUP, round_symmetric
 from redraft.kernels.packed import Format
+from redraft.kernels.whole_numbers import WholeNumbers
 from redraft.models.checkpoint import Checkpoint
+from redraft.models.packing import blocks
 from redraft.models.recipes import Importance, MatrixRecipe
 
 _SCALE = torch.bfloat16
@@ -39,9 +41,12 @@ class _Linear:
     start: int = 0
     """The first of the rows."""
 
-    def rows(self, tensor: Tensor) -> Tensor:
-        own = tensor if self.number is None else tensor[self.number]
-        return own[self.start : self.start + self.shape[0]]
+    def rows(self, read: TensorReader) -> Iterator[Tensor]:
+        """Read its rows, in floating point, some at a time."""
+        end, step = self.start + self.shape[0], max(1, _AT_A_TIME // self.shape[1])
+        for start in range(self.start, end, step):
+            own = read.rows(self.stored, self.number or 0, slice(start, min(start + step, end)))
+            yield (own.values() if isinstance(own, WholeNumbers) else own).float()
 
 
 def check(found: Checkpoint, format: Format) -> None:
@@ -97,11 +102,13 @@ def groups(found: Checkpoint, format: Format, importance: Importance | None = No
         for name, own in by_tensor.items()
     ]
     rest = {name: tensor for name, tensor in found.tensors.items() if name not in quantised} | dict(found.carried)
-    return made + [Group({name: (one.shape, _SCALE)}, partial(_plain, found, name)) for name, one in rest.items()]
+    return made + [
+        Group({name: (one.shape, _SCALE)}, partial(_plain, found, name, one.shape)) for name, one in rest.items()
+    ]
 
 
 def _linears(found: Checkpoint, format: Format) -> list[_Linear]:
-    linears = []
+    linears: list[_Linear] = []
     for recipe in found.family.matrices(found.config, format):
         if recipe.fixed or recipe.name.startswith("self_conditioning"):
             continue
@@ -142,17 +149,16 @@ def _compressed(
     found: Checkpoint, stored: str, linears: list[_Linear], format: Format, importance: Tensor | None
 ) -> Iterator[tuple[str, Tensor]]:
     with found.stored_weights([stored]) as weights:
-        tensor = weights(stored)
         for linear in linears:
             counts = importance
             if counts is not None and counts.ndim == 2 and linear.number is not None:
                 counts = counts[linear.number]
-            for part in linear.rows(tensor).split(max(1, _AT_A_TIME // linear.shape[1])):
+            for part in linear.rows(weights):
                 if linear.bits == 4:
-                    whole, scales = round_symmetric(part.float(), counts, _SCALE)
+                    whole, scales = round_symmetric(part, counts, _SCALE)
                 else:
-                    scales = (part.float().abs().amax(-1, keepdim=True) / 127).to(_SCALE)
-                    whole = (part.float() / scales.float().clamp(min=1e-30)).round().clamp(-128, 127)
+                    scales = (part.abs().amax(-1, keepdim=True) / 127).to(_SCALE)
+                    whole = (part / scales.float().clamp(min=1e-30)).round().clamp(-128, 127)
                 yield f"{linear.module}.weight_scale", scales
                 if format == "int8":
                     yield f"{linear.module}.weight", whole.to(torch.int8)
@@ -171,9 +177,9 @@ def _words(whole: Tensor, bits: int) -> Tensor:
     return shifted.sum(-1).to(torch.int32)
 
 
-def _plain(found: Checkpoint, stored: str) -> Iterator[tuple[str, Tensor]]:
+def _plain(found: Checkpoint, stored: str, shape: tuple[int, ...]) -> Iterator[tuple[str, Tensor]]:
     with found.stored_weights([stored]) as weights:
-        yield from ((stored, part.to(_SCALE)) for part in streamed.rows(weights(stored)))
+        yield from ((stored, part.to(_SCALE)) for part in blocks(weights, stored, shape))
 
 
 def _scheme(format: Format, targets: list[str], packed: str) -> dict[str, Any]:

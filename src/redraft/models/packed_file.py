@@ -108,7 +108,7 @@ class PackedFile:
         """
         with safetensors.opened(self.path) as file:
             if name in self._beside:
-                return file.get_tensor(name)  # type: ignore[no-any-return]
+                return file.get_tensor(name)
             for matrix, fields in self._header["matrices"].items():
                 if name in fields.get("weights", ()):
                     return self._unpacked(file, matrix, fields["weights"].index(name))

@@ -17,11 +17,15 @@ from torch import Tensor
 from redraft.formats import streamed
 from redraft.formats.safetensors import Described
 from redraft.formats.streamed import Group, Layout
+from redraft.formats.tensors import StoredTensor, TensorReader
 from redraft.kernels.packed import Format
+from redraft.kernels.whole_numbers import WholeNumbers
 from redraft.models.checkpoint import Checkpoint
 from redraft.models.packed_file import HEADER, LAYOUTS, PREFIX, VERSION
 from redraft.models.recipes import Importance, MatrixRecipe
 
+# Weights of a tensor that is not packed, such as an embedding, that are read at a time.
+_AT_A_TIME = 1 << 22
 # Of a process that packs: the interpreter with torch, and pieces in float32 with what rounding makes of them.
 _WORKING = 600 << 20
 
@@ -106,7 +110,20 @@ class Packing:
 
     def _pieces_of_tensor(self, stored: str, dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
         with self._found.stored_weights([stored]) as weights:
-            yield from ((stored, part.to(dtype)) for part in streamed.rows(weights(stored)))
+            for part in blocks(weights, stored, self._found.tensors[stored].shape):
+                yield stored, part.to(dtype)
+
+
+def blocks(read: TensorReader, name: str, shape: tuple[int, ...]) -> Iterator[Tensor]:
+    """Read a tensor by blocks of rows, in floating point: what is decoded, or copied, never is in memory whole."""
+    if len(shape) < 2:
+        yield read(name)
+        return
+    step = max(1, _AT_A_TIME // max(1, shape[-1]))
+    for number in range(prod(shape[:-2])):
+        for start in range(0, shape[-2], step):
+            own = read.rows(name, number, slice(start, min(start + step, shape[-2])))
+            yield own.values() if isinstance(own, WholeNumbers) else own
 
 
 def packed_bytes(found: Checkpoint, format: Format) -> int:
@@ -117,14 +134,19 @@ def packed_bytes(found: Checkpoint, format: Format) -> int:
 def packing_peak(found: Checkpoint, format: Format) -> int:
     """Return an upper bound of the memory that packing takes, in bytes, the process itself included.
 
-    Of a tensor that is mapped from its file, that file's pages count, though the system may take them back at any time;
-    one that is decoded is in memory as it is handed out.
+    Of a tensor its pages in the file count, though the system may take them back at any time; what is decoded of it is
+    there by rows.
     """
     largest = 0
     for recipe in found.recipes(format):
         own = (found.tensors[found.family.stored_name(name)] for name in recipe.sources)
-        largest = max(largest, sum(prod(tensor.shape) * tensor.dtype.itemsize for tensor in own))
+        largest = max(largest, sum(prod(tensor.shape) * _stored_item(tensor) for tensor in own))
     return largest + _WORKING
+
+
+def _stored_item(tensor: StoredTensor) -> int:
+    """Return the bytes of a weight in its file, at most."""
+    return tensor.dtype.itemsize if tensor.quantised is None else 1
 
 
 def _beside(found: Checkpoint, format: Format, recipes: list[MatrixRecipe]) -> dict[str, Described]:

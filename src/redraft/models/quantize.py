@@ -21,7 +21,7 @@ from redraft.kernels.packed import Format
 from redraft.models import compressed, packed_file
 from redraft.models.checkpoint import OWN_FILE, Checkpoint
 from redraft.models.companions import copy, write_card, write_terms, write_tokenizer
-from redraft.models.packing import Packing, packing_peak
+from redraft.models.packing import Packing, blocks, packing_peak
 from redraft.models.recipes import Importance
 from redraft.room import MemoryLimit, allowed, check_disk, size_text
 
@@ -108,13 +108,12 @@ def begun(folder: Path) -> bool:
 
 
 def _plain(found: Checkpoint) -> list[Group]:
-    def pieces(name: str) -> Iterator[tuple[str, Tensor]]:
-        with found.stored_weights([name]) as tensor:
-            # By rows: what is mapped, or decoded, is never there twice.
-            yield from ((name, part.to(torch.bfloat16)) for part in streamed.rows(tensor(name)))
+    def pieces(name: str, shape: tuple[int, ...]) -> Iterator[tuple[str, Tensor]]:
+        with found.stored_weights([name]) as weights:
+            yield from ((name, part.to(torch.bfloat16)) for part in blocks(weights, name, shape))
 
     return [
-        Group({name: (tensor.shape, torch.bfloat16)}, partial(pieces, name))
+        Group({name: (tensor.shape, torch.bfloat16)}, partial(pieces, name, tensor.shape))
         for name, tensor in {**found.tensors, **found.carried}.items()
     ]
 

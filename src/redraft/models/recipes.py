@@ -29,7 +29,8 @@ Importance = Mapping[str, Tensor]
 
 def sensitive(format: Format) -> Format:
     """Return the format of what costs little at twice the bits, and much at half of them: attention, which writes what
-    every later layer reads, self-conditioning, which goes from step to step, and the head. In int4 they are int8."""
+    every later layer reads, self-conditioning, which goes from step to step, the head, and beside experts the dense
+    branch, which every token goes through. In int4 they are int8."""
     return "int8" if format == "int4" else format
 
 

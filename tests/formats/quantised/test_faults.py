@@ -103,6 +103,21 @@ STORED: dict[str, tuple[str, Callable[[State], object], str]] = {
         lambda state: state.update({f"{Q}.weight_g_idx": torch.zeros(64, dtype=torch.int32)}),
         f"tensor {Q}.weight_g_idx has no place in",
     ),
+    "zero points of symmetric numbers": (
+        "INT8",
+        lambda state: state.update({f"{Q}.weight_zero_point": torch.zeros(64, 1, dtype=torch.int8)}),
+        f"tensor {Q}.weight_zero_point has no place in .*int-quantized",
+    ),
+    "both weights": (
+        "W4A16",
+        lambda state: state.update({f"{Q}.weight": torch.zeros(64, 64)}),
+        f"tensor {Q}.weight has no place in .*pack-quantized",
+    ),
+    "an overall scale of FP8": (
+        "modelopt FP8",
+        lambda state: state.update({f"{Q}.weight_scale_2": torch.tensor(2.0)}),
+        f"tensor {Q}.weight_scale_2 has no place in quant_algo FP8",
+    ),
     "a scale that inputs are multiplied by": (
         "modelopt NVFP4",
         lambda state: state.update({f"{EXPERT}.pre_quant_scale": torch.ones(64)}),

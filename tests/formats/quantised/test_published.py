@@ -41,6 +41,15 @@ def test_a_copy_is_read_as_the_dense_tensors_that_its_writer_says_it_stands_for(
             assert torch.equal(values(read.rows(one, last, slice(1, 3))), own[1:3])
 
 
+@pytest.mark.parametrize("name", ["W4A16", "FP8 in blocks", "MLX 4-bit"])
+def test_a_long_tensor_is_decoded_in_parts_as_at_once(name: str, copy_of: CopyOf, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("redraft.formats.quantised.matrices._AT_A_TIME", 700)
+    copy = copy_of(name)
+    dense = load_file(copy.dense / WEIGHTS)
+    with source.reading(source.stored_tensors(copy.folder)) as read:
+        assert all(torch.equal(read(one).float(), dense[one]) for one in dense if "layers.0." in one)
+
+
 def own_last(tensor: torch.Tensor) -> int:
     """The number of the last row of a matrix: a stack's first part does not have it."""
     return tensor.shape[-2] - 1

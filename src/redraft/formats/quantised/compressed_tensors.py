@@ -193,14 +193,15 @@ def _with_ranges(name: str, format: str, weights: Mapping[str, Any], targets: tu
 
 def _matrix(module: Module, scheme: Scheme) -> Quantised:
     """Describe one matrix, its parts checked against each other."""
-    module.check_no_others([own for own in _OF_WEIGHTS if own != _ORDER], scheme.why)
-    suffix = _FORMATS[scheme.format][0]
+    suffix, packed = _FORMATS[scheme.format][0], scheme.format == "pack-quantized"
+    asked = {_SHAPE: packed, _GLOBAL: scheme.format.startswith("nvfp4"), _ZERO: not scheme.symmetric}
+    module.check_no_others((suffix, _SCALE, *(part for part, own in asked.items() if own)), scheme.why)
     codes = _codes(scheme)
     weight = module.part(suffix, codes.dtypes, scheme.why)
     if len(weight.shape) != 2:
         raise CheckpointError(f"{weight} has shape {list(weight.shape)}, and {scheme.why} has matrices")
     scales = _scales(module, scheme)
-    told = module.part(_SHAPE, ("I64", "I32"), scheme.why) if scheme.format == "pack-quantized" else None
+    told = module.part(_SHAPE, ("I64", "I32"), scheme.why) if packed else None
     shape = (weight.shape[0], _inputs(weight, codes, scales))
     check_width(weight, codes, shape[1], scheme.why)
     check_scales(scales, *shape, scheme.why)

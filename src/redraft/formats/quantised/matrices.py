@@ -13,6 +13,9 @@ from redraft.formats.safetensors import DTYPES
 from redraft.formats.tensors import Grid, Part, RawReader, Rows, matrix_rows
 from redraft.kernels.whole_numbers import WholeNumbers
 
+# Values that are decoded at a time: beside a whole tensor, what that takes does not count.
+_AT_A_TIME = 1 << 22
+
 
 class Matrix(Protocol):
     """A tensor [outputs, inputs], or several [count, outputs, inputs], in parts of a file."""
@@ -182,9 +185,12 @@ class Quantised:
 
     def values(self, raw: RawReader) -> Tensor:
         found = torch.empty(self.shape)
+        step = max(1, _AT_A_TIME // self.shape[-1])
         for number, own in enumerate(found.view(-1, *self.shape[-2:])):
-            one = self.rows(raw, number, slice(None))
-            own[:] = one.values() if isinstance(one, WholeNumbers) else one
+            for start in range(0, len(own), step):
+                rows = slice(start, start + step)
+                one = self.rows(raw, number, rows)
+                own[rows] = one.values() if isinstance(one, WholeNumbers) else one
         return found
 
     def rows(self, raw: RawReader, number: int, rows: Rows) -> Tensor | WholeNumbers:

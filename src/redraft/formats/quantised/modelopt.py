@@ -86,11 +86,11 @@ def _group_size(config: Mapping[str, Any]) -> object:
 
 
 def _matrix(module: Module, algorithm: str, codes: Codes, why: str) -> Quantised:
-    module.check_no_others([own for own in _OF_WEIGHTS if own != _ROW_SCALE], why)
+    tiny = algorithm == "NVFP4"
+    module.check_no_others((WEIGHT, _SCALE, *((_OVERALL,) if tiny else ())), why)
     weight = module.part(WEIGHT, codes.dtypes, why)
     if len(weight.shape) != 2:
         raise CheckpointError(f"{weight} has shape {list(weight.shape)}, and {why} has matrices")
-    tiny = algorithm == "NVFP4"
     scale = module.part(_SCALE, ("F8_E4M3",) if tiny else tuple(DTYPES), why)
     if tiny:
         scales = Scales(scale, group=_GROUP, overall=module.part(_OVERALL, ("F32",), why))

@@ -18,9 +18,9 @@ EMBEDDING = "embed_tokens.weight"
 
 
 def matrices(config: DiffusionGemmaConfig, format: Format) -> list[MatrixRecipe]:
-    """How the matrices of a model are made. Routers stay float32. In int4 the experts and the dense branch have four
-    bits, and eight what ``recipes.sensitive`` says; of the embedding, read as keys and values of the whole vocabulary,
-    four bits cost more than they save in any case."""
+    """How the matrices of a model are made. Routers stay float32. In int4 the experts, nine tenths of all, have four
+    bits, and the rest eight; of the embedding, read as keys and values of the whole vocabulary, four bits cost more
+    than they save in any case."""
     own = sensitive(format)
 
     def stacked(prefix: str, *names: str) -> tuple[str, ...]:
@@ -38,8 +38,8 @@ def matrices(config: DiffusionGemmaConfig, format: Format) -> list[MatrixRecipe]
         found += [
             MatrixRecipe(f"{name}.qkv", stacked(f"{name}.self_attn", *projections), own),
             MatrixRecipe(f"{name}.o", stacked(f"{name}.self_attn", "o"), own),
-            MatrixRecipe(f"{name}.gate_up", stacked(f"{name}.mlp", "gate", "up"), format, "gelu_tanh"),
-            MatrixRecipe(f"{name}.down", stacked(f"{name}.mlp", "down"), format),
+            MatrixRecipe(f"{name}.gate_up", stacked(f"{name}.mlp", "gate", "up"), own, "gelu_tanh"),
+            MatrixRecipe(f"{name}.down", stacked(f"{name}.mlp", "down"), own),
             # The router's scale belongs to the rows, after their norm; multiplied into the columns it costs nothing.
             MatrixRecipe(
                 f"{name}.router",

@@ -18,9 +18,10 @@ EMBEDDING = "embed_tokens.weight"
 
 
 def matrices(config: GemmaConfig, format: Format) -> list[MatrixRecipe]:
-    """How the matrices of a model are made. Routers stay float32. In int4 the experts and the dense branch have four
-    bits, and eight what ``recipes.sensitive`` says."""
+    """How the matrices of a model are made. Routers stay float32. In int4 the experts, or without any the dense branch,
+    have four bits, and the rest eight."""
     own = sensitive(format)
+    dense = own if config.num_experts else format
 
     def stacked(prefix: str, *names: str) -> tuple[str, ...]:
         return tuple(f"{prefix}.{name}_proj.weight" for name in names)
@@ -32,8 +33,8 @@ def matrices(config: GemmaConfig, format: Format) -> list[MatrixRecipe]:
         found += [
             MatrixRecipe(f"{name}.qkv", stacked(f"{name}.self_attn", *projections), own),
             MatrixRecipe(f"{name}.o", stacked(f"{name}.self_attn", "o"), own),
-            MatrixRecipe(f"{name}.gate_up", stacked(f"{name}.mlp", "gate", "up"), format, "gelu_tanh"),
-            MatrixRecipe(f"{name}.down", stacked(f"{name}.mlp", "down"), format),
+            MatrixRecipe(f"{name}.gate_up", stacked(f"{name}.mlp", "gate", "up"), dense, "gelu_tanh"),
+            MatrixRecipe(f"{name}.down", stacked(f"{name}.mlp", "down"), dense),
         ]
         if config.num_experts:
             found += [
