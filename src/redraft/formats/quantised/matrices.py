@@ -13,7 +13,6 @@ from redraft.formats.safetensors import DTYPES
 from redraft.formats.tensors import Grid, Part, RawReader, Rows, matrix_rows
 from redraft.kernels.whole_numbers import WholeNumbers
 
-
 # Values that are decoded at a time: beside a whole tensor, what that takes does not count.
 _AT_A_TIME = 1 << 22
 
