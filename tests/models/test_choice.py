@@ -48,6 +48,7 @@ def test_a_quantised_copy_is_as_stored(
     copy_of: Callable[[str], Copy], monkeypatch: pytest.MonkeyPatch, name: str, kept: str
 ):
     monkeypatch.setattr("redraft.models.choice.AUTO_FLOAT32", 0)
+    monkeypatch.setattr("redraft.models.checkpoint.AUTO_FLOAT32", 0)
     found = checkpoint.read(copy_of(name).folder)
     choice = choose(found, memory=PLENTY)
     assert (choice.format, choice.usual) == (kept, False)

@@ -79,7 +79,7 @@ def test_it_comes_back_as_the_library_decompresses_it(copies: dict[Format, Path]
         values = whole.float() * scales.repeat_interleave(whole.shape[1] // scales.shape[1], dim=1)
         assert torch.equal(_of(by_stored, module, values), values), module
         seen += 1
-    assert seen > 40
+    assert seen > 30
 
 
 def _of(by_stored: dict[str, Tensor], module: str, values: Tensor) -> Tensor:

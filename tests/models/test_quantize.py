@@ -12,10 +12,12 @@ import torch
 
 import redraft
 from redraft.errors import CheckpointError
-from redraft.formats.gguf.blocks import read_tensor
+from redraft.formats.gguf.blocks import read_rows
 from redraft.formats.gguf.header import Header
 from redraft.formats.safetensors import WEIGHTS_FILE
+from redraft.formats.tensors import Rows
 from redraft.kernels.packed import Format
+from redraft.kernels.whole_numbers import WholeNumbers
 from redraft.models import checkpoint, packed_file, registry
 from redraft.models.base import Span
 from redraft.models.checkpoint import DType
@@ -144,20 +146,19 @@ def test_another_dtype_or_device_is_refused(tmp_path: Path):
 def test_no_more_is_read_at_a_time_than_one_matrix_takes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, use: Callable[[checkpoint.Checkpoint, Format], object]
 ):
-    """Of a file whose tensors are decoded, those for one matrix alone are there at a time: queries, keys and values."""
+    """Of a file whose tensors are decoded, some rows for one matrix alone are there at a time: queries, keys and
+    values."""
     found = checkpoint.read(gguf(tmp_path / "original"))
-    alive: dict[int, weakref.ref[torch.Tensor]] = {}
+    alive: list[weakref.ref[object]] = []
     most = []
 
-    def counted(header: Header, name: str) -> torch.Tensor:
-        tensor = read_tensor(header, name)
-        # Norms and scalars stay: a packed model has them as they are.
-        if tensor.ndim > 1 and not name.startswith("token_embd"):
-            alive[len(alive)] = weakref.ref(tensor)
-        most.append(sum(kept() is not None for kept in alive.values()))
-        return tensor
+    def counted(header: Header, name: str, number: int, rows: Rows) -> torch.Tensor | WholeNumbers:
+        read = read_rows(header, name, number, rows)
+        alive.append(weakref.ref(read))
+        most.append(sum(kept() is not None for kept in alive))
+        return read
 
-    monkeypatch.setattr("redraft.formats.gguf.file.read_tensor", counted)
+    monkeypatch.setattr("redraft.formats.gguf.file.read_rows", counted)
     use(found, "int8")
     assert len(alive) > 30
     assert max(most) <= 3

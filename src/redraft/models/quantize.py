@@ -2,6 +2,7 @@
 compressed-tensors that vLLM and ``transformers`` read."""
 
 from collections.abc import Callable, Iterator
+from fnmatch import fnmatch
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -20,7 +21,7 @@ from redraft.kernels.int4 import GROUP
 from redraft.kernels.packed import Format
 from redraft.models import compressed, packed_file
 from redraft.models.checkpoint import OWN_FILE, Checkpoint
-from redraft.models.companions import copy, write_card, write_terms, write_tokenizer
+from redraft.models.companions import WRITTEN, copy, write_card, write_terms, write_tokenizer
 from redraft.models.packing import Packing, blocks, packing_peak
 from redraft.models.recipes import Importance
 from redraft.room import MemoryLimit, allowed, check_disk, size_text
@@ -68,11 +69,7 @@ def quantize(
             groups = _groups(found, format, importance)
             streamed.write(weights, groups, {}, _told(on_bytes, streamed.layout(groups, {}).size))
     except Exception:
-        # All that is there is of this call, or of one that was killed.
-        for path in folder.iterdir():
-            path.unlink()
-        if made_here:
-            folder.rmdir()
+        _discard(folder, made_here)
         raise
 
 
@@ -99,6 +96,18 @@ def check(
 
 def _told(on_bytes: Callable[[int, int], None] | None, total: int) -> Callable[[int], None] | None:
     return None if on_bytes is None else lambda done: on_bytes(done, total)
+
+
+def _discard(folder: Path, made_here: bool) -> None:
+    """Remove what this call wrote, or one that was killed; what else somebody put there stays."""
+    streamed.unfinished(folder / WEIGHTS_FILE).unlink(missing_ok=True)
+    for path in folder.iterdir():
+        if path.is_file() and any(
+            fnmatch(path.name, own) for own in (*WRITTEN, CONFIG_FILE, GENERATION_FILE, OWN_FILE)
+        ):
+            path.unlink()
+    if made_here and not any(folder.iterdir()):
+        folder.rmdir()
 
 
 def begun(folder: Path) -> bool:
