@@ -154,7 +154,7 @@ class KVPool:
         """Keep to the budget of another pool, together with it; what this one has kept so far is dropped."""
         self.forget()
         self._budget.pools.remove(self)
-        self._budget, self._fills = other._budget, other._fills
+        self._budget = other._budget
         self._budget.pools.append(self)
 
     @property
