@@ -12,6 +12,7 @@ from math import lcm, prod
 import torch
 from torch import Tensor
 
+from redraft.engine.budget import MemoryBudget
 from redraft.models.base import KV_BLOCK, PREFILL_CHUNK, BlockDiffusionModel, max_blocks
 
 Layout = Sequence[tuple[int, int, int | None]]
@@ -75,7 +76,9 @@ class KVPool:
         block. budget: bytes, None for no limit. longest_write: positions that a sequence writes at once at most; what
         a sliding layer needs room for beside its window. multiple: contexts are shared in multiples of so many
         positions alone, for a model whose rounding depends on what else is in a forward."""
-        self.block, self.budget, self.longest_write = block, budget, longest_write
+        self.block, self.longest_write = block, longest_write
+        self.memory = MemoryBudget(budget)
+        self.memory.spenders.append(self)
         self._dtype, self._device = dtype, device
         self._step = lcm(block, multiple) // block
         keeps = sorted({keep for _, _, keep in layout}, key=lambda keep: (keep is not None, keep or 0))
@@ -112,6 +115,21 @@ class KVPool:
             dtype=model.kv_dtype,
             device=model.device,
         )
+
+    @property
+    def budget(self) -> int | None:
+        """Bytes that its blocks may take, together with those of the pools that share ``memory``; None for no limit."""
+        return self.memory.nbytes
+
+    @budget.setter
+    def budget(self, nbytes: int | None) -> None:
+        self.memory.nbytes = nbytes
+
+    def share(self, memory: MemoryBudget) -> None:
+        """Take of ``memory`` from now on, in the place of a budget of its own."""
+        self.memory.spenders.remove(self)
+        self.memory = memory
+        memory.spenders.append(self)
 
     @property
     def used(self) -> int:
@@ -162,8 +180,15 @@ class KVPool:
 
     def forget(self) -> None:
         """Drop all that is kept for later."""
-        while self._idle:
+        while self.give_way():
+            pass
+
+    def give_way(self) -> bool:
+        """Drop the least recently used part that nobody holds; False where there is none."""
+        if self._idle:
             self._evict()
+            return True
+        return False
 
     def _known(self, tokens: tuple[int, ...]) -> list[_Block]:
         chain, block = [], self._root
@@ -190,10 +215,7 @@ class KVPool:
                     return False
                 if kind.keep is not None or not block.holders[number]:
                     cost += kind.nbytes
-        return self._fits(cost)
-
-    def _fits(self, more: int) -> bool:
-        return not more or self.budget is None or self._promised + more <= self.budget
+        return self.memory.allows(cost)
 
     def _first(self, kind: _Kind, length: int) -> int:
         """The first block that a sequence of ``length`` positions reads."""
@@ -208,8 +230,7 @@ class KVPool:
     def _allocate(self, block: _Block, number: int) -> None:
         """Give ``block``, which one cache has, a part that was promised."""
         kind = self._kinds[number]
-        while self.budget is not None and self._used + self._cached + kind.nbytes > self.budget:
-            self._evict()
+        self.memory.make_room(kind.nbytes, self)
         # Inference mode's own tensors could not be written outside of it.
         with torch.inference_mode(False):
             room = torch.empty(kind.nbytes // self._dtype.itemsize, dtype=self._dtype, device=self._device)
@@ -433,7 +454,7 @@ class PooledCache:
         needed = [min(blocks - pool._first(k, first), pool._max_blocks(k, written, blocks)) for k in pool._kinds]
         self._quota = [max(own, count) for own, count in zip(self._quota, needed, strict=True)]
         more = self._promised_more() - before[2]
-        if not pool._fits(more):
+        if not pool.memory.allows(more):
             self._room, self._quota = before[:2]
             return False
         pool._promised += more
@@ -448,7 +469,7 @@ class PooledCache:
         if not self._secure(end, end - self._length):
             raise MemoryError(
                 f"a sequence of {end} tokens takes {pool.bytes_for(end):,} bytes of keys and values; of the "
-                f"{pool.budget:,} allowed, {pool.promised:,} are promised already"
+                f"{pool.budget:,} allowed, {pool.memory.promised:,} are promised already"
             )
         for _ in range(missing):
             block = pool._new_block()

@@ -342,6 +342,6 @@ def _rows_to_read(span: Span, hidden: Tensor | None) -> Tensor | None:
 def no_room(pool: KVPool) -> str:
     """Say why an answer that nothing else takes turns with cannot go on."""
     return (
-        f"of the {pool.budget:,} bytes that kv_bytes allows, other answers under way hold {pool.promised:,}; "
+        f"of the {pool.budget:,} bytes that kv_bytes allows, other answers under way hold {pool.memory.promised:,}; "
         "finish or close them, or let them take turns in a Scheduler"
     )

@@ -138,9 +138,7 @@ _FIELDS = {name: name for name in _PARAMETERS}
 @router.post("/v1/redraft/generate")
 async def generate(body: GenerateBody, http: HttpRequest) -> Response:
     """Answer as events: start, a step for each denoising step, a chunk for each canvas or token, and the result."""
-    here = serving(http)
-    if body.model is not None:
-        here.check_model(body.model)
+    here = serving(http, body.model)
     source = _source(body)
     here.note_prompt(http, body.model_dump(include={source, "messages"}, exclude_none=True))
     fields = {**_FIELDS, "prompt": source, "there": source, "constraint": source if body.fill else "constraint"}
@@ -157,7 +155,7 @@ async def generate(body: GenerateBody, http: HttpRequest) -> Response:
         prepared = await prepare.generation(here, prompt, parameters, fields)
         (answer,), request = prepared.answers(), prepared.request
         beginning = "" if request.constraint is None else request.constraint.beginning
-    answers = Answers(http, [answer], client_of(http), steps=request.mode == "diffusion")
+    answers = Answers(here, [answer], client_of(http), steps=request.mode == "diffusion")
     start = _start(here, request, beginning)
     return EventStream(_events(here, answers, start, fields), answers)
 
@@ -304,9 +302,7 @@ def _event(kind: str, content: dict[str, Any]) -> str:
 @router.post("/v1/redraft/choose")
 async def decide(body: ChooseBody, http: HttpRequest) -> Response:
     """Find the probability of each option of each question."""
-    here = serving(http)
-    if body.model is not None:
-        here.check_model(body.model)
+    here = serving(http, body.model)
     here.limits.check_questions(len(body.questions))
     if (body.prompt is None) == (body.messages is None):
         raise bad_request("give exactly one of prompt and messages", "prompt")
@@ -333,7 +329,7 @@ async def decide(body: ChooseBody, http: HttpRequest) -> Response:
         tokens = prepare.prompt_tokens(here, prompt, source)
         return choose(here.runtime, tokens, body.questions, record=here.settings.record, **parameters)
 
-    answers = Answers(http, [await here.check(check, fields)], client_of(http))
+    answers = Answers(here, [await here.check(check, fields)], client_of(http))
     try:
         (result,) = await answers.results(http.receive)
     except (RedraftError, ApiError) as error:
