@@ -32,6 +32,7 @@ from redraft.serve.http.unpacking import Unpacking
 from redraft.serve.preparing import Preparing
 from redraft.serve.state import AllServing, ServerSettings, Serving, all_serving
 from redraft.serve.wire import anthropic as anthropic_messages
+from redraft.serve.wire import extract as native_extract
 from redraft.serve.wire import mercury, models, systemone, tokens
 from redraft.serve.wire import redraft as native
 from redraft.serve.wire import score as native_score
@@ -48,6 +49,7 @@ _FORMATS = (
     mercury.router,
     systemone.router,
     native.router,
+    native_extract.router,
     native_score.router,
     models.router,
     tokens.router,
