@@ -14,7 +14,7 @@ const extracted = (value: unknown, more: Partial<Extracted> = {}): Extracted =>
   ({ value, confidence: {}, places: {}, layout: "slots", fallback: null, ...more }) as Extracted;
 
 describe("the schema of fields", () => {
-  it("has each of them, and requires none", () => {
+  it("has each of them, or null", () => {
     expect(
       schemaFor([
         field("who", { about: "the sender" }),
@@ -25,11 +25,12 @@ describe("the schema of fields", () => {
     ).toEqual({
       type: "object",
       properties: {
-        who: { type: "string", description: "the sender" },
-        day: { type: "string", format: "date" },
-        "how many": { type: "integer" },
-        mood: { enum: ["glad", "sad"] },
+        who: { type: ["string", "null"], description: "the sender" },
+        day: { type: ["string", "null"], format: "date" },
+        "how many": { type: ["integer", "null"] },
+        mood: { enum: ["glad", "sad", null] },
       },
+      required: ["who", "day", "how many", "mood"],
       additionalProperties: false,
     });
   });

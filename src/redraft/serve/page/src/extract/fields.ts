@@ -37,28 +37,20 @@ export function faultOf(fields: readonly Field[]): string {
   return lonely ? `${lonely.name} needs two options or more, with commas between them.` : "";
 }
 
+const TYPES = { text: "string", date: "string", whole: "integer", number: "number", yes: "boolean" } as const;
+
 function schemaOfField(field: Field): Record<string, unknown> {
   const about = field.about.trim() ? { description: field.about.trim() } : {};
-  switch (field.kind) {
-    case "text":
-      return { type: "string", ...about };
-    case "date":
-      return { type: "string", format: "date", ...about };
-    case "whole":
-      return { type: "integer", ...about };
-    case "number":
-      return { type: "number", ...about };
-    case "yes":
-      return { type: "boolean", ...about };
-    case "choice":
-      return { enum: optionsOf(field), ...about };
-  }
+  if (field.kind === "choice") return { enum: [...optionsOf(field), null], ...about };
+  const format = field.kind === "date" ? { format: "date" } : {};
+  return { type: [TYPES[field.kind], "null"], ...format, ...about };
 }
 
-/** The schema of the fields, each of which the snippet may leave out. */
+/** The schema of the fields; each of them is told, and null where the snippet does not say it. */
 export const schemaFor = (fields: readonly Field[]): Record<string, unknown> => ({
   type: "object",
   properties: Object.fromEntries(fields.map((field) => [field.name.trim(), schemaOfField(field)])),
+  required: fields.map((field) => field.name.trim()),
   additionalProperties: false,
 });
 
