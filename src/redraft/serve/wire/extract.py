@@ -11,7 +11,6 @@ from starlette.responses import Response
 from redraft.engine.quality import Quality
 from redraft.models.base import ExtractLayout
 from redraft.serve.answers import Answers, EventStream
-from redraft.serve.errors import to_json
 from redraft.serve.prepare import counting
 from redraft.serve.state import Serving, client_of, new_seed, serving
 from redraft.serve.wire.events import events, of_result
@@ -65,7 +64,7 @@ async def read_out(body: ExtractBody, http: HttpRequest) -> Response:
         given.setdefault("seed", new_seed())
         tokens = here.tokenizer.encode_text(body.text, here.limits.before_tokenizing("text"), literal=True)
         here.limits.check_prompt(len(tokens), "text")
-        return extract(here.runtime, body.text, to_json(body.schema_), record=here.settings.record, **given)
+        return extract(here.runtime, body.text, body.schema_, record=here.settings.record, **given)
 
     request = await here.check(check, _FIELDS)
     answers = Answers(here, [request], client_of(http), steps=True)
