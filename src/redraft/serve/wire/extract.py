@@ -1,6 +1,6 @@
 """Redraft's own route to read a text into JSON: values with their confidences and places, every step as an event."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 from uuid import uuid4
 
 from fastapi import APIRouter
@@ -21,7 +21,7 @@ from redraft.tasks.extract import Extraction, ExtractRequest, extract
 router = APIRouter()
 _PARAMETERS = (
     *("instruction", "layout", "verbatim", "confidence", "max_tokens", "seed", "temperature", "max_denoising_steps"),
-    *("entropy_bound", "top_p", "frequency_penalty", "presence_penalty", "deadline_ms", "quality"),
+    *("canvas_length", "entropy_bound", "top_p", "frequency_penalty", "presence_penalty", "deadline_ms", "quality"),
 )
 _FIELDS = {name: name for name in ("text", "schema", *_PARAMETERS)} | {"prompt": "text", "constraint": "schema"}
 
@@ -40,6 +40,7 @@ class ExtractBody(Body):
     seed: Seed = None
     temperature: Temperature | None = None
     max_denoising_steps: Annotated[int, Field(ge=1, le=1000)] | None = None
+    canvas_length: Whole | Literal["auto"] | None = None
     entropy_bound: Annotated[float, Field(ge=0)] | None = None
     top_p: TopP | None = None
     frequency_penalty: Penalty | None = None

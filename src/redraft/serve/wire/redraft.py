@@ -31,7 +31,7 @@ from redraft.tasks.infill import draft_of
 router = APIRouter()
 _CAUSAL = ("causal_logprobs", "verify", "verify_threshold")
 _PARAMETERS = (
-    *("max_tokens", "seed", "temperature", "max_denoising_steps", "entropy_bound", "stop"),
+    *("max_tokens", "seed", "temperature", "max_denoising_steps", "canvas_length", "entropy_bound", "stop"),
     *_CAUSAL,
     *OF_THOUGHTS,
     *SAMPLING,
@@ -115,6 +115,7 @@ class GenerateBody(Sampled):
     seed: Seed = None
     temperature: Temperature | None = None
     max_denoising_steps: Annotated[int, Field(ge=1, le=1000)] | None = None
+    canvas_length: Whole | Literal["auto"] | None = None
     entropy_bound: Annotated[float, Field(ge=0)] | None = None
     causal_logprobs: bool | None = None
     verify: Verify | None = None
@@ -135,6 +136,7 @@ class ChooseBody(Body):
     questions: Annotated[dict[str, Annotated[list[str], Field(min_length=1, max_length=255)]], Field(min_length=1)]
     frame: str | None = None
     max_denoising_steps: Annotated[int, Field(ge=1, le=1000)] | None = None
+    canvas_length: Whole | Literal["auto"] | None = None
     seed: Seed = None
     calibrated: bool | None = None
     normalize: Literal["length"] | None = None
@@ -246,6 +248,7 @@ async def decide(body: ChooseBody, http: HttpRequest) -> Response:
     given = {
         "frame": body.frame,
         "max_denoising_steps": body.max_denoising_steps,
+        "canvas_length": body.canvas_length,
         "calibrated": body.calibrated,
         "normalize": body.normalize,
         "seed": new_seed() if body.seed is None else body.seed,
