@@ -1,4 +1,4 @@
-"""The least canvas that fits is picked of those that a model was trained on, and refused where it was trained on one."""
+"""The least canvas that fits is picked of those that a model was trained on; refused where it was trained on one."""
 
 import json
 from pathlib import Path

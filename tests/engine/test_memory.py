@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from torch import Tensor
 
-from redraft.engine.budget import MemoryBudget
 from redraft.engine.memory import KVPool, PooledCache, _Block
 from redraft.models import checkpoint
 from redraft.models.base import Span
@@ -285,14 +284,13 @@ def test_the_least_recently_used_goes_first_and_the_end_before_the_beginning():
 def test_two_pools_on_one_budget_take_no_more_than_it_together():
     """What one promises the other cannot have; what one keeps for later gives way to what the other needs."""
     one, other = (KVPool(FULL, block=4, dtype=torch.float64) for _ in range(2))
-    memory = MemoryBudget(one.bytes_for(6 * 4))
-    for pool in (one, other):
-        pool.share(memory)
+    one.budget = one.bytes_for(6 * 4)
+    other.share(one)
     filled(one, FULL, [1] * 16).close()
     filled(other, FULL, [2] * 8).close()
-    assert one.cached + other.cached == memory.nbytes
+    assert one.cached + other.cached == one.budget
     assert filled(other, FULL, [3] * 12).length == 12
-    assert one.used + one.cached + other.used + other.cached <= one.budget == other.budget == memory.nbytes
+    assert one.used + one.cached + other.used + other.cached <= one.budget == other.budget
     assert not other.cached, "its own gives way first"
     assert one.cached == one.bytes_for(12), "then the other's, as much as is needed"
     assert one.open()[0].reserve(12)

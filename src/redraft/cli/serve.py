@@ -186,6 +186,7 @@ def _check_answers(
 
     for name, engine in engines.items():
         try:
-            check_listeners(None, recordings, check_mode(mode, engine.runtime.modes))
+            modes = engine.runtime.modes
+            check_listeners(None, recordings, check_mode(mode, modes), modes)
         except RequestError as error:
             raise RequestError(f"{name}: {error}") from error

@@ -12,7 +12,6 @@ from math import lcm, prod
 import torch
 from torch import Tensor
 
-from redraft.engine.budget import MemoryBudget
 from redraft.models.base import KV_BLOCK, PREFILL_CHUNK, BlockDiffusionModel, max_blocks
 
 Layout = Sequence[tuple[int, int, int | None]]
@@ -54,11 +53,30 @@ class _Block:
     """The blocks that follow it by their tokens, which are compared: two contexts are never taken for one another."""
 
 
+@dataclass(eq=False)
+class Budget:
+    """The bytes that pools may take together: an engine's and its draft model's, or those of all models of a server."""
+
+    limit: int | None
+    """None for no limit."""
+    pools: "list[KVPool]" = field(default_factory=list)
+
+    def fits(self, more: int) -> bool:
+        """Tell whether so many bytes more can be promised."""
+        return not more or self.limit is None or sum(pool.promised for pool in self.pools) + more <= self.limit
+
+    def make_room(self, nbytes: int, pool: "KVPool") -> None:
+        """Drop what is kept for later, that of ``pool`` first, until so many bytes that were promised are free."""
+        while self.limit is not None and sum(one.used + one.cached for one in self.pools) + nbytes > self.limit:
+            next(one for one in (pool, *self.pools) if one.cached).drop_oldest()
+
+
 class KVPool:
     """Hands out caches and keeps their blocks for later prompts that start the same.
 
-    ``used`` and ``cached`` together never exceed the budget. What is promised to open caches, by ``reserve``, may be
-    more than they use yet; blocks that are kept for later fill the rest, and the least recently used give way.
+    ``used`` and ``cached`` together never exceed the budget, those of pools that share one together. What is promised
+    to open caches, by ``reserve``, may be more than they use yet; blocks that are kept for later fill the rest, and the
+    least recently used give way.
     """
 
     def __init__(
@@ -77,8 +95,7 @@ class KVPool:
         a sliding layer needs room for beside its window. multiple: contexts are shared in multiples of so many
         positions alone, for a model whose rounding depends on what else is in a forward."""
         self.block, self.longest_write = block, longest_write
-        self.memory = MemoryBudget(budget)
-        self.memory.spenders.append(self)
+        self._budget = Budget(budget, [self])
         self._dtype, self._device = dtype, device
         self._step = lcm(block, multiple) // block
         keeps = sorted({keep for _, _, keep in layout}, key=lambda keep: (keep is not None, keep or 0))
@@ -118,18 +135,24 @@ class KVPool:
 
     @property
     def budget(self) -> int | None:
-        """Bytes that its blocks may take, together with those of the pools that share ``memory``; None for no limit."""
-        return self.memory.nbytes
+        """Bytes that this pool, and those that it shares a budget with, may take together; None for no limit."""
+        return self._budget.limit
 
     @budget.setter
-    def budget(self, nbytes: int | None) -> None:
-        self.memory.nbytes = nbytes
+    def budget(self, limit: int | None) -> None:
+        self._budget.limit = limit
 
-    def share(self, memory: MemoryBudget) -> None:
-        """Take of ``memory`` from now on, in the place of a budget of its own."""
-        self.memory.spenders.remove(self)
-        self.memory = memory
-        memory.spenders.append(self)
+    @property
+    def memory(self) -> Budget:
+        """The budget that it keeps to, which other pools may have, too."""
+        return self._budget
+
+    def share(self, other: "KVPool") -> None:
+        """Keep to the budget of another pool, together with it; what this one has kept so far is dropped."""
+        self.forget()
+        self._budget.pools.remove(self)
+        self._budget = other._budget
+        self._budget.pools.append(self)
 
     @property
     def used(self) -> int:
@@ -180,15 +203,8 @@ class KVPool:
 
     def forget(self) -> None:
         """Drop all that is kept for later."""
-        while self.give_way():
-            pass
-
-    def give_way(self) -> bool:
-        """Drop the least recently used part that nobody holds; False where there is none."""
-        if self._idle:
-            self._evict()
-            return True
-        return False
+        while self._idle:
+            self.drop_oldest()
 
     def _known(self, tokens: tuple[int, ...]) -> list[_Block]:
         chain, block = [], self._root
@@ -215,7 +231,10 @@ class KVPool:
                     return False
                 if kind.keep is not None or not block.holders[number]:
                     cost += kind.nbytes
-        return self.memory.allows(cost)
+        return self._fits(cost)
+
+    def _fits(self, more: int) -> bool:
+        return self._budget.fits(more)
 
     def _first(self, kind: _Kind, length: int) -> int:
         """The first block that a sequence of ``length`` positions reads."""
@@ -230,7 +249,7 @@ class KVPool:
     def _allocate(self, block: _Block, number: int) -> None:
         """Give ``block``, which one cache has, a part that was promised."""
         kind = self._kinds[number]
-        self.memory.make_room(kind.nbytes, self)
+        self._budget.make_room(kind.nbytes, self)
         # Inference mode's own tensors could not be written outside of it.
         with torch.inference_mode(False):
             room = torch.empty(kind.nbytes // self._dtype.itemsize, dtype=self._dtype, device=self._device)
@@ -272,9 +291,9 @@ class KVPool:
     def _trim(self) -> None:
         """Without a budget, what is kept still has an end."""
         while self.budget is None and self._cached > max(self._most_used, KEPT_WITHOUT_BUDGET):
-            self._evict()
+            self.drop_oldest()
 
-    def _evict(self) -> None:
+    def drop_oldest(self) -> None:
         """Drop the least recently used part that nobody holds. A sequence gives its blocks back last one first, so that
         a block goes before those that lead to it."""
         block, number = next(iter(self._idle))
@@ -454,7 +473,7 @@ class PooledCache:
         needed = [min(blocks - pool._first(k, first), pool._max_blocks(k, written, blocks)) for k in pool._kinds]
         self._quota = [max(own, count) for own, count in zip(self._quota, needed, strict=True)]
         more = self._promised_more() - before[2]
-        if not pool.memory.allows(more):
+        if not pool._fits(more):
             self._room, self._quota = before[:2]
             return False
         pool._promised += more
@@ -469,7 +488,7 @@ class PooledCache:
         if not self._secure(end, end - self._length):
             raise MemoryError(
                 f"a sequence of {end} tokens takes {pool.bytes_for(end):,} bytes of keys and values; of the "
-                f"{pool.budget:,} allowed, {pool.memory.promised:,} are promised already"
+                f"{pool.budget:,} allowed, {pool.promised:,} are promised already"
             )
         for _ in range(missing):
             block = pool._new_block()

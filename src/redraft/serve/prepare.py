@@ -93,11 +93,11 @@ async def gap(
     here: Serving, prefix: str, suffix: str, parameters: Mapping[str, Any], fields: Mapping[str, str]
 ) -> FillRequest:
     """Check a request to write what stands between two texts; parameters of ``tasks.fill``, otherwise as
-    ``generation``."""
+    ``generation``. A mode is that of canvases, as was checked."""
     parameters = counting(here, parameters)
 
     def check() -> FillRequest:
-        given = {name: value for name, value in parameters.items() if value is not None}
+        given = {name: value for name, value in parameters.items() if value is not None and name != "mode"}
         if here.settings.recipe is not None:
             given = here.settings.recipe.beside(given, generates=False)
         given.setdefault("seed", new_seed())

@@ -13,7 +13,6 @@ from types import FrameType
 import uvicorn
 
 from redraft.api import Engine
-from redraft.engine.budget import MemoryBudget
 from redraft.engine.compiling.processes import CompileProcesses
 from redraft.engine.scheduler import MAX_BATCH_ROWS, MAX_CONCURRENCY, Scheduler
 from redraft.errors import ConstraintError, RequestError, ShuttingDownError
@@ -136,10 +135,13 @@ def check_names(names: Sequence[str]) -> None:
 
 def share_memory(engines: Sequence[Engine], kv_bytes: int | None) -> None:
     """Have the keys and values of several models take no more than ``kv_bytes`` together; None for no limit."""
-    if kv_bytes is not None:
-        memory = MemoryBudget(kv_bytes)
-        for engine in engines:
-            engine.runtime.pool.share(memory)
+    if kv_bytes is None:
+        return
+    first, *others = (pool for engine in engines for pool in engine.runtime.pools)
+    first.budget = kv_bytes
+    for pool in others:
+        if pool.memory is not first.memory:
+            pool.share(first)
 
 
 def check_address(host: str, port: int) -> None:

@@ -124,11 +124,13 @@ class _SchedulerCollector(Collector):
                 gauge.add_metric([model], getattr(load, name))
             yield gauge
         memory = GaugeMetricFamily(
-            "redraft_kv_bytes", "Keys and values: in use, kept for later; and allowed, of all models together.",
+            "redraft_kv_bytes",
+            "Keys and values, a draft model's included: in use, kept for later; and allowed, of all models together.",
             labels=["model", "kind"],
-        )  # fmt: skip
-        for model, pool in pools.items():
-            for kind, amount in (("used", pool.used), ("cached", pool.cached), ("budget", pool.budget)):
+        )
+        for model, runtime in self._names.items():
+            used, cached = sum(one.used for one in runtime.pools), sum(one.cached for one in runtime.pools)
+            for kind, amount in (("used", used), ("cached", cached), ("budget", runtime.pool.budget)):
                 if amount is not None:
                     memory.add_metric([model, kind], amount)
         yield memory

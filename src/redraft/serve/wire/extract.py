@@ -15,7 +15,7 @@ from redraft.serve.prepare import counting
 from redraft.serve.state import Serving, client_of, new_seed, serving
 from redraft.serve.wire.events import events, of_result
 from redraft.serve.wire.fields import Body, Seed, Temperature, Whole
-from redraft.serve.wire.sampling import Penalty, TopP
+from redraft.serve.wire.sampling import DeadlineMs, Penalty, TopP
 from redraft.tasks.extract import Extraction, ExtractRequest, extract
 
 router = APIRouter()
@@ -45,7 +45,7 @@ class ExtractBody(Body):
     top_p: TopP | None = None
     frequency_penalty: Penalty | None = None
     presence_penalty: Penalty | None = None
-    deadline_ms: Annotated[float, Field(gt=0)] | None = None
+    deadline_ms: DeadlineMs | None = None
     quality: Quality | None = None
 
 

@@ -20,11 +20,12 @@ from redraft.engine.thinking import OF_THOUGHTS, ReasoningEffort
 from redraft.errors import RedraftError
 from redraft.serve import prepare
 from redraft.serve.answers import Answers, EventStream
+from redraft.serve.deltas import if_late
 from redraft.serve.errors import ApiError, Json, bad_request, of_engine
 from redraft.serve.state import Serving, client_of, new_seed, serving
 from redraft.serve.wire.events import events, of_result, of_usage
 from redraft.serve.wire.fields import Body, Seed, Stop, Temperature, ThinkingBudget, Whole
-from redraft.serve.wire.sampling import SAMPLING, Sampled
+from redraft.serve.wire.sampling import SAMPLING, DeadlineMs, Sampled
 from redraft.tasks.choose import ChooseRequest, choose
 from redraft.tasks.infill import draft_of
 
@@ -138,6 +139,7 @@ class ChooseBody(Body):
     max_denoising_steps: Annotated[int, Field(ge=1, le=1000)] | None = None
     canvas_length: Whole | Literal["auto"] | None = None
     seed: Seed = None
+    deadline_ms: DeadlineMs | None = None
     calibrated: bool | None = None
     normalize: Literal["length"] | None = None
 
@@ -177,7 +179,9 @@ def _source(body: GenerateBody) -> str:
     if body.fill is not None:
         if body.prompt is not None:
             raise bad_request("prompt: give a prompt, or fill with messages", "prompt")
-        for name in ("mode", "constraint", "draft", "stop", *_CAUSAL, *OF_THOUGHTS):
+        if body.mode not in (None, "diffusion"):
+            raise bad_request(f"mode {body.mode!r}: what is filled in is written on canvases; leave it out", "mode")
+        for name in ("constraint", "draft", "stop", *_CAUSAL, *OF_THOUGHTS):
             if getattr(body, name) is not None:
                 raise bad_request(f"{name}: what is filled in takes no {name}", name)
         return "fill"
@@ -252,8 +256,9 @@ async def decide(body: ChooseBody, http: HttpRequest) -> Response:
         "calibrated": body.calibrated,
         "normalize": body.normalize,
         "seed": new_seed() if body.seed is None else body.seed,
+        "deadline_ms": body.deadline_ms,
     }
-    parameters: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    parameters = {name: value for name, value in prepare.counting(here, given).items() if value is not None}
 
     def check() -> ChooseRequest:
         tokens = prepare.prompt_tokens(here, prompt, source)
@@ -276,6 +281,7 @@ async def decide(body: ChooseBody, http: HttpRequest) -> Response:
             },
             "log_valid": result.log_valid,
             "seed": result.seed,
+            **if_late(result),
             "usage": of_usage(result.usage),
         }
     )
