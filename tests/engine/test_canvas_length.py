@@ -12,7 +12,7 @@ from redraft.loading import load
 from redraft.models.checkpoint import OWN_FILE
 from tests.models.llama_diffusion.conftest import CONFIG, write
 
-LONGEST = CONFIG["canvas_length"]
+LONGEST = CONFIG.canvas_length
 
 
 @pytest.fixture(scope="module")

@@ -33,7 +33,7 @@ def other(checkpoint_of: WriteCheckpoint) -> Engine:
 def both(checkpoint: Any, other: Engine) -> Iterator[Served]:
     engine = load(checkpoint)
     share_memory([engine, other], KV_BYTES)
-    with serving({NAME: engine, "other": other}) as up:  # type: ignore[arg-type]
+    with serving({NAME: engine, "other": other}) as up:
         yield up
 
 
@@ -52,7 +52,7 @@ def text_of(served: Served, body: dict[str, Any]) -> str:
 def test_each_answers_as_it_does_alone_whatever_the_other_is_asked(both: Served, alone: Engine, other: Engine) -> None:
     expected = {
         (model, seed): engine.generate("a text", seed=seed, max_tokens=24).text
-        for model, engine in ((NAME, alone), ("other", load(other.origin.checkpoint.path)))  # type: ignore[union-attr]
+        for model, engine in ((NAME, alone), ("other", load(other.origin.checkpoint.path)))
         for seed in range(4)
     }
     with ThreadPoolExecutor(8) as pool:
@@ -65,7 +65,7 @@ def test_every_route_goes_by_the_name(both: Served) -> None:
     names = [one["id"] for one in httpx.get(f"{both.url}/v1/models").json()["data"]]
     assert names == [NAME, "other"]
     assert httpx.get(f"{both.url}/v1/models/other").json()["canvas_length"] == 16
-    said = {
+    said: dict[str, dict[str, Any]] = {
         "/v1/chat/completions": {"messages": [{"role": "user", "content": "x"}], "max_tokens": 4},
         "/v1/completions": {"prompt": "x", "max_tokens": 4},
         "/v1/responses": {"input": "x", "max_output_tokens": 4},

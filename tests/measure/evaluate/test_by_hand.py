@@ -13,7 +13,7 @@ def test_every_snippet_has_its_fields_and_a_question_with_four_options() -> None
     assert Counter((item.groups["group"], item.verb) for item in items) == {
         (kind, verb): 30 for kind in ("mail", "ticket", "receipt", "note", "review") for verb in ("extract", "choose")
     }
-    snippets = set()
+    snippets: set[str] = set()
     for item in items:
         if isinstance(asked := item.asked, Choose):
             assert len(asked.options) == 4
