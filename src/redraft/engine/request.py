@@ -374,8 +374,9 @@ def generate(
     checkpoint's schedule, or in the other modes divides the logits, by default by what the checkpoint says; 0 takes the
     argmax for a sample. max_denoising_steps, entropy_bound (nats a canvas): by default the checkpoint's, of a draft 4
     steps. stop: strings at which the answer ends, not part of it. canvas_length: positions denoised at once, at most
-    the model's own, or "auto", see ``canvas_length``. acceptance: the rule itself in place of the entropy bound, such as
-    ``ConfidenceThreshold``. stopping: the rule in place of the checkpoint's stable-and-confident one, such as ``ReproducesCanvas``.
+    the model's own, or "auto", see ``engine.canvas_length``. acceptance: the rule itself in place of the entropy bound,
+    such as ``ConfidenceThreshold``. stopping: the rule in place of the checkpoint's stable-and-confident one, such as
+    ``ReproducesCanvas``.
 
     constraint: ``JSONSchema``, ``Regex``, ``Choice`` or ``Template``, or a Python type such as a pydantic model, a
     ``Literal`` or ``list[int]``, which the whole answer matches; stop strings then do not occur in it. thinking:
