@@ -281,6 +281,22 @@ def test_the_least_recently_used_goes_first_and_the_end_before_the_beginning():
     assert [len(pool._known(tuple(tokens))) for tokens in (first, second)] == [1, 2]
 
 
+def test_two_pools_on_one_budget_take_no_more_than_it_together():
+    """What one promises the other cannot have; what one keeps for later gives way to what the other needs."""
+    one, other = (KVPool(FULL, block=4, dtype=torch.float64) for _ in range(2))
+    one.budget = one.bytes_for(6 * 4)
+    other.share(one)
+    filled(one, FULL, [1] * 16).close()
+    filled(other, FULL, [2] * 8).close()
+    assert one.cached + other.cached == one.budget
+    assert filled(other, FULL, [3] * 12).length == 12
+    assert one.used + one.cached + other.used + other.cached <= one.budget == other.budget
+    assert not other.cached, "its own gives way first"
+    assert one.cached == one.bytes_for(12), "then the other's, as much as is needed"
+    assert one.open()[0].reserve(12)
+    assert not other.open()[0].reserve(4)
+
+
 def test_a_hit_needs_the_sliding_layers_window_before_it():
     """The full layers' blocks are all there; what a sliding layer still holds decides."""
     pool = KVPool(MIXED, block=4, longest_write=4, dtype=torch.float64)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from redraft.api import Engine
     from redraft.canvas.acceptance import ConfidenceThreshold
     from redraft.measure.tune.recipe import Recipe
+    from redraft.models.base import CanvasLength
     from redraft.models.checkpoint import DType
     from redraft.record.recorder import RecordingFolder
 
@@ -229,7 +230,10 @@ class Sampling:
     stopping: Annotated[
         Stopping, typer.Option(help="A canvas ends when its argmax is stable and sure, or reproduces what was seen.")
     ] = Stopping.stable
-    canvas_length: Annotated[int | None, typer.Option(help="Positions denoised at once.")] = None
+    canvas_length: Annotated[
+        str | None,
+        typer.Option(metavar="N", help="Positions denoised at once; auto for the least that fit the answer."),
+    ] = None
     best_of: Annotated[int, typer.Option(help="Candidates for every canvas, of which the surest stays.")] = 1
     verify: Annotated[
         Verify | None, typer.Option(help="Denoise again what the causal rows of the same weights find unlikely.")
@@ -278,7 +282,8 @@ class Sampling:
         request.check_seed(self.seed)
         if self.temperature is not None:
             request.check_temperature(self.temperature)
-        for name in ("max_denoising_steps", "canvas_length", "best_of"):
+        self._canvas_length()
+        for name in ("max_denoising_steps", "best_of"):
             value = getattr(self, name)
             if value is not None:
                 request.check_whole(name, value, 1)
@@ -326,6 +331,15 @@ class Sampling:
             "verify": self.verify,
         }
 
+    def _canvas_length(self) -> "CanvasLength | None":
+        from redraft.engine.canvas_length import check_canvas_length
+        from redraft.models.base import AUTO
+
+        given = self.canvas_length
+        if given is None or given == AUTO:
+            return None if given is None else AUTO
+        return check_canvas_length(int(given) if given.lstrip("-").isdecimal() else given)
+
     def _acceptance(self) -> "ConfidenceThreshold | None":
         if self.confidence_threshold is None:
             return None
@@ -347,7 +361,7 @@ class Sampling:
             "temperature": self.temperature,
             "max_denoising_steps": self.max_denoising_steps,
             "entropy_bound": self.entropy_bound,
-            "canvas_length": self.canvas_length,
+            "canvas_length": self._canvas_length(),
             "best_of": self.best_of,
             "verify": None if self.verify is None else self.verify.value,
             "verify_threshold": self.verify_threshold,

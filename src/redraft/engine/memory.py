@@ -55,7 +55,7 @@ class _Block:
 
 @dataclass(eq=False)
 class Budget:
-    """The bytes that the pools of one engine may take together: its model's, and its draft model's."""
+    """The bytes that pools may take together: an engine's and its draft model's, or those of all models of a server."""
 
     limit: int | None
     """None for no limit."""
@@ -149,6 +149,11 @@ class KVPool:
     @budget.setter
     def budget(self, limit: int | None) -> None:
         self._budget.limit = limit
+
+    @property
+    def memory(self) -> Budget:
+        """The budget that it keeps to, which other pools may have, too."""
+        return self._budget
 
     def share(self, other: "KVPool") -> None:
         """Keep to the budget of another pool, together with it; what this one has kept so far is dropped."""

@@ -33,7 +33,7 @@ DType = Literal["auto", "float32", "bfloat16", "int8", "int4"]
 AUTO_FLOAT32 = 500_000_000
 OWN_FILE = "redraft.json"
 # What ``transformers`` refuses to find in its own file.
-_OWN = ("choice_temperature", "extract_layout")
+_OWN = ("choice_temperature", "extract_layout", "canvas_lengths")
 Kind = TypeVar("Kind", bound=Hashable)
 
 
@@ -299,7 +299,7 @@ def read(path: Path) -> Checkpoint:
         architecture=architecture,
         family=family,
         config=config,
-        defaults=_with_own(_defaults(family, generation, config), own),
+        defaults=_fitting(with_own(_defaults(family, generation, config), own), config),
         cache_layout=tuple(model.cache_layout()),
         tensors={name: stored[name] for name in expected},
         packed=None if file is None else file.format,
@@ -333,7 +333,7 @@ def save(model: PlainModel, folder: Path, dtype: torch.dtype, extra_files: Itera
     safetensors.write(folder, {family.stored_name(name): value.to(dtype) for name, value in state.items()})
     write_object(folder / CONFIG_FILE, {**described, "dtype": str(dtype).removeprefix("torch.")})
     write_object(folder / GENERATION_FILE, family.defaults_to_json(model.defaults, config))
-    own = {name: getattr(model.defaults, name) for name in _OWN if getattr(model.defaults, name) is not None}
+    own = {name: value for name in _OWN if (value := getattr(model.defaults, name)) not in (None, ())}
     if own:
         write_object(folder / OWN_FILE, own)
     else:
@@ -356,7 +356,7 @@ def save_choice_temperature(folder: str | Path, temperature: float) -> None:
     _read_config(folder)
     known = read_object(folder / OWN_FILE) if (folder / OWN_FILE).exists() else {}
     own = {**known, "choice_temperature": temperature}
-    _with_own(GenerationDefaults(), own)
+    with_own(GenerationDefaults(), own)
     write_object(folder / OWN_FILE, own)
 
 
@@ -386,14 +386,26 @@ def _defaults(family: Family[Any, Any], generation: Mapping[str, Any], config: F
         raise CheckpointError(f"{GENERATION_FILE}: {error}") from error
 
 
-def _with_own(defaults: GenerationDefaults, own: Mapping[str, Any]) -> GenerationDefaults:
-    """Return the defaults with what the file says that only Redraft reads."""
+def with_own(defaults: GenerationDefaults, own: Mapping[str, Any]) -> GenerationDefaults:
+    """Return the defaults with what the file says that only Redraft reads; CheckpointError for what it cannot say."""
     if unknown := own.keys() - _OWN:
         raise CheckpointError(f"{OWN_FILE}: {min(unknown)!r} is unknown; known is {', '.join(_OWN)}")
+    lengths = own.get("canvas_lengths", ())
+    if not isinstance(lengths, list | tuple):
+        raise CheckpointError(f"{OWN_FILE}: canvas_lengths {lengths!r} must be a list of numbers")
     try:
-        return replace(defaults, **own)
+        return replace(defaults, **{**own, "canvas_lengths": tuple(lengths)})
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"{OWN_FILE}: {error}") from error
+
+
+def _fitting(defaults: GenerationDefaults, config: FamilyConfig) -> GenerationDefaults:
+    """Return the defaults; CheckpointError for canvases that are longer than the configuration's."""
+    if defaults.canvas_lengths and defaults.canvas_lengths[-1] > config.canvas_length:
+        raise CheckpointError(
+            f"{OWN_FILE}: canvas_lengths has {defaults.canvas_lengths[-1]}, and canvas_length is {config.canvas_length}"
+        )
+    return defaults
 
 
 def check_tensors(

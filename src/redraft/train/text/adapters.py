@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import copy
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from math import prod
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -20,10 +20,10 @@ from torch import Tensor, nn
 
 from redraft.errors import CheckpointError, RedraftError, RoomError
 from redraft.files import replacing
-from redraft.formats.json_objects import read_object
+from redraft.formats.json_objects import read_object, write_object
 from redraft.layers.linear import Linear
 from redraft.models import checkpoint
-from redraft.models.checkpoint import Checkpoint
+from redraft.models.checkpoint import OWN_FILE, Checkpoint, with_own
 from redraft.models.companions import write_card, write_terms, write_tokenizer
 from redraft.models.family import PlainModel
 from redraft.room import allowed, size_text
@@ -124,6 +124,8 @@ class TrainedModel:
                 f"{base.path}: rank {adaptation.rank} is more than the {smallest} rows or columns of a matrix of it"
             )
         self.name, self.base, self.model, self.adaptation = name, base, model, adaptation
+        self.extract_layout = base.defaults.extract_layout
+        """The layout of ``extract`` that what is exported is for."""
         self._trees: TreeModel = model
         self._module: nn.Module = model
         self.mask_token = int(base.config.mask_token_id)  # type: ignore[attr-defined]
@@ -184,7 +186,7 @@ class TrainedModel:
         with torch.device("meta"):
             whole = self.base.family.build(self.base.config, {})
         whole.load_state_dict(state, assign=True)
-        whole.defaults = self.base.defaults
+        whole.defaults = replace(self.base.defaults, extract_layout=self.extract_layout)
         _save(self.base, self.name, whole, folder / "checkpoint")
         return folder / "checkpoint"
 
@@ -254,6 +256,8 @@ class TrainedModel:
             config.save_pretrained(aside)
             for written in Path(aside).iterdir():
                 written.replace(folder / written.name)
+        own = {} if self.extract_layout is None else {"extract_layout": self.extract_layout}
+        write_object(folder / OWN_FILE, own)
         write_card(folder, self.base.path, self.name, "An adapter of `{base}`, made by `redraft train --lora`.")
         return folder
 
@@ -283,6 +287,8 @@ def merge(adapter: Path, out: Path, base: str | Path | None = None) -> Path:
         table.data = table.data.clone()
         table.data[tokens[module]] = value.to(table.dtype)
     merged = tuner.merge_and_unload()
+    own = adapter / OWN_FILE
+    merged.defaults = with_own(found.defaults, read_object(own) if own.exists() else {})
     _save(found, str(base or described["base_model_name_or_path"]), merged, out)
     return out
 

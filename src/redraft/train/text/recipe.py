@@ -21,7 +21,7 @@ from redraft.train.text.objective import MaskObjective, ObjectiveConfig
 from redraft.train.text.optimizer import Optimizer, OptimizerConfig
 from redraft.train.text.records import Record
 from redraft.train.text.run import OnProgress, Run, RunConfig
-from redraft.train.text.source import COUNTED, FileSource, RecordSource, mixed
+from redraft.train.text.source import COUNTED, FileSource, RecordSource, mixed, trains_slots
 
 ComputeDType = Literal["auto", "float32", "bfloat16"]
 
@@ -66,6 +66,8 @@ class TextRecipe:
         check_memory(found, self.adaptation, self.optimizer, 4 if dtype == "float32" else 2, self.device)
         loaded = found.load(dtype).to(self.device)
         model = TrainedModel(str(self.model), found, loaded, self.adaptation)
+        if trains_slots(source):
+            model.extract_layout = "slots"
         optimizer = Optimizer(model.parameters, self.optimizer)
         return Run(
             model,
