@@ -117,6 +117,7 @@ def describe(found: "Checkpoint") -> Facts:
             "all": Bytes(sum(parts.values())),
             **{part: Bytes(size) for part, size in parts.items()},
         },
+        **_becomings(found, choice.format),
         **({"all weights by dtype": _sizes(found)} if found.packed is None else {}),
         "keys and values in memory": {**sliding, "full layers, per token": Bytes(per_token)},
         "sampling defaults": _sampling(found, _tokenizer(found.path)),
@@ -165,6 +166,19 @@ def _stored(found: "Checkpoint") -> str:
     if found.packed is not None:
         return f"{found.packed}, packed for the kernels"
     return found.quantised or str(found.stored).removeprefix("torch.")
+
+
+def _becomings(found: "Checkpoint", format: "Format") -> "dict[str, dict[str, object]]":
+    """Say what becomes of a quantised copy's numbers; nothing of a checkpoint that is none."""
+    from redraft.models.kept import becomings
+
+    listed = becomings(found, format) if found.packed is None else []
+    total, rows = sum(one.weights for one in listed), dict[str, object]()
+    for one in listed:
+        name, share = one.stored or "not quantised", f"{one.weights / total:.1%} of the weights"
+        own = share if one.stored is None else f"{share} {one.becomes}"
+        rows[name] = f"{rows[name]}; {own}" if name in rows else own
+    return {"quantised weights, as computed (auto)": rows} if len(rows) > 1 or "not quantised" not in rows else {}
 
 
 def _sizes(found: "Checkpoint") -> dict[str, object]:

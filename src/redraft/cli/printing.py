@@ -80,11 +80,14 @@ def cost_line(result: "Result") -> str:
 
 def row(name: str, value: str, name_width: int, width: int = 80) -> list[str]:
     """Write a name and a text in columns that fit a terminal; a path is not broken."""
-    room = width - max(name_width, len(name)) - 3
-    wrapped = textwrap.wrap(value, room, break_long_words=False, break_on_hyphens=False) or [""]
-    first, *more = wrapped
-    indent = max(name_width, len(name))
-    return [f"  {name:<{indent}} {first}".rstrip(), *(f"  {'':<{indent}} {line}" for line in more)]
+    wrapped = textwrap.wrap(value, width - name_width - 3, break_long_words=False, break_on_hyphens=False) or [""]
+    # A name that is wider than its column has a line of its own.
+    above = [f"  {name}"] if len(name) > name_width else []
+    first = "" if above else name
+    return [
+        *above,
+        *(f"  {first if number == 0 else '':<{name_width}} {line}".rstrip() for number, line in enumerate(wrapped)),
+    ]
 
 
 def size(count: int) -> str:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from redraft.kernels.int4 import GROUP
+from redraft.kernels.packed import Format
 from redraft.kernels.whole_numbers import WholeNumbers
 
 Rows = slice | Tensor
@@ -48,14 +49,18 @@ class Grid:
     @property
     def kept_as(self) -> Literal["int8", "int4"] | None:
         """The format that takes the whole numbers over; None where they have to be rounded anew."""
-        if self.bits <= 4 and (self.group is None or self.group % GROUP == 0):
-            return "int4"
-        return "int8" if self.symmetric and self.group is None else None
+        return "int4" if self.held_by("int4") else "int8" if self.held_by("int8") else None
 
-    @property
-    def exact(self) -> bool:
-        """True where ``kept_as`` keeps the values: int4 has scales and minimums in float16, int8 in float32."""
-        return self.kept_as == "int8" or (self.kept_as == "int4" and self.in_float16)
+    def held_by(self, format: Format) -> bool:
+        """Tell whether a format of whole numbers takes these over: int4 has a scale and a minimum for every group of
+        its own, int8 a scale for every row."""
+        if format == "int4":
+            return self.bits <= 4 and (self.group is None or self.group % GROUP == 0)
+        return format == "int8" and self.symmetric and self.group is None
+
+    def exact_in(self, format: Format) -> bool:
+        """Tell whether a format that holds these keeps their values: int4 has its scales in float16."""
+        return self.held_by(format) and (format == "int8" or self.in_float16)
 
 
 class Encoding(Protocol):

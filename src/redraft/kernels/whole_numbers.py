@@ -41,7 +41,7 @@ class WholeNumbers:
     def __len__(self) -> int:
         return len(self.whole)
 
-    def __getitem__(self, index: int | slice) -> "WholeNumbers":
+    def __getitem__(self, index: int | slice | Tensor) -> "WholeNumbers":
         """Return one matrix of a stack, or some rows of a matrix."""
         minimums = None if self.minimums is None else self.minimums[index]
         return WholeNumbers(self.whole[index], self.scales[index], minimums, self.bits)
