@@ -1,13 +1,15 @@
 """Benchmarks compute what they print, at sizes at which nobody would believe their times."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from bench import autoregressive
+from bench import autoregressive, batching
 from bench.denoising_step import SHAPE, measure_checkpoint
 from bench.pocket_slots import Judged, Slot, table
 
 from redraft.kernels.packed import FORMATS
+from redraft.models.gemma.attention import AttentionSpec
 from tests.random_checkpoint import LETTERS_SIZE
 from tests.random_gemma import random_gemma
 
@@ -44,6 +46,25 @@ def test_both_contenders_write_the_same_tokens_one_by_one(tmp_path: Path) -> Non
     found = autoregressive.measure(folder, ("float32", "float32"), works, rounds=3, threads=1)
     assert [(one.clients, one.same) for one in found] == [(1, 1.0), (3, 1.0)]
     assert all(len(one.times.values) == 3 and min(one.times.values) > 0 for one in found)
+
+
+@pytest.mark.slow
+def test_ways_to_write_are_set_against_token_after_token(tmp_path: Path) -> None:
+    small = replace(
+        batching.full_size(1),
+        hidden_size=64,
+        intermediate_size=64,
+        num_attention_heads=4,
+        num_experts=4,
+        top_k_experts=2,
+        moe_intermediate_size=32,
+        layers=(AttentionSpec(32, 2, None, 1_000_000.0, 0.25),),
+    )
+    found = batching.modes("float32", 3, 1024, tmp_path, (2,), small)
+    ways = ("diffusion, 4 steps", "diffusion, 12 steps", "speculative")
+    assert [one.name.split(", ", 2)[2] for one in found] == [f"{way}, 2 clients" for way in ways]
+    assert all(len(one.times.values) == 3 and min(one.times.values) > 0 for one in found)
+    assert "times as fast as token after token" in found[0].line()
 
 
 def test_values_are_counted_by_task_by_kind_and_by_canvas() -> None:

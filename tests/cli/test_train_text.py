@@ -4,7 +4,6 @@ import json
 import subprocess
 from pathlib import Path
 
-import openai
 import pytest
 from safetensors.torch import load_file
 
@@ -93,6 +92,9 @@ def test_from_a_llama_over_a_kill_to_a_server_with_the_answers_that_were_taught(
     found = json.loads(figures.read_text())["results"]
     assert [answer["right"] for item in found for answer in item["answers"].values()] == [True, True]
 
+    # Here, since it takes seconds.
+    import openai
+
     with load(model) as engine, serving(engine) as served:
         client = openai.OpenAI(base_url=f"{served.url}/v1", api_key="none")
         said = [
@@ -154,6 +156,9 @@ def test_mistakes_are_one_line_and_come_before_training(
         (data, [*steps, "--mix", "tell=1"], "no question is of task 'tell'; the data has chat, fill"),
         (data, [*steps, "--lora", 4, "--last-layers", 1], "exclude each other"),
         (data, [*steps, "--lora-alpha", 3], "give --lora RANK too"),
+        (data, [*steps, "--from-adapter", "nowhere"], "nowhere has no adapter_config.json"),
+        (data, [*steps, "--from-adapter", "nowhere", "--lora", 4], "brings its own rank and alpha"),
+        (data, [*steps, "--from-adapter", "nowhere", "--last-layers", 1], "--from-adapter, --last-layers and"),
         (data, [*steps, "--lora", 4, "--lora-alpha", "nan"], "alpha nan must be a finite number"),
         (data, [*steps, "--mix", "words=inf"], "a weight is finite and above 0"),
         (data, [*steps, "--merge"], "--merge is for adapters"),

@@ -3,7 +3,7 @@
 import json
 import sys
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,7 @@ from redraft.errors import counted
 
 if TYPE_CHECKING:
     from redraft.engine.result import Result, Usage
+    from redraft.tasks.score import ScoreResult
 
 
 def print_exactly(text: str) -> None:
@@ -48,6 +49,17 @@ def as_object(result: "Result") -> dict[str, object]:
     absent = [name for name in ("thought", "verified") if shown[name] is None]
     of_kinds = ("log_valid", "logprobs", "causal_logprobs", "tool_calls", "deadline_reached")
     absent += [name for name in of_kinds if not shown[name]]
+    return {name: value for name, value in shown.items() if name not in absent}
+
+
+def score_object(text: str | Sequence[int], result: "ScoreResult", piece: Callable[[int], str]) -> dict[str, object]:
+    """Return a score as ``--json`` prints it; what was not asked for is left out."""
+    usage = usage_object(result.usage)
+    pieces = [*map(piece, result.token_ids)]
+    shown = {"text": text, **asdict(result), "is_greedy": result.is_greedy, "usage": usage, "pieces": pieces}
+    absent = [name for name, value in shown.items() if value is None or (name == "logprobs" and not value)]
+    if result.bound is not None:
+        absent += ["token_logprobs", "greedy", "is_greedy"]
     return {name: value for name, value in shown.items() if name not in absent}
 
 

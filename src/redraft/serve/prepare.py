@@ -56,7 +56,7 @@ async def generation(
 
     Raises ApiError for what cannot be honoured.
     """
-    parameters = _counting(here, parameters)
+    parameters = counting(here, parameters)
 
     def check() -> Prepared:
         given = {name: value for name, value in parameters.items() if value is not None}
@@ -93,11 +93,11 @@ async def gap(
     here: Serving, prefix: str, suffix: str, parameters: Mapping[str, Any], fields: Mapping[str, str]
 ) -> FillRequest:
     """Check a request to write what stands between two texts; parameters of ``tasks.fill``, otherwise as
-    ``generation``."""
-    parameters = _counting(here, parameters)
+    ``generation``. A mode is that of canvases, as was checked."""
+    parameters = counting(here, parameters)
 
     def check() -> FillRequest:
-        given = {name: value for name, value in parameters.items() if value is not None}
+        given = {name: value for name, value in parameters.items() if value is not None and name != "mode"}
         if here.settings.recipe is not None:
             given = here.settings.recipe.beside(given, generates=False)
         given.setdefault("seed", new_seed())
@@ -109,7 +109,7 @@ async def gap(
     return await here.check(check, fields)
 
 
-def _counting(here: Serving, parameters: Mapping[str, Any]) -> Mapping[str, Any]:
+def counting(here: Serving, parameters: Mapping[str, Any]) -> Mapping[str, Any]:
     """Begin to count to a deadline now, with what is waited for until the request is checked."""
     given = parameters.get("deadline_ms")
     return parameters if given is None else {**parameters, "deadline_ms": Deadline.after(given, here.runtime.clock)}

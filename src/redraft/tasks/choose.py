@@ -13,7 +13,7 @@ from redraft.constrain.language.template import Hole
 from redraft.engine.constrained import CanvasConstraint, class_sums
 from redraft.engine.context import open_context, prefill
 from redraft.engine.denoise import CanvasPlan, Denoising
-from redraft.engine.generation import Recorders
+from redraft.engine.generation import Recorders, check_recorded
 from redraft.engine.request import (
     MIN_TEMPERATURE,
     Request,
@@ -59,6 +59,8 @@ class ChooseResult:
     """Natural log of the probability that tokens drawn independently would have made an answer of the frame's form."""
     seed: int
     usage: Usage
+    deadline_reached: bool = False
+    """True if the deadline came before the canvas was denoised: it was read as it was then."""
 
     @property
     def choice(self) -> str:
@@ -132,13 +134,15 @@ class ChooseRequest:
         listener = None if on_step is None else TimedListener(on_step)
         cache, cached = yield from open_context(runtime, request.prompt)
         try:
-            commit = yield from prefill(runtime, request.prompt, cache)
-            canvas = Denoising(runtime, request, self._plan(), cache)
-            last, steps = yield from canvas.read_last(commit, listener)
+            commit = yield from prefill(runtime, request.prompt, cache, request.deadline)
+            if request.deadline is not None:
+                request.deadline.check_begun("the first denoising step")
+            last = yield from Denoising(runtime, request, self._plan(), cache).read_last(commit, listener)
         finally:
             cache.close()
         decided = self.decisions.decide(class_sums(last.readout), normalize=self.reading.normalize)
         power = self.reading.power
+        steps = last.denoising_steps
         probabilities = decided.probabilities if power is None else tempered(decided.probabilities, power)
         seconds = perf_counter() - began - (0.0 if listener is None else listener.seconds)
         return ChooseResult(
@@ -146,6 +150,7 @@ class ChooseRequest:
             decided.log_valid,
             request.seed,
             Usage(len(request.prompt), cached, 0, 1, steps, seconds, seconds, forwards=steps),
+            last.cut,
         )
 
     def _plan(self) -> CanvasPlan:
@@ -185,8 +190,8 @@ def choose(
     denoised under the frame first, and read at its last step. temperature: of the logits that are read, 1 by default.
     calibrated: apply the temperature that was fitted for this checkpoint instead. normalize: None compares options by
     their whole probability, "length" by its geometric mean over their bytes, so that a long one is not behind for its
-    length. record: keeps what happens. Other parameters (seed, entropy_bound and so on), and errors, as in
-    ``request.generate``.
+    length. record: keeps what happens. deadline_ms: the canvas is read at the step that there is then. Other parameters
+    (seed, entropy_bound and so on), and errors, as in ``request.generate``.
     """
     runtime.check_canvas("choose")
     questions = _questions(options)
@@ -199,6 +204,7 @@ def choose(
     # What is wrong with the questions themselves is told before what is wrong with the request.
     runtime.constraints.decisions(frame, questions, runtime.model.defaults.end_token_ids)
     request = _request(runtime, prompt, frame, questions, max_denoising_steps, parameters)
+    check_recorded(request, record)
     return ChooseRequest.of(runtime, request, Reading(frame, questions, scale, power, normalize), record)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from redraft.errors import CheckpointError, RedraftError
@@ -18,6 +18,7 @@ from redraft.train.text.adapters import Adaptation, Full, LastLayers, Lora, Trai
 from redraft.train.text.batch import Batch, pack
 from redraft.train.text.encoding import Encoder
 from redraft.train.text.objective import MaskObjective, ObjectiveConfig
+from redraft.train.text.optimizer import OptimizerConfig
 from tests.train.text.conftest import SOURCE, recipe, several
 
 
@@ -107,6 +108,46 @@ def test_peft_itself_loads_the_adapter_onto_a_llama_of_transformers(
         adapted = PeftModel.from_pretrained(llama, str(folder)).eval()(tokens[None]).logits[0]
     torch.testing.assert_close(adapted, merged, atol=1e-4, rtol=1e-4)
     assert (plain - merged).abs().max() > 0.05
+
+
+def test_a_run_goes_on_from_an_adapter(tiny: Path, encoder: Encoder, tmp_path: Path) -> None:
+    """With a rate that changes nothing, what it begins with is what is exported; else training changes it."""
+    first, _ = trained(tiny, tmp_path / "first", Lora(4, 8.0))
+    still = OptimizerConfig(learning_rate=1e-30)
+    same, _ = trained(tiny, tmp_path / "same", Lora.of(first), optimizer=still)
+    before, after = (load_file(folder / "adapter_model.safetensors") for folder in (first, same))
+    assert changed(before, after) == set()
+    further, _ = trained(tiny, tmp_path / "further", Lora.of(first))
+    assert changed(before, load_file(further / "adapter_model.safetensors")) == set(before)
+    batch = batch_of(encoder)
+    torch.testing.assert_close(
+        logits(merge(first, tmp_path / "a"), batch), logits(merge(same, tmp_path / "b"), batch), atol=1e-5, rtol=1e-5
+    )
+    # A run that is continued must begin where it began.
+    with pytest.raises(RedraftError, match="holds a run with start"):
+        trained(tiny, tmp_path / "further", Lora.of(further))
+
+
+def test_an_adapter_that_cannot_be_gone_on_with_is_named(tiny: Path, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"has no adapter_config\.json"):
+        Lora.of(tiny)
+    first, _ = trained(tiny, tmp_path / "first", Lora(4, 8.0))
+    config = json.loads((first / "adapter_config.json").read_text())
+    (first / "adapter_config.json").write_text(json.dumps(config | {"r": 2}))
+    with pytest.raises(CheckpointError, match=r"does not fit .*size mismatch"):
+        trained(tiny, tmp_path / "other", Lora.of(first))
+    (first / "adapter_config.json").write_text(json.dumps(config | {"peft_type": "LOHA"}))
+    with pytest.raises(CheckpointError, match="describes no LoRA"):
+        Lora.of(first)
+    (first / "adapter_config.json").write_text(json.dumps(config))
+    weights = load_file(first / "adapter_model.safetensors")
+    missing = next(name for name in weights if "lora_B" in name)
+    save_file({name: value for name, value in weights.items() if name != missing}, first / "adapter_model.safetensors")
+    with pytest.raises(CheckpointError, match=r"lacks .*lora_B"):
+        trained(tiny, tmp_path / "other", Lora.of(first))
+    (first / "adapter_model.safetensors").write_bytes(b"short")
+    with pytest.raises(CheckpointError, match=r"adapter_model\.safetensors cannot be read"):
+        trained(tiny, tmp_path / "other", Lora.of(first))
 
 
 def test_an_adapter_names_its_base_and_is_small(tiny: Path, tmp_path: Path) -> None:

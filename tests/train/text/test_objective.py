@@ -64,6 +64,24 @@ def test_shares_of_whole_masks_causal_answers_and_complements() -> None:
         assert (sum(view.astype(int) for view in views) == np.array(CANVAS.free)).all()
 
 
+def test_views_show_a_canvas_several_times_with_few_and_with_many_masks() -> None:
+    """A canvas of four free positions, shown twice: one or two masks first, three or four then, on drawn places."""
+    examples = drawn(replace(PLAIN, fully_masked=0.0, views=2))
+    counts = np.array([[int(canvas.hidden.sum()) for canvas in example.canvases] for example in examples])
+    assert set(map(tuple, counts)) == {(few, many) for few in (1, 2) for many in (3, 4)}
+    assert counts.mean() == pytest.approx(2.5, abs=0.1)
+    first = np.mean([example.canvases[0].hidden for example in examples], axis=0)
+    assert first[np.array(CANVAS.free)] == pytest.approx(1.5 / 4, abs=0.06)
+    # More views than free positions still hide one at least.
+    many = drawn(replace(PLAIN, fully_masked=0.0, views=9))[0]
+    assert sorted({int(canvas.hidden.sum()) for canvas in many.canvases}) == [1, 2, 3, 4]
+    # What is read by all views stands once.
+    once = drawn(PLAIN)[0].tree
+    assert len(many.tree) - len(once) == 8 * (1 + len(CANVAS.tokens))
+    with pytest.raises(ValueError, match="views 0 must be at least 1"):
+        replace(PLAIN, views=0)
+
+
 def test_rollouts_begin_with_masks_alone_and_late_in_the_run() -> None:
     config = replace(PLAIN, rollout_share=0.5, rollout_from=0.6, rollout_steps=2)
     assert all(example.canvases[0].sampled_steps == 0 for example in drawn(config, progress=0.59))

@@ -29,7 +29,7 @@ _OPTIONS = {"hours": "--limit-hours", "ema_decay": "--ema", "rank": "--lora", "a
 _OPTIONS |= {"dropout": "--lora-dropout"}
 _FIELDS = (
     *("steps", "accumulate", "log_every", "evaluate_every", "save_every", "learning_rate", "weight_decay", "warmup"),
-    *("fully_masked", "complementary", "causal_share", "rollout_share", "rollout_from", "filler_weight"),
+    *("fully_masked", "complementary", "views", "causal_share", "rollout_share", "rollout_from", "filler_weight"),
 )
 
 
@@ -64,6 +64,9 @@ class Trained:
     ] = None
     lora_alpha: Annotated[float | None, typer.Option(help="Scale times rank; by default twice the rank.")] = None
     lora_dropout: Annotated[float, typer.Option(min=0.0, max=0.99, help="Dropout before the adapter.")] = 0.0
+    from_adapter: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Go on from this adapter, with its rank and alpha.")
+    ] = None
     last_layers: Annotated[int | None, typer.Option(min=1, help="Train only so many layers, the last ones.")] = None
     train_embeddings: Annotated[
         bool, typer.Option("--train-embeddings", help="Train the embedding and the head too, not the mask's row alone.")
@@ -73,10 +76,16 @@ class Trained:
         """Return what is trained; RequestError for choices that exclude each other."""
         from redraft.train.text.adapters import Full, LastLayers, Lora
 
-        if (self.lora is not None) + (self.last_layers is not None) + self.train_embeddings > 1:
-            raise RequestError("--lora, --last-layers and --train-embeddings exclude each other; give one of them")
-        if self.lora is None and (self.lora_alpha is not None or self.lora_dropout):
+        lora = self.lora is not None or self.from_adapter is not None
+        if lora + (self.last_layers is not None) + self.train_embeddings > 1:
+            named = "--lora" if self.from_adapter is None else "--from-adapter"
+            raise RequestError(f"{named}, --last-layers and --train-embeddings exclude each other; give one of them")
+        if not lora and (self.lora_alpha is not None or self.lora_dropout):
             raise RequestError("--lora-alpha and --lora-dropout are for adapters; give --lora RANK too")
+        if self.from_adapter is not None:
+            if self.lora is not None or self.lora_alpha is not None:
+                raise RequestError("--from-adapter brings its own rank and alpha; leave out --lora and --lora-alpha")
+            return Lora.of(self.from_adapter, self.lora_dropout)
         if self.lora is not None:
             return Lora(self.lora, 2.0 * self.lora if self.lora_alpha is None else self.lora_alpha, self.lora_dropout)
         return Full(self.train_embeddings) if self.last_layers is None else LastLayers(self.last_layers)
@@ -91,6 +100,7 @@ class Learning:
     complementary: Annotated[
         float, typer.Option(min=0, max=1, help="Share of canvases shown twice, with masks on the others' places.")
     ] = 0.0
+    views: Annotated[int, typer.Option(min=1, help="Times that a canvas is shown, each with other masks.")] = 1
     causal_share: Annotated[float, typer.Option(min=0, max=1, help="Share of answers also trained causally.")] = 0.3
     filler_weight: Annotated[
         float, typer.Option(min=0.001, max=1, help="Weight of end tokens behind an answer's first.")
@@ -141,6 +151,7 @@ class Running:
 
 def recipe_of(model: str, trained: Trained, learning: Learning, running: Running) -> "TextRecipe":
     """Put a recipe together from its options; RequestError naming what cannot be."""
+    from redraft.train.text.adapters import Lora
     from redraft.train.text.objective import ObjectiveConfig
     from redraft.train.text.optimizer import OptimizerConfig
     from redraft.train.text.recipe import TextRecipe
@@ -148,8 +159,9 @@ def recipe_of(model: str, trained: Trained, learning: Learning, running: Running
 
     if running.steps is None and running.limit_hours is None:
         raise RequestError("say when the run ends: --steps, --limit-hours, or both")
-    rate = LORA_LEARNING_RATE if trained.lora is not None else LEARNING_RATE
     try:
+        adaptation = trained.adaptation()
+        rate = LORA_LEARNING_RATE if isinstance(adaptation, Lora) else LEARNING_RATE
         return TextRecipe(
             model=model,
             run=RunConfig(
@@ -161,11 +173,12 @@ def recipe_of(model: str, trained: Trained, learning: Learning, running: Running
                 running.evaluate_every,
                 running.save_every,
             ),
-            adaptation=trained.adaptation(),
+            adaptation=adaptation,
             objective=ObjectiveConfig(
                 learning.loss.value,
                 learning.fully_masked,
                 learning.complementary,
+                learning.views,
                 learning.causal_share,
                 learning.rollout_share,
                 learning.rollout_from,
@@ -249,8 +262,7 @@ def data(
     Example: redraft train data notes.jsonl --model runs/base --out runs/mine --steps 1000
     """
     from redraft.train.text import records
-    from redraft.train.text.recipe import digest
-    from redraft.train.text.source import FileSource
+    from redraft.train.text.source import FileSource, digest
 
     recipe = recipe_of(model, trained, learning, running)
     options.check_folder(out)

@@ -3,7 +3,6 @@
 The embedding and the head stay as they are but for one row, the mask's, which the base never had a use for.
 """
 
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,11 +14,13 @@ from tempfile import TemporaryDirectory
 from typing import Any, Protocol, runtime_checkable
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from redraft.errors import CheckpointError, RedraftError, RoomError
 from redraft.files import replacing
+from redraft.formats.json_objects import read_object
 from redraft.layers.linear import Linear
 from redraft.models import checkpoint
 from redraft.models.checkpoint import Checkpoint
@@ -27,6 +28,7 @@ from redraft.models.companions import write_card, write_terms, write_tokenizer
 from redraft.models.family import PlainModel
 from redraft.room import allowed, size_text
 from redraft.train.text.batch import Batch
+from redraft.train.text.source import digest
 
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 MASK_ROW = "mask_row"
@@ -73,6 +75,8 @@ class Lora:
     rank: int = 32
     alpha: float = 64.0
     dropout: float = 0.0
+    start: Path | None = None
+    """The folder of an adapter whose weights are gone on with; None begins with none."""
 
     def __post_init__(self) -> None:
         if self.rank < 1:
@@ -81,6 +85,21 @@ class Lora:
             raise ValueError(f"alpha {self.alpha} must be a finite number above 0")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout {self.dropout} must be a share below 1")
+
+    @classmethod
+    def of(cls, adapter: Path, dropout: float = 0.0) -> "Lora":
+        """Return what goes on with an adapter; CheckpointError for a folder that holds none, or one of another kind."""
+        found = read_object(_config_of(adapter))
+        rank, alpha = found.get("r"), found.get("lora_alpha")
+        if found.get("peft_type") != "LORA" or not isinstance(rank, int) or not isinstance(alpha, int | float):
+            raise CheckpointError(f"{adapter / ADAPTER_CONFIG} describes no LoRA with a rank r and a lora_alpha")
+        return cls(rank, float(alpha), dropout, adapter)
+
+
+def _config_of(adapter: Path) -> Path:
+    if not (adapter / ADAPTER_CONFIG).exists():
+        raise CheckpointError(f"{adapter} has no {ADAPTER_CONFIG}; give the folder of an adapter")
+    return adapter / ADAPTER_CONFIG
 
 
 Adaptation = Full | LastLayers | Lora
@@ -194,7 +213,10 @@ class TrainedModel:
                 chosen = {
                     name: parameter for name, parameter in self._module.named_parameters() if parameter.requires_grad
                 }
-                return chosen | self._own_mask_row()
+                chosen |= self._own_mask_row()
+                if lora.start is not None:
+                    self._begin_with(lora.start)
+                return chosen
 
     def _own_mask_row(self) -> dict[str, nn.Parameter]:
         """Make the mask's row a parameter that shares the table's memory: what is learned is in the table at once."""
@@ -203,6 +225,15 @@ class TrainedModel:
         table.weight = nn.Parameter(table.weight.detach().clone(), requires_grad=False)
         self.mask_row = nn.Parameter(table.weight.data[self.mask_token])
         return {MASK_ROW: self.mask_row}
+
+    def _begin_with(self, adapter: Path) -> None:
+        """Put an adapter's weights in the place of those that adapters begin with."""
+        state, rows = _stored_adapter(adapter, self.base, self._module)
+        _put_adapter(self._module, state, adapter, self.base)
+        for row in rows.values():
+            assert self.mask_row is not None
+            with torch.no_grad():
+                self.mask_row.copy_(row[0])
 
     def _export_adapter(self, folder: Path, values: Mapping[str, Tensor]) -> Path:
         config, stored, embedding = copy(self._lora_config), self.base.family.stored_name, "embed_tokens"
@@ -232,9 +263,7 @@ def merge(adapter: Path, out: Path, base: str | Path | None = None) -> Path:
 
     base: where the base is now. Raises CheckpointError for a folder that holds no adapter of such a model.
     """
-    if not (adapter / ADAPTER_CONFIG).exists():
-        raise CheckpointError(f"{adapter} has no {ADAPTER_CONFIG}; give the folder of an adapter")
-    described = json.loads((adapter / ADAPTER_CONFIG).read_text(encoding="utf-8"))
+    described = read_object(_config_of(adapter))
     found = checkpoint.read(checkpoint.find(base or described.get("base_model_name_or_path") or ""))
     there, needed = allowed("auto"), _FLOAT * sum(prod(tensor.shape) for tensor in found.tensors.values())
     if there is not None and needed > there.free:
@@ -243,18 +272,13 @@ def merge(adapter: Path, out: Path, base: str | Path | None = None) -> Path:
             f"{size_text(there.free)} left; to begin all the same, set REDRAFT_MEMORY to none"
         )
     model: Any = found.load("float32")
-    peft = peft_library()
-    config = peft.PeftConfig.from_pretrained(str(adapter))
+    config = peft_library().PeftConfig.from_pretrained(str(adapter))
     tokens, config.trainable_token_indices = config.trainable_token_indices, None
     config.inference_mode = True
-    state = _unwrapped(load_file(adapter / ADAPTER_WEIGHTS), found, model)
-    rows = {name: value for name, value in state.items() if name.endswith(_TOKENS)}
+    state, rows = _stored_adapter(adapter, found, model)
     tuner = _tune(model, config)
-    missing = peft.set_peft_model_state_dict(model, {name: state[name] for name in state.keys() - rows.keys()})
-    if missing.unexpected_keys:
-        raise CheckpointError(f"{adapter}: tensor {missing.unexpected_keys[0]} has no place in {found.path}")
-    for name, value in rows.items():
-        module = name.removesuffix(_TOKENS)
+    _put_adapter(model, state, adapter, found)
+    for module, value in rows.items():
         table = model.get_submodule(module).weight
         table.data = table.data.clone()
         table.data[tokens[module]] = value.to(table.dtype)
@@ -292,7 +316,11 @@ def peft_library() -> Any:
 
 def described(adaptation: Adaptation) -> dict[str, object]:
     """Return an adaptation for a run's description."""
-    return {"adaptation": type(adaptation).__name__, **asdict(adaptation)}
+    found = {"adaptation": type(adaptation).__name__, **asdict(adaptation)}
+    if isinstance(adaptation, Lora) and adaptation.start is not None:
+        # The same folder may come to hold another adapter.
+        return found | {"start": digest(adaptation.start / ADAPTER_WEIGHTS)}
+    return {name: value for name, value in found.items() if name != "start"}
 
 
 def _tune(model: Any, config: Any) -> Any:
@@ -300,6 +328,30 @@ def _tune(model: Any, config: Any) -> Any:
     from peft.tuners.lora import LoraModel
 
     return LoraModel(model, config, "default")
+
+
+def _stored_adapter(adapter: Path, found: Checkpoint, model: Any) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Return an adapter's matrices by PEFT's names, and the rows [n, H] of embeddings by the embedding's."""
+    try:
+        tensors = load_file(adapter / ADAPTER_WEIGHTS)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{adapter / ADAPTER_WEIGHTS} cannot be read: {error}") from error
+    state = _unwrapped(tensors, found, model)
+    rows = {name.removesuffix(_TOKENS): value for name, value in state.items() if name.endswith(_TOKENS)}
+    return {name: value for name, value in state.items() if not name.endswith(_TOKENS)}, rows
+
+
+def _put_adapter(model: Any, state: Mapping[str, Tensor], adapter: Path, found: Checkpoint) -> None:
+    """Put matrices into a model that has an adapter; CheckpointError for those that do not fit it."""
+    try:
+        loaded = peft_library().set_peft_model_state_dict(model, dict(state))
+    except RuntimeError as error:
+        raise CheckpointError(f"{adapter} does not fit {found.path}: {' '.join(str(error).split())}") from error
+    if loaded.unexpected_keys:
+        raise CheckpointError(f"{adapter}: tensor {loaded.unexpected_keys[0]} has no place in {found.path}")
+    missing = sorted(key for key in loaded.missing_keys if ".lora_" in key)
+    if missing:
+        raise CheckpointError(f"{adapter} lacks {missing[0]}, which an adapter of {found.path} has")
 
 
 def _unwrapped(tensors: Mapping[str, Tensor], found: Checkpoint, model: Any) -> dict[str, Tensor]:

@@ -30,6 +30,9 @@ class ObjectiveConfig:
     """Share of canvases of which nothing is shown, as where an answer begins."""
     complementary: float = 0.0
     """Share of canvases that are shown twice, the second time with masks on the other positions."""
+    views: int = 1
+    """Times that a canvas is shown, each with masks of its own: its context, most of the rows, is computed once. Their
+    numbers of masks are spread evenly from one to all."""
     causal_share: float = 0.3
     """Share of questions whose clean answer is trained as the base was, each token from those before it."""
     rollout_share: float = 0.0
@@ -47,8 +50,9 @@ class ObjectiveConfig:
         for name in ("fully_masked", "complementary", "causal_share", "rollout_share", "rollout_from"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} {getattr(self, name)} must be a share from 0 to 1")
-        if self.rollout_steps < 1:
-            raise ValueError(f"rollout_steps {self.rollout_steps} must be at least 1")
+        for name in ("rollout_steps", "views"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} {getattr(self, name)} must be at least 1")
         if not 0 < self.rollout_threshold <= 1:
             raise ValueError(f"rollout_threshold {self.rollout_threshold} must be a probability above 0")
 
@@ -142,17 +146,19 @@ class MaskObjective:
 
     def _views(self, canvas: CleanCanvas, rng: np.random.Generator, progress: float) -> Iterator[View]:
         config, free = self.config, np.array(canvas.free)
-        # Drawn in any case, so that the other draws do not depend on the progress.
-        rolled_out, twice, whole = rng.random(3)
-        steps = int(rng.integers(1, config.rollout_steps + 1))
-        hidden = masked(free, None if whole < config.fully_masked else rng)
-        if progress >= config.rollout_from and rolled_out < config.rollout_share:
-            yield View(free, steps)
-            return
-        yield View(hidden)
-        others = free & ~hidden
-        if twice < config.complementary and others.any():
-            yield View(others)
+        for number in range(config.views):
+            # Drawn in any case, so that the other draws do not depend on the progress.
+            rolled_out, twice, whole = rng.random(3)
+            steps = int(rng.integers(1, config.rollout_steps + 1))
+            share = number / config.views, (number + 1) / config.views
+            hidden = masked(free, None if whole < config.fully_masked else rng, share)
+            if progress >= config.rollout_from and rolled_out < config.rollout_share:
+                yield View(free, steps)
+                continue
+            yield View(hidden)
+            others = free & ~hidden
+            if twice < config.complementary and others.any():
+                yield View(others)
 
     def _groups(self, plans: Sequence[QuestionPlan], record: EncodedRecord) -> Iterator[list[QuestionPlan]]:
         """Spread questions over trees of at most ``max_rows`` rows."""
@@ -175,13 +181,15 @@ class MaskObjective:
             yield group
 
 
-def masked(free: Bools, rng: np.random.Generator | None) -> Bools:
-    """Return which of the ``free`` positions are masks: a number of them that is uniform from 1 up, or all of them."""
+def masked(free: Bools, rng: np.random.Generator | None, share: tuple[float, float] = (0.0, 1.0)) -> Bools:
+    """Return which of the ``free`` positions are masks: all of them without an ``rng``, else a number of them that is
+    uniform between two shares of all, and at least 1."""
     if rng is None:
         return free
     places = free.nonzero()[0]
+    low, high = 1 + int(share[0] * len(places)), max(1, int(share[1] * len(places)))
     hidden = np.zeros_like(free)
-    hidden[rng.permutation(places)[: rng.integers(1, len(places) + 1)]] = True
+    hidden[rng.permutation(places)[: rng.integers(low, max(low, high) + 1)]] = True
     return hidden
 
 

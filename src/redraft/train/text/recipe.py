@@ -1,6 +1,5 @@
 """All that decides the result of a run on text, put together."""
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -8,7 +7,7 @@ from typing import Literal
 
 import torch
 
-from redraft.errors import DataError, RedraftError
+from redraft.errors import RedraftError
 from redraft.models import checkpoint
 from redraft.models.checkpoint import Checkpoint
 from redraft.models.digest import weights_digest
@@ -143,12 +142,3 @@ def compute_dtype(wanted: ComputeDType, device: str) -> Literal["float32", "bflo
         return "bfloat16"
     fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return "bfloat16" if fast else "float32"
-
-
-def digest(path: Path) -> str:
-    """Return what tells a file of records from others."""
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}") from error

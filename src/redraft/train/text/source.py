@@ -1,9 +1,11 @@
 """Sources of records: endless sequences, each a pure function of a seed and a number, so that a run can resume."""
 
+import hashlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -87,3 +89,12 @@ def mixed(source: RecordSource, records: Sequence[Record], weights: Mapping[str,
 @lru_cache(maxsize=2)
 def _order(seed: int, epoch: int, count: int) -> NDArray[np.int64]:
     return np.random.default_rng([seed, epoch]).permutation(count)
+
+
+def digest(path: Path) -> str:
+    """Return what tells a file from others that may come to have its name; DataError for one that cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}") from error
