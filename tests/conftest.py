@@ -76,6 +76,8 @@ def copy_of(checkpoint_of: WriteCheckpoint, tmp_path_factory: pytest.TempPathFac
         return written[name]
 
     return write
+
+
 def pytest_sessionstart(session: pytest.Session) -> None:
     """Let the processes that tests are shared out among come, with what they import, from one that imports it once.
 
