@@ -12,7 +12,7 @@ from redraft.errors import CheckpointError, RequestError
 from redraft.kernels import bindings
 from redraft.kernels.packed import FORMATS, Format
 from redraft.models import checkpoint
-from redraft.models.base import PREFILL_CHUNK, BlockDiffusionModel, WindowPolicy
+from redraft.models.base import DEVICE_PREFILL_CHUNK, PREFILL_CHUNK, BlockDiffusionModel, WindowPolicy
 from redraft.models.checkpoint import Checkpoint, DType
 from redraft.models.choice import Choice, choose
 from redraft.models.fitting import check_fits
@@ -20,7 +20,7 @@ from redraft.models.footprint import CONTEXT, Use
 from redraft.models.origin import Origin
 from redraft.models.packed_cache import OnPacking, PackFolder, PackingStep, is_kept, load_packed
 from redraft.models.tokenizer import ChatTokenizer
-from redraft.room import MemoryLimit, allowed
+from redraft.room import MemoryLimit, allowed, size_text
 
 _LOG = logging.getLogger("redraft")
 
@@ -31,7 +31,7 @@ def load(
     revision: str | None = None,
     dtype: DType = "auto",
     device: str = "auto",
-    prefill_chunk: int = PREFILL_CHUNK,
+    prefill_chunk: int | None = None,
     window_policy: WindowPolicy = "shared",
     kv_bytes: int | None = None,
     pack_folder: PackFolder = "auto",
@@ -47,7 +47,7 @@ def load(
     of int8 and int4 that fits (``engine.origin.choice`` says why). Weights that are packed already load dequantised in
     "float32" and "bfloat16". device: "cpu", where the compiled kernels are used if there are any,
     "cuda", "mps", or "auto", which is a CUDA device where there is one and the dtype runs on it, else the CPU.
-    prefill_chunk: prompt positions encoded in one forward. window_policy: what sliding layers show a canvas of a
+    prefill_chunk: prompt positions encoded in one forward, by default 256 on the CPU and 2,048 elsewhere. window_policy: what sliding layers show a canvas of a
     context longer than their window ("shared": to all positions what the first one sees; "per_query": to each its own);
     a model without such layers has the default alone. kv_bytes: what the keys and values of all requests together may
     take, with those of a draft model and those that are kept for later prompts; without it they may take what the
@@ -67,6 +67,9 @@ def load(
     choice = chosen_format(found, dtype, device, memory, pack_folder)
     format = choice.format
     device = chosen_device(device, lossy=format in ("int8", "int4"))
+    _check_computed(format, device)
+    if prefill_chunk is None:
+        prefill_chunk = PREFILL_CHUNK if torch.device(device).type == "cpu" else DEVICE_PREFILL_CHUNK
     tokenizer = ChatTokenizer.from_checkpoint(found.path)
     if draft_model is not None:
         # Before weights are read.
@@ -108,6 +111,26 @@ def chosen_format(found: Checkpoint, dtype: DType, device: str, memory: MemoryLi
     return choice
 
 
+def _check_computed(format: Format, device: str) -> None:
+    """Raise CheckpointError for a format that nothing computes on a device."""
+    if torch.device(device).type != "cpu" and format in ("int8", "int4"):
+        raise CheckpointError(
+            f"dtype {format!r} runs on the CPU only: there are no kernels for it on {device!r} yet; choose 'bfloat16' "
+            f"or 'float32' for {device!r}, or device 'cpu' for {format!r}"
+        )
+
+
+def why_device(found: Checkpoint, dtype: DType = "auto") -> str:
+    """Say which device "auto" stands for, of a checkpoint that is loaded in ``dtype``, and why."""
+    lossy = dtype in ("int8", "int4") or (dtype == "auto" and found.packed in ("int8", "int4"))
+    if not torch.cuda.is_available():
+        others = " (device mps has to be asked for)" if torch.backends.mps.is_available() else ""
+        return f"cpu: torch {torch.__version__} finds no CUDA device here{others}"
+    card = torch.cuda.get_device_properties(0)
+    named = f"{card.name}, {size_text(card.total_memory)}"
+    return f"cpu: {named} is there, but {dtype} runs on the CPU only" if lossy else f"cuda: {named}"
+
+
 def check_device(device: str) -> None:
     """Raise RequestError for a device that is unknown, or that this machine, or its torch, does not have."""
     if device == "auto":
@@ -116,6 +139,8 @@ def check_device(device: str) -> None:
         wanted = torch.device(device)
     except (RuntimeError, TypeError) as error:
         raise RequestError(f"device {device!r} is unknown; choose one of auto, cpu, cuda, mps") from error
+    if wanted.type == "meta":
+        raise RequestError("device 'meta' has no numbers; choose one of auto, cpu, cuda, mps")
     try:
         torch.empty(0, device=wanted)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
@@ -150,8 +175,6 @@ def _load_model(
     # A family without sliding layers knows no such option: only a choice is passed on.
     options = {} if window_policy == "shared" else {"window_policy": window_policy}
     lossy = format in ("int8", "int4")
-    if lossy and torch.device(device).type != "cpu":
-        raise CheckpointError(f"dtype {format!r} runs on the CPU only; choose 'bfloat16' or 'float32' for {device!r}")
     if torch.device(device).type == "cpu" and (lossy or bindings.kernels() is not None):
         return load_packed(found, format, options, pack_folder=pack_folder, on_packing=on_packing)
     return found.load(format, options).to(device)
