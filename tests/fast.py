@@ -57,8 +57,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def is_slow(item: pytest.Item) -> bool:
-    """Whether a test says so, or starts processes."""
-    return item.get_closest_marker("slow") is not None or "commands" in getattr(item, "fixturenames", ())
+    """Whether a test says so, starts processes, or is of a run of its own."""
+    return (
+        item.get_closest_marker("gpu") is not None
+        or item.get_closest_marker("slow") is not None
+        or "commands" in getattr(item, "fixturenames", ())
+    )
 
 
 def name(item: pytest.Item) -> str:

@@ -252,4 +252,3 @@ def _enter_no_grad(self: Any) -> None:
 
 def _exit_no_grad(self: Any, *raised: Any) -> None:
     _entered.pop().__exit__(*raised)
-
