@@ -49,9 +49,10 @@ def load(
     "cuda", "mps", or "auto", which is a CUDA device where there is one and the dtype runs on it, else the CPU.
     prefill_chunk: prompt positions encoded in one forward, by default 256 on the CPU and 2,048 elsewhere.
     window_policy: what sliding layers show a canvas of a context longer than their window ("shared": to all positions
-    what the first one sees; "per_query": to each its own); a model without such layers has the default alone. kv_bytes: what the keys and values of all requests together may
-    take, with those of a draft model and those that are kept for later prompts; without it they may take what the
-    weights leave of the memory, and about as much is kept as was ever in use.
+    what the first one sees; "per_query": to each its own); a model without such layers has the default alone.
+    kv_bytes: what the keys and values of all requests together may take, with those of a draft model and those that are
+    kept for later prompts; without it they may take what the weights leave of the memory, and about as much is kept as
+    was ever in use.
     pack_folder: where weights that were packed for the kernels are kept for the next load, "auto" for the checkpoint's
     folder or the user's cache, None for nowhere. on_packing: told how packing comes along; by default the logger
     "redraft" is, at level INFO. draft_model: the source of a small autoregressive model with the same vocabulary, which
