@@ -2,6 +2,7 @@
 torch on the CPU, and the host waits once a step, more only for what asks for it."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,10 @@ from redraft.layers import vocabulary_head
 from redraft.models import checkpoint
 from redraft.models.tokenizer import ChatTokenizer
 from tests.gpu.pretend_device import NAME, PretendDevice
+from tests.models.llama_diffusion.conftest import CONFIG
+from tests.models.llama_diffusion.conftest import write as write_masks
 from tests.random_checkpoint import LETTERS_SIZE, random_checkpoint
+from tests.random_gemma import random_gemma
 
 pytestmark = pytest.mark.gpu
 
@@ -30,13 +34,17 @@ SCHEMA = {
     "additionalProperties": False,
 }
 PROMPT = "in the end the one and the other is on and in an end of it"
+MESSAGES = [{"role": "user", "content": PROMPT}]
+TOOLS = [{"type": "function", "function": {"name": "f", "parameters": SCHEMA}}]
 Ask = Callable[[Engine], Any]
 
 
 class Both:
     """One model twice: on the CPU, in plain torch, and on the pretend device."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, drafts: bool = False) -> None:
+        """``drafts``: it drafts for itself, as another model would."""
+        self._drafts = drafts
         self.device = PretendDevice()
         self._found = checkpoint.read(folder)
         self._tokenizer = ChatTokenizer.from_checkpoint(folder)
@@ -45,7 +53,8 @@ class Both:
             self.pretend = self._engine(NAME)
 
     def _engine(self, device: str) -> Engine:
-        return Engine(self._found.load("float32", {}).to(device), self._tokenizer, prefill_chunk=16)
+        draft = Engine(self._found.load("float32", {}).to(device), self._tokenizer) if self._drafts else None
+        return Engine(self._found.load("float32", {}).to(device), self._tokenizer, prefill_chunk=16, draft=draft)
 
     def ask(self, ask: Ask) -> Any:
         """Return what is answered, after it is the same on both."""
@@ -146,6 +155,11 @@ CASES: dict[str, tuple[Ask, int]] = {
         lambda engine: engine.generate(PROMPT, max_tokens=16, seed=10, verifier=_odd, verify_rounds=1),
         3,
     ),
+    "thinking": (lambda engine: engine.generate(MESSAGES, max_tokens=48, seed=11, thinking_budget=4), 3),
+    "tools": (
+        lambda engine: engine.generate(MESSAGES, max_tokens=48, seed=11, tools=TOOLS, tool_choice="required"),
+        4,
+    ),
     "deadline": (lambda engine: _late(engine), 6),
     "best of": (lambda engine: engine.generate(PROMPT, max_tokens=16, seed=11, best_of=2), 3),
     "autoregressive": (lambda engine: engine.generate(PROMPT, max_tokens=4, seed=12, mode="autoregressive"), 1),
@@ -210,3 +224,38 @@ def test_no_layer_waits(both: Both) -> None:
     """A forward and a readout by themselves: whatever the host must know is asked for afterwards, in one read."""
     both.ask(lambda engine: engine.generate(PROMPT, max_tokens=16, seed=15))
     assert not [line for line in both.device.reads if line.startswith(("layers/", "models/"))]
+
+
+class TestOtherFamilies:
+    """A model of masks, and one without a canvas."""
+
+    @pytest.fixture(scope="class")
+    def masks(self, tmp_path_factory: pytest.TempPathFactory) -> Both:
+        config = replace(CONFIG, num_hidden_layers=1, canvas_length=8)
+        return Both(write_masks(tmp_path_factory.mktemp("masks"), config))
+
+    @pytest.fixture(scope="class")
+    def gemma(self, tmp_path_factory: pytest.TempPathFactory) -> Both:
+        return Both(random_gemma(tmp_path_factory.mktemp("gemma"), "gemma4 experts"), drafts=True)
+
+    @pytest.mark.parametrize("temperature", [0.0, 1.0])
+    def test_a_step_of_masks_waits_once(self, masks: Both, temperature: float) -> None:
+        answer = masks.ask(
+            lambda engine: engine.generate(
+                PROMPT, max_tokens=8, seed=1, temperature=temperature, max_denoising_steps=STEPS
+            )
+        )
+        assert masks.reads == answer.usage.denoising_steps + answer.usage.canvases
+
+    def test_masks_under_a_constraint(self, masks: Both) -> None:
+        masks.ask(
+            lambda engine: engine.generate(
+                PROMPT, max_tokens=24, seed=2, constraint=JSONSchema(SCHEMA), max_denoising_steps=STEPS
+            )
+        )
+
+    @pytest.mark.parametrize("mode", ["autoregressive", "speculative"])
+    def test_a_model_without_a_canvas(self, gemma: Both, mode: Any) -> None:
+        answer = gemma.ask(lambda engine: engine.generate(PROMPT, max_tokens=3, seed=3, mode=mode))
+        if mode == "autoregressive":
+            assert gemma.reads == answer.usage.forwards
