@@ -7,7 +7,7 @@ run where the tests do; their layouts are written here, by other code than what 
 import json
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -180,9 +180,40 @@ def _decompressed(parts: dict[str, Tensor], scheme: Any, compressor: Any) -> Ten
     return compressor.decompress({**parts, "weight_scale": exact}, scheme)["weight"].float()
 
 
-def as_published(module: str) -> dict[str, Tensor]:
-    """Return what copies store of activations, which is not read: static scales."""
-    return {f"{module}.input_scale": torch.tensor(0.5), f"{module}.input_global_scale": torch.tensor([2.0])}
+@torch.no_grad()
+def compressed_by_library(source: Path, folder: Path, preset: str, ignore: Sequence[str], **weights: Any) -> Any:
+    """Let compressed-tensors quantise and write a whole model of ``transformers``, as llm-compressor does: its names,
+    its configuration, nothing of them written here. Returns the model as the library decompresses it."""
+    import transformers
+    from compressed_tensors.compressors import ModelCompressor
+    from compressed_tensors.quantization import (
+        QuantizationConfig,
+        QuantizationScheme,
+        apply_quantization_config,
+        preset_name_to_scheme,
+    )
+
+    named = preset_name_to_scheme(preset, ["Linear"]).model_dump()
+    named["weights"] |= weights
+    scheme = QuantizationScheme(**named)
+    known = json.loads((source / CONFIG).read_text())["architectures"][0]
+    model = getattr(transformers, known).from_pretrained(source)
+    apply_quantization_config(model, QuantizationConfig(config_groups={"group_0": scheme}, ignore=list(ignore)))
+    for module in model.modules():
+        if hasattr(module, "weight_scale"):
+            for name, value in _ranges(module.weight, scheme.weights).items():
+                getattr(module, name).copy_(value.view(getattr(module, name).shape))
+    compressor = ModelCompressor.from_pretrained_model(model)
+    compressor.compress_model(model)
+    shutil.copytree(source, folder, ignore=shutil.ignore_patterns("*.safetensors*"))
+    model.save_pretrained(folder)
+    compressor.update_config(str(folder))
+    compressor.decompress_model(model)
+    for module in model.modules():
+        # It would round activations too, where a scheme says so; what is compared are the weights.
+        if (own := getattr(module, "quantization_scheme", None)) is not None:
+            own.input_activations = None
+    return model.eval()
 
 
 _MAGNITUDES = torch.tensor([0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0])

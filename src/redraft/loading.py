@@ -2,6 +2,7 @@
 
 import logging
 import re
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -11,7 +12,7 @@ from redraft.engine.request import check_same_vocabulary
 from redraft.errors import CheckpointError, RequestError
 from redraft.kernels import bindings
 from redraft.kernels.packed import FORMATS, Format
-from redraft.models import checkpoint
+from redraft.models import checkpoint, hub
 from redraft.models.base import DEVICE_PREFILL_CHUNK, PREFILL_CHUNK, BlockDiffusionModel, WindowPolicy
 from redraft.models.checkpoint import Checkpoint, DType
 from redraft.models.choice import Choice, choose
@@ -19,6 +20,7 @@ from redraft.models.fitting import check_fits
 from redraft.models.footprint import CONTEXT, Use
 from redraft.models.origin import Origin
 from redraft.models.packed_cache import OnPacking, PackFolder, PackingStep, is_kept, load_packed
+from redraft.models.remote import is_here, read_headers
 from redraft.models.tokenizer import ChatTokenizer
 from redraft.room import MemoryLimit, allowed, size_text
 
@@ -64,11 +66,13 @@ def load(
     can be known of a hub id before they are fetched.
     """
     check_device(device)
+    if not is_here(str(source), revision):
+        # Before weights are fetched; the hub may be asked in vain, which ``find`` says.
+        with suppress(hub.UnreachableError), read_headers(hub.survey(str(source), revision)) as remote:
+            _judge(remote, dtype, device, memory, kv_bytes, pack_folder)
     found = checkpoint.read(checkpoint.find(source, revision))
-    choice = chosen_format(found, dtype, device, memory, pack_folder)
+    choice, device, left = _judge(found, dtype, device, memory, kv_bytes, pack_folder)
     format = choice.format
-    device = chosen_device(device, lossy=format in ("int8", "int4"))
-    _check_computed(format, device)
     if prefill_chunk is None:
         prefill_chunk = PREFILL_CHUNK if torch.device(device).type == "cpu" else DEVICE_PREFILL_CHUNK
     tokenizer = ChatTokenizer.from_checkpoint(found.path)
@@ -77,7 +81,6 @@ def load(
         other = checkpoint.read(checkpoint.find(draft_model, None))
         drafting = ChatTokenizer.from_checkpoint(other.path)
         check_same_vocabulary(tokenizer, drafting, (found.config.vocab_size, other.config.vocab_size))
-    left = _room_for_keys_and_values(found, format, device, memory, kv_bytes, pack_folder)
     model = _load_model(found, format, device, window_policy, pack_folder, on_packing or _log_packing)
     draft = None
     if draft_model is not None:
@@ -89,15 +92,23 @@ def load(
     return engine
 
 
-def _room_for_keys_and_values(
-    found: Checkpoint, format: Format, device: str, memory: MemoryLimit, kv_bytes: int | None, pack_folder: PackFolder
-) -> int | None:
-    """Return the bytes that the weights leave for keys and values, None where nobody can tell; RoomError where they
-    leave too few."""
-    there = allowed(memory, device)
-    context = min(CONTEXT, found.config.context_length)
-    packed = is_kept(found, format, pack_folder)
-    return check_fits(found, format, there, Use(context, device=device), allowed=kv_bytes, packed=packed)
+def _judge(
+    found: Checkpoint,
+    dtype: DType,
+    device: str,
+    memory: MemoryLimit,
+    kv_bytes: int | None,
+    pack_folder: PackFolder,
+) -> tuple[Choice, str, int | None]:
+    """Return what a checkpoint is computed in, where, and the bytes that the weights leave for keys and values, None
+    where nobody can tell; RoomError where they leave too few, CheckpointError where nothing computes that there."""
+    choice = chosen_format(found, dtype, device, memory, pack_folder)
+    device = chosen_device(device, lossy=choice.format in ("int8", "int4"))
+    _check_computed(choice.format, device)
+    use = Use(min(CONTEXT, found.config.context_length), device=device)
+    packed = is_kept(found, choice.format, pack_folder)
+    left = check_fits(found, choice.format, allowed(memory, device), use, allowed=kv_bytes, packed=packed)
+    return choice, device, left
 
 
 def chosen_format(found: Checkpoint, dtype: DType, device: str, memory: MemoryLimit, pack_folder: PackFolder) -> Choice:

@@ -104,7 +104,7 @@ def size_text(count: int) -> str:
 
 
 def _of_system(root: Path) -> Iterator[Memory]:
-    """What the whole machine has left; of systems that do not tell, what it has."""
+    """The memory that the whole machine has left; of systems that do not tell, all that it has."""
     try:
         text = (root / "proc/meminfo").read_text()
     except OSError:
@@ -117,7 +117,7 @@ def _of_system(root: Path) -> Iterator[Memory]:
 
 
 def _of_groups(root: Path) -> Iterator[Memory]:
-    """What each control group that the process is in has left, from its own up to the outermost."""
+    """The memory that each control group of the process has left, from its own up to the outermost."""
     try:
         lines = (root / "proc/self/cgroup").read_text().splitlines()
     except OSError:

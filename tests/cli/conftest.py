@@ -2,12 +2,13 @@ import io
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from redraft.cli.main import main
+from tests.cli.hub import Hub, serving_hub
 from tests.conftest import WriteCheckpoint
 from tests.random_checkpoint import LETTERS_SIZE
 
@@ -79,3 +80,21 @@ def assert_one_line(failed: subprocess.CompletedProcess[str], words: str) -> Non
     assert failed.stderr.startswith("redraft: ")
     assert failed.stderr.count("\n") == 1
     assert words in failed.stderr
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[Hub]:
+    with serving_hub() as hub:
+        yield hub
+
+
+@pytest.fixture
+def hub(running: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hub:
+    """The hub, empty, and a cache of the client's own."""
+    running.folders, running.gated, running.sent = {}, set(), []
+    # The client has read its environment when it was imported.
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", running.url)
+    template = running.url + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    return running

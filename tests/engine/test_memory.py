@@ -414,3 +414,18 @@ def test_what_was_encoded_last_can_be_taken_back() -> None:
     write(shared, [6])
     with pytest.raises(ValueError, match="cannot be cut back to 3"):
         shared.truncate(3)
+
+
+def test_a_limit_is_never_passed_and_keeps_no_more_for_later_than_before() -> None:
+    layout: Layout = [(1, 4, None)]
+    pool = KVPool(layout, block=4)
+    block = pool.bytes_for(4)
+    pool.limit(3 * block)
+    assert pool.budget == 3 * block
+    cache, _ = pool.open()
+    assert cache.reserve(12)
+    assert not cache.reserve(13)
+    cache.close()
+    own = KVPool(layout, block=4, budget=5 * block)
+    own.limit(block)
+    assert own.budget == 5 * block, "what a user gave stands"

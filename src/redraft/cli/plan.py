@@ -158,7 +158,7 @@ def _times(found: "Plan") -> Iterator[tuple[str, Mapping[str, str]]]:
         f"time, estimated (answers of {counted(found.answer, 'token')} to prompts of {prompt:,}, "
         f"{counted(found.concurrency, 'at a time', 'at a time')})"
     )
-    rows: dict[str, str] = {}
+    rows = {"measured now with": f"{found.kernels}, on a sample of it"}
     for mode, times in found.times.items():
         rows |= _of_mode(mode, times, found)
     if found.faster is not None:

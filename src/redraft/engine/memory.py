@@ -60,6 +60,8 @@ class Budget:
     limit: int | None
     """None for no limit."""
     pools: "list[KVPool]" = field(default_factory=list)
+    fills: bool = False
+    """True of one that was given to be used up by what is kept for later; another is only not to be passed."""
 
     def fits(self, more: int) -> bool:
         """Tell whether so many bytes more can be promised."""
@@ -95,9 +97,7 @@ class KVPool:
         a sliding layer needs room for beside its window. multiple: contexts are shared in multiples of so many
         positions alone, for a model whose rounding depends on what else is in a forward."""
         self.block, self.longest_write = block, longest_write
-        self._budget = Budget(budget, [self])
-        # Whoever gives a budget wants it used; a limit is only not to be passed.
-        self._fills = budget is not None
+        self._budget = Budget(budget, [self], fills=budget is not None)
         self._dtype, self._device = dtype, device
         self._step = lcm(block, multiple) // block
         keeps = sorted({keep for _, _, keep in layout}, key=lambda keep: (keep is not None, keep or 0))
@@ -293,7 +293,7 @@ class KVPool:
 
     def _trim(self) -> None:
         """Without a budget, what is kept still has an end."""
-        while not self._fills and self._cached > max(self._most_used, KEPT_WITHOUT_BUDGET):
+        while not self._budget.fills and self._cached > max(self._most_used, KEPT_WITHOUT_BUDGET):
             self.drop_oldest()
 
     def drop_oldest(self) -> None:

@@ -6,12 +6,12 @@ say so. Of models whose shapes ship with Redraft, plans need no network.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from redraft.errors import RequestError
+from redraft.errors import RequestError, counted
 from redraft.kernels import bindings, library
 from redraft.kernels.packed import FORMATS, Format
 from redraft.loading import check_device, chosen_device, chosen_format
@@ -27,21 +27,22 @@ from redraft.models.footprint import CONTEXT, MAX_BATCH_ROWS, Footprint, Use, fo
 from redraft.models.outline import outline
 from redraft.models.packed import PackedModel
 from redraft.models.packed_cache import PackFolder, cache_folders, is_kept
+from redraft.models.remote import read_headers
 from redraft.room import Memory, MemoryLimit, allowed, disk
 
 STEPS = 16
 """Denoising steps of a canvas where nobody says how many: what published measurements of DiffusionGemma need."""
 KEPT = ("exact", "scales rounded", "rounded again")
-"""What becomes of a copy's numbers here, the best first."""
+"""The fates of a copy's numbers here, the best first."""
 
 
 @dataclass(frozen=True)
 class Work:
-    """What a forward reads and computes, and for how many tokens of the answer."""
+    """A forward in numbers: what it reads and computes, and for how many tokens of the answer."""
 
     rows: int
     bytes: int
-    """Of the weights, those that some row needs."""
+    """Bytes of the weights that some row needs."""
     multiply_adds: int
     experts: float | None
     """The share of the experts of a layer that some row is expected to choose; None without experts."""
@@ -74,7 +75,7 @@ class CopyPlan:
     dtype: Format
     """The format that it is computed in here."""
     kept: str
-    """What becomes of its numbers."""
+    """The fate of its numbers, one of KEPT."""
     memory: int
     disk: int
     """Bytes of what is fetched and of what is packed of it, which is all that is looked at afterwards."""
@@ -84,11 +85,11 @@ class CopyPlan:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a checkpoint takes on this machine."""
+    """A checkpoint on this machine: what it takes, what fits, and how long it takes."""
 
     source: str
     origin: str
-    """Where its shapes are from: its files, the hub, or the table that ships."""
+    """The source of its shapes: its files, the hub, or the table that ships."""
     dtype: Format
     reason: str
     """Why it is computed in that."""
@@ -101,21 +102,23 @@ class Plan:
     """Denoising steps of a canvas."""
     footprint: Footprint
     memory: Memory | None
-    """What there is; None where nobody can tell."""
+    """The memory that there is; None where nobody can tell."""
     fetched: int
     """Bytes that are still to be fetched."""
     free_disk: int
     """Bytes that are free where packed weights are kept."""
     alternatives: tuple[Alternative, ...]
-    """What would fit, where this does not."""
+    """Ways that would fit, where this does not."""
     copies: tuple[CopyPlan, ...]
     work: dict[GenerationMode, Work]
     times: dict[GenerationMode, Times]
     """Empty where nothing was measured."""
     not_timed: str
     """Why nothing was measured; empty where it was."""
+    kernels: str
+    """The kernels and threads that times were measured with."""
     warning: str | None
-    """What makes the times doubtful."""
+    """The reason why the times are doubtful; None for a quiet machine."""
 
     @property
     def fits_memory(self) -> bool:
@@ -174,8 +177,10 @@ def plan(
     Raises CheckpointError for what cannot be loaded, and RequestError for a use that the model cannot be put to.
     """
     check_device(device)
-    with described(str(source), revision) as (found, origin, fetched):
-        choice = chosen_format(found, dtype, device, memory, pack_folder)
+    with described(str(source), revision) as own_files:
+        found = own_files.checkpoint
+        wanted = own_files.dtype if dtype == "auto" else dtype
+        choice = chosen_format(found, wanted, device, memory, pack_folder)
         format = choice.format
         device = chosen_device(device, lossy=format in ("int8", "int4"))
         context = min(CONTEXT, found.config.context_length) if context is None else context
@@ -197,7 +202,7 @@ def plan(
         free_disk = max(disk(place) for place in cache_folders(found.path))
         return Plan(
             source=str(source),
-            origin=origin,
+            origin=own_files.origin,
             dtype=format,
             reason=choice.reason,
             device=device,
@@ -207,7 +212,7 @@ def plan(
             steps=steps,
             footprint=own,
             memory=there,
-            fetched=fetched,
+            fetched=own_files.fetched,
             free_disk=free_disk,
             alternatives=()
             if there is None or own.needed <= there.free
@@ -216,16 +221,33 @@ def plan(
             work=_work(parts, shape),
             times=times,
             not_timed=reason,
+            kernels=f"{library.status().tier}, {counted(library.status().threads or 1, 'thread')}" if times else "",
             warning=describe_machine().warning if times else None,
         )
 
 
+@dataclass(frozen=True)
+class Described:
+    """A checkpoint read as far as its headers."""
+
+    checkpoint: Checkpoint
+    origin: str
+    """The source of the headers, in words."""
+    fetched: int
+    """Bytes that are still to be fetched."""
+    dtype: DType = "auto"
+    """The format that "auto" stands for, where no headers say it."""
+
+
 @contextmanager
-def described(name: str, revision: str | None = None) -> Iterator[tuple[Checkpoint, str, int]]:
-    """Read a checkpoint as far as its headers: with where they are from, in words, and the bytes left to fetch."""
+def described(name: str, revision: str | None = None) -> Iterator[Described]:
+    """Read a checkpoint as far as its headers, from its files, the hub, or the table that ships.
+
+    Raises CheckpointError for what cannot be found or would not load.
+    """
     here = checkpoint.find_local(name) or hub.find_cached(name, revision)
     if here is not None:
-        yield checkpoint.read(here), "its files", 0
+        yield Described(checkpoint.read(here), "its files", 0)
         return
     try:
         repository = hub.survey(name, revision)
@@ -240,18 +262,18 @@ def described(name: str, revision: str | None = None) -> Iterator[tuple[Checkpoi
         # A repository of single files, which say what they are only when they are fetched.
         yield known
         return
-    hub.judge(repository)
-    with hub.headers(repository) as folder:
-        found = replace(checkpoint.read(folder), path=Path(name))
-        yield found, f"the hub (headers alone, revision {repository.commit[:12]})", sum(repository.fetched.values())
+    with read_headers(repository) as found:
+        origin = f"the hub (headers alone, revision {repository.commit[:12]})"
+        yield Described(found, origin, sum(repository.fetched.values()))
 
 
-def _of_table(name: str) -> tuple[Checkpoint, str, int] | None:
-    origin = "the table that ships with redraft; the hub was not asked"
-    copy = published.copy_of(name)
-    if copy is not None:
-        return copy[0], origin, copy[1].nbytes
-    return None
+def _of_table(name: str) -> Described | None:
+    known = published.known(name)
+    if known is None:
+        return None
+    found, copy = known
+    origin = "the table that ships with redraft: the hub gave no headers"
+    return Described(found, origin, copy.nbytes, "auto" if copy.name == str(found.path) else copy.dtype)
 
 
 @dataclass(frozen=True)
@@ -278,7 +300,8 @@ def _why_not_timed(parts: PackedModel, own: Footprint, there: Memory | None, dev
 
 def _work(parts: PackedModel, shape: _Shape) -> dict[GenerationMode, Work]:
     """Count what the forwards of each mode read and compute, of all requests at a time."""
-    canvas, found = parts.config.canvas_length, {}
+    canvas = parts.config.canvas_length
+    found: dict[GenerationMode, Work] = {}
     for mode in parts.modes:
         if mode == "speculative":
             continue
@@ -337,9 +360,3 @@ def _copies(found: Checkpoint, there: Memory | None, use: Use, free_disk: int) -
         fits = on_device and (there is None or needed <= there.free) and both <= free_disk
         rows.append(CopyPlan(copy.name, copy.stored, copy.nbytes, copy.dtype, copy.kept, needed, both, fits))
     return tuple(rows)
-
-
-def kernels_in_use() -> str:
-    """Say what the times were measured with."""
-    now = library.status()
-    return f"{now.tier}, {now.threads} threads"

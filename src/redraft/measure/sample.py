@@ -25,8 +25,10 @@ VOCABULARY = 32_768
 """Tokens of the sample's head; a larger vocabulary is read in proportion."""
 # Numbers that are drawn; larger matrices repeat them. No power of two, so that no two rows are alike.
 _DRAWN = (1 << 20) + 7
-# Up to so many seconds a forward is run at its full depth; a deeper one is worked out from single layers.
-_WHOLE = 0.3
+clock: Callable[[], float] = time.perf_counter
+"""The clock of all samples; one of the processor's time tells more on a machine that others use, on one thread."""
+WHOLE = 0.3
+"""Seconds up to which a forward is run at its full depth; a longer one is worked out from single layers."""
 _SAMPLES = 3
 _LONG = 0.5
 _EMBEDDINGS = 1024
@@ -48,10 +50,10 @@ class Timing:
 class Sample:
     """The layers and the head of a model that has only shapes, filled with random numbers."""
 
-    def __init__(self, shapes: PackedModel, vocabulary: int = VOCABULARY, whole: float = _WHOLE) -> None:
+    def __init__(self, shapes: PackedModel, vocabulary: int = VOCABULARY, whole: float | None = None) -> None:
         """``shapes``: the model without its numbers (``models.outline``). ``whole``: seconds up to which all layers are
-        run."""
-        self._whole = whole
+        run, by default WHOLE."""
+        self._whole = WHOLE if whole is None else whole
         self._made: dict[Hashable, PackedMatrix] = {}
         self._random = torch.Generator().manual_seed(0)
         self._format, self._parts = shapes.format, shapes.parts
@@ -161,7 +163,8 @@ class Sample:
         changed: dict[str, Any] = {name: self._filled(matrix) for name, matrix in _matrices(layer).items()}
         # Norms are what they are before training: with the outline's zeros every expert would be as good as another.
         changed |= {name: _ones(value) for name, value in vars(layer).items() if isinstance(value, Tensor)}
-        return replace(layer, **changed), place
+        # Scalars are zeros there, too, which would leave nothing for the next layer.
+        return replace(layer, **changed), replace(place, encode_scalar=1.0, denoise_scalar=1.0)
 
     def _filled_conditioning(self, own: PackedSelfConditioning | None) -> PackedSelfConditioning | None:
         if own is None:
@@ -231,7 +234,7 @@ def _median(once: Callable[[], object]) -> float:
     """Return the median seconds of some calls after one that warms up; of a call that takes long, of that one alone."""
     samples: list[float] = []
     while len(samples) <= _SAMPLES and (not samples or samples[0] < _LONG):
-        began = time.perf_counter()
+        began = clock()
         once()
-        samples.append(time.perf_counter() - began)
+        samples.append(clock() - began)
     return statistics.median(samples[1:] or samples)

@@ -1,4 +1,4 @@
-"""What does not fit the memory is refused before weights are read, with the numbers and with what would fit.
+"""Refuses what does not fit the memory before weights are read, with the numbers and with what would fit.
 
 A process that takes more memory than there is gets killed, and nobody is told why.
 """

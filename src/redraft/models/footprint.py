@@ -59,18 +59,18 @@ class Footprint:
     scratch: int
     tokenizer: int
     packing: int
-    """What packing needs at its peak; 0 where nothing is left to pack."""
+    """The peak of packing; 0 where nothing is left to pack."""
     packed_file: int
-    """What packing leaves on disk; 0 where nothing is kept."""
+    """The bytes that packing leaves on disk; 0 where nothing is kept."""
 
     @property
     def beside_keys_values(self) -> int:
-        """What a model that is loaded takes but for keys and values."""
+        """All that a loaded model takes but for keys and values."""
         return self.weights + self.scratch + self.tokenizer
 
     @property
     def running(self) -> int:
-        """What a model that is loaded takes."""
+        """All that a loaded model takes."""
         return self.beside_keys_values + self.keys_values
 
     @property

@@ -33,7 +33,7 @@ class Copy:
     dtype: Format
     """The format that it is best computed in here."""
     kept: str
-    """What that makes of the numbers: "exact", "scales rounded" or "rounded again"."""
+    """The fate of its numbers then: "exact", "scales rounded" or "rounded again"."""
 
 
 @dataclass(frozen=True)
@@ -43,21 +43,17 @@ class _Model:
     copies: tuple[Copy, ...]
 
 
-def known(name: str) -> Checkpoint | None:
-    """Return a published model as though its headers had been read; None for a name that is not in the table.
-
-    Its path is its name, and no file of it is there.
-    """
-    return next((model.checkpoint for model in _models() if model.name == name), None)
-
-
 def copies(config: FamilyConfig) -> tuple[Copy, ...]:
     """Return the copies of the published model that has this configuration, largest first; empty for others."""
     return next((model.copies for model in _models() if model.checkpoint.config == config), ())
 
 
-def copy_of(name: str) -> tuple[Checkpoint, Copy] | None:
-    """Return a copy by its repository's name, with the model that it is of; the first of several in one repository."""
+def known(name: str) -> tuple[Checkpoint, Copy] | None:
+    """Return a published model, as though its headers had been read, and the copy of it that a repository has, the
+    first of several; None for a name that is not in the table.
+
+    The model's path is the name of the original, and no file of it is there.
+    """
     return next(
         ((model.checkpoint, copy) for model in _models() for copy in model.copies if copy.name == name),
         None,
