@@ -16,6 +16,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Iterator, Sequence
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -109,11 +110,17 @@ def listen(number: int, python: str, modules: Sequence[str]) -> None:
     import_cheaply()
     for name in modules:
         import_module(name)
+    import typer.main
+
+    from redraft.cli.main import app
     from redraft.models import checkpoint
     from redraft.train.recipes.sudoku import puzzles
 
-    # Lets torch import what it needs for models without memory: most of all that a command would wait for.
+    # Lets torch import what it needs for models without memory.
     checkpoint.read(checkpoint.find("sudoku"))
+    # All verbs with their options, which are made anew for each command.
+    typer.main.get_command = cache(typer.main.get_command)
+    typer.main.get_command(app)
     # Reads what numba has compiled.
     puzzles.singles_suffice(puzzles.generate(1, (40, 45), seed=1).boards)
     # What commands do not look through for garbage they go on sharing.

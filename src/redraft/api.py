@@ -14,7 +14,7 @@ from redraft.constrain.constraint import Constraint
 from redraft.constrain.inference.decisions import Normalize
 from redraft.constrain.language.template import Hole
 from redraft.constrain.python_types import as_constraint
-from redraft.engine.generation import Generate, Recorders, check_recorded
+from redraft.engine.generation import Generate, Recorders, to_record
 from redraft.engine.quality import Quality
 from redraft.engine.request import (
     VERIFY_THRESHOLD,
@@ -374,7 +374,7 @@ class Engine:
             tool_choice=tool_choice,
         )
         check_listeners(on_step, record, request.mode, self.runtime.modes)
-        check_recorded(request, record)
+        request = request if record is None else to_record(request)
         recorder = None if record is None else record.recorder(request, self.runtime)
         answer = self._answer(request, None, tools is not None)
         return Generation(self.runtime, answer.task(on_step, recorder), recorder)
@@ -581,7 +581,7 @@ class Engine:
     def begin(self, request: Request, on_step: OnStep | None = None, record: Recorders | None = None) -> "Generation":
         """Start answering a request that is checked; on_step and record as in ``generate``."""
         check_listeners(on_step, record, request.mode, self.runtime.modes)
-        check_recorded(request, record)
+        request = request if record is None else to_record(request)
         recorder = None if record is None else record.recorder(request, self.runtime)
         return Generation(self.runtime, Generate(self.runtime, request).task(on_step, recorder), recorder)
 

@@ -307,13 +307,6 @@ def test_a_deadline_that_is_no_time_is_refused(make: Make, value: object) -> Non
         make().generate(PROMPT, deadline_ms=value)  # type: ignore[arg-type]
 
 
-def test_a_recording_and_a_deadline_exclude_each_other(make: Make, tmp_path: Path) -> None:
-    from redraft import RecordingFolder
-
-    with pytest.raises(RequestError, match="the clock is not replayed"):
-        make().generate(PROMPT, deadline_ms=5, record=RecordingFolder(tmp_path / "runs"))
-
-
 class TestQuality:
     def test_a_word_stands_for_steps_and_a_bound(self, make: Make) -> None:
         engine = make()

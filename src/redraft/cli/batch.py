@@ -40,7 +40,7 @@ class Line:
     given: Mapping[str, Any]
     """The verb's own fields, as far as the line has them."""
     asked: Any
-    """What makes it another request than one of the same id."""
+    """The values that make it another request than one of the same id."""
 
     @property
     def digest(self) -> str:
@@ -54,9 +54,9 @@ class Fields:
 
     checks: Mapping[str, Check]
     needed: tuple[str, ...] = ()
-    """Those that every line has."""
+    """The fields that every line has."""
     asked: tuple[str, ...] = ()
-    """Those that make a request another one, as the prompt does."""
+    """The fields that make a request another one, as the prompt does."""
 
 
 @dataclass(frozen=True)

@@ -66,7 +66,9 @@ def choose(
         seed=seed, deadline_ms=deadline_ms, record=record,
     )  # fmt: skip
     if as_json:
-        printing.print_json(_as_object(result))
+        from redraft.tasks.objects import as_object
+
+        printing.print_json(as_object(result))
     else:
         _print_table(result)
     usage = result.usage
@@ -107,19 +109,6 @@ def _questions(option: list[str] | None, file: Path | None) -> Any:
     if not isinstance(asked, Mapping) or not all(isinstance(options, list) for options in asked.values()):
         raise RequestError(f'the file of --questions {file} must hold an object, such as {{"name": ["yes", "no"]}}')
     return asked
-
-
-def _as_object(result: "ChooseResult") -> dict[str, object]:
-    return {
-        "answers": {
-            name: {"choice": one.choice, "confidence": one.confidence, "probabilities": one.probabilities}
-            for name, one in result.answers.items()
-        },
-        "log_valid": result.log_valid,
-        **({"deadline_reached": True} if result.deadline_reached else {}),
-        "seed": result.seed,
-        "usage": printing.usage_object(result.usage),
-    }
 
 
 def _print_table(result: "ChooseResult") -> None:

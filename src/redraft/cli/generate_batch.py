@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from redraft.cli import batch, printing
+from redraft.cli import batch
 from redraft.cli.batch import Line, whole_number
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ def run(
     engine = loading.engine()
     from redraft.engine.generation import Generate
     from redraft.engine.scheduler import MAX_CONCURRENCY
+    from redraft.tasks.objects import as_object
 
     parameters = {**sampling.parameters(engine), **more}
 
@@ -46,7 +47,7 @@ def run(
         return Generate(engine.runtime, engine.request(line.prompt, **{**parameters, **line.given}), record)
 
     def shown(line: Line, result: "Result") -> dict[str, Any]:
-        return printing.as_object(result)
+        return as_object(result)
 
     # A deadline counts from when a line is asked: then none waits for others.
     window = batch.WINDOW if sampling.deadline_ms is None else min(batch.WINDOW, MAX_CONCURRENCY)

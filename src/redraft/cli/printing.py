@@ -3,8 +3,7 @@
 import json
 import sys
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import typer
@@ -13,8 +12,7 @@ from redraft.cli import talk
 from redraft.errors import counted
 
 if TYPE_CHECKING:
-    from redraft.engine.result import Result, Usage
-    from redraft.tasks.score import ScoreResult
+    from redraft.engine.result import Result
 
 
 def print_exactly(text: str) -> None:
@@ -41,32 +39,6 @@ def print_cost(result: "Result") -> None:
             "--max-denoising-steps may help.",
             err=True,
         )
-
-
-def as_object(result: "Result") -> dict[str, object]:
-    """Return a result as ``--json`` prints it; what was not asked for is left out."""
-    shown = {**asdict(result), "converged": result.converged, "usage": usage_object(result.usage)}
-    absent = [name for name in ("thought", "verified") if shown[name] is None]
-    of_kinds = ("log_valid", "logprobs", "causal_logprobs", "tool_calls", "deadline_reached")
-    absent += [name for name in of_kinds if not shown[name]]
-    return {name: value for name, value in shown.items() if name not in absent}
-
-
-def score_object(text: str | Sequence[int], result: "ScoreResult", piece: Callable[[int], str]) -> dict[str, object]:
-    """Return a score as ``--json`` prints it; what was not asked for is left out."""
-    usage = usage_object(result.usage)
-    pieces = [*map(piece, result.token_ids)]
-    shown = {"text": text, **asdict(result), "is_greedy": result.is_greedy, "usage": usage, "pieces": pieces}
-    absent = [name for name, value in shown.items() if value is None or (name == "logprobs" and not value)]
-    if result.bound is not None:
-        absent += ["token_logprobs", "greedy", "is_greedy"]
-    return {name: value for name, value in shown.items() if name not in absent}
-
-
-def usage_object(usage: "Usage") -> dict[str, object]:
-    """Return a cost as ``--json`` prints it."""
-    rates = {"tokens_per_step": usage.tokens_per_step, "tokens_per_forward": usage.tokens_per_forward}
-    return {**asdict(usage), **rates}
 
 
 def cost_line(result: "Result") -> str:

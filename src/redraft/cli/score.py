@@ -88,7 +88,9 @@ def score(
     ]  # fmt: skip
     piece = engine.tokenizer.piece
     if as_json:
-        shown = [printing.score_object(own, one, piece) for own, one in zip(texts, results, strict=True)]
+        from redraft.tasks.objects import score_object
+
+        shown = [score_object(own, one, piece) for own, one in zip(texts, results, strict=True)]
         printing.print_json({"scores": shown})
     else:
         _print_tables(texts, results, piece)

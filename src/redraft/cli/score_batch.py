@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from redraft.cli import batch, printing
+from redraft.cli import batch
 from redraft.cli.batch import Line
 
 if TYPE_CHECKING:
@@ -31,12 +31,13 @@ def run(
     if not left:
         return
     engine = loading.engine()
+    from redraft.tasks.objects import score_object
     from redraft.tasks.score import score
 
     def request(line: Line) -> "ScoreRequest | BoundRequest":
         return score(engine.runtime, line.prompt, line.given["text"], **parameters)
 
     def shown(line: Line, result: "ScoreResult") -> dict[str, Any]:
-        return printing.score_object(line.given["text"], result, engine.tokenizer.piece)
+        return score_object(line.given["text"], result, engine.tokenizer.piece)
 
     batch.answer(engine, left, len(lines), file, out, batch.Asking("score", request, shown))

@@ -18,7 +18,7 @@ from redraft.models.base import Span
 
 @dataclass(frozen=True, eq=False)
 class _Pending:
-    """What is to be encoded with the next canvas's first step."""
+    """Tokens that are to be encoded with the next canvas's first step."""
 
     tokens: Tensor
     told: int = 0
@@ -52,7 +52,7 @@ class CausalRows:
 
     @property
     def asked(self) -> EncodedRows:
-        """What is wanted of ``commit``."""
+        """The readout that is wanted of ``commit``."""
         told = self._pending is not None and self._pending.told
         return EncodedRows(self._spec, self._row) if told else EncodedRows()
 

@@ -78,7 +78,7 @@ class FinishedCanvas:
 
 @dataclass(frozen=True, eq=False)
 class LastRead:
-    """What was read off a canvas that is only to be read."""
+    """The readout of a canvas that is only to be read."""
 
     readout: Readout
     denoising_steps: int

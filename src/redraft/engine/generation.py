@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -24,7 +25,6 @@ from redraft.engine.runtime import Runtime
 from redraft.engine.speculative import Speculative
 from redraft.engine.task import StepRecorder, Task, TimedListener, Waiting, recorded
 from redraft.engine.verify import Candidate, wrong_positions
-from redraft.errors import RequestError
 
 
 class Recorders(Protocol):
@@ -35,10 +35,13 @@ class Recorders(Protocol):
         ...
 
 
-def check_recorded(request: Request, record: Recorders | None) -> None:
-    """Refuse to record an answer that a clock may cut: replayed, it would be another."""
-    if record is not None and request.deadline is not None:
-        raise RequestError("deadline_ms and a recording exclude each other: the clock is not replayed; leave one out")
+def to_record(request: Request) -> Request:
+    """Return a request whose answer can be recorded: what was seen of its deadline is kept, for no clock is
+    replayed."""
+    deadline = request.deadline
+    if deadline is None or deadline.looks is not None:
+        return request
+    return replace(request, deadline=deadline.recorded())
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,9 +61,6 @@ class Generate:
     request: Request
     record: Recorders | None = None
 
-    def __post_init__(self) -> None:
-        check_recorded(self.request, self.record)
-
     def task(self, on_step: OnStep | None = None, recorder: StepRecorder | None = None) -> Task[Result]:
         """Begin to answer. Every finished canvas is a chunk. ``recorder``: in the place of one from ``record``."""
         return (yield from self.answer(on_step, recorder)).result
@@ -68,17 +68,20 @@ class Generate:
     def answer(self, on_step: OnStep | None = None, recorder: StepRecorder | None = None) -> Task[Answer]:
         """Begin to answer, and keep the canvases."""
         check_listeners(on_step, self.record, self.request.mode, self.runtime.modes)
+        request = self.request
         if recorder is None and self.record is not None:
-            recorder = self.record.recorder(self.request, self.runtime)
-        return recorded(self._begin, recorder, on_step, lambda answer: answer.result)
+            request = to_record(request)
+            recorder = self.record.recorder(request, self.runtime)
+        return recorded(partial(_begin, self.runtime, request), recorder, on_step, lambda answer: answer.result)
 
-    def _begin(self, on_step: OnStep | None) -> Task[Answer]:
-        if self.request.mode == "autoregressive":
-            return without_canvases(Autoregressive(self.runtime, self.request).run())
-        if self.request.mode == "speculative":
-            kind = Speculative if self.runtime.drafter is None else DraftedByModel
-            return without_canvases(kind(self.runtime, self.request).run())
-        return _Writing(self.runtime, self.request, on_step).run()
+
+def _begin(runtime: Runtime, request: Request, on_step: OnStep | None) -> Task[Answer]:
+    if request.mode == "autoregressive":
+        return without_canvases(Autoregressive(runtime, request).run())
+    if request.mode == "speculative":
+        kind = Speculative if runtime.drafter is None else DraftedByModel
+        return without_canvases(kind(runtime, request).run())
+    return _Writing(runtime, request, on_step).run()
 
 
 def without_canvases(task: Task[Result]) -> Task[Answer]:

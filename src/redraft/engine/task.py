@@ -23,7 +23,7 @@ T_co = TypeVar("T_co", covariant=True)
 
 @dataclass(frozen=True, eq=False)
 class EncodedRows:
-    """What is wanted of the rows that a forward encodes in front of its canvas: the ``wanted`` ones of the span before
+    """The readout of the rows that a forward encodes in front of its canvas: of the ``wanted`` ones of the span before
     it."""
 
     readout: ReadoutSpec | None = None
@@ -47,7 +47,7 @@ class Forward:
     drafting: bool = False
     """The spans are for the draft model."""
     encoded: EncodedRows | None = None
-    """What is wanted of the span before the last one, too; None for nothing."""
+    """The readout of the span before the last one, which is wanted too; None for nothing."""
 
     @property
     def rows(self) -> int:
@@ -71,7 +71,7 @@ class Reading:
     readout: Readout
     hidden: Tensor
     encoded: EncodedReading | None = None
-    """What was wanted of the rows in front of the canvas."""
+    """The reading of the rows in front of the canvas, where it was wanted."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,4 +1,4 @@
-"""What a ``generation_config.json`` says of sampling, for the modes that write token after token.
+"""The sampling that a ``generation_config.json`` asks for, in the modes that write token after token.
 
 A canvas has a schedule and rules of its own (``GenerationDefaults``); nothing of this is meant for it.
 """
@@ -37,7 +37,7 @@ class SamplingDefaults:
     min_p: float = 0.0
     repetition_penalty: float = 1.0
     unread: tuple[str, ...] = ()
-    """What the file says besides and is not honoured, each as "name value"."""
+    """The fields of the file besides that are not honoured, each as "name value"."""
 
     def __post_init__(self) -> None:
         _check("temperature", self.temperature, 0, math.inf)

@@ -7,7 +7,7 @@ from typing import Any
 
 from redraft.constrain.automaton.vocabulary import Vocabulary
 from redraft.engine.deadline import Deadline
-from redraft.engine.generation import Generate, Recorders, check_recorded
+from redraft.engine.generation import Generate, Recorders
 from redraft.engine.request import Request, check_stop
 from redraft.engine.request import generate as check_generate
 from redraft.engine.runtime import Prompt, Runtime
@@ -77,7 +77,6 @@ async def generation(
         if here.settings.recipe is not None:
             given = here.settings.recipe.beside(given)
         request = check_generate(here.runtime, tokens, **given)
-        check_recorded(request, here.settings.record)
         if here.settings.record is not None and request.mode != "diffusion":
             raise RequestError(
                 f"mode {request.mode!r}: this server records every answer, and there are recordings of denoising steps "

@@ -1,7 +1,7 @@
 """Typed decisions: the probability of each option of each question, read off one canvas."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import Any, get_args
 
@@ -13,7 +13,7 @@ from redraft.constrain.language.template import Hole
 from redraft.engine.constrained import CanvasConstraint, class_sums
 from redraft.engine.context import open_context, prefill
 from redraft.engine.denoise import CanvasPlan, Denoising
-from redraft.engine.generation import Recorders, check_recorded
+from redraft.engine.generation import Recorders, to_record
 from redraft.engine.request import (
     MIN_TEMPERATURE,
     Request,
@@ -125,9 +125,11 @@ class ChooseRequest:
     def task(self, on_step: OnStep | None = None, recorder: StepRecorder | None = None) -> Task[ChooseResult]:
         """Begin to decide. ``on_step`` is called after every denoising step, also the one that is only read.
         ``recorder``: in the place of one from ``record``."""
+        asked = self
         if recorder is None and self.record is not None:
-            recorder = self.record.recorder(self.request, self.runtime, self.reading)
-        return recorded(self._begin, recorder, on_step)
+            asked = replace(self, request=to_record(self.request))
+            recorder = self.record.recorder(asked.request, self.runtime, self.reading)
+        return recorded(asked._begin, recorder, on_step)
 
     def _begin(self, on_step: OnStep | None) -> Task[ChooseResult]:
         began, runtime, request = perf_counter(), self.runtime, self.request
@@ -204,7 +206,6 @@ def choose(
     # What is wrong with the questions themselves is told before what is wrong with the request.
     runtime.constraints.decisions(frame, questions, runtime.model.defaults.end_token_ids)
     request = _request(runtime, prompt, frame, questions, max_denoising_steps, parameters)
-    check_recorded(request, record)
     return ChooseRequest.of(runtime, request, Reading(frame, questions, scale, power, normalize), record)
 
 
