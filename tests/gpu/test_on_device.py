@@ -226,17 +226,19 @@ def test_no_layer_waits(both: Both) -> None:
     assert not [line for line in both.device.reads if line.startswith(("layers/", "models/"))]
 
 
+@pytest.fixture(scope="module")
+def masks(tmp_path_factory: pytest.TempPathFactory) -> Both:
+    config = replace(CONFIG, num_hidden_layers=1, canvas_length=8)
+    return Both(write_masks(tmp_path_factory.mktemp("masks"), config))
+
+
+@pytest.fixture(scope="module")
+def gemma(tmp_path_factory: pytest.TempPathFactory) -> Both:
+    return Both(random_gemma(tmp_path_factory.mktemp("gemma"), "gemma4 experts"), drafts=True)
+
+
 class TestOtherFamilies:
     """A model of masks, and one without a canvas."""
-
-    @pytest.fixture(scope="class")
-    def masks(self, tmp_path_factory: pytest.TempPathFactory) -> Both:
-        config = replace(CONFIG, num_hidden_layers=1, canvas_length=8)
-        return Both(write_masks(tmp_path_factory.mktemp("masks"), config))
-
-    @pytest.fixture(scope="class")
-    def gemma(self, tmp_path_factory: pytest.TempPathFactory) -> Both:
-        return Both(random_gemma(tmp_path_factory.mktemp("gemma"), "gemma4 experts"), drafts=True)
 
     @pytest.mark.parametrize("temperature", [0.0, 1.0])
     def test_a_step_of_masks_waits_once(self, masks: Both, temperature: float) -> None:
