@@ -39,11 +39,11 @@ _INDEXES = ("aten.index.", "aten.index_put", "aten._index_put_impl_")
 class PretendTensor(Tensor):
     """A tensor that says it is on the pretend device, and computes on the CPU."""
 
-    inner: Tensor
+    held: Tensor
 
     @staticmethod
     def __new__(cls, inner: Tensor) -> "PretendTensor":
-        made = Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
+        made = Tensor._make_wrapper_subclass(
             cls,
             inner.shape,
             strides=inner.stride(),
@@ -52,14 +52,14 @@ class PretendTensor(Tensor):
             device=torch.device(NAME, 0),
             requires_grad=inner.requires_grad,
         )
-        made.inner = inner
-        return made  # type: ignore[no-any-return]
+        made.held = inner
+        return made
 
-    def __repr__(self, *args: Any, **kwargs: Any) -> str:
+    def __repr__(self, *, tensor_contents: Any = None) -> str:
         return f"PretendTensor({[*self.shape]}, {self.dtype})"
 
     @classmethod
-    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # type: ignore[override]
         return _current().run(func, args, kwargs or {})
 
 
@@ -198,7 +198,7 @@ class _Functions(TorchFunctionMode):
             if func is not Tensor.tolist:
                 raise TypeError("can't convert a tensor of the pretend device to numpy; use .cpu() first")
             self._device.read("tolist")
-            return args[0].inner.tolist()
+            return args[0].held.tolist()
         return func(*args, **kwargs)
 
 
@@ -214,7 +214,7 @@ def _is_view(func: Any) -> bool:
 def _inner(values: Any) -> Any:
     """Take the wraps off; much faster than a walk of pytrees."""
     if isinstance(values, PretendTensor):
-        return values.inner
+        return values.held
     if isinstance(values, tuple | list):
         return type(values)(_inner(value) for value in values)
     if isinstance(values, dict):
