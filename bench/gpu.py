@@ -265,7 +265,7 @@ def measure(device: str, asked: Asked, *, dry: bool, dtype: torch.dtype = torch.
     """Run everything; with ``dry`` on a tiny model, without a time."""
     published = known(PUBLISHED)
     assert published is not None, "the configuration is part of the package"
-    config = published.config
+    config = published[0].config
     assert isinstance(config, DiffusionGemmaConfig), "and is of this family"
     config, card = tiny(config) if dry else config, Card(device, dry)
     model = random_model(config, device, torch.float32 if dry else dtype)
