@@ -57,8 +57,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def is_slow(item: pytest.Item) -> bool:
-    """Whether a test says so, or starts processes."""
-    return item.get_closest_marker("slow") is not None or "commands" in getattr(item, "fixturenames", ())
+    """Whether a test says so, starts processes, or is of a run of its own."""
+    marked = any(item.get_closest_marker(one) is not None for one in ("gpu", "slow"))
+    return marked or "commands" in getattr(item, "fixturenames", ())
 
 
 def name(item: pytest.Item) -> str:

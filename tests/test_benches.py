@@ -6,7 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from bench import batching
+import torch
+from bench import batching, gpu
 from bench.denoising_step import SHAPE, measure_checkpoint
 from bench.pocket_slots import Judged, Slot, table
 
@@ -100,3 +101,29 @@ def test_values_are_counted_by_task_by_kind_and_by_canvas() -> None:
         "whole canvases": (pytest.approx(1 / 3), 3),
     }
     assert all(row["low"] <= row["right"] <= row["high"] for row in table(judged))
+
+
+@pytest.mark.slow
+def test_a_card_is_measured_only_where_there_is_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    written = tmp_path / "gpu.json"
+    if not torch.cuda.is_available():
+        assert gpu.main(["--json", str(written)]) == 2
+        assert "nothing was measured" in capsys.readouterr().err
+    assert gpu.main(["--device", "cpu", "--json", str(written)]) == 2
+    assert not written.exists()
+
+
+@pytest.mark.slow
+def test_a_dry_run_goes_through_everything_and_names_no_time(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert gpu.main(["--dry-run", "--json", str(tmp_path / "gpu.json")]) == 0
+    assert "no speed was measured" in capsys.readouterr().out
+    found = json.loads((tmp_path / "gpu.json").read_text())
+    assert found["measured"] is False
+    assert found["copy, bytes/s"] is None
+    assert [row["canvases"] for row in found["steps"]] == [1, 2]
+    assert not {"ms a step", "tokens/s", "canvases, s", "ms a token", "s, with one step"} & {
+        name for part in ("steps", "token after token", "prompts") for row in found[part] for name in row
+    }
+    assert found["differences"]["experts, relative"] < 1e-4

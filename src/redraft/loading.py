@@ -13,7 +13,7 @@ from redraft.errors import CheckpointError, RequestError
 from redraft.kernels import bindings
 from redraft.kernels.packed import FORMATS, Format
 from redraft.models import checkpoint, hub
-from redraft.models.base import PREFILL_CHUNK, BlockDiffusionModel, WindowPolicy
+from redraft.models.base import DEVICE_PREFILL_CHUNK, PREFILL_CHUNK, BlockDiffusionModel, WindowPolicy
 from redraft.models.checkpoint import Checkpoint, DType
 from redraft.models.choice import Choice, choose
 from redraft.models.fitting import check_fits
@@ -22,7 +22,7 @@ from redraft.models.origin import Origin
 from redraft.models.packed_cache import OnPacking, PackFolder, PackingStep, is_kept, load_packed
 from redraft.models.remote import is_here, read_headers
 from redraft.models.tokenizer import ChatTokenizer
-from redraft.room import MemoryLimit, allowed
+from redraft.room import MemoryLimit, allowed, size_text
 
 _LOG = logging.getLogger("redraft")
 
@@ -33,7 +33,7 @@ def load(
     revision: str | None = None,
     dtype: DType = "auto",
     device: str = "auto",
-    prefill_chunk: int = PREFILL_CHUNK,
+    prefill_chunk: int | None = None,
     window_policy: WindowPolicy = "shared",
     kv_bytes: int | None = None,
     pack_folder: PackFolder = "auto",
@@ -49,11 +49,12 @@ def load(
     of int8 and int4 that fits (``engine.origin.choice`` says why). Weights that are packed already load dequantised in
     "float32" and "bfloat16". device: "cpu", where the compiled kernels are used if there are any,
     "cuda", "mps", or "auto", which is a CUDA device where there is one and the dtype runs on it, else the CPU.
-    prefill_chunk: prompt positions encoded in one forward. window_policy: what sliding layers show a canvas of a
-    context longer than their window ("shared": to all positions what the first one sees; "per_query": to each its own);
-    a model without such layers has the default alone. kv_bytes: what the keys and values of all requests together may
-    take, with those of a draft model and those that are kept for later prompts; without it they may take what the
-    weights leave of the memory, and about as much is kept as was ever in use.
+    prefill_chunk: prompt positions encoded in one forward, by default 256 on the CPU and 2,048 elsewhere.
+    window_policy: what sliding layers show a canvas of a context longer than their window ("shared": to all positions
+    what the first one sees; "per_query": to each its own); a model without such layers has the default alone.
+    kv_bytes: what the keys and values of all requests together may take, with those of a draft model and those that are
+    kept for later prompts; without it they may take what the weights leave of the memory, and about as much is kept as
+    was ever in use.
     pack_folder: where weights that were packed for the kernels are kept for the next load, "auto" for the checkpoint's
     folder or the user's cache, None for nowhere. on_packing: told how packing comes along; by default the logger
     "redraft" is, at level INFO. draft_model: the source of a small autoregressive model with the same vocabulary, which
@@ -72,6 +73,8 @@ def load(
     found = checkpoint.read(checkpoint.find(source, revision))
     choice, device, left = _judge(found, dtype, device, memory, kv_bytes, pack_folder)
     format = choice.format
+    if prefill_chunk is None:
+        prefill_chunk = PREFILL_CHUNK if torch.device(device).type == "cpu" else DEVICE_PREFILL_CHUNK
     tokenizer = ChatTokenizer.from_checkpoint(found.path)
     if draft_model is not None:
         # Before weights are read.
@@ -98,9 +101,10 @@ def _judge(
     pack_folder: PackFolder,
 ) -> tuple[Choice, str, int | None]:
     """Return what a checkpoint is computed in, where, and the bytes that the weights leave for keys and values, None
-    where nobody can tell; RoomError where they leave too few."""
+    where nobody can tell; RoomError where they leave too few, CheckpointError where nothing computes that there."""
     choice = chosen_format(found, dtype, device, memory, pack_folder)
     device = chosen_device(device, lossy=choice.format in ("int8", "int4"))
+    _check_computed(choice.format, device)
     use = Use(min(CONTEXT, found.config.context_length), device=device)
     packed = is_kept(found, choice.format, pack_folder)
     left = check_fits(found, choice.format, allowed(memory, device), use, allowed=kv_bytes, packed=packed)
@@ -117,6 +121,26 @@ def chosen_format(found: Checkpoint, dtype: DType, device: str, memory: MemoryLi
     choice = choose(found, dtype, allowed(memory, place), use, packed=kept or frozenset())
     _LOG.info("computing %s as %s: %s", found.path.name, choice.format, choice.reason)
     return choice
+
+
+def _check_computed(format: Format, device: str) -> None:
+    """Raise CheckpointError for a format that nothing computes on a device."""
+    if torch.device(device).type != "cpu" and format in ("int8", "int4"):
+        raise CheckpointError(
+            f"dtype {format!r} runs on the CPU only: there are no kernels for it on {device!r} yet; choose 'bfloat16' "
+            f"or 'float32' for {device!r}, or device 'cpu' for {format!r}"
+        )
+
+
+def why_device(found: Checkpoint, dtype: DType = "auto") -> str:
+    """Say which device "auto" stands for, of a checkpoint that is loaded in ``dtype``, and why."""
+    lossy = dtype in ("int8", "int4") or (dtype == "auto" and found.packed in ("int8", "int4"))
+    if not torch.cuda.is_available():
+        others = " (device mps has to be asked for)" if torch.backends.mps.is_available() else ""
+        return f"cpu: torch {torch.__version__} finds no CUDA device here{others}"
+    card = torch.cuda.get_device_properties(0)
+    named = f"{card.name}, {size_text(card.total_memory)}"
+    return f"cpu: {named} is there, but {dtype} runs on the CPU only" if lossy else f"cuda: {named}"
 
 
 def check_device(device: str) -> None:
@@ -161,8 +185,6 @@ def _load_model(
     # A family without sliding layers knows no such option: only a choice is passed on.
     options = {} if window_policy == "shared" else {"window_policy": window_policy}
     lossy = format in ("int8", "int4")
-    if lossy and torch.device(device).type != "cpu":
-        raise CheckpointError(f"dtype {format!r} runs on the CPU only; choose 'bfloat16' or 'float32' for {device!r}")
     if torch.device(device).type == "cpu" and (lossy or bindings.kernels() is not None):
         return load_packed(found, format, options, pack_folder=pack_folder, on_packing=on_packing)
     return found.load(format, options).to(device)

@@ -59,6 +59,11 @@ def allowed(limit: MemoryLimit, device: str = "cpu") -> Memory | None:
         import torch
 
         return Memory(torch.cuda.mem_get_info(device)[0], f"the memory of {device}")
+    if device.startswith("mps"):
+        import torch
+
+        left = torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
+        return Memory(max(0, left), "what Metal lets one process have of the memory")
     return memory()
 
 

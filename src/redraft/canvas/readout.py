@@ -96,10 +96,13 @@ class ClassReadout:
     def draw(self, classes: Tensor, uniforms: Tensor) -> Tensor:
         """Draw a token of a class at every position, in proportion to the tokens' probabilities -> [C] int64.
 
-        ``uniforms`` [C] float64 in [0, 1) pick it by inverse CDF in token order within the class. Where ``classes`` [C]
-        int64 is -1 any token is drawn, as ``Readout.sample`` is. A class whose probability is too small for float32
-        gives its likeliest token. Raises ValueError for a class that does not exist or has no tokens.
+        ``uniforms`` [C] float64 in [0, 1), on the CPU, pick it by inverse CDF in token order within the class. Where
+        ``classes`` [C] int64 is -1 any token is drawn, as ``Readout.sample`` is. A class whose probability is too small
+        for float32 gives its likeliest token. Raises ValueError for a class that does not exist or has no tokens; of
+        classes that are on another device than the CPU that is not looked at.
         """
+        if self.argmax.device.type != "cpu":
+            return self._draw_on_device(classes, uniforms)
         drawn = self._argmax_of(classes, uniforms)
         anything = classes == ANY
         mass = self.mass.gather(1, classes.clamp(min=0)[:, None])[:, 0] if self.mass.shape[1] else uniforms
@@ -108,8 +111,33 @@ class ClassReadout:
             drawn[positions] = self.draw_with_mass(positions, classes[positions], uniforms[positions])
         return drawn
 
+    def _draw_on_device(self, classes: Tensor, uniforms: Tensor) -> Tensor:
+        """Draw at all positions, whatever their classes weigh: to choose among them the host would have to wait."""
+        device, (length, count) = self.argmax.device, self.argmax.shape
+        if classes.device.type == "cpu":
+            self._check_classes(classes, uniforms)
+        positions, given = torch.arange(length, device=device), classes.to(device)
+        drawn = self.draw_with_mass(positions, classes, uniforms)
+        if not count:
+            return drawn
+        own = given.clamp(min=0)[:, None]
+        anything = (given == ANY) | (self.mass.gather(1, own)[:, 0] > 0)
+        return torch.where(anything, drawn, self.argmax.gather(1, own)[:, 0])
+
     def _argmax_of(self, classes: Tensor, uniforms: Tensor) -> Tensor:
         """The likeliest token of each position's class; checks what is to be drawn from."""
+        count = self.argmax.shape[1]
+        self._check_classes(classes, uniforms)
+        if count == 0:
+            return torch.full_like(classes, -1)
+        likeliest = self.argmax.gather(1, classes.clamp(min=0)[:, None])[:, 0]
+        empty = (likeliest < 0) & (classes != ANY)
+        if empty.any():
+            raise ValueError(f"class {int(classes[empty][0])} has no tokens to draw from")
+        return likeliest
+
+    def _check_classes(self, classes: Tensor, uniforms: Tensor) -> None:
+        """Raise ValueError for what is not one class and one uniform for each position."""
         length, count = self.argmax.shape
         for name, values in (("classes", classes), ("uniforms", uniforms)):
             if values.shape != (length,):
@@ -119,13 +147,6 @@ class ClassReadout:
             raise ValueError(
                 f"class {int(classes[outside][0])} to draw from is not one of {count}, nor -1 for any token"
             )
-        if count == 0:
-            return torch.full_like(classes, -1)
-        likeliest = self.argmax.gather(1, classes.clamp(min=0)[:, None])[:, 0]
-        empty = (likeliest < 0) & (classes != ANY)
-        if empty.any():
-            raise ValueError(f"class {int(classes[empty][0])} has no tokens to draw from")
-        return likeliest
 
     def rows(self, own: slice) -> "ClassReadout":
         """Return the readout of the positions from ``own.start`` up to ``own.stop``."""
@@ -152,6 +173,13 @@ def joined(parts: Sequence[Readout]) -> Readout:
 
     def draw(positions: Tensor, classes: Tensor, uniforms: Tensor) -> Tensor:
         drawn = torch.empty_like(positions)
+        if positions.device.type != "cpu":
+            for part, own in zip(parts, spans, strict=True):
+                assert part.classes is not None, "all parts were read by the same classes"
+                within = (positions - own.start).clamp(min=0, max=own.stop - own.start - 1)
+                here = (positions >= own.start) & (positions < own.stop)
+                drawn = torch.where(here, part.classes.draw_with_mass(within, classes, uniforms), drawn)
+            return drawn
         for part, own in zip(parts, spans, strict=True):
             here = (positions >= own.start) & (positions < own.stop)
             if part.classes is not None and here.any():
@@ -179,6 +207,11 @@ def mask_classes(vocab_size: int, mask: int) -> TokenClasses:
     return TokenClasses.of(numbers, 2)
 
 
+def _wide(values: Tensor) -> Tensor:
+    """Return values in float64 on the CPU; other devices may have none."""
+    return values.double() if values.device.type == "cpu" else values
+
+
 def without_mask(readout: Readout, mask: int, uniforms: Tensor | None) -> Readout:
     """Condition a readout by ``mask_classes`` on every token being text.
 
@@ -188,13 +221,13 @@ def without_mask(readout: Readout, mask: int, uniforms: Tensor | None) -> Readou
     classes = readout.classes
     if classes is None:
         raise ValueError("the readout has no class sums; pass the classes to it")
-    argmax, peak, mass = (part[:, _TEXT] for part in (classes.argmax, classes.peak.double(), classes.mass.double()))
+    argmax, peak, mass = (part[:, _TEXT] for part in (classes.argmax, _wide(classes.peak), _wide(classes.mass)))
     # Of a mass that float32 has lost, the likeliest token stands for all.
     log_mass = torch.maximum(mass.log(), peak)
-    entropy = torch.where(mass > 0, log_mass - classes.plogp[:, _TEXT].double() / mass, 0.0).clamp(min=0.0)
+    entropy = torch.where(mass > 0, log_mass - _wide(classes.plogp[:, _TEXT]) / mass, 0.0).clamp(min=0.0)
 
     def logprob(tokens: Tensor) -> Tensor:
-        given = (readout.logprob(tokens).double() - log_mass).clamp(max=0.0).float()
+        given = (_wide(readout.logprob(tokens)) - log_mass).clamp(max=0.0).float()
         return given.masked_fill(tokens == mask, float("-inf"))
 
     found = replace(

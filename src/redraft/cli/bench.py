@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast, get_args
@@ -86,6 +87,7 @@ def bench(
     json_file: Annotated[Path | None, typer.Option("--json", help="Write all figures to this JSON file.")] = None,
     plot_file: Annotated[Path | None, typer.Option("--plot", help="Draw seconds per answer: .png, .svg, .pdf.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Decides random prompts and noise.")] = 0,
+    device: options.Device = None,
     threads: options.Threads = None,
 ) -> None:
     """Measure answers in alternation: medians with their spread, never a single best time.
@@ -119,6 +121,7 @@ def bench(
                 draft_model=draft_model,
                 json_file=json_file,
                 seed=seed,
+                device=options.device_name(device),
                 threads=threads,
             )
         )
@@ -128,7 +131,7 @@ def bench(
     _refuse_several({"--steps": steps}, "without --modes every canvas takes the same number of steps")
     _compare_engines(
         model, dtype or ["auto"], rounds, prompt, prompt_tokens, max_tokens, steps[0] if steps else None,
-        against_transformers, malloc, json_file, plot_file, seed, threads,
+        against_transformers, malloc, json_file, plot_file, seed, options.device_name(device), threads,
     )  # fmt: skip
 
 
@@ -145,9 +148,11 @@ def _compare_engines(
     json_file: Path | None,
     plot_file: Path | None,
     seed: int,
+    device: str,
     threads: int | None,
 ) -> None:
     from redraft.calibrate.plot import check_plot
+    from redraft.loading import check_device
     from redraft.measure import machine, timing
     from redraft.measure.plot import plot
     from redraft.measure.report import BenchmarkSettings
@@ -160,12 +165,18 @@ def _compare_engines(
     if plot_file is not None:
         check_plot(plot_file)
     allocation = machine.malloc(cast(machine.MallocChoice | None, malloc))
+    check_device(device)
+    if device not in ("auto", "cpu"):
+        if against_transformers:
+            raise RequestError(f"the reference is measured on the CPU only; leave out --device {device}")
+        against_transformers = False
     name = options.model_name(model)
     found = checkpoint.read(checkpoint.find(name))
     if "diffusion" not in found.family.modes:
         raise RequestError(f"{name} has no canvas, whose steps are measured; to measure how it writes, give --modes")
     workloads = _workloads(found, prompt, prompt_tokens, max_tokens, steps, seed)
     specs, remarks = _contenders(found, dtypes, against_transformers, threads)
+    specs = {name: replace(spec, device=device) for name, spec in specs.items()}
     described = "random tokens" if prompt is None else f"{prompt!r} as a chat message"
     report = _run(specs, workloads, BenchmarkSettings(name, rounds, seed, described, allocation, remarks))
     # Files first: a reader of the tables may go away.

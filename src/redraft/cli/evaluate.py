@@ -72,6 +72,7 @@ def evaluate(
     json_file: Annotated[
         Path | None, typer.Option("--json", help="Write all figures and answers to this file; - is standard output.")
     ] = None,
+    device: options.Device = None,
     threads: options.Threads = None,
 ) -> None:
     """Judge answers to items whose right answer is known, and compare models and settings item by item.
@@ -83,11 +84,11 @@ def evaluate(
     if task in list(Recipe):
         _refuse_for_recipe(task, items.named, [("--model", model), ("--dtype", dtype)])
         chosen, precision = (model or [options.model_name(None)])[0], (dtype or ["auto"])[0]
-        _evaluate_sudoku(chosen, precision, threads, count or 1000, max_denoising_steps, seed, json_file)
+        _evaluate_sudoku(chosen, precision, device, threads, count or 1000, max_denoising_steps, seed, json_file)
         return
     if count is not None:
         raise RequestError(f"--count is for {', '.join(Recipe)}; --limit says how many items are asked")
-    report = _evaluate_items(Path(task), model, dtype, max_denoising_steps, items, seed, threads)
+    report = _evaluate_items(Path(task), model, dtype, max_denoising_steps, items, seed, device, threads)
     # Files first: a reader of the tables may go away.
     if json_file is not None:
         _write(json_file, json.dumps(report.as_object(), ensure_ascii=False, indent=2, allow_nan=False) + "\n")
@@ -114,6 +115,7 @@ def _evaluate_items(
     steps: list[int] | None,
     items: ItemOptions,
     seed: int,
+    device: str | None,
     threads: int | None,
 ) -> "Report":
     """Check everything, then run a contender after the other; only one model is loaded at a time."""
@@ -135,7 +137,7 @@ def _evaluate_items(
     runs = []
     with _progress(len(contenders) * len(asked)) as advance:
         for model, dtype in loads:
-            with options.load_engine(model, dtype, threads) as engine:
+            with options.load_engine(model, dtype, threads, device=device) as engine:
                 for one in contenders:
                     if (one.model, one.dtype) == (model, dtype):
                         seconds = items.command_timeout
@@ -189,7 +191,14 @@ def _parameters(text: str) -> dict[str, Any]:
 
 
 def _evaluate_sudoku(
-    model: str, dtype: str, threads: int | None, count: int, steps: list[int] | None, seed: int, json_file: Path | None
+    model: str,
+    dtype: str,
+    device: str | None,
+    threads: int | None,
+    count: int,
+    steps: list[int] | None,
+    seed: int,
+    json_file: Path | None,
 ) -> None:
     """Solve fresh puzzles, judge them by the rules, and print the scores; as JSON, an object a line."""
     require_train_extra()
@@ -197,7 +206,7 @@ def _evaluate_sudoku(
 
     from redraft.train.recipes.sudoku import evaluate as sudoku
 
-    engine = options.load_engine(model, dtype, threads)
+    engine = options.load_engine(model, dtype, threads, device=device)
     limits = steps or [engine.model.defaults.max_denoising_steps]
     scores = []
     with _progress(len(sudoku.KINDS) * len(limits) * count) as advance:

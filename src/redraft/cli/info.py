@@ -92,6 +92,7 @@ _LOSSES: "dict[Format, str]" = {
 
 def describe(found: "Checkpoint") -> Facts:
     """Return facts about a checkpoint, grouped; sizes in bytes."""
+    from redraft.loading import why_device
     from redraft.models.choice import choose
     from redraft.models.sizing import kv_bytes_per_token, parameters, part_bytes
     from redraft.room import allowed
@@ -113,6 +114,7 @@ def describe(found: "Checkpoint") -> Facts:
             "context": config.context_length,
             "stored as": _stored(found),
             "computed as (auto)": choice.format if choice.usual else f"{choice.format}, {choice.reason}",
+            "runs on (auto)": why_device(found),
         },
         f"weights in memory, {choice.format}": {
             "all": Bytes(sum(parts.values())),

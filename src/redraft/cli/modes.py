@@ -42,6 +42,7 @@ class Given:
     draft_model: str | None
     json_file: Path | None
     seed: int
+    device: str
     threads: int | None
 
 
@@ -72,7 +73,9 @@ def run(
     if given.steps and "diffusion" not in modes:
         raise RequestError("--steps is for mode 'diffusion', which is not compared; leave it out")
     described = machine.describe()
-    with load(found.path, dtype=cast("DType", given.dtype), draft_model=given.draft_model) as engine:
+    with load(
+        found.path, dtype=cast("DType", given.dtype), device=given.device, draft_model=given.draft_model
+    ) as engine:
         if given.threads is not None:
             library.set_threads(given.threads)
         compared = ways(modes, given.steps or DEFAULT_STEPS, draft_model=drafted)

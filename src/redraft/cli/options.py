@@ -72,6 +72,11 @@ def model_name(given: str | None) -> str:
     return settings.setting("model").value if given is None else given
 
 
+def device_name(given: str | None) -> str:
+    """Return the device that a command is for: what it was given, or the user's default."""
+    return settings.setting("device").value if given is None else given
+
+
 def load_engine(
     model: str | None,
     dtype: str,
@@ -86,7 +91,7 @@ def load_engine(
     """Load a model for a verb, on the number of threads it was given; what is None is the user's default. ``more`` as
     in ``redraft.load``."""
     name = model_name(model)
-    device = settings.setting("device").value if device is None else device
+    device = device_name(device)
     place = settings.setting("pack_folder").value if pack_folder is None else pack_folder
     limit = memory_limit(memory)
     import redraft

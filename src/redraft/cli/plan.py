@@ -56,7 +56,7 @@ def plan(
         name,
         revision=revision,
         dtype=cast("DType", dtype),
-        device=settings.setting("device").value if device is None else device,
+        device=options.device_name(device),
         context=context,
         concurrency=concurrency,
         answer=answer,

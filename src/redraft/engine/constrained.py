@@ -8,6 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from redraft.canvas.host import on_cpu
 from redraft.canvas.random import PositionRandom
 from redraft.canvas.readout import ClassReadout, Readout
 from redraft.canvas.step import Pinned
@@ -177,17 +178,20 @@ def conditioned(
     if not greedy:
         sample = classes.draw(_padded(found.sampled_classes, length, -1), draws.sample)
     entropy, confidence = readout.entropy.clone(), readout.confidence.clone()
-    entropy[:positions], confidence[:positions] = map(torch.from_numpy, _certainty(found, sums))
+    # Rounded here: not every device has float64.
+    certainty = (torch.from_numpy(part).float() for part in _certainty(found, sums))
+    entropy[:positions], confidence[:positions] = (part.to(entropy.device) for part in certainty)
 
     def logprob(tokens: Tensor) -> Tensor:
         given, place = readout.logprob(tokens).clone(), np.arange(positions)
-        of_text = tokens[:positions].cpu().numpy()
-        number, own = token_class[of_text], given[:positions].double().cpu().numpy()
+        read = on_cpu(tokens[:positions], given[:positions], classes.argmax[:positions])
+        of_text, likeliest = read[0].numpy(), read[2].numpy()
+        number, own = token_class[of_text], read[1].double().numpy()
         # A class of which filters leave nothing stands, where nothing else may, for its likeliest token.
-        stands = np.isneginf(own) & (classes.argmax[:positions].cpu().numpy()[place, number] == of_text)
+        stands = np.isneginf(own) & (likeliest[place, number] == of_text)
         own = np.where(stands, sums.peak[place, number], own)
         there = np.minimum(own + _log_factors(found, sums)[place, number], 0.0)
-        given[:positions] = torch.from_numpy(there).to(given)
+        given[:positions] = torch.from_numpy(there).float().to(given.device)
         return given
 
     constrained = replace(
@@ -199,7 +203,7 @@ def conditioned(
 def class_sums(readout: Readout) -> ClassSums:
     """The readout's class sums of all C positions, as inference takes them."""
     classes = _classes(readout)
-    return ClassSums(classes.mass.cpu().numpy(), classes.plogp.cpu().numpy(), classes.peak.cpu().numpy())
+    return ClassSums(*(part.numpy() for part in on_cpu(classes.mass, classes.plogp, classes.peak)))
 
 
 def _classes(readout: Readout) -> ClassReadout:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from redraft.canvas.draft import Draft
+from redraft.canvas.host import on_cpu
 from redraft.canvas.penalties import Standing
 from redraft.canvas.random import INITIAL, PositionRandom
 from redraft.canvas.readout import Readout, ReadoutSpec
@@ -120,8 +121,7 @@ class Denoising:
             number, temperature = self.state.step, self._temperature()
             reading = yield from self._read(commit, causal, temperature)
             commit = causal = None
-            outcome, conditioned = yield from self._step(reading)
-            finished = bool(outcome.flags[0])
+            outcome, finished, conditioned = yield from self._step(reading)
             if on_step is not None:
                 on_step(self._event(temperature, self.state, outcome, finished))
             last = finished or number == self._rules.steps
@@ -160,24 +160,14 @@ class Denoising:
         if self._plan.constraint is None:
             readout, state = outcome.readout, outcome.state
             tokens = torch.where(state.open, readout.argmax, outcome.committed)
-            top_ids, top_logprobs = readout.top_ids, readout.top_logprobs
-            return FinishedCanvas(
-                tokens.cpu(),
-                state.confidence.cpu(),
-                number,
-                False,
-                top_ids=None if top_ids is None else top_ids.cpu(),
-                top_logprobs=None if top_logprobs is None else top_logprobs.cpu(),
-                cut=True,
-            )
+            tokens, confidence, *top = on_cpu(tokens, state.confidence, *_top(readout))
+            return FinishedCanvas(tokens, confidence, number, False, None, None, *top, cut=True)
         whole, stays = self._closed(self._plan.constraint, reading)
         tokens = whole.readout.argmax
         if stays is not None:
             tokens = torch.where(stays.mask.to(tokens.device), stays.tokens.to(tokens.device), tokens)
-        confidence = whole.readout.confidence.cpu()
-        return FinishedCanvas(
-            tokens.cpu(), confidence, number, False, whole.log_valid, whole.end_state(False), cut=True
-        )
+        tokens, confidence = on_cpu(tokens, whole.readout.confidence)
+        return FinishedCanvas(tokens, confidence, number, False, whole.log_valid, whole.end_state(False), cut=True)
 
     def _closed(self, constraint: OnCanvas, reading: Reading) -> tuple[ConstrainedStep, Pinned | None]:
         """Condition a step on a text that is whole on this canvas -> that, and the tokens that stay. Where what was
@@ -202,8 +192,7 @@ class Denoising:
             number, temperature = self.state.step, self._temperature()
             reading = yield from read(Forward(self._spans(commit), self._spec(temperature)))
             commit = None
-            outcome, _ = yield from self._step(reading)
-            finished = bool(outcome.flags[0])
+            outcome, finished, _ = yield from self._step(reading)
             if on_step is not None:
                 on_step(self._event(temperature, self.state, outcome, finished))
             late = not finished and passed(self._request.deadline)
@@ -258,15 +247,17 @@ class Denoising:
         request, plan = self._request, self._plan
         if request.sampling == NOTHING and not plan.forbidden:
             return None
-        tokens, stays = self.state.tokens.cpu(), ~self.state.open.cpu()
-        stands = stays if self._accepted is None else stays | self._accepted.cpu()
+        accepted = () if self._accepted is None else (self._accepted,)
+        tokens, open, *others = on_cpu(self.state.tokens, self.state.open, *accepted)
+        stays = ~open
+        stands = stays | others[0] if others else stays
         if (mask := self._runtime.mask) is not None:
             stands = stands & (tokens != mask)
         standing = Standing(tokens, stands, stays)
         return request.sampling.shaping(request.end_token_ids, mask, plan.answer, standing, plan.forbidden)
 
-    def _step(self, reading: Reading) -> Task[tuple[StepOutcome, ConstrainedStep | None]]:
-        """Take a step under the constraint, if there is one."""
+    def _step(self, reading: Reading) -> Task[tuple[StepOutcome, bool, ConstrainedStep | None]]:
+        """Take a step under the constraint, if there is one -> its outcome, and whether the canvas is finished."""
         constraint, readout, conditioned = self._plan.constraint, reading.readout, None
         draws = self._step_draws
         if constraint is not None:
@@ -280,16 +271,17 @@ class Denoising:
         with torch.inference_mode():
             outcome = step(self.state, readout, draws, self._rules)
         self._accepted = outcome.accepted
-        _, broken = yield from on_host(outcome.flags)
+        finished, broken = yield from on_host(outcome.flags)
         if broken:
             self._refuse_numbers(reading.readout.entropy)
-        return outcome, conditioned
+        return outcome, bool(finished), conditioned
 
     def _settled(self) -> Pinned | None:
         """Return what stays where it stands for good; None where all but pins may be renoised."""
         if not self._rules.corruption.monotone:
             return None
-        return Pinned(~self.state.open.cpu(), self.state.tokens.cpu())
+        open, tokens = on_cpu(self.state.open, self.state.tokens)
+        return Pinned(~open, tokens)
 
     def _check_numbers(self, reading: Reading) -> Task[None]:
         entropy = reading.readout.entropy
@@ -298,7 +290,7 @@ class Denoising:
             self._refuse_numbers(entropy)
 
     def _refuse_numbers(self, entropy: Tensor) -> None:
-        broken = (~torch.isfinite(entropy)).nonzero()
+        broken = (~torch.isfinite(entropy.cpu())).nonzero()
         raise GenerationError(
             f"the model's output is not a number at {len(broken)} of {self._plan.length} positions of canvas "
             f"{self._plan.index}, step {self.state.step} (first at position {broken[0].item()}); the checkpoint's "
@@ -307,17 +299,20 @@ class Denoising:
 
     def _event(self, temperature: float, seen: CanvasState, outcome: StepOutcome, finished: bool) -> StepEvent:
         readout = outcome.readout
+        tokens_in, argmax, sample, entropy, accepted, tokens_out = on_cpu(
+            seen.tokens, readout.argmax, readout.sample, readout.entropy, outcome.accepted, outcome.state.tokens
+        )
         return StepEvent(
             canvas_index=self._plan.index,
             step=seen.step,
             steps=self._rules.steps,
             temperature=temperature,
-            tokens_in=seen.tokens.cpu(),
-            argmax=readout.argmax.cpu(),
-            sample=readout.sample.cpu(),
-            entropy=readout.entropy.cpu(),
-            accepted=outcome.accepted.cpu(),
-            tokens_out=outcome.state.tokens.cpu(),
+            tokens_in=tokens_in,
+            argmax=argmax,
+            sample=sample,
+            entropy=entropy,
+            accepted=accepted,
+            tokens_out=tokens_out,
             finished=finished,
             piece=self._piece,
         )
@@ -327,17 +322,18 @@ class Denoising:
         readout, state = reading.readout, self.state
         noise = self._runtime.corruption.noise.tokens(self._step_draws.noise)
         nothing = torch.zeros(self._plan.length, dtype=torch.bool)
+        tokens, argmax, sample, entropy = on_cpu(state.tokens, readout.argmax, readout.sample, readout.entropy)
         return StepEvent(
             canvas_index=self._plan.index,
             step=state.step,
             steps=self._rules.steps,
             temperature=self._plan.read_temperature,
-            tokens_in=state.tokens.cpu(),
-            argmax=readout.argmax.cpu(),
-            sample=readout.sample.cpu(),
-            entropy=readout.entropy.cpu(),
+            tokens_in=tokens,
+            argmax=argmax,
+            sample=sample,
+            entropy=entropy,
             accepted=nothing,
-            tokens_out=self._runtime.corruption.following(state.tokens.cpu(), nothing, readout.sample.cpu(), noise),
+            tokens_out=self._runtime.corruption.following(tokens, nothing, sample, noise),
             finished=False,
             piece=self._piece,
         )
@@ -345,14 +341,20 @@ class Denoising:
     def _finished(
         self, number: int, converged: bool, outcome: StepOutcome, conditioned: ConstrainedStep | None
     ) -> FinishedCanvas:
-        top_ids, top_logprobs = outcome.readout.top_ids, outcome.readout.top_logprobs
+        tokens, confidence, *top = on_cpu(outcome.committed, outcome.state.confidence, *_top(outcome.readout))
         return FinishedCanvas(
-            outcome.committed.cpu(),
-            outcome.state.confidence.cpu(),
+            tokens,
+            confidence,
             number,
             converged,
             None if conditioned is None else conditioned.log_valid,
             None if conditioned is None else conditioned.end_state(self._sampled),
-            None if top_ids is None else top_ids.cpu(),
-            None if top_logprobs is None else top_logprobs.cpu(),
+            *top,
         )
+
+
+def _top(readout: Readout) -> tuple[Tensor, ...]:
+    """Return the likeliest tokens and their log probabilities, if they were asked for."""
+    if readout.top_ids is None or readout.top_logprobs is None:
+        return ()
+    return readout.top_ids, readout.top_logprobs

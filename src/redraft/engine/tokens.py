@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from redraft.canvas.host import on_cpu
 from redraft.canvas.penalties import Standing
 from redraft.canvas.random import PositionRandom
 from redraft.canvas.readout import ClassReadout, Readout, ReadoutSpec
@@ -244,7 +245,7 @@ class Tokens:
     def _constrained(self, classes: ClassReadout, following: NextTokens) -> Drawn:
         """Draw from the model's distribution over the tokens of the classes that may follow, or take the likeliest."""
         own = torch.from_numpy(following.classes)
-        mass, peak = (part[0].cpu()[own].double().numpy() for part in (classes.mass, classes.peak))
+        mass, peak = (part[own].double().numpy() for part in on_cpu(classes.mass[0], classes.peak[0]))
         with np.errstate(divide="ignore"):
             # Of a class too unlikely for a sum in float32, its likeliest token stands for all.
             weight = np.maximum(np.log(mass), peak)
@@ -264,10 +265,8 @@ class Tokens:
         at = np.searchsorted(cumulative, self._draws.token_class(self.count) * cumulative[-1], side="right")
         # What rounding put at the very end belongs to the last that weighs something.
         at = min(int(at), int(np.searchsorted(cumulative, cumulative[-1])))
-        device = classes.argmax.device
-        chosen = torch.tensor([int(following.classes[at])], device=device)
-        uniforms = self._draws.sample(self.count, 1).to(device)
-        return Drawn(int(classes.draw(chosen, uniforms)[0]), log_allowed)
+        chosen = torch.tensor([int(following.classes[at])])
+        return Drawn(int(classes.draw(chosen, self._draws.sample(self.count, 1))[0]), log_allowed)
 
     def _conditioned(self, readout: Readout) -> Readout:
         """Return the readout of rows given that no mask stands there, of a model that has one."""

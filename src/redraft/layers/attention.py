@@ -11,6 +11,10 @@ from torch import Tensor
 MAX_SCORES = 1 << 26
 
 
+# A product for each of many blocks costs more than copying them, which is done once.
+MANY = 2
+
+
 class Segment(NamedTuple):
     """Keys and values [B, kv_heads, S, D] and which of them each query sees: [T, S] bool, None for all."""
 
@@ -25,8 +29,7 @@ def attention(queries: Tensor, segments: Sequence[Segment]) -> Tensor:
     queries [B, heads, T, D]; returns [B, T, heads * D]. The softmax is computed in float32.
     """
     batch, heads, length, head_dim = queries.shape
-    # A product for each of many blocks costs more than copying them.
-    segments = [_joined(segments, length)] if len(segments) > 2 else segments
+    segments = [joined(segments, joined_mask(segments, length))] if len(segments) > MANY else segments
     kv_heads = segments[0].keys.shape[1]
     visible = sum(segment.keys.shape[2] for segment in segments)
     # A KV head serves heads/kv_heads query heads: their queries are stacked, so that no key is repeated.
@@ -48,16 +51,21 @@ def attention(queries: Tensor, segments: Sequence[Segment]) -> Tensor:
     return context.reshape(batch, heads, length, head_dim).transpose(1, 2).reshape(batch, length, heads * head_dim)
 
 
-def _joined(segments: Sequence[Segment], length: int) -> Segment:
+def joined(segments: Sequence[Segment], mask: Tensor | None) -> Segment:
+    """Copy segments into one, which ``mask`` is the mask of."""
     keys = torch.cat([segment.keys for segment in segments], dim=2)
-    values = torch.cat([segment.values for segment in segments], dim=2)
+    return Segment(keys, torch.cat([segment.values for segment in segments], dim=2), mask)
+
+
+def joined_mask(segments: Sequence[Segment], length: int) -> Tensor | None:
+    """Return the mask [T, S] of all segments together for ``length`` queries; None where all is seen."""
     if all(segment.mask is None for segment in segments):
-        return Segment(keys, values)
+        return None
     masks = [
         s.mask if s.mask is not None else torch.ones(length, s.keys.shape[2], dtype=torch.bool, device=s.keys.device)
         for s in segments
     ]
-    return Segment(keys, values, torch.cat(masks, dim=1))
+    return torch.cat(masks, dim=1)
 
 
 def _attend(grouped: Tensor, segments: Sequence[Segment], length: int) -> Tensor:

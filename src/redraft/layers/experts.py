@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from redraft.layers.grouped import routed
 from redraft.layers.linear import Linear, draw
 from redraft.layers.norm import rms_norm
 
@@ -50,6 +51,8 @@ class Experts(nn.Module):
         x = x.to(self.gate_up_proj.dtype)
         if chosen.shape[-1] == len(self.gate_up_proj):
             return self._all_experts(x, weights)
+        if x.device.type != "cpu":
+            return routed(x, weights, chosen, self.gate_up_proj, self.down_proj)
         return self._chosen_experts(x, weights, chosen)
 
     def _all_experts(self, x: Tensor, weights: Tensor) -> Tensor:

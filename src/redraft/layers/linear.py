@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-def draw(weight: nn.Parameter, std: float) -> None:
+def draw(weight: Tensor, std: float) -> None:
     """Draw the values of a layer that is not loaded; on the meta device there are none to draw.
 
     Torch would find that out by itself, with modules of its compiler, which take seconds to import.

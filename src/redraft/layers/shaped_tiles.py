@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from redraft.canvas.fixed_point import fixed, fractions, share
 from redraft.canvas.shaping import RowShaping
 from redraft.layers.tiles import Tiles
 
@@ -28,7 +29,11 @@ class ShapedTiles(Tiles):
     ) -> None:
         super().__init__(table, softcap, hidden, temperatures, tile)
         device = hidden.device
-        self._row, self._token, self._added, self._factor = (part.to(device) for part in shaping.entries())
+        # Which of them are in a tile is known on the CPU, and need not be found out elsewhere.
+        self._row, self._token, added, factor = shaping.entries()
+        # Ascending: they are in the order of rows, and of tokens in each.
+        self._keys = (self._row * len(table) + self._token).to(device)
+        self._added, self._factor = added.to(device), factor.to(device)
         self._logits: Tensor | None = self._computed(slice(0, len(table)), None)
         self._cut, self._last = cuts(self._logits, shaping)
 
@@ -38,7 +43,9 @@ class ShapedTiles(Tiles):
 
     def shifted(self, tokens: slice | Tensor, rows: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         kept = self._logits is not None
-        if self._logits is None:
+        if self._logits is None and rows is not None and isinstance(tokens, slice) and rows.device.type != "cpu":
+            logits = self._computed(tokens, None)[rows]
+        elif self._logits is None:
             logits = self._computed(tokens, rows)
         else:
             logits = self._logits[:, tokens] if rows is None else self._logits[rows][:, tokens]
@@ -49,6 +56,12 @@ class ShapedTiles(Tiles):
         logits = torch.where(left | logits.isnan(), logits, OUT)
         peak, where = logits.max(dim=-1)
         return logits - peak[:, None], peak, where
+
+    def picked(self, tokens: Tensor, rows: Tensor) -> Tensor:
+        logits = super().picked(tokens, rows)
+        logits = self._changed(logits, tokens, rows[:, None])
+        left = is_left(logits, tokens, self._cut[rows][:, None], self._last[rows][:, None], exact=False)
+        return torch.where(left | logits.isnan(), logits, OUT)
 
     def all_logits(self, tokens: slice) -> Tensor:
         return self._computed(tokens, None) if self._logits is None else self._logits[:, tokens]
@@ -67,8 +80,7 @@ class ShapedTiles(Tiles):
         if self.softcap is not None:
             logits = logits.tanh()
         logits = logits * self.gain[:, 0]
-        own = self._token == tokens[self._row]
-        return changed(logits, (self._row[own],), self._added[own], self._factor[own])
+        return self._changed(logits, tokens, torch.arange(len(tokens), device=tokens.device))
 
     def _computed(self, tokens: slice | Tensor, rows: Tensor | None) -> Tensor:
         """[R, n]: the changed logits of ``tokens``, which are ascending."""
@@ -76,16 +88,22 @@ class ShapedTiles(Tiles):
         logits = (queries @ self.table[tokens].T).float()
         if self.softcap is not None:
             logits = logits.tanh_()
-        logits, numbers = logits.mul_(gain), self._numbers(tokens)
-        column = torch.searchsorted(numbers, self._token).clamp(max=len(numbers) - 1)
-        own = numbers[column] == self._token
-        row = self._row
-        if rows is not None:
-            # Rows may be asked for in any order, and more than once.
-            matches = own[None] & (rows[:, None] == self._row[None])
-            row, entry = matches.nonzero().unbind(-1)
-            return changed(logits, (row, column[entry]), self._added[entry], self._factor[entry])
-        return changed(logits, (row[own], column[own]), self._added[own], self._factor[own])
+        logits = logits.mul_(gain)
+        if rows is not None or isinstance(tokens, Tensor):
+            every = torch.arange(len(logits), device=logits.device) if rows is None else rows
+            return self._changed(logits, self._numbers(tokens), every[:, None])
+        own = ((self._token >= tokens.start) & (self._token < tokens.stop)).nonzero()[:, 0]
+        where = (self._row[own].to(logits.device), (self._token[own] - tokens.start).to(logits.device))
+        own = own.to(logits.device)
+        return changed(logits, where, self._added[own], self._factor[own])
+
+    def _changed(self, logits: Tensor, tokens: Tensor, rows: Tensor) -> Tensor:
+        """Change logits of ``tokens`` at ``rows``, both of a shape that broadcasts to theirs."""
+        if not len(self._keys):
+            return logits
+        keys = (rows * len(self.table) + tokens).expand(logits.shape).contiguous()
+        at = torch.searchsorted(self._keys, keys).clamp(max=len(self._keys) - 1)
+        return torch.where(self._keys[at] == keys, _after(logits, self._added[at], self._factor[at]), logits)
 
     def _numbers(self, tokens: slice | Tensor) -> Tensor:
         if isinstance(tokens, Tensor):
@@ -95,10 +113,13 @@ class ShapedTiles(Tiles):
 
 def changed(logits: Tensor, where: tuple[Tensor, ...], added: Tensor, factor: Tensor) -> Tensor:
     """Divide logits above 0 by ``factor`` and multiply others, and add; forbidden ones are OUT. In place."""
-    old = logits[where]
-    new = torch.where(old > 0, old / factor, old * factor) + added
-    logits[where] = torch.where(added.isneginf() & ~old.isnan(), OUT, new)
+    logits[where] = _after(logits[where], added, factor)
     return logits
+
+
+def _after(old: Tensor, added: Tensor, factor: Tensor) -> Tensor:
+    new = torch.where(old > 0, old / factor, old * factor) + added
+    return torch.where(added.isneginf() & ~old.isnan(), OUT, new)
 
 
 def is_left(logits: Tensor, tokens: Tensor, cut: Tensor, last: Tensor, exact: bool) -> Tensor:
@@ -113,22 +134,34 @@ def cuts(logits: Tensor, shaping: RowShaping) -> tuple[Tensor, Tensor]:
     device = logits.device
     cut = torch.full((len(logits),), float("-inf"), device=device)
     last = torch.zeros(len(logits), dtype=torch.int64, device=device)
-    own = (shaping.filtered.to(device) & ~logits.isnan().any(-1)).nonzero()[:, 0]
+    own = shaping.filtered.nonzero()[:, 0].to(device)
     if not len(own):
         return cut, last
     ranked, order = logits[own].sort(dim=-1, descending=True, stable=True)
-    weights = (ranked - ranked[:, :1]).double().exp()
     place = torch.arange(logits.shape[1], device=device)
     top_k = shaping.top_k.to(device)[own, None]
     left = (place < top_k) | (top_k == 0)
-    weights = torch.where(left, weights, 0.0)
-    before = weights.cumsum(-1) - weights
-    top_p = shaping.top_p.to(device)[own, None]
-    left &= (before < top_p * weights.sum(-1, keepdim=True)) | (top_p >= 1)
+    left &= _within_top_p(torch.where(left, (ranked - ranked[:, :1]), float("-inf")), shaping.top_p, own)
     left[:, 0] = True
     count = left.sum(-1, keepdim=True)
     own_cut, own_last = ranked.gather(1, count - 1)[:, 0], order.gather(1, count - 1)[:, 0]
     lowest = ranked[:, 0] + shaping.lowest.to(device)[own]
-    cut[own] = torch.maximum(own_cut, lowest)
-    last[own] = torch.where(lowest > own_cut, logits.shape[1], own_last)
+    # Of a row with NaN, nothing is taken out: it is seen for what it is.
+    there = ~logits[own].isnan().any(-1)
+    cut[own] = torch.where(there, torch.maximum(own_cut, lowest), float("-inf"))
+    last[own] = torch.where(there, torch.where(lowest > own_cut, logits.shape[1], own_last), 0)
     return cut, last
+
+
+def _within_top_p(logits: Tensor, top_p: Tensor, own: Tensor) -> Tensor:
+    """[R, V] bool: the first tokens of descending ``logits`` [R, V], relative to the first, whose mass is less than
+    their row's share ``top_p``; ``own`` [R]: the rows' places in it."""
+    if logits.device.type == "cpu":
+        weights = logits.double().exp()
+        before = weights.cumsum(-1) - weights
+        wanted = top_p[own, None]
+        return (before < wanted * weights.sum(-1, keepdim=True)) | (wanted >= 1)
+    masses, all_of_it = fixed(logits.exp()), (top_p >= 1).to(own.device)[own, None]
+    fraction = fractions(top_p.clamp(max=1 - 2.0**-53)).to(own.device)[own, None]
+    cumulative = masses.cumsum(-1)
+    return (cumulative - masses < share(cumulative[:, -1:], fraction)) | all_of_it

@@ -1,5 +1,6 @@
 """Tiles of a vocabulary's processed logits, those of some positions at a time."""
 
+import torch
 from torch import Tensor
 
 
@@ -28,6 +29,13 @@ class Tiles:
             logits = logits.tanh_()
         peak, where = logits.max(dim=-1)
         return logits.sub_(peak[:, None]).mul_(gain), peak * gain[:, 0], where
+
+    def picked(self, tokens: Tensor, rows: Tensor) -> Tensor:
+        """[R, n]: the processed logits of other ``tokens`` [R, n] at each of ``rows`` [R]."""
+        logits = torch.bmm(self.scaled[rows][:, None], self.table[tokens].transpose(1, 2))[:, 0].float()
+        if self.softcap is not None:
+            logits = logits.tanh_()
+        return logits.mul_(self.gain[rows])
 
     def all_logits(self, tokens: slice) -> Tensor | None:
         """[C, tile]: the logits of a tile's tokens before any were taken out; None where none are."""

@@ -11,16 +11,22 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from redraft.canvas.fixed_point import fractions
 from redraft.canvas.readout import TAKEN_OUT, ClassReadout, Draw, Readout, joined
 from redraft.canvas.shaping import RowShaping
 from redraft.canvas.token_classes import ANY, TokenClasses
+from redraft.layers.group_draw import GroupClassDraw, Groups
 from redraft.layers.shaped_tiles import OUT, ShapedTiles
 from redraft.layers.tiles import Tiles
 
 # Columns of one tile: [256, 4096] float32 is 4 MB, which stays in a core's cache between the passes over it.
 TILE = 4096
+# Of other devices a tile costs launches more than memory: [256, 32768] float32 is 32 MB.
+DEVICE_TILE = 1 << 15
 # Logits of shaped rows that stand at a time, over the whole vocabulary: 32 MB.
 TOGETHER = 1 << 23
+# On other devices those of a whole canvas: 256 MB.
+DEVICE_TOGETHER = 1 << 26
 # Of processed logits so large, a whole vocabulary's sum still is a number in float32.
 LARGEST_LOGIT = 1e32
 
@@ -48,18 +54,21 @@ class VocabularyHead:
         top_k: int = 0,
         classes: TokenClasses | None = None,
         shaping: RowShaping | None = None,
-        tile: int = TILE,
+        tile: int | None = None,
     ) -> Readout:
         """Read the distribution softmax(softcap(hidden @ table^T) / temperature) of each position.
 
         hidden [C, H]; ``temperature`` is one for all positions, or one for each [C], on the CPU. ``uniforms`` [C]
         float64 in [0, 1) pick the samples by inverse CDF in token order, None takes the argmax as the sample.
         ``classes`` are those of the V tokens to read as well, and to draw from afterwards. ``shaping``: what is done to
-        the logits of each row beyond that. NaN in ``hidden`` shows as a NaN entropy. Raises ValueError for
+        the logits of each row beyond that. ``tile``: tokens of a tile, by default TILE, on other devices than the CPU
+        DEVICE_TILE; there nothing is read on the host. NaN in ``hidden`` shows as a NaN entropy. Raises ValueError for
         self-conditioning of a head whose table embeds nothing.
         """
         temperatures = temperatures_of(temperature, len(hidden), self.softcap)
         check_tied(self.embedding_scale, self_conditioning)
+        on_cpu = hidden.device.type == "cpu"
+        tile = (TILE if on_cpu else DEVICE_TILE) if tile is None else tile
         if tile < 1:
             raise ValueError(f"tile {tile} must be at least one column")
         check_classes(classes, len(self.table))
@@ -67,7 +76,7 @@ class VocabularyHead:
             return self._read(
                 Tiles(self.table, self.softcap, hidden, temperatures, tile), uniforms, self_conditioning, top_k, classes
             )
-        parts, each = [], max(1, TOGETHER // len(self.table))
+        parts, each = [], max(1, (TOGETHER if on_cpu else DEVICE_TOGETHER) // len(self.table))
         for start in range(0, len(hidden), each):
             own = slice(start, start + each)
             tiles = ShapedTiles(self.table, self.softcap, hidden[own], temperatures[own], tile, shaping.rows(own))
@@ -85,6 +94,7 @@ class VocabularyHead:
         classes: TokenClasses | None,
     ) -> Readout:
         hidden, tile = tiles.hidden, tiles.tile
+        groups = None if uniforms is None or hidden.device.type == "cpu" else Groups()
         accumulated = _Accumulator(len(hidden), hidden.device, top_k)
         mean = torch.zeros(hidden.shape, device=hidden.device) if self_conditioning else None
         sums = None if classes is None else _ClassAccumulator(classes, len(hidden), hidden.device)
@@ -93,6 +103,8 @@ class VocabularyHead:
             weights = scores.exp()
             if sums is not None:
                 sums.add(start, scores, weights, peak, tiles.all_logits(tiles.columns(start // tile)))
+            if groups is not None:
+                groups.add(weights, peak)
             rescale_old, rescale_new = accumulated.add(start, scores, weights, peak, where)
             if mean is not None:
                 rows = self.table[start : start + tile]
@@ -102,11 +114,16 @@ class VocabularyHead:
         if mean is not None and self.embedding_scale is not None:
             readout = replace(readout, self_conditioning=mean * (self.embedding_scale / accumulated.total[:, None]))
         if sums is not None and classes is not None:
-            draw = _ClassDraw(tiles, accumulated, classes, sums.tile_masses)
+            draw: Draw = GroupClassDraw(tiles, classes)
+            if hidden.device.type == "cpu":
+                draw = _ClassDraw(tiles, accumulated, classes, sums.tile_masses)
             readout = replace(readout, classes=sums.finish(accumulated.total, draw, tiles.taken_out))
-        if uniforms is not None:
-            readout = replace(readout, sample=_draw(tiles, accumulated, uniforms.to(hidden.device)))
-        return readout
+        if uniforms is None:
+            return readout
+        if groups is None:
+            return replace(readout, sample=_draw(tiles, accumulated, uniforms))
+        rows = torch.arange(len(hidden), device=hidden.device)
+        return replace(readout, sample=groups.draw(tiles, rows, fractions(uniforms).to(hidden.device)))
 
 
 def temperatures_of(temperature: float | Tensor, count: int, softcap: float | None) -> Tensor:

@@ -23,6 +23,8 @@ class ContenderSpec:
     dtype: str
     threads: int | None
     """None for the implementation's own choice."""
+    device: str = "auto"
+    """As in ``redraft.load``; the reference is on the CPU."""
 
 
 @dataclass(frozen=True)
@@ -37,12 +39,13 @@ class Loaded:
     """Memory with the model loaded; weights mapped from files count once they are read."""
 
 
-def _importer(implementation: str) -> Callable[[Path, str], Contender]:
-    if implementation == "transformers":
+def _importer(spec: ContenderSpec) -> Callable[[], Contender]:
+    folder = Path(spec.folder)
+    if spec.implementation == "transformers":
         from redraft.measure.reference import TransformersContender
 
-        return cast(Callable[[Path, str], Contender], TransformersContender)
-    return lambda folder, dtype: RedraftContender.load(folder, cast(DType, dtype))
+        return lambda: cast(Contender, TransformersContender(folder, spec.dtype))  # type: ignore[arg-type]
+    return lambda: RedraftContender.load(folder, cast(DType, spec.dtype), spec.device)
 
 
 def serve(spec: ContenderSpec, requests: Any, reply: Callable[[dict[str, Any]], None]) -> None:
@@ -53,9 +56,9 @@ def serve(spec: ContenderSpec, requests: Any, reply: Callable[[dict[str, Any]], 
 
     if spec.threads is not None:
         library.use_threads(spec.threads)
-    load = _importer(spec.implementation)
+    load = _importer(spec)
     libraries = resident_bytes()
-    contender = load(Path(spec.folder), spec.dtype)
+    contender = load()
     ours = library.status().threads if spec.implementation == "redraft" else None
     reply({"loaded": asdict(Loaded(ours or torch.get_num_threads(), libraries, resident_bytes()))})
     for line in requests:

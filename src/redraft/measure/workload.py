@@ -131,8 +131,8 @@ class RedraftContender:
         self._defaults = engine.model.defaults
 
     @classmethod
-    def load(cls, folder: Path, dtype: DType) -> "RedraftContender":
-        return cls(load(folder, dtype=dtype))
+    def load(cls, folder: Path, dtype: DType, device: str = "auto") -> "RedraftContender":
+        return cls(load(folder, dtype=dtype, device=device))
 
     def answer(self, workload: Workload, seed: int) -> Run:
         defaults = self._defaults

@@ -20,7 +20,9 @@ from redraft.models.tools import ToolSyntax
 KV_BLOCK = 128
 """Positions that keys and values are kept and shared by."""
 PREFILL_CHUNK = 256
-"""Positions of a prompt that are encoded in one forward."""
+"""Positions of a prompt that are encoded in one forward on the CPU."""
+DEVICE_PREFILL_CHUNK = 2048
+"""The same on other devices: a forward there reads all weights, and has work for them all."""
 GenerationMode = Literal["diffusion", "autoregressive", "speculative"]
 """The ways to write an answer: canvases that are denoised; token after token, from the causal rows; or drafts that the
 causal rows verify, which gives the autoregressive mode's distribution."""

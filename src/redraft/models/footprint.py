@@ -11,7 +11,7 @@ import torch
 
 from redraft.kernels import bindings
 from redraft.kernels.packed import Format
-from redraft.models.base import PREFILL_CHUNK
+from redraft.models.base import DEVICE_PREFILL_CHUNK, PREFILL_CHUNK
 from redraft.models.checkpoint import Checkpoint
 from redraft.models.outline import beside_bytes, outline
 from redraft.models.packed import PackedModel
@@ -87,7 +87,8 @@ def footprint(found: Checkpoint, format: Format, use: Use = PLAIN, *, packed: bo
     item = 4 if format == "float32" else 2
     plain = sum(prod(tensor.shape) for tensor in found.tensors.values())
     small, looked_up = beside_bytes(found)
-    rows = max(PREFILL_CHUNK, min(MAX_BATCH_ROWS, use.concurrency * max(1, found.config.canvas_length)))
+    chunk = PREFILL_CHUNK if torch.device(use.device).type == "cpu" else DEVICE_PREFILL_CHUNK
+    rows = max(chunk, min(MAX_BATCH_ROWS, use.concurrency * max(1, found.config.canvas_length)))
     weights, packing, file = plain * item, 0, 0
     if on_kernels:
         weights = parts.nbytes + small

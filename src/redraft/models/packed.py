@@ -5,7 +5,6 @@ through the context in blocks whose borders depend on positions alone. So a requ
 in its forward: a prompt may be encoded in chunks of any size, beside other requests' canvases.
 """
 
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -33,10 +32,7 @@ from redraft.models.base import (
     InPlaceCache,
     Span,
 )
-from redraft.models.spans import SpanRows, advance, kernel_order, lay_out, visible, wanted_rows, without_last
-
-Masks = dict[tuple[int, int], Tensor | None]
-"""Masks by stretches of positions: made for one layer, they serve others of the same window."""
+from redraft.models.spans import Masks, SpanRows, advance, kernel_order, lay_out, visible, wanted_rows, without_last
 
 
 @contextmanager
@@ -223,9 +219,9 @@ class PackedModel:
         if not isinstance(cache, InPlaceCache):
             raise ValueError(f"packed weights fill a cache's memory themselves; {cache!r} gives none")
         kept = [cache.room(index, one.length) for index in range(len(places))]
-        masks: defaultdict[int | None, Masks] = defaultdict(dict)
+        masks: Masks = {}
         seen = [
-            visible(cache.read(index, one.length), end, one.position, one.length, place.window, masks[place.window])
+            visible(cache.read(index, one.length), end, one.position, one.length, place.window, masks)
             for index, place in enumerate(places)
         ]
         return SpanContext(self._stack, one.position, one.length, seen, kept, computed)
@@ -235,12 +231,12 @@ class PackedModel:
         cache, key = one.span.cache, (one.position, one.length)
         made = self._made.get(cache)
         if made is None or made[0] != key:
-            masks: defaultdict[int | None, Masks] = defaultdict(dict)
+            masks: Masks = {}
             seen = []
             for index, place in enumerate(self.parts.places):
                 window = place.window if self.parts.slides else None
                 stored = without_last(cache.read(index), one.span.reread)
-                seen.append(visible(stored, one.position, one.position, one.length, window, masks[window]))
+                seen.append(visible(stored, one.position, one.position, one.length, window, masks))
             made = self._made[cache] = key, SpanContext(self._stack, one.position, one.length, seen)
         return made[1]
 

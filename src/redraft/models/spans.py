@@ -1,16 +1,20 @@
 """The places of a batch's spans among its rows, and what of its context each of them sees."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from redraft.layers.attention import Segment, attention
+from redraft.layers.attention import MANY, Segment, attention, joined, joined_mask
 from redraft.layers.rope import RotaryTable
 from redraft.models.base import Cache, Span
 
 _FOLLOWS_A_CANVAS = "a span follows a canvas on the same cache; only what is encoded can be followed"
+
+
+Masks = dict[tuple[int | None, ...], Tensor | None]
+"""Which tokens see which, by the window, and by the first and the last position of a stretch of keys."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,6 +26,8 @@ class SpanRows:
     end: int
     position: int
     """The position of its first token in its sequence."""
+    masks: Masks = field(default_factory=dict)
+    """What was made for one layer, for the others that see as much."""
 
     @property
     def causal(self) -> bool:
@@ -110,19 +116,20 @@ def visible(
     start: int,
     length: int,
     window: int | None,
-    masks: dict[tuple[int, int], Tensor | None] | None = None,
+    masks: Masks | None = None,
 ) -> list[Segment]:
     """Return what each of ``length`` tokens from position ``start`` on sees of ``stored``, blocks of the positions up
     to ``end``: none that come after it, and with a ``window`` none that are older. ``masks`` keeps what was made for
-    one layer for others of the same window."""
-    made = {} if masks is None else masks
+    one layer for others."""
+    made: Masks = {} if masks is None else masks
     segments = []
     first = end - sum(keys.shape[2] for keys, _ in stored)
     for keys, values in stored:
         own = first, first + keys.shape[2]
-        if own not in made:
-            made[own] = _mask(own, start, length, window, keys.device)
-        segments.append(Segment(keys, values, made[own]))
+        key = (window, *own)
+        if key not in made:
+            made[key] = _mask(own, start, length, window, keys.device)
+        segments.append(Segment(keys, values, made[key]))
         first = own[1]
     return segments
 
@@ -148,7 +155,7 @@ def past(one: SpanRows, cache: Cache, layer: int, window: int | None) -> list[Se
     """Return what a span sees of what was encoded before it; the window of a canvas is None where all of its positions
     see what the first one sees."""
     stored = without_last(cache.read(layer), one.span.reread)
-    return visible(stored, one.position, one.position, one.length, window)
+    return visible(stored, one.position, one.position, one.length, window, one.masks)
 
 
 def without_last(stored: Sequence[tuple[Tensor, Tensor]], count: int) -> Sequence[tuple[Tensor, Tensor]]:
@@ -182,8 +189,15 @@ def attend(
     segments = past(one, cache, layer, window if one.causal else canvas_window)
     if one.causal:
         cache.write(layer, k, v)
-    own = Segment(k, v, causal_mask(one.length, window, q.device) if one.causal else None)
-    return attention(q, [*segments, own]).flatten(0, 1)
+    if one.causal and (window,) not in one.masks:
+        one.masks[window,] = causal_mask(one.length, window, q.device)
+    segments.append(Segment(k, v, one.masks[window,] if one.causal else None))
+    if len(segments) <= MANY:
+        return attention(q, segments).flatten(0, 1)
+    key = (window, *(segment.keys.shape[2] for segment in segments), one.length)
+    if key not in one.masks:
+        one.masks[key] = joined_mask(segments, one.length)
+    return attention(q, [joined(segments, one.masks[key])]).flatten(0, 1)
 
 
 def rotations(table: RotaryTable, rows: Sequence[SpanRows], device: torch.device) -> tuple[Tensor, Tensor]:
