@@ -17,19 +17,12 @@ class ShapedTiles(Tiles):
     left counts as it.
     """
 
-    def __init__(
-        self,
-        table: Tensor,
-        softcap: float | None,
-        hidden: Tensor,
-        temperatures: Tensor,
-        tile: int,
-        shaping: RowShaping,
-    ) -> None:
-        super().__init__(table, softcap, hidden, temperatures, tile)
-        device = hidden.device
-        self._row, self._token, self._added, self._factor = (part.to(device) for part in shaping.entries())
-        self._logits: Tensor | None = self._computed(slice(0, len(table)), None)
+    def __init__(self, plain: Tiles, shaping: RowShaping) -> None:
+        """``plain``: the tiles of the same positions before anything is done to them."""
+        super().__init__(plain.count, plain.vocabulary, plain.gain, plain.tile)
+        self._plain = plain
+        self._row, self._token, self._added, self._factor = (part.to(self.device) for part in shaping.entries())
+        self._logits: Tensor | None = self._computed(slice(0, self.vocabulary), None)
         self._cut, self._last = cuts(self._logits, shaping)
 
     def forget(self) -> None:
@@ -63,20 +56,14 @@ class ShapedTiles(Tiles):
 
     def _of_tokens(self, tokens: Tensor) -> Tensor:
         """[C]: the changed logit of one token at each position."""
-        logits = (self.scaled * self.table[tokens]).float().sum(-1)
-        if self.softcap is not None:
-            logits = logits.tanh()
-        logits = logits * self.gain[:, 0]
+        logits = self._plain.products_of(tokens) * self.gain[:, 0]
         own = self._token == tokens[self._row]
         return changed(logits, (self._row[own],), self._added[own], self._factor[own])
 
     def _computed(self, tokens: slice | Tensor, rows: Tensor | None) -> Tensor:
         """[R, n]: the changed logits of ``tokens``, which are ascending."""
-        queries, gain = (self.scaled, self.gain) if rows is None else (self.scaled[rows], self.gain[rows])
-        logits = (queries @ self.table[tokens].T).float()
-        if self.softcap is not None:
-            logits = logits.tanh_()
-        logits, numbers = logits.mul_(gain), self._numbers(tokens)
+        gain = self.gain if rows is None else self.gain[rows]
+        logits, numbers = self._plain.products(tokens, rows).mul_(gain), self._numbers(tokens)
         column = torch.searchsorted(numbers, self._token).clamp(max=len(numbers) - 1)
         own = numbers[column] == self._token
         row = self._row
@@ -90,7 +77,7 @@ class ShapedTiles(Tiles):
     def _numbers(self, tokens: slice | Tensor) -> Tensor:
         if isinstance(tokens, Tensor):
             return tokens
-        return torch.arange(tokens.start, min(tokens.stop, len(self.table)), device=self.gain.device)
+        return torch.arange(tokens.start, min(tokens.stop, self.vocabulary), device=self.gain.device)
 
 
 def changed(logits: Tensor, where: tuple[Tensor, ...], added: Tensor, factor: Tensor) -> Tensor:
