@@ -35,6 +35,16 @@ Kind = TypeVar("Kind", bound=Hashable)
 
 
 @dataclass(frozen=True)
+class Description:
+    """What a checkpoint says of its model: all but the weights."""
+
+    architecture: str
+    family: Family[Any, Any]
+    config: FamilyConfig
+    defaults: GenerationDefaults
+
+
+@dataclass(frozen=True)
 class Checkpoint:
     """A folder or GGUF file whose configuration was read and whose tensors were found, none of them loaded yet."""
 
@@ -200,26 +210,36 @@ def read(path: Path) -> Checkpoint:
 
     Raises CheckpointError naming the file, or the missing, unexpected or misshapen tensor.
     """
-    architecture, family, config = _read_config(path)
+    described = describe(path)
+    family, config = described.family, described.config
     packed = packed_format(source.read_config(path))
     stored = source.stored_tensors(path) if packed is None else packed_folder.stored_tensors(path, packed)
     with torch.device("meta"):
         model: PlainModel = family.build(config, {})
     expected = {family.stored_name(name): tensor for name, tensor in model.state_dict().items()}
     check_tensors(path, family, expected, stored)
-    generation, own_file = source.read_generation(path), path / OWN_FILE
-    own = read_object(own_file) if own_file.exists() else {}
     return Checkpoint(
         path=path,
-        architecture=architecture,
+        architecture=described.architecture,
         family=family,
         config=config,
-        defaults=_with_own(_defaults(family, generation, config), own),
+        defaults=described.defaults,
         cache_layout=tuple(model.cache_layout()),
         tensors={name: stored[name] for name in expected},
         packed=packed,
         unused={name: tensor for name, tensor in stored.items() if name not in expected},
     )
+
+
+def describe(path: Path) -> Description:
+    """Read what a folder or GGUF file says of its model, weights apart.
+
+    Raises CheckpointError naming the file that is missing, damaged, or of an architecture that is not supported.
+    """
+    architecture, family, config = _read_config(path)
+    generation, own_file = source.read_generation(path), path / OWN_FILE
+    own = read_object(own_file) if own_file.exists() else {}
+    return Description(architecture, family, config, _with_own(_defaults(family, generation, config), own))
 
 
 def check_folder(path: Path) -> None:

@@ -38,8 +38,8 @@ def described(request: Request) -> dict[str, Any]:
     found["constraint"] = found.pop("constraint_source")
     found["thinking"] = found.pop("thought") is not None
     found |= vars(found.pop("sampling"))
-    # Of a request that is recorded there is none.
-    del found["deadline"]
+    # Of a request that is recorded there is neither.
+    del found["deadline"], found["pinned"]
     return {name: plain(value) for name, value in found.items()}
 
 
