@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from redraft import Choice, GenerationError, Hole, JSONSchema, Regex, ReproducesCanvas, Template
+from redraft import Choice, GenerationError, Hole, JSONSchema, Regex, ReproducesCanvas, RequestError, Template
 from redraft.api import Engine
 from redraft.canvas.draft import Draft
 from redraft.canvas.step import Pinned
@@ -111,7 +111,11 @@ CONSTRAINED: list[dict[str, Any]] = [
     {"seed": 1, "constraint": JSONSchema(SCHEMA), "max_tokens": 60},
     {"seed": 2, "constraint": Regex("[a-z]{20}(yes|no)"), "max_tokens": 40},
     {"seed": 3, "constraint": Choice(["yes", "no", "nothing at all of the kind"])},
-    {"seed": 4, "constraint": Template("in {year} the {what}.", {"year": Hole(regex="[12][0-9]{3}")}), "max_tokens": 40},
+    {
+        "seed": 4,
+        "constraint": Template("in {year} the {what}.", {"year": Hole(regex="[12][0-9]{3}")}),
+        "max_tokens": 40,
+    },
     {"seed": 5, "constraint": Regex("[0-9]{16}"), "max_tokens": 16},
     {"seed": 6, "constraint": Regex("(th|he|[0-9]){4,300}"), "max_tokens": 37, "temperature": 0},
 ]
@@ -243,7 +247,7 @@ def test_logits_are_read_where_they_are(engine: Engine, model: Any) -> None:
     with _Largest() as made:
         canvases.step(logits, [Share(slot, slot * CANVAS, CANVAS) for slot in range(3)])
     assert torch.equal(logits, before)
-    assert CANVAS * 4096 <= made.numel <= 3 * CANVAS * 4096
+    assert made.numel == CANVAS * 4096
     assert canvases.slots[0].input.self_conditioning.shape == (CANVAS, 8)
 
 
@@ -258,10 +262,10 @@ def test_hundreds_of_constrained_answers_are_valid(runtime: Runtime) -> None:
         parameters = {"constraint": JSONSchema(schema), "max_denoising_steps": 2, "seed": judged}
         try:
             request = generate(runtime, PROMPT, **parameters, temperature=numbers.choice([0, 1.0]))
-            shortest = request.constraint.min_tokens
-        except Exception as refused:
-            assert type(refused).__name__ in ("ConstraintError", "RequestError")
+        except RequestError:
+            # Too large for a context of this length, or for its automaton.
             continue
+        shortest = request.constraint.min_tokens
         request = as_carried(replace(request, max_tokens=min(request.max_tokens, shortest + numbers.randrange(12))))
         canvases, output = Canvases(runtime), list[int]()
         canvases.add(0, request)

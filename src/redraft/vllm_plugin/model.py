@@ -14,7 +14,7 @@ from redraft.engine.runtime import Runtime
 from redraft.errors import CheckpointError, GenerationError
 from redraft.layers.logits_head import LogitsHead
 from redraft.layers.readouts import read_canvases
-from redraft.layers.vocabulary_head import Embedding
+from redraft.layers.vocabulary_head import TILE, Embedding
 from redraft.models import checkpoint
 from redraft.models.base import KV_BLOCK, GenerationDefaults, GenerationMode, Span
 from redraft.models.family import FamilyConfig
@@ -48,7 +48,8 @@ class RemoteModel:
 
     def readout(self, hidden: Sequence[Tensor], specs: Sequence[ReadoutSpec]) -> list[Readout]:
         """Read the logits [C, V] of each canvas as its spec asks."""
-        return read_canvases(self.head, hidden, specs)
+        # One by one: to be read together they would have to be copied together.
+        return [read_canvases(self.head, [rows], [spec])[0] for rows, spec in zip(hidden, specs, strict=True)]
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Return what was given, which are logits."""
@@ -80,6 +81,9 @@ def remote_runtime(
     corruption = found.family.corruption(config)
     if corruption is None or corruption.monotone:
         raise CheckpointError(f"{folder}: vLLM's canvases are of uniform noise, and {found.architecture} has none")
-    model = RemoteModel(config, found.defaults, corruption, torch.device(device), LogitsHead(embedding))
+    on = torch.device(device)
+    # A GPU is kept busy by few large tiles, of which one is 64 MB for a canvas of 256.
+    head = LogitsHead(embedding, TILE if on.type == "cpu" else 16 * TILE)
+    model = RemoteModel(config, found.defaults, corruption, on, head)
     # The prompt is one chunk: vLLM encodes it, in chunks of its own.
     return Runtime(model, ChatTokenizer.from_checkpoint(folder), context_length, None, KV_BLOCK)

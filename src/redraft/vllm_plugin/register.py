@@ -94,8 +94,12 @@ def _take_parameters() -> None:
             return process(self, request_id, prompt, params, *more, **named)
         if not hasattr(self, "redraft_requests"):
             self.redraft_requests = Requests(self.vllm_config)
+
+        def original(own: Any) -> Any:
+            return process(self, request_id, prompt, own, *more, **named)
+
         try:
-            return self.redraft_requests.made(params, lambda own: process(self, request_id, prompt, own, *more, **named))
+            return self.redraft_requests.made(params, original)
         except RequestError as error:
             raise VLLMValidationError(str(error)) from None
 
