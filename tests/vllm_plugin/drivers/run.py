@@ -1,7 +1,7 @@
 """Run in an environment with vLLM (script/vllm): requests through vLLM's own engine, and the same through ours.
 
-``python run.py parity|many|plain FOLDER`` writes what came of it to FOLDER as JSON, and ends with an error where it is
-not what it must be. The checkpoint is a small one with random weights, in float32.
+``python run.py parity|many|plain|served FOLDER`` writes what came of it to FOLDER as JSON, and ends with an error where
+it is not what it must be. The checkpoint is a small one with random weights, in float32.
 """
 
 import json
@@ -15,6 +15,8 @@ import jsonschema
 import torch
 
 CANVAS, CONTEXT, WINDOW, VOCAB = 16, 256, 256, 384
+BUDGET = 40
+"""Tokens of a step: two canvases, and half of one more."""
 PROMPT = [2, 300, 310, 290, 281]
 SCHEMA = {
     "type": "object",
@@ -99,7 +101,7 @@ def parity(folder: Path) -> dict[str, Any]:
 
     path, asked = checkpoint(folder / "checkpoint"), cases()
     prompts = [[*PROMPT, *range(280, 280 + 20 * number)] for number in range(len(asked))]
-    llm = vllm_of(path)
+    llm = vllm_of(path, max_num_batched_tokens=BUDGET)
     found = answers(llm, [(prompt, SamplingParams(**own)) for prompt, (own, _) in zip(prompts, asked, strict=True)])
     engine = redraft.load(path, dtype="float32", device="cpu")
     rows = []
@@ -122,7 +124,8 @@ def many(folder: Path, count: int = 200) -> dict[str, Any]:
     from vllm import SamplingParams
     from vllm.sampling_params import StructuredOutputsParams as Structured
 
-    llm, chance = vllm_of(checkpoint(folder / "checkpoint")), random.Random(18)
+    llm = vllm_of(checkpoint(folder / "checkpoint"), max_num_batched_tokens=BUDGET)
+    chance, widths = random.Random(18), note_widths()
     kinds = [
         ({"json": SCHEMA}, lambda text: jsonschema.Draft202012Validator(SCHEMA).is_valid(json.loads(text))),
         ({"json": NAMES}, lambda text: jsonschema.Draft202012Validator(NAMES).is_valid(json.loads(text))),
@@ -150,7 +153,26 @@ def many(folder: Path, count: int = 200) -> dict[str, Any]:
     bad = [one.text for one, judge in zip(found, judges, strict=True) if not judge(one.text)]
     unfinished = [one.text for one, (_, own) in zip(found, asked, strict=True)
                   if own.structured_outputs is not None and one.finish_reason != "stop"]  # fmt: skip
-    return {"answers": len(found), "seconds": time.monotonic() - began, "failed": bad, "not stopped": unfinished}
+    # Near the end of the context a canvas is shorter, and no answer here comes that far.
+    cut = sorted(widths - {0, CANVAS})
+    spent = time.monotonic() - began
+    return {"answers": len(found), "seconds": spent, "failed": [*bad, *unfinished, *cut], "cut": cut}
+
+
+def note_widths() -> set[int]:
+    """Note how many rows of logits any request has in any forward."""
+    from redraft.vllm_plugin.sampler import CanvasSampler
+
+    widths: set[int] = set()
+    original = CanvasSampler.__call__
+
+    def call(self: Any, logits: Any, batch: Any, *more: Any) -> Any:
+        rows = batch.cu_num_logits_np[: batch.num_reqs + 1]
+        widths.update((rows[1:] - rows[:-1]).tolist() if batch.num_draft_tokens else ())
+        return original(self, logits, batch, *more)
+
+    CanvasSampler.__call__ = call  # type: ignore[method-assign]
+    return widths
 
 
 def plain(folder: Path) -> dict[str, Any]:
@@ -170,9 +192,115 @@ def plain(folder: Path) -> dict[str, Any]:
     return {"tokens": [list(one.token_ids) for one in found], "logprobs": logprobs, "failed": []}
 
 
+def served(folder: Path) -> dict[str, Any]:
+    """Through vLLM's own server and OpenAI's client, with its engine in a process of its own."""
+    import os
+    import socket
+    import subprocess
+
+    import openai
+
+    import redraft
+
+    path = checkpoint(folder / "checkpoint")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(path), "--port", str(port)]
+    command += ["--host", "127.0.0.1", "--served-model-name", "tiny", "--dtype", "float32", "--enforce-eager"]
+    command += ["--max-model-len", str(CONTEXT), "--max-num-seqs", "4", "--enable-auto-tool-choice"]
+    command += ["--tool-call-parser", "gemma4", "--limit-mm-per-prompt", '{"image": 0, "video": 0}']
+    with (folder / "server.log").open("w") as log:
+        server = subprocess.Popen(
+            command, stdout=log, stderr=log, env={**os.environ, "VLLM_ENABLE_V1_MULTIPROCESSING": "1"}
+        )
+    try:
+        client = openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none", max_retries=0, timeout=900)
+        wait_for(client, server)
+        engine = redraft.load(path, dtype="float32", device="cpu")
+        return asked_over_http(client, engine)
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def wait_for(client: Any, server: Any) -> None:
+    import openai
+
+    while True:
+        if server.poll() is not None:
+            raise SystemExit("vLLM's server ended; server.log says why")
+        try:
+            client.models.list()
+            return
+        except openai.APIConnectionError:
+            time.sleep(2)
+
+
+def asked_over_http(client: Any, engine: Any) -> dict[str, Any]:
+    import openai
+
+    from redraft import JSONSchema, Regex
+
+    failed, said = [], {}
+
+    def told(name: str, right: bool, what: object) -> None:
+        said[name] = str(what)
+        if not right:
+            failed.append(name)
+
+    def completion(**own: Any) -> Any:
+        return client.completions.create(model="tiny", prompt=PROMPT, **own).choices[0]
+
+    for number in range(2):
+        free = completion(seed=5, temperature=0.5, max_tokens=30)
+        wanted = engine.generate(PROMPT, seed=5, temperature=0.5, max_tokens=30)
+        told(f"seed and temperature, {number}", free.text == wanted.text, [free.text, wanted.text])
+    pattern = "(the|and) [0-9]{4}"
+    by_regex = completion(seed=6, max_tokens=40, extra_body={"structured_outputs": {"regex": pattern}})
+    wanted = engine.generate(PROMPT, seed=6, max_tokens=40, constraint=Regex(pattern))
+    told("regex", by_regex.text == wanted.text and by_regex.finish_reason == "stop", [by_regex.text, wanted.text])
+    by_template = completion(max_tokens=40, extra_body={"vllm_xargs": {
+        "redraft_template": "in {year}.", "redraft_holes": '{"year": {"regex": "[0-9]{4}"}}'}})  # fmt: skip
+    told("template", by_template.text[:3] == "in " and by_template.text[-1] == ".", by_template.text)
+    filled = completion(max_tokens=15, extra_body={"vllm_xargs": {"redraft_suffix": " the end"}})
+    told("infill", filled.text.endswith(" the end"), filled.text)
+    messages = [{"role": "user", "content": "name"}]
+    form = {"type": "json_schema", "json_schema": {"name": "it", "schema": SCHEMA}}
+    chat = client.chat.completions.create(
+        model="tiny", messages=messages, seed=7, max_tokens=60, response_format=form
+    ).choices[0]
+    wanted = engine.generate(messages, seed=7, max_tokens=60, constraint=JSONSchema(SCHEMA))
+    told("response_format", chat.message.content == wanted.text, [chat.message.content, wanted.text])
+    tool = {"type": "function", "function": {"name": "say", "parameters": {
+        "type": "object", "properties": {"yes": {"type": "boolean"}}, "required": ["yes"]}}}  # fmt: skip
+    called = client.chat.completions.create(
+        model="tiny", messages=messages, tools=[tool], tool_choice="required", max_tokens=80, seed=3
+    ).choices[0].message  # fmt: skip
+    calls = [(one.function.name, one.function.arguments) for one in called.tool_calls or []]
+    told("tool_choice", bool(calls) and all(name == "say" for name, _ in calls), [calls, called.content])
+    several = client.completions.create(model="tiny", prompt=PROMPT, n=3, seed=1, max_tokens=16).choices
+    told("n", len({one.text for one in several}) > 1, [one.text for one in several])
+    told("plain", completion(max_tokens=12).finish_reason in ("length", "stop"), "a request as before")
+    for name, own in (
+        ("a schema that is none", {"extra_body": {"structured_outputs": {"json": {"type": "objct"}}}}),
+        ("an option that is none", {"extra_body": {"vllm_xargs": {"redraft_stepz": 3}}}),
+        ("our own place", {"extra_body": {"vllm_xargs": {"redraft": "x"}}}),
+        ("too short", {"max_tokens": 3, "extra_body": {"structured_outputs": {"regex": "[a-z]{200}"}}}),
+        ("prompt_logprobs", {"extra_body": {"prompt_logprobs": 1}}),
+        ("logit_bias and logprobs", {"logit_bias": {"300": 1}, "logprobs": 1}),
+    ):
+        try:
+            told(name, False, completion(**own).text)
+        except openai.BadRequestError as refused:
+            told(name, True, refused.message)
+    told("plain after all", completion(max_tokens=12).finish_reason in ("length", "stop"), "the server is up")
+    return {"said": said, "failed": failed}
+
+
 if __name__ == "__main__":
     what, where = sys.argv[1], Path(sys.argv[2])
-    result = {"parity": parity, "many": many, "plain": plain}[what](where)
+    result = {"parity": parity, "many": many, "plain": plain, "served": served}[what](where)
     (where / f"{sys.argv[3] if len(sys.argv) > 3 else what}.json").write_text(json.dumps(result, indent=1))
     print(json.dumps({name: value for name, value in result.items() if name != "rows"})[:4000])
     sys.exit(1 if result["failed"] else 0)
