@@ -125,7 +125,7 @@ CONSTRAINED: list[dict[str, Any]] = [
 def test_writes_what_the_engine_writes(engine: Engine, vllm: TinyVLLM, parameters: list[dict[str, Any]]) -> None:
     """Requests that join while others are under way, in batches of prefills, canvases and commits."""
     requests = [
-        as_carried(generate(vllm.canvases._runtime, [*PROMPT, *range(280, 281 + 40 * index)][:90], **own))
+        as_carried(generate(vllm.canvases.runtime, [*PROMPT, *range(280, 281 + 40 * index)][:90], **own))
         for index, own in enumerate(parameters)
     ]
     prompts = [[*PROMPT, *range(280, 281 + 40 * index)][:90] for index in range(len(parameters))]
@@ -143,7 +143,7 @@ def test_writes_what_the_engine_writes(engine: Engine, vllm: TinyVLLM, parameter
 
 def test_fills_and_edits_as_the_engine_does(engine: Engine, vllm: TinyVLLM) -> None:
     """An infill and an edit are constraints and drafts, which hold here as they do there."""
-    runtime = vllm.canvases._runtime
+    runtime = vllm.canvases.runtime
     filling = fill(runtime, "the name is ", " and the value", seed=4, max_tokens=12)
     text = "in 2026 the name is no value"
     editing = edit(runtime, text, [(3, 7)], seed=9, hole=Hole(regex="[0-9]{4}"), strength=0.5)
@@ -159,7 +159,7 @@ def test_fills_and_edits_as_the_engine_does(engine: Engine, vllm: TinyVLLM) -> N
 def test_an_answer_survives_preemption(engine: Engine, vllm: TinyVLLM) -> None:
     """Its task stays where it was; what vLLM lost of what was handed out is committed again."""
     parameters = {"seed": 11, "max_tokens": 60, "constraint": Regex("[a-z]{55}")}
-    request = generate(vllm.canvases._runtime, PROMPT, **parameters)
+    request = generate(vllm.canvases.runtime, PROMPT, **parameters)
     answer = vllm.add(0, request)
     for stop, lost in ((5, 0), (9, CANVAS), (3, 0)):
         for _ in range(stop):
@@ -173,7 +173,7 @@ def test_an_answer_survives_preemption(engine: Engine, vllm: TinyVLLM) -> None:
 
 def test_a_cut_canvas_changes_nothing(engine: Engine, vllm: TinyVLLM) -> None:
     """Whoever schedules a part of a canvas is handed out nothing, and the canvas is there the next time."""
-    request = generate(vllm.canvases._runtime, PROMPT, seed=3, max_tokens=20)
+    request = generate(vllm.canvases.runtime, PROMPT, seed=3, max_tokens=20)
     answer = vllm.add(0, request)
     logits = torch.randn(CANVAS, VOCAB)
     vllm.step()
@@ -190,7 +190,7 @@ def test_a_cut_canvas_changes_nothing(engine: Engine, vllm: TinyVLLM) -> None:
 
 def test_not_a_number_ends_one_request_alone(engine: Engine, vllm: TinyVLLM) -> None:
     """Whether its answer is constrained or not; the others do not notice."""
-    runtime = vllm.canvases._runtime
+    runtime = vllm.canvases.runtime
     own = [{"seed": 1, "max_tokens": 40}, {"seed": 2, "constraint": Regex("[a-z]{30}")}, {"seed": 3, "max_tokens": 40}]
     answers = [vllm.add(slot, generate(runtime, PROMPT, **parameters)) for slot, parameters in enumerate(own)]
     vllm.step()
@@ -207,7 +207,7 @@ def test_pins_survive_into_the_answer(vllm: TinyVLLM) -> None:
     tokens = torch.tensor([300 + place for place in range(CANVAS)])
     mask = torch.tensor([place % 3 == 0 for place in range(CANVAS)])
     draft = Draft(tokens, torch.ones(CANVAS, dtype=torch.float64))
-    request = generate(vllm.canvases._runtime, PROMPT, seed=5, max_tokens=2 * CANVAS, ignore_eos=True, draft=draft)
+    request = generate(vllm.canvases.runtime, PROMPT, seed=5, max_tokens=2 * CANVAS, ignore_eos=True, draft=draft)
     (answer,) = served(vllm, [as_carried(replace(request, pinned=Pinned(mask, tokens)))])
     first, second = answer.output[:CANVAS], answer.output[CANVAS:]
     assert [first[place] for place in range(0, CANVAS, 3)] == [300 + place for place in range(0, CANVAS, 3)]
@@ -266,7 +266,7 @@ def test_hundreds_of_constrained_answers_are_valid(runtime: Runtime) -> None:
             # Too large for a context of this length, or for its automaton.
             continue
         shortest = request.constraint.min_tokens
-        request = as_carried(replace(request, max_tokens=min(request.max_tokens, shortest + numbers.randrange(12))))
+        request = as_carried(replace(request, max_tokens=min(request.max_tokens, shortest + numbers.randrange(40))))
         canvases, output = Canvases(runtime), list[int]()
         canvases.add(0, request)
         while not set(output) & set(request.ends):
@@ -279,4 +279,4 @@ def test_hundreds_of_constrained_answers_are_valid(runtime: Runtime) -> None:
         assert json_judge(schema)(text), (schema, text)
         judged += 1
         spread += len(output) > CANVAS
-    assert spread > 20
+    assert spread > 10

@@ -139,7 +139,7 @@ def test_what_stands_before_an_infill_or_an_edit_ends_the_prompt(requests: Reque
     assert whole.sampling_params.max_tokens <= CANVAS
     extra = {"redraft_edit": "in 2026 the end", "redraft_spans": [3, 7], "redraft_hole": '{"regex": "[0-9]{4}"}'}
     whole = made(requests, Params(max_tokens=None, extra_args=extra))
-    assert whole.prompt_token_ids == [*PROMPT, *runtime.tokenizer.encode("in ", literal=True)]
+    assert whole.prompt_token_ids == [*PROMPT, *runtime.tokenizer.encode_text("in ", literal=True)]
     found = Unpacker().request(whole.sampling_params.extra_args[CARRIED])
     assert found.draft is not None
     assert found.constraint is not None
@@ -173,7 +173,7 @@ def test_a_tool_that_must_be_called_is_a_constraint(requests: Requests) -> None:
         (Params(temperature=0.5, logprobs=2), "logprobs"),
         (Params(structured_outputs=Structured(grammar="root ::= 'a'")), "grammar"),
         (Params(structured_outputs=Structured(json='{"type": "objct"}')), "objct"),
-        (Params(structured_outputs=Structured(regex="[a-z]{90}")), "max_tokens 20 is too small"),
+        (Params(structured_outputs=Structured(regex="[a-z]{190}")), "max_tokens 20 is too small"),
         (Params(extra_args={"redraft_stepz": 3}), "redraft_stepz"),
         (Params(extra_args={"redraft_holes": "{}"}), "redraft_template"),
         (Params(extra_args={"redraft_template": "{a}", "redraft_holes": "{"}), "must be JSON"),

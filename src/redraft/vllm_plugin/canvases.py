@@ -151,12 +151,12 @@ class Canvases:
     """The requests of vLLM's slots."""
 
     def __init__(self, runtime: Runtime) -> None:
-        self._runtime = runtime
+        self.runtime = runtime
         self.slots: dict[int, Writing] = {}
 
     def add(self, slot: int, request: Request) -> None:
         """Begin a request, whatever was in its slot."""
-        self.slots[slot] = Writing(self._runtime, request)
+        self.slots[slot] = Writing(self.runtime, request)
 
     def remove(self, slot: int) -> Writing | None:
         """Empty a slot -> what was in it, from which the request can go on later; None for nothing."""
@@ -193,7 +193,7 @@ class Canvases:
         batch: list[Progress[Any]] = [writing.progress for writing, _ in canvases]
         rows: list[Tensor | None] = [own for _, own in canvases]
         while batch:
-            hand_out(self._runtime, batch, rows)
+            hand_out(self.runtime, batch, rows)
             read_on_host(batch)
             again = [(one, own) for one, own in zip(batch, rows, strict=True) if _reads_again(one)]
             batch, rows = [one for one, _ in again], [own for _, own in again]
