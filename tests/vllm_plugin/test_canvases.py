@@ -158,7 +158,7 @@ def test_fills_and_edits_as_the_engine_does(engine: Engine, vllm: TinyVLLM) -> N
 
 def test_an_answer_survives_preemption(engine: Engine, vllm: TinyVLLM) -> None:
     """Its task stays where it was; what vLLM lost of what was handed out is committed again."""
-    parameters = {"seed": 11, "max_tokens": 60, "constraint": Regex("[a-z]{55}")}
+    parameters: dict[str, Any] = {"seed": 11, "max_tokens": 60, "constraint": Regex("[a-z]{55}")}
     request = generate(vllm.canvases.runtime, PROMPT, **parameters)
     answer = vllm.add(0, request)
     for stop, lost in ((5, 0), (9, CANVAS), (3, 0)):
@@ -179,7 +179,7 @@ def test_a_cut_canvas_changes_nothing(engine: Engine, vllm: TinyVLLM) -> None:
     vllm.step()
     while answer.finish is None:
         before = vllm.canvases.slots[0].input
-        (output,) = vllm.canvases.step(*reversed(cut([Share(0, 0, CANVAS)], logits)))
+        (output,) = vllm.canvases.step(*cut(logits, Share(0, 0, CANVAS)))
         after = vllm.canvases.slots[0].input
         assert not output.tokens
         assert output.error is None
@@ -191,7 +191,11 @@ def test_a_cut_canvas_changes_nothing(engine: Engine, vllm: TinyVLLM) -> None:
 def test_not_a_number_ends_one_request_alone(engine: Engine, vllm: TinyVLLM) -> None:
     """Whether its answer is constrained or not; the others do not notice."""
     runtime = vllm.canvases.runtime
-    own = [{"seed": 1, "max_tokens": 40}, {"seed": 2, "constraint": Regex("[a-z]{30}")}, {"seed": 3, "max_tokens": 40}]
+    own: list[dict[str, Any]] = [
+        {"seed": 1, "max_tokens": 40},
+        {"seed": 2, "constraint": Regex("[a-z]{30}")},
+        {"seed": 3, "max_tokens": 40},
+    ]
     answers = [vllm.add(slot, generate(runtime, PROMPT, **parameters)) for slot, parameters in enumerate(own)]
     vllm.step()
     vllm.step(spoil=0)
@@ -259,7 +263,7 @@ def test_hundreds_of_constrained_answers_are_valid(runtime: Runtime) -> None:
     judged = spread = 0
     while judged < 300:
         schema = schemas.draw()
-        parameters = {"constraint": JSONSchema(schema), "max_denoising_steps": 2, "seed": judged}
+        parameters: dict[str, Any] = {"constraint": JSONSchema(schema), "max_denoising_steps": 2, "seed": judged}
         try:
             request = generate(runtime, PROMPT, **parameters, temperature=numbers.choice([0, 1.0]))
         except RequestError:

@@ -226,7 +226,11 @@ def test_a_request_comes_through_as_it_was(runtime: Runtime) -> None:
     unpacker, given = Unpacker(), packed(request)
     found, again = unpacker.request(given), unpacker.request(given)
     assert found.constraint is again.constraint
-    alike = {"prompt": request.prompt, "constraint": request.constraint, "constraint_source": request.constraint_source}
+    alike: dict[str, Any] = {
+        "prompt": request.prompt,
+        "constraint": request.constraint,
+        "constraint_source": request.constraint_source,
+    }
     assert replace(found, **alike) == request
     assert len(found.prompt) == len(PROMPT)
 

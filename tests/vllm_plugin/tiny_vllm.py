@@ -1,6 +1,5 @@
 """A scheduler and a model runner in the manner of vLLM, over a model of ours in plain torch."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -8,7 +7,7 @@ from torch import Tensor
 
 from redraft.engine.memory import KVPool, PooledCache
 from redraft.engine.request import Request
-from redraft.models.base import Span
+from redraft.models.base import Mode, Span
 from redraft.models.family import PlainModel
 from redraft.vllm_plugin.canvases import Canvases, Input, Output, Share, Writing
 
@@ -78,7 +77,7 @@ class TinyVLLM:
                 if len(asked.tokens) > left:
                     continue
                 left -= len(asked.tokens)
-                mode = "encode" if asked.encode else "denoise"
+                mode: Mode = "encode" if asked.encode else "denoise"
                 wanted = len(asked.tokens) if asked.encode else 0
                 spans.append(Span(asked.tokens, served.cache, mode, asked.self_conditioning, wanted=wanted))
                 shares.append(Share(slot, sum(share.rows for share in shares), len(asked.tokens)))
@@ -118,7 +117,6 @@ class TinyVLLM:
             self.canvases.remove(slot)
 
 
-def cut(shares: Sequence[Share], logits: Tensor) -> tuple[list[Share], Tensor]:
+def cut(logits: Tensor, share: Share) -> tuple[Tensor, list[Share]]:
     """What a budget that ends in the middle of a canvas leaves of it."""
-    (share,) = shares
-    return [Share(share.slot, 0, 3)], logits[:3]
+    return logits[:3], [Share(share.slot, 0, 3)]

@@ -67,12 +67,13 @@ class Unpacker:
         """Make the request, of which the prompt's tokens are not known: vLLM has encoded them. ``seed``: in the place
         of its own, as vLLM gives one to each of several answers."""
         sampling = {name: _tuples(value) for name, value in given["sampling"].items()}
-        plain = {name: given[name] for name in _PLAIN}
+        plain: dict[str, Any] = {name: given[name] for name in _PLAIN}
+        plain |= {} if seed is None else {"seed": seed}
+        plain |= {name: tuple(given[name]) for name in _TUPLES}
+        plain |= {name: _made(given[name]) for name in ("schedule", "acceptance", "stopping")}
         return Request(
             prompt=(0,) * given["prompt_tokens"],
-            **(plain if seed is None else plain | {"seed": seed}),
-            **{name: tuple(given[name]) for name in _TUPLES},
-            **{name: _made(given[name]) for name in ("schedule", "acceptance", "stopping")},
+            **plain,
             sampling=Sampling(**sampling),
             thought=None if given["thought"] is None else ThoughtMarkers(**given["thought"]),
             draft=None if given["draft"] is None else Draft(*map(_tensor, given["draft"])),
