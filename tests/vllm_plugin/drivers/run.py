@@ -42,7 +42,18 @@ def checkpoint(folder: Path) -> Path:
                 "sampler_config": {"_cls_name": "EntropyBoundSamplerConfig", "entropy_bound": 0.1},
             },
         )  # fmt: skip
+        tie_scalars(folder / "model.safetensors")
     return folder
+
+
+def tie_scalars(path: Path) -> None:
+    """Give the encoder the decoder's layer scalars: vLLM has one set of them for both."""
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(path)
+    for name in [name for name in tensors if name.endswith("layer_scalar") and "encoder.language_model" in name]:
+        tensors[name] = tensors[name.replace("encoder.language_model", "decoder")].clone()
+    save_file(tensors, path, metadata={"format": "pt"})
 
 
 def vllm_of(folder: Path, **more: Any) -> Any:
@@ -100,7 +111,7 @@ def parity(folder: Path) -> dict[str, Any]:
     import redraft
 
     path, asked = checkpoint(folder / "checkpoint"), cases()
-    prompts = [[*PROMPT, *range(280, 280 + 20 * number)] for number in range(len(asked))]
+    prompts = [[*PROMPT, *(280 + place % 60 for place in range(20 * number))] for number in range(len(asked))]
     llm = vllm_of(path, max_num_batched_tokens=BUDGET)
     found = answers(llm, [(prompt, SamplingParams(**own)) for prompt, (own, _) in zip(prompts, asked, strict=True)])
     engine = redraft.load(path, dtype="float32", device="cpu")
