@@ -310,8 +310,12 @@ def asked_over_http(client: Any, engine: Any) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    what, where = sys.argv[1], Path(sys.argv[2])
-    result = {"parity": parity, "many": many, "plain": plain, "served": served}[what](where)
-    (where / f"{sys.argv[3] if len(sys.argv) > 3 else what}.json").write_text(json.dumps(result, indent=1))
+    what, where, name = sys.argv[1], Path(sys.argv[2]), sys.argv[3] if len(sys.argv) > 3 else sys.argv[1]
+    if what == "many":
+        # So many answers, if not 200.
+        result = many(where, int(sys.argv[4]) if len(sys.argv) > 4 else 200)
+    else:
+        result = {"parity": parity, "plain": plain, "served": served}[what](where)
+    (where / f"{name}.json").write_text(json.dumps(result, indent=1))
     print(json.dumps({name: value for name, value in result.items() if name != "rows"})[:4000])
     sys.exit(1 if result["failed"] else 0)
