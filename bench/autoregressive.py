@@ -1,4 +1,5 @@
-"""Tokens written one by one, by Redraft and by ``transformers``' generate: Gemma 3 270M, alone and for eight at once.
+"""Compares Redraft with ``transformers``' generate where tokens are written one by one: Gemma 3 270M, alone and for
+eight clients at once.
 
     python -m bench.autoregressive                           # bfloat16, 1 and 8 clients
     python -m bench.autoregressive --reference float32       # faster where a processor has no products of bfloat16

@@ -3,11 +3,16 @@
     python -m bench.batching                      # all cases; 24 GB of memory, about half an hour
     python -m bench.batching --case decisions --dtype int8 --rounds 7
     python -m bench.batching --case sudoku
+    python -m bench.batching --case modes --dtype int4 --clients 1 --clients 16     # 5 GB while weights are packed
 
 Both sides are the same scheduler on the same engine: in turns it is held to one request a forward. Rounds alternate.
 The bound is what bytes and products allow: a forward takes the longer of reading its weights once, at the bandwidth
 measured here, and of its multiply-adds, at the peak measured here; of experts those are read that some row chooses, at
 random. It leaves out activations, caches, and everything that is no product.
+
+The case ``modes`` is another: on one full-size layer, canvases in 4 and 12 steps and drafts against token after token,
+at each number of clients. Answers are one canvas of 32 tokens, so that no way writes what is thrown away. Weights are
+random: drafts do not stand, and nothing is said of how good answers are.
 """
 
 import argparse
@@ -16,7 +21,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +34,12 @@ from redraft.api import Engine
 from redraft.engine.generation import Generate
 from redraft.engine.scheduler import Scheduler
 from redraft.engine.task import Runnable
+from redraft.errors import counted
 from redraft.kernels import library
 from redraft.kernels.int4 import GROUP
 from redraft.kernels.packed import Format
 from redraft.loading import load
+from redraft.measure.modes import Question, Settings, compare, crossovers, ways
 from redraft.measure.peak import multiply_adds_per_second, step_multiply_adds
 from redraft.measure.timing import Spread, alternate, times_as_fast
 from redraft.models.diffusion_gemma.config import DiffusionGemmaConfig
@@ -46,7 +53,8 @@ from redraft.train.recipes.sudoku import layout
 
 _BYTES: dict[Format, float] = {"float32": 4, "bfloat16": 2, "int8": 1, "int4": 0.5 + 4 / GROUP}
 _OPTIONS = ("yes", "no")
-CASES = ("decisions", "canvases", "middling", "sudoku")
+CASES = ("decisions", "canvases", "middling", "sudoku", "modes")
+_CLIENTS, _ANSWER = (1, 4, 16, 64), 32
 
 
 @dataclass(frozen=True)
@@ -64,12 +72,13 @@ class Outcome:
     name: str
     times: Spread
     bound: float | None
+    against: str = "in turns"
 
     def line(self) -> str:
         """The case in words."""
         low, high = self.times.extremes
         bound = "" if self.bound is None else f", bound {self.bound:.2f} ({self.times.median / self.bound:.0%} of it)"
-        return f"{self.name}: {self.times.median:.2f} times as fast as in turns ({low:.2f} to {high:.2f}){bound}"
+        return f"{self.name}: {self.times.median:.2f} times as fast as {self.against} ({low:.2f} to {high:.2f}){bound}"
 
 
 def full_size(layers: int, vocabulary: int = LETTERS_SIZE, context: int = 1024) -> DiffusionGemmaConfig:
@@ -227,6 +236,35 @@ def sudoku(format: Format, rounds: int, rows: int, folder: Path) -> list[Outcome
     return [Outcome(f"{format}, 16 Sudokus", times, None)]
 
 
+def modes(
+    format: Format,
+    rounds: int,
+    rows: int,
+    folder: Path,
+    clients: Sequence[int] = _CLIENTS,
+    config: DiffusionGemmaConfig | None = None,
+) -> list[Outcome]:
+    """Every way to write on one full-size layer, against token after token."""
+    shape = full_size(1) if config is None else config
+    engine = engine_of(replace(shape, canvas_length=_ANSWER), format, folder)
+    engine.model.defaults = replace(engine.model.defaults, end_token_ids=())
+    questions = tuple(Question(tuple(_tokens(16, seed))) for seed in range(4))
+    settings = Settings(questions, _ANSWER, None, tuple(clients), rounds, seed=0)
+    figures = compare(engine, ways(engine.model.modes, (4, 12)), settings).figures
+    engine.close()
+    for line in crossovers(figures):
+        print(line)
+    plain = {one.clients: one.tokens_per_second for one in figures if one.way.mode == "autoregressive"}
+    found = []
+    for one in figures:
+        if one.way.mode != "autoregressive":
+            pairs = zip(one.tokens_per_second.values, plain[one.clients].values, strict=True)
+            name = f"{format}, 1 full-size layer, {one.way.name}, {counted(one.clients, 'client')}"
+            times = Spread(tuple(own / other for own, other in pairs))
+            found.append(Outcome(name, times, None, "token after token"))
+    return found
+
+
 def _tokens(count: int, seed: int) -> list[int]:
     return torch.randint(16, 272, (count,), generator=torch.Generator().manual_seed(seed)).tolist()
 
@@ -243,8 +281,9 @@ _FORMATS: dict[str, tuple[Format, ...]] = {
     "canvases": ("bfloat16", "int8", "int4"),
     "middling": ("float32", "bfloat16", "int8"),
     "sudoku": ("float32", "bfloat16"),
+    "modes": ("int4",),
 }
-_RUN = {"decisions": decisions, "canvases": canvases, "middling": middling, "sudoku": sudoku}
+_RUN = {"decisions": decisions, "canvases": canvases, "middling": middling, "sudoku": sudoku, "modes": modes}
 
 
 def main() -> None:
@@ -254,6 +293,7 @@ def main() -> None:
     parser.add_argument("--dtype", action="append", help="may be repeated; by default those of the case")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--rows", type=int, default=1024, help="rows of a batch at most")
+    parser.add_argument("--clients", type=int, action="append", help="of the case modes; by default 1, 4, 16 and 64")
     parser.add_argument("--threads", type=int)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
@@ -265,7 +305,8 @@ def main() -> None:
     for case in arguments.case or CASES:
         for format in arguments.dtype or _FORMATS[case]:
             with tempfile.TemporaryDirectory() as folder:
-                for outcome in _RUN[case](format, arguments.rounds, arguments.rows, Path(folder)):
+                more = {"clients": arguments.clients} if case == "modes" and arguments.clients else {}
+                for outcome in _RUN[case](format, arguments.rounds, arguments.rows, Path(folder), **more):
                     print(outcome.line(), flush=True)
                     rows.append({"name": outcome.name, **outcome.times.as_object(), "bound": outcome.bound})
     if arguments.json:

@@ -1,8 +1,8 @@
 """What many folders test with, made once a run: the bundled model, checkpoints by what they consist of, commands."""
 
 import contextlib
-import gc
 import inspect
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from tests.fast import pytest_addoption, pytest_collection_modifyitems, pytest_configure, pytest_ignore_collect
-from tests.prepared import prepared
+from tests.imports import import_cheaply, imported
+from tests.prepared import IMPORTED_BY_TESTS, prepared
 
 __all__ = ["pytest_addoption", "pytest_collection_modifyitems", "pytest_configure", "pytest_ignore_collect"]
 
@@ -18,10 +19,11 @@ WriteCheckpoint = Callable[..., Path]
 COMMANDS = pytest.StashKey[Path]()
 
 
+import_cheaply()
+
+
 def pytest_collection_finish() -> None:
-    """Look for garbage among what tests make alone: there are a million objects of what they import."""
-    gc.collect()
-    gc.freeze()
+    imported()
 
 
 @pytest.fixture(scope="session")
@@ -54,15 +56,28 @@ def checkpoint_of(tmp_path_factory: pytest.TempPathFactory) -> WriteCheckpoint:
     return write
 
 
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Let the processes that tests are shared out among come, with what they import, from one that imports it once.
+
+    Their commands come from there too.
+    """
+    config = session.config
+    given = getattr(config, "workerinput", None)
+    if given is not None:
+        # Not the client that takes Python's place for commands.
+        sys.executable = given["python"]
+    elif "popen" in (config.getoption("tx", None) or []):
+        up = contextlib.ExitStack()
+        folder = config.stash[COMMANDS] = up.enter_context(prepared(*IMPORTED_BY_TESTS))
+        config.add_cleanup(up.close)
+        ours = f"popen//python={folder / 'python'}"
+        config.option.tx = [ours if spec == "popen" else spec for spec in config.option.tx]
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: Any) -> None:
-    """Let all processes that tests are shared out among have their commands from one that imports for them."""
-    stash = node.config.stash
-    if COMMANDS not in stash:
-        up = contextlib.ExitStack()
-        stash[COMMANDS] = up.enter_context(prepared())
-        node.config.add_cleanup(up.close)
-    node.workerinput["commands"] = str(stash[COMMANDS])
+    if COMMANDS in node.config.stash:
+        node.workerinput |= {"commands": str(node.config.stash[COMMANDS]), "python": sys.executable}
 
 
 @pytest.fixture(scope="session")

@@ -49,11 +49,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         return
     dear, tests = read(), defaultdict(list)
     for item in items:
-        if name(item) not in dear and item.get_closest_marker("slow") is None:
+        if name(item) not in dear and not is_slow(item):
             tests[name(item)].append(item)
     kept = {cases[index * (len(cases) - 1) // (CASES - 1)] for cases in tests.values() for index in range(CASES)}
     config.hook.pytest_deselected(items=[item for item in items if item not in kept])
     items[:] = [item for item in items if item in kept]
+
+
+def is_slow(item: pytest.Item) -> bool:
+    """Whether a test says so, or starts processes."""
+    return item.get_closest_marker("slow") is not None or "commands" in getattr(item, "fixturenames", ())
 
 
 def name(item: pytest.Item) -> str:
@@ -78,7 +83,7 @@ class Meter:
     def pytest_runtest_protocol(self, item: pytest.Item) -> Iterator[None]:
         self._shared, start = 0.0, processor_seconds()
         done = yield
-        if item.get_closest_marker("slow") is None:
+        if not is_slow(item):
             spent = processor_seconds() - start - self._shared
             self._seconds[name(item)] = max(self._seconds.get(name(item), 0.0), spent)
         return done

@@ -2,11 +2,10 @@
 
 A client named ``redraft``, and one named ``python`` for ``-c``, files and ``-m`` of ours, hand that process their
 arguments, folder, environment, input and outputs, hand on what asks them to end, and end with the command's exit code.
-A command whose client is killed is killed.
+A command whose client is killed is killed. The processes that tests are shared out among are such commands too.
 """
 
 import contextlib
-import gc
 import json
 import os
 import runpy
@@ -16,10 +15,13 @@ import subprocess
 import sys
 import threading
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
+
+from tests.imports import import_cheaply, imported
 
 ROOT = Path(__file__).parents[1]
 # What most commands import. Kernels are loaded by the commands: an environment variable may choose them.
@@ -33,6 +35,18 @@ IMPORTED = (
     "matplotlib.pyplot",
     # Compiles how puzzles are made.
     "numba",
+    "jsonschema",
+)
+# What tests themselves import, for processes that run many of them.
+IMPORTED_BY_TESTS = (
+    "anthropic",
+    "hypothesis",
+    "openai.types.responses",
+    "playwright.sync_api",
+    "redraft.serve.server",
+    "transformers.models.diffusion_gemma.generation_diffusion_gemma",
+    "transformers.models.llama.modeling_llama",
+    "typesafe_sdk",
 )
 # What goes back to the client: the number of the process, and then its exit code.
 DIGITS = 16
@@ -42,7 +56,9 @@ import json, os, signal, socket, sys
 name = os.path.basename(sys.argv[0])
 arguments = [name, *sys.argv[1:]]
 if name == "python":
-    arguments = sys.argv[1 + (sys.argv[1] == "-P") :]
+    arguments = sys.argv[1:]
+    while arguments[0] in ("-P", "-u"):
+        del arguments[0]
     ours = arguments[0] == "-m" and arguments[1].startswith(("bench.", "redraft."))
     if not (ours or arguments[0] == "-c" or arguments[0].endswith(".py")):
         os.execv("{python}", ["{python}", *sys.argv[1:]])
@@ -59,8 +75,11 @@ sys.exit(int(code) if code else "the command ended without an exit code")
 
 
 @contextlib.contextmanager
-def prepared() -> Iterator[Path]:
-    """The folder of the clients, for as long as this lasts. To be put first on the PATH."""
+def prepared(*more: str) -> Iterator[Path]:
+    """The folder of the clients, for as long as this lasts. To be put first on the PATH.
+
+    more: modules that commands import besides.
+    """
     # A short name: that of a socket may have some hundred bytes.
     with TemporaryDirectory(prefix="redraft-") as name:
         folder = Path(name)
@@ -71,7 +90,8 @@ def prepared() -> Iterator[Path]:
         with socket.socket(socket.AF_UNIX) as listening:
             listening.bind(str(address))
             listening.listen(16)
-            code = f"from {__name__} import listen; listen({listening.fileno()}, {str(folder / 'python')!r})"
+            modules = (*IMPORTED, *more)
+            code = f"from {__name__} import listen; listen({listening.fileno()}, {str(folder / 'python')!r}, {modules})"
             command = [sys.executable, "-c", code]
             environment = {**os.environ, "PYTHONPATH": str(ROOT)}
             process = subprocess.Popen(command, cwd=ROOT, env=environment, pass_fds=[listening.fileno()])
@@ -82,23 +102,29 @@ def prepared() -> Iterator[Path]:
             process.wait()
 
 
-def listen(number: int, python: str) -> None:
-    """Fork for every client that comes to the socket of this file descriptor.
+def listen(number: int, python: str, modules: Sequence[str]) -> None:
+    """Import modules, and fork for every client that comes to the socket of this file descriptor.
 
     python: the client that takes Python's place where a command starts a process of its own.
     """
-    for name in IMPORTED:
+    import_cheaply()
+    for name in modules:
         import_module(name)
+    import typer.main
+
+    from redraft.cli.main import app
     from redraft.models import checkpoint
     from redraft.train.recipes.sudoku import puzzles
 
-    # Lets torch import what it needs for models without memory: most of all that a command would wait for.
+    # Lets torch import what it needs for models without memory.
     checkpoint.read(checkpoint.find("sudoku"))
+    # All verbs with their options, which are made anew for each command.
+    typer.main.get_command = cache(typer.main.get_command)
+    typer.main.get_command(app)
     # Reads what numba has compiled.
     puzzles.singles_suffice(puzzles.generate(1, (40, 45), seed=1).boards)
     # What commands do not look through for garbage they go on sharing.
-    gc.collect()
-    gc.freeze()
+    imported()
     sys.executable = python
     listening = socket.socket(fileno=number)
     signal.signal(signal.SIGCHLD, reap)

@@ -1,14 +1,17 @@
 """Benchmarks compute what they print, at sizes at which nobody would believe their times."""
 
+import json
+import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from bench import autoregressive
+from bench import batching
 from bench.denoising_step import SHAPE, measure_checkpoint
 from bench.pocket_slots import Judged, Slot, table
 
 from redraft.kernels.packed import FORMATS
-from tests.random_checkpoint import LETTERS_SIZE
+from redraft.models.gemma.attention import AttentionSpec
 from tests.random_gemma import random_gemma
 
 
@@ -37,13 +40,48 @@ def test_every_contender_of_a_denoising_step_is_measured_and_computes_the_same()
     assert errors["redraft int8"] < errors["redraft int4"]
 
 
+# Contenders' processes are forks of one that has imported torch and transformers.
+AUTOREGRESSIVE = """
+import json, sys
+from multiprocessing import get_context
+from pathlib import Path
+from bench import autoregressive
+from tests.random_checkpoint import LETTERS_SIZE
+
+autoregressive.get_context = lambda _: get_context("fork")
+works = [autoregressive.Work(autoregressive.prompts(LETTERS_SIZE, 5, count), 6) for count in (1, 3)]
+found = autoregressive.measure(Path({folder!r}), ("float32", "float32"), works, rounds=3, threads=1)
+print(json.dumps([[one.clients, one.same, list(one.times.values)] for one in found]))
+"""
+
+
 @pytest.mark.slow
-def test_both_contenders_write_the_same_tokens_one_by_one(tmp_path: Path) -> None:
-    folder = random_gemma(tmp_path / "model")
-    works = [autoregressive.Work(autoregressive.prompts(LETTERS_SIZE, 5, count), 6) for count in (1, 3)]
-    found = autoregressive.measure(folder, ("float32", "float32"), works, rounds=3, threads=1)
-    assert [(one.clients, one.same) for one in found] == [(1, 1.0), (3, 1.0)]
+def test_both_contenders_write_the_same_tokens_one_by_one(commands: Path, tmp_path: Path) -> None:
+    code = AUTOREGRESSIVE.format(folder=str(random_gemma(tmp_path / "model")))
+    done = subprocess.run([commands / "python", "-c", code], capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert [(clients, same) for clients, same, _ in found] == [(1, 1.0), (3, 1.0)]
+    assert all(len(times) == 3 and min(times) > 0 for *_, times in found)
+
+
+@pytest.mark.slow
+def test_ways_to_write_are_set_against_token_after_token(tmp_path: Path) -> None:
+    small = replace(
+        batching.full_size(1),
+        hidden_size=64,
+        intermediate_size=64,
+        num_attention_heads=4,
+        num_experts=4,
+        top_k_experts=2,
+        moe_intermediate_size=32,
+        layers=(AttentionSpec(32, 2, None, 1_000_000.0, 0.25),),
+    )
+    found = batching.modes("float32", 3, 1024, tmp_path, (2,), small)
+    ways = ("diffusion, 4 steps", "diffusion, 12 steps", "speculative")
+    assert [one.name.split(", ", 2)[2] for one in found] == [f"{way}, 2 clients" for way in ways]
     assert all(len(one.times.values) == 3 and min(one.times.values) > 0 for one in found)
+    assert "times as fast as token after token" in found[0].line()
 
 
 def test_values_are_counted_by_task_by_kind_and_by_canvas() -> None:

@@ -205,7 +205,7 @@ def test_a_pipe_is_written_not_replaced(tmp_path: Path) -> None:
     reader = threading.Thread(target=lambda: read.append(pipe.read_text()))
     reader.start()
     write_text(pipe, "new")
-    reader.join(30)
+    reader.join(600)
     assert read == ["new"]
     assert stat.S_ISFIFO(pipe.stat().st_mode)
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from redraft.api import Engine, Generation
+    from redraft.batching.run import BatchSummary, batch
     from redraft.calibrate.choice import ChoiceExample, fit_choice_temperature
     from redraft.canvas.acceptance import AcceptanceRule, AcceptanceView, ConfidenceThreshold, EntropyBound
     from redraft.canvas.draft import Draft
@@ -47,6 +48,7 @@ __all__ = [
     "AcceptanceRule",
     "AcceptanceView",
     "BatchError",
+    "BatchSummary",
     "Candidate",
     "CheckpointError",
     "Choice",
@@ -84,6 +86,7 @@ __all__ = [
     "TokenLogprob",
     "ToolCall",
     "Usage",
+    "batch",
     "fit_choice_temperature",
     "load",
     "read_recipe",
@@ -95,6 +98,7 @@ __all__ = [
 # `redraft --help` and the errors do without it.
 _PUBLIC = {
     "redraft.api": ("Engine", "Generation"),
+    "redraft.batching.run": ("BatchSummary", "batch"),
     "redraft.calibrate.choice": ("ChoiceExample", "fit_choice_temperature"),
     "redraft.canvas.acceptance": ("AcceptanceRule", "AcceptanceView", "ConfidenceThreshold", "EntropyBound"),
     "redraft.canvas.draft": ("Draft",),

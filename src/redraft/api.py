@@ -14,7 +14,7 @@ from redraft.constrain.constraint import Constraint
 from redraft.constrain.inference.decisions import Normalize
 from redraft.constrain.language.template import Hole
 from redraft.constrain.python_types import as_constraint
-from redraft.engine.generation import Generate, Recorders, check_recorded
+from redraft.engine.generation import Generate, Recorders, to_record
 from redraft.engine.quality import Quality
 from redraft.engine.request import (
     VERIFY_THRESHOLD,
@@ -90,9 +90,9 @@ class Engine:
     ) -> None:
         """``prefill_chunk``: positions of a prompt encoded in one forward. On the kernels it changes no bit of a
         result; in torch results differ between values by the rounding of the dtype. ``kv_bytes``: what keys and values
-        may take, those that are kept for later prompts included. ``kv_block``: positions that are kept and shared
-        together. ``draft``: a small model with the same vocabulary, which drafts in mode "speculative"; RequestError
-        for one with another.
+        may take, those of a draft model and those that are kept for later prompts included. ``kv_block``: positions
+        that are kept and shared together. ``draft``: a small model with the same vocabulary, which drafts in mode
+        "speculative"; RequestError for one with another.
         """
         check_whole("prefill_chunk", prefill_chunk, 1)
         check_whole("kv_block", kv_block, 1)
@@ -101,7 +101,7 @@ class Engine:
         self._runtime: Runtime | None = Runtime(model, tokenizer, prefill_chunk, kv_bytes, kv_block)
         if draft is not None:
             check_drafter(self.runtime, draft.runtime)
-            self.runtime.drafter = draft.runtime
+            self.runtime.draft_by(draft.runtime)
         self._scheduler: Scheduler | None = None
         self._starting = threading.Lock()
 
@@ -173,13 +173,13 @@ class Engine:
         best_of: int = 1,
         draft: Draft | None = None,
         top_logprobs: int | None = None,
-        top_p: float = 1.0,
+        top_p: float | None = None,
         top_k: int | None = None,
-        min_p: float = 0.0,
+        min_p: float | None = None,
         logit_bias: LogitBias | None = None,
         presence_penalty: float = 0.0,
         frequency_penalty: float = 0.0,
-        repetition_penalty: float = 1.0,
+        repetition_penalty: float | None = None,
         min_tokens: int = 0,
         ignore_eos: bool = False,
         stop_token_ids: Sequence[int] | None = None,
@@ -223,7 +223,8 @@ class Engine:
         logit_bias: added to the logits of tokens by their ids, -100 to 100. presence_penalty, frequency_penalty (-2 to
         2), repetition_penalty: for tokens that the answer has already, the prompt not counted. min_tokens: no end token
         and no stop string before so many tokens. ignore_eos: no end token at all. stop_token_ids: tokens at which the
-        answer ends, not part of it. docs/sampling.md defines each.
+        answer ends, not part of it. In modes that write tokens one by one top_k, top_p, min_p and repetition_penalty
+        are by default the checkpoint's. docs/sampling.md defines each.
 
         deadline_ms: milliseconds from the call by which the answer is wanted; the best canvas that there is then ends
         it, and ``deadline_reached`` says so. Under a constraint it is whole and valid, or DeadlineError says what would
@@ -281,7 +282,7 @@ class Engine:
             tools=tools,
             tool_choice=tool_choice,
         )
-        check_listeners(on_step, record, request.mode)
+        check_listeners(on_step, record, request.mode, self.runtime.modes)
         return self._run(self._answer(request, record, tools is not None), on_step)
 
     def stream(
@@ -308,13 +309,13 @@ class Engine:
         best_of: int = 1,
         draft: Draft | None = None,
         top_logprobs: int | None = None,
-        top_p: float = 1.0,
+        top_p: float | None = None,
         top_k: int | None = None,
-        min_p: float = 0.0,
+        min_p: float | None = None,
         logit_bias: LogitBias | None = None,
         presence_penalty: float = 0.0,
         frequency_penalty: float = 0.0,
-        repetition_penalty: float = 1.0,
+        repetition_penalty: float | None = None,
         min_tokens: int = 0,
         ignore_eos: bool = False,
         stop_token_ids: Sequence[int] | None = None,
@@ -372,8 +373,8 @@ class Engine:
             tools=tools,
             tool_choice=tool_choice,
         )
-        check_listeners(on_step, record, request.mode)
-        check_recorded(request, record)
+        check_listeners(on_step, record, request.mode, self.runtime.modes)
+        request = request if record is None else to_record(request)
         recorder = None if record is None else record.recorder(request, self.runtime)
         answer = self._answer(request, None, tools is not None)
         return Generation(self.runtime, answer.task(on_step, recorder), recorder)
@@ -402,13 +403,13 @@ class Engine:
         best_of: int = 1,
         draft: Draft | None = None,
         top_logprobs: int | None = None,
-        top_p: float = 1.0,
+        top_p: float | None = None,
         top_k: int | None = None,
-        min_p: float = 0.0,
+        min_p: float | None = None,
         logit_bias: LogitBias | None = None,
         presence_penalty: float = 0.0,
         frequency_penalty: float = 0.0,
-        repetition_penalty: float = 1.0,
+        repetition_penalty: float | None = None,
         min_tokens: int = 0,
         ignore_eos: bool = False,
         stop_token_ids: Sequence[int] | None = None,
@@ -481,13 +482,8 @@ class Engine:
                 )
             except RequestError as error:
                 raise type(error)(f"prompt {number}: {error}") from error
-        check_listeners(None, record, check_mode(mode, self.runtime.modes))
-        limits = {} if max_batch_rows is None else {"max_batch_rows": check_whole("max_batch_rows", max_batch_rows, 1)}
-        scheduler = Scheduler(self.runtime, max_waiting=len(requests) + 1, **limits)
-        try:
-            return _all([scheduler.submit(self._answer(one, record, tools is not None)) for one in requests])
-        finally:
-            scheduler.close()
+        check_listeners(None, record, check_mode(mode, self.runtime.modes), self.runtime.modes)
+        return self._many([self._answer(one, record, tools is not None) for one in requests], max_batch_rows)
 
     def request(
         self,
@@ -513,13 +509,13 @@ class Engine:
         best_of: int = 1,
         draft: Draft | None = None,
         top_logprobs: int | None = None,
-        top_p: float = 1.0,
+        top_p: float | None = None,
         top_k: int | None = None,
-        min_p: float = 0.0,
+        min_p: float | None = None,
         logit_bias: LogitBias | None = None,
         presence_penalty: float = 0.0,
         frequency_penalty: float = 0.0,
-        repetition_penalty: float = 1.0,
+        repetition_penalty: float | None = None,
         min_tokens: int = 0,
         ignore_eos: bool = False,
         stop_token_ids: Sequence[int] | None = None,
@@ -584,8 +580,8 @@ class Engine:
 
     def begin(self, request: Request, on_step: OnStep | None = None, record: Recorders | None = None) -> "Generation":
         """Start answering a request that is checked; on_step and record as in ``generate``."""
-        check_listeners(on_step, record, request.mode)
-        check_recorded(request, record)
+        check_listeners(on_step, record, request.mode, self.runtime.modes)
+        request = request if record is None else to_record(request)
         recorder = None if record is None else record.recorder(request, self.runtime)
         return Generation(self.runtime, Generate(self.runtime, request).task(on_step, recorder), recorder)
 
@@ -608,13 +604,13 @@ class Engine:
         verify_rounds: int = 3,
         best_of: int = 1,
         top_logprobs: int | None = None,
-        top_p: float = 1.0,
+        top_p: float | None = None,
         top_k: int | None = None,
-        min_p: float = 0.0,
+        min_p: float | None = None,
         logit_bias: LogitBias | None = None,
         presence_penalty: float = 0.0,
         frequency_penalty: float = 0.0,
-        repetition_penalty: float = 1.0,
+        repetition_penalty: float | None = None,
         deadline_ms: float | None = None,
         quality: Quality | None = None,
         on_step: OnStep | None = None,
@@ -679,13 +675,13 @@ class Engine:
         verify_rounds: int = 3,
         best_of: int = 1,
         top_logprobs: int | None = None,
-        top_p: float = 1.0,
+        top_p: float | None = None,
         top_k: int | None = None,
-        min_p: float = 0.0,
+        min_p: float | None = None,
         logit_bias: LogitBias | None = None,
         presence_penalty: float = 0.0,
         frequency_penalty: float = 0.0,
-        repetition_penalty: float = 1.0,
+        repetition_penalty: float | None = None,
         deadline_ms: float | None = None,
         quality: Quality | None = None,
         on_step: OnStep | None = None,
@@ -747,6 +743,7 @@ class Engine:
         canvas_length: int | None = None,
         acceptance: AcceptanceRule | None = None,
         stopping: StoppingRule | None = None,
+        deadline_ms: float | None = None,
         on_step: OnStep | None = None,
         record: Recorders | None = None,
     ) -> ChooseResult:
@@ -759,7 +756,8 @@ class Engine:
         canvas is denoised under the frame first, and read at its last step. temperature: of the logits that are read, 1
         by default. calibrated: apply the temperature that was fitted for this checkpoint instead. normalize: None
         compares options by their whole probability, "length" by its geometric mean over their bytes, so that a long one
-        is not behind for its length. Other parameters, and errors, as in ``generate``.
+        is not behind for its length. deadline_ms: the canvas is read at the step that there is then. Other parameters,
+        and errors, as in ``generate``.
         """
         check_listeners(on_step, record)
         request = choose(
@@ -777,6 +775,7 @@ class Engine:
             canvas_length=canvas_length,
             acceptance=acceptance,
             stopping=stopping,
+            deadline_ms=deadline_ms,
         )
         return self._run(request, on_step)
 
@@ -801,13 +800,13 @@ class Engine:
         verify_rounds: int = 3,
         best_of: int = 1,
         top_logprobs: int | None = None,
-        top_p: float = 1.0,
+        top_p: float | None = None,
         top_k: int | None = None,
-        min_p: float = 0.0,
+        min_p: float | None = None,
         logit_bias: LogitBias | None = None,
         presence_penalty: float = 0.0,
         frequency_penalty: float = 0.0,
-        repetition_penalty: float = 1.0,
+        repetition_penalty: float | None = None,
         deadline_ms: float | None = None,
         quality: Quality | None = None,
         on_step: OnStep | None = None,
@@ -882,6 +881,40 @@ class Engine:
         request = score(self.runtime, prompt, text, top_logprobs=top_logprobs, bound=bound, samples=samples, seed=seed)
         return self._run(request, None)
 
+    def score_many(
+        self,
+        prompts: Sequence[Prompt],
+        texts: Sequence[str | Sequence[int]],
+        *,
+        top_logprobs: int | None = None,
+        bound: Bound | None = None,
+        samples: int | None = None,
+        seed: int | None = None,
+        max_batch_rows: int | None = None,
+    ) -> list[ScoreResult]:
+        """Score several texts in batches, each behind the prompt of the same number, and return the scores in their
+        order.
+
+        max_batch_rows: rows of one forward at most. Other parameters as in ``score``. A pair that cannot be scored is
+        refused before any work, with its number; if one fails while running, BatchError is raised when the others have
+        ended, and holds their results.
+        """
+        for name, given in (("prompts", prompts), ("texts", texts)):
+            if isinstance(given, str | bytes):
+                raise RequestError(f"{name} must be a list; give a single prompt and text to score")
+        if len(prompts) != len(texts):
+            raise RequestError(
+                f"there are {counted(len(texts), 'text')} for {counted(len(prompts), 'prompt')}; give one for each"
+            )
+        more: dict[str, Any] = {"top_logprobs": top_logprobs, "bound": bound, "samples": samples, "seed": seed}
+        requests = []
+        for number, (prompt, text) in enumerate(zip(prompts, texts, strict=True)):
+            try:
+                requests.append(score(self.runtime, prompt, text, **more))
+            except RequestError as error:
+                raise type(error)(f"text {number}: {error}") from error
+        return self._many(requests, max_batch_rows)
+
     def min_tokens(self, constraint: Constraint | type[Any]) -> int:
         """Return how many tokens the shortest text takes that a constraint allows."""
         return self.runtime.min_tokens(cast(Constraint, as_constraint(constraint)))
@@ -899,6 +932,15 @@ class Engine:
     def _answer(self, request: Request, record: Recorders | None, calls: bool) -> Generate | GenerateWithTools:
         answer = Generate(self.runtime, request, record)
         return GenerateWithTools(answer) if calls else answer
+
+    def _many(self, requests: Sequence[Runnable[T]], max_batch_rows: int | None) -> list[T]:
+        """Run requests in batches of their own."""
+        limits = {} if max_batch_rows is None else {"max_batch_rows": check_whole("max_batch_rows", max_batch_rows, 1)}
+        scheduler = Scheduler(self.runtime, max_waiting=len(requests) + 1, **limits)
+        try:
+            return _all([scheduler.submit(one) for one in requests])
+        finally:
+            scheduler.close()
 
     def _run(self, request: Runnable[T], on_step: OnStep | None) -> T:
         if self._scheduler is not None:

@@ -42,7 +42,8 @@ def load(
     prefill_chunk: prompt positions encoded in one forward. window_policy: what sliding layers show a canvas of a
     context longer than their window ("shared": to all positions what the first one sees; "per_query": to each its own);
     a model without such layers has the default alone. kv_bytes: what the keys and values of all requests together may
-    take, with those that are kept for later prompts; without a limit, about as much is kept as was ever in use.
+    take, with those of a draft model and those that are kept for later prompts; without a limit, about as much is kept
+    as was ever in use.
     pack_folder: where weights that were packed for the kernels are kept for the next load, "auto" for the checkpoint's
     folder or the user's cache, None for nowhere. on_packing: told how packing comes along; by default the logger
     "redraft" is, at level INFO. draft_model: the source of a small autoregressive model with the same vocabulary, which

@@ -3,15 +3,19 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
+import typer.main
 
 from redraft.cli.main import main
 from tests.conftest import WriteCheckpoint
 from tests.random_checkpoint import LETTERS_SIZE
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
+# All verbs with their options are made anew for each command, which takes as long as some commands do.
+get_command = cache(typer.main.get_command)
 
 
 @pytest.fixture(scope="session")
@@ -62,6 +66,7 @@ def redraft_here(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[s
         if stdin is not None:
             monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin), encoding="utf-8"))
         monkeypatch.setattr(sys, "argv", ["redraft", *map(str, arguments)])
+        monkeypatch.setattr(typer.main, "get_command", get_command)
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", offline)
         capfd.readouterr()
         with pytest.raises(SystemExit) as end:

@@ -54,6 +54,17 @@ def test_a_broken_off_file_is_gone_on_with(redraft_here: Run, model: Path, batch
     assert len(rows(out.read_text())) == 3
 
 
+def test_a_deadline_counts_from_when_a_line_is_asked(redraft_here: Run, model: Path, tmp_path: Path) -> None:
+    """More lines than run at a time: those that wait for others lose no time."""
+    text = "".join(json.dumps({"prompt": f"w{20 + number}", "seed": 1}) + "\n" for number in range(20))
+    command = ("generate", "--batch", "-", "-m", model, "--max-tokens", 3)
+    done = redraft_here(*command, "--deadline-ms", 600_000, stdin=text.encode())
+    assert done.returncode == 0, done.stderr
+    assert len(rows(done.stdout)) == 20
+    late = redraft_here(*command, "--deadline-ms", 0.001, stdin=text.encode())
+    assert {row["error"]["type"] for row in rows(late.stdout)} == {"DeadlineError"}
+
+
 def test_a_line_that_fails_has_its_error_and_the_others_their_answers(
     redraft_here: Run, model: Path, tmp_path: Path
 ) -> None:

@@ -93,7 +93,7 @@ class TestInAProcess:
         process.stdout.close()
         with process.stderr as errors:
             assert "Traceback" not in errors.read()
-        process.wait(60)
+        process.wait(600)
 
     @pytest.fixture(scope="class")
     @staticmethod

@@ -32,6 +32,14 @@ def test_kernels_in_use_and_why(redraft_here, model):
     assert kernels["threads"] == (now.threads or "torch's")
 
 
+def test_how_tokens_are_drawn_one_by_one_and_what_is_not_honoured(redraft_here, tmp_path):
+    generation = {"temperature": 0.6, "top_k": 64, "do_sample": True, "typical_p": 0.9}
+    folder = random_checkpoint(tmp_path / "model", generation=generation)
+    facts = json.loads(redraft_here("info", folder, "--json").stdout)
+    assert facts["sampling defaults"]["tokens one by one"] == "temperature 0.6, top_k 64"
+    assert "typical_p 0.9" in facts["not supported"]["of generation_config.json"]
+
+
 def test_text_says_the_same_as_json_in_units_and_at_80_columns(redraft_here, model):
     facts = json.loads(redraft_here("info", model, "--json").stdout)
     text = redraft_here("info", model).stdout

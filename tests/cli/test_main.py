@@ -16,7 +16,7 @@ def completed(shell: str, words: str) -> list[str]:
     environment |= {"COMP_CWORD": str(words.count(" ")), "_TYPER_COMPLETE_ARGS": words}
     environment["_TYPER_COMPLETE_FISH_ACTION"] = "get-args"
     code = "import sys; from redraft.cli.main import main; sys.argv = ['redraft']; main()"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=600)
     assert done.returncode == 0, done.stderr
     return done.stdout.split("\n")
 
@@ -37,9 +37,9 @@ def test_the_version_is_that_of_the_package(redraft_here):
 
 def test_python_runs_the_package_as_the_command():
     command = [sys.executable, "-m", "redraft"]
-    shown = subprocess.run([*command, "--version"], capture_output=True, text=True, timeout=60)
+    shown = subprocess.run([*command, "--version"], capture_output=True, text=True, timeout=600)
     assert (shown.returncode, shown.stdout) == (0, f"redraft {version('redraft')}\n")
-    failed = subprocess.run([*command, "choose", "a"], capture_output=True, text=True, timeout=60)
+    failed = subprocess.run([*command, "choose", "a"], capture_output=True, text=True, timeout=600)
     assert failed.returncode == 1
     assert failed.stderr.startswith("redraft: there is nothing to choose from")
 

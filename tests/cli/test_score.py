@@ -41,3 +41,61 @@ def test_what_is_wrong_is_one_line(redraft_here, letters):
     ):
         done = redraft_here("score", *arguments, "-m", letters)
         assert_one_line(done, said)
+
+
+def lines(text: str) -> list[dict]:
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def test_a_file_is_scored_line_by_line_and_gone_on_with(redraft_here, letters, tmp_path):
+    """Each line has the score that it has alone; what is there already is not computed again."""
+    asked = [
+        {"prompt": "hello", "text": " there"},
+        {"id": "b", "prompt": "hello", "text": " cat"},
+        {"id": "c", "prompt": "th", "text": "e"},
+    ]
+    batch, out = tmp_path / "texts.jsonl", tmp_path / "scores.jsonl"
+    batch.write_text("".join(json.dumps(line) + "\n" for line in asked))
+    command = ("score", "--raw", "--batch", batch, "--top", 2, "-m", letters, "--out", out)
+    done = redraft_here(*command)
+    assert done.returncode == 1, done.stderr
+    assert "1 line of" in done.stderr
+    first, second, third = found = lines(out.read_text())
+    assert [one["id"] for one in found] == ["1", "b", "c"]
+    assert "make the token 'the' together" in third["error"]["message"]
+    for one, line in ((first, asked[0]), (second, asked[1])):
+        alone = redraft_here("score", "--raw", line["prompt"], "--text", line["text"], "--json", "-m", letters)
+        (score,) = json.loads(alone.stdout)["scores"]
+        assert (one["text"], one["log_likelihood"]) == (line["text"], score["log_likelihood"])
+        assert one["token_logprobs"] == score["token_logprobs"]
+        assert [len(place["top"]) for place in one["logprobs"]] == [2] * len(one["token_ids"])
+    written = out.read_text().splitlines(keepends=True)
+    out.write_text(written[0] + written[1][:30])
+    again = redraft_here(*command)
+    assert "1 score in" in again.stderr
+    assert [one["id"] for one in lines(out.read_text())] == ["1", "b", "c"]
+    batch.write_text(json.dumps({"prompt": "hello", "text": " dog"}) + "\n")
+    assert_one_line(redraft_here(*command), "scores.jsonl:1 answers another prompt than line '1'")
+
+
+def test_a_bound_is_estimated_line_by_line(redraft_here, letters):
+    """A model without a mask has none, and says so for every line."""
+    text = json.dumps({"prompt": "hello", "text": " cat"}).encode()
+    done = redraft_here("score", "--raw", "--batch", "-", "--bound", "monte_carlo", "-m", letters, stdin=text)
+    assert done.returncode == 1
+    assert "is for families whose noise is a mask" in lines(done.stdout)[0]["error"]["message"]
+
+
+def test_what_is_wrong_with_a_file_is_told_before_a_model_is_looked_for(redraft_here, tmp_path):
+    batch = tmp_path / "texts.jsonl"
+    for written, more, said in (
+        ('{"prompt": "a"}', (), ":1: a line has 'text'"),
+        ('{"prompt": "a", "text": ""}', (), ":1: text '' must be some text"),
+        ('{"prompt": "a", "text": [1, "b"]}', (), "must be some text, or a list of token ids"),
+        ('{"prompt": "a", "text": "b", "seed": 1}', (), "'seed' is not read here"),
+        ('{"prompt": "a", "text": "b"}', ("--text", "c"), "--batch takes prompts and texts from its file"),
+        ('{"prompt": "a", "text": "b"}', ("--samples", 3), "samples is for bound='monte_carlo'"),
+    ):
+        batch.write_text(written)
+        assert_one_line(redraft_here("score", "--batch", batch, "-m", "no-such-model", *more), said)
+    assert_one_line(redraft_here("score", "a", "--text", "b", "--out", batch), "--out is for --batch")

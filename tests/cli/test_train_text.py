@@ -4,7 +4,6 @@ import json
 import subprocess
 from pathlib import Path
 
-import openai
 import pytest
 from safetensors.torch import load_file
 
@@ -92,6 +91,9 @@ def test_from_a_llama_over_a_kill_to_a_server_with_the_answers_that_were_taught(
     assert done.returncode == 0, done.stderr
     found = json.loads(figures.read_text())["results"]
     assert [answer["right"] for item in found for answer in item["answers"].values()] == [True, True]
+
+    # Here, since it takes seconds.
+    import openai
 
     with load(model) as engine, serving(engine) as served:
         client = openai.OpenAI(base_url=f"{served.url}/v1", api_key="none")

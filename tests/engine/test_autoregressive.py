@@ -15,6 +15,7 @@ from torch import Tensor
 from redraft import Choice, ConfidenceThreshold, Draft, JSONSchema, Regex, RequestError, Result
 from redraft.api import Engine
 from redraft.engine.generation import Generate
+from redraft.engine.sampling import NOTHING
 from redraft.engine.scheduler import Scheduler
 from redraft.loading import load
 from redraft.models.base import GenerationMode
@@ -335,22 +336,41 @@ def test_a_mode_that_there_is_not_is_refused_and_so_is_its_recording(engine: Eng
     assert not list((tmp_path / "kept").glob("*"))
 
 
-@pytest.mark.parametrize("temperature", [0.0, None])
-def test_the_checkpoints_temperature_is_the_default(tmp_path: Path, temperature: float | None) -> None:
-    """That of generation_config.json divides the logits; a file that does not sample does not use its own."""
-    config = {"temperature": 1e-3, "do_sample": True}
-    cold = load(random_checkpoint(tmp_path / "cold", query_scale=0.03, generation=config))
-    warm = load(random_checkpoint(tmp_path / "warm", query_scale=0.03, generation={**config, "do_sample": False}))
-    assert (cold.model.defaults.sampling_temperature, warm.model.defaults.sampling_temperature) == (1e-3, 1.0)
+def test_a_checkpoint_says_how_its_tokens_are_drawn(tmp_path: Path) -> None:
+    """By generation_config.json, where a request does not; of canvases that says nothing."""
 
-    def answers(engine: Engine) -> set[tuple[int, ...]]:
-        return {
-            engine.generate(PROMPT, mode="autoregressive", max_tokens=8, seed=seed, temperature=temperature).token_ids
-            for seed in range(4)
-        }
+    file = random_checkpoint(tmp_path / "model", query_scale=0.03) / "generation_config.json"
+    saved = json.loads(file.read_text())
 
-    assert len(answers(cold)) == 1
-    assert (len(answers(warm)) == 1) == (temperature == 0)
+    def loaded(**generation: object) -> Engine:
+        file.write_text(json.dumps({**saved, **generation}))
+        return load(file.parent)
+
+    def answers(engine: Engine, **given: Any) -> set[tuple[int, ...]]:
+        given = {"mode": "autoregressive", "max_tokens": 8, **given}
+        return {engine.generate(PROMPT, seed=seed, **given).token_ids for seed in range(4)}
+
+    with loaded() as plain:
+        (greedy,) = answers(plain, temperature=0)
+        drawn = answers(plain)
+        assert len(drawn) > 1
+        kept = answers(plain, top_k=3, repetition_penalty=1.5, temperature=0.7)
+    for own in (
+        {"temperature": 1e-3, "do_sample": True},
+        {"top_k": 1},
+        {"top_p": 1e-6},
+        {"min_p": 1.0},
+        {"do_sample": False, "temperature": 0.9, "top_k": 5},
+    ):
+        with loaded(**own) as engine:
+            assert answers(engine) == {greedy}, own
+            # What a request says itself counts, also where it asks for nothing.
+            assert answers(engine, temperature=1.0, top_k=0, top_p=1.0, min_p=0.0) == drawn, own
+            assert engine.request(PROMPT).sampling == NOTHING
+            assert engine.request(PROMPT).temperature == 1.0
+    with loaded(top_k=3, repetition_penalty=1.5, temperature=0.7) as engine:
+        assert answers(engine) == kept != drawn
+        assert answers(engine, mode="speculative") == kept
 
 
 def test_a_result_says_what_it_cost(engine: Engine) -> None:

@@ -243,7 +243,7 @@ class Mix:
 
         def blocked() -> Task[None]:
             started.set()
-            opened.wait(60)
+            opened.wait(600)
             yield Forward()
 
         @dataclass
@@ -252,10 +252,10 @@ class Mix:
                 return blocked()
 
         gate = self.scheduler.submit(Gate())
-        started.wait(60)
+        started.wait(600)
         self._join()
         opened.set()
-        gate.result(60)
+        gate.result(600)
         while waited := [handle for handle in dict(self.handles).values() if not handle.future.done()]:
             waited[0].future.exception(120)
             if len(self.handles) < len(self.joined) and all(one.future.done() for one in self.handles.values()):

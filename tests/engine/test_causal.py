@@ -42,8 +42,8 @@ def test_the_log_probabilities_are_those_of_the_answer_read_on_its_own(engine: E
         expected = logits.float().log_softmax(-1)[len(PROMPT) - 1 : -1]
         own = expected[torch.arange(20), torch.tensor(found.token_ids)]
         assert found.causal_logprobs == pytest.approx(own.tolist(), abs=2e-2)
-        candidates = found.usage.canvases * more.get("best_of", 1)
-        assert found.usage.forwards >= found.usage.denoising_steps + candidates
+        # Read off the forwards that commit canvases; the last one alone is committed for this.
+        assert found.usage.forwards == found.usage.denoising_steps + 1
     assert plain.causal_logprobs == ()
 
 
@@ -94,10 +94,38 @@ def test_what_the_causal_rows_find_unlikely_is_denoised_again(tmp_path: Path) ->
     given_up = engine.generate([20], seed=1, max_denoising_steps=1, verify="causal", verify_rounds=0)
     assert given_up.token_ids == wrong.token_ids
     assert given_up.verified is False
+    told = engine.generate([20], seed=1, max_denoising_steps=1, verify="causal", causal_logprobs=True)
+    assert (told.token_ids, len(told.causal_logprobs)) == (right.token_ids, len(right.token_ids))
+    assert min(told.causal_logprobs) > math.log(0.01)
     both = engine.generate(
         [20], seed=1, max_denoising_steps=1, verify="causal", verifier=lambda _: [0], verify_rounds=1
     )
     assert both.verified is False
+
+
+@pytest.mark.parametrize("more", [{"verify": "causal", "verify_rounds": 2}, {"verify": "causal", "best_of": 2}])
+def test_what_stays_is_what_the_next_canvas_stands_behind(engine: Engine, more: dict[str, Any]) -> None:
+    """Candidates are cut back, whichever of them stays: the next canvas sees it and no other."""
+    given: dict[str, Any] = {"seed": 4, "verify_threshold": 0.5, "ignore_eos": True, **more}
+    length = engine.model.config.canvas_length
+    whole = engine.generate(PROMPT, max_tokens=2 * length, causal_logprobs=True, **given)
+    first = whole.token_ids[:length]
+    scored = engine.score(PROMPT, whole.token_ids)
+    assert whole.causal_logprobs == pytest.approx(scored.token_logprobs, abs=2e-2)
+    assert engine.generate(PROMPT, max_tokens=length, **given).token_ids == first
+    wrong = sum(value < math.log(0.5) for value in whole.causal_logprobs)
+    assert whole.verified == (not wrong)
+    assert whole.usage.forwards > whole.usage.denoising_steps
+
+
+def test_reading_leaves_the_memory_as_it_was(engine: Engine) -> None:
+    for given in ({"causal_logprobs": True}, {"verify": "causal", "best_of": 2}):
+        stream = engine.stream(PROMPT, max_tokens=200, seed=1, ignore_eos=True, **given)
+        next(stream)
+        stream.close()
+        engine.generate(PROMPT, max_tokens=40, seed=1, **given)
+        assert engine.runtime.pool.used == 0
+        assert engine.runtime.pool.promised == 0
 
 
 def test_what_cannot_be_read_causally_is_refused(engine: Engine, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from redraft.engine.runtime import run
 from redraft.engine.scheduler import Scheduler
 from redraft.errors import DeadlineError
 from redraft.models.base import GenerationDefaults
+from redraft.tasks.choose import choose
 from redraft.tasks.edit import edit
 from redraft.tasks.extract import extract
 from tests.engine.scripted import Logits, model_of, random_logits, scripted_engine
@@ -118,9 +119,9 @@ class TestFreely:
         scheduler = Scheduler(engine.runtime, max_concurrency=1)
         try:
             first, second = [scheduler.submit(Generate(engine.runtime, one)) for one in requests]
-            assert first.result(60).usage.denoising_steps == 4
+            assert first.result(600).usage.denoising_steps == 4
             with pytest.raises(DeadlineError, match="passed before"):
-                second.result(60)
+                second.result(600)
         finally:
             scheduler.close()
 
@@ -236,6 +237,16 @@ class TestTokens:
         with pytest.raises(RequestError, match="this checkpoint has no such mode"):
             generate(make().runtime, PROMPT, quality="exact")
 
+    def test_exact_is_refused_by_what_writes_on_canvases_alone(self, make: Make) -> None:
+        engine = make(causal=ENDLESS)
+        for verb, ask in (
+            ("fill", lambda: engine.fill("a", "b", quality="exact")),
+            ("edit", lambda: engine.edit("a b", [(0, 1)], quality="exact")),
+            ("extract", lambda: engine.extract("a", {"type": "object"}, quality="exact")),
+        ):
+            with pytest.raises(RequestError, match=rf"'exact' .* {verb} writes on canvases alone; use 'fast' or"):
+                ask()
+
 
 class TestTasks:
     def test_an_extraction_without_time_for_it_has_no_confidence(self, make: Make) -> None:
@@ -257,6 +268,23 @@ class TestTasks:
         assert late.value == json.loads(late.text)
         assert set(late.value) == {"a"}
 
+    def test_a_decision_is_read_off_the_step_that_there_is_then(self, make: Make) -> None:
+        """As if that had been its last: the same canvas, denoised in as many steps."""
+        engine = make()
+        given: dict[str, Any] = {"max_denoising_steps": 8, "entropy_bound": 0.0, "seed": 1}
+        events: list[StepEvent] = []
+        late = run(
+            engine.runtime, choose(engine.runtime, PROMPT, ["a", "b"], deadline_ms=30, **given).task(events.append)
+        )
+        assert (late.deadline_reached, late.usage.denoising_steps, len(events)) == (True, 3, 3)
+        assert sum(late.probabilities.values()) == pytest.approx(1)
+        whole = run(engine.runtime, choose(engine.runtime, PROMPT, ["a", "b"], **given).task())
+        assert (whole.deadline_reached, whole.usage.denoising_steps) == (False, 8)
+        request = choose(engine.runtime, PROMPT, ["a", "b"], deadline_ms=10, **given)
+        model_of(engine).forwards += 1
+        with pytest.raises(DeadlineError, match="passed before the first denoising step"):
+            run(engine.runtime, request.task())
+
     def test_of_an_edit_the_time_counts_over_all_canvases(self, make: Make) -> None:
         engine = make()
         text = "the cat sat on a mat, and then " * 3
@@ -277,13 +305,6 @@ class TestTasks:
 def test_a_deadline_that_is_no_time_is_refused(make: Make, value: object) -> None:
     with pytest.raises(RequestError, match=r"deadline_ms .* must be a finite number of milliseconds above 0"):
         make().generate(PROMPT, deadline_ms=value)  # type: ignore[arg-type]
-
-
-def test_a_recording_and_a_deadline_exclude_each_other(make: Make, tmp_path: Path) -> None:
-    from redraft import RecordingFolder
-
-    with pytest.raises(RequestError, match="the clock is not replayed"):
-        make().generate(PROMPT, deadline_ms=5, record=RecordingFolder(tmp_path / "runs"))
 
 
 class TestQuality:

@@ -99,14 +99,14 @@ class Holder(threading.Thread):
                 if self._log is not None:
                     self._log.append(self._owner)
                 self.begun.set()
-                assert self.go.wait(60)
+                assert self.go.wait(600)
         except Exception as error:
             self.error = error
 
 
 def until(condition: Callable[[], bool]) -> None:
     waiting = threading.Event()
-    for _ in range(6000):
+    for _ in range(60_000):
         if condition():
             return
         waiting.wait(0.01)
@@ -117,18 +117,18 @@ def test_of_each_owner_so_many_have_a_place_as_it_may() -> None:
     turns = places()
     first, second = Holder(turns, "a"), Holder(turns, "a")
     other = Holder(turns, "b")
-    assert other.begun.wait(60), "the other's second does not stand in its way"
+    assert other.begun.wait(600), "the other's second does not stand in its way"
     assert first.begun.is_set() != second.begun.is_set()
     for one in (first, second, other):
         one.go.set()
-        one.join(60)
+        one.join(600)
     assert (turns.running, turns.waiting) == (0, 0)
 
 
 def test_the_least_served_owner_comes_next() -> None:
     turns, log = places(at_once=1), list[str]()
     holding = Holder(turns, "a")
-    assert holding.begun.wait(60)
+    assert holding.begun.wait(600)
     turns.charge("a", 5.0)
     waiting = [Holder(turns, owner, log) for owner in ("a", "b")]
     until(lambda: turns.waiting == 2)
@@ -136,26 +136,26 @@ def test_the_least_served_owner_comes_next() -> None:
         one.go.set()
     holding.go.set()
     for one in waiting:
-        one.join(60)
+        one.join(600)
     assert log == ["b", "a"]
 
 
 def test_who_has_gone_waits_no_longer() -> None:
     turns = places(at_once=1)
     holding = Holder(turns, "a")
-    assert holding.begun.wait(60)
+    assert holding.begun.wait(600)
     waiting = Holder(turns, "b")
     waiting.gone.set()
-    waiting.join(60)
+    waiting.join(600)
     assert isinstance(waiting.error, CancelledError)
     holding.go.set()
-    holding.join(60)
+    holding.join(600)
 
 
 def test_too_many_that_wait_are_refused_and_other_owners_are_not() -> None:
     turns = places(at_once=1, waiting=3, waiting_of_each=2)
     holding = Holder(turns, "a")
-    assert holding.begun.wait(60)
+    assert holding.begun.wait(600)
     waiting = [Holder(turns, "a") for _ in range(2)]
     until(lambda: turns.waiting == 2)
     with pytest.raises(BusyError, match="2 jobs of yours are waiting"), turns.turn("a"):
@@ -166,17 +166,17 @@ def test_too_many_that_wait_are_refused_and_other_owners_are_not() -> None:
         pass
     turns.close()
     for one in waiting:
-        one.join(60)
+        one.join(600)
         assert isinstance(one.error, ShuttingDownError)
     holding.go.set()
-    holding.join(60)
+    holding.join(600)
 
 
 def test_a_place_is_free_while_its_holder_waits_elsewhere() -> None:
     turns = places(at_once=1)
     with turns.turn("a"), turns.paused("a"):
         other = Holder(turns, "a")
-        assert other.begun.wait(60)
+        assert other.begun.wait(600)
         other.go.set()
-        other.join(60)
+        other.join(600)
     assert turns.running == 0

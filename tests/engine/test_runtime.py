@@ -194,7 +194,7 @@ def test_forwards_of_nothing_take_no_rows_and_hidden_rows_are_read_again(engine:
     rows = runtime.forward([Forward(), again])
     read = runtime.read([Forward(), again], rows)
     assert model_of(engine).forwards == 0
-    assert rows[0] is None
+    assert (rows[0].last, rows[0].encoded) == (None, None)
     assert read[0] is None
     assert read[1] is not None
     assert torch.equal(read[1].readout.argmax, logits.argmax(-1))

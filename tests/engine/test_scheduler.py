@@ -72,9 +72,9 @@ def test_every_request_gets_the_answer_that_it_gets_alone(folder: Path) -> None:
     handles = [scheduler.submit(ask(engine, prompt, seed=i, max_tokens=60)) for i, prompt in enumerate(PROMPTS)]
     json_handle = scheduler.submit(ask(engine, "four", seed=7, constraint=schema, max_tokens=20))
     choice = scheduler.submit(choose(engine.runtime, "is it?", ["yes", "no"], seed=3))
-    assert [handle.result(60).token_ids for handle in handles] == [result.token_ids for result in expected]
-    assert json_handle.result(60).text == constrained.text
-    assert choice.result(60).answers == chosen.answers
+    assert [handle.result(600).token_ids for handle in handles] == [result.token_ids for result in expected]
+    assert json_handle.result(600).text == constrained.text
+    assert choice.result(600).answers == chosen.answers
     assert scheduler.load.finished == 7
     assert scheduler.load.forwards < scheduler.load.requests, "some of them shared a forward"
     scheduler.close()
@@ -88,12 +88,12 @@ class Gate:
 
         def blocked() -> Task[str]:
             started.set()
-            self._opened.wait(10)
+            self._opened.wait(600)
             yield Forward()
             return "done"
 
         self.handle = scheduler.submit(Made(blocked), client="gate")
-        assert started.wait(10)
+        assert started.wait(600)
 
     def open(self) -> None:
         self._opened.set()
@@ -117,7 +117,7 @@ def test_requests_share_forwards_and_join_and_leave_between_any_two(scheduler: S
     counts = {"a": 9, "b": 1, "c": 2, "d": 1}
     handles = [scheduler.submit(turns(log, n, c)) for n, c in counts.items()]
     gate.open()
-    assert [handle.result(10) for handle in handles] == ["a", "b", "c", "d"]
+    assert [handle.result(600) for handle in handles] == ["a", "b", "c", "d"]
     assert log[:2] == ["a", "b"], "two join the blocked one, a third has to wait for a place"
     assert {name: log.count(name) for name in counts} == counts
     assert log.index("d") < len(log) - 1, "the last one joins before the first has finished"
@@ -163,7 +163,7 @@ def test_clients_are_served_in_turn(runtime: Runtime) -> None:
     handles = [scheduler.submit(rows_of(runtime, log, name, 5), client=name[0]) for name in names]
     gate.open()
     for handle in handles:
-        handle.result(10)
+        handle.result(600)
     scheduler.close()
     assert log == ["a1", "b1", "a2", "b2", "a3"]
 
@@ -177,7 +177,7 @@ def test_the_next_to_join_is_of_the_client_that_has_had_the_fewest_rows(runtime:
     handles += [scheduler.submit(rows_of(runtime, log, "short", 10), client="b") for _ in range(8)]
     gate.open()
     for handle in handles:
-        handle.result(10)
+        handle.result(600)
     scheduler.close()
     assert log == ["long", *["short"] * 4, "long", *["short"] * 4, "long"]
 
@@ -193,7 +193,7 @@ def test_a_batch_is_filled_by_rows_and_by_turns_of_the_clients(runtime: Runtime,
     handles[-1].future.add_done_callback(lambda _: ended.append(len(batches)))
     gate.open()
     for handle in handles:
-        handle.result(10)
+        handle.result(600)
     scheduler.close()
     shared = [own for own in batches if sum(own)]
     assert all(sum(own) == 100 for own in shared)
@@ -215,8 +215,8 @@ def test_a_client_that_comes_later_gets_a_place_of_one_that_has_all(runtime: Run
     log, gate = Log(), Gate(scheduler)
     long = [scheduler.submit(rows_of(runtime, log, f"a{n}", *[8] * 40), client=Client("a", str(n))) for n in range(6)]
     gate.open()
-    assert [handle.result(60) for handle in long] == [f"a{n}" for n in range(6)]
-    assert late[0].result(60) == "b"
+    assert [handle.result(600) for handle in long] == [f"a{n}" for n in range(6)]
+    assert late[0].result(600) == "b"
     assert scheduler.load.preempted == 1
     scheduler.close()
     assert max(log.count(f"a{n}") for n in range(6)) > 40, "one began again"
@@ -238,7 +238,7 @@ def test_one_client_has_not_more_of_a_batch_than_another_that_wants_something(
     one.future.add_done_callback(lambda _: ended.append(len(batches)))
     gate.open()
     for handle in [*many, one]:
-        handle.result(60)
+        handle.result(600)
     scheduler.close()
     shared = batches[: ended[0]]
     assert len(shared) <= 1 + 10
@@ -249,7 +249,7 @@ def test_one_client_has_not_more_of_a_batch_than_another_that_wants_something(
 def test_compiling_counts_as_rows_computed_in_that_time(runtime: Runtime) -> None:
     scheduler = Scheduler(runtime, max_concurrency=8)
     log: list[str] = []
-    scheduler.submit(rows_of(runtime, log, "before", 8)).result(60)
+    scheduler.submit(rows_of(runtime, log, "before", 8)).result(600)
     gate = Gate(scheduler)
     scheduler._seconds, scheduler._load = 2.0, replace(scheduler._load, rows=1000)
     scheduler.charge(Client("a", "u"), 0.5)
@@ -270,7 +270,7 @@ def test_who_fills_the_queue_leaves_room_for_others(runtime: Runtime) -> None:
         scheduler.submit(turns(log, "b", 1), client="b")
     gate.open()
     for handle in handles:
-        handle.result(60)
+        handle.result(600)
     scheduler.close()
 
 
@@ -282,7 +282,7 @@ def test_what_a_request_asks_is_in_a_batch_whole_or_not_at_all(runtime: Runtime,
     handles = [scheduler.submit(rows_of(runtime, log, str(size), size, size)) for size in sizes]
     gate.open()
     for handle in handles:
-        handle.result(10)
+        handle.result(600)
     load = scheduler.load
     scheduler.close()
     alone = [own for own in batches if sum(own) > 100]
@@ -304,7 +304,7 @@ def test_many_small_requests_do_not_keep_a_large_one_out(runtime: Runtime, batch
     gate.open()
     for own in (before, [large], after):
         for handle in own:
-            handle.result(10)
+            handle.result(600)
     scheduler.close()
     assert batches.index([95]) <= 4, "the two before it take two batches; twenty that came later many more"
 
@@ -321,11 +321,11 @@ def test_a_fault_ends_its_own_request_only(scheduler: Scheduler, error: Exceptio
         scheduler.submit(turns(log, "good", 5)),
         scheduler.submit(Made(faulty)),
     ]
-    assert handles[1].result(10) == "good"
+    assert handles[1].result(600) == "good"
     for handle in (handles[0], handles[2]):
         with pytest.raises(type(error)):
-            handle.result(10)
-    assert scheduler.submit(turns(log, "after", 1)).result(10) == "after"
+            handle.result(600)
+    assert scheduler.submit(turns(log, "after", 1)).result(600) == "after"
     assert (scheduler.load.finished, scheduler.load.failed) == (2, 2)
 
 
@@ -336,8 +336,8 @@ def test_a_request_that_cannot_even_begin_ends_alone(scheduler: Scheduler, error
 
     handle = scheduler.submit(Made(fail))
     with pytest.raises(type(error)):
-        handle.result(10)
-    assert scheduler.submit(turns([], "after", 1)).result(10) == "after"
+        handle.result(600)
+    assert scheduler.submit(turns([], "after", 1)).result(600) == "after"
 
 
 def test_a_fault_in_how_a_request_ends_is_its_own_too(scheduler: Scheduler) -> None:
@@ -352,11 +352,11 @@ def test_a_fault_in_how_a_request_ends_is_its_own_too(scheduler: Scheduler) -> N
             raise ValueError("while it was closed")
 
     handle = scheduler.submit(Made(faulty))
-    assert begun.wait(10)
+    assert begun.wait(600)
     handle.cancel()
     with pytest.raises(ValueError, match="while it was closed"):
-        handle.result(10)
-    assert scheduler.submit(turns([], "after", 1)).result(10) == "after"
+        handle.result(600)
+    assert scheduler.submit(turns([], "after", 1)).result(600) == "after"
 
 
 def test_a_scheduler_that_fails_leaves_nobody_waiting(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -368,7 +368,7 @@ def test_a_scheduler_that_fails_leaves_nobody_waiting(runtime: Runtime, monkeypa
     scheduler = Scheduler(runtime)
     handle = scheduler.submit(turns([], "never", 1))
     with pytest.raises(CancelledError, match="the service ended"):
-        handle.result(10)
+        handle.result(600)
     with pytest.raises(ShuttingDownError):
         scheduler.submit(turns([], "never", 1))
     scheduler.close()
@@ -386,8 +386,8 @@ def test_a_receiver_that_fails_ends_its_own_request_only(folder: Path) -> None:
     ]
     for handle in handles:
         with pytest.raises(RuntimeError, match="the receiver's own"):
-            handle.result(10)
-    assert isinstance(scheduler.submit(ask(engine, "one", max_tokens=5)).result(10), Result)
+            handle.result(600)
+    assert isinstance(scheduler.submit(ask(engine, "one", max_tokens=5)).result(600), Result)
     scheduler.close()
     assert engine.runtime.pool.used == engine.runtime.pool.promised == 0
 
@@ -404,10 +404,10 @@ def test_cancelling_ends_the_task_before_the_next_forward_but_one(scheduler: Sch
             closed.set()
 
     handle = scheduler.submit(Made(endless))
-    assert started.wait(10)
+    assert started.wait(600)
     handle.cancel()
     with pytest.raises(CancelledError):
-        handle.result(10)
+        handle.result(600)
     assert closed.is_set()
     assert scheduler.load.running == 0
 
@@ -441,7 +441,7 @@ def test_when_all_wait_for_memory_the_youngest_gives_up_its_own_and_starts_again
         for name in ("a", "b")
     ]
     gate.open()
-    assert [handle.result(10) for handle in handles] == ["a", "b"]
+    assert [handle.result(600) for handle in handles] == ["a", "b"]
     assert free == 3
     assert sorted(pieces) == [("a", 0), ("a", 1), ("b", 0), ("b", 1)], "nothing is handed out twice"
 
@@ -468,7 +468,7 @@ def test_when_the_youngest_holds_nothing_others_give_way_until_the_oldest_can_go
     gate = Gate(scheduler)
     handles = [scheduler.submit(Made(partial(needing, name))) for name in ("a", "b", "c")]
     gate.open()
-    assert [handle.result(10) for handle in handles] == ["a", "b", "c"]
+    assert [handle.result(600) for handle in handles] == ["a", "b", "c"]
     assert ended == ["a", "b", "c"]
     assert free == 4
     assert scheduler.load.preempted > 0
@@ -484,8 +484,8 @@ def test_who_waits_for_what_nobody_here_can_give_back_is_told(
             yield Waiting.FOR_MEMORY
 
     with pytest.raises(GenerationError, match="other answers under way hold"):
-        scheduler.submit(Made(waiting)).result(10)
-    assert scheduler.submit(turns([], "after", 1)).result(10) == "after"
+        scheduler.submit(Made(waiting)).result(600)
+    assert scheduler.submit(turns([], "after", 1)).result(600) == "after"
 
 
 def test_a_full_queue_and_a_closing_scheduler_refuse(runtime: Runtime) -> None:
@@ -501,10 +501,10 @@ def test_a_full_queue_and_a_closing_scheduler_refuse(runtime: Runtime) -> None:
     with pytest.raises(ShuttingDownError):
         scheduler.submit(turns([], "x", 1))
     gate.open()
-    assert (gate.handle.result(10), waiting.result(10)) == ("done", "w"), (
+    assert (gate.handle.result(600), waiting.result(600)) == ("done", "w"), (
         "who was there may finish within the grace time"
     )
-    closing.join(10)
+    closing.join(600)
 
 
 def test_what_is_left_after_the_grace_time_is_cancelled(runtime: Runtime) -> None:
@@ -517,4 +517,4 @@ def test_what_is_left_after_the_grace_time_is_cancelled(runtime: Runtime) -> Non
     handle = scheduler.submit(Made(endless))
     scheduler.close(grace=0.05)
     with pytest.raises(CancelledError, match="the service ended"):
-        handle.result(10)
+        handle.result(600)

@@ -1,5 +1,7 @@
 """Drafts that are verified: the answer is the autoregressive mode's, token for token, in fewer forwards."""
 
+import gc
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -112,19 +114,66 @@ def test_only_what_is_verified_is_shared_with_later_prompts(tmp_path: Path) -> N
     assert again.token_ids == first.token_ids[-1:]
 
 
+SHAPE: dict[str, Any] = {"letters": True, "vocab_size": LETTERS_SIZE + 2, "query_scale": 0.03}
+
+
+@pytest.fixture(scope="module")
+def itself(tmp_path_factory: pytest.TempPathFactory) -> Engine:
+    """A model for which its own weights draft."""
+    folder = random_checkpoint(tmp_path_factory.mktemp("itself"), **SHAPE)
+    return load(folder, draft_model=folder)
+
+
 @needs_kernels
-def test_another_models_drafts_change_no_token_either(tmp_path: Path) -> None:
+def test_a_draft_models_memory_is_part_of_the_limit(itself: Engine) -> None:
+    """Where there is none left for it nothing is drafted; the answer is the same, and nobody waits for a draft."""
+    given: dict[str, Any] = {"max_tokens": 40, "ignore_eos": True, "temperature": 0}
+    expected = itself.generate(PROMPT, mode="autoregressive", **given)
+    pools, shared = itself.runtime.pools, itself.runtime.pool
+    assert len(pools) == 2
+    needed = shared.bytes_for(len(PROMPT) + 39, 5)
+    accepted = {}
+    try:
+        for times in (1, 2, 4):
+            for pool in pools:
+                pool.forget()
+            shared.budget = times * needed
+            stream = itself.stream(PROMPT, mode="speculative", **given)
+            for _ in stream:
+                assert sum(pool.used + pool.cached for pool in pools) <= shared.budget
+                assert sum(pool.promised for pool in pools) <= shared.budget
+            assert stream.result().token_ids == expected.token_ids
+            accepted[times] = stream.result().usage.accepted_drafts
+            many = itself.generate_many([PROMPT] * 3, mode="speculative", **given)
+            assert [one.token_ids for one in many] == [expected.token_ids] * 3
+            assert not any(pool.promised or pool.used for pool in pools)
+    finally:
+        shared.budget = None
+    assert accepted[1] == 0 < accepted[2] <= accepted[4]
+
+
+def test_a_closed_engine_frees_its_draft_model(tmp_path: Path) -> None:
+    folder = random_checkpoint(tmp_path, **SHAPE)
+    engine = load(folder, draft_model=folder)
+    assert engine.runtime.drafter is not None
+    model = weakref.ref(engine.runtime.drafter.model)
+    engine.generate(PROMPT, mode="speculative", max_tokens=6)
+    engine.close()
+    gc.collect()
+    assert model() is None
+
+
+@needs_kernels
+def test_another_models_drafts_change_no_token_either(itself: Engine, tmp_path: Path) -> None:
     """The same weights draft what they would write; others what stands rarely. In batches of both models' forwards."""
-    shape: dict[str, Any] = {"letters": True, "vocab_size": LETTERS_SIZE + 2, "query_scale": 0.03}
-    folder = random_checkpoint(tmp_path / "model", **shape)
-    itself = load(folder, draft_model=folder)
     given: dict[str, Any] = {"max_tokens": 20, "ignore_eos": True, "seed": 3}
     greedy = itself.generate(PROMPT, mode="autoregressive", temperature=0, **given)
     drafted = itself.generate(PROMPT, mode="speculative", temperature=0, **given)
     assert drafted.token_ids == greedy.token_ids
     # Four drafted tokens stand in each forward, and one more.
     assert (drafted.usage.forwards, drafted.usage.accepted_drafts, drafted.usage.denoising_steps) == (4, 16, 0)
-    other = load(folder, draft_model=random_checkpoint(tmp_path / "other", **shape, seed=1))
+    folder = random_checkpoint(tmp_path / "model", **SHAPE)
+    other = load(folder, draft_model=random_checkpoint(tmp_path / "other", **SHAPE, seed=1))
     settings: list[dict[str, Any]] = [{}, {"constraint": SCHEMA, "canvas_length": 7}, {"top_p": 0.8}]
     for setting in settings:
         plain = {name: value for name, value in setting.items() if name != "canvas_length"}

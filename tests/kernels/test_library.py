@@ -26,7 +26,7 @@ print(json.dumps(dataclasses.asdict(status())))
 def python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
     kept = {name: value for name, value in os.environ.items() if name != "REDRAFT_KERNELS"}
     return subprocess.run(
-        [sys.executable, "-c", code], env=kept | environment, capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", code], env=kept | environment, capture_output=True, text=True, timeout=600
     )
 
 

@@ -42,7 +42,9 @@ def test_all_families_are_listed(monkeypatch: pytest.MonkeyPatch):
         family_of("Third")
 
 
-def test_a_family_is_imported_when_it_is_asked_for():
+@pytest.mark.slow
+def test_a_family_is_imported_when_it_is_asked_for_and_torchs_compiler_not_even_for_a_whole_model():
+    """Whoever asks a model waits for what is imported; that compiler takes seconds."""
     code = """
 import sys
 from redraft.models import checkpoint, packed_cache, sizing
@@ -51,6 +53,9 @@ from redraft.models.registry import family_of
 family_of("DiffusionGemmaForBlockDiffusion")
 assert "redraft.models.diffusion_gemma.family" in sys.modules
 assert "redraft.models.llama_diffusion" not in sys.modules
+import redraft
+redraft.load("sudoku")
+assert not {"torch._dynamo", "sympy"} & set(sys.modules)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -272,7 +272,7 @@ class TestLongTexts:
         finally:
             running = False
             sys.setswitchinterval(before)
-            ticker.join(30)
+            ticker.join(600)
         assert passed > 0
 
 

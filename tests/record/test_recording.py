@@ -390,7 +390,7 @@ class TestMany:
                 )
                 for seed in live
             }
-            results = {seed: handle.result(60) for seed, handle in handles.items()}
+            results = {seed: handle.result(600) for seed, handle in handles.items()}
         finally:
             scheduler.close()
         recordings = [Recording.load(path) for path in sorted(runs.path.iterdir())]

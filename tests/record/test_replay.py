@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -337,6 +338,72 @@ class TestAnotherModel:
         recording = recorded(engine, tmp_path / "runs")
         copy = Path(shutil.copytree(folder, tmp_path / "copy"))
         assert replay(recording, load(copy)).identical
+
+
+def ticks() -> Callable[[], float]:
+    """A clock that goes ten milliseconds whenever somebody looks at it."""
+    glances = count()
+    return lambda: next(glances) * 0.01
+
+
+class TestDeadlines:
+    """The clock of the recorded run goes on at every look; that of the replay stands, and decides nothing."""
+
+    @pytest.fixture
+    def ticking(self, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> Engine:
+        monkeypatch.setattr(engine.runtime, "clock", ticks())
+        return engine
+
+    @pytest.mark.parametrize(
+        "asked",
+        [
+            {},
+            {"constraint": redraft.Regex("[ -~]{3,50}")},
+            {"best_of": 2},
+            {"verifier": odd_positions, "verify_rounds": 2},
+        ],
+        ids=["plain", "constrained", "candidates", "verified"],
+    )
+    def test_an_answer_is_cut_where_it_was(self, ticking: Engine, tmp_path: Path, asked: dict[str, Any]) -> None:
+        cut = 0
+        for number, milliseconds in enumerate((60, 110, 170, 240, 60_000)):
+            recording = recorded(ticking, tmp_path / str(number), deadline_ms=milliseconds, **asked)
+            assert recording.result is not None
+            ticking.runtime.clock = lambda: 0.0
+            given = {name: asked[name] for name in asked if name == "verifier"}
+            again = replay(recording, ticking, **given)
+            assert again.recording.result is not None
+            assert again.identical, (milliseconds, again.comparison)
+            assert again.recording.request["deadline"] == recording.request["deadline"]
+            assert again.recording.result["deadline_reached"] == recording.result["deadline_reached"]
+            cut += recording.result["deadline_reached"]
+            ticking.runtime.clock = ticks()
+        assert 0 < cut < 5
+
+    def test_a_decision_is_read_where_it_was(self, ticking: Engine, tmp_path: Path) -> None:
+        folder = RecordingFolder(tmp_path)
+        late = ticking.choose(PROMPT, ["a", "b"], max_denoising_steps=6, seed=1, deadline_ms=60, record=folder)
+        assert late.deadline_reached
+        ticking.runtime.clock = lambda: 0.0
+        assert replay(Recording.load(only_file(folder)), ticking).identical
+
+    def test_what_could_not_be_whole_fails_in_the_same_words(self, ticking: Engine, tmp_path: Path) -> None:
+        folder, never = RecordingFolder(tmp_path), redraft.Regex("[a-c]{90}")
+        with pytest.raises(redraft.DeadlineError):
+            ticking.generate(PROMPT, max_tokens=120, seed=1, constraint=never, deadline_ms=60, record=folder)
+        recording = Recording.load(only_file(folder))
+        assert recording.error is not None
+        ticking.runtime.clock = lambda: 0.0
+        again = replay(recording, ticking)
+        assert again.identical
+        assert again.recording.error == recording.error
+
+    def test_another_deadline_may_be_given(self, ticking: Engine, tmp_path: Path) -> None:
+        recording = recorded(ticking, tmp_path, deadline_ms=60)
+        ticking.runtime.clock = lambda: 0.0
+        whole = replay(recording, ticking, deadline_ms=60_000)
+        assert not whole.identical
+        assert len(whole.recording.events) > len(recording.events)
 
 
 class TestDigest:

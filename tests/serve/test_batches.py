@@ -64,7 +64,7 @@ class Gate:
 
     def task(self, on_step: OnStep | None = None) -> Task[None]:
         self.begun.set()
-        self.opened.wait(60)
+        self.opened.wait(600)
         yield Forward()
 
 
@@ -101,7 +101,7 @@ class Failing:
 def leave(up: Served, seed: int) -> None:
     """Ask for a long answer, and close the connection in the middle of it."""
     body = {**CHAT, "max_tokens": 900, "seed": seed, "stream": True}
-    with httpx.stream("POST", f"{up.url}/v1/chat/completions", json=body, timeout=60) as answer:
+    with httpx.stream("POST", f"{up.url}/v1/chat/completions", json=body, timeout=600) as answer:
         lines = answer.iter_lines()
         while '"content":"' not in next(lines) or '"role"' in next(lines):
             pass
@@ -133,7 +133,7 @@ def test_answers_among_others_who_join_leave_and_fail_are_those_given_alone(
     with serving(engine, max_batch_rows=rows) as up, ThreadPoolExecutor(len(REQUESTS) + 4) as pool:
         scheduler, gate = up.server.scheduler, Gate()
         scheduler.submit(gate)
-        assert gate.begun.wait(60)
+        assert gate.begun.wait(600)
         failing: list[Handle[None]] = [scheduler.submit(Failing(forwards), client="f") for forwards in (0, 3, 9)]
         endless = scheduler.submit(Endless(), client="e")
 

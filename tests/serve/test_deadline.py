@@ -35,6 +35,47 @@ def test_the_best_that_there_is_then_is_told_as_such_by_every_format(ticking: Se
     assert '"deadline_reached":true' in told
 
 
+FIM = {"model": NAME, "prompt": "the", "suffix": " end", "max_tokens": 90, "seed": 1}
+REGION = "<|current_file_content|>\nx = <|code_to_edit|>1<|/code_to_edit|>\n<|/current_file_content|>"
+ORIGINAL = "<|original_code|>\nx = 1\n<|/original_code|>\n<|update_snippet|>\nx = 2\n<|/update_snippet|>"
+
+
+def test_what_is_written_into_a_text_keeps_to_it_on_every_route(ticking: Served) -> None:
+    """The text around stays as it was, whatever was cut."""
+    for route in ("/v1/fim/completions", "/v1/completions"):
+        whole = ticking.post(route, FIM).json()
+        assert "deadline_reached" not in whole["choices"][0]
+        late = ticking.post(route, {**FIM, "deadline_ms": 20}).json()
+        assert late["choices"][0]["deadline_reached"], route
+        assert late["usage"]["denoising_steps"] < whole["usage"]["denoising_steps"]
+        fast = ticking.post(route, {**FIM, "quality": "fast", "mode": "diffusion"}).json()
+        assert fast["usage"]["denoising_steps"] < whole["usage"]["denoising_steps"]
+        refused = ticking.post(route, {**FIM, "quality": "exact"})
+        assert (refused.status_code, refused.json()["error"]["param"]) == (400, "quality")
+        assert "fill writes on canvases alone" in refused.json()["error"]["message"]
+        assert ticking.post(route, {**FIM, "mode": "autoregressive"}).json()["error"]["param"] == "mode"
+    gap = {"fill": {"prefix": "the", "suffix": " end"}, "max_tokens": 90, "seed": 1, "deadline_ms": 20}
+    told = ticking.post("/v1/redraft/generate", {**gap, "mode": "diffusion"}).text
+    assert '"deadline_reached":true' in told
+    for route, content in (("/v1/edit/completions", REGION), ("/v1/apply/completions", ORIGINAL)):
+        body = {"model": NAME, "messages": [{"role": "user", "content": content}], "seed": 1, "max_tokens": 40}
+        late = ticking.post(route, {**body, "deadline_ms": 10}).json()
+        assert late["choices"][0]["deadline_reached"], route
+        assert late["usage"]["denoising_steps"] < ticking.post(route, body).json()["usage"]["denoising_steps"]
+        assert ticking.post(route, {**body, "quality": "exact"}).json()["error"]["param"] == "quality"
+        assert ticking.post(route, {**body, "deadline_ms": 0}).status_code == 400
+    assert ticking.idle
+
+
+def test_a_decision_is_read_as_it_stands_then(ticking: Served) -> None:
+    body = {"prompt": "hi", "questions": {"a": ["yes", "no"]}, "max_denoising_steps": 8, "seed": 1}
+    late = ticking.post("/v1/redraft/choose", {**body, "deadline_ms": 20}).json()
+    assert late["deadline_reached"]
+    assert late["usage"]["denoising_steps"] <= 3
+    assert sum(late["answers"]["a"]["probabilities"].values()) == pytest.approx(1)
+    assert "deadline_reached" not in ticking.post("/v1/redraft/choose", body).json()
+
+
 def test_what_cannot_be_whole_by_then_says_what_it_needs(ticking: Served) -> None:
     body = {
         "model": NAME,
@@ -61,3 +102,5 @@ def test_a_recipe_is_for_requests_that_do_not_name_their_settings(served: Served
         assert up.post("/v1/completions", {**body, "quality": "balanced"}).json()["usage"]["denoising_steps"] > 1
         filled = up.post("/v1/completions", {**body, "suffix": " there"})
         assert filled.json()["usage"]["denoising_steps"] == 1
+        edited = {"model": NAME, "messages": [{"role": "user", "content": REGION}], "seed": 1}
+        assert up.post("/v1/edit/completions", edited).json()["usage"]["denoising_steps"] == 1

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 
 from redraft import RequestError
 from redraft.api import Engine
-from redraft.engine.runtime import run
+from redraft.engine.runtime import Prompt, run
 from redraft.engine.scheduler import Scheduler
 from redraft.loading import load
 from redraft.models.base import Span
@@ -166,6 +167,20 @@ class TestStrings:
 def test_what_cannot_be_scored_is_named(engine: Engine, given: dict, message: str) -> None:
     with pytest.raises(RequestError, match=message):
         engine.score(**{"prompt": PROMPT, "text": TEXT, **given})
+
+
+def test_many_are_scored_as_each_alone_and_what_cannot_be_is_named_by_its_number(engine: Engine) -> None:
+    prompts: list[Prompt] = [PROMPT, PROMPT[:2], "the"]
+    texts: list[str | Sequence[int]] = [TEXT, TEXT, " cat"]
+    found = engine.score_many(prompts, texts, top_logprobs=2)
+    alone = [engine.score(prompt, text, top_logprobs=2) for prompt, text in zip(prompts, texts, strict=True)]
+    assert [one.logprobs for one in found] == [one.logprobs for one in alone]
+    with pytest.raises(RequestError, match="there are 2 texts for 3 prompts"):
+        engine.score_many(prompts, texts[:2])
+    with pytest.raises(RequestError, match="text 1: text is empty"):
+        engine.score_many(prompts, [TEXT, "", TEXT])
+    with pytest.raises(RequestError, match="texts must be a list"):
+        engine.score_many(prompts, "the")
 
 
 def test_keys_and_values_that_do_not_fit_are_refused_before_any_work(engine: Engine) -> None:

@@ -54,7 +54,9 @@ class Answer:
     def as_object(self) -> dict[str, object]:
         """Return it as ``--json`` prints it."""
         if self.result is not None:
-            return printing.as_object(self.result)
+            from redraft.tasks.objects import as_object
+
+            return as_object(self.result)
         usage = {
             "completion_tokens": len(self.token_ids),
             "canvases": self.canvases,

@@ -1,119 +1,155 @@
-"""``redraft generate --batch``: the prompts of a file, answered in batches, and gone on with after a break."""
+"""Files of requests, one JSON object a line: asked in batches, answered in their order, gone on with after a break."""
 
 import hashlib
 import json
 import sys
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, Generic, TextIO, TypeVar
 
 import typer
 
-from redraft.cli import options, printing, reading, talk
+from redraft.cli import options, reading, talk
 from redraft.errors import RedraftError, RequestError, counted
 
 if TYPE_CHECKING:
     from redraft.api import Engine
-    from redraft.cli.options import Loading, Recordings, Sampling
-    from redraft.engine.result import Result
     from redraft.engine.scheduler import Handle
+    from redraft.engine.task import Runnable
 
-_KNOWN = ("id", "prompt", "messages", "seed", "max_tokens")
+T = TypeVar("T")
+Check = Callable[[object], str | None]
+"""Says what a field must be where it is not that, and None where it is."""
+
+_OF_ALL = ("id", "prompt", "messages")
 # Requests that wait or run at a time; more would only fill memory.
-_WINDOW = 64
-MAX_SEED = (1 << 64) - 1
+WINDOW = 64
 
 
 @dataclass(frozen=True)
 class Line:
-    """One prompt of the file, checked."""
+    """One request of a file, checked."""
 
     id: str
     """The name that was given, or the number of the line, from 1."""
     where: str
     prompt: str | list[dict[str, Any]]
-    seed: int | None
-    max_tokens: int | None
+    given: Mapping[str, Any]
+    """The verb's own fields, as far as the line has them."""
+    asked: Any
+    """The values that make it another request than one of the same id."""
 
     @property
     def digest(self) -> str:
-        """Return what tells its prompt from others."""
-        return hashlib.sha256(json.dumps(self.prompt, sort_keys=True).encode()).hexdigest()[:16]
+        """Return what tells it from others."""
+        return hashlib.sha256(json.dumps(self.asked, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def run(
-    file: Path,
-    out: Path | None,
-    raw: bool,
-    system: str | None,
-    sampling: "Sampling",
-    more: Mapping[str, Any],
-    loading: "Loading",
-    recordings: "Recordings",
-) -> None:
-    """Answer all lines of ``file`` that ``out`` has no answer to; a line that fails is told, and does not stop others.
+@dataclass(frozen=True)
+class Fields:
+    """The fields of a verb's lines beside the prompt."""
 
-    Raises RequestError, before a model is loaded, naming the line that is no prompt.
-    """
+    checks: Mapping[str, Check]
+    needed: tuple[str, ...] = ()
+    """The fields that every line has."""
+    asked: tuple[str, ...] = ()
+    """The fields that make a request another one, as the prompt does."""
+
+
+@dataclass(frozen=True)
+class Asking(Generic[T]):
+    """The way in which a verb asks for lines, and writes down what comes of them."""
+
+    noun: str
+    """The word for what comes of a line."""
+    request: "Callable[[Line], Runnable[T]]"
+    """Checks a line; RedraftError for one that cannot be honoured."""
+    shown: Callable[[Line, T], dict[str, Any]]
+    window: int = WINDOW
+    """Requests under way at a time."""
+
+
+def whole_number(least: int, most: int) -> Check:
+    """Make the check of a whole number."""
+
+    def check(value: object) -> str | None:
+        if value is None or (type(value) is int and least <= value <= most):
+            return None
+        return f"must be a whole number, {least} or more"
+
+    return check
+
+
+def read(file: Path, raw: bool, system: str | None, fields: Fields) -> list[Line]:
+    """Read a file of requests; RequestError names the line that is none."""
     text = reading.file_text(file, "the file of --batch")
-    lines = list(_lines(text, str(file), raw, system, sampling.seed))
-    if out is not None:
-        options.check_output(out)
-    done = _answered(out, lines) if out is not None else set()
-    left = [line for line in lines if line.id not in done]
+    numbered = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
+    if not numbered:
+        raise RequestError(f"{file} holds no prompts; give one JSON object a line")
+    ids: set[str] = set()
+    lines = []
+    for number, line in numbered:
+        found = _parse(line, f"{file}:{number}", number, raw, system, fields)
+        if found.id in ids:
+            raise RequestError(f"{found.where}: id {found.id!r} was there before; each line has its own")
+        ids.add(found.id)
+        lines.append(found)
+    return lines
+
+
+def left(lines: Sequence[Line], out: Path | None, noun: str) -> list[Line]:
+    """Return the lines that ``out`` has no answer to; RequestError for a file that cannot be gone on with."""
+    if out is None:
+        return list(lines)
+    options.check_output(out)
+    done = _answered(out, lines)
+    rest = [line for line in lines if line.id not in done]
     if done:
-        talk.note(f"{counted(len(done), 'answer')} in {out} already, {len(left)} to go")
-    if not left:
-        return
-    record = recordings.folder()
-    engine = loading.engine()
-    parameters = {**sampling.parameters(engine), **more}
-    with _written(out) as written, _progress(len(lines), len(done)) as progress:
-        failed = _answer(engine, left, parameters, record, written, progress)
+        talk.note(f"{counted(len(done), noun)} in {out} already, {len(rest)} to go")
+    return rest
+
+
+def answer(
+    engine: "Engine", lines: Sequence[Line], total: int, file: Path, out: Path | None, asking: Asking[T]
+) -> None:
+    """Answer ``lines`` of ``total`` in all; one that fails is told, and does not stop others. RequestError, when all
+    have ended, where some could not be answered."""
+    with _written(out) as written, _progress(asking.noun, total, total - len(lines)) as progress:
+        failed = _answer(engine, lines, asking, written, progress)
     if failed:
         raise RequestError(
             f"{counted(failed, 'line')} of {file} could not be answered; each has its 'error' in the output"
         )
 
 
-def _lines(text: str, file: str, raw: bool, system: str | None, seed: int | None) -> Iterator[Line]:
-    ids: set[str] = set()
-    numbered = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
-    if not numbered:
-        raise RequestError(f"{file} holds no prompts; give one JSON object a line")
-    for place, (number, line) in enumerate(numbered):
-        where = f"{file}:{number}"
-        found = _parse(line, where, number, raw, system)
-        if found.seed is None and seed is not None:
-            # Neighbours that ask the same are not to get the same noise.
-            found = Line(found.id, where, found.prompt, (seed + place) % (MAX_SEED + 1), found.max_tokens)
-        if found.id in ids:
-            raise RequestError(f"{where}: id {found.id!r} was there before; each line has its own")
-        ids.add(found.id)
-        yield found
-
-
-def _parse(line: str, where: str, number: int, raw: bool, system: str | None) -> Line:
+def _parse(line: str, where: str, number: int, raw: bool, system: str | None, fields: Fields) -> Line:
     try:
         given = json.loads(line)
     except ValueError as error:
         raise RequestError(f"{where}: not valid JSON: {error}") from error
     if not isinstance(given, dict):
         raise RequestError(f'{where}: a line is a JSON object, such as {{"prompt": "..."}}, not {type(given).__name__}')
+    known = (*_OF_ALL, *fields.checks)
     for name in given:
-        if name not in _KNOWN:
-            raise RequestError(f"{where}: {name!r} is not read here; known are {', '.join(_KNOWN)}")
-    for name in ("seed", "max_tokens"):
-        value, least = given.get(name), 0 if name == "seed" else 1
-        if value is not None and (type(value) is not int or not least <= value <= MAX_SEED):
-            raise RequestError(f"{where}: {name} {value!r} must be a whole number, {least} or more")
+        if name not in known:
+            raise RequestError(f"{where}: {name!r} is not read here; known are {', '.join(known)}")
+    for name in fields.needed:
+        if given.get(name) is None:
+            raise RequestError(f"{where}: a line has {name!r}")
+    for name, check in fields.checks.items():
+        wrong = check(given.get(name))
+        if wrong is not None:
+            raise RequestError(f"{where}: {name} {given[name]!r} {wrong}")
     own = given.get("id", number)
     if not isinstance(own, str | int):
         raise RequestError(f"{where}: id {own!r} must be a text or a number")
-    return Line(str(own), where, _prompt(given, where, raw, system), given.get("seed"), given.get("max_tokens"))
+    prompt = _prompt(given, where, raw, system)
+    more = {name: given[name] for name in fields.checks if given.get(name) is not None}
+    asked = [prompt, *(given[name] for name in fields.asked)] if fields.asked else prompt
+    return Line(str(own), where, prompt, more, asked)
 
 
 def _prompt(given: Mapping[str, Any], where: str, raw: bool, system: str | None) -> str | list[dict[str, Any]]:
@@ -157,20 +193,12 @@ def _answered(out: Path, lines: Sequence[Line]) -> set[str]:
     return done
 
 
-def _answer(
-    engine: "Engine",
-    lines: Sequence[Line],
-    parameters: Mapping[str, Any],
-    record: Any,
-    written: TextIO,
-    progress: Any,
-) -> int:
+def _answer(engine: "Engine", lines: Sequence[Line], asking: Asking[T], written: TextIO, progress: Any) -> int:
     """Keep a window of requests under way, write each answer when it is its turn, and return how many failed."""
-    from redraft.engine.generation import Generate
     from redraft.engine.scheduler import Scheduler
 
-    scheduler = Scheduler(engine.runtime, max_waiting=_WINDOW + 1)
-    under_way: deque[tuple[Line, Handle[Result] | RedraftError]] = deque()
+    scheduler = Scheduler(engine.runtime, max_waiting=WINDOW + 1)
+    under_way: deque[tuple[Line, Handle[T] | RedraftError]] = deque()
     failed = 0
 
     def take() -> int:
@@ -178,7 +206,7 @@ def _answer(
         try:
             if isinstance(handle, RedraftError):
                 raise handle
-            shown = printing.as_object(handle.result())
+            shown = asking.shown(line, handle.result())
         except RedraftError as error:
             shown = {"error": {"type": type(error).__name__, "message": str(error)}}
         written.write(json.dumps({"id": line.id, "prompt_sha256": line.digest, **shown}, ensure_ascii=False) + "\n")
@@ -188,13 +216,10 @@ def _answer(
 
     try:
         for line in lines:
-            if len(under_way) == _WINDOW:
+            if len(under_way) == asking.window:
                 failed += take()
-            own = {name: value for name, value in asdict(line).items() if name in ("seed", "max_tokens")}
-            given = {**parameters, **{name: value for name, value in own.items() if value is not None}}
             try:
-                request = engine.request(line.prompt, **given)
-                under_way.append((line, scheduler.submit(Generate(engine.runtime, request, record))))
+                under_way.append((line, scheduler.submit(asking.request(line))))
             except RedraftError as error:
                 under_way.append((line, error))
         while under_way:
@@ -219,17 +244,17 @@ def _written(out: Path | None) -> Iterator[TextIO]:
 
 
 @contextmanager
-def _progress(total: int, done: int) -> Iterator[Any]:
+def _progress(noun: str, total: int, done: int) -> Iterator[Any]:
     """A bar on standard error, in a terminal; and a line at the end that says what was done."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     errors = Console(stderr=True)
-    columns = (TextColumn("answers"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (TextColumn(f"{noun}s"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     hidden = not errors.is_terminal or talk.level() == talk.QUIET
     count = tokens = forwards = 0
     with Progress(*columns, console=errors, transient=True, disable=hidden) as bar:
-        task = bar.add_task("answers", total=total, completed=done)
+        task = bar.add_task(f"{noun}s", total=total, completed=done)
 
         def advance(shown: Mapping[str, Any]) -> None:
             nonlocal count, tokens, forwards
@@ -241,4 +266,4 @@ def _progress(total: int, done: int) -> Iterator[Any]:
         try:
             yield advance
         finally:
-            talk.note(f"{counted(count, 'answer')}, {counted(tokens, 'token')} in {counted(forwards, 'forward')}")
+            talk.note(f"{counted(count, noun)}, {counted(tokens, 'token')} in {counted(forwards, 'forward')}")

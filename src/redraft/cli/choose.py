@@ -44,6 +44,9 @@ def choose(
         str | None, typer.Option(help="length: compare options by their probability for each byte; by default the sum.")
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Same seed, same answer; by default a random one.")] = None,
+    deadline_ms: Annotated[
+        float | None, typer.Option(help="Milliseconds by which the answer is wanted: what is read off the canvas then.")
+    ] = None,
     as_json: options.AsJson = False,
     loading: options.Loading,
     recordings: options.Recordings,
@@ -54,28 +57,35 @@ def choose(
     """
     asked = _questions(option, questions)
     question = reading.prompt(prompt, file, raw, system)
-    _check(steps, temperature, normalize, seed)
+    _check(steps, temperature, normalize, seed, deadline_ms)
     record = recordings.folder()
     engine = loading.engine()
     result = engine.choose(
         question, asked, frame=frame, max_denoising_steps=steps, temperature=temperature, calibrated=calibrated,
         normalize=normalize,  # type: ignore[arg-type]  # checked above
-        seed=seed, record=record,
+        seed=seed, deadline_ms=deadline_ms, record=record,
     )  # fmt: skip
     if as_json:
-        printing.print_json(_as_object(result))
+        from redraft.tasks.objects import as_object
+
+        printing.print_json(as_object(result))
     else:
         _print_table(result)
     usage = result.usage
+    if result.deadline_reached:
+        talk.note("the deadline came before the canvas was denoised; it was read as it was then")
     talk.note(
         f"{counted(usage.denoising_steps, 'denoising step')}, {usage.seconds:.2f} s, log P(valid) "
         f"{result.log_valid:.3g}, seed {result.seed}"
     )
 
 
-def _check(steps: int, temperature: float | None, normalize: str | None, seed: int | None) -> None:
+def _check(
+    steps: int, temperature: float | None, normalize: str | None, seed: int | None, deadline_ms: float | None
+) -> None:
     """Refuse, before a model is loaded, what no model could honour."""
     from redraft.engine import request
+    from redraft.engine.deadline import Deadline, monotonic
     from redraft.tasks.choose import check_normalize
 
     check_normalize(normalize)
@@ -83,6 +93,8 @@ def _check(steps: int, temperature: float | None, normalize: str | None, seed: i
     request.check_seed(seed)
     if temperature is not None:
         request.check_temperature(temperature)
+    if deadline_ms is not None:
+        Deadline.after(deadline_ms, monotonic)
 
 
 def _questions(option: list[str] | None, file: Path | None) -> Any:
@@ -97,18 +109,6 @@ def _questions(option: list[str] | None, file: Path | None) -> Any:
     if not isinstance(asked, Mapping) or not all(isinstance(options, list) for options in asked.values()):
         raise RequestError(f'the file of --questions {file} must hold an object, such as {{"name": ["yes", "no"]}}')
     return asked
-
-
-def _as_object(result: "ChooseResult") -> dict[str, object]:
-    return {
-        "answers": {
-            name: {"choice": one.choice, "confidence": one.confidence, "probabilities": one.probabilities}
-            for name, one in result.answers.items()
-        },
-        "log_valid": result.log_valid,
-        "seed": result.seed,
-        "usage": printing.usage_object(result.usage),
-    }
 
 
 def _print_table(result: "ChooseResult") -> None:

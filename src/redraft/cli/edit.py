@@ -75,7 +75,9 @@ def edit(
     if in_place:
         _write(file, result.text)
     if as_json:
-        printing.print_json({**printing.as_object(result), "spans": spans})
+        from redraft.tasks.objects import as_object
+
+        printing.print_json({**as_object(result), "spans": spans})
     else:
         if not in_place:
             printing.print_exactly(result.text)

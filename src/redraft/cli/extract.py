@@ -59,7 +59,9 @@ def extract(
         **sampling.parameters(engine, generates=False),
     )  # fmt: skip
     if as_json:
-        shown = printing.as_object(found)
+        from redraft.tasks.objects import as_object
+
+        shown = as_object(found)
         if not confidence:
             del shown["confidence"]
         printing.print_json(shown)

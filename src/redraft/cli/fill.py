@@ -56,7 +56,9 @@ def fill(
         **sampling.parameters(engine, generates=False),
     )
     if as_json:
-        printing.print_json(printing.as_object(result))
+        from redraft.tasks.objects import as_object
+
+        printing.print_json(as_object(result))
     else:
         printing.print_exactly(result.middle if only_middle else result.text)
     printing.print_cost(result)

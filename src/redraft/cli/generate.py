@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from redraft.cli import batch as batches
-from redraft.cli import options, printing, reading, talk
+from redraft.cli import generate_batch, options, printing, reading, talk
 from redraft.cli.answering import Answer, Writer, answer, tell
 from redraft.cli.constraints import ConstraintOptions
 from redraft.errors import RequestError, counted
@@ -80,7 +79,7 @@ def generate(
                 "--batch takes its prompts from its file and writes JSON lines; leave out PROMPT, --file, "
                 "--watch and --json"
             )
-        batches.run(batch, out, raw, system, sampling, more, loading, recordings)
+        generate_batch.run(batch, out, raw, system, sampling, more, loading, recordings)
         return
     question = reading.prompt(prompt, file, raw, system)
     record = recordings.folder()

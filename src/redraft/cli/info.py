@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from redraft.canvas.acceptance import AcceptanceRule
     from redraft.kernels.packed import Format
     from redraft.models.checkpoint import Checkpoint
+    from redraft.models.sampling import SamplingDefaults
     from redraft.models.tokenizer import ChatTokenizer
     from redraft.train.adapt import Base
 
@@ -192,7 +193,8 @@ def _sampling(found: "Checkpoint", tokenizer: "ChatTokenizer | None") -> dict[st
     corruption = found.family.corruption(found.config)
     ends = ", ".join(_token(token, tokenizer) for token in defaults.end_token_ids) or "none"
     if corruption is None:
-        return {"temperature": f"{defaults.sampling_temperature:g}", "end tokens": ends}
+        return {"tokens one by one": _one_by_one(defaults.sampling), "end tokens": ends}
+    drawn = {"tokens one by one": _one_by_one(defaults.sampling)} if "autoregressive" in found.family.modes else {}
     return {
         "denoising steps, at most": defaults.max_denoising_steps,
         **(
@@ -205,9 +207,18 @@ def _sampling(found: "Checkpoint", tokenizer: "ChatTokenizer | None") -> dict[st
         if corruption.monotone
         else f"the argmax canvas is unchanged for {counted(defaults.stability_threshold, 'step')} and the mean entropy "
         f"is below {defaults.confidence_threshold:g} nats",
+        **drawn,
         **({} if corruption.mask is None else {"mask token": _token(corruption.mask, tokenizer)}),
         "end tokens": ends,
     }
+
+
+def _one_by_one(sampling: "SamplingDefaults") -> str:
+    """Say in words how tokens are drawn one by one."""
+    own = sampling.as_object()
+    greedy = own.pop("do_sample", True) is False
+    heat = "the likeliest" if greedy else f"temperature {own.pop('temperature', 1.0):g}"
+    return ", ".join([heat, *(f"{name} {value:g}" for name, value in own.items())])
 
 
 def _accepts(rule: "AcceptanceRule") -> str:
@@ -241,6 +252,11 @@ def _unsupported(found: "Checkpoint") -> dict[str, dict[str, object]]:
     rows: dict[str, object] = {f"{part} tensors, not loaded": count for part, count in parts.items()}
     if found.config.image_token_ids:
         rows = {"images": "refused; image tokens in a prompt are an error", **rows}
+    unread = [*found.defaults.sampling.unread]
+    if "autoregressive" not in found.family.modes:
+        unread = [f"{name} {value}" for name, value in found.defaults.sampling.as_object().items()] + unread
+    if unread:
+        rows["of generation_config.json"] = f"not read: {', '.join(unread)}"
     return {"not supported": rows} if rows else {}
 
 

@@ -216,11 +216,13 @@ class Sampling:
     verify_threshold: Annotated[
         float, typer.Option(help="Of --verify: the probability below which a token is unlikely.")
     ] = 0.01
-    top_p: Annotated[float, typer.Option(help="Leave the likeliest tokens of so much probability together.")] = 1.0
-    top_k: Annotated[int | None, typer.Option(help="Leave so many of the likeliest tokens.")] = None
+    top_p: Annotated[
+        float | None, typer.Option(help="Leave the likeliest tokens of so much probability together; 1 leaves all.")
+    ] = None
+    top_k: Annotated[int | None, typer.Option(help="Leave so many of the likeliest tokens; 0 leaves all.")] = None
     min_p: Annotated[
-        float, typer.Option(help="Leave tokens at least so many times as probable as the likeliest one.")
-    ] = 0.0
+        float | None, typer.Option(help="Leave tokens at least so many times as probable as the likeliest one.")
+    ] = None
     logit_bias: Annotated[
         list[str] | None,
         typer.Option(metavar="ID=BIAS", help="Add to a token's logit, -100 to 100; may be repeated."),
@@ -230,8 +232,9 @@ class Sampling:
     ] = 0.0
     frequency_penalty: Annotated[float, typer.Option(help="The same for each time that the answer has it.")] = 0.0
     repetition_penalty: Annotated[
-        float, typer.Option(help="Divides the logit of a token that the answer has already; below 0 it multiplies.")
-    ] = 1.0
+        float | None,
+        typer.Option(help="Divides the logit of a token that the answer has already; below 0 it multiplies."),
+    ] = None
     deadline_ms: Annotated[
         float | None, typer.Option(help="Milliseconds by which the answer is wanted: the best that there is then.")
     ] = None
@@ -266,7 +269,7 @@ class Sampling:
         self._check_dial()
         request.check_threshold(self.verify_threshold)
         if self.mode is not None:
-            request.check_of_mode(self.mode.value, **self._of_canvases())
+            request.check_of_mode(self.mode.value, self._of_canvases())
         check_without_model(
             top_p=self.top_p,
             top_k=self.top_k,
@@ -464,7 +467,8 @@ def check_without_model(**given: Any) -> None:
     """Refuse sampling parameters that no model could honour, whatever its vocabulary and its context."""
     from redraft.engine.sampling import NOTHING, check_sampling
 
-    check_sampling(vocab_size=1 << 31, room=1 << 31, **{**vars(NOTHING), **given})
+    said = {name: value for name, value in given.items() if value is not None}
+    check_sampling(vocab_size=1 << 31, room=1 << 31, **{**vars(NOTHING), **said})
 
 
 def check_answer(

@@ -3,7 +3,6 @@
 import json
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import typer
@@ -12,7 +11,7 @@ from redraft.cli import talk
 from redraft.errors import counted
 
 if TYPE_CHECKING:
-    from redraft.engine.result import Result, Usage
+    from redraft.engine.result import Result
 
 
 def print_exactly(text: str) -> None:
@@ -39,21 +38,6 @@ def print_cost(result: "Result") -> None:
             "--max-denoising-steps may help.",
             err=True,
         )
-
-
-def as_object(result: "Result") -> dict[str, object]:
-    """Return a result as ``--json`` prints it; what was not asked for is left out."""
-    shown = {**asdict(result), "converged": result.converged, "usage": usage_object(result.usage)}
-    absent = [name for name in ("thought", "verified") if shown[name] is None]
-    of_kinds = ("log_valid", "logprobs", "causal_logprobs", "tool_calls", "deadline_reached")
-    absent += [name for name in of_kinds if not shown[name]]
-    return {name: value for name, value in shown.items() if name not in absent}
-
-
-def usage_object(usage: "Usage") -> dict[str, object]:
-    """Return a cost as ``--json`` prints it."""
-    rates = {"tokens_per_step": usage.tokens_per_step, "tokens_per_forward": usage.tokens_per_forward}
-    return {**asdict(usage), **rates}
 
 
 def cost_line(result: "Result") -> str:

@@ -1,13 +1,12 @@
 """``redraft score``: finds how likely the model holds texts to be behind a prompt."""
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from redraft.cli import options, printing, reading, talk
+from redraft.cli import options, printing, reading, score_batch, talk
 from redraft.errors import RequestError, counted
 
 if TYPE_CHECKING:
@@ -43,6 +42,15 @@ def score(
     ] = None,
     samples: Annotated[int | None, typer.Option(min=1, help="Of --bound: masked canvases; by default 128.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of --bound: draws the masks; by default a random one.")] = None,
+    batch: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Score every line of a file, a JSON object with a prompt and a text each; JSON out."
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Of --batch: where scores are appended, one a line; what is there is left out.")
+    ] = None,
     as_json: options.AsJson = False,
     loading: options.Loading,
 ) -> None:
@@ -50,6 +58,18 @@ def score(
 
     Example: redraft score --raw "The capital of France is" --text " Paris" --text " Rome" --model MODEL
     """
+    _check(bound, samples, seed)
+    if batch is not None:
+        if prompt is not None or file is not None or text or text_file or as_json:
+            raise RequestError(
+                "--batch takes prompts and texts from its file and writes JSON lines; leave out PROMPT, --file, "
+                "--text, --text-file and --json"
+            )
+        parameters = {"top_logprobs": top, "bound": bound, "samples": samples, "seed": seed}
+        score_batch.run(batch, out, raw, system, parameters, loading)
+        return
+    if out is not None:
+        raise RequestError("--out is for --batch; send scores to a file with >")
     # The texts first: what comes through a pipe is theirs where one of them is -.
     texts = [*(text or ()), *(reading.file_text(path, "the text") for path in text_file or ())]
     if not texts:
@@ -58,7 +78,6 @@ def score(
         if not own:
             raise RequestError(f"text {number + 1} is empty; give at least one character to score")
     question = reading.prompt(prompt, file, raw, system)
-    _check(bound, samples, seed)
     engine = loading.engine()
     results = [
         engine.score(
@@ -69,7 +88,10 @@ def score(
     ]  # fmt: skip
     piece = engine.tokenizer.piece
     if as_json:
-        printing.print_json({"scores": [_as_object(own, one, piece) for own, one in zip(texts, results, strict=True)]})
+        from redraft.tasks.objects import score_object
+
+        shown = [score_object(own, one, piece) for own, one in zip(texts, results, strict=True)]
+        printing.print_json({"scores": shown})
     else:
         _print_tables(texts, results, piece)
     seconds = sum(one.usage.seconds for one in results)
@@ -82,15 +104,6 @@ def _check(bound: str | None, samples: int | None, seed: int | None) -> None:
     from redraft.tasks.score import check_bound
 
     check_bound(bound, samples, seed)
-
-
-def _as_object(text: str, result: "ScoreResult", piece: "Callable[[int], str]") -> dict[str, Any]:
-    """Return a score as ``--json`` prints it; what was not asked for is left out."""
-    shown = {"text": text, **asdict(result), "is_greedy": result.is_greedy, "pieces": [*map(piece, result.token_ids)]}
-    absent = [name for name, value in shown.items() if value is None or (name == "logprobs" and not value)]
-    if result.bound is not None:
-        absent += ["token_logprobs", "greedy", "is_greedy"]
-    return {name: value for name, value in shown.items() if name not in absent}
 
 
 def _print_tables(texts: Sequence[str], results: "Sequence[ScoreResult]", piece: "Callable[[int], str]") -> None:

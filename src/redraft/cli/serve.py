@@ -102,7 +102,8 @@ def serve(
     )  # fmt: skip
     from redraft.engine.request import check_listeners, check_mode
 
-    check_listeners(None, recordings, check_mode(mode, engine.runtime.modes))
+    modes = engine.runtime.modes
+    check_listeners(None, recordings, check_mode(mode, modes), modes)
     if recordings is not None and engine.origin is not None:
         # Large weights are read through for it, which the first request need not wait for.
         typer.echo(f"recording to {record}, weights {engine.origin.digest[:12]}", err=True)

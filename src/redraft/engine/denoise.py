@@ -9,10 +9,11 @@ from torch import Tensor
 from redraft.canvas.draft import Draft
 from redraft.canvas.penalties import Standing
 from redraft.canvas.random import INITIAL, PositionRandom
-from redraft.canvas.readout import ReadoutSpec
+from redraft.canvas.readout import Readout, ReadoutSpec
 from redraft.canvas.shaping import Shaping
 from redraft.canvas.step import CanvasState, Pinned, StepOutcome, StepRules, start, step
 from redraft.canvas.token_classes import TokenClasses
+from redraft.engine.causal import CausalRows
 from redraft.engine.constrained import ConstrainedStep, OnCanvas
 from redraft.engine.deadline import passed
 from redraft.engine.memory import PooledCache
@@ -74,6 +75,16 @@ class FinishedCanvas:
     """True where the deadline ended it."""
 
 
+@dataclass(frozen=True, eq=False)
+class LastRead:
+    """The readout of a canvas that is only to be read."""
+
+    readout: Readout
+    denoising_steps: int
+    cut: bool = False
+    """True where the deadline came before the last step."""
+
+
 class Denoising:
     """The steps of one canvas: its state, its draws, and the forward that it asks for next."""
 
@@ -96,17 +107,19 @@ class Denoising:
         self._accepted: Tensor | None = None
         """[C] bool: the positions that the step before accepted; None at the first."""
 
-    def finish(self, commit: Tensor | None, on_step: OnStep | None) -> Task[FinishedCanvas]:
+    def finish(
+        self, commit: Tensor | None, on_step: OnStep | None, causal: CausalRows | None = None
+    ) -> Task[FinishedCanvas]:
         """Denoise to the last step, or to the first at which the deadline has passed. ``commit`` [T]: what is still to
-        be encoded before the canvas.
+        be encoded before the canvas; ``causal``: what keeps that, and reads it, in its place.
 
         A canvas that the deadline cuts is the likeliest one at its last step; under a constraint the likeliest whose
         text is whole. Raises DeadlineError where there is none.
         """
         while True:
             number, temperature = self.state.step, self._temperature()
-            reading = yield from read(Forward(self._spans(commit), self._spec(temperature)))
-            commit = None
+            reading = yield from self._read(commit, causal, temperature)
+            commit = causal = None
             outcome, conditioned = yield from self._step(reading)
             finished = bool(outcome.flags[0])
             if on_step is not None:
@@ -117,6 +130,17 @@ class Denoising:
             self.state = outcome.state
             if last:
                 return self._finished(number, finished, outcome, conditioned)
+
+    def _read(self, commit: Tensor | None, causal: CausalRows | None, temperature: float) -> Task[Reading]:
+        """Do the forward of a step, and of what is committed before it."""
+        before = None if causal is None else causal.commit
+        if causal is None or before is None:
+            return (yield from read(Forward(self._spans(commit), self._spec(temperature))))
+        forward = Forward((before, *self._spans(None)), self._spec(temperature), encoded=causal.asked)
+        reading = yield from read(forward)
+        assert reading.encoded is not None, "what was encoded was wanted"
+        causal.take(reading.encoded)
+        return reading
 
     def _ends(self, conditioned: ConstrainedStep | None) -> bool:
         """Tell whether an answer may end with the canvas as a step has left it."""
@@ -169,9 +193,9 @@ class Denoising:
         fewest = constraint.fewest
         raise deadline.unfinished(fewest, plan.index, -(-fewest // plan.length), "canvas", "canvases")
 
-    def read_last(self, commit: Tensor | None, on_step: OnStep | None) -> Task[tuple[Reading, int]]:
-        """Denoise, and read the last step by the plan's classes in the place of taking it -> what was read, and how
-        many steps there were."""
+    def read_last(self, commit: Tensor | None, on_step: OnStep | None) -> Task[LastRead]:
+        """Denoise, and read the last step by the plan's classes in the place of taking it; once the deadline has
+        passed, the step that there is then."""
         plan = self._plan
         wanted = ReadoutSpec(plan.read_temperature, classes=plan.read_classes)
         while self.state.step < self._rules.steps:
@@ -182,16 +206,17 @@ class Denoising:
             finished = bool(outcome.flags[0])
             if on_step is not None:
                 on_step(self._event(temperature, self.state, outcome, finished))
-            if finished:
+            late = not finished and passed(self._request.deadline)
+            if finished or late:
                 last = yield from read(Forward(readout=wanted, hidden=reading.hidden))
                 yield from self._check_numbers(last)
-                return last, number
+                return LastRead(last.readout, number, late)
             self.state = outcome.state
         last = yield from read(Forward(self._spans(commit), wanted))
         yield from self._check_numbers(last)
         if on_step is not None:
             on_step(self._only_read(last))
-        return last, self.state.step
+        return LastRead(last.readout, self.state.step)
 
     def _draws(self, key: int) -> PositionRandom:
         plan = self._plan
@@ -223,8 +248,7 @@ class Denoising:
             temperature,
             None if request.temperature == 0 else self._step_draws.sample,
             self_conditioning=self._model.self_conditions and self.state.step < self._rules.steps,
-            # Of a model with a mask one more, for the mask may be among them.
-            top_logprobs=top_logprobs + (top_logprobs > 0 and masks is not None),
+            top_logprobs=self._runtime.top_of_text(top_logprobs),
             classes=masks if constraint is None else constraint.classes,
             shaping=self._shaping(),
         )

@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -24,7 +25,6 @@ from redraft.engine.runtime import Runtime
 from redraft.engine.speculative import Speculative
 from redraft.engine.task import StepRecorder, Task, TimedListener, Waiting, recorded
 from redraft.engine.verify import Candidate, wrong_positions
-from redraft.errors import RequestError
 
 
 class Recorders(Protocol):
@@ -35,10 +35,13 @@ class Recorders(Protocol):
         ...
 
 
-def check_recorded(request: Request, record: Recorders | None) -> None:
-    """Refuse to record an answer that a clock may cut: replayed, it would be another."""
-    if record is not None and request.deadline is not None:
-        raise RequestError("deadline_ms and a recording exclude each other: the clock is not replayed; leave one out")
+def to_record(request: Request) -> Request:
+    """Return a request whose answer can be recorded: what was seen of its deadline is kept, for no clock is
+    replayed."""
+    deadline = request.deadline
+    if deadline is None or deadline.looks is not None:
+        return request
+    return replace(request, deadline=deadline.recorded())
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,27 +61,27 @@ class Generate:
     request: Request
     record: Recorders | None = None
 
-    def __post_init__(self) -> None:
-        check_recorded(self.request, self.record)
-
     def task(self, on_step: OnStep | None = None, recorder: StepRecorder | None = None) -> Task[Result]:
         """Begin to answer. Every finished canvas is a chunk. ``recorder``: in the place of one from ``record``."""
         return (yield from self.answer(on_step, recorder)).result
 
     def answer(self, on_step: OnStep | None = None, recorder: StepRecorder | None = None) -> Task[Answer]:
         """Begin to answer, and keep the canvases."""
-        check_listeners(on_step, self.record, self.request.mode)
+        check_listeners(on_step, self.record, self.request.mode, self.runtime.modes)
+        request = self.request
         if recorder is None and self.record is not None:
-            recorder = self.record.recorder(self.request, self.runtime)
-        return recorded(self._begin, recorder, on_step, lambda answer: answer.result)
+            request = to_record(request)
+            recorder = self.record.recorder(request, self.runtime)
+        return recorded(partial(_begin, self.runtime, request), recorder, on_step, lambda answer: answer.result)
 
-    def _begin(self, on_step: OnStep | None) -> Task[Answer]:
-        if self.request.mode == "autoregressive":
-            return without_canvases(Autoregressive(self.runtime, self.request).run())
-        if self.request.mode == "speculative":
-            kind = Speculative if self.runtime.drafter is None else DraftedByModel
-            return without_canvases(kind(self.runtime, self.request).run())
-        return _Writing(self.runtime, self.request, on_step).run()
+
+def _begin(runtime: Runtime, request: Request, on_step: OnStep | None) -> Task[Answer]:
+    if request.mode == "autoregressive":
+        return without_canvases(Autoregressive(runtime, request).run())
+    if request.mode == "speculative":
+        kind = Speculative if runtime.drafter is None else DraftedByModel
+        return without_canvases(kind(runtime, request).run())
+    return _Writing(runtime, request, on_step).run()
 
 
 def without_canvases(task: Task[Result]) -> Task[Answer]:
@@ -95,7 +98,7 @@ class _Attempt:
     finish: FinishReason | None
     wrong: frozenset[int]
     causal: tuple[float, ...]
-    """[C]: what the causal rows say of its tokens; empty unless they are asked."""
+    """[C]: what the causal rows say of its tokens; empty unless that is asked before it is known whether it stays."""
     score: float
     """Mean log probability of the canvas's likeliest tokens at its last step."""
 
@@ -119,7 +122,6 @@ class _Writing:
         self._finish: FinishReason | None = None
         self._canvases: list[_Attempt] = []
         self._logprobs: list[TokenLogprob] = []
-        self._causal_logprobs: list[float] = []
         self._causal: CausalRows | None = None
         self._judged_last: _Attempt | None = None
         self._steps = 0
@@ -131,28 +133,33 @@ class _Writing:
         request, runtime, causally = self._request, self._runtime, self._request.reads_causally
         # Of what is read causally the prompt's last token is the first row, wherever the rest of it comes from.
         before = request.prompt[:-1] if causally else request.prompt
-        cache, cached = yield from open_context(runtime, before, request.canvas_length if causally else 0)
+        # Read before it is known whether it stays, a canvas may have to be cut back.
+        undone = request.canvas_length if request.verify is not None else 0
+        cache, cached = yield from open_context(runtime, before, undone)
         try:
             self._uncommitted = yield from prefill(runtime, before, cache, request.deadline)
             if request.deadline is not None:
                 request.deadline.check_begun("the first denoising step")
             if causally:
-                yield from self._begin_causally(cache)
+                self._begin_causally(cache)
             first_token = 0.0
             while self._finish is None:
                 # A canvas is never cut short for max_tokens: the model was trained on whole ones. Only the end of the
                 # context leaves no room for one.
                 length = min(request.canvas_length, request.context_length - self._encoded)
                 # The first step of a canvas commits what comes before it.
-                while not cache.reserve(self._encoded + (length if causally else 0)):
-                    yield Waiting.FOR_MEMORY
+                yield from self._reserve(cache, length if request.verify is not None else 0)
                 best = yield from self._best(cache, length)
-                if self._causal is not None:
-                    yield from self._commit_causally(best, cache)
                 chunk = self._take(self._in_time(best), length)
                 follow(runtime, cache, self._canvases[-1].canvas.tokens.tolist())
+                if self._causal is not None:
+                    self._commit_causally(self._causal, best, len(chunk.token_ids), cache)
                 first_token = first_token or self._seconds()
                 yield chunk
+            if self._causal is not None and request.causal_logprobs and not self._read_first:
+                # Nothing commits the last canvas.
+                yield from self._reserve(cache, 0)
+                yield from self._causal.end(self._canvases[-1].canvas.tokens, len(chunk.token_ids))
         finally:
             cache.close()
         return Answer(
@@ -172,22 +179,37 @@ class _Writing:
         self._deadline_reached |= attempt.canvas.cut
         return attempt
 
-    def _begin_causally(self, cache: PooledCache) -> Task[None]:
-        """Encode what is left of the prompt, and keep what its last row says."""
-        self._causal, last = CausalRows(self._runtime, cache), self._request.prompt[-1]
-        while not cache.reserve(self._encoded):
+    def _reserve(self, cache: PooledCache, more: int) -> Task[None]:
+        """Wait until there is room for what is encoded, and so many positions more."""
+        while not cache.reserve(self._encoded + more):
             yield Waiting.FOR_MEMORY
-        yield from self._causal.begin(self._uncommitted, last)
-        self._uncommitted = None
-        follow(self._runtime, cache, [last])
 
-    def _commit_causally(self, best: _Attempt, cache: PooledCache) -> Task[None]:
-        """Commit the attempt that stays: what was read last is encoded already."""
-        assert self._causal is not None, "canvases are read causally"
-        if best is not self._judged_last:
-            cache.truncate(self._encoded)
-            yield from self._causal.read(best.canvas.tokens)
-        self._causal.commit()
+    @property
+    def _read_first(self) -> bool:
+        """True where canvases are read causally before it is known whether they stay."""
+        return self._request.verify is not None
+
+    def _begin_causally(self, cache: PooledCache) -> None:
+        """Have the prompt's last row kept, which the first canvas's first step encodes."""
+        last = torch.tensor(self._request.prompt[-1:], device=self._runtime.model.device)
+        rest, self._uncommitted = self._uncommitted, None
+        self._causal = CausalRows(self._runtime, cache, last if rest is None else torch.cat([rest, last]))
+        follow(self._runtime, cache, self._request.prompt[-1:])
+
+    def _commit_causally(self, causal: CausalRows, best: _Attempt, count: int, cache: PooledCache) -> None:
+        """Make a canvas of which ``count`` tokens belong to the answer part of the context: what was read last is
+        encoded already, others are with the next canvas's first step."""
+        if self._request.causal_logprobs:
+            causal.logprobs += best.causal[:count]
+        if self._finish is not None:
+            return
+        if self._read_first and best is self._judged_last:
+            causal.stay()
+            return
+        if self._read_first:
+            cache.truncate(self._encoded - len(best.canvas.tokens))
+        told = self._request.causal_logprobs and not self._read_first
+        causal.follow(best.canvas.tokens, count if told else 0)
 
     def _seconds(self) -> float:
         """Return the seconds since the beginning, but for those that others took to be told of steps."""
@@ -206,7 +228,7 @@ class _Writing:
             thought=self._text.thought,
             log_valid=tuple(one.canvas.log_valid for one in canvases if one.canvas.log_valid is not None),
             logprobs=tuple(self._logprobs),
-            causal_logprobs=tuple(self._causal_logprobs),
+            causal_logprobs=() if self._causal is None else tuple(self._causal.logprobs),
             verified=None if not self._verifies else not any(one.wrong for one in canvases),
             deadline_reached=self._deadline_reached,
             usage=Usage(
@@ -262,11 +284,12 @@ class _Writing:
             if budget.spent:
                 plan = _with_pins(plan, budget.ended(torch.zeros(length, dtype=torch.int64), 0))
         while True:
-            if self._causal is not None:
+            if cache.length > self._encoded:
                 # What an attempt before left there.
                 cache.truncate(self._encoded)
             commit, self._uncommitted = self._uncommitted, None
-            canvas = yield from Denoising(self._runtime, request, plan, cache).finish(commit, self._on_step)
+            denoising = Denoising(self._runtime, request, plan, cache)
+            canvas = yield from denoising.finish(commit, self._on_step, self._causal)
             self._steps += canvas.denoising_steps
             place = None if budget is None else budget.overrun(canvas.tokens[:room].tolist())
             if budget is None or place is None:
@@ -287,7 +310,7 @@ class _Writing:
         if request.verifier is not None:
             wrong = wrong_positions(request.verifier, self._candidate(tokens))
         causal: tuple[float, ...] = ()
-        if self._causal is not None:
+        if self._causal is not None and self._read_first:
             causal = yield from self._causal.read(canvas.tokens)
         if request.verify is not None:
             least = math.log(request.verify_threshold)
@@ -314,12 +337,10 @@ class _Writing:
         thought, text = self._text.add(attempt.tokens, last=self._finish is not None)
         if self._text.stopped:
             self._finish = "stop"
-        # Handed out before it is committed, which the next canvas's first step does; after the last one nothing. What
-        # the causal rows were asked about is encoded.
+        # Handed out before it is committed, which the next canvas's first step does; after the last one nothing. Of
+        # canvases that are read causally, what reads them sees to it.
         self._uncommitted = None if self._causal is not None else canvas.tokens.to(self._runtime.model.device)
         tokens = tuple(self._text.token_ids[before:])
-        if self._request.causal_logprobs:
-            self._causal_logprobs += attempt.causal[: len(tokens)]
         logprobs = _logprobs(canvas, tokens, self._request)
         self._logprobs += logprobs
         return Chunk(index, text, tokens, canvas.denoising_steps, canvas.converged, thought, logprobs)

@@ -53,11 +53,30 @@ class _Block:
     """The blocks that follow it by their tokens, which are compared: two contexts are never taken for one another."""
 
 
+@dataclass(eq=False)
+class Budget:
+    """The bytes that the pools of one engine may take together: its model's, and its draft model's."""
+
+    limit: int | None
+    """None for no limit."""
+    pools: "list[KVPool]" = field(default_factory=list)
+
+    def fits(self, more: int) -> bool:
+        """Tell whether so many bytes more can be promised."""
+        return not more or self.limit is None or sum(pool.promised for pool in self.pools) + more <= self.limit
+
+    def make_room(self, nbytes: int, pool: "KVPool") -> None:
+        """Drop what is kept for later, that of ``pool`` first, until so many bytes that were promised are free."""
+        while self.limit is not None and sum(one.used + one.cached for one in self.pools) + nbytes > self.limit:
+            next(one for one in (pool, *self.pools) if one.cached).drop_oldest()
+
+
 class KVPool:
     """Hands out caches and keeps their blocks for later prompts that start the same.
 
-    ``used`` and ``cached`` together never exceed the budget. What is promised to open caches, by ``reserve``, may be
-    more than they use yet; blocks that are kept for later fill the rest, and the least recently used give way.
+    ``used`` and ``cached`` together never exceed the budget, those of pools that share one together. What is promised
+    to open caches, by ``reserve``, may be more than they use yet; blocks that are kept for later fill the rest, and the
+    least recently used give way.
     """
 
     def __init__(
@@ -75,7 +94,8 @@ class KVPool:
         block. budget: bytes, None for no limit. longest_write: positions that a sequence writes at once at most; what
         a sliding layer needs room for beside its window. multiple: contexts are shared in multiples of so many
         positions alone, for a model whose rounding depends on what else is in a forward."""
-        self.block, self.budget, self.longest_write = block, budget, longest_write
+        self.block, self.longest_write = block, longest_write
+        self._budget = Budget(budget, [self])
         self._dtype, self._device = dtype, device
         self._step = lcm(block, multiple) // block
         keeps = sorted({keep for _, _, keep in layout}, key=lambda keep: (keep is not None, keep or 0))
@@ -112,6 +132,22 @@ class KVPool:
             dtype=model.kv_dtype,
             device=model.device,
         )
+
+    @property
+    def budget(self) -> int | None:
+        """Bytes that this pool, and those that it shares a budget with, may take together; None for no limit."""
+        return self._budget.limit
+
+    @budget.setter
+    def budget(self, limit: int | None) -> None:
+        self._budget.limit = limit
+
+    def share(self, other: "KVPool") -> None:
+        """Keep to the budget of another pool, together with it; what this one has kept so far is dropped."""
+        self.forget()
+        self._budget.pools.remove(self)
+        self._budget = other._budget
+        self._budget.pools.append(self)
 
     @property
     def used(self) -> int:
@@ -163,7 +199,7 @@ class KVPool:
     def forget(self) -> None:
         """Drop all that is kept for later."""
         while self._idle:
-            self._evict()
+            self.drop_oldest()
 
     def _known(self, tokens: tuple[int, ...]) -> list[_Block]:
         chain, block = [], self._root
@@ -193,7 +229,7 @@ class KVPool:
         return self._fits(cost)
 
     def _fits(self, more: int) -> bool:
-        return not more or self.budget is None or self._promised + more <= self.budget
+        return self._budget.fits(more)
 
     def _first(self, kind: _Kind, length: int) -> int:
         """The first block that a sequence of ``length`` positions reads."""
@@ -208,8 +244,7 @@ class KVPool:
     def _allocate(self, block: _Block, number: int) -> None:
         """Give ``block``, which one cache has, a part that was promised."""
         kind = self._kinds[number]
-        while self.budget is not None and self._used + self._cached + kind.nbytes > self.budget:
-            self._evict()
+        self._budget.make_room(kind.nbytes, self)
         # Inference mode's own tensors could not be written outside of it.
         with torch.inference_mode(False):
             room = torch.empty(kind.nbytes // self._dtype.itemsize, dtype=self._dtype, device=self._device)
@@ -251,9 +286,9 @@ class KVPool:
     def _trim(self) -> None:
         """Without a budget, what is kept still has an end."""
         while self.budget is None and self._cached > max(self._most_used, KEPT_WITHOUT_BUDGET):
-            self._evict()
+            self.drop_oldest()
 
-    def _evict(self) -> None:
+    def drop_oldest(self) -> None:
         """Drop the least recently used part that nobody holds. A sequence gives its blocks back last one first, so that
         a block goes before those that lead to it."""
         block, number = next(iter(self._idle))

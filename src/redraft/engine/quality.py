@@ -61,6 +61,16 @@ QUALITIES: Mapping[str, Care] = {
 }
 
 
+def check_on_canvases(word: object, verb: str) -> None:
+    """Refuse, of a verb that writes on canvases alone, the word that asks for another mode."""
+    if isinstance(word, str) and word in QUALITIES and QUALITIES[word].modes:
+        others = " or ".join(repr(one) for one, care in QUALITIES.items() if not care.modes)
+        raise RequestError(
+            f"quality {word!r} is the autoregressive mode's own distribution, and {verb} writes on canvases alone; use "
+            f"{others}"
+        )
+
+
 def check_quality(word: object, **beside: object) -> Care | None:
     """Return what ``word`` asks for, or None for None.
 

@@ -34,7 +34,8 @@ from redraft.engine.thinking import (
 )
 from redraft.engine.verify import Verifier
 from redraft.errors import RequestError, counted
-from redraft.models.base import GenerationDefaults, GenerationMode
+from redraft.models.base import ALL_MODES, GenerationDefaults, GenerationMode
+from redraft.models.sampling import SamplingDefaults
 from redraft.models.tokenizer import ChatTokenizer
 
 MAX_STOP_STRINGS = 16
@@ -176,9 +177,11 @@ def check_rule(name: str, rule: _Rule | None, members: Sequence[str], example: s
     return rule
 
 
-def check_listeners(on_step: object, record: object, mode: GenerationMode = "diffusion") -> None:
+def check_listeners(
+    on_step: object, record: object, mode: GenerationMode = "diffusion", modes: Sequence[GenerationMode] = ALL_MODES
+) -> None:
     """RequestError for what cannot be told of steps, or keep them, and for an answer in a ``mode`` that is not made of
-    steps; None is nobody."""
+    steps; None is nobody. ``modes``: those that there are."""
     if on_step is not None and not callable(on_step):
         raise RequestError(f"on_step {on_step!r} must be a function that takes a StepEvent")
     if record is not None and not hasattr(record, "recorder"):
@@ -187,7 +190,7 @@ def check_listeners(on_step: object, record: object, mode: GenerationMode = "dif
         if given is not None and mode != "diffusion":
             raise RequestError(
                 f"{name} cannot be given with mode {mode!r}, whose answers are not made of denoising steps; leave it "
-                "out, or use mode 'diffusion'"
+                f"out{_or_diffusion(modes)}"
             )
 
 
@@ -348,13 +351,13 @@ def generate(
     best_of: int = 1,
     draft: Draft | None = None,
     top_logprobs: int | None = None,
-    top_p: float = 1.0,
+    top_p: float | None = None,
     top_k: int | None = None,
-    min_p: float = 0.0,
+    min_p: float | None = None,
     logit_bias: LogitBias | None = None,
     presence_penalty: float = 0.0,
     frequency_penalty: float = 0.0,
-    repetition_penalty: float = 1.0,
+    repetition_penalty: float | None = None,
     min_tokens: int = 0,
     ignore_eos: bool = False,
     stop_token_ids: Sequence[int] | None = None,
@@ -394,7 +397,8 @@ def generate(
     logit_bias: added to the logits of tokens by their ids, -100 to 100. presence_penalty, frequency_penalty (-2 to 2),
     repetition_penalty: for tokens that the answer has already, the prompt not counted. min_tokens: no end token and no
     stop string before so many tokens. ignore_eos: no end token at all. stop_token_ids: tokens at which the answer ends,
-    not part of it. docs/sampling.md defines each.
+    not part of it. In modes that write tokens one by one top_k, top_p, min_p and repetition_penalty are by default the
+    checkpoint's. docs/sampling.md defines each.
 
     deadline_ms: milliseconds from the call by which the answer is wanted: the best canvas that there is then ends it.
     quality: "fast", "balanced" or "exact" in the place of steps and a bound. docs/tune.md says what both mean.
@@ -430,19 +434,19 @@ def generate(
         reasoning_effort=reasoning_effort,
     )
     way = check_mode(mode if care is None else care.mode(mode, runtime.modes), runtime.modes)
-    check_of_mode(
-        way,
-        max_denoising_steps=max_denoising_steps,
-        entropy_bound=entropy_bound,
-        canvas_length=canvas_length,
-        acceptance=acceptance,
-        stopping=stopping,
-        draft=draft,
-        verifier=verifier,
-        best_of=None if best_of == 1 else best_of,
-        causal_logprobs=causal_logprobs or None,
-        verify=verify,
-    )
+    of_canvases = {
+        "max_denoising_steps": max_denoising_steps,
+        "entropy_bound": entropy_bound,
+        "canvas_length": canvas_length,
+        "acceptance": acceptance,
+        "stopping": stopping,
+        "draft": draft,
+        "verifier": verifier,
+        "best_of": None if best_of == 1 else best_of,
+        "causal_logprobs": causal_logprobs or None,
+        "verify": verify,
+    }
+    check_of_mode(way, of_canvases, runtime.modes)
     check_causal(runtime, causal_logprobs, verify, verify_threshold)
     thinks = wants_thought(thinking, reasoning_effort, thinking_budget, chat_template_kwargs)
     given = runtime.tokenize(prompt, thinks, template_variables=without_switches(chat_template_kwargs))
@@ -463,20 +467,22 @@ def generate(
     room = check_length(max_tokens, len(tokens), config.context_length)
     committed, undone = (1, length + 1) if way == "speculative" else (length, 0)
     causal = causal_logprobs or verify is not None
-    if causal:
+    if verify is not None:
         undone = length
     room = check_memory(runtime.pool, len(tokens), room, committed, max_tokens is not None, undone, last=causal)
     stop_strings = check_stop(stop)
+    # What a checkpoint says of drawing is of tokens one by one.
+    own = SamplingDefaults() if way == "diffusion" else defaults.sampling
     sampling = check_sampling(
         vocab_size=config.vocab_size,
         room=room,
-        top_p=top_p,
-        top_k=top_k,
-        min_p=min_p,
+        top_p=own.top_p if top_p is None else top_p,
+        top_k=own.top_k if top_k is None else top_k,
+        min_p=own.min_p if min_p is None else min_p,
         logit_bias=logit_bias,
         presence_penalty=presence_penalty,
         frequency_penalty=frequency_penalty,
-        repetition_penalty=repetition_penalty,
+        repetition_penalty=own.repetition_penalty if repetition_penalty is None else repetition_penalty,
         min_tokens=min_tokens,
         ignore_eos=ignore_eos,
         stop_token_ids=stop_token_ids,
@@ -494,7 +500,7 @@ def generate(
         max_tokens=room,
         canvas_length=length,
         seed=check_seed(seed),
-        temperature=check_temperature(_default_temperature(way, defaults) if temperature is None else temperature),
+        temperature=check_temperature(own.temperature if temperature is None else temperature),
         max_denoising_steps=check_whole("max_denoising_steps", steps, 1),
         schedule=LinearTemperature(defaults.t_max, defaults.t_min),
         acceptance=check_rule("acceptance", acceptance, ("accept",), "ConfidenceThreshold(0.9)")
@@ -585,8 +591,11 @@ def check_mode(mode: object, modes: Sequence[GenerationMode]) -> GenerationMode:
     raise RequestError(f"mode {mode!r} is none of this checkpoint: {why}; use {has}")
 
 
-def check_of_mode(mode: GenerationMode, **given: object) -> None:
-    """Refuse parameters of canvases in a mode that they mean nothing to; one that is None was not given."""
+def check_of_mode(
+    mode: GenerationMode, given: Mapping[str, object], modes: Sequence[GenerationMode] = ALL_MODES
+) -> None:
+    """Refuse parameters of canvases in a mode that they mean nothing to; one that is None was not given. ``modes``:
+    those that there are."""
     allowed: tuple[str, ...] = tuple(given)
     if mode == "autoregressive":
         allowed = ()
@@ -595,12 +604,12 @@ def check_of_mode(mode: GenerationMode, **given: object) -> None:
     for name, value in given.items():
         if value is not None and name not in allowed:
             raise RequestError(
-                f"{name} is for canvases, and cannot be given with mode {mode!r}; leave it out, or use mode 'diffusion'"
+                f"{name} is for canvases, and cannot be given with mode {mode!r}; leave it out{_or_diffusion(modes)}"
             )
 
 
-def _default_temperature(mode: GenerationMode, defaults: GenerationDefaults) -> float:
-    return 1.0 if mode == "diffusion" else defaults.sampling_temperature
+def _or_diffusion(modes: Sequence[GenerationMode]) -> str:
+    return ", or use mode 'diffusion'" if "diffusion" in modes else "; this checkpoint has no canvas"
 
 
 def _default_acceptance(defaults: GenerationDefaults, effort: Effort) -> AcceptanceRule:

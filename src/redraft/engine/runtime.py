@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 
 from redraft.canvas.corruption import Corruption
-from redraft.canvas.readout import Readout, mask_classes, without_mask
+from redraft.canvas.readout import Readout, ReadoutSpec, mask_classes, without_mask
 from redraft.constrain.automaton import bytes as byte_automaton
 from redraft.constrain.automaton.vocabulary import Vocabulary
 from redraft.constrain.compiler import CompiledConstraint, Compiler, ThoughtMarkers
@@ -17,7 +18,7 @@ from redraft.constrain.constraint import Constraint
 from redraft.engine.deadline import Clock, monotonic
 from redraft.engine.memory import KVPool
 from redraft.engine.result import Chunk
-from redraft.engine.task import Answer, Forward, HostRead, Progress, Reading, Task, Waiting
+from redraft.engine.task import Answer, EncodedReading, Forward, HostRead, Progress, Reading, Task, Waiting
 from redraft.errors import GenerationError, RequestError, counted
 from redraft.kernels import automata
 from redraft.models.base import BlockDiffusionModel, Cache, GenerationMode, Span
@@ -29,6 +30,16 @@ Prompt = str | Sequence[int] | Sequence[Mapping[str, Any]]
 """Raw text, token ids, or chat messages with "role" and "content"."""
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """The hidden rows that a forward wants."""
+
+    last: Tensor | None
+    """[C, H]: of its canvas, or [wanted, H] of what was encoded last; None for none."""
+    encoded: Tensor | None = None
+    """[C, H]: of what was encoded in front of its canvas."""
 
 
 class Runtime:
@@ -66,9 +77,19 @@ class Runtime:
         self.clock: Clock = monotonic
         """The clock of deadlines."""
         self.drafter: Runtime | None = None
-        """The draft model, if there is one: it shares the forwards of this one's requests."""
+        """The draft model, if there is one (``draft_by``): it shares the forwards of this one's requests."""
         self.origin: Origin | None = None
         """The checkpoint that the model was loaded from, if it was."""
+
+    def draft_by(self, drafter: "Runtime") -> None:
+        """Have a draft model's runtime draft; its keys and values count towards this one's ``kv_bytes``."""
+        drafter.pool.share(self.pool)
+        self.drafter = drafter
+
+    @property
+    def pools(self) -> tuple[KVPool, ...]:
+        """The memory of the model, and of the draft model if there is one."""
+        return (self.pool,) if self.drafter is None else (self.pool, self.drafter.pool)
 
     @property
     def corruption(self) -> Corruption:
@@ -79,6 +100,11 @@ class Runtime:
     def of_text(self, readout: Readout, uniforms: Tensor | None) -> Readout:
         """Condition a readout by ``mask_classes`` on every token being text; ``uniforms`` as in ``without_mask``."""
         return readout if self.mask is None else without_mask(readout, self.mask, uniforms)
+
+    def top_of_text(self, count: int) -> int:
+        """Return how many of the likeliest tokens to read for ``count`` of text to be among them: where there is a mask
+        one more, for it may be one of them; 0 for 0."""
+        return count + (count > 0 and self.mask is not None)
 
     def check_canvas(self, verb: str) -> None:
         """Refuse a verb that needs a canvas, of a model that has none."""
@@ -105,12 +131,12 @@ class Runtime:
         drafted: tuple[GenerationMode, ...] = ("speculative",)
         return own if self.drafter is None or "speculative" in own or "autoregressive" not in own else own + drafted
 
-    def forward(self, forwards: Sequence[Forward]) -> list[Tensor | None]:
+    def forward(self, forwards: Sequence[Forward]) -> list[Rows]:
         """Compute the spans of many requests together, those of drafts by the draft model -> the hidden rows that each
-        wants read: [C, H] of a canvas, or [wanted, H] of what was encoded."""
+        wants."""
         return self._of_both(forwards, lambda runtime, picked: runtime._forward([forwards[at] for at in picked]))
 
-    def read(self, forwards: Sequence[Forward], rows: Sequence[Tensor | None]) -> list[Reading | None]:
+    def read(self, forwards: Sequence[Forward], rows: Sequence[Rows]) -> list[Reading | None]:
         """Read what is to be read of what ``forward`` computed."""
 
         def part(runtime: Runtime, picked: Sequence[int]) -> list[Reading | None]:
@@ -129,30 +155,35 @@ class Runtime:
         return [found[at] for at in range(len(forwards))]
 
     @torch.inference_mode()
-    def _forward(self, forwards: Sequence[Forward]) -> list[Tensor | None]:
+    def _forward(self, forwards: Sequence[Forward]) -> list[Rows]:
         spans = [span for forward in forwards for span in forward.spans]
         computed = iter(self.model.forward(spans) if spans else [])
         rows = []
         for forward in forwards:
             hidden = [next(computed) for _ in forward.spans]
-            own = [] if forward.hidden is None else [forward.hidden]
             last = _rows_to_read(forward.spans[-1], hidden[-1]) if hidden else None
-            own += [] if last is None else [last]
-            rows.append(torch.cat(own) if len(own) > 1 else own[0] if own else None)
+            encoded = None if forward.encoded is None else _joined(forward.encoded.hidden, hidden[-2])
+            rows.append(Rows(_joined(forward.hidden, last), encoded))
         return rows
 
     @torch.inference_mode()
-    def _read(self, forwards: Sequence[Forward], rows: Sequence[Tensor | None]) -> list[Reading | None]:
-        wanted = [
-            (own, forward.readout)
-            for forward, own in zip(forwards, rows, strict=True)
-            if forward.readout is not None and own is not None
-        ]
+    def _read(self, forwards: Sequence[Forward], rows: Sequence[Rows]) -> list[Reading | None]:
+        wanted: list[tuple[Tensor, ReadoutSpec]] = []
+        for forward, own in zip(forwards, rows, strict=True):
+            wanted += [] if forward.readout is None or own.last is None else [(own.last, forward.readout)]
+            also = None if forward.encoded is None else forward.encoded.readout
+            wanted += [] if also is None or own.encoded is None else [(own.encoded, also)]
         found = iter(self.model.readout([own for own, _ in wanted], [spec for _, spec in wanted]) if wanted else [])
-        return [
-            None if forward.readout is None or own is None else Reading(next(found), own)
-            for forward, own in zip(forwards, rows, strict=True)
-        ]
+        answers: list[Reading | None] = []
+        for forward, own in zip(forwards, rows, strict=True):
+            if forward.readout is None or own.last is None:
+                answers.append(None)
+                continue
+            readout, encoded = next(found), None
+            if forward.encoded is not None and own.encoded is not None:
+                encoded = EncodedReading(own.encoded, None if forward.encoded.readout is None else next(found))
+            answers.append(Reading(readout, own.last, encoded))
+        return answers
 
     def tokenize(
         self,
@@ -321,7 +352,7 @@ def forward_alone(runtime: Runtime, progress: Progress[Any]) -> None:
         # Others may have given something back since it was asked; until this returns nobody does.
         progress.advance()
         if progress.asked is Waiting.FOR_MEMORY:
-            raise GenerationError(no_room(runtime.pool))
+            raise GenerationError(no_room(runtime))
         return
     advance(runtime, [progress])
 
@@ -341,14 +372,22 @@ def _markers(thought: ThoughtSyntax, tokenizer: ChatTokenizer) -> ThoughtMarkers
     return None if opening is None or closing is None else ThoughtMarkers(opening, closing, thought.name)
 
 
+def _joined(before: Tensor | None, rows: Tensor | None) -> Tensor | None:
+    """Return rows behind those that were given; None where there are neither."""
+    if before is None or rows is None:
+        return rows if before is None else before
+    return torch.cat([before, rows])
+
+
 def _rows_to_read(span: Span, hidden: Tensor | None) -> Tensor | None:
     """Return the rows that a span is read off: of a canvas without the last ones, which say what stands behind it."""
     return hidden[: -span.reread] if hidden is not None and span.reread else hidden
 
 
-def no_room(pool: KVPool) -> str:
+def no_room(runtime: Runtime) -> str:
     """Say why an answer that nothing else takes turns with cannot go on."""
+    promised = sum(pool.promised for pool in runtime.pools)
     return (
-        f"of the {pool.budget:,} bytes that kv_bytes allows, other answers under way hold {pool.promised:,}; "
+        f"of the {runtime.pool.budget:,} bytes that kv_bytes allows, other answers under way hold {promised:,}; "
         "finish or close them, or let them take turns in a Scheduler"
     )

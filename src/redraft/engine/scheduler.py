@@ -334,7 +334,7 @@ class Scheduler:
             self._put_back(others.pop())
             self._prepare(oldest)
         if oldest.asked is Waiting.FOR_MEMORY:
-            self._end(oldest, GenerationError(no_room(self.runtime.pool)))
+            self._end(oldest, GenerationError(no_room(self.runtime)))
 
     def _put_back(self, handle: Handle[Any]) -> None:
         """Take from a request all that it holds; it begins again, with the same result, when there is room."""

@@ -22,6 +22,17 @@ T_co = TypeVar("T_co", covariant=True)
 
 
 @dataclass(frozen=True, eq=False)
+class EncodedRows:
+    """The readout of the rows that a forward encodes in front of its canvas: of the ``wanted`` ones of the span before
+    it."""
+
+    readout: ReadoutSpec | None = None
+    """The specification of what to read off them; None for their hidden states alone."""
+    hidden: Tensor | None = None
+    """[C, H]: hidden rows of an earlier forward, to be read in front of them."""
+
+
+@dataclass(frozen=True, eq=False)
 class Forward:
     """A request's share of the next batch. It is answered by a ``Reading``, or by None where nothing is read."""
 
@@ -35,6 +46,8 @@ class Forward:
 
     drafting: bool = False
     """The spans are for the draft model."""
+    encoded: EncodedRows | None = None
+    """The readout of the span before the last one, which is wanted too; None for nothing."""
 
     @property
     def rows(self) -> int:
@@ -43,11 +56,22 @@ class Forward:
 
 
 @dataclass(frozen=True, eq=False)
+class EncodedReading:
+    """The hidden rows [C, H] that were encoded in front of a canvas, behind those that were given, and what was read
+    off them; None where nothing was to be read."""
+
+    hidden: Tensor
+    readout: Readout | None
+
+
+@dataclass(frozen=True, eq=False)
 class Reading:
     """The readout of a canvas or of encoded rows, and the hidden rows [C, H] that it was read off."""
 
     readout: Readout
     hidden: Tensor
+    encoded: EncodedReading | None = None
+    """The reading of the rows in front of the canvas, where it was wanted."""
 
 
 @dataclass(frozen=True, eq=False)

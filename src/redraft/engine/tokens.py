@@ -131,8 +131,7 @@ class Tokens:
         return ReadoutSpec(
             request.temperature if request.temperature > 0 else 1.0,
             None if request.temperature == 0 else self._draws.sample(self.count, rows),
-            # Of a model with a mask one more, for the mask may be among them.
-            top_logprobs=top + (top > 0 and masks is not None),
+            top_logprobs=self._runtime.top_of_text(top),
             classes=masks if constraint is None else constraint.classes,
             shaping=self._shaping(drafted),
         )

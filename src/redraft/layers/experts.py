@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from redraft.layers.linear import Linear
+from redraft.layers.linear import Linear, draw
 from redraft.layers.norm import rms_norm
 
 
@@ -42,8 +42,8 @@ class Experts(nn.Module):
         super().__init__()
         self.gate_up_proj = nn.Parameter(torch.empty(num_experts, 2 * intermediate_size, hidden_size))
         self.down_proj = nn.Parameter(torch.empty(num_experts, hidden_size, intermediate_size))
-        nn.init.normal_(self.gate_up_proj, std=hidden_size**-0.5)
-        nn.init.normal_(self.down_proj, std=intermediate_size**-0.5)
+        draw(self.gate_up_proj, std=hidden_size**-0.5)
+        draw(self.down_proj, std=intermediate_size**-0.5)
 
     def forward(self, x: Tensor, weights: Tensor, chosen: Tensor) -> Tensor:
         """x [N, H], weights and chosen [N, top_k] -> the weighted sum of the experts' outputs [N, H]."""

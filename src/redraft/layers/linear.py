@@ -4,6 +4,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
+def draw(weight: nn.Parameter, std: float) -> None:
+    """Draw the values of a layer that is not loaded; on the meta device there are none to draw.
+
+    Torch would find that out by itself, with modules of its compiler, which take seconds to import.
+    """
+    if not weight.is_meta:
+        nn.init.normal_(weight, std=std)
+
+
 class Linear(nn.Linear):
     """``x @ weight.T`` with weight [out, in]; the input is cast to the weight's dtype, the output keeps it."""
 
@@ -12,7 +21,7 @@ class Linear(nn.Linear):
 
     def reset_parameters(self) -> None:
         """Draw the weights of a layer that is not loaded."""
-        nn.init.normal_(self.weight, std=self.in_features**-0.5)
+        draw(self.weight, std=self.in_features**-0.5)
 
     def forward(self, x: Tensor) -> Tensor:
         return F.linear(x.to(self.weight.dtype), self.weight)

@@ -138,7 +138,8 @@ def ask(engine: Engine, way: Way, settings: Settings, clients: int, seed: int) -
     as it takes for every client to have one."""
     runtime = engine.runtime
     # Each round encodes its prompts.
-    runtime.pool.forget()
+    for memory in runtime.pools:
+        memory.forget()
     count = max(clients, len(settings.questions))
     asked = [settings.questions[number % len(settings.questions)] for number in range(count)]
     requests = [

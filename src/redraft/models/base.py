@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, Protocol, get_args, runtime_checkable
 
 import torch
@@ -13,6 +13,7 @@ from redraft.canvas.corruption import Corruption
 from redraft.canvas.readout import Readout, ReadoutSpec
 from redraft.canvas.schedule import LinearTemperature
 from redraft.canvas.stopping import StableAndConfident
+from redraft.models.sampling import SamplingDefaults
 from redraft.models.thoughts import ThoughtSyntax
 from redraft.models.tools import ToolSyntax
 
@@ -86,8 +87,8 @@ class GenerationDefaults:
     stability_threshold: int = 1
     confidence_threshold: float = 0.005
     end_token_ids: tuple[int, ...] = (1,)
-    sampling_temperature: float = 1.0
-    """Divides the logits where a model writes token after token; canvases have ``t_max`` and ``t_min``."""
+    sampling: SamplingDefaults = field(default_factory=SamplingDefaults)
+    """The drawing of tokens where a model writes them one by one."""
     choice_temperature: float | None = None
     """Fitted to make the probabilities of ``choose`` true; None where nobody has. In a file of its own, for the
     reference refuses what it does not know (``checkpoint.OWN_FILE``)."""
@@ -113,7 +114,6 @@ class GenerationDefaults:
         EntropyBound(self.entropy_bound)
         LinearTemperature(self.t_max, self.t_min)
         StableAndConfident(self.stability_threshold, self.confidence_threshold)
-        check_sampling_temperature(self.sampling_temperature)
         fitted = 1.0 if self.choice_temperature is None else self.choice_temperature
         if isinstance(fitted, bool) or not isinstance(fitted, int | float) or not 0 < fitted < math.inf:
             raise ValueError(f"choice_temperature {fitted!r} must be a finite number above 0")
@@ -121,12 +121,6 @@ class GenerationDefaults:
             raise ValueError(f"extract_layout {self.extract_layout!r} must be 'slots' or 'text'")
         if not all(isinstance(token, int) for token in self.end_token_ids):
             raise ValueError(f"end tokens {self.end_token_ids!r} must be token ids")
-
-
-def check_sampling_temperature(value: object) -> None:
-    """Raise ValueError for what is no temperature; 0 is greedy."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
-        raise ValueError(f"temperature {value!r} must be a finite number, 0 or more")
 
 
 class BlockDiffusionConfig(Protocol):

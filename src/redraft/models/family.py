@@ -10,6 +10,7 @@ from redraft.formats.tensors import TensorReader
 from redraft.kernels.packed import Format, PackedMatrix
 from redraft.models.base import BlockDiffusionConfig, BlockDiffusionModel, GenerationDefaults, GenerationMode
 from redraft.models.packed import PackedModel
+from redraft.models.sampling import SamplingDefaults
 
 TIED_COPY = "tied copy"
 """The part of an unused tensor that the model has under another name."""
@@ -135,21 +136,10 @@ def common_defaults(generation: Mapping[str, Any], end_token_ids: tuple[int, ...
     """Return what ``generation_config.json`` says that is called the same in every family; absent and null fields are
     left out.
 
-    ``max_new_tokens`` is not read: a released checkpoint says 256, which would cut every longer answer. ``temperature``
-    is, but for a file whose ``do_sample`` is false, which does not use its own.
+    ``max_new_tokens`` is not read: a released checkpoint says 256, which would cut every longer answer.
     """
     names = ("max_denoising_steps", "t_max", "t_min", "stability_threshold", "confidence_threshold")
     found = {name: generation[name] for name in names if generation.get(name) is not None}
     end = generation.get("eos_token_id")
     ends = end_token_ids if end is None else tuple(end) if isinstance(end, list) else (end,)
-    temperature = generation.get("temperature")
-    if temperature is not None and generation.get("do_sample") is not False:
-        found["sampling_temperature"] = temperature
-    return {**found, "end_token_ids": ends}
-
-
-def sampling_to_json(defaults: GenerationDefaults) -> dict[str, Any]:
-    """Return the part of a ``generation_config.json`` that says how tokens are sampled one by one; nothing where it is
-    what a file without it says."""
-    own = defaults.sampling_temperature
-    return {} if own == GenerationDefaults.sampling_temperature else {"do_sample": True, "temperature": own}
+    return {**found, "sampling": SamplingDefaults.read(generation), "end_token_ids": ends}

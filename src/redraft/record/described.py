@@ -16,6 +16,7 @@ from redraft.canvas.schedule import LinearTemperature
 from redraft.canvas.stopping import ReproducesCanvas, StableAndConfident
 from redraft.constrain.constraint import Choice, JSONSchema, Regex, Template
 from redraft.constrain.language.template import Hole
+from redraft.engine.deadline import Deadline
 from redraft.engine.request import Request, generate
 from redraft.engine.runtime import Runtime
 from redraft.errors import RecordingError
@@ -38,7 +39,7 @@ def described(request: Request) -> dict[str, Any]:
     found["constraint"] = found.pop("constraint_source")
     found["thinking"] = found.pop("thought") is not None
     found |= vars(found.pop("sampling"))
-    # Of a request that is recorded there is neither.
+    # What is kept of a deadline is known when the answer has ended; pins are vLLM's, where nothing is recorded.
     del found["deadline"], found["pinned"]
     return {name: plain(value) for name, value in found.items()}
 
@@ -48,11 +49,15 @@ def requested(runtime: Runtime, description: Mapping[str, Any], **changed: Any) 
 
     Raises RecordingError for what is code and was not kept, unless it is given.
     """
-    given = {name: value for name, value in description.items() if name not in (*_FROM_CHECKPOINT, *changed)}
+    kept = None if "deadline_ms" in changed else description.get("deadline")
+    own = (*_FROM_CHECKPOINT, "deadline", *changed)
+    given = {name: value for name, value in description.items() if name not in own}
     prompt = changed.pop("prompt", None) or given.pop("prompt")
     given.pop("prompt", None)
     parameters = {name: _restored(name, value) for name, value in given.items()} | changed
     request = generate(runtime, prompt, **parameters)
+    if kept is not None:
+        request = replace(request, deadline=Deadline.replayed(kept, runtime.clock))
     ends = tuple(description["end_token_ids"])
     if request.constraint_source is not None and ends != request.end_token_ids:
         compiled = runtime.constraints.compile(request.constraint_source, ends, request.stop, request.thought)

@@ -64,6 +64,7 @@ class Recorder:
             "prefill_chunk": origin.prefill_chunk,
             "window_policy": origin.window_policy,
         }
+        self._deadline = request.deadline
         self._decision = None if reading is None else plain(reading)
         self._recorded = False
         self.begin()
@@ -93,6 +94,9 @@ class Recorder:
         if self._recorded:
             raise RuntimeError("this request is recorded already")
         self._recorded = True
+        kept = None if self._deadline is None else self._deadline.as_object()
+        if kept is not None:
+            self.request["deadline"] = kept
         return Recording(
             id=self.id,
             began=self.began,

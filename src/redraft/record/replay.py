@@ -73,7 +73,7 @@ def replay(
         start(progress)
         while not progress.ended and (limit is None or len(recorder) < limit):
             if progress.asked is Waiting.FOR_MEMORY:
-                raise RecordingError(no_room(runtime.pool))
+                raise RecordingError(no_room(runtime))
             advance(runtime, [progress])
     finally:
         progress.close()

@@ -11,6 +11,7 @@ from redraft.engine.tools import syntax_of
 from redraft.models.tools import CallPart, CallReader, ToolCall
 from redraft.serve.answers import Answers, Done
 from redraft.serve.prepare import Prepared
+from redraft.tasks.choose import ChooseResult
 
 
 @dataclass(frozen=True)
@@ -140,7 +141,7 @@ def text_as_it_stands(prepared: Prepared, before: Sequence[int], argmax: Sequenc
     return text.text
 
 
-def if_late(result: Result) -> dict[str, bool]:
+def if_late(result: Result | ChooseResult) -> dict[str, bool]:
     """Return the field that says that a deadline ended an answer; nothing where none did."""
     return {"deadline_reached": True} if result.deadline_reached else {}
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from redraft.constrain.automaton.vocabulary import Vocabulary
 from redraft.engine.deadline import Deadline
-from redraft.engine.generation import Generate, Recorders, check_recorded
+from redraft.engine.generation import Generate, Recorders
 from redraft.engine.request import Request, check_stop
 from redraft.engine.request import generate as check_generate
 from redraft.engine.runtime import Prompt, Runtime
@@ -56,7 +56,7 @@ async def generation(
 
     Raises ApiError for what cannot be honoured.
     """
-    parameters = _counting(here, parameters)
+    parameters = counting(here, parameters)
 
     def check() -> Prepared:
         given = {name: value for name, value in parameters.items() if value is not None}
@@ -77,7 +77,6 @@ async def generation(
         if here.settings.recipe is not None:
             given = here.settings.recipe.beside(given)
         request = check_generate(here.runtime, tokens, **given)
-        check_recorded(request, here.settings.record)
         if here.settings.record is not None and request.mode != "diffusion":
             raise RequestError(
                 f"mode {request.mode!r}: this server records every answer, and there are recordings of denoising steps "
@@ -93,11 +92,11 @@ async def gap(
     here: Serving, prefix: str, suffix: str, parameters: Mapping[str, Any], fields: Mapping[str, str]
 ) -> FillRequest:
     """Check a request to write what stands between two texts; parameters of ``tasks.fill``, otherwise as
-    ``generation``."""
-    parameters = _counting(here, parameters)
+    ``generation``. A mode is that of canvases, as was checked."""
+    parameters = counting(here, parameters)
 
     def check() -> FillRequest:
-        given = {name: value for name, value in parameters.items() if value is not None}
+        given = {name: value for name, value in parameters.items() if value is not None and name != "mode"}
         if here.settings.recipe is not None:
             given = here.settings.recipe.beside(given, generates=False)
         given.setdefault("seed", new_seed())
@@ -109,7 +108,7 @@ async def gap(
     return await here.check(check, fields)
 
 
-def _counting(here: Serving, parameters: Mapping[str, Any]) -> Mapping[str, Any]:
+def counting(here: Serving, parameters: Mapping[str, Any]) -> Mapping[str, Any]:
     """Begin to count to a deadline now, with what is waited for until the request is checked."""
     given = parameters.get("deadline_ms")
     return parameters if given is None else {**parameters, "deadline_ms": Deadline.after(given, here.runtime.clock)}

@@ -1,7 +1,7 @@
 """Typed decisions: the probability of each option of each question, read off one canvas."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import Any, get_args
 
@@ -13,7 +13,7 @@ from redraft.constrain.language.template import Hole
 from redraft.engine.constrained import CanvasConstraint, class_sums
 from redraft.engine.context import open_context, prefill
 from redraft.engine.denoise import CanvasPlan, Denoising
-from redraft.engine.generation import Recorders
+from redraft.engine.generation import Recorders, to_record
 from redraft.engine.request import (
     MIN_TEMPERATURE,
     Request,
@@ -59,6 +59,8 @@ class ChooseResult:
     """Natural log of the probability that tokens drawn independently would have made an answer of the frame's form."""
     seed: int
     usage: Usage
+    deadline_reached: bool = False
+    """True if the deadline came before the canvas was denoised: it was read as it was then."""
 
     @property
     def choice(self) -> str:
@@ -123,22 +125,26 @@ class ChooseRequest:
     def task(self, on_step: OnStep | None = None, recorder: StepRecorder | None = None) -> Task[ChooseResult]:
         """Begin to decide. ``on_step`` is called after every denoising step, also the one that is only read.
         ``recorder``: in the place of one from ``record``."""
+        asked = self
         if recorder is None and self.record is not None:
-            recorder = self.record.recorder(self.request, self.runtime, self.reading)
-        return recorded(self._begin, recorder, on_step)
+            asked = replace(self, request=to_record(self.request))
+            recorder = self.record.recorder(asked.request, self.runtime, self.reading)
+        return recorded(asked._begin, recorder, on_step)
 
     def _begin(self, on_step: OnStep | None) -> Task[ChooseResult]:
         began, runtime, request = perf_counter(), self.runtime, self.request
         listener = None if on_step is None else TimedListener(on_step)
         cache, cached = yield from open_context(runtime, request.prompt)
         try:
-            commit = yield from prefill(runtime, request.prompt, cache)
-            canvas = Denoising(runtime, request, self._plan(), cache)
-            last, steps = yield from canvas.read_last(commit, listener)
+            commit = yield from prefill(runtime, request.prompt, cache, request.deadline)
+            if request.deadline is not None:
+                request.deadline.check_begun("the first denoising step")
+            last = yield from Denoising(runtime, request, self._plan(), cache).read_last(commit, listener)
         finally:
             cache.close()
         decided = self.decisions.decide(class_sums(last.readout), normalize=self.reading.normalize)
         power = self.reading.power
+        steps = last.denoising_steps
         probabilities = decided.probabilities if power is None else tempered(decided.probabilities, power)
         seconds = perf_counter() - began - (0.0 if listener is None else listener.seconds)
         return ChooseResult(
@@ -146,6 +152,7 @@ class ChooseRequest:
             decided.log_valid,
             request.seed,
             Usage(len(request.prompt), cached, 0, 1, steps, seconds, seconds, forwards=steps),
+            last.cut,
         )
 
     def _plan(self) -> CanvasPlan:
@@ -185,8 +192,8 @@ def choose(
     denoised under the frame first, and read at its last step. temperature: of the logits that are read, 1 by default.
     calibrated: apply the temperature that was fitted for this checkpoint instead. normalize: None compares options by
     their whole probability, "length" by its geometric mean over their bytes, so that a long one is not behind for its
-    length. record: keeps what happens. Other parameters (seed, entropy_bound and so on), and errors, as in
-    ``request.generate``.
+    length. record: keeps what happens. deadline_ms: the canvas is read at the step that there is then. Other parameters
+    (seed, entropy_bound and so on), and errors, as in ``request.generate``.
     """
     runtime.check_canvas("choose")
     questions = _questions(options)

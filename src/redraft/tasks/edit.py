@@ -9,6 +9,7 @@ from redraft.constrain.compiler import CompiledConstraint
 from redraft.constrain.constraint import Template
 from redraft.constrain.language.template import Hole, escaped
 from redraft.engine.generation import Generate, Recorders
+from redraft.engine.quality import check_on_canvases
 from redraft.engine.request import Request, check_number, check_text, generate
 from redraft.engine.result import OnStep, Result, Usage, fields_of
 from redraft.engine.runtime import Prompt, Runtime
@@ -140,6 +141,7 @@ def edit(
     keeps what happens. Other parameters, and errors, as in ``request.generate``.
     """
     runtime.check_canvas("edit")
+    check_on_canvases(parameters.get("quality"), "edit")
     refuse(parameters, (*OF_THOUGHTS, "draft", "stop", *(("constraint",) if spans is not None else ())))
     check_text("text", text)
     if instruction is not None:

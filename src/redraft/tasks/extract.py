@@ -20,6 +20,7 @@ from redraft.engine.context import open_context, prefill
 from redraft.engine.deadline import passed
 from redraft.engine.generation import Answer, Generate, Recorders
 from redraft.engine.memory import PooledCache
+from redraft.engine.quality import check_on_canvases
 from redraft.engine.request import Request, check_switch, check_text, generate
 from redraft.engine.result import OnStep, Result, fields_of
 from redraft.engine.runtime import Runtime
@@ -126,6 +127,7 @@ def extract(
     The task raises GenerationError where an open object has a key twice, of which no pointer could say which.
     """
     runtime.check_canvas("extract")
+    check_on_canvases(parameters.get("quality"), "extract")
     for name in ("constraint", "stop", "draft", *OF_THOUGHTS):
         if name in parameters:
             raise RequestError(f"{name} cannot be given to extract; the schema says what is written")

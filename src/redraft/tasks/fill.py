@@ -6,6 +6,7 @@ from typing import Any
 from redraft.constrain.constraint import Template
 from redraft.constrain.language.template import Hole, escaped
 from redraft.engine.generation import Generate, Recorders
+from redraft.engine.quality import check_on_canvases
 from redraft.engine.request import Request, check_text, check_whole, generate
 from redraft.engine.result import OnStep, Result, fields_of
 from redraft.engine.runtime import Prompt, Runtime
@@ -70,6 +71,7 @@ def fill(
     ``request.generate``; without a prefix and a prompt, where no token begins a text, it is a RequestError.
     """
     runtime.check_canvas("fill")
+    check_on_canvases(parameters.get("quality"), "fill")
     refuse(parameters, ("mode", "constraint", *OF_THOUGHTS, "draft", "stop"))
     check_text("prefix", prefix)
     check_text("suffix", suffix)

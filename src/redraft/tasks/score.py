@@ -148,11 +148,9 @@ class ScoreRequest:
         return following
 
     def _spec(self, temperature: float, uniforms: Tensor | None) -> ReadoutSpec:
-        classes = self.runtime.mask_classes
-        # The likeliest token is always wanted: it says which tokens are greedy. Of a model with a mask one more, for
-        # the mask may be among them.
-        count = max(1, self.top_logprobs or 0) + (classes is not None)
-        return ReadoutSpec(temperature, uniforms, top_logprobs=count, classes=classes)
+        # The likeliest token is always wanted: it says which tokens are greedy.
+        count = self.runtime.top_of_text(max(1, self.top_logprobs or 0))
+        return ReadoutSpec(temperature, uniforms, top_logprobs=count, classes=self.runtime.mask_classes)
 
 
 @dataclass(frozen=True, eq=False)

@@ -26,7 +26,6 @@ from tests.constrain.judges import full_match
 # One, two, three and four bytes of UTF-8; digits, spaces, and what \d and \w match in some dialects only.
 DISPUTED = "é٣"
 ALPHABET = "ab1_- \n]^.\u00b7€\ud7ff\uffff😀" + DISPUTED
-EVERY_CHARACTER = "".join(chr(point) for point in range(sys.maxunicode + 1) if not 0xD800 <= point < 0xE000)
 
 # A pattern, and a text that may well match it.
 Made = tuple[str, str]
@@ -100,6 +99,11 @@ def test_a_pattern_matches_what_re_fullmatch_matches(made: Made, candidates: lis
             assert ours(candidate) == bool(theirs.fullmatch(candidate)), candidate
 
 
+@cache
+def every_character() -> str:
+    return "".join(map(chr, (*range(0xD800), *range(0xE000, sys.maxunicode + 1))))
+
+
 def places(characters: str) -> NDArray[np.bool_]:
     """[code points]: True for those of the characters."""
     found = np.zeros(sys.maxunicode + 1, dtype=bool)
@@ -108,20 +112,20 @@ def places(characters: str) -> NDArray[np.bool_]:
 
 
 def matching(pattern: str, flags: int = 0) -> NDArray[np.bool_]:
-    return places("".join(re.findall(pattern, EVERY_CHARACTER, flags)))
+    return places("".join(re.findall(pattern, every_character(), flags)))
 
 
 @cache
 def of_category(names: str) -> NDArray[np.bool_]:
     """Characters whose category begins with one of the names."""
-    return places("".join(c for c in EVERY_CHARACTER if unicodedata.category(c).startswith(tuple(names.split()))))
+    return places("".join(c for c in every_character() if unicodedata.category(c).startswith(tuple(names.split()))))
 
 
 @pytest.mark.parametrize("negated", [False, True])
 @pytest.mark.parametrize("letter", "dws")
 def test_class_escapes_match_what_they_match_in_every_dialect(letter: str, negated: bool):
     """By ASCII, by Unicode and by JavaScript, whose classes are ASCII but for the white space."""
-    every, escape = places(EVERY_CHARACTER), f"\\{letter.upper() if negated else letter}"
+    every, escape = places(every_character()), f"\\{letter.upper() if negated else letter}"
     in_all = matching(escape) & matching(escape, re.ASCII)
     if letter == "s":
         of_javascript = of_category("Z") | places("\t\n\v\f\r\ufeff")

@@ -118,6 +118,8 @@ class _Reader:
         of, count = self._scalar("I"), self._scalar("Q")
         if of in _SCALARS:
             return list(self._scalars(_SCALARS[of], count))
+        if of == _STRING:
+            return self._texts(count)
         return [self._value(of) for _ in range(count)]
 
     def _scalar(self, letter: str) -> Any:
@@ -132,10 +134,18 @@ class _Reader:
         return found
 
     def _text(self) -> str:
-        length = self._scalar("Q")
-        end = self._at + length
-        if end > len(self._content):
-            raise CheckpointError(f"{self._path} is damaged or cut short: a text ends behind its last byte")
-        text = self._content[self._at : end].decode("utf-8")
-        self._at = end
+        (text,) = self._texts(1)
         return text
+
+    def _texts(self, count: int) -> list[str]:
+        """Read texts in one loop, as there may be as many as tokens."""
+        content, size, texts = self._content, len(self._content), []
+        length_at = struct.Struct("<Q")
+        for _ in range(count):
+            begin = self._at + length_at.size
+            end = begin + length_at.unpack_from(content, self._at)[0]
+            if end > size:
+                raise CheckpointError(f"{self._path} is damaged or cut short: a text ends behind its last byte")
+            texts.append(content[begin:end].decode("utf-8"))
+            self._at = end
+        return texts

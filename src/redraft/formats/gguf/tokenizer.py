@@ -127,10 +127,16 @@ def _merges_of_scores(
         for piece, token in vocabulary.items()
         if kinds[token] in (_MERGED, _DECLARED)
     ]
+    token_of = vocabulary.get
     for *_, piece in sorted(made):
-        pairs = [(piece[:cut], piece[cut:]) for cut in range(1, len(piece))]
-        known = [pair for pair in pairs if pair[0] in vocabulary and pair[1] in vocabulary]
-        yield from sorted(known, key=lambda pair: (vocabulary[pair[0]], vocabulary[pair[1]]))
+        # Two million cuts of a large vocabulary: the second part is looked for where the first one is known.
+        known = [
+            (left, right, cut)
+            for cut in range(1, len(piece))
+            if (left := token_of(piece[:cut])) is not None and (right := token_of(piece[cut:])) is not None
+        ]
+        for *_, cut in sorted(known):
+            yield piece[:cut], piece[cut:]
 
 
 def _declare(tokenizer: Tokenizer, pieces: Sequence[str], kinds: Sequence[int]) -> None:

@@ -11,7 +11,7 @@ from redraft.models.base import GenerationDefaults, WindowPolicy
 from redraft.models.diffusion_gemma.config import DiffusionGemmaConfig
 from redraft.models.diffusion_gemma.model import DiffusionGemma
 from redraft.models.diffusion_gemma.packed import beside, pack_weights, packed_model
-from redraft.models.family import TIED_COPY, Family, TensorRole, check_options, common_defaults, sampling_to_json
+from redraft.models.family import TIED_COPY, Family, TensorRole, check_options, common_defaults
 from redraft.models.packed import PackedModel
 
 _SAMPLER = "EntropyBoundSamplerConfig"
@@ -60,7 +60,7 @@ class DiffusionGemmaFamily:
             "t_min": defaults.t_min,
             "stability_threshold": defaults.stability_threshold,
             "confidence_threshold": defaults.confidence_threshold,
-            **sampling_to_json(defaults),
+            **defaults.sampling.as_object(),
             "eos_token_id": list(defaults.end_token_ids),
             "pad_token_id": config.pad_token_id,
             "bos_token_id": config.bos_token_id,

@@ -14,7 +14,7 @@ from redraft.canvas.corruption import UniformCorruption
 from redraft.canvas.noise import UniformNoise
 from redraft.canvas.readout import Readout, ReadoutSpec
 from redraft.layers.experts import Experts, Router
-from redraft.layers.linear import Linear
+from redraft.layers.linear import Linear, draw
 from redraft.layers.mlp import GatedMLP
 from redraft.layers.norm import RMSNorm, rms_norm
 from redraft.layers.readouts import read_canvases
@@ -124,7 +124,8 @@ class TokenEmbedding(nn.Module):
 
     def __init__(self, vocab_size: int, hidden_size: int) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.randn(vocab_size, hidden_size) * hidden_size**-0.5)
+        self.weight = nn.Parameter(torch.empty(vocab_size, hidden_size))
+        draw(self.weight, std=hidden_size**-0.5)
 
 
 class DiffusionGemma(nn.Module):

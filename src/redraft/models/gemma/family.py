@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from redraft.formats.tensors import TensorReader
 from redraft.kernels.packed import Format, PackedMatrix
 from redraft.models.base import GenerationDefaults, GenerationMode
-from redraft.models.family import TIED_COPY, Family, TensorRole, check_options, common_defaults, sampling_to_json
+from redraft.models.family import TIED_COPY, Family, TensorRole, check_options, common_defaults
 from redraft.models.gemma import gemma3, gemma4
 from redraft.models.gemma.config import GemmaConfig
 from redraft.models.gemma.gemma3 import Gemma3Config
@@ -56,13 +56,13 @@ class GemmaFamily:
 
     def read_defaults(self, generation: Mapping[str, Any], config: GemmaConfig) -> GenerationDefaults:
         """Nothing of denoising is read: there is no canvas."""
-        common, own = common_defaults(generation, config.end_token_ids), ("end_token_ids", "sampling_temperature")
+        common, own = common_defaults(generation, config.end_token_ids), ("end_token_ids", "sampling")
         return GenerationDefaults(**{name: common[name] for name in own if name in common})
 
     def defaults_to_json(self, defaults: GenerationDefaults, config: GemmaConfig) -> dict[str, Any]:
         """Return what ``transformers`` reads as well."""
         return {
-            **sampling_to_json(defaults),
+            **defaults.sampling.as_object(),
             "eos_token_id": list(defaults.end_token_ids),
             "pad_token_id": config.pad_token_id,
             "bos_token_id": config.bos_token_id,

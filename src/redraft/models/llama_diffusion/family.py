@@ -8,7 +8,7 @@ from redraft.canvas.corruption import AbsorbingCorruption, MaskNoise
 from redraft.formats.tensors import TensorReader
 from redraft.kernels.packed import Format, PackedMatrix
 from redraft.models.base import GenerationDefaults
-from redraft.models.family import TIED_COPY, Family, TensorRole, check_options, common_defaults, sampling_to_json
+from redraft.models.family import TIED_COPY, Family, TensorRole, check_options, common_defaults
 from redraft.models.llama_diffusion.config import LlamaDiffusionConfig
 from redraft.models.llama_diffusion.model import LlamaDiffusion
 from redraft.models.llama_diffusion.packed import beside, pack_weights, packed_model
@@ -43,7 +43,7 @@ class LlamaDiffusionFamily:
         return {
             **{name: getattr(defaults, name) for name in names},
             "confidence_threshold": rule.threshold,
-            **sampling_to_json(defaults),
+            **defaults.sampling.as_object(),
             "eos_token_id": list(defaults.end_token_ids),
         }
 

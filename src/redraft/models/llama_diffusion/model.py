@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from redraft.canvas.acceptance import ConfidenceThreshold
 from redraft.canvas.corruption import AbsorbingCorruption, MaskNoise
 from redraft.canvas.readout import Readout, ReadoutSpec
-from redraft.layers.linear import Linear
+from redraft.layers.linear import Linear, draw
 from redraft.layers.mlp import GatedMLP
 from redraft.layers.norm import RMSNorm
 from redraft.layers.readouts import read_canvases
@@ -73,7 +73,8 @@ class Embedding(nn.Module):
 
     def __init__(self, vocab_size: int, hidden_size: int) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.randn(vocab_size, hidden_size) * hidden_size**-0.5)
+        self.weight = nn.Parameter(torch.empty(vocab_size, hidden_size))
+        draw(self.weight, std=hidden_size**-0.5)
 
 
 class LlamaDiffusion(nn.Module):

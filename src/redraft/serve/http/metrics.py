@@ -94,11 +94,14 @@ class _SchedulerCollector(Collector):
             ("waiting", load.waiting, "Requests in the queue."),
         ):
             yield GaugeMetricFamily(f"redraft_{name}", text, value=value)
-        pool = self._scheduler.runtime.pool
+        pool, pools = self._scheduler.runtime.pool, self._scheduler.runtime.pools
         memory = GaugeMetricFamily(
-            "redraft_kv_bytes", "Keys and values: in use, kept for later, allowed.", labels=["kind"]
+            "redraft_kv_bytes",
+            "Keys and values, a draft model's included: in use, kept for later, allowed.",
+            labels=["kind"],
         )
-        for kind, amount in (("used", pool.used), ("cached", pool.cached), ("budget", pool.budget)):
+        used, cached = sum(one.used for one in pools), sum(one.cached for one in pools)
+        for kind, amount in (("used", used), ("cached", cached), ("budget", pool.budget)):
             if amount is not None:
                 memory.add_metric([kind], amount)
         yield memory

@@ -9,7 +9,7 @@ from redraft.engine.quality import Quality
 from redraft.engine.thinking import ReasoningEffort
 from redraft.models.base import GenerationMode
 from redraft.serve.wire.fields import HINT, Body, Only, OtherTool, UnreadPart, Whole, only
-from redraft.serve.wire.sampling import TopK, TopP
+from redraft.serve.wire.sampling import DeadlineMs, TopK, TopP
 
 
 class CacheControl(Body):
@@ -240,7 +240,7 @@ class MessagesBody(CountBody):
     top_p: TopP | None = None
     top_k: TopK | None = None
     mode: GenerationMode | None = None
-    deadline_ms: Annotated[float, Field(gt=0)] | None = None
+    deadline_ms: DeadlineMs | None = None
     quality: Quality | None = None
     service_tier: Annotated[Literal["auto", "standard_only"] | None, only("auto", "standard_only")] = None
     container: Annotated[None, only()] = None

@@ -11,6 +11,7 @@ from fastapi import Request as HttpRequest
 from pydantic import Field
 from starlette.responses import Response
 
+from redraft.engine.quality import Quality
 from redraft.engine.result import Result
 from redraft.engine.task import Runnable
 from redraft.serve import prepare
@@ -20,7 +21,7 @@ from redraft.serve.errors import Json, bad_request, of_engine
 from redraft.serve.state import client_of, new_seed, serving
 from redraft.serve.wire.fields import HINT, Body, Seed, Stop, Temperature, Whole, only
 from redraft.serve.wire.openai.common import DONE, FINGERPRINT, StreamOptions, fields_of, frame, usage
-from redraft.serve.wire.sampling import Penalty, TopP
+from redraft.serve.wire.sampling import CanvasMode, DeadlineMs, Penalty, TopP
 from redraft.tasks.edit import EditRequest, EditResult, RewriteRequest, edit
 from redraft.tasks.fill import FillResult
 
@@ -63,6 +64,9 @@ class FimBody(Body):
     top_p: TopP | None = None
     frequency_penalty: Penalty | None = None
     presence_penalty: Penalty | None = None
+    mode: CanvasMode = None
+    deadline_ms: DeadlineMs | None = None
+    quality: Quality | None = None
     user: str | None = None
     metadata: Annotated[dict[str, Any] | None, HINT] = None
 
@@ -112,6 +116,9 @@ class EditBody(Body):
     top_p: TopP | None = None
     frequency_penalty: Penalty | None = None
     presence_penalty: Penalty | None = None
+    mode: CanvasMode = None
+    deadline_ms: DeadlineMs | None = None
+    quality: Quality | None = None
     user: str | None = None
     metadata: Annotated[dict[str, Any] | None, HINT] = None
     realtime: Annotated[bool | None, HINT] = None
@@ -176,7 +183,9 @@ async def _edited(
         "seed": new_seed() if body.seed is None else body.seed,
         **_sampling(body),
     }
-    parameters: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    parameters = {name: value for name, value in prepare.counting(here, given).items() if value is not None}
+    if here.settings.recipe is not None:
+        parameters = here.settings.recipe.beside(parameters, generates=False)
 
     def check() -> EditRequest | RewriteRequest:
         too_long = here.limits.before_tokenizing("messages")
@@ -195,11 +204,13 @@ def _check_stream(body: FimBody | EditBody) -> None:
         raise bad_request("stream_options: continuous_usage_stats is for chat and plain completions", "stream_options")
 
 
-def _sampling(body: FimBody | EditBody) -> dict[str, float | None]:
+def _sampling(body: FimBody | EditBody) -> dict[str, Any]:
     return {
         "top_p": body.top_p,
         "frequency_penalty": body.frequency_penalty,
         "presence_penalty": body.presence_penalty,
+        "deadline_ms": body.deadline_ms,
+        "quality": body.quality,
     }
 
 

@@ -24,7 +24,7 @@ from redraft.serve.deltas import if_late
 from redraft.serve.errors import ApiError, Json, bad_request, of_engine, to_json
 from redraft.serve.state import Serving, client_of, new_seed, serving
 from redraft.serve.wire.fields import Body, Seed, Stop, Temperature, ThinkingBudget, Whole
-from redraft.serve.wire.sampling import SAMPLING, Sampled
+from redraft.serve.wire.sampling import SAMPLING, DeadlineMs, Sampled
 from redraft.tasks.choose import ChooseRequest, choose
 from redraft.tasks.fill import FillResult
 
@@ -128,6 +128,7 @@ class ChooseBody(Body):
     frame: str | None = None
     max_denoising_steps: Annotated[int, Field(ge=1, le=1000)] | None = None
     seed: Seed = None
+    deadline_ms: DeadlineMs | None = None
     calibrated: bool | None = None
     normalize: Literal["length"] | None = None
 
@@ -167,7 +168,9 @@ def _source(body: GenerateBody) -> str:
     if body.fill is not None:
         if body.prompt is not None:
             raise bad_request("prompt: give a prompt, or fill with messages", "prompt")
-        for name in ("mode", "constraint", "stop", *_CAUSAL, *OF_THOUGHTS):
+        if body.mode not in (None, "diffusion"):
+            raise bad_request(f"mode {body.mode!r}: what is filled in is written on canvases; leave it out", "mode")
+        for name in ("constraint", "stop", *_CAUSAL, *OF_THOUGHTS):
             if getattr(body, name) is not None:
                 raise bad_request(f"{name}: what is filled in takes no {name}", name)
         return "fill"
@@ -326,8 +329,9 @@ async def decide(body: ChooseBody, http: HttpRequest) -> Response:
         "calibrated": body.calibrated,
         "normalize": body.normalize,
         "seed": new_seed() if body.seed is None else body.seed,
+        "deadline_ms": body.deadline_ms,
     }
-    parameters: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    parameters = {name: value for name, value in prepare.counting(here, given).items() if value is not None}
 
     def check() -> ChooseRequest:
         tokens = prepare.prompt_tokens(here, prompt, source)
@@ -350,6 +354,7 @@ async def decide(body: ChooseBody, http: HttpRequest) -> Response:
             },
             "log_valid": result.log_valid,
             "seed": result.seed,
+            **if_late(result),
             "usage": _usage(result.usage),
         }
     )

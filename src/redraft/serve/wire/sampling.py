@@ -1,19 +1,25 @@
 """The sampling parameters that wire formats have in common, by the names that most of them use, and the mode."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from redraft.engine.quality import Quality
 from redraft.engine.sampling import MAX_BIAS, MAX_PENALTY, NOTHING, REPETITION
 from redraft.models.base import GenerationMode
-from redraft.serve.wire.fields import Body
+from redraft.serve.wire.fields import Body, only
 
 TopP = Annotated[float, Field(ge=0, le=1)]
 # -1 and 0 leave all tokens.
 TopK = Annotated[int, Field(ge=-1)]
 Penalty = Annotated[float, Field(ge=-MAX_PENALTY, le=MAX_PENALTY)]
 Bias = Annotated[float, Field(ge=-MAX_BIAS, le=MAX_BIAS)]
+
+DeadlineMs = Annotated[float, Field(gt=0)]
+CanvasMode = Annotated[
+    Literal["diffusion"] | None, only("diffusion", instead="what stands between two texts is written on canvases")
+]
+"""The mode of what knows canvases alone."""
 
 SAMPLING = ("mode", "deadline_ms", "quality", *vars(NOTHING))
 """The names, which are the engine's as well."""
@@ -33,7 +39,7 @@ class Sampled(Body):
     min_tokens: Annotated[int, Field(ge=0)] | None = None
     ignore_eos: bool | None = None
     stop_token_ids: list[int] | None = None
-    deadline_ms: Annotated[float, Field(gt=0)] | None = None
+    deadline_ms: DeadlineMs | None = None
     quality: Quality | None = None
 
     @property

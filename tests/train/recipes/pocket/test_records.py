@@ -3,6 +3,7 @@
 import json
 import re
 from collections import Counter
+from functools import cache
 from itertools import islice
 from typing import Any
 
@@ -19,14 +20,27 @@ from redraft.train.recipes.pocket.snippets import Split
 from redraft.train.recipes.pocket.wordings import phrasings, wordings
 from tests.constrain.gemma_tokenizer import gemma_tokenizer
 
-RECORDS = [record(7, index) for index in range(300)]
 MARKS = ("____", "[...]", "(?)", "???", "<gap>", "[missing]")
-ASKED = [(made["context"], question) for made in RECORDS if "questions" in made for question in made["questions"]]
-ITEMS = [item(7, index, split) for split in Split for index in range(60)]
+
+
+@cache
+def made_records() -> list[dict[str, Any]]:
+    return [record(7, index) for index in range(300)]
+
+
+@cache
+def made_items() -> list[dict[str, Any]]:
+    return [item(7, index, split) for split in Split for index in range(60)]
+
+
+def questions() -> list[tuple[str, dict[str, Any]]]:
+    """With the context of each."""
+    with_any = [made for made in made_records() if "questions" in made]
+    return [(made["context"], question) for made in with_any for question in made["questions"]]
 
 
 def of(task: str) -> list[tuple[str, dict[str, Any]]]:
-    return [(context, question) for context, question in ASKED if question["task"] == task]
+    return [(context, question) for context, question in questions() if question["task"] == task]
 
 
 def short(question: dict[str, Any]) -> str | None:
@@ -44,16 +58,17 @@ def leaves(schema: dict[str, Any], value: Any) -> list[tuple[dict[str, Any], Any
     return found
 
 
+@pytest.mark.slow
 def test_all_tasks_come_up_and_every_record_has_a_known_form() -> None:
     shapes: Counter[object] = Counter()
-    for made in RECORDS:
+    for made in made_records():
         if "questions" in made:
             assert made.keys() == {"context", "questions"}
             assert made["questions"]
         else:
             assert made.keys() in ({"task", "messages"}, {"task", "prompt", "response"})
             shapes[made["task"], "messages" in made] += 1
-    for _, question in ASKED:
+    for _, question in questions():
         answers = question.keys() - {"task", "ask"}
         assert answers in ({"canvas"}, {"schema", "value"})
         shapes[question["task"], "short" if short(question) is not None else min(answers)] += 1
@@ -61,9 +76,10 @@ def test_all_tasks_come_up_and_every_record_has_a_known_form() -> None:
         ("json", True), ("fill", False), ("edit", True), ("extract", "schema"), ("choose", "short"),
         ("answer", "short"), ("fill", "canvas"), ("fill", "short"), ("edit", "canvas"),
     }  # fmt: skip
-    assert json.loads(json.dumps(RECORDS)) == RECORDS
+    assert json.loads(json.dumps(made_records())) == made_records()
 
 
+@pytest.mark.slow
 def test_a_value_is_valid_under_its_schema_and_its_texts_stand_in_the_context() -> None:
     kinds: Counter[str] = Counter()
     for context, question in of("extract"):
@@ -85,6 +101,7 @@ def test_a_value_is_valid_under_its_schema_and_its_texts_stand_in_the_context() 
     assert {kind for kind in kinds if "null" not in kind} == {"string", "integer", "number", "boolean", "enum", "array"}
 
 
+@pytest.mark.slow
 def test_about_a_fifth_of_what_is_asked_for_is_absent() -> None:
     values = [value for _, question in of("extract") for _, value in leaves(question["schema"], question["value"])]
     share = sum(value is None or value == [] for value in values) / len(values)
@@ -92,11 +109,12 @@ def test_about_a_fifth_of_what_is_asked_for_is_absent() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 def test_values_and_new_text_fit_their_slots() -> None:
     """By a tokenizer that is not the model's own, with as many tokens for English and one a digit."""
     tokenizer = ChatTokenizer(gemma_tokenizer(), {}, None)
     fitting = 0
-    for _, question in ASKED:
+    for _, question in questions():
         if "schema" in question:
             slots = Slots.of(question["schema"], tokenizer, 1)
             assert len(slots.canvas(question["value"]).tokens) == len(slots.empty.tokens)
@@ -112,10 +130,11 @@ def test_values_and_new_text_fit_their_slots() -> None:
     assert fitting > 300
 
 
+@pytest.mark.slow
 def test_a_choice_is_among_its_options_and_the_prompt_shows_them_all() -> None:
     sizes: set[int] = set()
     places: Counter[int] = Counter()
-    chosen = [made for made in ITEMS if made["verb"] == "choose"]
+    chosen = [made for made in made_items() if made["verb"] == "choose"]
     for made in chosen:
         options = made["options"]
         assert made["answer"] in options
@@ -132,6 +151,7 @@ def test_a_choice_is_among_its_options_and_the_prompt_shows_them_all() -> None:
     assert {"topic", "value", "meaning", "yes or no"} <= {made["kind"] for made in chosen}
 
 
+@pytest.mark.slow
 def test_an_answer_stands_in_the_text_or_is_yes_no_or_that_there_is_none() -> None:
     none = 0
     for context, question in of("answer"):
@@ -145,6 +165,7 @@ def test_an_answer_stands_in_the_text_or_is_yes_no_or_that_there_is_none() -> No
     assert 0 < none < len(of("answer")) / 2
 
 
+@pytest.mark.slow
 def test_a_form_says_what_the_text_says() -> None:
     for context, question in of("fill"):
         for piece in question["canvas"] if short(question) is None else ():
@@ -152,6 +173,7 @@ def test_a_form_says_what_the_text_says() -> None:
             assert piece.get("slot", " ").startswith(" ")
 
 
+@pytest.mark.slow
 def test_an_edit_keeps_what_is_pinned_and_changes_what_the_instruction_says() -> None:
     edited = of("edit")
     assert len(edited) > 30
@@ -169,6 +191,7 @@ def test_an_edit_keeps_what_is_pinned_and_changes_what_the_instruction_says() ->
             assert given or misspelt, (context, question)
 
 
+@pytest.mark.slow
 def test_a_gap_is_closed_by_its_answer_and_a_raw_gap_goes_on_where_the_prefix_ends() -> None:
     gaps = [(context, question) for context, question in of("fill") if short(question) is not None]
     assert gaps
@@ -182,15 +205,16 @@ def test_a_gap_is_closed_by_its_answer_and_a_raw_gap_goes_on_where_the_prefix_en
         )
         restored = context.replace(next(mark for mark in MARKS if mark in context), written)
         assert len(restored) > len(written)
-    raw = [made for made in RECORDS if "response" in made]
+    raw = [made for made in made_records() if "response" in made]
     assert raw
     for made in raw:
         assert made["prompt"] == made["prompt"].rstrip(" ")
         assert made["response"].strip()
 
 
+@pytest.mark.slow
 def test_free_json_is_asked_for_as_extract_asks() -> None:
-    found = [made["messages"] for made in RECORDS if made.get("task") == "json"]
+    found = [made["messages"] for made in made_records() if made.get("task") == "json"]
     assert found
     before, after = INSTRUCTION.split("{schema}")
     for asked_, said in found:
@@ -200,10 +224,11 @@ def test_free_json_is_asked_for_as_extract_asks() -> None:
         assert text
 
 
+@pytest.mark.slow
 def test_a_stream_is_a_pure_function_of_its_index() -> None:
-    assert list(islice(records(7, start=30), 5)) == RECORDS[30:35]
-    assert record(8, 30) != RECORDS[30]
-    assert record(7, 30, Split.values) != RECORDS[30]
+    assert list(islice(records(7, start=30), 5)) == made_records()[30:35]
+    assert record(8, 30) != made_records()[30]
+    assert record(7, 30, Split.values) != made_records()[30]
     assert list(islice(items(7, Split.values, 10), 3)) == [item(7, index, Split.values) for index in range(10, 13)]
 
 
@@ -215,17 +240,18 @@ ARGUMENTS = {
 }
 
 
+@pytest.mark.slow
 def test_an_item_has_a_verb_with_its_arguments_and_what_is_right() -> None:
-    assert {made["verb"] for made in ITEMS} == ARGUMENTS.keys()
-    for made in ITEMS:
+    assert {made["verb"] for made in made_items()} == ARGUMENTS.keys()
+    for made in made_items():
         needed, possible = ARGUMENTS[made["verb"]]
         given = made.keys() - {"verb", "kind", "domain", "split", "topic"}
         assert needed <= given <= needed | possible
         if made["verb"] == "extract":
             assert jsonschema.Draft202012Validator(made["schema"]).is_valid(made["value"])
-    domains = {made["domain"] for made in ITEMS if made["split"] == "domain"}
+    domains = {made["domain"] for made in made_items() if made["split"] == "domain"}
     assert {"museums_and_libraries", "nature_and_weather_notes"} <= domains
-    assert not domains & {made["domain"] for made in ITEMS if made["split"] != "domain"} - {"message"}
+    assert not domains & {made["domain"] for made in made_items() if made["split"] != "domain"} - {"message"}
 
 
 @pytest.mark.parametrize("kind", ["records", "items"])

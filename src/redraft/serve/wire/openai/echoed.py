@@ -33,7 +33,7 @@ async def echoed(
     """Answer with every prompt, its log-probabilities, and as many tokens behind it as ``max_tokens`` says: 0 or 1."""
     _check(body)
     seed = new_seed() if body.seed is None else body.seed
-    temperature = here.runtime.model.defaults.sampling_temperature if body.temperature is None else body.temperature
+    temperature = here.runtime.model.defaults.sampling.temperature if body.temperature is None else body.temperature
     following = NextToken(temperature, seed) if body.max_tokens else None
 
     def check() -> tuple[list[ScoreRequest], Vocabulary]:
