@@ -304,7 +304,7 @@ def advance(runtime: Runtime, batch: Sequence[Progress[Any]]) -> None:
     hand_out(runtime, batch, rows)
 
 
-def hand_out(runtime: Runtime, batch: Sequence[Progress[Any]], rows: Sequence[Tensor | None]) -> None:
+def hand_out(runtime: Runtime, batch: Sequence[Progress[Any]], rows: Sequence[Rows]) -> None:
     """Answer the forwards that the tasks of ``batch`` asked for by their ``rows``, as ``Runtime.forward`` gives them,
     and take each task to what it asks next; what the rows of one say wrong is its own fault alone."""
     forwards = [cast(Forward, progress.asked) for progress in batch]

@@ -20,7 +20,7 @@ from torch import Tensor
 from redraft.engine.generation import Answer, Generate
 from redraft.engine.request import Request
 from redraft.engine.result import Chunk
-from redraft.engine.runtime import Runtime, hand_out, read_on_host, start
+from redraft.engine.runtime import Rows, Runtime, hand_out, read_on_host, start
 from redraft.engine.task import Forward, Progress
 from redraft.errors import GenerationError
 
@@ -191,7 +191,7 @@ class Canvases:
     def _denoise(self, canvases: Sequence[tuple[Writing, Tensor]]) -> None:
         """Hand the tasks what is read off their canvases, and once more while they read the same rows again."""
         batch: list[Progress[Any]] = [writing.progress for writing, _ in canvases]
-        rows: list[Tensor | None] = [own for _, own in canvases]
+        rows = [Rows(own) for _, own in canvases]
         while batch:
             hand_out(self.runtime, batch, rows)
             read_on_host(batch)
