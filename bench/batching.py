@@ -44,9 +44,10 @@ from redraft.measure.peak import multiply_adds_per_second, step_multiply_adds
 from redraft.measure.timing import Spread, alternate, times_as_fast
 from redraft.models.diffusion_gemma.config import DiffusionGemmaConfig
 from redraft.models.diffusion_gemma.model import DiffusionGemma
-from redraft.models.diffusion_gemma.packed import pack_weights, packed_model
+from redraft.models.diffusion_gemma.packed import matrices, packed_model
 from redraft.models.gemma.attention import AttentionSpec
 from redraft.models.packed import PackedModel
+from redraft.models.recipes import made_of
 from redraft.models.tokenizer import ChatTokenizer
 from redraft.tasks.choose import choose
 from redraft.train.recipes.sudoku import layout
@@ -106,7 +107,7 @@ def engine_of(config: DiffusionGemmaConfig, format: Format, folder: Path) -> Eng
         for layer in model.layers:
             # With plain norms attention is so sharp that it is not what a trained model's is.
             layer.self_attn.q_norm.weight.fill_(0.1)
-    packed = packed_model(model, dict(pack_weights(model.state_dict().__getitem__, config, format)), format)
+    packed = packed_model(model, made_of(matrices(config, format), model.state_dict()), format)
     for module in (*model.layers, model.self_conditioning):
         for parameter in module.parameters():
             parameter.data = torch.empty(0)

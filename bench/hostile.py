@@ -69,8 +69,8 @@ class Other:
     def kept(self) -> float:
         """Megabytes of keys and values that the server keeps for prompts that come again."""
         lines = self._http.get("/metrics").text.splitlines()
-        (line,) = (line for line in lines if line.startswith('redraft_kv_bytes{kind="cached"}'))
-        return round(float(line.rsplit(" ", 1)[1]) / 1e6, 1)
+        kept = [line for line in lines if line.startswith("redraft_kv_bytes{") and 'kind="cached"' in line]
+        return round(sum(float(line.rsplit(" ", 1)[1]) for line in kept) / 1e6, 1)
 
     def until_idle(self) -> None:
         """Wait until nothing runs."""

@@ -183,9 +183,12 @@ async def run(url: str, pid: int, model: str, clients: int, seconds: float) -> t
 
 
 def in_batches(url: str) -> dict[str, float]:
-    """Read from /metrics how much was computed together."""
-    lines = httpx.get(f"{url}/metrics").text.splitlines()
-    counts = {name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines if line[0] != "#")}
+    """Read from /metrics how much was computed together, of all models."""
+    counts: Counter[str] = Counter()
+    for line in httpx.get(f"{url}/metrics").text.splitlines():
+        if line[0] != "#":
+            name, value = line.rsplit(" ", 1)
+            counts[name.partition("{")[0]] += float(value)
     forwards = max(1.0, counts["redraft_forwards_total"])
     return {
         "requests a forward": round(counts["redraft_batched_requests_total"] / forwards, 2),

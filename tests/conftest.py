@@ -5,13 +5,16 @@ import inspect
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from tests.fast import pytest_addoption, pytest_collection_modifyitems, pytest_configure, pytest_ignore_collect
 from tests.imports import import_cheaply, imported
 from tests.prepared import IMPORTED_BY_TESTS, prepared
+
+if TYPE_CHECKING:
+    from tests.quantised_copies import Copy
 
 __all__ = ["pytest_addoption", "pytest_collection_modifyitems", "pytest_configure", "pytest_ignore_collect"]
 
@@ -52,6 +55,25 @@ def checkpoint_of(tmp_path_factory: pytest.TempPathFactory) -> WriteCheckpoint:
         if key not in written:
             written[key] = random_checkpoint(tmp_path_factory.mktemp("checkpoint"), **parameters)
         return written[key]
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def copy_of(checkpoint_of: WriteCheckpoint, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], "Copy"]:
+    """A quantised copy of a checkpoint whose matrices are a multiple of 64 wide, by its name in ``KINDS``.
+
+    Tests that change one work on a copy of it.
+    """
+    from tests.quantised_copies import KINDS, SHAPE
+
+    written: dict[str, Copy] = {}
+
+    def write(name: str) -> "Copy":
+        if name not in written:
+            folder = tmp_path_factory.mktemp("copy") / "quantised"
+            written[name] = KINDS[name].write(checkpoint_of(**SHAPE), folder)
+        return written[name]
 
     return write
 

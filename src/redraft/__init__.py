@@ -28,8 +28,10 @@ if TYPE_CHECKING:
         RecordingError,
         RedraftError,
         RequestError,
+        RoomError,
     )
     from redraft.loading import load
+    from redraft.measure.plan import Plan, plan
     from redraft.measure.tune.recipe import read_recipe
     from redraft.models.checkpoint import save_choice_temperature
     from redraft.models.tools import ToolCall
@@ -69,6 +71,7 @@ __all__ = [
     "GenerationError",
     "Hole",
     "JSONSchema",
+    "Plan",
     "Recording",
     "RecordingError",
     "RecordingFolder",
@@ -77,6 +80,7 @@ __all__ = [
     "ReproducesCanvas",
     "RequestError",
     "Result",
+    "RoomError",
     "ScoreResult",
     "StableAndConfident",
     "StepEvent",
@@ -89,6 +93,7 @@ __all__ = [
     "batch",
     "fit_choice_temperature",
     "load",
+    "plan",
     "read_recipe",
     "replay",
     "save_choice_temperature",
@@ -109,9 +114,10 @@ _PUBLIC = {
     "redraft.engine.verify": ("Candidate",),
     "redraft.errors": (
         *("BatchError", "CheckpointError", "ConstraintError", "DeadlineError", "GenerationError"),
-        *("RecordingError", "RedraftError", "RequestError"),
+        *("RecordingError", "RedraftError", "RequestError", "RoomError"),
     ),
     "redraft.loading": ("load",),
+    "redraft.measure.plan": ("Plan", "plan"),
     "redraft.measure.tune.recipe": ("read_recipe",),
     "redraft.models.checkpoint": ("save_choice_temperature",),
     "redraft.models.tools": ("ToolCall",),

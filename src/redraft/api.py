@@ -35,7 +35,14 @@ from redraft.engine.thinking import ReasoningEffort, wants_thought, without_swit
 from redraft.engine.tools import GenerateWithTools, ToolChoice, calling, tokens_with_tools, tool_use
 from redraft.engine.verify import Verifier
 from redraft.errors import BatchError, RequestError, counted
-from redraft.models.base import KV_BLOCK, PREFILL_CHUNK, BlockDiffusionModel, ExtractLayout, GenerationMode
+from redraft.models.base import (
+    KV_BLOCK,
+    PREFILL_CHUNK,
+    BlockDiffusionModel,
+    CanvasLength,
+    ExtractLayout,
+    GenerationMode,
+)
 from redraft.models.origin import Origin
 from redraft.models.tokenizer import ChatTokenizer
 from redraft.tasks.choose import ChooseResult, choose
@@ -160,7 +167,7 @@ class Engine:
         max_denoising_steps: int | None = None,
         entropy_bound: float | None = None,
         stop: str | Sequence[str] | None = None,
-        canvas_length: int | None = None,
+        canvas_length: CanvasLength | None = None,
         acceptance: AcceptanceRule | None = None,
         stopping: StoppingRule | None = None,
         constraint: Constraint | type[Any] | None = None,
@@ -296,7 +303,7 @@ class Engine:
         max_denoising_steps: int | None = None,
         entropy_bound: float | None = None,
         stop: str | Sequence[str] | None = None,
-        canvas_length: int | None = None,
+        canvas_length: CanvasLength | None = None,
         acceptance: AcceptanceRule | None = None,
         stopping: StoppingRule | None = None,
         constraint: Constraint | type[Any] | None = None,
@@ -390,7 +397,7 @@ class Engine:
         max_denoising_steps: int | None = None,
         entropy_bound: float | None = None,
         stop: str | Sequence[str] | None = None,
-        canvas_length: int | None = None,
+        canvas_length: CanvasLength | None = None,
         acceptance: AcceptanceRule | None = None,
         stopping: StoppingRule | None = None,
         constraint: Constraint | type[Any] | None = None,
@@ -496,7 +503,7 @@ class Engine:
         max_denoising_steps: int | None = None,
         entropy_bound: float | None = None,
         stop: str | Sequence[str] | None = None,
-        canvas_length: int | None = None,
+        canvas_length: CanvasLength | None = None,
         acceptance: AcceptanceRule | None = None,
         stopping: StoppingRule | None = None,
         constraint: Constraint | type[Any] | None = None,
@@ -597,7 +604,7 @@ class Engine:
         temperature: float | None = None,
         max_denoising_steps: int | None = None,
         entropy_bound: float | None = None,
-        canvas_length: int | None = None,
+        canvas_length: CanvasLength | None = None,
         acceptance: AcceptanceRule | None = None,
         stopping: StoppingRule | None = None,
         verifier: Verifier | None = None,
@@ -667,7 +674,7 @@ class Engine:
         temperature: float | None = None,
         max_denoising_steps: int | None = None,
         entropy_bound: float | None = None,
-        canvas_length: int | None = None,
+        canvas_length: CanvasLength | None = None,
         acceptance: AcceptanceRule | None = None,
         stopping: StoppingRule | None = None,
         constraint: Constraint | type[Any] | None = None,
@@ -740,7 +747,7 @@ class Engine:
         normalize: Normalize | None = None,
         seed: int | None = None,
         entropy_bound: float | None = None,
-        canvas_length: int | None = None,
+        canvas_length: CanvasLength | None = None,
         acceptance: AcceptanceRule | None = None,
         stopping: StoppingRule | None = None,
         deadline_ms: float | None = None,
@@ -793,7 +800,7 @@ class Engine:
         temperature: float | None = None,
         max_denoising_steps: int | None = None,
         entropy_bound: float | None = None,
-        canvas_length: int | None = None,
+        canvas_length: CanvasLength | None = None,
         acceptance: AcceptanceRule | None = None,
         stopping: StoppingRule | None = None,
         verifier: Verifier | None = None,

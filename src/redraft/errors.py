@@ -17,6 +17,10 @@ class CheckpointError(RedraftError):
     """A checkpoint folder, file, configuration or tensor is missing, damaged or not supported."""
 
 
+class RoomError(CheckpointError):
+    """A model, or what is made of it, is larger than the memory or the disk; the message has the numbers."""
+
+
 class RequestError(RedraftError, ValueError):
     """A prompt or a parameter that cannot be honoured."""
 

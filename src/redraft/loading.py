@@ -2,6 +2,7 @@
 
 import logging
 import re
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -10,12 +11,18 @@ from redraft.api import Engine
 from redraft.engine.request import check_same_vocabulary
 from redraft.errors import CheckpointError, RequestError
 from redraft.kernels import bindings
-from redraft.models import checkpoint
+from redraft.kernels.packed import FORMATS, Format
+from redraft.models import checkpoint, hub
 from redraft.models.base import PREFILL_CHUNK, BlockDiffusionModel, WindowPolicy
 from redraft.models.checkpoint import Checkpoint, DType
+from redraft.models.choice import Choice, choose
+from redraft.models.fitting import check_fits
+from redraft.models.footprint import CONTEXT, Use
 from redraft.models.origin import Origin
-from redraft.models.packed_cache import OnPacking, PackFolder, PackingStep, load_packed
+from redraft.models.packed_cache import OnPacking, PackFolder, PackingStep, is_kept, load_packed
+from redraft.models.remote import is_here, read_headers
 from redraft.models.tokenizer import ChatTokenizer
+from redraft.room import MemoryLimit, allowed
 
 _LOG = logging.getLogger("redraft")
 
@@ -32,43 +39,84 @@ def load(
     pack_folder: PackFolder = "auto",
     on_packing: OnPacking | None = None,
     draft_model: str | Path | None = None,
+    memory: MemoryLimit = "auto",
 ) -> Engine:
     """Load a checkpoint: a bundled name ("sudoku"), a folder, a GGUF file, or a hub id.
 
     revision: branch, tag or commit of a hub id. dtype: "float32", which is exact, "bfloat16", "int8" or "int4" (weights
-    in so many bits, activations in 8: lossy), or "auto", which is float32 for models below half a billion parameters
-    and for files of float32, else bfloat16. device: "cpu", where the compiled kernels are used if there are any,
+    in so many bits, activations in 8: lossy), or "auto": float32 for models below half a billion parameters, what keeps
+    the numbers of a quantised copy, else what the files hold or, on a CPU whose memory is too small for it, the first
+    of int8 and int4 that fits (``engine.origin.choice`` says why). Weights that are packed already load dequantised in
+    "float32" and "bfloat16". device: "cpu", where the compiled kernels are used if there are any,
     "cuda", "mps", or "auto", which is a CUDA device where there is one and the dtype runs on it, else the CPU.
     prefill_chunk: prompt positions encoded in one forward. window_policy: what sliding layers show a canvas of a
     context longer than their window ("shared": to all positions what the first one sees; "per_query": to each its own);
     a model without such layers has the default alone. kv_bytes: what the keys and values of all requests together may
-    take, with those of a draft model and those that are kept for later prompts; without a limit, about as much is kept
-    as was ever in use.
+    take, with those of a draft model and those that are kept for later prompts; without it they may take what the
+    weights leave of the memory, and about as much is kept as was ever in use.
     pack_folder: where weights that were packed for the kernels are kept for the next load, "auto" for the checkpoint's
     folder or the user's cache, None for nowhere. on_packing: told how packing comes along; by default the logger
     "redraft" is, at level INFO. draft_model: the source of a small autoregressive model with the same vocabulary, which
-    drafts in mode "speculative".
+    drafts in mode "speculative". memory: bytes that all of it may take; "auto" for what this machine, its control
+    groups, or the device have left, None not to ask.
 
-    Raises RequestError for a device that there is none of, and CheckpointError saying what is missing, damaged or not
-    supported; both before weights are read, and what can be known of a hub id before they are fetched.
+    Raises RequestError for a device that there is none of, RoomError, with what would fit, for what is larger than the
+    memory, and CheckpointError saying what is missing, damaged or not supported; all before weights are read, and what
+    can be known of a hub id before they are fetched.
     """
     check_device(device)
+    if not is_here(str(source), revision):
+        # Before weights are fetched; the hub may be asked in vain, which ``find`` says.
+        with suppress(hub.UnreachableError), read_headers(hub.survey(str(source), revision)) as remote:
+            _judge(remote, dtype, device, memory, kv_bytes, pack_folder)
     found = checkpoint.read(checkpoint.find(source, revision))
-    format = found.format(dtype)
-    device = _chosen(device, lossy=format in ("int8", "int4"))
+    choice, device, left = _judge(found, dtype, device, memory, kv_bytes, pack_folder)
+    format = choice.format
     tokenizer = ChatTokenizer.from_checkpoint(found.path)
     if draft_model is not None:
         # Before weights are read.
         other = checkpoint.read(checkpoint.find(draft_model, None))
         drafting = ChatTokenizer.from_checkpoint(other.path)
         check_same_vocabulary(tokenizer, drafting, (found.config.vocab_size, other.config.vocab_size))
-    model = _load_model(found, dtype, device, window_policy, pack_folder, on_packing or _log_packing)
+    model = _load_model(found, format, device, window_policy, pack_folder, on_packing or _log_packing)
     draft = None
     if draft_model is not None:
-        draft = load(draft_model, device=device, prefill_chunk=prefill_chunk, pack_folder=pack_folder)
+        draft = load(draft_model, device=device, prefill_chunk=prefill_chunk, pack_folder=pack_folder, memory=memory)
     engine = Engine(model, tokenizer, prefill_chunk, kv_bytes, draft=draft)
-    engine.runtime.origin = Origin(str(source), found, format, device, prefill_chunk, window_policy)
+    if left is not None:
+        engine.runtime.pool.limit(left)
+    engine.runtime.origin = Origin(str(source), found, format, device, prefill_chunk, window_policy, choice)
     return engine
+
+
+def _judge(
+    found: Checkpoint,
+    dtype: DType,
+    device: str,
+    memory: MemoryLimit,
+    kv_bytes: int | None,
+    pack_folder: PackFolder,
+) -> tuple[Choice, str, int | None]:
+    """Return what a checkpoint is computed in, where, and the bytes that the weights leave for keys and values, None
+    where nobody can tell; RoomError where they leave too few."""
+    choice = chosen_format(found, dtype, device, memory, pack_folder)
+    device = chosen_device(device, lossy=choice.format in ("int8", "int4"))
+    use = Use(min(CONTEXT, found.config.context_length), device=device)
+    packed = is_kept(found, choice.format, pack_folder)
+    left = check_fits(found, choice.format, allowed(memory, device), use, allowed=kv_bytes, packed=packed)
+    return choice, device, left
+
+
+def chosen_format(found: Checkpoint, dtype: DType, device: str, memory: MemoryLimit, pack_folder: PackFolder) -> Choice:
+    """Return the format that ``load`` computes a checkpoint in, and why, which is logged."""
+    place = "cpu" if device == "auto" and not (found.packed is None and torch.cuda.is_available()) else device
+    place = "cuda" if place == "auto" else place
+    use = Use(min(CONTEXT, found.config.context_length), device=place)
+    # What is asked for is not counted; and what was packed before is not packed again.
+    kept = frozenset(format for format in FORMATS if is_kept(found, format, pack_folder)) if dtype == "auto" else None
+    choice = choose(found, dtype, allowed(memory, place), use, packed=kept or frozenset())
+    _LOG.info("computing %s as %s: %s", found.path.name, choice.format, choice.reason)
+    return choice
 
 
 def check_device(device: str) -> None:
@@ -89,7 +137,7 @@ def check_device(device: str) -> None:
         ) from error
 
 
-def _chosen(device: str, *, lossy: bool) -> str:
+def chosen_device(device: str, *, lossy: bool) -> str:
     """Return the device that "auto" stands for; others stand for themselves."""
     if device != "auto":
         return device
@@ -104,7 +152,7 @@ def _log_packing(step: PackingStep) -> None:
 
 def _load_model(
     found: Checkpoint,
-    dtype: DType,
+    format: Format,
     device: str,
     window_policy: WindowPolicy,
     pack_folder: PackFolder,
@@ -112,7 +160,6 @@ def _load_model(
 ) -> BlockDiffusionModel:
     # A family without sliding layers knows no such option: only a choice is passed on.
     options = {} if window_policy == "shared" else {"window_policy": window_policy}
-    format = found.format(dtype)
     lossy = format in ("int8", "int4")
     if lossy and torch.device(device).type != "cpu":
         raise CheckpointError(f"dtype {format!r} runs on the CPU only; choose 'bfloat16' or 'float32' for {device!r}")

@@ -2,7 +2,7 @@ import io
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 
@@ -10,6 +10,7 @@ import pytest
 import typer.main
 
 from redraft.cli.main import main
+from tests.cli.hub import Hub, serving_hub
 from tests.conftest import WriteCheckpoint
 from tests.random_checkpoint import LETTERS_SIZE
 
@@ -53,7 +54,7 @@ def offline() -> bool:
 @pytest.fixture(autouse=True)
 def no_settings(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the user of this machine chose for all commands is not what is tested."""
-    for name in ("REDRAFT_MODEL", "REDRAFT_DEVICE", "REDRAFT_PACK_FOLDER", "REDRAFT_CONFIG"):
+    for name in ("REDRAFT_MODEL", "REDRAFT_DEVICE", "REDRAFT_PACK_FOLDER", "REDRAFT_MEMORY", "REDRAFT_CONFIG"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.getbasetemp() / "no-settings"))
 
@@ -84,3 +85,21 @@ def assert_one_line(failed: subprocess.CompletedProcess[str], words: str) -> Non
     assert failed.stderr.startswith("redraft: ")
     assert failed.stderr.count("\n") == 1
     assert words in failed.stderr
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[Hub]:
+    with serving_hub() as hub:
+        yield hub
+
+
+@pytest.fixture
+def hub(running: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hub:
+    """The hub, empty, and a cache of the client's own."""
+    running.folders, running.gated, running.sent = {}, set(), []
+    # The client has read its environment when it was imported.
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", running.url)
+    template = running.url + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    return running

@@ -129,3 +129,11 @@ def serving_hub() -> Iterator[Hub]:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+def publish(hub: Hub, name: str, folder: Path, files: dict[str, object]) -> None:
+    """Make a repository of files: objects are written as JSON, texts as they are."""
+    folder.mkdir()
+    for file, content in files.items():
+        (folder / file).write_text(content if isinstance(content, str) else json.dumps(content))
+    hub.folders[name] = folder

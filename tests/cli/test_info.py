@@ -58,6 +58,16 @@ def test_text_says_the_same_as_json_in_units_and_at_80_columns(redraft_here, mod
     assert "82.7" not in text, "what another model does says nothing of this one"
 
 
+def test_what_becomes_of_a_quantised_copy_is_said_at_80_columns(redraft_here, copy_of):
+    """Names that are wider than their column, too."""
+    folder = copy_of("W4A16 with zero points").folder
+    text = redraft_here("info", folder).stdout
+    assert all(len(line) <= 80 for line in text.splitlines() if str(folder) not in line and "settings" not in line)
+    rows = " ".join(text.split())
+    assert "quantised weights, as computed (auto) INT4, groups of 32, with zero points" in rows
+    assert "of the weights dequantised to float32 not quantised" in rows
+
+
 def test_the_mask_and_how_it_accepts_are_said_in_words(redraft_here, tmp_path):
     folder = write(tmp_path / "llama")
     sampling = json.loads(redraft_here("info", folder, "--json").stdout)["sampling defaults"]

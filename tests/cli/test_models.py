@@ -2,9 +2,10 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,8 @@ import pytest
 from redraft.models import checkpoint
 from redraft.models.sizing import parameters
 from tests.cli.conftest import Run, assert_one_line
-from tests.cli.hub import COMMIT, Hub, serving_hub
+from tests.cli.hub import COMMIT, Hub, publish
+from tests.quantised_copies import Copy, change_config
 
 NAME = "someone/small"
 CONFIG = {"architectures": ["DiffusionGemmaForBlockDiffusion"]}
@@ -31,11 +33,11 @@ FOREIGN: dict[str, tuple[dict[str, object], tuple[str, ...]]] = {
     "flax": ({"config.json": CONFIG, "flax_model.msgpack": "x"}, ("weights for Flax", "look for safetensors")),
     "quantised": (
         {"config.json": {**CONFIG, "quantization_config": {"quant_method": "awq"}}, "model.safetensors": "x"},
-        ("quantised by 'awq'", "take the repository that it was made of"),
+        ("quantised by 'awq'", "read are compressed-tensors, modelopt, mlx", "the repository that it was made of"),
     ),
-    "mlx": (
-        {"config.json": {**CONFIG, "quantization": {"group_size": 64, "bits": 4}}, "model.safetensors": "x"},
-        ("quantised by 'mlx'", "redraft quantize"),
+    "quantised in memory": (
+        {"config.json": {**CONFIG, "quantization_config": {"quant_method": "bitsandbytes"}}, "model.safetensors": "x"},
+        ("quantised by 'bitsandbytes'", "redraft quantize"),
     ),
     "another architecture": (
         {"config.json": {"architectures": ["BertModel"]}, "model.safetensors": "x"},
@@ -47,35 +49,9 @@ FOREIGN: dict[str, tuple[dict[str, object], tuple[str, ...]]] = {
 WEIGHTS = ("a-Q4_K_M.gguf", "adapter_model.safetensors", "pytorch_model.bin", "flax_model.msgpack", "model.safetensors")
 
 
-@pytest.fixture(scope="module")
-def running() -> Iterator[Hub]:
-    with serving_hub() as hub:
-        yield hub
-
-
 @pytest.fixture
 def offline() -> bool:
     return False
-
-
-@pytest.fixture
-def hub(running: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hub:
-    """The hub, empty, and a cache of the client's own."""
-    running.folders, running.gated, running.sent = {}, set(), []
-    # The client has read its environment when it was imported.
-    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", running.url)
-    template = running.url + "/{repo_id}/resolve/{revision}/{filename}"
-    monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
-    return running
-
-
-def publish(hub: Hub, folder: Path, files: dict[str, object], name: str = NAME) -> None:
-    """Make a repository of files: objects are written as JSON, texts as they are."""
-    folder.mkdir()
-    for file, content in files.items():
-        (folder / file).write_text(content if isinstance(content, str) else json.dumps(content))
-    hub.folders[name] = folder
 
 
 def test_a_checkpoint_is_pulled_listed_used_and_removed(
@@ -122,13 +98,36 @@ def test_info_of_a_hub_id_reads_the_configuration_and_headers_alone(redraft_here
     assert all(facts[part] == local[part] for part in ("model", "weights in memory, float32", "not supported"))
 
 
+@pytest.mark.slow
+def test_info_of_a_quantised_copy_on_the_hub_is_that_of_its_folder(
+    redraft_here: Run, hub: Hub, copy_of: Callable[[str], Copy], tmp_path: Path
+) -> None:
+    """From headers alone, in which shapes that are stored as numbers are not; and from the file beside config.json."""
+    published = Path(shutil.copytree(copy_of("W4A16").folder, tmp_path / "w4a16"))
+    beside = Path(shutil.copytree(copy_of("modelopt NVFP4").folder, tmp_path / "nvfp4"))
+    change_config(beside, lambda config: config.pop("quantization_config"))
+    own = {"quantization": {"quant_algo": "NVFP4", "group_size": 16, "exclude_modules": ["*mlp*"]}}
+    (beside / "hf_quant_config.json").write_text(json.dumps(own))
+    for folder, label in ((published, "INT4, groups of 32"), (beside, "NVFP4")):
+        name = f"someone/{folder.name}"
+        hub.folders[name], hub.sent = folder, []
+        shown = redraft_here("info", name, "--json")
+        assert shown.returncode == 0, shown.stderr
+        facts, local = json.loads(shown.stdout), json.loads(redraft_here("info", folder, "--json").stdout)
+        title = "quantised weights, as computed (auto)"
+        assert facts[title] == local[title]
+        assert facts[title][label].endswith("% of the weights dequantised to float32")
+        assert facts["model"] == local["model"]
+        assert hub.bytes_of("model.safetensors") < (folder / "model.safetensors").stat().st_size
+
+
 @pytest.mark.parametrize("kind", FOREIGN)
 def test_what_does_not_load_is_judged_before_weights_are_fetched(
     redraft_here: Run, hub: Hub, tmp_path: Path, kind: str
 ) -> None:
     files, words = FOREIGN[kind]
-    publish(hub, tmp_path / "published", files)
-    for verb in (("pull", NAME), ("generate", "hi", "-m", NAME), ("info", NAME)):
+    publish(hub, NAME, tmp_path / "published", files)
+    for verb in (("pull", NAME), ("generate", "hi", "-m", NAME), ("info", NAME), ("plan", NAME)):
         failed = redraft_here(*verb)
         for word in words:
             assert_one_line(failed, word)
@@ -139,7 +138,7 @@ def test_what_does_not_load_is_judged_before_weights_are_fetched(
 @pytest.mark.parametrize("kind", [kind for kind in FOREIGN if kind != "no configuration"])
 def test_a_folder_of_the_same_is_judged_alike(redraft_here: Run, hub: Hub, tmp_path: Path, kind: str) -> None:
     files, words = FOREIGN[kind]
-    publish(hub, tmp_path / "published", files)
+    publish(hub, NAME, tmp_path / "published", files)
     failed = redraft_here("info", tmp_path / "published")
     for word in words:
         assert_one_line(failed, word)
@@ -177,7 +176,7 @@ def test_a_full_disk_is_told_before_weights_are_fetched(
 ) -> None:
     hub.folders[NAME] = model
     usage = type("usage", (), {"total": 10, "used": 9, "free": 1})
-    monkeypatch.setattr("redraft.models.hub.shutil.disk_usage", lambda path: usage)
+    monkeypatch.setattr("redraft.room.shutil.disk_usage", lambda path: usage)
     assert_one_line(redraft_here("pull", NAME), "make room")
     assert not hub.bytes_of("model.safetensors")
 
@@ -218,5 +217,5 @@ def test_the_environment_says_where_the_hub_is(running: Hub, model: Path, tmp_pa
 @pytest.mark.parametrize("file", ["missing.safetensors", "../outside.safetensors"])
 def test_an_index_that_names_what_is_not_there_is_told(redraft_here: Run, hub: Hub, tmp_path: Path, file: str) -> None:
     index = {"weight_map": {"model.decoder.norm.weight": file}}
-    publish(hub, tmp_path / "published", {"config.json": CONFIG, "model.safetensors.index.json": index})
+    publish(hub, NAME, tmp_path / "published", {"config.json": CONFIG, "model.safetensors.index.json": index})
     assert_one_line(redraft_here("info", NAME), f"names {file!r}, which the repository does not have")

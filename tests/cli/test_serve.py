@@ -116,6 +116,25 @@ def test_an_empty_key_is_refused_before_the_model_is_loaded(
     assert_one_line(redraft_here("serve", "--model", missing), missing)
 
 
+def test_what_several_models_cannot_share_is_refused_before_weights_are_read(
+    redraft_here: Run, checkpoint_of: WriteCheckpoint, tmp_path: Path
+) -> None:
+    folder, broken = str(checkpoint_of()), tmp_path / "broken"
+    broken.mkdir()
+    (broken / "config.json").write_text("{}")
+    two = ("serve", "--model", "sudoku", "--model", folder)
+    for options, told in (
+        (("serve", "--model", "sudoku", "--model", "sudoku"), "two models are called 'sudoku'"),
+        ((*two, "--name", "one"), "--name was given 1 times and there are 2 models"),
+        ((*two, "--name", "one", "--name", " "), "a model's name is empty"),
+        ((*two, "--revision", "main"), "--revision is for one model"),
+        ((*two, "--draft-model", "sudoku"), "--draft-model is for one model"),
+        (("serve", "--model", "sudoku", "--model", str(broken)), f"--model {broken}: "),
+        (("serve", "--model", "sudoku", "--model", "no-such"), "--model no-such: no checkpoint 'no-such'"),
+    ):
+        assert_one_line(redraft_here(*options), told)
+
+
 def test_the_defaults_that_help_shows_are_the_schedulers() -> None:
     assert (serve.MAX_CONCURRENCY, serve.MAX_BATCH_ROWS) == (scheduler.MAX_CONCURRENCY, scheduler.MAX_BATCH_ROWS)
 

@@ -281,6 +281,22 @@ def test_the_least_recently_used_goes_first_and_the_end_before_the_beginning():
     assert [len(pool._known(tuple(tokens))) for tokens in (first, second)] == [1, 2]
 
 
+def test_two_pools_on_one_budget_take_no_more_than_it_together():
+    """What one promises the other cannot have; what one keeps for later gives way to what the other needs."""
+    one, other = (KVPool(FULL, block=4, dtype=torch.float64) for _ in range(2))
+    one.budget = one.bytes_for(6 * 4)
+    other.share(one)
+    filled(one, FULL, [1] * 16).close()
+    filled(other, FULL, [2] * 8).close()
+    assert one.cached + other.cached == one.budget
+    assert filled(other, FULL, [3] * 12).length == 12
+    assert one.used + one.cached + other.used + other.cached <= one.budget == other.budget
+    assert not other.cached, "its own gives way first"
+    assert one.cached == one.bytes_for(12), "then the other's, as much as is needed"
+    assert one.open()[0].reserve(12)
+    assert not other.open()[0].reserve(4)
+
+
 def test_a_hit_needs_the_sliding_layers_window_before_it():
     """The full layers' blocks are all there; what a sliding layer still holds decides."""
     pool = KVPool(MIXED, block=4, longest_write=4, dtype=torch.float64)
@@ -414,3 +430,18 @@ def test_what_was_encoded_last_can_be_taken_back() -> None:
     write(shared, [6])
     with pytest.raises(ValueError, match="cannot be cut back to 3"):
         shared.truncate(3)
+
+
+def test_a_limit_is_never_passed_and_keeps_no_more_for_later_than_before() -> None:
+    layout: Layout = [(1, 4, None)]
+    pool = KVPool(layout, block=4)
+    block = pool.bytes_for(4)
+    pool.limit(3 * block)
+    assert pool.budget == 3 * block
+    cache, _ = pool.open()
+    assert cache.reserve(12)
+    assert not cache.reserve(13)
+    cache.close()
+    own = KVPool(layout, block=4, budget=5 * block)
+    own.limit(block)
+    assert own.budget == 5 * block, "what a user gave stands"

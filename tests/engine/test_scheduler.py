@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -18,7 +18,7 @@ from redraft.engine.result import Chunk, OnStep
 from redraft.engine.runtime import Runtime
 from redraft.engine.scheduler import Handle, Scheduler
 from redraft.engine.task import Forward, Task, Waiting
-from redraft.errors import BusyError, CancelledError, GenerationError, ShuttingDownError
+from redraft.errors import BusyError, CancelledError, GenerationError, RequestError, ShuttingDownError
 from redraft.loading import load
 from redraft.models.base import Span
 from redraft.tasks.choose import choose
@@ -251,7 +251,7 @@ def test_compiling_counts_as_rows_computed_in_that_time(runtime: Runtime) -> Non
     log: list[str] = []
     scheduler.submit(rows_of(runtime, log, "before", 8)).result(600)
     gate = Gate(scheduler)
-    scheduler._seconds, scheduler._load = 2.0, replace(scheduler._load, rows=1000)
+    scheduler._seconds, scheduler._computed = 2.0, 1000.0
     scheduler.charge(Client("a", "u"), 0.5)
     assert scheduler._shares.of_owner("a") == scheduler._shares.of_user(Client("a", "u")) == 250
     gate.open()
@@ -477,7 +477,7 @@ def test_when_the_youngest_holds_nothing_others_give_way_until_the_oldest_can_go
 def test_who_waits_for_what_nobody_here_can_give_back_is_told(
     scheduler: Scheduler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(scheduler.runtime.pool, "budget", 1_000_000)
+    monkeypatch.setattr(scheduler.runtimes[0].pool, "budget", 1_000_000)
 
     def waiting() -> Task[None]:
         while True:
@@ -518,3 +518,35 @@ def test_what_is_left_after_the_grace_time_is_cancelled(runtime: Runtime) -> Non
     scheduler.close(grace=0.05)
     with pytest.raises(CancelledError, match="the service ended"):
         handle.result(600)
+
+
+def test_models_take_turns_and_no_batch_is_of_two(
+    runtime: Runtime, batches: list[list[int]], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """One client asks both: each model's request goes on in every other batch. A row of both counts alike here."""
+    other = scripted_engine(tmp_path_factory.mktemp("other"), random_logits(1), canvas_length=8).runtime
+    scheduler = Scheduler([runtime, other], max_concurrency=4)
+    log: list[str] = []
+    gate = Gate(scheduler)
+    handles = [
+        scheduler.submit(Bound(rows_of(one, log, name, *[4] * 3).begin, one), client="a")
+        for name, one in (("first", runtime), ("second", other), ("first", runtime))
+    ]
+    gate.open()
+    assert [handle.result(60) for handle in handles] == ["first", "second", "first"]
+    computed = [scheduler.load_of(one) for one in (runtime, other)]
+    scheduler.close()
+    assert [batch for batch in batches if batch != [0]] == [[4, 4]] * 3, "the second model's rows are never in them"
+    assert [load.rows for load in computed] == [24, 12]
+    # After the beginning of all three, a batch of one and a batch of the other.
+    assert log[3:] == ["first", "first", "second"] * 2 or log[3:] == ["second", "first", "first"] * 2
+    stranger = Bound(rows_of(other, log, "x", 1).begin, other)
+    with pytest.raises(RequestError, match="made for a model that this scheduler does not run"):
+        Scheduler(runtime).submit(stranger)
+
+
+@dataclass(frozen=True)
+class Bound(Made[T]):
+    """A task that is for a model."""
+
+    runtime: Runtime

@@ -12,12 +12,11 @@ from redraft.formats import safetensors
 from redraft.formats.safetensors import (
     INDEX_FILE,
     WEIGHTS_FILE,
-    read_metadata,
     reading,
     stored_tensors,
     write,
-    write_each,
 )
+from redraft.formats.streamed import read_header, write_each
 from redraft.formats.tensors import StoredTensor
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
@@ -103,7 +102,8 @@ def test_tensors_written_one_at_a_time_are_what_the_library_reads(tmp_path: Path
     for name, value in tensors.items():
         assert (found[name].dtype, found[name].shape) == (value.dtype, value.shape)
         assert torch.equal(found[name], value)
-    assert read_metadata(tmp_path) == {"format": "pt", "said": "words"}
+    texts = read_header(tmp_path / WEIGHTS_FILE)["__metadata__"]
+    assert (texts["format"], texts["said"]) == ("pt", "words")
     assert "bytes" not in stored_tensors_without_bytes(tmp_path)
     header = (tmp_path / WEIGHTS_FILE).read_bytes()
     size = int.from_bytes(header[:8], "little")

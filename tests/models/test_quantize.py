@@ -12,11 +12,13 @@ import torch
 
 import redraft
 from redraft.errors import CheckpointError
-from redraft.formats.gguf.blocks import read_tensor
+from redraft.formats.gguf.blocks import read_rows
 from redraft.formats.gguf.header import Header
 from redraft.formats.safetensors import WEIGHTS_FILE
+from redraft.formats.tensors import Rows
 from redraft.kernels.packed import Format
-from redraft.models import checkpoint, packed_folder, registry
+from redraft.kernels.whole_numbers import WholeNumbers
+from redraft.models import checkpoint, packed_file, registry
 from redraft.models.base import Span
 from redraft.models.checkpoint import DType
 from redraft.models.packed_cache import load_packed
@@ -117,17 +119,17 @@ def test_the_bundled_model_answers_as_it_did(tmp_path: Path, format: Format):
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/self/maps")
 def test_matrices_are_mapped_from_the_file_and_begin_with_a_vector(tmp_path: Path):
     quantize(checkpoint.read(checkpoint.find("sudoku")), tmp_path / "out", "int8")
-    matrices = packed_folder.read_matrices(tmp_path / "out", "int8")
+    matrices = packed_file.PackedFile(tmp_path / "out" / WEIGHTS_FILE).matrices()
     assert str(tmp_path / "out" / WEIGHTS_FILE) in Path("/proc/self/maps").read_text()
     assert all(matrix.data.data_ptr() % 64 == 0 for matrix in matrices.values())
 
 
 def test_another_dtype_or_device_is_refused(tmp_path: Path):
     quantize(checkpoint.read(checkpoint.find("sudoku")), tmp_path / "out", "int8")
-    with pytest.raises(CheckpointError, match="holds int8 weights, from which 'bfloat16' cannot be made"):
-        redraft.load(tmp_path / "out", dtype="bfloat16")
+    with pytest.raises(CheckpointError, match="holds int8 weights, from which 'int4' cannot be made"):
+        redraft.load(tmp_path / "out", dtype="int4")
     with pytest.raises(CheckpointError, match="'int8' runs on the CPU only"):
-        redraft.load(tmp_path / "out", device="meta")
+        redraft.load(tmp_path / "out", dtype="int8", device="meta")
     found = checkpoint.read(tmp_path / "out")
     with pytest.raises(CheckpointError, match="has packed weights only"):
         found.load()
@@ -144,20 +146,19 @@ def test_another_dtype_or_device_is_refused(tmp_path: Path):
 def test_no_more_is_read_at_a_time_than_one_matrix_takes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, use: Callable[[checkpoint.Checkpoint, Format], object]
 ):
-    """Of a file whose tensors are decoded, those for one matrix alone are there at a time: queries, keys and values."""
+    """Of a file whose tensors are decoded, some rows for one matrix alone are there at a time: queries, keys and
+    values."""
     found = checkpoint.read(gguf(tmp_path / "original"))
-    alive: dict[int, weakref.ref[torch.Tensor]] = {}
+    alive: list[weakref.ref[object]] = []
     most = []
 
-    def counted(header: Header, name: str) -> torch.Tensor:
-        tensor = read_tensor(header, name)
-        # Norms and scalars stay: a packed model has them as they are.
-        if tensor.ndim > 1 and not name.startswith("token_embd"):
-            alive[len(alive)] = weakref.ref(tensor)
-        most.append(sum(kept() is not None for kept in alive.values()))
-        return tensor
+    def counted(header: Header, name: str, number: int, rows: Rows) -> torch.Tensor | WholeNumbers:
+        read = read_rows(header, name, number, rows)
+        alive.append(weakref.ref(read))
+        most.append(sum(kept() is not None for kept in alive))
+        return read
 
-    monkeypatch.setattr("redraft.formats.gguf.file.read_tensor", counted)
+    monkeypatch.setattr("redraft.formats.gguf.file.read_rows", counted)
     use(found, "int8")
     assert len(alive) > 30
     assert max(most) <= 3
@@ -172,7 +173,7 @@ def set_format(folder: Path, format: str) -> None:
 def set_layout(folder: Path) -> None:
     path = folder / WEIGHTS_FILE
     content = path.read_bytes()
-    path.write_bytes(content.replace(f'\\"layout\\": {packed_folder.LAYOUTS["int8"]}'.encode(), b'\\"layout\\": 0', 1))
+    path.write_bytes(content.replace(f'\\"layout\\": {packed_file.LAYOUTS["int8"]}'.encode(), b'\\"layout\\": 0', 1))
 
 
 def plain_weights(folder: Path) -> None:

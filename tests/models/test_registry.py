@@ -19,7 +19,7 @@ SOURCES = Path(redraft.__file__).parent
 def test_every_line_leads_to_a_family(architecture: str):
     family = family_of(architecture)
     assert family is family_of(architecture)
-    assert {"read_config", "build", "pack", "beside", "packed", "describe", "role"} <= set(dir(family))
+    assert {"read_config", "build", "matrices", "beside", "packed", "describe", "role"} <= set(dir(family))
 
 
 @pytest.mark.parametrize("architecture", ["BertModel", None, 3, ["DiffusionGemmaForBlockDiffusion"]])

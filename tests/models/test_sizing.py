@@ -10,7 +10,7 @@ from redraft.engine.memory import KVPool
 from redraft.models import checkpoint
 from redraft.models.base import KV_BLOCK
 from redraft.models.diffusion_gemma.model import DiffusionGemma
-from redraft.models.diffusion_gemma.packed import pack_weights
+from redraft.models.recipes import made_of
 from redraft.models.sizing import kv_bytes_per_token, parameters, part_bytes
 from tests.models.driving import encoded
 from tests.random_checkpoint import random_checkpoint, reference_model
@@ -51,7 +51,7 @@ def test_packed_formats_take_what_is_said_and_their_padding(tmp_path, format):
     found = checkpoint.read(random_checkpoint(tmp_path, **sizes, head_dim=32, global_head_dim=32))
     model = found.load("float32")
     assert isinstance(model, DiffusionGemma)
-    matrices = dict(pack_weights(model.state_dict().__getitem__, model.config, format))
+    matrices = made_of(found.recipes(format), model.state_dict())
     packed = sum(matrix.nbytes for name, matrix in matrices.items() if "router" not in name)
     scales = sum(m.padded_outputs * m.count * 4 for m in matrices.values() if m.format == "int8")
     kept = sum(4 * prod(t.shape) for name, t in found.tensors.items() if len(t.shape) < 2 or "router" in name)

@@ -3,7 +3,7 @@
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +41,7 @@ class Served:
     url: str
     server: Server
     engine: Engine
+    """The model that answers where none is named."""
 
     def post(self, path: str, body: Any, **more: Any) -> httpx.Response:
         return httpx.post(f"{self.url}{path}", json=body, timeout=600, **more)
@@ -64,14 +65,18 @@ def checkpoint(checkpoint_of: WriteCheckpoint) -> Path:
 
 
 @contextmanager
-def serving(engine: Engine, settings: ServerSettings | None = None, **options: Any) -> Iterator[Served]:
+def serving(
+    engine: Engine | Mapping[str, Engine], settings: ServerSettings | None = None, **options: Any
+) -> Iterator[Served]:
     """A server for as long as this lasts."""
-    server = Server(engine, settings or ServerSettings(NAME), port=0, **{"grace": 0.0, **options})
+    settings = settings or ServerSettings(NAME)
+    server = Server(engine, settings, port=0, **{"grace": 0.0, **options})
     thread = threading.Thread(target=lambda: asyncio.run(server.serve()), daemon=True)
     thread.start()
     wait_until(lambda: server.started)
     try:
-        yield Served(f"http://127.0.0.1:{server.port}", server, engine)
+        default = engine if isinstance(engine, Engine) else engine[settings.model]
+        yield Served(f"http://127.0.0.1:{server.port}", server, default)
     finally:
         server.should_exit = True
         thread.join(600)

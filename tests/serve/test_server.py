@@ -236,17 +236,17 @@ def test_metrics_count_what_was_done(served: Served) -> None:
     assert float(values['redraft_http_requests_total{route="/v1/chat/completions",status="200"}']) >= 1
     assert float(values['redraft_http_requests_total{route="/v1/chat/completions",status="400"}']) >= 1
     for name in (
-        "redraft_running",
-        "redraft_waiting",
-        "redraft_forwards_total",
-        "redraft_batched_requests_total",
-        "redraft_batched_rows_total",
-        'redraft_kv_bytes{kind="used"}',
-        "redraft_prompt_tokens_reused_total",
-        "redraft_time_to_first_text_seconds_count",
-        "redraft_steps_per_canvas_count",
-        "redraft_tokens_per_step_count",
-        'redraft_tokens_total{kind="completion"}',
+        'redraft_running{model="tiny"}',
+        'redraft_waiting{model="tiny"}',
+        'redraft_forwards_total{model="tiny"}',
+        'redraft_batched_requests_total{model="tiny"}',
+        'redraft_batched_rows_total{model="tiny"}',
+        'redraft_kv_bytes{kind="used",model="tiny"}',
+        'redraft_prompt_tokens_reused_total{model="tiny"}',
+        'redraft_time_to_first_text_seconds_count{model="tiny"}',
+        'redraft_steps_per_canvas_count{model="tiny"}',
+        'redraft_tokens_per_step_count{model="tiny"}',
+        'redraft_tokens_total{kind="completion",model="tiny"}',
     ):
         assert name in values
     assert "/made/up" not in text

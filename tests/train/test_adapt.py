@@ -16,6 +16,7 @@ from redraft.models.llama_diffusion.model import LlamaDiffusion
 from redraft.models.tokenizer import ChatTokenizer
 from redraft.train.adapt import Mask, adapt, read_base
 from tests.gguf_files import llama_gguf, smollm2_path, smollm2_reference
+from tests.quantised_copies import compressed_by_library
 from tests.random_checkpoint import LETTERS_SIZE
 from tests.random_llama import random_llama
 
@@ -135,6 +136,20 @@ def test_a_gguf_file_becomes_the_same_as_its_folder(tmp_path: Path):
 
 
 @pytest.mark.slow
+@pytest.mark.slow
+def test_a_quantised_copy_of_a_base_becomes_the_same_as_its_numbers(tmp_path: Path):
+    """As compressed-tensors writes W4A16 of a Llama; what is made of it is no quantised copy."""
+    base = random_llama(tmp_path / "base")
+    copy = tmp_path / "copy"
+    compressed_by_library(base, copy, "W4A16", ["lm_head"], group_size=32)
+    mask = adapt(read_base(copy, "copy"), tmp_path / "adapted")
+    theirs = LlamaForCausalLM.from_pretrained(copy, dtype=torch.float32).eval()
+    assert_is_base(tmp_path / "adapted", mask, theirs)
+    found = checkpoint.read(tmp_path / "adapted")
+    assert found.quantised is None
+    assert "quantization_config" not in json.loads((tmp_path / "adapted" / "config.json").read_text())
+
+
 def test_smollm2_becomes_a_diffusion_model_with_its_own_next_tokens(tmp_path: Path):
     """They are those of ``transformers``, which reads the GGUF file by itself."""
     path = smollm2_path()

@@ -1,7 +1,6 @@
 """``redraft info``: describes a checkpoint without loading its weights, and says what would compute it."""
 
 import json
-import textwrap
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
     from redraft.train.adapt import Base
 
 Facts = dict[str, dict[str, object]]
-_NAME, _WIDTH = 26, 80
+_NAME = 26
 
 
 class Bytes(int):
@@ -60,7 +59,7 @@ def info(
     for title, rows in facts.items():
         typer.echo(title)
         for row, value in rows.items():
-            typer.echo("\n".join(_lines(row, _shown(value))))
+            typer.echo("\n".join(printing.row(row, _shown(value), _NAME)))
 
 
 @contextmanager
@@ -93,13 +92,15 @@ _LOSSES: "dict[Format, str]" = {
 
 def describe(found: "Checkpoint") -> Facts:
     """Return facts about a checkpoint, grouped; sizes in bytes."""
+    from redraft.models.choice import choose
     from redraft.models.sizing import kv_bytes_per_token, parameters, part_bytes
+    from redraft.room import allowed
 
-    config = found.config
+    config, choice = found.config, choose(found, memory=allowed("auto"))
     total, active = parameters(found)
     fixed, per_token = kv_bytes_per_token(found)
     sliding = {"sliding layers, at most": Bytes(fixed)} if fixed else {}
-    parts = part_bytes(found, found.format("auto"))
+    parts = part_bytes(found, choice.format)
     return {
         "checkpoint": {_kind(found.path): str(found.path), "architecture": found.architecture},
         "model": {
@@ -111,12 +112,13 @@ def describe(found: "Checkpoint") -> Facts:
             **({"canvas": config.canvas_length} if config.canvas_length else {}),
             "context": config.context_length,
             "stored as": _stored(found),
-            "computed as (auto)": found.format("auto"),
+            "computed as (auto)": choice.format if choice.usual else f"{choice.format}, {choice.reason}",
         },
-        f"weights in memory, {found.format('auto')}": {
+        f"weights in memory, {choice.format}": {
             "all": Bytes(sum(parts.values())),
             **{part: Bytes(size) for part, size in parts.items()},
         },
+        **_becomings(found, choice.format),
         **({"all weights by dtype": _sizes(found)} if found.packed is None else {}),
         "keys and values in memory": {**sliding, "full layers, per token": Bytes(per_token)},
         "sampling defaults": _sampling(found, _tokenizer(found.path)),
@@ -165,6 +167,19 @@ def _stored(found: "Checkpoint") -> str:
     if found.packed is not None:
         return f"{found.packed}, packed for the kernels"
     return found.quantised or str(found.stored).removeprefix("torch.")
+
+
+def _becomings(found: "Checkpoint", format: "Format") -> "dict[str, dict[str, object]]":
+    """Say what becomes of a quantised copy's numbers; nothing of a checkpoint that is none."""
+    from redraft.models.kept import becomings
+
+    listed = becomings(found, format) if found.packed is None else []
+    total, rows = sum(one.weights for one in listed), dict[str, object]()
+    for one in listed:
+        name, share = one.stored or "not quantised", f"{one.weights / total:.1%} of the weights"
+        own = share if one.stored is None else f"{share} {one.becomes}"
+        rows[name] = f"{rows[name]}; {own}" if name in rows else own
+    return {"quantised weights, as computed (auto)": rows} if len(rows) > 1 or "not quantised" not in rows else {}
 
 
 def _sizes(found: "Checkpoint") -> dict[str, object]:
@@ -270,9 +285,3 @@ def _shown(value: object) -> str:
         case int():
             return f"{value:,}"
     return str(value)
-
-
-def _lines(name: str, value: str) -> list[str]:
-    """Write a row in columns that fit a terminal; a path is not broken."""
-    wrapped = textwrap.wrap(value, _WIDTH - _NAME - 3, break_long_words=False, break_on_hyphens=False) or [""]
-    return [f"  {name if number == 0 else '':<{_NAME}} {line}".rstrip() for number, line in enumerate(wrapped)]

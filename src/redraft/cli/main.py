@@ -21,6 +21,7 @@ from redraft.cli import (
     generate,
     info,
     models,
+    plan,
     quantize,
     reading,
     replay,
@@ -67,7 +68,7 @@ app.command()(talking(serve.serve))
 app.command()(talking(models.pull))
 app.command("list")(talking(models.list_models))
 app.command("rm")(talking(models.remove))
-for makes in (info.info, quantize.quantize, adapt.adapt):
+for makes in (info.info, plan.plan, quantize.quantize, adapt.adapt):
     app.command()(talking(makes))
 app.add_typer(train.app, name="train")
 for judges in (evaluate.evaluate, tune.tune, bench.bench, replay.replay, diff.diff):

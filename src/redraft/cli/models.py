@@ -72,7 +72,7 @@ def remove(
     Example: redraft rm google/diffusiongemma-26B-A4B-it
     """
     from redraft.models import hub
-    from redraft.models.packed_cache import cache_folders
+    from redraft.models.cache_folder import cache_folders
 
     own = [one for one in hub.pulled() if one.name == model]
     chosen = [one for one in own if revision is None or revision in one.refs or one.commit.startswith(revision)]

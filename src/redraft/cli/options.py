@@ -18,11 +18,13 @@ import typer
 from redraft.cli import settings, talk
 from redraft.errors import RequestError
 from redraft.files import check_writable
+from redraft.room import MemoryLimit, parse_memory
 
 if TYPE_CHECKING:
     from redraft.api import Engine
     from redraft.canvas.acceptance import ConfidenceThreshold
     from redraft.measure.tune.recipe import Recipe
+    from redraft.models.base import CanvasLength
     from redraft.models.checkpoint import DType
     from redraft.record.recorder import RecordingFolder
 
@@ -49,6 +51,14 @@ PackFolderOption = Annotated[
         help="Where weights packed for the kernels are kept: a folder, auto, or none; by default REDRAFT_PACK_FOLDER.",
     ),
 ]
+MemoryOption = Annotated[
+    str | None,
+    typer.Option(
+        "--memory",
+        metavar="SIZE",
+        help="What it may take, such as 24GB; auto for what is left, none not to ask; by default REDRAFT_MEMORY.",
+    ),
+]
 DraftModelOption = Annotated[
     str | None,
     typer.Option("--draft-model", help="A small model with the same vocabulary, which drafts in mode speculative."),
@@ -70,6 +80,7 @@ def load_engine(
     revision: str | None = None,
     device: str | None = None,
     pack_folder: str | None = None,
+    memory: str | None = None,
     **more: Any,
 ) -> "Engine":
     """Load a model for a verb, on the number of threads it was given; what is None is the user's default. ``more`` as
@@ -77,6 +88,7 @@ def load_engine(
     name = model_name(model)
     device = settings.setting("device").value if device is None else device
     place = settings.setting("pack_folder").value if pack_folder is None else pack_folder
+    limit = memory_limit(memory)
     import redraft
     from redraft.cli.packing import told
     from redraft.kernels.library import use_threads
@@ -92,15 +104,23 @@ def load_engine(
             device=device,
             pack_folder=None if place == "none" else place,
             on_packing=on_packing,
+            memory=limit,
             **more,
         )
     origin = engine.origin
     if origin is not None:
+        if origin.choice is not None and not origin.choice.usual:
+            talk.note(f"dtype auto is {origin.choice.format}, {origin.choice.reason}")
         talk.detail(
             f"loaded {name} ({origin.checkpoint.path}) as {origin.dtype} on {origin.device}, kernels {origin.kernels}, "
             f"in {time.perf_counter() - begun:.1f} s"
         )
     return engine
+
+
+def memory_limit(given: str | None) -> "MemoryLimit":
+    """Return what a model may take: what a command was given, or the user's default."""
+    return parse_memory(settings.setting("memory").value if given is None else given)
 
 
 class Mode(StrEnum):
@@ -151,6 +171,7 @@ class Loading:
     dtype: DTypeOption = "auto"
     device: Device = None
     pack_folder: PackFolderOption = None
+    memory: MemoryOption = None
     threads: Threads = None
     draft_model: DraftModelOption = None
 
@@ -162,6 +183,7 @@ class Loading:
             revision=self.revision,
             device=self.device,
             pack_folder=self.pack_folder,
+            memory=self.memory,
             **({} if self.draft_model is None else {"draft_model": self.draft_model}),
         )
 
@@ -208,7 +230,10 @@ class Sampling:
     stopping: Annotated[
         Stopping, typer.Option(help="A canvas ends when its argmax is stable and sure, or reproduces what was seen.")
     ] = Stopping.stable
-    canvas_length: Annotated[int | None, typer.Option(help="Positions denoised at once.")] = None
+    canvas_length: Annotated[
+        str | None,
+        typer.Option(metavar="N", help="Positions denoised at once; auto for the least that fit the answer."),
+    ] = None
     best_of: Annotated[int, typer.Option(help="Candidates for every canvas, of which the surest stays.")] = 1
     verify: Annotated[
         Verify | None, typer.Option(help="Denoise again what the causal rows of the same weights find unlikely.")
@@ -257,7 +282,8 @@ class Sampling:
         request.check_seed(self.seed)
         if self.temperature is not None:
             request.check_temperature(self.temperature)
-        for name in ("max_denoising_steps", "canvas_length", "best_of"):
+        self._canvas_length()
+        for name in ("max_denoising_steps", "best_of"):
             value = getattr(self, name)
             if value is not None:
                 request.check_whole(name, value, 1)
@@ -305,6 +331,15 @@ class Sampling:
             "verify": self.verify,
         }
 
+    def _canvas_length(self) -> "CanvasLength | None":
+        from redraft.engine.canvas_length import check_canvas_length
+        from redraft.models.base import AUTO
+
+        given = self.canvas_length
+        if given is None or given == AUTO:
+            return None if given is None else AUTO
+        return check_canvas_length(int(given) if given.lstrip("-").isdecimal() else given)
+
     def _acceptance(self) -> "ConfidenceThreshold | None":
         if self.confidence_threshold is None:
             return None
@@ -326,7 +361,7 @@ class Sampling:
             "temperature": self.temperature,
             "max_denoising_steps": self.max_denoising_steps,
             "entropy_bound": self.entropy_bound,
-            "canvas_length": self.canvas_length,
+            "canvas_length": self._canvas_length(),
             "best_of": self.best_of,
             "verify": None if self.verify is None else self.verify.value,
             "verify_threshold": self.verify_threshold,

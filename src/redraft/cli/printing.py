@@ -2,6 +2,7 @@
 
 import json
 import sys
+import textwrap
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -59,6 +60,18 @@ def cost_line(result: "Result") -> str:
         f"{written}, {usage.seconds:.2f} s, first text after {usage.time_to_first_token:.2f} s, "
         f"{valid}seed {result.seed}, finish: {result.finish_reason}"
     )
+
+
+def row(name: str, value: str, name_width: int, width: int = 80) -> list[str]:
+    """Write a name and a text in columns that fit a terminal; a path is not broken."""
+    wrapped = textwrap.wrap(value, width - name_width - 3, break_long_words=False, break_on_hyphens=False) or [""]
+    # A name that is wider than its column has a line of its own.
+    above = [f"  {name}"] if len(name) > name_width else []
+    first = "" if above else name
+    return [
+        *above,
+        *(f"  {first if number == 0 else '':<{name_width}} {line}".rstrip() for number, line in enumerate(wrapped)),
+    ]
 
 
 def size(count: int) -> str:

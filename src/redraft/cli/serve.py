@@ -1,13 +1,18 @@
-"""``redraft serve``: serves one model in the wire formats that existing clients speak."""
+"""``redraft serve``: serves a model, or several, in the wire formats that existing clients speak."""
 
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from redraft.cli import options
-from redraft.errors import RequestError
+from redraft.errors import CheckpointError, RequestError
+
+if TYPE_CHECKING:
+    from redraft.api import Engine
+    from redraft.record.recorder import RecordingFolder
 
 _KEY_VARIABLE = "REDRAFT_API_KEY"
 # The scheduler's own, which a test compares them with: to import it takes seconds.
@@ -15,10 +20,21 @@ MAX_CONCURRENCY, MAX_BATCH_ROWS = 16, 1024
 
 
 def serve(
-    model: options.Model = None,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--model",
+            "-m",
+            help="A bundled name, a checkpoint folder, a GGUF file, or a hub id; may be repeated, and the first one "
+            "answers who names none. By default REDRAFT_MODEL, the settings' or sudoku.",
+        ),
+    ] = None,
     host: Annotated[str, typer.Option(help="Address to listen at; the default is this machine alone.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen at; 0 picks a free one.")] = 8000,
-    name: Annotated[str | None, typer.Option(help="What clients call the model; by default its own name.")] = None,
+    name: Annotated[
+        list[str] | None,
+        typer.Option(help="What clients call the model; by default its own name. Once for each --model, in order."),
+    ] = None,
     api_key: Annotated[
         list[str] | None, typer.Option(envvar=_KEY_VARIABLE, help="Key that clients must send; may be repeated.")
     ] = None,
@@ -69,10 +85,11 @@ def serve(
     dtype: options.DTypeOption = "auto",
     device: options.Device = None,
     pack_folder: options.PackFolderOption = None,
+    memory: options.MemoryOption = None,
     threads: options.Threads = None,
     draft_model: options.DraftModelOption = None,
 ) -> None:
-    """Serve a model over HTTP: OpenAI, Anthropic, Mercury, Codestral and System One clients.
+    """Serve models over HTTP: OpenAI, Anthropic, Mercury, Codestral and System One clients.
 
     Example: redraft serve --model sudoku --port 8000
     """
@@ -95,20 +112,26 @@ def serve(
     server.check_address(host, port)
     recordings = options.Recordings(record, record_prompt).folder()
     own = None if recipe is None else read_recipe(recipe)
-    engine = options.load_engine(
-        model, dtype, threads,
-        revision=revision, device=device, pack_folder=pack_folder, kv_bytes=kv_bytes,
-        **({} if draft_model is None else {"draft_model": draft_model}),
-    )  # fmt: skip
-    from redraft.engine.request import check_listeners, check_mode
-
-    modes = engine.runtime.modes
-    check_listeners(None, recordings, check_mode(mode, modes), modes)
-    if recordings is not None and engine.origin is not None:
-        # Large weights are read through for it, which the first request need not wait for.
-        typer.echo(f"recording to {record}, weights {engine.origin.digest[:12]}", err=True)
+    models = [options.model_name(one) for one in model or (None,)]
+    names = list(name or (Path(one).name for one in models))
+    _check_models(models, names, revision=revision, recipe=recipe, draft_model=draft_model)
+    loaded = [
+        options.load_engine(
+            one, dtype, threads,
+            revision=revision, device=device, pack_folder=pack_folder, kv_bytes=kv_bytes, memory=memory,
+            **({} if draft_model is None else {"draft_model": draft_model}),
+        )
+        for one in models
+    ]  # fmt: skip
+    engines = dict(zip(names, loaded, strict=True))
+    server.share_memory(loaded, kv_bytes)
+    _check_answers(engines, mode, recordings)
+    for known_as, engine in engines.items() if recordings is not None else ():
+        if engine.origin is not None:
+            # Large weights are read through for it, which the first request need not wait for.
+            typer.echo(f"recording {known_as} to {record}, weights {engine.origin.digest[:12]}", err=True)
     settings = ServerSettings(
-        model=name or Path(options.model_name(model)).name,
+        model=names[0],
         api_keys=api_key or (),
         cors=cors or (),
         allowed_hosts=allowed_host,
@@ -120,7 +143,7 @@ def serve(
         recipe=own,
     )
     server.run(
-        engine,
+        engines,
         settings,
         host=host,
         port=port,
@@ -129,3 +152,42 @@ def serve(
         max_batch_rows=max_batch_rows,
         grace=grace,
     )
+
+
+def _check_models(models: Sequence[str], names: Sequence[str], **of_one: Any) -> None:
+    """Refuse, before any weights are read, names that clash, a model that cannot be served, and what is for one."""
+    from redraft.models import checkpoint
+    from redraft.serve.server import check_names
+
+    if len(names) != len(models):
+        raise RequestError(
+            f"--name was given {len(names)} times and there are {len(models)} models; give it once for each --model, "
+            "in order, or not at all"
+        )
+    check_names(names)
+    if len(models) == 1:
+        return
+    for option, given in of_one.items():
+        if given is not None:
+            raise RequestError(f"--{option.replace('_', '-')} is for one model, and {len(models)} are to be served")
+    for model in models:
+        try:
+            found = checkpoint.find_local(model)
+            if found is not None:
+                checkpoint.read(found)
+        except CheckpointError as error:
+            raise CheckpointError(f"--model {model}: {error}") from error
+
+
+def _check_answers(
+    engines: "Mapping[str, Engine]", mode: "options.ModeOption", recordings: "RecordingFolder | None"
+) -> None:
+    """Refuse a mode that a model does not have, and recordings of answers that show no denoising steps."""
+    from redraft.engine.request import check_listeners, check_mode
+
+    for name, engine in engines.items():
+        try:
+            modes = engine.runtime.modes
+            check_listeners(None, recordings, check_mode(mode, modes), modes)
+        except RequestError as error:
+            raise RequestError(f"{name}: {error}") from error

@@ -1,6 +1,6 @@
-"""Choices that a user made once for all commands, by environment or file: model, device, place for packed weights.
+"""Choices that a user made once for all commands, by environment or file: model, device, memory, packed weights.
 
-An option on the command line comes first, then the environment (REDRAFT_MODEL, REDRAFT_DEVICE, REDRAFT_PACK_FOLDER),
+An option on the command line comes first, then the environment (REDRAFT_MODEL, REDRAFT_DEVICE, REDRAFT_MEMORY, ...),
 then the file ($XDG_CONFIG_HOME/redraft/config.toml, by default ~/.config/redraft/config.toml, or what REDRAFT_CONFIG
 names), then what is built in. An empty variable counts as none.
 """
@@ -13,7 +13,7 @@ from pathlib import Path
 
 from redraft.errors import RequestError
 
-BUILT_IN = {"model": "sudoku", "device": "auto", "pack_folder": "auto"}
+BUILT_IN = {"model": "sudoku", "device": "auto", "pack_folder": "auto", "memory": "auto"}
 FILE_VARIABLE = "REDRAFT_CONFIG"
 
 

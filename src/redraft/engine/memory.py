@@ -55,11 +55,13 @@ class _Block:
 
 @dataclass(eq=False)
 class Budget:
-    """The bytes that the pools of one engine may take together: its model's, and its draft model's."""
+    """The bytes that pools may take together: an engine's and its draft model's, or those of all models of a server."""
 
     limit: int | None
     """None for no limit."""
     pools: "list[KVPool]" = field(default_factory=list)
+    fills: bool = False
+    """True of one that was given to be used up by what is kept for later; another is only not to be passed."""
 
     def fits(self, more: int) -> bool:
         """Tell whether so many bytes more can be promised."""
@@ -95,7 +97,7 @@ class KVPool:
         a sliding layer needs room for beside its window. multiple: contexts are shared in multiples of so many
         positions alone, for a model whose rounding depends on what else is in a forward."""
         self.block, self.longest_write = block, longest_write
-        self._budget = Budget(budget, [self])
+        self._budget = Budget(budget, [self], fills=budget is not None)
         self._dtype, self._device = dtype, device
         self._step = lcm(block, multiple) // block
         keeps = sorted({keep for _, _, keep in layout}, key=lambda keep: (keep is not None, keep or 0))
@@ -133,6 +135,12 @@ class KVPool:
             device=model.device,
         )
 
+    def limit(self, nbytes: int) -> None:
+        """Have a pool without a budget never take more than so many bytes; of what it keeps for later it keeps as much
+        as before."""
+        if self.budget is None:
+            self.budget = nbytes
+
     @property
     def budget(self) -> int | None:
         """Bytes that this pool, and those that it shares a budget with, may take together; None for no limit."""
@@ -141,6 +149,11 @@ class KVPool:
     @budget.setter
     def budget(self, limit: int | None) -> None:
         self._budget.limit = limit
+
+    @property
+    def memory(self) -> Budget:
+        """The budget that it keeps to, which other pools may have, too."""
+        return self._budget
 
     def share(self, other: "KVPool") -> None:
         """Keep to the budget of another pool, together with it; what this one has kept so far is dropped."""
@@ -285,7 +298,7 @@ class KVPool:
 
     def _trim(self) -> None:
         """Without a budget, what is kept still has an end."""
-        while self.budget is None and self._cached > max(self._most_used, KEPT_WITHOUT_BUDGET):
+        while not self._budget.fills and self._cached > max(self._most_used, KEPT_WITHOUT_BUDGET):
             self.drop_oldest()
 
     def drop_oldest(self) -> None:

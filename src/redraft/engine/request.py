@@ -18,6 +18,7 @@ from redraft.canvas.stopping import StableAndConfident, StoppingRule
 from redraft.constrain.compiler import CompiledConstraint, ThoughtMarkers
 from redraft.constrain.constraint import Constraint
 from redraft.constrain.python_types import as_constraint
+from redraft.engine.canvas_length import pick_canvas_length
 from redraft.engine.deadline import Deadline
 from redraft.engine.memory import KVPool
 from redraft.engine.quality import Quality, check_quality
@@ -34,7 +35,7 @@ from redraft.engine.thinking import (
 )
 from redraft.engine.verify import Verifier
 from redraft.errors import RequestError, counted
-from redraft.models.base import ALL_MODES, GenerationDefaults, GenerationMode
+from redraft.models.base import ALL_MODES, AUTO, CanvasLength, GenerationDefaults, GenerationMode
 from redraft.models.sampling import SamplingDefaults
 from redraft.models.tokenizer import ChatTokenizer
 
@@ -338,7 +339,7 @@ def generate(
     max_denoising_steps: int | None = None,
     entropy_bound: float | None = None,
     stop: str | Sequence[str] | None = None,
-    canvas_length: int | None = None,
+    canvas_length: CanvasLength | None = None,
     acceptance: AcceptanceRule | None = None,
     stopping: StoppingRule | None = None,
     constraint: Constraint | type[Any] | None = None,
@@ -376,8 +377,9 @@ def generate(
     checkpoint's schedule, or in the other modes divides the logits, by default by what the checkpoint says; 0 takes the
     argmax for a sample. max_denoising_steps, entropy_bound (nats a canvas): by default the checkpoint's, of a draft 4
     steps. stop: strings at which the answer ends, not part of it. canvas_length: positions denoised at once, at most
-    the model's own. acceptance: the rule itself in place of the entropy bound, such as ``ConfidenceThreshold``.
-    stopping: the rule in place of the checkpoint's stable-and-confident one, such as ``ReproducesCanvas``.
+    the model's own, or "auto", see ``engine.canvas_length``. acceptance: the rule itself in place of the entropy bound,
+    such as ``ConfidenceThreshold``. stopping: the rule in place of the checkpoint's stable-and-confident one, such as
+    ``ReproducesCanvas``.
 
     constraint: ``JSONSchema``, ``Regex``, ``Choice`` or ``Template``, or a Python type such as a pydantic model, a
     ``Literal`` or ``list[int]``, which the whole answer matches; stop strings then do not occur in it. thinking:
@@ -457,10 +459,11 @@ def generate(
         steps, acceptance = care.steps(defaults), care.acceptance(defaults)
     length = 1
     if way == "speculative" and runtime.drafter is not None:
-        length = check_whole("canvas_length", DRAFT_TOKENS if canvas_length is None else canvas_length, 1, MAX_DRAFT)
+        length = check_whole(
+            "canvas_length", DRAFT_TOKENS if canvas_length in (None, AUTO) else canvas_length, 1, MAX_DRAFT
+        )
     elif way != "autoregressive":
-        length = config.canvas_length if canvas_length is None else canvas_length
-        length = check_whole("canvas_length", length, 1, config.canvas_length)
+        length = pick_canvas_length(runtime, canvas_length, max_tokens)
     if way == "speculative" and max_denoising_steps is None:
         steps = DRAFT_STEPS
     thought = runtime.needed_thought_markers() if thinks else None

@@ -386,7 +386,7 @@ def _rows_to_read(span: Span, hidden: Tensor | None) -> Tensor | None:
 
 def no_room(runtime: Runtime) -> str:
     """Say why an answer that nothing else takes turns with cannot go on."""
-    promised = sum(pool.promised for pool in runtime.pools)
+    promised = sum(pool.promised for pool in runtime.pool.memory.pools)
     return (
         f"of the {runtime.pool.budget:,} bytes that kv_bytes allows, other answers under way hold {promised:,}; "
         "finish or close them, or let them take turns in a Scheduler"

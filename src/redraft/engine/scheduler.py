@@ -1,5 +1,6 @@
-"""Many requests, one model: a thread of its own puts what their tasks ask for into batches.
+"""Many requests, one model or a few: a thread of its own puts what their tasks ask for into batches.
 
+A batch is one model's: where there are several they take turns, and each has all processor threads while it computes.
 A request joins and leaves between two forwards. On the kernels what it says does not depend on who else is there: a row
 is computed from that row alone, and every draw is keyed by the request's own seed.
 """
@@ -8,7 +9,7 @@ import threading
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field, replace
+from dataclasses import astuple, dataclass, field, replace
 from time import perf_counter
 from typing import Any, Generic, TypeVar
 
@@ -16,8 +17,9 @@ from redraft.engine.fairness import Client, ClientShares, Round
 from redraft.engine.result import Chunk, OnStep
 from redraft.engine.runtime import Runtime, advance, no_room, start
 from redraft.engine.task import Forward, Progress, Runnable, Waiting
-from redraft.errors import BusyError, CancelledError, GenerationError, ShuttingDownError
+from redraft.errors import BusyError, CancelledError, GenerationError, RequestError, ShuttingDownError
 from redraft.models.base import PREFILL_CHUNK
+from redraft.models.sizing import parameters
 
 T = TypeVar("T")
 
@@ -53,6 +55,7 @@ class Handle(Generic[T]):
     """One request's place in a scheduler. ``result`` waits for what comes of it."""
 
     runnable: Runnable[T]
+    runtime: Runtime
     client: Client
     on_chunk: Callable[[Chunk], None] | None
     on_step: OnStep | None
@@ -101,13 +104,15 @@ class Scheduler:
 
     def __init__(
         self,
-        runtime: Runtime,
+        runtime: Runtime | Sequence[Runtime],
         *,
         max_concurrency: int = MAX_CONCURRENCY,
         max_waiting: int = 256,
         max_batch_rows: int = MAX_BATCH_ROWS,
     ) -> None:
-        """``max_concurrency``: requests that run; the others wait, at most ``max_waiting`` of them. ``max_batch_rows``:
+        """``runtime``: the model, or all models, that requests are for. A row counts by the parameters that compute it.
+
+        ``max_concurrency``: requests that run; the others wait, at most ``max_waiting`` of them. ``max_batch_rows``:
         rows of one forward; a canvas is in a batch whole or not at all, and one that is larger goes alone.
 
         Whose turn it is goes by work done so far, the least first: by the rows that an owner's requests have had
@@ -115,15 +120,17 @@ class Scheduler:
         one user's by the order in which they came. In a batch no owner gets further ahead of another that wants
         something, too, than a canvas. An owner that has no request running gets the place of one that has several.
         """
-        self.runtime = runtime
+        self.runtimes = (runtime,) if isinstance(runtime, Runtime) else tuple(runtime)
+        self._costs = _row_costs(self.runtimes)
         self._max_concurrency, self._max_waiting, self._max_rows = max_concurrency, max_waiting, max_batch_rows
         self._running: list[Handle[Any]] = []
         self._waiting: OrderedDict[Client, deque[Handle[Any]]] = OrderedDict()
         self._shares = ClientShares()
-        self._ahead = runtime.model.config.canvas_length or PREFILL_CHUNK
-        self._load = Load()
-        self._seconds = 0.0
-        """Seconds that the forwards took in which ``_load.rows`` were computed."""
+        self._loads = {one: Load() for one in self.runtimes}
+        self._latest = dict.fromkeys(self.runtimes, 0)
+        """The number of each model's latest batch."""
+        self._seconds = self._computed = 0.0
+        """Seconds that the forwards took, and the work that was computed in them."""
         self._changed = threading.Condition()
         self._closing = self._closed = False
         self._thread = threading.Thread(target=self._run, name="redraft-engine", daemon=True)
@@ -138,12 +145,16 @@ class Scheduler:
         on_step: OnStep | None = None,
     ) -> Handle[T]:
         """Queue a request; ``on_chunk`` and ``on_step`` are called from the scheduler's thread. ``client``: whom it is
-        for; a text is an owner.
+        for; a text is an owner. It is for the model of its ``runtime``, or the first where it has none.
 
-        Raises ShuttingDownError once ``close`` was called, and BusyError where too many wait.
+        Raises ShuttingDownError once ``close`` was called, BusyError where too many wait, and RequestError for another
+        model's request.
         """
         client = Client(client) if isinstance(client, str) else client
-        handle = Handle(runnable, client, on_chunk, on_step)
+        runtime = getattr(runnable, "runtime", self.runtimes[0])
+        if runtime not in self.runtimes:
+            raise RequestError("the request was made for a model that this scheduler does not run")
+        handle = Handle(runnable, runtime, client, on_chunk, on_step)
         # Whoever waits for the future must not cancel it under the thread that fulfils it; there is ``cancel``.
         handle.future.set_running_or_notify_cancel()
         with self._changed:
@@ -167,14 +178,20 @@ class Scheduler:
         """Count work that was done for a client outside of the forwards, as the rows computed in so many seconds."""
         with self._changed:
             if self._seconds:
-                self._shares.add(client, seconds * self._load.rows / self._seconds)
+                self._shares.add(client, seconds * self._computed / self._seconds)
 
     @property
     def load(self) -> Load:
-        """Return what is going on now, and what has been since the start."""
+        """Return what is going on now, and what has been since the start, of all models together."""
+        loads = [self.load_of(runtime) for runtime in self.runtimes]
+        return Load(*(sum(counts) for counts in zip(*map(astuple, loads), strict=True)))
+
+    def load_of(self, runtime: Runtime) -> Load:
+        """Return the same of one model."""
         with self._changed:
-            waiting = sum(map(len, self._waiting.values()))
-            return replace(self._load, running=len(self._running), waiting=waiting)
+            waiting = sum(handle.runtime is runtime for queue in self._waiting.values() for handle in queue)
+            running = sum(handle.runtime is runtime for handle in self._running)
+            return replace(self._loads[runtime], running=running, waiting=waiting)
 
     def close(self, grace: float = 0.0) -> None:
         """Take no more requests, give those that run or wait ``grace`` seconds, then cancel what is left."""
@@ -212,10 +229,10 @@ class Scheduler:
                 self._prepare(handle)
             running = [handle for handle in running if handle in self._running]
             batch = self._batch([handle for handle in running if isinstance(handle.asked, Forward)])
+            for memory in {handle.runtime.pool.memory for handle in running}:
+                self._make_room([handle for handle in running if handle.runtime.pool.memory is memory])
             if batch:
                 self._compute(batch)
-            elif running and all(handle.asked is Waiting.FOR_MEMORY for handle in running):
-                self._make_room(running)
 
     def _make_places(self) -> None:
         """Put back the youngest request of the owner that has the most, for each waiting owner that has none running.
@@ -275,14 +292,16 @@ class Scheduler:
 
     def _batch(self, ready: Sequence[Handle[Any]]) -> list[Handle[Any]]:
         """Choose what goes into the next forward: the client with the least work first, until the rows are full."""
-        # What has no rows is in every batch, and has no share that others would have to keep to.
+        runtime = self._turn(ready)
+        ready = [handle for handle in ready if handle.runtime is runtime]
+        # What has no rows is in every batch of its model, and has no share that others would have to keep to.
         batch = [handle for handle in ready if not handle.rows]
         queues: dict[Client, deque[Handle[Any]]] = {}
         for handle in ready:
             if handle.rows:
                 queues.setdefault(handle.client, deque()).append(handle)
         with self._changed:
-            turns = Round(self._shares, queues, self._ahead)
+            turns = Round(self._shares, queues, self._ahead(runtime))
         rows = 0
         while queues:
             client = turns.next(queues)
@@ -296,27 +315,46 @@ class Scheduler:
             turns.take(client, self._work(handle))
         return batch
 
+    def _turn(self, ready: Sequence[Handle[Any]]) -> Runtime:
+        """Return the model of the next batch: of those that the client with the least work wants something of, the one
+        that has waited longest."""
+        wanted = {handle.runtime for handle in ready}
+        if len(wanted) > 1:
+            with self._changed:
+                turns = Round(self._shares, {handle.client for handle in ready}, 0)
+            client = turns.next(dict.fromkeys(handle.client for handle in ready))
+            wanted = {handle.runtime for handle in ready if handle.client == client}
+        return min(wanted or self.runtimes, key=self._latest.__getitem__)
+
     def _compute(self, batch: Sequence[Handle[Any]]) -> None:
+        runtime = batch[0].runtime
         rows = sum(handle.rows for handle in batch)
         work = {handle: self._work(handle) for handle in batch}
+        self._latest[runtime] = 1 + max(self._latest.values())
         began = perf_counter()
-        advance(self.runtime, [handle._progress for handle in batch if handle._progress is not None])
+        advance(runtime, [handle._progress for handle in batch if handle._progress is not None])
         with self._changed:
             self._seconds += perf_counter() - began
+            self._computed += rows * self._costs[runtime]
             for handle, own in work.items():
                 self._shares.add(handle.client, own)
-            self._load = replace(
-                self._load,
-                forwards=self._load.forwards + 1,
-                requests=self._load.requests + len(batch),
-                rows=self._load.rows + rows,
+            load = self._loads[runtime]
+            self._loads[runtime] = replace(
+                load, forwards=load.forwards + 1, requests=load.requests + len(batch), rows=load.rows + rows
             )
         for handle in batch:
             self._settle(handle)
 
-    def _work(self, handle: Handle[Any]) -> int:
+    def _work(self, handle: Handle[Any]) -> float:
         """Return the rows that a request's share of the next forward counts for, no more of them than a canvas."""
-        return max(handle.rows, min(MIN_WORK, self._ahead)) if handle.rows else 0
+        if not handle.rows:
+            return 0
+        cost = self._costs[handle.runtime]
+        return max(handle.rows * cost, min(MIN_WORK * cost, self._ahead(handle.runtime)))
+
+    def _ahead(self, runtime: Runtime) -> float:
+        """Return the work by which an owner may get ahead of another in a batch: a canvas."""
+        return self._costs[runtime] * (runtime.model.config.canvas_length or PREFILL_CHUNK)
 
     def _settle(self, handle: Handle[Any]) -> None:
         """End a request whose task has ended."""
@@ -325,16 +363,19 @@ class Scheduler:
             self._end(handle, progress.error, None if progress.error is not None else progress.value)
 
     def _make_room(self, running: Sequence[Handle[Any]]) -> None:
-        """Put requests back, the youngest first, until the oldest can go on: so each comes to its end in its turn.
+        """Where all requests on one budget wait for memory, put them back, the youngest first, until the oldest can go
+        on: so each comes to its end in its turn.
 
         The youngest alone may hold nothing, or less than anybody needs, and would take it again at once.
         """
+        if not all(handle.asked is Waiting.FOR_MEMORY for handle in running):
+            return
         oldest, *others = running
         while oldest.asked is Waiting.FOR_MEMORY and others:
             self._put_back(others.pop())
             self._prepare(oldest)
         if oldest.asked is Waiting.FOR_MEMORY:
-            self._end(oldest, GenerationError(no_room(self.runtime)))
+            self._end(oldest, GenerationError(no_room(oldest.runtime)))
 
     def _put_back(self, handle: Handle[Any]) -> None:
         """Take from a request all that it holds; it begins again, with the same result, when there is room."""
@@ -345,7 +386,8 @@ class Scheduler:
         with self._changed:
             self._running.remove(handle)
             self._waiting.setdefault(handle.client, deque()).appendleft(handle)
-            self._load = replace(self._load, preempted=self._load.preempted + 1)
+            load = self._loads[handle.runtime]
+            self._loads[handle.runtime] = replace(load, preempted=load.preempted + 1)
 
     def _end(self, handle: Handle[Any], error: Exception | None, value: Any = None) -> None:
         error = self._give_back(handle) or error
@@ -353,7 +395,8 @@ class Scheduler:
             if handle in self._running:
                 self._running.remove(handle)
             outcome = "finished" if error is None else "cancelled" if isinstance(error, CancelledError) else "failed"
-            self._load = replace(self._load, **{outcome: getattr(self._load, outcome) + 1})
+            load = self._loads[handle.runtime]
+            self._loads[handle.runtime] = replace(load, **{outcome: getattr(load, outcome) + 1})
             self._forget_clients()
             self._changed.notify_all()
         if error is None:
@@ -374,3 +417,13 @@ class Scheduler:
         except Exception as error:
             return error
         return None
+
+
+def _row_costs(runtimes: Sequence[Runtime]) -> dict[Runtime, float]:
+    """Return what a row of each model counts for: its share of the largest model's active parameters; 1 for all where
+    one was not loaded from a checkpoint, whose size is known."""
+    found = [one.origin and parameters(one.origin.checkpoint)[1] for one in runtimes]
+    known = [size for size in found if size]
+    if len(known) < len(runtimes):
+        return dict.fromkeys(runtimes, 1.0)
+    return {one: size / max(known) for one, size in zip(runtimes, known, strict=True)}

@@ -123,6 +123,10 @@ class GenerateWithTools:
 
     answer: Generate
 
+    @property
+    def runtime(self) -> Runtime:
+        return self.answer.runtime
+
     def task(self, on_step: OnStep | None = None, recorder: StepRecorder | None = None) -> Task[Result]:
         """Begin to answer; see ``Generate.task``."""
         calls = Calls(self.answer.runtime, self.answer.request)

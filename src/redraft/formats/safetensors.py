@@ -1,9 +1,7 @@
 """Weights in safetensors files, one or many behind an index: described by their headers, read by name, written."""
 
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -16,23 +14,36 @@ from redraft.errors import CheckpointError
 from redraft.files import replacing
 from redraft.formats.json_objects import read_object
 from redraft.formats.pointer import check_no_pointer
-from redraft.formats.tensors import StoredTensor, TensorReader
+from redraft.formats.tensors import Part, RawReader, Rows, StoredTensor, TensorReader, matrix_rows
+from redraft.kernels.whole_numbers import WholeNumbers
 
 INDEX_FILE, WEIGHTS_FILE = "model.safetensors.index.json", "model.safetensors"
-_TORCH_DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
-_NAMES = {torch.uint8: "U8", **{dtype: name for name, dtype in _TORCH_DTYPES.items()}}
+DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
+"""Plain tensors, by the format's names."""
+DTYPE_NAMES = {
+    torch.uint8: "U8",
+    torch.int8: "I8",
+    torch.int32: "I32",
+    torch.int64: "I64",
+    **{dtype: name for name, dtype in DTYPES.items()},
+}
+"""What a header calls the dtypes that are written."""
 Described = tuple[tuple[int, ...], torch.dtype]
 """Shape and dtype of a tensor to write."""
-# The widest vectors are of that many bytes; a tensor of whole ones begins with one.
-_VECTOR = 64
 
 
 def stored_tensors(folder: Path, without: str | None = None) -> dict[str, StoredTensor]:
-    """Describe all tensors of a folder by name, in the order of its files, from headers alone; those whose names begin
-    with ``without`` are left out.
+    """Describe all tensors of a folder of plain ones by name, in the order of its files, from headers alone; those
+    whose names begin with ``without`` are left out.
 
     Raises CheckpointError naming the file that is missing or damaged, or the tensor of a dtype that is not read.
     """
+    return {name: plain(part) for name, part in described(folder, without).items()}
+
+
+def described(folder: Path, without: str | None = None) -> dict[str, Part]:
+    """Return all that the headers say, by name, in the order of the files. Raises as ``stored_tensors``, but for
+    dtypes."""
     if (folder / INDEX_FILE).exists():
         index = read_object(folder / INDEX_FILE).get("weight_map")
         if not isinstance(index, dict) or not all(isinstance(name, str) for name in index.values()):
@@ -42,11 +53,18 @@ def stored_tensors(folder: Path, without: str | None = None) -> dict[str, Stored
         index, paths = {}, [folder / WEIGHTS_FILE]
     else:
         raise CheckpointError(f"{folder} has neither {WEIGHTS_FILE} nor {INDEX_FILE}; its weights are missing")
-    stored = {name: tensor for path in paths for name, tensor in _described(path, without)}
+    found = {part.name: part for path in paths for part in _parts(path, without)}
     for name in index:
-        if name not in stored:
+        if name not in found and (without is None or not name.startswith(without)):
             raise CheckpointError(f"{folder / index[name]} lacks tensor {name}, which {INDEX_FILE} says it holds")
-    return stored
+    return found
+
+
+def plain(part: Part) -> StoredTensor:
+    """Describe a tensor that is stored as it is. Raises CheckpointError for a dtype that is none of its kind."""
+    if part.dtype not in DTYPES:
+        raise CheckpointError(f"{part} is stored as {part.dtype}; supported are {', '.join(DTYPES)}")
+    return StoredTensor(part.file, part.shape, DTYPES[part.dtype])
 
 
 @contextmanager
@@ -55,9 +73,36 @@ def reading(tensors: Mapping[str, StoredTensor]) -> Iterator[TensorReader]:
 
     Raises CheckpointError naming the file that cannot be opened.
     """
-    with ExitStack() as files:
-        open_files = {path: files.enter_context(opened(path)) for path in _files(tensors.values())}
-        yield lambda name: open_files[tensors[name].file].get_tensor(name)
+    with opening(_files(tensors.values())) as raw:
+        yield _Reader(tensors, raw)
+
+
+@contextmanager
+def opening(files: Iterable[Path]) -> Iterator[RawReader]:
+    """Open files and hand out what reads a tensor of any of them. Raises CheckpointError as ``reading``."""
+    with ExitStack() as stack:
+        open_files = {path: stack.enter_context(opened(path)) for path in files}
+        yield lambda file, name: open_files[file].get_tensor(name)
+
+
+class _Reader:
+    """A ``TensorReader`` of files that are open."""
+
+    def __init__(self, tensors: Mapping[str, StoredTensor], raw: RawReader) -> None:
+        self._tensors, self._raw = tensors, raw
+
+    def __call__(self, name: str, /) -> Tensor:
+        tensor = self._tensors[name]
+        return self._plain(name) if tensor.encoding is None else tensor.encoding.values(self._raw)
+
+    def rows(self, name: str, number: int, rows: Rows, /) -> Tensor | WholeNumbers:
+        encoding = self._tensors[name].encoding
+        if encoding is None:
+            return matrix_rows(self._plain(name), number, rows)
+        return encoding.rows(self._raw, number, rows)
+
+    def _plain(self, name: str) -> Tensor:
+        return self._raw(self._tensors[name].file, name)
 
 
 def write(folder: Path, tensors: Mapping[str, Tensor]) -> None:
@@ -70,60 +115,21 @@ def write(folder: Path, tensors: Mapping[str, Tensor]) -> None:
     (folder / INDEX_FILE).unlink(missing_ok=True)
 
 
-def write_each(
-    folder: Path, described: Mapping[str, Described], tensor: TensorReader, metadata: Mapping[str, str] | None = None
-) -> None:
-    """Write tensors of the shapes and dtypes ``described`` into one file, as ``write`` does, and ask ``tensor`` for one
-    after the other: no two are in memory. ``metadata``: texts for the header."""
-    # None begins where its dtype, or a vector of it, must not.
-    names = sorted(described, key=lambda name: (_size(described[name]) % _VECTOR != 0, -described[name][1].itemsize))
-    header: dict[str, Any] = {"__metadata__": {"format": "pt", **(metadata or {})}}
-    end = 0
-    for name in names:
-        shape, dtype = described[name]
-        begin, end = end, end + _size((shape, dtype))
-        header[name] = {"dtype": _NAMES[dtype], "shape": list(shape), "data_offsets": [begin, end]}
-    text = json.dumps(header).encode()
-    text += b" " * (-(8 + len(text)) % _VECTOR)
-    with replacing(folder / WEIGHTS_FILE, keep_link=False) as new, new.open("wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
-        for name in names:
-            shape, dtype = described[name]
-            one = tensor(name)
-            if (tuple(one.shape), one.dtype) != (shape, dtype):
-                raise ValueError(f"{name} is {one.dtype} {[*one.shape]}, and was to be {dtype} {[*shape]}")
-            one.contiguous().reshape(-1).view(torch.uint8).numpy().tofile(file)
-    (folder / INDEX_FILE).unlink(missing_ok=True)
-
-
-def read_metadata(folder: Path) -> dict[str, str]:
-    """Return the texts in the header of a folder's only weight file."""
-    with opened(folder / WEIGHTS_FILE) as file:
-        return dict(file.metadata() or {})
-
-
-def _size(described: Described) -> int:
-    """Return a tensor's bytes."""
-    shape, dtype = described
-    return prod(shape) * dtype.itemsize
-
-
 def _files(tensors: Iterable[StoredTensor]) -> set[Path]:
-    return {tensor.file for tensor in tensors}
+    return {file for tensor in tensors for file in tensor.files}
 
 
-def _described(path: Path, without: str | None) -> Iterator[tuple[str, StoredTensor]]:
+def described_tensors(path: Path, without: str | None = None) -> dict[str, StoredTensor]:
+    """Describe the tensors of one file by name; raises as ``stored_tensors``."""
+    return {part.name: plain(part) for part in _parts(path, without)}
+
+
+def _parts(path: Path, without: str | None) -> Iterator[Part]:
     with opened(path) as file:
         for name in file.keys():  # noqa: SIM118 - a safetensors file is no mapping
-            if without is not None and name.startswith(without):
-                continue
-            part = file.get_slice(name)
-            if part.get_dtype() not in _TORCH_DTYPES:
-                supported = ", ".join(_TORCH_DTYPES)
-                raise CheckpointError(
-                    f"{path}: tensor {name} is stored as {part.get_dtype()}; supported are {supported}"
-                )
-            yield name, StoredTensor(path, tuple(part.get_shape()), _TORCH_DTYPES[part.get_dtype()])
+            if without is None or not name.startswith(without):
+                part = file.get_slice(name)
+                yield Part(path, name, part.get_dtype(), tuple(part.get_shape()))
 
 
 def opened(path: Path) -> Any:

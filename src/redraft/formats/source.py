@@ -5,13 +5,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from redraft.formats import safetensors
 from redraft.formats.gguf.file import open_gguf
 from redraft.formats.gguf.header import SUFFIX
 from redraft.formats.json_objects import read_object
-from redraft.formats.tensors import StoredTensor, TensorReader
+from redraft.formats.quantised import published
+from redraft.formats.tensors import Rows, StoredTensor, TensorReader
+from redraft.kernels.whole_numbers import WholeNumbers
 
-CONFIG_FILE, GENERATION_FILE = "config.json", "generation_config.json"
+CONFIG_FILE, GENERATION_FILE = published.CONFIG_FILE, "generation_config.json"
 
 
 def is_single_file(path: Path) -> bool:
@@ -20,8 +24,13 @@ def is_single_file(path: Path) -> bool:
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """Read ``config.json``, or what a file says in its place; raises CheckpointError naming what cannot be read."""
-    return dict(open_gguf(path).config) if is_single_file(path) else read_object(path / CONFIG_FILE)
+    """Read ``config.json``, or what a file says in its place; raises CheckpointError naming what cannot be read.
+
+    What it says of a quantisation that is read is left out: tensors are described as though they were not quantised.
+    """
+    if is_single_file(path):
+        return dict(open_gguf(path).config)
+    return published.without_quantisation(read_object(path / CONFIG_FILE))
 
 
 def read_generation(path: Path) -> dict[str, Any]:
@@ -36,7 +45,7 @@ def stored_tensors(path: Path) -> dict[str, StoredTensor]:
 
     Raises CheckpointError naming the file that is missing or damaged, or the tensor of a type that is not read.
     """
-    return open_gguf(path).stored_tensors() if is_single_file(path) else safetensors.stored_tensors(path)
+    return open_gguf(path).stored_tensors() if is_single_file(path) else published.stored_tensors(path)
 
 
 @contextmanager
@@ -47,4 +56,19 @@ def reading(tensors: Mapping[str, StoredTensor]) -> Iterator[TensorReader]:
     """
     plain = {name: tensor for name, tensor in tensors.items() if tensor.file.suffix != SUFFIX}
     with safetensors.reading(plain) as mapped:
-        yield lambda name: mapped(name) if name in plain else open_gguf(tensors[name].file).tensor(name)
+        yield _Reader(mapped, {name: tensor.file for name, tensor in tensors.items() if name not in plain})
+
+
+class _Reader:
+    """A ``TensorReader`` of both formats."""
+
+    def __init__(self, mapped: TensorReader, of_gguf: Mapping[str, Path]) -> None:
+        self._mapped, self._of_gguf = mapped, of_gguf
+
+    def __call__(self, name: str, /) -> Tensor:
+        file = self._of_gguf.get(name)
+        return self._mapped(name) if file is None else open_gguf(file).tensor(name)
+
+    def rows(self, name: str, number: int, rows: Rows, /) -> Tensor | WholeNumbers:
+        file = self._of_gguf.get(name)
+        return self._mapped.rows(name, number, rows) if file is None else open_gguf(file).rows(name, number, rows)

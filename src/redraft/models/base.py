@@ -27,6 +27,9 @@ causal rows verify, which gives the autoregressive mode's distribution."""
 ALL_MODES: tuple[GenerationMode, ...] = ("diffusion", "autoregressive", "speculative")
 ExtractLayout = Literal["slots", "text"]
 """The form that ``extract`` reads a text into: a value in each of a schema's slots, all at once, or JSON text."""
+AUTO: Literal["auto"] = "auto"
+CanvasLength = int | Literal["auto"]
+"""Positions that are denoised at once; "auto" for the least that fit, of those that a checkpoint was trained on."""
 WindowPolicy = Literal["shared", "per_query"]
 """A sliding layer shows a canvas past its window a part of the cache: "shared" shows every position the same last
 window - 1 tokens (the reference and Google's sampler), "per_query" slides the window along the canvas (vLLM)."""
@@ -95,6 +98,9 @@ class GenerationDefaults:
     extract_layout: ExtractLayout | None = None
     """The layout that ``extract`` uses unless it is told: "slots" for a model that was trained on them; None is "text".
     In the same file."""
+    canvas_lengths: tuple[int, ...] = ()
+    """The lengths of canvases that it was trained on, the least first, of which the least that fits is taken unless a
+    request says otherwise; empty for the configuration's length alone. In the same file."""
     acceptance: AcceptanceRule | None = None
     """The rule of a family that does not accept by an entropy bound."""
 
@@ -119,6 +125,10 @@ class GenerationDefaults:
             raise ValueError(f"choice_temperature {fitted!r} must be a finite number above 0")
         if self.extract_layout not in (None, *get_args(ExtractLayout)):
             raise ValueError(f"extract_layout {self.extract_layout!r} must be 'slots' or 'text'")
+        lengths = self.canvas_lengths
+        whole = all(isinstance(one, int) and not isinstance(one, bool) and one >= 1 for one in lengths)
+        if not whole or list(lengths) != sorted(set(lengths)):
+            raise ValueError(f"canvas_lengths {list(lengths)!r} must be whole numbers, each larger than the last")
         if not all(isinstance(token, int) for token in self.end_token_ids):
             raise ValueError(f"end tokens {self.end_token_ids!r} must be token ids")
 

@@ -17,12 +17,15 @@ from redraft.formats import safetensors, source
 from redraft.formats.gguf.header import SUFFIX
 from redraft.formats.json_objects import read_object, write_object
 from redraft.formats.source import CONFIG_FILE, GENERATION_FILE, is_single_file
-from redraft.formats.tensors import StoredTensor, TensorReader
+from redraft.formats.tensors import Rows, StoredTensor, TensorReader
 from redraft.kernels.packed import FORMATS, Format
-from redraft.models import foreign, hub, packed_folder
+from redraft.kernels.whole_numbers import WholeNumbers
+from redraft.models import foreign, hub, packed_file
 from redraft.models.base import GenerationDefaults
-from redraft.models.family import Family, FamilyConfig, PlainModel
-from redraft.models.packed_folder import packed_format
+from redraft.models.family import TIED_COPY, Family, FamilyConfig, PlainModel
+from redraft.models.packed import PackedModel
+from redraft.models.packed_file import PackedFile, packed_format
+from redraft.models.recipes import MatrixRecipe
 from redraft.models.registry import family_of
 
 DType = Literal["auto", "float32", "bfloat16", "int8", "int4"]
@@ -30,7 +33,7 @@ DType = Literal["auto", "float32", "bfloat16", "int8", "int4"]
 AUTO_FLOAT32 = 500_000_000
 OWN_FILE = "redraft.json"
 # What ``transformers`` refuses to find in its own file.
-_OWN = ("choice_temperature", "extract_layout")
+_OWN = ("choice_temperature", "extract_layout", "canvas_lengths")
 Kind = TypeVar("Kind", bound=Hashable)
 
 
@@ -61,6 +64,10 @@ class Checkpoint:
     """The format that the matrices are packed in already; None where they are plain tensors."""
     unused: Mapping[str, StoredTensor]
     """Tensors in the files that the model has no use for: a vision tower, and copies of tied weights."""
+    names: tuple[str, ...]
+    """The model's parameters and buffers, by their names in the plain model."""
+    packed_path: Path | None = None
+    """The file of weights that are packed already."""
 
     @property
     def stored(self) -> torch.dtype:
@@ -72,6 +79,11 @@ class Checkpoint:
         """The format that most of the parameters are stored in as whole numbers, such as "Q4_K"; None without one."""
         return self._most(lambda tensor: tensor.quantised)
 
+    @property
+    def carried(self) -> Mapping[str, StoredTensor]:
+        """The tensors that the model has no use for and other programs have, such as a vision tower."""
+        return {name: one for name, one in self.unused.items() if self.family.unused_part(name) != TIED_COPY}
+
     def _most(self, kind: Callable[[StoredTensor], Kind]) -> Kind:
         sizes: Counter[Kind] = Counter()
         for tensor in self.tensors.values():
@@ -81,15 +93,15 @@ class Checkpoint:
     def format(self, dtype: DType) -> Format:
         """Return what "auto" means for this checkpoint; other names stand for themselves.
 
-        Raises CheckpointError for unknown ones, and for others than that of weights that are packed already.
+        Raises CheckpointError for unknown ones, and for one that would quantise packed weights once more.
         """
         if self.packed is not None:
-            if dtype not in ("auto", self.packed):
+            if dtype not in ("auto", self.packed, "float32", "bfloat16"):
                 raise CheckpointError(
                     f"{self.path} holds {self.packed} weights, from which {dtype!r} cannot be made; load it with dtype "
-                    f"'auto' or {self.packed!r}"
+                    f"'auto' or {self.packed!r}, or dequantised with 'bfloat16' or 'float32'"
                 )
-            return self.packed
+            return self.packed if dtype == "auto" else dtype
         if dtype == "auto":
             parameters = sum(prod(t.shape) for t in self.tensors.values())
             whole = self.stored == torch.float32 and self.quantised is None
@@ -109,7 +121,7 @@ class Checkpoint:
         if format in ("int8", "int4"):
             raise CheckpointError(f"dtype {format!r} has packed weights only; load it with redraft.load")
         wanted = torch.float32 if format == "float32" else torch.bfloat16
-        model = self._without_weights(options)
+        model = self.without_weights(options)
         with self.weights() as tensor:
             state = {name: tensor(name).to(wanted) for name in model.state_dict()}
         model.load_state_dict(state, assign=True)
@@ -118,26 +130,95 @@ class Checkpoint:
     def load_beside(self, format: Format, options: Mapping[str, object] | None = None) -> PlainModel:
         """Load of the plain model only what a packed one needs beside its matrices, as it is stored; matrices that are
         stored quantised become bfloat16, except for a model that computes in float32. Raises as ``load``."""
-        model = self._without_weights(options)
+        model = self.without_weights(options)
         state = {}
-        with self.weights() as tensor:
+        with self.weights(list(filter(self.family.beside, model.state_dict()))) as tensor:
             for name in filter(self.family.beside, model.state_dict()):
-                rounded = self.tensors[self.family.stored_name(name)].quantised is not None and format != "float32"
-                state[name] = tensor(name).to(torch.bfloat16) if rounded else tensor(name)
+                state[name] = tensor(name).to(self.dtype_beside(self.family.stored_name(name), format))
         model.load_state_dict(state, strict=False, assign=True)
         return model.eval().requires_grad_(False)
 
-    @contextmanager
-    def weights(self) -> Iterator[TensorReader]:
-        """Hand out what reads a parameter or buffer by its name in the plain model, one at a time."""
-        with source.reading(self.tensors) as tensor:
-            yield lambda name: tensor(self.family.stored_name(name))
+    def dtype_beside(self, stored_name: str, format: Format) -> torch.dtype:
+        """Return the dtype that a tensor which is not packed is kept in, beside matrices of ``format``."""
+        tensor = self.tensors[stored_name]
+        if tensor.quantised is None or format == "float32":
+            return tensor.dtype
+        return torch.bfloat16
 
-    def _without_weights(self, options: Mapping[str, object] | None) -> PlainModel:
+    def load_packed_file(self, packed: PackedFile, options: Mapping[str, object] | None = None) -> PackedModel:
+        """Load a model from a file of its packed weights, mapped.
+
+        Raises CheckpointError where the file lacks a matrix or tensor.
+        """
+        model = self.without_weights(options)
+        beside = {name: packed(self.family.stored_name(name)) for name in self.names if self.family.beside(name)}
+        model.load_state_dict(beside, strict=False, assign=True)
+        try:
+            return self.family.packed(model.eval().requires_grad_(False), packed.matrices(), packed.format)
+        except KeyError as missing:
+            raise CheckpointError(
+                f"{packed.path} has no packed matrix {missing}; write it again: redraft quantize"
+            ) from None
+
+    def recipes(self, format: Format) -> list[MatrixRecipe]:
+        """Return how the model's matrices are packed in ``format``: as the family says; in int4 of a quantised copy,
+        what it stores in at most four bits is int4, and int8 what it thought worth more."""
+        found = self.family.matrices(self.config, format)
+        if format != "int4" or self.quantised is None:
+            return found
+        return [one if one.fixed else replace(one, format=self._as_stored(one)) for one in found]
+
+    def _as_stored(self, recipe: MatrixRecipe) -> Format:
+        stored = [self._stored(name) for name in recipe.weights]
+        if all(one.grid is not None and one.grid.kept_as == "int4" for one in stored):
+            return "int4"
+        worth_more = any(one.quantised is None or (one.grid is not None and one.grid.bits > 4) for one in stored)
+        return "int8" if worth_more else recipe.format
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Return the shape of a weight by its name in the plain model."""
+        return self._stored(name).shape
+
+    def _stored(self, name: str) -> StoredTensor:
+        return self.tensors[self.family.stored_name(name)]
+
+    @contextmanager
+    def weights(self, names: Iterable[str] | None = None) -> Iterator[TensorReader]:
+        """Hand out what reads a parameter or buffer by its name in the plain model, one at a time; packed ones as what
+        they stand for. ``names``: those that will be read, of whose files alone any is opened."""
+        wanted = None if names is None else [self.family.stored_name(name) for name in names]
+        with self.stored_weights(wanted) as tensor:
+            yield _Renamed(tensor, self.family.stored_name)
+
+    @contextmanager
+    def stored_weights(self, names: Iterable[str] | None = None) -> Iterator[TensorReader]:
+        """Hand out what reads a tensor by its stored name, as ``weights`` does."""
+        if self.packed_path is not None:
+            yield PackedFile(self.packed_path)
+            return
+        known = {**self.unused, **self.tensors}
+        with source.reading(self.tensors if names is None else {name: known[name] for name in names}) as tensor:
+            yield tensor
+
+    def without_weights(self, options: Mapping[str, object] | None = None) -> PlainModel:
+        """Make the plain model on the "meta" device: all of it but numbers."""
         with torch.device("meta"):
             model: PlainModel = self.family.build(self.config, options or {})
         model.defaults = self.defaults
         return model
+
+
+class _Renamed:
+    """A ``TensorReader`` that calls tensors what the plain model does."""
+
+    def __init__(self, stored: TensorReader, stored_name: Callable[[str], str]) -> None:
+        self._stored, self._stored_name = stored, stored_name
+
+    def __call__(self, name: str, /) -> torch.Tensor:
+        return self._stored(self._stored_name(name))
+
+    def rows(self, name: str, number: int, rows: Rows, /) -> torch.Tensor | WholeNumbers:
+        return self._stored.rows(self._stored_name(name), number, rows)
 
 
 def find(name: str | Path, revision: str | None = None, *, bases: bool = False) -> Path:
@@ -210,10 +291,14 @@ def read(path: Path) -> Checkpoint:
 
     Raises CheckpointError naming the file, or the missing, unexpected or misshapen tensor.
     """
-    described = describe(path)
+    left = packed_file.left_behind(path)
+    described = describe(path, weights=left is None)
     family, config = described.family, described.config
     packed = packed_format(source.read_config(path))
-    stored = source.stored_tensors(path) if packed is None else packed_folder.stored_tensors(path, packed)
+    file = None if left is None else PackedFile(left)
+    if packed is not None and file is None:
+        file = packed_file.open_folder(path, packed)
+    stored = source.stored_tensors(path) if file is None else file.stored_tensors()
     with torch.device("meta"):
         model: PlainModel = family.build(config, {})
     expected = {family.stored_name(name): tensor for name, tensor in model.state_dict().items()}
@@ -226,20 +311,23 @@ def read(path: Path) -> Checkpoint:
         defaults=described.defaults,
         cache_layout=tuple(model.cache_layout()),
         tensors={name: stored[name] for name in expected},
-        packed=packed,
+        packed=None if file is None else file.format,
         unused={name: tensor for name, tensor in stored.items() if name not in expected},
+        names=tuple(model.state_dict()),
+        packed_path=None if file is None else file.path,
     )
 
 
-def describe(path: Path) -> Description:
-    """Read what a folder or GGUF file says of its model, weights apart.
+def describe(path: Path, *, weights: bool = True) -> Description:
+    """Read what a folder or GGUF file says of its model. ``weights``: their files must be there, which are not read.
 
     Raises CheckpointError naming the file that is missing, damaged, or of an architecture that is not supported.
     """
-    architecture, family, config = _read_config(path)
+    architecture, family, config = _read_config(path, weights=weights)
     generation, own_file = source.read_generation(path), path / OWN_FILE
     own = read_object(own_file) if own_file.exists() else {}
-    return Description(architecture, family, config, _with_own(_defaults(family, generation, config), own))
+    defaults = _fitting(with_own(_defaults(family, generation, config), own), config)
+    return Description(architecture, family, config, defaults)
 
 
 def check_folder(path: Path) -> None:
@@ -266,7 +354,7 @@ def save(model: PlainModel, folder: Path, dtype: torch.dtype, extra_files: Itera
     safetensors.write(folder, {family.stored_name(name): value.to(dtype) for name, value in state.items()})
     write_object(folder / CONFIG_FILE, {**described, "dtype": str(dtype).removeprefix("torch.")})
     write_object(folder / GENERATION_FILE, family.defaults_to_json(model.defaults, config))
-    own = {name: getattr(model.defaults, name) for name in _OWN if getattr(model.defaults, name) is not None}
+    own = {name: value for name in _OWN if (value := getattr(model.defaults, name)) not in (None, ())}
     if own:
         write_object(folder / OWN_FILE, own)
     else:
@@ -289,7 +377,7 @@ def save_choice_temperature(folder: str | Path, temperature: float) -> None:
     _read_config(folder)
     known = read_object(folder / OWN_FILE) if (folder / OWN_FILE).exists() else {}
     own = {**known, "choice_temperature": temperature}
-    _with_own(GenerationDefaults(), own)
+    with_own(GenerationDefaults(), own)
     write_object(folder / OWN_FILE, own)
 
 
@@ -299,9 +387,10 @@ def architecture_of(config: Mapping[str, Any]) -> object:
     return named[0] if isinstance(named, list) and named else named
 
 
-def _read_config(path: Path) -> tuple[str, Family[Any, Any], FamilyConfig]:
-    """Return a checkpoint's architecture, its family and its configuration."""
-    check_folder(path)
+def _read_config(path: Path, *, weights: bool = True) -> tuple[str, Family[Any, Any], FamilyConfig]:
+    """Return a checkpoint's architecture, its family and its configuration. ``weights``: its files must be there."""
+    if weights:
+        check_folder(path)
     raw = source.read_config(path)
     architecture = architecture_of(raw)
     try:
@@ -318,14 +407,26 @@ def _defaults(family: Family[Any, Any], generation: Mapping[str, Any], config: F
         raise CheckpointError(f"{GENERATION_FILE}: {error}") from error
 
 
-def _with_own(defaults: GenerationDefaults, own: Mapping[str, Any]) -> GenerationDefaults:
-    """Return the defaults with what the file says that only Redraft reads."""
+def with_own(defaults: GenerationDefaults, own: Mapping[str, Any]) -> GenerationDefaults:
+    """Return the defaults with what the file says that only Redraft reads; CheckpointError for what it cannot say."""
     if unknown := own.keys() - _OWN:
         raise CheckpointError(f"{OWN_FILE}: {min(unknown)!r} is unknown; known is {', '.join(_OWN)}")
+    lengths = own.get("canvas_lengths", ())
+    if not isinstance(lengths, list | tuple):
+        raise CheckpointError(f"{OWN_FILE}: canvas_lengths {lengths!r} must be a list of numbers")
     try:
-        return replace(defaults, **own)
+        return replace(defaults, **{**own, "canvas_lengths": tuple(lengths)})
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"{OWN_FILE}: {error}") from error
+
+
+def _fitting(defaults: GenerationDefaults, config: FamilyConfig) -> GenerationDefaults:
+    """Return the defaults; CheckpointError for canvases that are longer than the configuration's."""
+    if defaults.canvas_lengths and defaults.canvas_lengths[-1] > config.canvas_length:
+        raise CheckpointError(
+            f"{OWN_FILE}: canvas_lengths has {defaults.canvas_lengths[-1]}, and canvas_length is {config.canvas_length}"
+        )
+    return defaults
 
 
 def check_tensors(

@@ -13,6 +13,8 @@ from redraft.models.tokenizer import SETTINGS_FILE, TEMPLATE_FILE, TOKENIZER_FIL
 _TOKENIZER_FILES = (TOKENIZER_FILE, SETTINGS_FILE, TEMPLATE_FILE, "special_tokens_map.json", "added_tokens.json")
 CARD_FILE = "README.md"
 _TERMS = ("LICENSE*", "NOTICE*")
+WRITTEN = (*_TOKENIZER_FILES, CARD_FILE, *_TERMS)
+"""The names, or patterns of names, of all that is written here."""
 
 
 def write_tokenizer(path: Path, folder: Path) -> None:

@@ -1,15 +1,15 @@
 """The contract of a family: all that it has to say of itself, so that everything else can do without its name."""
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Protocol, Self, TypeVar
 
 from redraft.canvas.corruption import Corruption
 from redraft.errors import CheckpointError
-from redraft.formats.tensors import TensorReader
 from redraft.kernels.packed import Format, PackedMatrix
 from redraft.models.base import BlockDiffusionConfig, BlockDiffusionModel, GenerationDefaults, GenerationMode
 from redraft.models.packed import PackedModel
+from redraft.models.recipes import MatrixRecipe
 from redraft.models.sampling import SamplingDefaults
 
 TIED_COPY = "tied copy"
@@ -47,8 +47,6 @@ class TensorRole:
     """The name that memory is listed under."""
     active: float = 1.0
     """The share of it that computes one token."""
-    kept_as: Mapping[Format, Format] = field(default_factory=dict)
-    """The format that it is packed in, by the format that was asked for, where they differ."""
 
 
 Config = TypeVar("Config", bound=FamilyConfig)
@@ -95,17 +93,16 @@ class Family(Protocol[Config, Model]):
         """
         ...
 
-    def pack(self, weights: TensorReader, config: Config, format: Format) -> Iterator[tuple[str, PackedMatrix]]:
-        """Pack the model's matrices for the kernels, one at a time, by names of the family's own. ``weights`` gives a
-        parameter or buffer by its name, in any floating dtype; what is read for one matrix is not kept for the next."""
+    def matrices(self, config: Config, format: Format) -> list[MatrixRecipe]:
+        """Return how each of the model's matrices is packed for the kernels, by names of the family's own."""
         ...
 
     def beside(self, name: str) -> bool:
         """Tell whether a packed model needs the parameter or buffer ``name`` itself, beside its matrices."""
         ...
 
-    def packed(self, model: Model, matrices: Mapping[str, PackedMatrix], format: Format) -> PackedModel:
-        """Make a model of what ``pack`` gave and of the weights ``beside`` it; ``model`` may have no others."""
+    def packed(self, model: Model, made: Mapping[str, PackedMatrix], format: Format) -> PackedModel:
+        """Make a model of what ``matrices`` says and of the weights ``beside`` it; ``model`` may have no others."""
         ...
 
     def corruption(self, config: Config) -> Corruption | None:

@@ -7,9 +7,10 @@ from typing import Any
 
 from redraft.errors import CheckpointError
 from redraft.formats.gguf.header import SUFFIX as GGUF
+from redraft.formats.quantised.published import METHODS, quantisation
 from redraft.formats.safetensors import INDEX_FILE, WEIGHTS_FILE
 from redraft.formats.source import CONFIG_FILE
-from redraft.models.packed_folder import METHOD
+from redraft.models.packed_file import METHOD
 
 ADAPTER_FILE = "adapter_config.json"
 # Weights that are pickled Python objects, or of another framework.
@@ -30,11 +31,13 @@ def check(where: str, names: Collection[str], config: Mapping[str, Any] | None, 
 
 
 def _reason(names: Collection[str], config: Mapping[str, Any] | None, adapter: Mapping[str, Any]) -> str | None:
-    method = _method(config or {})
-    if method is not None and method != METHOD:
+    found = quantisation(config or {}, {})
+    method = None if found is None else found.method
+    if method is not None and method != METHOD and method not in METHODS:
         return (
             f"has weights that were quantised by {method!r} (quantization_config of {CONFIG_FILE}), which is not read; "
-            "take the repository that it was made of, and quantise that: redraft quantize MODEL DIR --dtype int8"
+            f"read are {', '.join(METHODS)}, and GGUF files. Take such a copy, or the repository that it was made of, "
+            "and quantise that: redraft quantize MODEL DIR --dtype int8"
         )
     if INDEX_FILE in names or WEIGHTS_FILE in names:
         return None
@@ -69,17 +72,6 @@ def _other_weights(names: Collection[str]) -> str:
             "that says which tensor is in which"
         )
     return f"has neither {WEIGHTS_FILE} nor {INDEX_FILE}; its weights are missing"
-
-
-def _method(config: Mapping[str, Any]) -> str | None:
-    """Return what quantised the weights, as ``config.json`` names it."""
-    # Models of several parts say it of their text model; MLX says it by another name.
-    text = config.get("text_config")
-    for own in (config, text if isinstance(text, Mapping) else {}):
-        found = own.get("quantization_config", own.get("quantization"))
-        if isinstance(found, Mapping):
-            return str(found.get("quant_method") or ("mlx" if "group_size" in found else "an unnamed method"))
-    return None
 
 
 def _listed(names: list[str]) -> str:

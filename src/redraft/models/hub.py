@@ -5,7 +5,6 @@ All goes through ``huggingface_hub``, whose cache, login and settings (HF_HOME, 
 
 import json
 import re
-import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,16 +13,18 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from redraft.errors import CheckpointError
+from redraft.errors import CheckpointError, RoomError
 from redraft.formats.json_objects import read_object
+from redraft.formats.quantised.modelopt import CONFIG_FILE as MODELOPT_FILE
 from redraft.formats.safetensors import INDEX_FILE, WEIGHTS_FILE
-from redraft.formats.source import CONFIG_FILE
+from redraft.formats.source import CONFIG_FILE, GENERATION_FILE
 from redraft.models import foreign
 from redraft.models.registry import BASES, family_of
+from redraft.room import disk, size_text
 
 _FETCHED = ("*.json", "*.safetensors", "*.jinja", "README.md", "LICENSE*", "NOTICE*")
 # What ``info`` reads: no tokenizer, which may have many megabytes.
-_DESCRIBING = ("config.json", "generation_config.json", "redraft.json", INDEX_FILE)
+_DESCRIBING = (CONFIG_FILE, GENERATION_FILE, "redraft.json", MODELOPT_FILE, INDEX_FILE)
 _TALKING = ("httpx", "httpcore", "requests", "urllib3", "huggingface_hub")
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
@@ -218,7 +219,7 @@ def _architecture(folder: Path) -> str | None:
 
 
 def check_room(found: Repository) -> None:
-    """Raise CheckpointError where what is left to fetch is more than the disk has room for."""
+    """Raise RoomError where what is left to fetch is more than the disk has room for."""
     from huggingface_hub import constants, try_to_load_from_cache
 
     left = sum(
@@ -227,12 +228,11 @@ def check_room(found: Repository) -> None:
         if not isinstance(try_to_load_from_cache(found.name, name, revision=found.commit), str)
     )
     cache = Path(constants.HF_HUB_CACHE)
-    there = next(folder for folder in (cache, *cache.absolute().parents) if folder.exists())
-    free = shutil.disk_usage(there).free
+    free = disk(cache)
     if left > free:
-        raise CheckpointError(
-            f"{found.name} takes {left / 1e9:.3g} GB more, and {cache} has {free / 1e9:.3g} GB free; make room, or "
-            "name another place with HF_HUB_CACHE"
+        raise RoomError(
+            f"{found.name} takes {size_text(left)} more, and {cache} has {size_text(free)} free; make room, or name "
+            "another place with HF_HUB_CACHE"
         )
 
 

@@ -7,6 +7,7 @@ from redraft.kernels.library import status
 from redraft.kernels.packed import Format
 from redraft.models.base import WindowPolicy
 from redraft.models.checkpoint import Checkpoint
+from redraft.models.choice import Choice
 from redraft.models.digest import tokenizer_digest, weights_digest
 
 
@@ -21,6 +22,8 @@ class Origin:
     device: str
     prefill_chunk: int
     window_policy: WindowPolicy
+    choice: Choice | None = None
+    """The dtype with the reason for it; None where nobody chose."""
 
     @cached_property
     def digest(self) -> str:

@@ -1,27 +1,23 @@
 """Packed weights on disk: packed once beside their checkpoint, mapped at every later load."""
 
-import hashlib
 import json
-import os
 import shutil
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
-
 from redraft.errors import CheckpointError
-from redraft.files import replacing
-from redraft.formats.source import is_single_file
+from redraft.formats.streamed import NoRoomError, unfinished
 from redraft.kernels.packed import Format, PackedMatrix
+from redraft.models import recipes
+from redraft.models.cache_folder import cache_folders, own_name
 from redraft.models.checkpoint import Checkpoint
-from redraft.models.family import PlainModel
 from redraft.models.packed import PackedModel
-from redraft.models.packed_folder import LAYOUTS, read_matrices
-from redraft.models.sizing import part_bytes
+from redraft.models.packed_file import PackedFile, file_name
+from redraft.models.packing import Packing
+from redraft.models.verified import verify_once
 
-FOLDER = ".redraft"
 # Smaller models are packed anew each time, in less time than a person notices.
 CACHED_FROM = 64 << 20
 
@@ -39,7 +35,7 @@ class PackingStep:
     done: int
     """Bytes that are packed."""
     total: int
-    """About as many as there will be."""
+    """As many as there will be."""
     folder: Path | None
     """The folder that they will be kept in for the next load; None where they will not be."""
     reason: str
@@ -65,50 +61,97 @@ def load_packed(
     pack_folder "auto": they lie in ``.redraft`` in the checkpoint's folder, or, where that cannot be written or has no
     room, in the user's cache folder ($XDG_CACHE_HOME/redraft, by default ~/.cache/redraft). Another is the folder that
     they lie in, and None keeps none. on_packing: told before the first matrix is packed and after each, if so much is
-    packed. A cache that belongs to other weight files is replaced; one that cannot be written or read is a warning,
-    not an error.
+    packed. What is kept is written while it is packed, and mapped from there; after a kill the next load goes on. A
+    cache that belongs to other weight files, or is damaged, is replaced; one that cannot be written is a warning, not
+    an error.
+
+    Raises CheckpointError naming a tensor that cannot be read or, of weights that were packed before, is damaged.
     """
-    model = found.load_beside(format, options)
-    if found.packed is not None:
-        return _of_folder(found, found.packed, model)
-    name, key = f"{format}-{LAYOUTS[format]}.pt", _fingerprint(found)
+    if found.packed_path is not None and found.packed == format:
+        verify_once(found.packed_path)
+        return found.load_packed_file(PackedFile(found.packed_path), options)
+    packing = Packing(found, format, origin=_fingerprint(found))
     places = _places(found.path, pack_folder)
-    for folder in places:
-        matrices = _read(folder / name, key)
-        if matrices is not None:
-            return found.family.packed(model, matrices, format)
-    plan = _plan(found, format, places)
-    large = plan.total >= cached_from
-    matrices = _pack(found, format, plan, on_packing if large else None)
-    if sum(matrix.nbytes for matrix in matrices.values()) >= cached_from and places:
-        rooms = [place for place in places if _room(place) >= plan.total]
-        if rooms:
-            _write(rooms, name, key, matrices)
-        else:
-            warnings.warn(f"packed weights are not kept, the next load packs again: {plan.reason}", stacklevel=3)
-    return found.family.packed(model, matrices, format)
+    file = next(_current(places, format, packing), None)
+    if file is None and packing.size >= cached_from:
+        file = _kept(found, format, packing, places, on_packing)
+    if file is not None:
+        return found.load_packed_file(file, options)
+    model = found.load_beside(format, options)
+    told = on_packing if packing.size >= cached_from else None
+    return found.family.packed(model, _in_memory(found, packing, _step(found, format, packing, places), told), format)
 
 
-def _plan(found: Checkpoint, format: Format, places: Sequence[Path]) -> PackingStep:
+def is_kept(found: Checkpoint, format: Format, pack_folder: PackFolder = "auto") -> bool:
+    """Tell whether packed weights of a checkpoint lie where ``load_packed`` looks for them."""
+    return any((folder / file_name(format)).exists() for folder in _places(found.path, pack_folder))
+
+
+def _current(places: Sequence[Path], format: Format, packing: Packing) -> Iterator[PackedFile]:
+    """Yield the files that are what would be packed now, and are whole."""
+    for path in (place / file_name(format) for place in places):
+        if not path.exists():
+            continue
+        try:
+            file = PackedFile(path)
+            if packing.layout.is_beginning_of(path):
+                verify_once(path)
+                yield file
+        except (CheckpointError, OSError) as error:
+            warnings.warn(f"{path} cannot be read and is made again: {error}", stacklevel=4)
+
+
+def _step(found: Checkpoint, format: Format, packing: Packing, places: Sequence[Path]) -> PackingStep:
     """Say what will be packed, and which of ``places`` has room for it."""
-    total = sum(part_bytes(found, format).values())
+    total = packing.size
     free = {place: _room(place) for place in places}
     folder = next((place for place, bytes in free.items() if bytes >= total), None)
     full = "; ".join(f"{place} has {bytes / 1e9:.1f} GB free of {total / 1e9:.1f}" for place, bytes in free.items())
     return PackingStep(found.path, format, 0, total, folder, "" if folder is not None else full or "as was asked for")
 
 
-def _pack(
-    found: Checkpoint, format: Format, step: PackingStep, on_packing: OnPacking | None
+def _kept(
+    found: Checkpoint, format: Format, packing: Packing, places: Sequence[Path], on_packing: OnPacking | None
+) -> PackedFile | None:
+    """Pack into a file in the first of ``places`` that takes it; None, with a warning, where none does."""
+    failures = []
+    step = _step(found, format, packing, places)
+    for place in places:
+        path, own = place / file_name(format), replace(step, folder=place, reason="")
+        if _room(place) + _there(unfinished(path)) < packing.size:
+            failures.append(f"{place} has {_room(place) / 1e9:.1f} GB free of {packing.size / 1e9:.1f}")
+            continue
+        try:
+            place.mkdir(parents=True, exist_ok=True)
+
+            def told(done: int, own: PackingStep = own) -> None:
+                if on_packing is not None:
+                    on_packing(replace(own, done=done))
+
+            packing.write(path, told)
+            _remove_older(place, format)
+            verify_once(path)
+            return PackedFile(path)
+        except (OSError, NoRoomError) as error:
+            failures.append(f"{place}: {error}")
+    if places:
+        warnings.warn(
+            f"packed weights could not be kept, the next load packs again ({'; '.join(failures)})", stacklevel=4
+        )
+    return None
+
+
+def _in_memory(
+    found: Checkpoint, packing: Packing, step: PackingStep, on_packing: OnPacking | None
 ) -> dict[str, PackedMatrix]:
     """Pack one matrix at a time: what is read for it, or dequantised, never is in memory whole."""
     matrices: dict[str, PackedMatrix] = {}
     if on_packing is not None:
-        on_packing(step)
+        on_packing(replace(step, folder=None))
     with found.weights() as weights:
-        for name, matrix in found.family.pack(weights, found.config, format):
+        for name, matrix in recipes.made(packing.recipes, weights, found.shape):
             matrices[name] = matrix
-            step = replace(step, done=step.done + matrix.nbytes)
+            step = replace(step, done=step.done + matrix.nbytes, folder=None)
             if on_packing is not None:
                 on_packing(step)
     return matrices
@@ -118,7 +161,7 @@ def _places(path: Path, pack_folder: PackFolder) -> list[Path]:
     """Return where packed weights of a checkpoint are looked for and kept, the best place first."""
     if pack_folder is None:
         return []
-    return cache_folders(path) if pack_folder == "auto" else [Path(pack_folder).expanduser() / _own_name(path)]
+    return cache_folders(path) if pack_folder == "auto" else [Path(pack_folder).expanduser() / own_name(path)]
 
 
 def _room(folder: Path) -> int:
@@ -127,65 +170,24 @@ def _room(folder: Path) -> int:
     return shutil.disk_usage(there).free
 
 
-def _of_folder(found: Checkpoint, format: Format, model: PlainModel) -> PackedModel:
+def _there(path: Path) -> int:
+    """Return the bytes on disk of a file that may not be there."""
     try:
-        return found.family.packed(model, read_matrices(found.path, format), format)
-    except KeyError as missing:
-        raise CheckpointError(
-            f"{found.path} has no packed matrix {missing}; write it again: redraft quantize"
-        ) from None
+        stat = path.stat()
+    except OSError:
+        return 0
+    return getattr(stat, "st_blocks", stat.st_size // 512) * 512
 
 
-def cache_folders(path: Path) -> list[Path]:
-    """Return where what was computed from a checkpoint may be kept, the best place first: in its folder, or for a GGUF
-    file, which may lie beside others, in a folder of its name beside it."""
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    beside = path.parent / FOLDER / path.name if is_single_file(path) else path / FOLDER
-    return [beside, home / "redraft" / _own_name(path)]
-
-
-def _own_name(path: Path) -> str:
-    """Return a name that no other checkpoint has."""
-    return hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:16]
+def _remove_older(place: Path, format: Format) -> None:
+    """Remove what earlier versions kept in the same format, which nothing reads any more."""
+    for path in place.glob(f"{format}-*"):
+        if path.name != file_name(format):
+            path.unlink(missing_ok=True)
 
 
 def _fingerprint(found: Checkpoint) -> str:
     """Return what changes when the weight files do: their names, sizes and times."""
-    files = sorted({tensor.file for tensor in found.tensors.values()})
+    files = sorted({file for tensor in found.tensors.values() for file in tensor.files})
     stats = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
     return json.dumps(stats)
-
-
-def _read(path: Path, key: str) -> dict[str, PackedMatrix] | None:
-    if not path.exists():
-        return None
-    try:
-        content = torch.load(path, mmap=True, weights_only=True)
-        if content["key"] != key:
-            return None
-        return {name: PackedMatrix(**fields) for name, fields in content["matrices"].items()}
-    except Exception as error:  # a damaged archive raises many kinds
-        warnings.warn(f"{path} cannot be read and is made again: {error}", stacklevel=3)
-        return None
-
-
-def _write(folders: list[Path], name: str, key: str, matrices: dict[str, PackedMatrix]) -> None:
-    # Not by asdict, which copies every tensor.
-    content = {
-        "key": key,
-        "matrices": {
-            name: {field.name: getattr(matrix, field.name) for field in fields(matrix)}
-            for name, matrix in matrices.items()
-        },
-    }
-    failures = []
-    for folder in folders:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            # Another process never maps half a file.
-            with replacing(folder / name) as new:
-                torch.save(content, new)
-            return
-        except (OSError, RuntimeError) as error:
-            failures.append(f"{folder}: {error}")
-    warnings.warn(f"packed weights could not be kept, the next load packs again ({'; '.join(failures)})", stacklevel=3)

@@ -25,14 +25,24 @@ def parameters(found: Checkpoint) -> tuple[int, int]:
 
 def part_bytes(found: Checkpoint, format: Format) -> dict[str, int]:
     """Return bytes of each part's weights in ``format``, largest first; padding and the scales of int8 are left out."""
-    sizes: Counter[str] = Counter()
+    stored, sizes = found.family.stored_name, Counter[str]()
+    packed = {stored(name): recipe.format for recipe in found.recipes(format) for name in recipe.weights}
+    # Only matrices are quantised.
+    rest: Format = "float32" if format in ("int8", "int4") else format
     for name, tensor in found.tensors.items():
-        role = found.family.role(name, found.config)
-        lossy = format in ("int8", "int4")
-        # Only matrices are quantised.
-        kept = "float32" if lossy and len(tensor.shape) < 2 else role.kept_as.get(format, format)
-        sizes[role.part] += round(prod(tensor.shape) * _ITEM_BYTES[kept])
+        kept = packed.get(name, format if len(tensor.shape) > 1 else rest)
+        sizes[found.family.role(name, found.config).part] += round(prod(tensor.shape) * _ITEM_BYTES[kept])
     return dict(sizes.most_common())
+
+
+def kv_bytes(found: Checkpoint, format: Format, positions: int, prefill_chunk: int = PREFILL_CHUNK) -> int:
+    """Return the bytes of keys and values that a sequence of so many positions takes at a time at most."""
+    item, blocks = 4 if format == "float32" else 2, -(-positions // KV_BLOCK)
+    written, total = max(prefill_chunk, found.config.canvas_length), 0
+    for kv_heads, head_dim, kept in found.cache_layout:
+        held = blocks if kept is None else min(blocks, max_blocks(kept + written, KV_BLOCK))
+        total += held * KV_BLOCK * 2 * kv_heads * head_dim * item
+    return total
 
 
 def kv_bytes_per_token(found: Checkpoint) -> tuple[int, int]:

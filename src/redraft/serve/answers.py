@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Generic, TypeVar
 
-from fastapi import Request as HttpRequest
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
@@ -18,7 +17,7 @@ from redraft.engine.scheduler import Handle
 from redraft.engine.task import Runnable
 from redraft.errors import RedraftError
 from redraft.serve.errors import of_engine
-from redraft.serve.state import serving
+from redraft.serve.state import Serving
 from redraft.tasks.choose import ChooseResult
 from redraft.tasks.score import ScoreResult
 
@@ -38,24 +37,21 @@ Event = Chunk | StepEvent | Done[Any]
 class Answers(Generic[T]):
     """The handles of one HTTP request, and everything that happens to them, as seen from the event loop."""
 
-    def __init__(
-        self, http: HttpRequest, runnables: Sequence[Runnable[T]], client: Client, *, steps: bool = False
-    ) -> None:
-        """Queue ``runnables``, each of which becomes one answer. ``steps``: denoising steps are events, too.
+    def __init__(self, here: Serving, runnables: Sequence[Runnable[T]], client: Client, *, steps: bool = False) -> None:
+        """Queue ``runnables`` of a model, each of which becomes one answer. ``steps``: denoising steps are events, too.
 
         Raises ApiError where the scheduler takes no more.
         """
-        self._metrics = serving(http).metrics
+        self._metrics = here.metrics
         self._loop = asyncio.get_running_loop()
         self._events: asyncio.Queue[tuple[int, Chunk | StepEvent | Handle[T]]] = asyncio.Queue()
         self._began, self._first = time.perf_counter(), False
         self.handles: list[Handle[T]] = []
-        scheduler = serving(http).scheduler
         try:
             for index, runnable in enumerate(runnables):
                 post = partial(self._post, index)
                 on_step = _StepsOnce(post) if steps else None
-                handle = scheduler.submit(runnable, client=client, on_chunk=post, on_step=on_step)
+                handle = here.scheduler.submit(runnable, client=client, on_chunk=post, on_step=on_step)
                 self.handles.append(handle)
                 handle.future.add_done_callback(partial(self._ended, index))
         except RedraftError as error:

@@ -1,8 +1,9 @@
-"""The ASGI application: one model behind the wire formats that existing clients speak."""
+"""The ASGI application: models behind the wire formats that existing clients speak."""
 
 import logging
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from starlette.responses import FileResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from redraft.engine.compiling.processes import CompileProcesses
+from redraft.engine.runtime import Runtime
 from redraft.engine.scheduler import Scheduler
 from redraft.serve.errors import WARNING_HEADER, ApiError, of_validation
 from redraft.serve.http.hosts import ANY, Hosts
@@ -28,8 +30,9 @@ from redraft.serve.http.security import ApiKeys, BrowserHeaders
 from redraft.serve.http.shape import BodyShape
 from redraft.serve.http.unpacking import Unpacking
 from redraft.serve.preparing import Preparing
-from redraft.serve.state import ServerSettings, Serving, serving
+from redraft.serve.state import AllServing, ServerSettings, Serving, all_serving
 from redraft.serve.wire import anthropic as anthropic_messages
+from redraft.serve.wire import extract as native_extract
 from redraft.serve.wire import mercury, models, systemone, tokens
 from redraft.serve.wire import redraft as native
 from redraft.serve.wire import score as native_score
@@ -46,6 +49,7 @@ _FORMATS = (
     mercury.router,
     systemone.router,
     native.router,
+    native_extract.router,
     native_score.router,
     models.router,
     tokens.router,
@@ -67,15 +71,17 @@ def create_app(
     scheduler: Scheduler,
     settings: ServerSettings,
     *,
+    models: Mapping[str, Runtime] | None = None,
     names: Collection[str] = (),
     processes: CompileProcesses | None = None,
 ) -> ASGIApp:
-    """Make the application that serves the model of ``scheduler``.
+    """Make the application that serves the models of ``scheduler``.
 
+    models: them by the names that clients know them by; None for the only one, by its name in ``settings``.
     names: those by which the server is reached, besides localhost, addresses and ``settings.allowed_hosts``.
     processes: where constraints are compiled; None for threads of this process.
     """
-    here = Serving(scheduler, ServerMetrics(scheduler), settings, Preparing(processes))
+    here = _all(scheduler, settings, models or {settings.model: scheduler.runtimes[0]}, processes)
     app = FastAPI(title="Redraft", docs_url=None, redoc_url=None)
     app.state.serving = here
     for router in (own, *_FORMATS):
@@ -107,25 +113,38 @@ def create_app(
     return _Counted(BrowserHeaders(WhenIdle(guarded)), here)
 
 
-def _with_bounded_bodies(app: ASGIApp, here: Serving) -> ASGIApp:
+def _all(
+    scheduler: Scheduler, settings: ServerSettings, models: Mapping[str, Runtime], processes: CompileProcesses | None
+) -> AllServing:
+    metrics, preparing = ServerMetrics(scheduler, models), Preparing(processes)
+    serving = {
+        name: Serving(runtime, scheduler, metrics.of(name), replace(settings, model=name), preparing)
+        for name, runtime in models.items()
+    }
+    return AllServing(serving, scheduler, metrics, settings, preparing)
+
+
+def _with_bounded_bodies(app: ASGIApp, here: AllServing) -> ASGIApp:
     """Put before ``app`` what reads a body: its size and pace, its packing, its shape; then who asks is known."""
-    limits, with_keys = here.limits, bool(here.settings.api_keys)
+    limits, with_keys = here.settings.limits, bool(here.settings.api_keys)
     present = Presence(app, with_keys, here.preparing.begin)
-    numbers = limits.body_values + here.runtime.model.config.context_length
+    contexts = [one.runtime.model.config.context_length for one in here.models.values()]
+    numbers = limits.body_values + max(contexts)
     return BodyLimit(Unpacking(BodyShape(present, limits.body_values, numbers), limits.body_bytes), limits, with_keys)
 
 
 @own.get("/health")
 async def health(http: HttpRequest) -> dict[str, Any]:
     """Show that the server lives, and what it is doing."""
-    here = serving(http)
-    load = here.scheduler.load
+    here = all_serving(http)
+    loads = {name: here.scheduler.load_of(one.runtime) for name, one in here.models.items()}
     return {
         "status": "ok",
         "model": here.settings.model,
         "version": version("redraft"),
-        "running": load.running,
-        "waiting": load.waiting,
+        "running": sum(load.running for load in loads.values()),
+        "waiting": sum(load.waiting for load in loads.values()),
+        "models": {name: {"running": load.running, "waiting": load.waiting} for name, load in loads.items()},
     }
 
 
@@ -144,7 +163,7 @@ async def ping() -> Response:
 @own.get("/metrics")
 async def metrics(http: HttpRequest) -> Response:
     """Write counts for Prometheus."""
-    return PlainTextResponse(serving(http).metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+    return PlainTextResponse(all_serving(http).metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
 async def _no_page() -> Response:
@@ -178,7 +197,7 @@ async def _fault(http: HttpRequest, error: Exception) -> Response:
 class _Counted:
     """ASGI middleware that counts requests by route and status, and logs each without what it said."""
 
-    def __init__(self, app: ASGIApp, here: Serving) -> None:
+    def __init__(self, app: ASGIApp, here: AllServing) -> None:
         self._app, self._here = app, here
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -6,6 +6,7 @@ import os
 import socket
 import sys
 import threading
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from types import FrameType
 
@@ -34,7 +35,7 @@ class Server(uvicorn.Server):
 
     def __init__(
         self,
-        engine: Engine,
+        engine: Engine | Mapping[str, Engine],
         settings: ServerSettings,
         *,
         host: str = "127.0.0.1",
@@ -44,9 +45,18 @@ class Server(uvicorn.Server):
         max_batch_rows: int = MAX_BATCH_ROWS,
         grace: float = 30.0,
     ) -> None:
-        """``max_concurrency``, ``max_waiting``, ``max_batch_rows``: as in ``Scheduler``."""
+        """``engine``: the model, or several by the names that clients know them by, of which ``settings.model`` is one.
+        ``max_concurrency``, ``max_waiting``, ``max_batch_rows``: as in ``Scheduler``, over all models.
+
+        Raises RequestError for names that cannot be told apart, or where ``settings.model`` is none of them.
+        """
+        engines = {settings.model: engine} if isinstance(engine, Engine) else dict(engine)
+        check_names(list(engines))
+        if settings.model not in engines:
+            raise RequestError(f"model {settings.model!r} is none of those served: {', '.join(engines)}")
+        models = {name: one.runtime for name, one in engines.items()}
         self.scheduler = Scheduler(
-            engine.runtime,
+            list(models.values()),
             max_concurrency=max_concurrency,
             max_waiting=max_waiting,
             max_batch_rows=max_batch_rows,
@@ -55,7 +65,7 @@ class Server(uvicorn.Server):
         self._grace = grace
         self._closing: threading.Thread | None = None
         config = uvicorn.Config(
-            create_app(self.scheduler, settings, names=own_names(host), processes=self.processes),
+            create_app(self.scheduler, settings, models=models, names=own_names(host), processes=self.processes),
             host=host,
             port=port,
             http=patient(settings.limits.header_seconds),
@@ -86,10 +96,11 @@ class Server(uvicorn.Server):
         self.scheduler.close(self._grace)
 
     def warm_up(self) -> None:
-        """Read the vocabulary, and start the process that compiles, before somebody waits for both."""
-        # A tokenizer that constraints cannot use is no fault unless one is asked for.
-        with suppress(ConstraintError, ShuttingDownError):
-            self.processes.start(self.scheduler.runtime.constraints.vocabulary)
+        """Read the vocabularies, and start the processes that compile, before somebody waits for both."""
+        for runtime in self.scheduler.runtimes:
+            # A tokenizer that constraints cannot use is no fault unless one is asked for.
+            with suppress(ConstraintError, ShuttingDownError):
+                self.processes.start(runtime.constraints.vocabulary)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen, and say where."""
@@ -111,6 +122,31 @@ class Server(uvicorn.Server):
         await super().shutdown(sockets)
 
 
+def check_names(names: Sequence[str]) -> None:
+    """Raise RequestError for names of models of which clients could not tell which is meant."""
+    for name in names:
+        if not name.strip():
+            raise RequestError("a model's name is empty; give it one with --name")
+        if names.count(name) > 1:
+            raise RequestError(
+                f"two models are called {name!r}; give each a name of its own: --name, once for each --model, in order"
+            )
+
+
+def share_memory(engines: Sequence[Engine], kv_bytes: int | None) -> None:
+    """Have the keys and values of several models take no more than ``kv_bytes`` together; None for what the one that
+    was left least may take: each was loaded into what the weights of those before it had left."""
+    first, *others = (pool for engine in engines for pool in engine.runtime.pools)
+    limits = [pool.budget for pool in (first, *others) if pool.budget is not None]
+    limit = min(limits, default=None) if kv_bytes is None else kv_bytes
+    if limit is None:
+        return
+    first.budget = limit
+    for pool in others:
+        if pool.memory is not first.memory:
+            pool.share(first)
+
+
 def check_address(host: str, port: int) -> None:
     """Raise RequestError, before a model is loaded, for an address that cannot be listened at."""
     try:
@@ -127,7 +163,7 @@ def check_address(host: str, port: int) -> None:
 
 
 def run(
-    engine: Engine,
+    engine: Engine | Mapping[str, Engine],
     settings: ServerSettings,
     *,
     host: str,
@@ -137,7 +173,8 @@ def run(
     max_batch_rows: int,
     grace: float,
 ) -> None:
-    """Serve until a signal says to stop. Raises RequestError if the address cannot be listened at."""
+    """Serve until a signal says to stop; parameters as in ``Server``. Raises RequestError if the address cannot be
+    listened at."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
     if not is_loopback(host) and not settings.api_keys:
         log.warning("%s can be reached by others and no --api-key is set: anybody may use this model", host)

@@ -1,4 +1,4 @@
-"""One model that is being served: what runs its requests, what clients may ask of it, and who they are."""
+"""The models that are being served: what runs their requests, what clients may ask of them, and who they are."""
 
 import logging
 import secrets
@@ -19,7 +19,7 @@ from redraft.models.tokenizer import ChatTokenizer
 from redraft.serve.errors import ApiError, of_engine
 from redraft.serve.http.hosts import check_hosts
 from redraft.serve.http.limits import RequestLimits
-from redraft.serve.http.metrics import ServerMetrics
+from redraft.serve.http.metrics import ModelMetrics, ServerMetrics
 from redraft.serve.http.presence import owner_of
 from redraft.serve.http.security import check_keys
 from redraft.serve.preparing import Preparing
@@ -34,7 +34,7 @@ class ServerSettings:
     host that is no name."""
 
     model: str
-    """The name that clients know the model by."""
+    """The name that clients know the model by; of several, that of the one which answers where none is named."""
     api_keys: Sequence[str] = ()
     cors: Sequence[str] = ()
     """Origins whose pages may ask."""
@@ -61,15 +61,13 @@ class ServerSettings:
 class Serving:
     """One model that is being served."""
 
+    runtime: Runtime
+    """The model, its tokenizer, its memory and its compiled constraints."""
     scheduler: Scheduler
-    metrics: ServerMetrics
+    metrics: ModelMetrics
     settings: ServerSettings
+    """Those of the server, with this model's name."""
     preparing: Preparing
-
-    @property
-    def runtime(self) -> Runtime:
-        """The model, its tokenizer, its memory and its compiled constraints."""
-        return self.scheduler.runtime
 
     @property
     def limits(self) -> RequestLimits:
@@ -78,14 +76,6 @@ class Serving:
     @property
     def tokenizer(self) -> ChatTokenizer:
         return self.runtime.tokenizer
-
-    def check_model(self, name: str) -> None:
-        """Refuse a request for another model."""
-        if name != self.settings.model:
-            raise ApiError(
-                404, f"the model {name!r} is not served here; this is {self.settings.model!r}", param="model",
-                code="model_not_found",
-            )  # fmt: skip
 
     async def check(self, check: Callable[[], T], fields: Mapping[str, str]) -> T:
         """Run ``check`` in a thread when it is the client's turn, for it may tokenize and compile; ApiError, by
@@ -101,15 +91,49 @@ class Serving:
             log.info("%s prompt: %r", http.url.path, prompt)
 
 
-def serving(http: HttpRequest) -> Serving:
-    """Return what the app of this HTTP request serves."""
-    found: Serving = http.app.state.serving
+@dataclass(frozen=True)
+class AllServing:
+    """All models that are being served, by name, and what they have in common."""
+
+    models: Mapping[str, Serving]
+    scheduler: Scheduler
+    metrics: ServerMetrics
+    settings: ServerSettings
+    preparing: Preparing
+
+    @property
+    def default(self) -> Serving:
+        """The model that answers a request which names none."""
+        return self.models[self.settings.model]
+
+    def model(self, name: str | None) -> Serving:
+        """Return the model of a name; ApiError where there is none of it."""
+        if name is None:
+            return self.default
+        found = self.models.get(name)
+        if found is None:
+            known = ", ".join(map(repr, self.models))
+            there = f"this is {known}" if len(self.models) == 1 else f"these are {known}"
+            raise ApiError(
+                404, f"the model {name!r} is not served here; {there}", param="model", code="model_not_found"
+            )
+        return found
+
+
+def all_serving(http: HttpRequest) -> AllServing:
+    """Return all that the app of this HTTP request serves."""
+    found: AllServing = http.app.state.serving
     return found
+
+
+def serving(http: HttpRequest, model: str | None = None) -> Serving:
+    """Return the model that a request names, or the one that answers where it names none; ApiError for another."""
+    return all_serving(http).model(model)
 
 
 def client_of(http: HttpRequest, user: str | None = None) -> Client:
     """Name the client that a request counts for: its API key or address, and the user that it names."""
-    return Client(owner_of(http.scope, bool(serving(http).settings.api_keys)), user or "")
+    return Client(owner_of(http.scope, bool(all_serving(http).settings.api_keys)), user or "")
 
 
 def new_seed() -> int:

@@ -10,6 +10,7 @@ from redraft.constrain.constraint import Template
 from redraft.constrain.inference.decisions import Decisions, Normalize
 from redraft.constrain.inference.decisions import calibrated as tempered
 from redraft.constrain.language.template import Hole
+from redraft.engine.canvas_length import pick_canvas_length
 from redraft.engine.constrained import CanvasConstraint, class_sums
 from redraft.engine.context import open_context, prefill
 from redraft.engine.denoise import CanvasPlan, Denoising
@@ -205,8 +206,19 @@ def choose(
     check_normalize(normalize)
     # What is wrong with the questions themselves is told before what is wrong with the request.
     runtime.constraints.decisions(frame, questions, runtime.model.defaults.end_token_ids)
-    request = _request(runtime, prompt, frame, questions, max_denoising_steps, parameters)
+    needed = _needed(runtime, frame, questions)
+    length = pick_canvas_length(runtime, parameters.pop("canvas_length", None), needed)
+    request = _request(runtime, prompt, frame, questions, max_denoising_steps, {**parameters, "canvas_length": length})
     return ChooseRequest.of(runtime, request, Reading(frame, questions, scale, power, normalize), record)
+
+
+def _needed(runtime: Runtime, frame: str, questions: Mapping[str, Sequence[str]]) -> int:
+    """Return the positions that surely hold the frame with any of the options, and the token that ends the answer."""
+
+    def taken(text: str) -> int:
+        return len(runtime.tokenizer.encode_text(text, literal=True))
+
+    return 1 + taken(frame) + sum(max(map(taken, options)) for options in questions.values())
 
 
 def check_normalize(normalize: object) -> None:

@@ -28,6 +28,7 @@ from redraft.engine.task import Forward, Task, encode, read
 from redraft.engine.thinking import OF_THOUGHTS
 from redraft.errors import ConstraintError, GenerationError, RequestError
 from redraft.models.base import ExtractLayout, Span
+from redraft.tasks.places import places_of
 from redraft.tasks.read_slots import ReadSlots, slots_of
 
 INSTRUCTION = "Read the text below and write what it says as JSON under this schema:\n{schema}"
@@ -55,6 +56,9 @@ class Extraction(Result, Generic[V]):
     """"slots" where each value was read into a slot of its own, all at once, "text" where JSON was written."""
     fallback: str | None = None
     """The reason for which JSON was written although slots were asked for, or are the checkpoint's own layout."""
+    places: dict[str, tuple[int, int]] = field(default_factory=dict)
+    """Where the values stand in the text, by JSON pointer: the first character, and the one after the last. A value
+    that is not written there as it is, such as a date in another form, is not among them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,6 +67,7 @@ class ExtractRequest(Generic[V]):
 
     runtime: Runtime
     request: Request
+    text: str
     confidence: bool
     """True if each value's confidence is wanted."""
     wanted: type[V] | None = None
@@ -87,7 +92,11 @@ class ExtractRequest(Generic[V]):
         if read is not None and not read.full:
             found = read.confidence if self.confidence else {}
             return Extraction(
-                **fields_of(read.result), value=self._value(read.result.text), confidence=found, layout="slots"
+                **fields_of(read.result),
+                value=self._value(read.result.text),
+                confidence=found,
+                layout="slots",
+                places=places_of(self.text, read.result.text),
             )
         answer = yield from Generate(self.runtime, self.request, self.record).answer(on_step)
         found = (yield from _confidence(self.runtime, self.request, answer)) if self.confidence else {}
@@ -96,7 +105,13 @@ class ExtractRequest(Generic[V]):
             fallback = f"the value at {read.full[0]} takes all of its slot, and may be longer"
             result = replace(result, usage=result.usage.after(read.result.usage))
         value = self._value(result.text)
-        return Extraction(**fields_of(result), value=value, confidence=found, fallback=fallback)
+        return Extraction(
+            **fields_of(result),
+            value=value,
+            confidence=found,
+            fallback=fallback,
+            places=places_of(self.text, result.text),
+        )
 
     def _value(self, text: str) -> Any:
         return _value(text) if self.wanted is None else value_of(self.wanted, text)
@@ -150,7 +165,7 @@ def extract(
             fallback = str(error)
     if verbatim and slots is None:
         raise RequestError(f"verbatim holds in slots alone, and none are filled: {fallback or 'layout is text'}")
-    return ExtractRequest(runtime, request, confidence, wanted, record, verbatim, slots, fallback)
+    return ExtractRequest(runtime, request, text, confidence, wanted, record, verbatim, slots, fallback)
 
 
 def check_layout(layout: object) -> None:

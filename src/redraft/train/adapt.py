@@ -14,7 +14,7 @@ from torch import Tensor
 
 from redraft.errors import CheckpointError
 from redraft.files import make_new_folder, replacing, write_text
-from redraft.formats import safetensors, source
+from redraft.formats import source, streamed
 from redraft.formats.json_objects import read_object, write_object
 from redraft.formats.source import CONFIG_FILE, GENERATION_FILE
 from redraft.formats.tensors import StoredTensor
@@ -189,7 +189,7 @@ def _write_weights(base: Base, folder: Path, config: FamilyConfig, mask: Mask, d
             return one.to(dtypes[name])
 
         described = {name: (tuple(tensor.shape), dtypes[name]) for name, tensor in expected.items()}
-        safetensors.write_each(folder, described, tensor)
+        streamed.write_each(folder, described, tensor)
 
 
 def _with_mask(table: Tensor, mask: Mask, rows: int, replaced: bool) -> Tensor:

@@ -11,8 +11,10 @@ import pytest
 import torch
 from gguf import GGMLQuantizationType as Kind
 
-from redraft.formats.gguf.blocks import TYPES, check_extent, read_tensor
+from redraft.errors import CheckpointError
+from redraft.formats.gguf.blocks import TYPES, check_extent, grid, read_rows, read_tensor, type_name
 from redraft.formats.gguf.header import Extent, Header, read_header
+from redraft.kernels.whole_numbers import WholeNumbers, as_int4
 from tests.gguf_files import gemma3_path, smollm2_path
 
 # https://github.com/ggml-org/ggml/blob/master/src/ggml-common.h: the fields of a block, and here what they stand for.
@@ -131,6 +133,30 @@ def test_a_long_tensor_is_decoded_in_parts_as_the_package_does_at_once(
     found = read_tensor(file_of(tmp_path / "x.gguf", content, kind, (13, 3 * block)), "x")
     theirs = gguf.dequantize(np.frombuffer(content, np.uint8).reshape(13, -1), kind)
     assert torch.equal(found, torch.from_numpy(theirs))
+
+
+@pytest.mark.parametrize("name", DECODERS)
+def test_some_rows_of_one_matrix_are_those_of_the_whole(tmp_path: Path, name: str):
+    """Those whose blocks are int4's are handed out in the whole numbers that they are."""
+    kind = Kind[name]
+    block, _ = gguf.GGML_QUANT_SIZES[kind]
+    header = file_of(tmp_path / "x.gguf", random_blocks(kind, 18), kind, (2, 3, 3 * block))
+    whole, rows = read_tensor(header, "x"), torch.tensor([2, 0])
+    found = read_rows(header, "x", 1, rows)
+    assert isinstance(found, WholeNumbers) == (name in ("Q4_0", "Q4_1"))
+    assert (grid(name) is not None) == isinstance(found, WholeNumbers)
+    if isinstance(found, WholeNumbers):
+        moved = as_int4(found)
+        assert moved is not None
+        assert torch.equal(moved.scales.float(), found.scales.float())
+        found = found.values()
+    torch.testing.assert_close(found, whole[1, rows], rtol=1e-6, atol=0)
+
+
+def test_what_dynamic_files_mix_in_and_is_not_read_is_named_with_what_would_work(tmp_path: Path):
+    header = Header(tmp_path / "x.gguf", {}, {"blk.0.ffn_down_exps.weight": Extent((2, 256), int(Kind.IQ4_XS), 0)})
+    with pytest.raises(CheckpointError, match=r"ffn_down_exps\.weight is stored as IQ4_XS; .*such as Q8_0 or Q4_K_M"):
+        type_name(header, "blk.0.ffn_down_exps.weight")
 
 
 @pytest.mark.parametrize("name", PLAIN)

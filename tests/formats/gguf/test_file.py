@@ -15,9 +15,10 @@ from redraft.errors import CheckpointError
 from redraft.formats import source
 from redraft.formats.gguf.file import open_gguf
 from redraft.models import checkpoint
+from redraft.models.cache_folder import FOLDER
 from redraft.models.diffusion_gemma.config import DiffusionGemmaConfig
 from redraft.models.digest import tokenizer_digest, weights_digest
-from redraft.models.packed_cache import FOLDER, load_packed
+from redraft.models.packed_cache import load_packed
 from redraft.models.tokenizer import ChatTokenizer
 from tests.gguf_files import diffusion_gemma_gguf, llama_gguf, write_gguf
 from tests.models.driving import denoise, encoded

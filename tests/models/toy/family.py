@@ -1,18 +1,18 @@
 """Inkwell as a family."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from redraft.canvas.acceptance import ConfidenceThreshold
 from redraft.canvas.corruption import AbsorbingCorruption, MaskNoise
-from redraft.formats.tensors import TensorReader
 from redraft.kernels.packed import Format, PackedMatrix
 from redraft.models.base import GenerationDefaults
 from redraft.models.family import Family, TensorRole, check_options, common_defaults
 from redraft.models.packed import PackedModel
+from redraft.models.recipes import MatrixRecipe
 from tests.models.toy.config import InkwellConfig
 from tests.models.toy.model import Inkwell
-from tests.models.toy.packed import pack_weights, packed_model
+from tests.models.toy.packed import matrices, packed_model
 
 # A part of a name is replaced by what the files call it.
 _NAMES = {
@@ -64,14 +64,14 @@ class InkwellFamily:
         check_options(options, {}, "Inkwell")
         return Inkwell(config)
 
-    def pack(self, weights: TensorReader, config: InkwellConfig, format: Format) -> Iterator[tuple[str, PackedMatrix]]:
-        return pack_weights(weights, config, format)
+    def matrices(self, config: InkwellConfig, format: Format) -> list[MatrixRecipe]:
+        return matrices(config, format)
 
     def beside(self, name: str) -> bool:
         return name == "embedding.weight" or "norm" in name
 
-    def packed(self, model: Inkwell, matrices: Mapping[str, PackedMatrix], format: Format) -> PackedModel:
-        return packed_model(model, matrices, format)
+    def packed(self, model: Inkwell, made: Mapping[str, PackedMatrix], format: Format) -> PackedModel:
+        return packed_model(model, made, format)
 
     def corruption(self, config: InkwellConfig) -> AbsorbingCorruption:
         return AbsorbingCorruption(MaskNoise(config.mask_id))
@@ -86,7 +86,7 @@ class InkwellFamily:
     def role(self, stored_name: str, config: InkwellConfig) -> TensorRole:
         if stored_name in ("tok", "unembed"):
             # The embedding is looked up from what the file stores; the head is packed.
-            return TensorRole("embedding and head", kept_as={"int4": "int8"})
+            return TensorRole("embedding and head")
         part = "attention" if ".att." in stored_name else "feed-forward" if ".ffn." in stored_name else "norms"
         return TensorRole(part)
 

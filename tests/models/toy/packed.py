@@ -1,34 +1,37 @@
 """Inkwell for the kernels."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from redraft.formats.tensors import TensorReader
 from redraft.kernels.layer import PackedLayer
 from redraft.kernels.linear import Norm
-from redraft.kernels.packed import Format, PackedMatrix, pack, pack_gated
+from redraft.kernels.packed import Format, PackedMatrix
 from redraft.kernels.readout import PackedHead
 from redraft.models.packed import LayerPlace, PackedModel, PackedParts
+from redraft.models.recipes import MatrixRecipe
 from tests.models.toy.config import InkwellConfig
 from tests.models.toy.model import Inkwell
 
 
-def pack_weights(weights: TensorReader, config: InkwellConfig, format: Format) -> Iterator[tuple[str, PackedMatrix]]:
+def matrices(config: InkwellConfig, format: Format) -> list[MatrixRecipe]:
     """The head is read as keys of the whole vocabulary, which int4 cannot be."""
-    yield "head", pack(weights("head.weight"), "int8" if format == "int4" else format)
+    found = [MatrixRecipe("head", ("head.weight",), "int8" if format == "int4" else format, fixed=True)]
     for index in range(config.depth):
 
-        def stacked(*names: str, kind: str = "weight", layer: str = f"layers.{index}") -> Tensor:
-            return torch.cat([weights(f"{layer}.{name}.{kind}") for name in names])
+        def stacked(*names: str, kind: str = "weight", layer: str = f"layers.{index}") -> tuple[str, ...]:
+            return tuple(f"{layer}.{name}.{kind}" for name in names)
 
         parts = "query", "key", "value"
-        yield f"{index}.qkv", pack(stacked(*parts), format, stacked(*parts, kind="bias"))
-        yield f"{index}.o", pack(stacked("out"), format)
-        yield f"{index}.gate_up", pack_gated(stacked("gate", "up"), format, "silu")
-        yield f"{index}.down", pack(stacked("down"), format)
+        found += [
+            MatrixRecipe(f"{index}.qkv", stacked(*parts), format, biases=stacked(*parts, kind="bias")),
+            MatrixRecipe(f"{index}.o", stacked("out"), format),
+            MatrixRecipe(f"{index}.gate_up", stacked("gate", "up"), format, "silu"),
+            MatrixRecipe(f"{index}.down", stacked("down"), format),
+        ]
+    return found
 
 
 def packed_model(model: Inkwell, matrices: Mapping[str, PackedMatrix], format: Format) -> PackedModel:

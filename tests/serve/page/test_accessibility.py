@@ -47,6 +47,19 @@ def test_a_tab_before_and_after_an_answer(opened: Opener, base_url: str, tab: st
     check(page)
 
 
+def test_what_was_read_of_a_snippet(opened: Opener, served: Served):
+    page = opened(served.url, "extract")
+    check(page)
+    page.get_by_role("button", name="Extract", exact=True).click()
+    page.get_by_role("table", name="Values").wait_for()
+    check(page)
+
+
+def test_a_grid_with_planted_digits(page: Page):
+    page.get_by_role("button", name="3 wrong digits").click()
+    check(page)
+
+
 def test_what_is_wrong_with_a_board(page: Page):
     page.get_by_role("textbox", name="row 1, column 3:").fill("5")
     expect(page.get_by_role("list", name="Broken rules")).to_be_visible()

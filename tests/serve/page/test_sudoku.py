@@ -123,3 +123,32 @@ def test_an_answer_is_copied(opened: Opener, base_url: str):
     page.get_by_role("button", name="Copy the answer").click()
     expect(page.get_by_role("status")).to_contain_text("Copied the answer.")
     assert page.evaluate("navigator.clipboard.readText()") == LINES
+
+
+def test_planted_digits_are_repaired_by_keyboard_alone(page: Page):
+    planting = page.get_by_role("group", name="Start from")
+    expect(planting).to_have_accessible_description(re.compile("which the model corrects"))
+    planting.get_by_role("button", name="10 wrong digits").press("Enter")
+    expect(page.get_by_role("status")).to_contain_text("solved, but for 10 wrong digits")
+    planted = page.get_by_role("textbox", name=re.compile(r"the draft says \d, planted"))
+    expect(planted).to_have_count(10)
+    with page.expect_request("**/v1/redraft/generate") as sent:
+        page.get_by_role("button", name="Repair").press("Enter")
+    draft = sent_json(sent.value)["draft"]["text"]
+    assert sum(was != now for was, now in zip(draft, LINES, strict=True)) == 10
+    settle(page)
+    expect(page.get_by_role("tabpanel")).to_contain_text("10 planted digits of 10 changed.")
+    planting.get_by_role("button", name="noise").press("Enter")
+    expect(page.get_by_role("button", name="Solve")).to_be_visible()
+    expect(page.get_by_role("textbox", name=re.compile(": blank"))).to_have_count(51)
+
+
+def test_nothing_is_planted_where_there_is_no_room_or_no_solution(opened: Opener, base_url: str):
+    page = opened(base_url, "sudoku/" + SOLUTION.replace("4", ".").replace("1", ".", 1))
+    expect(page.get_by_role("button", name="5 wrong digits")).to_be_enabled()
+    expect(page.get_by_role("button", name="10 wrong digits")).to_be_enabled()
+    page.goto(f"{base_url}/#sudoku/" + SOLUTION.replace("4", "."))
+    expect(page.get_by_role("button", name="10 wrong digits")).to_be_disabled()
+    page.get_by_role("textbox", name="row 1, column 3:").fill("5")
+    page.get_by_role("button", name="1 wrong digit").click()
+    expect(page.get_by_role("alert").filter(has_text="No solution of this board was found")).to_be_visible()

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Union, get_args, get_origin
 from pydantic import BaseModel
 
 from redraft.serve.wire.anthropic_fields import MessagesBody
+from redraft.serve.wire.extract import ExtractBody
 from redraft.serve.wire.fields import Hint, Only, OtherTool, UnreadPart
 from redraft.serve.wire.mercury import EditBody, FimBody
 from redraft.serve.wire.openai.chat_fields import ChatBody
@@ -27,6 +28,7 @@ FORMATS: dict[str, type[BaseModel]] = {
     "systemone": SystemOneBody,
     "generate": GenerateBody,
     "choose": ChooseBody,
+    "extract": ExtractBody,
     "tokenize": TokenizeBody,
     "detokenize": DetokenizeBody,
 }

@@ -55,7 +55,11 @@ def test_what_is_honoured_is_read() -> None:
                 read.add(node.attr)
             elif isinstance(node, ast.MatchClass):
                 read |= set(node.kwd_attrs)
-            elif path.name == "redraft.py" and isinstance(node, ast.Constant) and isinstance(node.value, str):
+            elif (
+                path.name in ("redraft.py", "extract.py")
+                and isinstance(node, ast.Constant)
+                and isinstance(node.value, str)
+            ):
                 read.add(node.value)
     names = {"schema": "schema_", "json": "json_"}
     for model in FORMATS.values():

@@ -11,7 +11,7 @@ from torch import Tensor
 
 import redraft
 from redraft.errors import DataError, RedraftError
-from redraft.train.text.adapters import Full, Lora, TrainedModel
+from redraft.train.text.adapters import Full, Lora, TrainedModel, merge
 from redraft.train.text.objective import ObjectiveConfig
 from redraft.train.text.optimizer import OptimizerConfig
 from redraft.train.text.records import parse
@@ -129,6 +129,27 @@ def test_a_generated_record_that_cannot_be_laid_out_is_left_out_and_counted(tiny
     never = GeneratedSource(lambda seed, index: {"prompt": "a", "response": "<eos>"}, 0, "never")
     with pytest.raises(DataError, match="of never, seed 0: the answer '<eos>' spells"):
         recipe(tiny, 1).prepare(tmp_path / "none", never, "never").run()
+
+
+@pytest.mark.parametrize("adaptation", [Full(), Lora(4, 8.0)])
+def test_a_checkpoint_says_that_its_data_trained_slots(tiny: Path, tmp_path: Path, adaptation: Full | Lora) -> None:
+    """Also where they are a few of many, and not where a mix leaves them out."""
+    schema = {"type": "object", "properties": {"name": {"type": "string"}}}
+    slots = {"context": "the name", "questions": [{"ask": "yes", "schema": schema, "value": {"name": "a"}}]}
+
+    def sometimes(seed: int, index: int) -> Any:
+        return slots if index == 5 else generated(seed, index)
+
+    for name, source, layout in (
+        ("some", GeneratedSource(sometimes, 0, "some"), "slots"),
+        ("none", GeneratedSource(generated, 0, "none"), None),
+        ("file", FileSource([parse(generated(0, 0), "a"), parse(slots, "b")], 0), "slots"),
+    ):
+        made = recipe(tiny, 1, adaptation=adaptation).prepare(tmp_path / name, source, name)
+        folder = made.run()
+        if isinstance(adaptation, Lora):
+            folder = merge(folder, tmp_path / name / "merged")
+        assert redraft.load(folder, pack_folder=None).model.defaults.extract_layout == layout
 
 
 def test_event_files_are_written_where_the_library_is(tiny: Path, tmp_path: Path) -> None:

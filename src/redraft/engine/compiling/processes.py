@@ -59,8 +59,56 @@ class ClientBuilder:
         return self.processes.build(job, vocabulary, self.client, self.gone)
 
 
+class _Process:
+    """A process that keeps one vocabulary and forks for each job; started when it is needed."""
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self.vocabulary = vocabulary
+        self._process: subprocess.Popen[bytes] | None = None
+        self._control: socket.socket | None = None
+
+    @property
+    def pid(self) -> int | None:
+        """Its number; None while it does not run."""
+        process = self._process
+        return None if process is None or process.poll() is not None else process.pid
+
+    def started(self) -> socket.socket:
+        """Start it unless it runs, and return where it is told to fork."""
+        if self._control is not None and self.pid is not None:
+            return self._control
+        self.stop()
+        own, theirs = socket.socketpair()
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", _COMMAND, str(theirs.fileno())],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                env={**os.environ, **_ONE_THREAD},
+            )
+        self._control = own
+        _ = self.vocabulary.prefixes
+        sending = Connection(os.dup(own.fileno()))
+        with contextlib.closing(sending):
+            sending.send(self.vocabulary)
+        return own
+
+    def stop(self) -> None:
+        """End it."""
+        if self._control is not None:
+            self._control.close()
+            self._control = None
+        if self._process is not None:
+            try:
+                self._process.wait(_LAST_WORDS)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+            self._process = None
+
+
 class CompileProcesses:
-    """One process that keeps a vocabulary and forks for each job. Its methods may be called from any thread."""
+    """A process for each vocabulary, which forks for each job. Its methods may be called from any thread."""
 
     def __init__(self, charge: Callable[[Client, float], None] = lambda client, seconds: None) -> None:
         """``charge`` is told how many seconds a client's job took."""
@@ -73,20 +121,19 @@ class CompileProcesses:
         )
         self._charge = charge
         self._lock = threading.Lock()
-        self._process: subprocess.Popen[bytes] | None = None
-        self._control: socket.socket | None = None
+        self._processes: dict[int, _Process] = {}
         self._closed = False
 
     @property
-    def pid(self) -> int | None:
-        """The number of the process; None while there is none."""
-        process = self._process
-        return None if process is None else process.pid
+    def pids(self) -> list[int]:
+        """The numbers of the processes that run."""
+        with self._lock:
+            return [process.pid for process in self._processes.values() if process.pid is not None]
 
     def start(self, vocabulary: Vocabulary) -> None:
-        """Start the process, unless there is one."""
+        """Start the process of a vocabulary, unless it runs."""
         with self._lock:
-            self._started(vocabulary)
+            self._of(vocabulary).started()
 
     def build(self, job: Job[T], vocabulary: Vocabulary, client: Client, gone: Callable[[], bool] = never) -> T:
         """Build a job in a process of its own.
@@ -108,11 +155,12 @@ class CompileProcesses:
         return value
 
     def close(self) -> None:
-        """End the process and all jobs."""
+        """End the processes and all jobs."""
         self.turns.close()
         with self._lock:
             self._closed = True
-            self._stop()
+            for process in self._processes.values():
+                process.stop()
 
     def _count(self, client: Client, seconds: float) -> None:
         self.turns.charge(client.owner, seconds)
@@ -138,51 +186,25 @@ class CompileProcesses:
     def _connect(self, vocabulary: Vocabulary) -> Connection:
         """Have a child forked, and return the connection to it."""
         with self._lock:
+            process = self._of(vocabulary)
             for attempt in (0, 1):
                 own, theirs = socket.socketpair()
                 try:
                     with theirs:
-                        socket.send_fds(self._started(vocabulary), [b"j"], [theirs.fileno()])
+                        socket.send_fds(process.started(), [b"j"], [theirs.fileno()])
                     return Connection(own.detach())
                 except OSError as error:
                     own.close()
                     # Somebody has ended it; a new one does as well.
-                    self._stop()
+                    process.stop()
                     if attempt:
                         raise GenerationError(
                             f"no process that compiles constraints can be started: {error}"
                         ) from error
         raise AssertionError("one of the attempts returns or raises")
 
-    def _started(self, vocabulary: Vocabulary) -> socket.socket:
+    def _of(self, vocabulary: Vocabulary) -> _Process:
         if self._closed:
             raise ShuttingDownError("the server is shutting down; it takes no more requests")
-        if self._control is not None and self._process is not None and self._process.poll() is None:
-            return self._control
-        self._stop()
-        own, theirs = socket.socketpair()
-        with theirs:
-            self._process = subprocess.Popen(
-                [sys.executable, "-c", _COMMAND, str(theirs.fileno())],
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                env={**os.environ, **_ONE_THREAD},
-            )
-        self._control = own
-        _ = vocabulary.prefixes
-        sending = Connection(os.dup(own.fileno()))
-        with contextlib.closing(sending):
-            sending.send(vocabulary)
-        return own
-
-    def _stop(self) -> None:
-        if self._control is not None:
-            self._control.close()
-            self._control = None
-        if self._process is not None:
-            try:
-                self._process.wait(_LAST_WORDS)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-                self._process.wait()
-            self._process = None
+        # Two models never share one, even where their vocabularies are equal.
+        return self._processes.setdefault(id(vocabulary), _Process(vocabulary))

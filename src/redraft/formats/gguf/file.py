@@ -7,10 +7,19 @@ from pathlib import Path
 from torch import Tensor
 
 from redraft.errors import CheckpointError
-from redraft.formats.gguf.blocks import check_extent, is_quantised, read_tensor, type_name, value_dtype
+from redraft.formats.gguf.blocks import (
+    check_extent,
+    grid,
+    is_quantised,
+    read_rows,
+    read_tensor,
+    type_name,
+    value_dtype,
+)
 from redraft.formats.gguf.header import Header, read_header
 from redraft.formats.gguf.published import Published
-from redraft.formats.tensors import StoredTensor
+from redraft.formats.tensors import Rows, StoredTensor, matrix_rows
+from redraft.kernels.whole_numbers import WholeNumbers
 
 # Modules with a ``published``, by llama.cpp's names of the architectures.
 ARCHITECTURES = {
@@ -55,7 +64,10 @@ class GgufFile:
             kind = type_name(self.header, origin.name)
             check_extent(self.header, origin.name)
             dtype, shape = value_dtype(kind), self.header.extents[origin.name].shape
-            found[name] = StoredTensor(self.header.path, shape, dtype, kind if is_quantised(kind) else None)
+            label = kind if is_quantised(kind) else None
+            # What has to be undone is done to values.
+            own = grid(kind) if origin.undo is None else None
+            found[name] = StoredTensor(self.header.path, shape, dtype, label, own)
         return found
 
     def tensor(self, name: str) -> Tensor:
@@ -63,6 +75,13 @@ class GgufFile:
         origin = self._published.origins[name]
         stored = read_tensor(self.header, origin.name)
         return stored if origin.undo is None else origin.undo(stored)
+
+    def rows(self, name: str, number: int, rows: Rows) -> Tensor | WholeNumbers:
+        """Read some rows of one matrix of a tensor by its published name."""
+        origin = self._published.origins[name]
+        if origin.undo is not None:
+            return matrix_rows(self.tensor(name), number, rows)
+        return read_rows(self.header, origin.name, number, rows)
 
 
 def open_gguf(path: Path) -> GgufFile:

@@ -9,6 +9,7 @@ from redraft.api import Engine
 from redraft.canvas.acceptance import ConfidenceThreshold
 from redraft.constrain.constraint import Choice, Constraint, JSONSchema, Regex, Template
 from redraft.constrain.language.template import Hole
+from redraft.engine.canvas_length import check_canvas_length
 from redraft.engine.deadline import Deadline, monotonic
 from redraft.engine.quality import check_quality
 from redraft.engine.request import (
@@ -22,7 +23,7 @@ from redraft.engine.request import (
 )
 from redraft.engine.thinking import check_effort
 from redraft.errors import RequestError
-from redraft.models.base import ALL_MODES
+from redraft.models.base import ALL_MODES, AUTO
 from redraft.tasks.choose import check_normalize
 
 # What an item says by keys of its own, and what no JSON can say.
@@ -54,8 +55,9 @@ _CHECKS: dict[str, Callable[[Any], object]] = {
     "top_logprobs": lambda value: check_whole("top_logprobs", value, 0, 20),
     **{
         name: lambda value, name=name: check_whole(name, value, 1)  # type: ignore[misc]
-        for name in ("max_tokens", "max_denoising_steps", "canvas_length", "best_of")
+        for name in ("max_tokens", "max_denoising_steps", "best_of")
     },
+    "canvas_length": lambda value: None if value == AUTO else check_canvas_length(value),
     **{
         name: lambda value, name=name: check_switch(name, value)  # type: ignore[misc]
         for name in ("thinking", "calibrated", "confidence")

@@ -1,18 +1,18 @@
 """DiffusionGemma as a family: names in files, defaults, options, and what its tensors count as."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, get_args
 
 from redraft.canvas.corruption import UniformCorruption
 from redraft.canvas.noise import UniformNoise
-from redraft.formats.tensors import TensorReader
 from redraft.kernels.packed import Format, PackedMatrix
 from redraft.models.base import GenerationDefaults, WindowPolicy
 from redraft.models.diffusion_gemma.config import DiffusionGemmaConfig
 from redraft.models.diffusion_gemma.model import DiffusionGemma
-from redraft.models.diffusion_gemma.packed import beside, pack_weights, packed_model
+from redraft.models.diffusion_gemma.packed import beside, matrices, packed_model
 from redraft.models.family import TIED_COPY, Family, TensorRole, check_options, common_defaults
 from redraft.models.packed import PackedModel
+from redraft.models.recipes import MatrixRecipe
 
 _SAMPLER = "EntropyBoundSamplerConfig"
 # Looked for in a tensor's stored name, in this order.
@@ -24,10 +24,6 @@ _PARTS = (
     ("self_conditioning", "self-conditioning"),
     (".mlp.", "dense feed-forward"),
 )
-_KEPT_AS: dict[str, dict[Format, Format]] = {
-    "embedding and head": {"int4": "int8"},
-    "routers": {"int8": "float32", "int4": "float32"},
-}
 
 
 class DiffusionGemmaFamily:
@@ -87,19 +83,17 @@ class DiffusionGemmaFamily:
         chosen = options.get("window_policy", "shared")
         return DiffusionGemma(config, next(policy for policy in policies if policy == chosen))
 
-    def pack(
-        self, weights: TensorReader, config: DiffusionGemmaConfig, format: Format
-    ) -> Iterator[tuple[str, PackedMatrix]]:
-        """Pack the matrices one at a time."""
-        return pack_weights(weights, config, format)
+    def matrices(self, config: DiffusionGemmaConfig, format: Format) -> list[MatrixRecipe]:
+        """The matrices, and how each is made."""
+        return matrices(config, format)
 
     def beside(self, name: str) -> bool:
         """Norms and the embedding."""
         return beside(name)
 
-    def packed(self, model: DiffusionGemma, matrices: Mapping[str, PackedMatrix], format: Format) -> PackedModel:
+    def packed(self, model: DiffusionGemma, made: Mapping[str, PackedMatrix], format: Format) -> PackedModel:
         """Make a model of packed matrices."""
-        return packed_model(model, matrices, format)
+        return packed_model(model, made, format)
 
     def corruption(self, config: DiffusionGemmaConfig) -> UniformCorruption:
         """Uniform over the whole vocabulary."""
@@ -127,7 +121,7 @@ class DiffusionGemmaFamily:
         """Experts are active by the chosen share alone; routers stay exact in the lossy formats."""
         part = next((part for mark, part in _PARTS if mark in stored_name), "norms and scalars")
         share = config.top_k_experts / config.num_experts if part == "experts" else 1.0
-        return TensorRole(part, share, _KEPT_AS.get(part, {}))
+        return TensorRole(part, share)
 
 
 FAMILY: Family[DiffusionGemmaConfig, DiffusionGemma] = DiffusionGemmaFamily()

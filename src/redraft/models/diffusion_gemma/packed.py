@@ -1,48 +1,58 @@
 """DiffusionGemma for the kernels: its matrices packed, its layers as the kernels take them."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from redraft.formats.tensors import TensorReader
 from redraft.kernels.layer import PackedLayer
 from redraft.kernels.linear import Norm
-from redraft.kernels.packed import Format, PackedMatrix, pack, pack_gated
+from redraft.kernels.packed import Format, PackedMatrix
 from redraft.kernels.readout import PackedHead
 from redraft.models.diffusion_gemma.config import DiffusionGemmaConfig
 from redraft.models.diffusion_gemma.model import DiffusionGemma, Layer
 from redraft.models.packed import LayerPlace, PackedModel, PackedParts, PackedSelfConditioning
+from redraft.models.recipes import MatrixRecipe, sensitive
 
 EMBEDDING = "embed_tokens.weight"
 
 
-def pack_weights(
-    weights: TensorReader, config: DiffusionGemmaConfig, format: Format
-) -> Iterator[tuple[str, PackedMatrix]]:
-    """The matrices of a model by name, one at a time. Routers stay float32, and in int4 the embedding is int8: it is
-    read as keys and values of the whole vocabulary, where four bits cost more than they save."""
+def matrices(config: DiffusionGemmaConfig, format: Format) -> list[MatrixRecipe]:
+    """How the matrices of a model are made. Routers stay float32. In int4 the experts, nine tenths of all, have four
+    bits, and the rest eight; of the embedding, read as keys and values of the whole vocabulary, four bits cost more
+    than they save in any case."""
+    own = sensitive(format)
 
-    def stacked(prefix: str, *names: str) -> Tensor:
-        return torch.cat([weights(f"{prefix}.{name}_proj.weight") for name in names])
+    def stacked(prefix: str, *names: str) -> tuple[str, ...]:
+        return tuple(f"{prefix}.{name}_proj.weight" for name in names)
 
-    yield "embed_tokens", pack(weights(EMBEDDING), "int8" if format == "int4" else format)
-    yield "self_conditioning.gate_up", pack_gated(stacked("self_conditioning", "gate", "up"), format)
-    yield "self_conditioning.down", pack(stacked("self_conditioning", "down"), format)
+    found = [
+        MatrixRecipe("embed_tokens", (EMBEDDING,), own, fixed=True),
+        MatrixRecipe("self_conditioning.gate_up", stacked("self_conditioning", "gate", "up"), own, "gelu_tanh"),
+        MatrixRecipe("self_conditioning.down", stacked("self_conditioning", "down"), own),
+    ]
     for index, spec in enumerate(config.layers):
         name = f"layers.{index}"
         # A full layer's values are its keys.
         projections = ("q", "k", "v") if spec.window is not None else ("q", "k")
-        yield f"{name}.qkv", pack(stacked(f"{name}.self_attn", *projections), format)
-        yield f"{name}.o", pack(stacked(f"{name}.self_attn", "o"), format)
-        yield f"{name}.gate_up", pack_gated(stacked(f"{name}.mlp", "gate", "up"), format)
-        yield f"{name}.down", pack(stacked(f"{name}.mlp", "down"), format)
-        # The router's scale belongs to the rows, after their norm; multiplied into the columns it costs nothing.
-        scale = weights(f"{name}.router.scale").float() * config.hidden_size**-0.5
-        yield f"{name}.router", pack(weights(f"{name}.router.proj.weight").float() * scale, "float32")
-        yield f"{name}.experts.gate_up", pack_gated(weights(f"{name}.experts.gate_up_proj"), format)
-        yield f"{name}.experts.down", pack(weights(f"{name}.experts.down_proj"), format)
+        found += [
+            MatrixRecipe(f"{name}.qkv", stacked(f"{name}.self_attn", *projections), own),
+            MatrixRecipe(f"{name}.o", stacked(f"{name}.self_attn", "o"), own),
+            MatrixRecipe(f"{name}.gate_up", stacked(f"{name}.mlp", "gate", "up"), own, "gelu_tanh"),
+            MatrixRecipe(f"{name}.down", stacked(f"{name}.mlp", "down"), own),
+            # The router's scale belongs to the rows, after their norm; multiplied into the columns it costs nothing.
+            MatrixRecipe(
+                f"{name}.router",
+                (f"{name}.router.proj.weight",),
+                "float32",
+                column_scale=f"{name}.router.scale",
+                column_factor=config.hidden_size**-0.5,
+                fixed=True,
+            ),
+            MatrixRecipe(f"{name}.experts.gate_up", (f"{name}.experts.gate_up_proj",), format, "gelu_tanh"),
+            MatrixRecipe(f"{name}.experts.down", (f"{name}.experts.down_proj",), format),
+        ]
+    return found
 
 
 def beside(name: str) -> bool:
@@ -51,7 +61,7 @@ def beside(name: str) -> bool:
 
 
 def packed_model(model: DiffusionGemma, matrices: Mapping[str, PackedMatrix], format: Format) -> PackedModel:
-    """Make a model of ``pack_weights``'s matrices and of the weights of ``model`` that are ``beside`` them."""
+    """Make a model of ``matrices``, made, and of the weights of ``model`` that are ``beside`` them."""
     config = model.config
     kv_dtype = torch.float32 if format == "float32" else torch.bfloat16
     conditioning = model.self_conditioning

@@ -1,10 +1,9 @@
 """Gemma 3 and 4 as families, by themselves or beside a vision tower: names in files, defaults, and what tensors are."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from redraft.formats.tensors import TensorReader
 from redraft.kernels.packed import Format, PackedMatrix
 from redraft.models.base import GenerationDefaults, GenerationMode
 from redraft.models.family import TIED_COPY, Family, TensorRole, check_options, common_defaults
@@ -13,8 +12,9 @@ from redraft.models.gemma.config import GemmaConfig
 from redraft.models.gemma.gemma3 import Gemma3Config
 from redraft.models.gemma.gemma4 import Gemma4Config
 from redraft.models.gemma.model import Gemma
-from redraft.models.gemma.packed import beside, pack_weights, packed_model
+from redraft.models.gemma.packed import beside, matrices, packed_model
 from redraft.models.packed import PackedModel
+from redraft.models.recipes import MatrixRecipe
 
 # Looked for in a tensor's stored name, in this order.
 _PARTS = (
@@ -24,10 +24,6 @@ _PARTS = (
     (".router.", "routers"),
     (".mlp.", "dense feed-forward"),
 )
-_KEPT_AS: dict[str, dict[Format, Format]] = {
-    "embedding and head": {"int4": "int8"},
-    "routers": {"int8": "float32", "int4": "float32"},
-}
 # What a checkpoint has beside its text model, without or behind "model.".
 _OTHERS = {
     "vision_tower.": "vision",
@@ -84,17 +80,17 @@ class GemmaFamily:
         check_options(options, {}, "Gemma")
         return Gemma(config)
 
-    def pack(self, weights: TensorReader, config: GemmaConfig, format: Format) -> Iterator[tuple[str, PackedMatrix]]:
-        """Pack the matrices one at a time."""
-        return pack_weights(weights, config, format)
+    def matrices(self, config: GemmaConfig, format: Format) -> list[MatrixRecipe]:
+        """The matrices, and how each is made."""
+        return matrices(config, format)
 
     def beside(self, name: str) -> bool:
         """Norms, scalars and the embedding."""
         return beside(name)
 
-    def packed(self, model: Gemma, matrices: Mapping[str, PackedMatrix], format: Format) -> PackedModel:
+    def packed(self, model: Gemma, made: Mapping[str, PackedMatrix], format: Format) -> PackedModel:
         """Make a model of packed matrices."""
-        return packed_model(model, matrices, format)
+        return packed_model(model, made, format)
 
     def corruption(self, config: GemmaConfig) -> None:
         """None: there is no canvas to corrupt."""
@@ -121,7 +117,7 @@ class GemmaFamily:
         """Experts are active by the chosen share alone; routers stay exact in the lossy formats."""
         part = next((part for mark, part in _PARTS if mark in stored_name), "norms and scalars")
         share = config.top_k_experts / config.num_experts if part == "experts" else 1.0
-        return TensorRole(part, share, _KEPT_AS.get(part, {}))
+        return TensorRole(part, share)
 
 
 GEMMA3: Family[GemmaConfig, Gemma] = GemmaFamily("gemma3", gemma3.CAUSAL, Gemma3Config, "model.")

@@ -1,44 +1,56 @@
 """Gemma 3 and 4 for the kernels: their matrices packed, their layers as the kernels take them."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from redraft.formats.tensors import TensorReader
 from redraft.kernels.layer import PackedLayer
 from redraft.kernels.linear import Norm
-from redraft.kernels.packed import Format, PackedMatrix, pack, pack_gated
+from redraft.kernels.packed import Format, PackedMatrix
 from redraft.kernels.readout import PackedHead
 from redraft.models.gemma.config import GemmaConfig
 from redraft.models.gemma.model import Gemma, Layer
 from redraft.models.packed import LayerPlace, PackedModel, PackedParts
+from redraft.models.recipes import MatrixRecipe, sensitive
 
 EMBEDDING = "embed_tokens.weight"
 
 
-def pack_weights(weights: TensorReader, config: GemmaConfig, format: Format) -> Iterator[tuple[str, PackedMatrix]]:
-    """The matrices of a model by name, one at a time. Routers stay float32, and in int4 the head is int8: it is read as
-    keys of the whole vocabulary, where four bits cost more than they save."""
+def matrices(config: GemmaConfig, format: Format) -> list[MatrixRecipe]:
+    """How the matrices of a model are made. Routers stay float32. In int4 the experts, or without any the dense branch,
+    have four bits, and the rest eight."""
+    own = sensitive(format)
+    dense = own if config.num_experts else format
 
-    def stacked(prefix: str, *names: str) -> Tensor:
-        return torch.cat([weights(f"{prefix}.{name}_proj.weight") for name in names])
+    def stacked(prefix: str, *names: str) -> tuple[str, ...]:
+        return tuple(f"{prefix}.{name}_proj.weight" for name in names)
 
-    yield "head", pack(weights(EMBEDDING), "int8" if format == "int4" else format)
+    found = [MatrixRecipe("head", (EMBEDDING,), own, fixed=True)]
     for index, spec in enumerate(config.layers):
         name = f"layers.{index}"
         projections = ("q", "k") if config.values_are_keys(spec) else ("q", "k", "v")
-        yield f"{name}.qkv", pack(stacked(f"{name}.self_attn", *projections), format)
-        yield f"{name}.o", pack(stacked(f"{name}.self_attn", "o"), format)
-        yield f"{name}.gate_up", pack_gated(stacked(f"{name}.mlp", "gate", "up"), format)
-        yield f"{name}.down", pack(stacked(f"{name}.mlp", "down"), format)
+        found += [
+            MatrixRecipe(f"{name}.qkv", stacked(f"{name}.self_attn", *projections), own),
+            MatrixRecipe(f"{name}.o", stacked(f"{name}.self_attn", "o"), own),
+            MatrixRecipe(f"{name}.gate_up", stacked(f"{name}.mlp", "gate", "up"), dense, "gelu_tanh"),
+            MatrixRecipe(f"{name}.down", stacked(f"{name}.mlp", "down"), dense),
+        ]
         if config.num_experts:
-            # The router's scale belongs to the rows, after their norm; multiplied into the columns it costs nothing.
-            scale = weights(f"{name}.router.scale").float() * config.hidden_size**-0.5
-            yield f"{name}.router", pack(weights(f"{name}.router.proj.weight").float() * scale, "float32")
-            yield f"{name}.experts_gate_up", pack_gated(weights(f"{name}.experts.gate_up_proj"), format)
-            yield f"{name}.experts_down", pack(weights(f"{name}.experts.down_proj"), format)
+            found += [
+                # The router's scale belongs to the rows, after their norm; multiplied into the columns it is free.
+                MatrixRecipe(
+                    f"{name}.router",
+                    (f"{name}.router.proj.weight",),
+                    "float32",
+                    column_scale=f"{name}.router.scale",
+                    column_factor=config.hidden_size**-0.5,
+                    fixed=True,
+                ),
+                MatrixRecipe(f"{name}.experts_gate_up", (f"{name}.experts.gate_up_proj",), format, "gelu_tanh"),
+                MatrixRecipe(f"{name}.experts_down", (f"{name}.experts.down_proj",), format),
+            ]
+    return found
 
 
 def beside(name: str) -> bool:
@@ -47,7 +59,7 @@ def beside(name: str) -> bool:
 
 
 def packed_model(model: Gemma, matrices: Mapping[str, PackedMatrix], format: Format) -> PackedModel:
-    """Make a model of ``pack_weights``'s matrices and of the weights of ``model`` that are ``beside`` them."""
+    """Make a model of ``matrices``, made, and of the weights of ``model`` that are ``beside`` them."""
     config = model.config
     dtype = torch.float32 if format == "float32" else torch.bfloat16
     places = []

@@ -53,6 +53,11 @@ class LlamaDiffusionConfig:
     bos_token_id: int | None = None
     pad_token_id: int | None = None
 
+    @property
+    def free_canvas_lengths(self) -> tuple[int, ...]:
+        """The lengths of canvases that adapting and training go through, a step of 8 positions between them."""
+        return (*range(8, self.canvas_length, 8), self.canvas_length)
+
     def __post_init__(self) -> None:
         for name in _SIZES:
             value = getattr(self, name)

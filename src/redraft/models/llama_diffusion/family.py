@@ -1,18 +1,18 @@
 """LlamaDiffusion as a family: names in files, defaults, and what its tensors count as."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from redraft.canvas.acceptance import ConfidenceThreshold
 from redraft.canvas.corruption import AbsorbingCorruption, MaskNoise
-from redraft.formats.tensors import TensorReader
 from redraft.kernels.packed import Format, PackedMatrix
 from redraft.models.base import GenerationDefaults
 from redraft.models.family import TIED_COPY, Family, TensorRole, check_options, common_defaults
 from redraft.models.llama_diffusion.config import LlamaDiffusionConfig
 from redraft.models.llama_diffusion.model import LlamaDiffusion
-from redraft.models.llama_diffusion.packed import beside, pack_weights, packed_model
+from redraft.models.llama_diffusion.packed import beside, matrices, packed_model
 from redraft.models.packed import PackedModel
+from redraft.models.recipes import MatrixRecipe
 
 _PARTS = {".self_attn.": "attention", ".mlp.": "feed-forward", "norm.weight": "norms"}
 
@@ -62,19 +62,17 @@ class LlamaDiffusionFamily:
         check_options(options, {}, "LlamaDiffusion")
         return LlamaDiffusion(config)
 
-    def pack(
-        self, weights: TensorReader, config: LlamaDiffusionConfig, format: Format
-    ) -> Iterator[tuple[str, PackedMatrix]]:
-        """Pack the matrices one at a time."""
-        return pack_weights(weights, config, format)
+    def matrices(self, config: LlamaDiffusionConfig, format: Format) -> list[MatrixRecipe]:
+        """The matrices, and how each is made."""
+        return matrices(config, format)
 
     def beside(self, name: str) -> bool:
         """Norms and the embedding."""
         return beside(name)
 
-    def packed(self, model: LlamaDiffusion, matrices: Mapping[str, PackedMatrix], format: Format) -> PackedModel:
+    def packed(self, model: LlamaDiffusion, made: Mapping[str, PackedMatrix], format: Format) -> PackedModel:
         """Make a model of packed matrices."""
-        return packed_model(model, matrices, format)
+        return packed_model(model, made, format)
 
     def corruption(self, config: LlamaDiffusionConfig) -> AbsorbingCorruption:
         """One token, the mask, for every other."""
@@ -92,7 +90,7 @@ class LlamaDiffusionFamily:
     def role(self, stored_name: str, config: LlamaDiffusionConfig) -> TensorRole:
         """The head, tied or not, is int8 in int4; the embedding is looked up from what the file stores."""
         part = next((part for mark, part in _PARTS.items() if mark in stored_name), "embedding and head")
-        return TensorRole(part, kept_as={"int4": "int8"} if part == "embedding and head" else {})
+        return TensorRole(part)
 
 
 FAMILY: Family[LlamaDiffusionConfig, LlamaDiffusion] = LlamaDiffusionFamily()

@@ -1,40 +1,40 @@
 """LlamaDiffusion for the kernels: its matrices packed, its layers as the kernels take them."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import torch
-from torch import Tensor
 
-from redraft.formats.tensors import TensorReader
 from redraft.kernels.layer import PackedLayer
 from redraft.kernels.linear import Norm
-from redraft.kernels.packed import Format, PackedMatrix, pack, pack_gated
+from redraft.kernels.packed import Format, PackedMatrix
 from redraft.kernels.readout import PackedHead
 from redraft.models.llama_diffusion.config import LlamaDiffusionConfig
 from redraft.models.llama_diffusion.model import Layer, LlamaDiffusion
 from redraft.models.packed import LayerPlace, PackedModel, PackedParts
+from redraft.models.recipes import MatrixRecipe, sensitive
 
 EMBEDDING = "embed_tokens.weight"
 
 
-def pack_weights(
-    weights: TensorReader, config: LlamaDiffusionConfig, format: Format
-) -> Iterator[tuple[str, PackedMatrix]]:
-    """The matrices of a model by name, one at a time. The head is read as keys of the whole vocabulary, where four bits
-    cost more than they save: in int4 it is int8."""
-    head = weights(EMBEDDING if config.tie_word_embeddings else "lm_head.weight")
-    yield "head", pack(head, "int8" if format == "int4" else format)
-    del head
+def matrices(config: LlamaDiffusionConfig, format: Format) -> list[MatrixRecipe]:
+    """How the matrices of a model are made. In int4 the feed-forward branch has four bits, and eight what
+    ``recipes.sensitive`` says."""
+    own = sensitive(format)
+    head = EMBEDDING if config.tie_word_embeddings else "lm_head.weight"
+    found = [MatrixRecipe("head", (head,), own, fixed=True)]
     for index in range(config.num_hidden_layers):
-
-        def stacked(*names: str, layer: str = f"layers.{index}") -> Tensor:
-            return torch.cat([weights(f"{layer}.{name}_proj.weight") for name in names])
-
         name = f"layers.{index}"
-        yield f"{name}.qkv", pack(stacked("self_attn.q", "self_attn.k", "self_attn.v"), format)
-        yield f"{name}.o", pack(stacked("self_attn.o"), format)
-        yield f"{name}.gate_up", pack_gated(stacked("mlp.gate", "mlp.up"), format, "silu")
-        yield f"{name}.down", pack(stacked("mlp.down"), format)
+
+        def stacked(*names: str, layer: str = name) -> tuple[str, ...]:
+            return tuple(f"{layer}.{name}_proj.weight" for name in names)
+
+        found += [
+            MatrixRecipe(f"{name}.qkv", stacked("self_attn.q", "self_attn.k", "self_attn.v"), own),
+            MatrixRecipe(f"{name}.o", stacked("self_attn.o"), own),
+            MatrixRecipe(f"{name}.gate_up", stacked("mlp.gate", "mlp.up"), format, "silu"),
+            MatrixRecipe(f"{name}.down", stacked("mlp.down"), format),
+        ]
+    return found
 
 
 def beside(name: str) -> bool:
@@ -43,7 +43,7 @@ def beside(name: str) -> bool:
 
 
 def packed_model(model: LlamaDiffusion, matrices: Mapping[str, PackedMatrix], format: Format) -> PackedModel:
-    """Make a model of ``pack_weights``'s matrices and of the weights of ``model`` that are ``beside`` them."""
+    """Make a model of ``matrices``, made, and of the weights of ``model`` that are ``beside`` them."""
     config = model.config
 
     dtype = torch.float32 if format == "float32" else torch.bfloat16

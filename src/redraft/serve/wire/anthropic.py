@@ -56,12 +56,11 @@ _FIELDS = {
 @router.post("/v1/messages")
 async def messages(body: MessagesBody, http: HttpRequest) -> Response:
     """Answer a conversation."""
-    here = serving(http)
-    here.check_model(body.model)
+    here = serving(http, body.model)
     here.note_prompt(http, [turn.model_dump(exclude_none=True) for turn in body.messages])
     prepared = await _prepare(here, body)
     user = None if body.metadata is None else body.metadata.user_id
-    answers = Answers(http, prepared.answers(), client_of(http, user))
+    answers = Answers(here, prepared.answers(), client_of(http, user))
     reply = _Reply(here, prepared, _omits_thoughts(body))
     headers = warnings_of(body.left_out)
     if body.stream:
@@ -76,8 +75,7 @@ async def messages(body: MessagesBody, http: HttpRequest) -> Response:
 @router.post("/v1/messages/count_tokens")
 async def count_tokens(body: CountBody, http: HttpRequest) -> Response:
     """Count the tokens of the prompt that a message would be answered to."""
-    here = serving(http)
-    here.check_model(body.model)
+    here = serving(http, body.model)
     tools, thinking = _tools(here, body), _thinking(body)["thinking"]
 
     def count() -> int:

@@ -74,8 +74,7 @@ class FimBody(Body):
 @router.post("/v1/fim/completions")
 async def fim(body: FimBody, http: HttpRequest) -> Response:
     """Write what stands between ``prompt`` and ``suffix``."""
-    here = serving(http)
-    here.check_model(body.model)
+    here = serving(http, body.model)
     here.note_prompt(http, [body.prompt, body.suffix])
     if body.seed is not None and body.random_seed is not None:
         raise bad_request("seed and random_seed say the same; give one of them", "random_seed")
@@ -173,8 +172,7 @@ async def _edited(
     passage: Passage,
 ) -> Response:
     """Edit ``text`` and answer with the ``passage`` of it that was written."""
-    here = serving(http)
-    here.check_model(body.model)
+    here = serving(http, body.model)
     here.note_prompt(http, body.messages[0].content)
     _check_stream(body)
     given = {
@@ -218,8 +216,8 @@ async def _reply(
     body: FimBody | EditBody, http: HttpRequest, request: Runnable[Result], passage: Passage, fields: dict[str, str]
 ) -> Response:
     """Answer in Mercury's ``text`` and Codestral's ``message.content`` at once; in a stream, with what is new of it."""
-    here, options = serving(http), body.stream_options
-    answers = Answers(http, [request], client_of(http, body.user))
+    here, options = serving(http, body.model), body.stream_options
+    answers = Answers(here, [request], client_of(http, body.user))
     head = {"id": f"cmpl-{uuid4().hex}", "created": int(time.time()), "model": here.settings.model}
     head["system_fingerprint"] = FINGERPRINT
 

@@ -1,4 +1,4 @@
-"""The list of models, which is one model, in the words of every client that asks for it."""
+"""The list of models, in the words of every client that asks for it."""
 
 import time
 from datetime import UTC, datetime
@@ -7,7 +7,7 @@ from typing import Any
 from fastapi import APIRouter
 from fastapi import Request as HttpRequest
 
-from redraft.serve.state import Serving, serving
+from redraft.serve.state import Serving, all_serving, serving
 
 router = APIRouter()
 _STARTED = int(time.time())
@@ -15,22 +15,27 @@ _STARTED = int(time.time())
 
 @router.get("/v1/models")
 async def models(http: HttpRequest) -> dict[str, Any]:
-    """List the one model."""
-    here = serving(http)
-    name = here.settings.model
+    """List the models, the one first that answers where none is named."""
+    all = all_serving(http)
+    found = [all.default, *(one for one in all.models.values() if one is not all.default)]
+    names = [one.settings.model for one in found]
     # OpenAI's and Anthropic's clients read "data", System One's "models".
-    kind = "A block-diffusion language model." if _has_canvas(here) else "A language model."
-    described = {"name": name, "description": kind, "release_date": ""}
-    pages = {"has_more": False, "first_id": name, "last_id": name}
-    return {"object": "list", "data": [_model(here, http)], **pages, "models": [described]}
+    described = [
+        {
+            "name": one.settings.model,
+            "description": "A block-diffusion language model." if _has_canvas(one) else "A language model.",
+            "release_date": "",
+        }
+        for one in found
+    ]
+    pages = {"has_more": False, "first_id": names[0], "last_id": names[-1]}
+    return {"object": "list", "data": [_model(one, http) for one in found], **pages, "models": described}
 
 
 @router.get("/v1/models/{name:path}")
 async def model(name: str, http: HttpRequest) -> dict[str, Any]:
-    """Describe the model, by its name."""
-    here = serving(http)
-    here.check_model(name)
-    return _model(here, http)
+    """Describe a model, by its name."""
+    return _model(serving(http, name), http)
 
 
 def _has_canvas(here: Serving) -> bool:

@@ -1,8 +1,7 @@
 """Redraft's own routes: every denoising step as an event, enough to draw a run and to replay it; and decisions."""
 
-import asyncio
-from collections.abc import AsyncIterator, Sequence
-from dataclasses import asdict
+from collections.abc import Sequence
+from functools import partial
 from typing import Annotated, Any, Literal
 from uuid import uuid4
 
@@ -11,32 +10,33 @@ from fastapi import Request as HttpRequest
 from pydantic import Discriminator, Field
 from starlette.responses import Response
 
+from redraft.canvas.draft import Draft
 from redraft.constrain.constraint import Choice, Constraint, JSONSchema, Regex, Template
 from redraft.constrain.language.template import Hole, HoleType
 from redraft.engine.request import Request, Verify
-from redraft.engine.result import Chunk, Result, StepEvent, Usage
+from redraft.engine.result import Result
 from redraft.engine.task import Runnable
 from redraft.engine.thinking import OF_THOUGHTS, ReasoningEffort
 from redraft.errors import RedraftError
 from redraft.serve import prepare
-from redraft.serve.answers import Answers, Done, EventStream
+from redraft.serve.answers import Answers, EventStream
 from redraft.serve.deltas import if_late
-from redraft.serve.errors import ApiError, Json, bad_request, of_engine, to_json
+from redraft.serve.errors import ApiError, Json, bad_request, of_engine
 from redraft.serve.state import Serving, client_of, new_seed, serving
+from redraft.serve.wire.events import events, of_result, of_usage
 from redraft.serve.wire.fields import Body, Seed, Stop, Temperature, ThinkingBudget, Whole
 from redraft.serve.wire.sampling import SAMPLING, DeadlineMs, Sampled
 from redraft.tasks.choose import ChooseRequest, choose
-from redraft.tasks.fill import FillResult
+from redraft.tasks.infill import draft_of
 
 router = APIRouter()
 _CAUSAL = ("causal_logprobs", "verify", "verify_threshold")
 _PARAMETERS = (
-    *("max_tokens", "seed", "temperature", "max_denoising_steps", "entropy_bound", "stop"),
+    *("max_tokens", "seed", "temperature", "max_denoising_steps", "canvas_length", "entropy_bound", "stop"),
     *_CAUSAL,
     *OF_THOUGHTS,
     *SAMPLING,
 )
-_FEWER_DIGITS = 4
 
 
 class ChatMessage(Body):
@@ -95,6 +95,14 @@ class ByTemplate(Body):
 AnyConstraint = Annotated[BySchema | ByRegex | ByChoice | ByTemplate, Discriminator("type")]
 
 
+class DraftBody(Body):
+    """A text that the canvases start from in the place of noise, for the model to correct."""
+
+    text: Annotated[str, Field(min_length=1)]
+    survival: Annotated[float, Field(ge=0, le=1)] | None = None
+    """The probability that a token stands there at the start; 1 unless told."""
+
+
 class GenerateBody(Sampled):
     """The body of a request to generate."""
 
@@ -103,10 +111,12 @@ class GenerateBody(Sampled):
     messages: Annotated[list[ChatMessage], Field(min_length=1)] | None = None
     fill: Gap | None = None
     constraint: AnyConstraint | None = None
+    draft: DraftBody | None = None
     max_tokens: Whole | None = None
     seed: Seed = None
     temperature: Temperature | None = None
     max_denoising_steps: Annotated[int, Field(ge=1, le=1000)] | None = None
+    canvas_length: Whole | Literal["auto"] | None = None
     entropy_bound: Annotated[float, Field(ge=0)] | None = None
     causal_logprobs: bool | None = None
     verify: Verify | None = None
@@ -127,21 +137,20 @@ class ChooseBody(Body):
     questions: Annotated[dict[str, Annotated[list[str], Field(min_length=1, max_length=255)]], Field(min_length=1)]
     frame: str | None = None
     max_denoising_steps: Annotated[int, Field(ge=1, le=1000)] | None = None
+    canvas_length: Whole | Literal["auto"] | None = None
     seed: Seed = None
     deadline_ms: DeadlineMs | None = None
     calibrated: bool | None = None
     normalize: Literal["length"] | None = None
 
 
-_FIELDS = {name: name for name in _PARAMETERS}
+_FIELDS = {name: name for name in (*_PARAMETERS, "draft")}
 
 
 @router.post("/v1/redraft/generate")
 async def generate(body: GenerateBody, http: HttpRequest) -> Response:
     """Answer as events: start, a step for each denoising step, a chunk for each canvas or token, and the result."""
-    here = serving(http)
-    if body.model is not None:
-        here.check_model(body.model)
+    here = serving(http, body.model)
     source = _source(body)
     here.note_prompt(http, body.model_dump(include={source, "messages"}, exclude_none=True))
     fields = {**_FIELDS, "prompt": source, "there": source, "constraint": source if body.fill else "constraint"}
@@ -155,12 +164,14 @@ async def generate(body: GenerateBody, http: HttpRequest) -> Response:
     else:
         if body.constraint is not None:
             parameters["constraint"] = await here.check(lambda: _constraint(here, body), fields)
+        if body.draft is not None:
+            parameters["draft"] = await here.check(partial(_draft, here, body.draft), fields)
         prepared = await prepare.generation(here, prompt, parameters, fields)
         (answer,), request = prepared.answers(), prepared.request
         beginning = "" if request.constraint is None else request.constraint.beginning
-    answers = Answers(http, [answer], client_of(http), steps=request.mode == "diffusion")
+    answers = Answers(here, [answer], client_of(http), steps=request.mode == "diffusion")
     start = _start(here, request, beginning)
-    return EventStream(_events(here, answers, start, fields), answers)
+    return EventStream(events(here, answers, start, fields, of_result), answers)
 
 
 def _source(body: GenerateBody) -> str:
@@ -170,7 +181,7 @@ def _source(body: GenerateBody) -> str:
             raise bad_request("prompt: give a prompt, or fill with messages", "prompt")
         if body.mode not in (None, "diffusion"):
             raise bad_request(f"mode {body.mode!r}: what is filled in is written on canvases; leave it out", "mode")
-        for name in ("constraint", "stop", *_CAUSAL, *OF_THOUGHTS):
+        for name in ("constraint", "draft", "stop", *_CAUSAL, *OF_THOUGHTS):
             if getattr(body, name) is not None:
                 raise bad_request(f"{name}: what is filled in takes no {name}", name)
         return "fill"
@@ -196,6 +207,12 @@ def _constraint(here: Serving, body: GenerateBody) -> Constraint:
     raise AssertionError("called with a constraint")
 
 
+def _draft(here: Serving, body: DraftBody) -> Draft:
+    tokens = here.tokenizer.encode_text(body.text, here.limits.before_tokenizing("draft"), literal=True)
+    here.limits.check_prompt(len(tokens), "draft")
+    return draft_of(here.runtime, [(body.text, 1.0 if body.survival is None else body.survival)])
+
+
 def _messages(messages: Sequence[ChatMessage]) -> list[dict[str, Any]]:
     return [message.model_dump() for message in messages]
 
@@ -215,101 +232,10 @@ def _start(here: Serving, request: Request, beginning: str) -> dict[str, Any]:
     }
 
 
-async def _events(
-    here: Serving, answers: Answers[Result], start: dict[str, Any], fields: dict[str, str]
-) -> AsyncIterator[str]:
-    drawing = _Drawing(here)
-    try:
-        yield _event("start", start)
-        if start["beginning"]:
-            answers.text_is_ready()
-        async for _, event in answers.events():
-            match event:
-                case StepEvent():
-                    yield _event("step", await asyncio.to_thread(drawing.step, event))
-                case Chunk():
-                    yield _event("chunk", _chunk(event))
-                case Done(result=result):
-                    yield _event("result", _result(result))
-    except Exception as error:
-        problem = of_engine(error, fields)
-        yield _event("error", {"message": problem.message, "type": problem.type, "param": problem.param})
-
-
-class _Drawing:
-    """Writes steps down, each token's text with the first step that it occurs in."""
-
-    def __init__(self, here: Serving) -> None:
-        self._here = here
-        self._known: set[int] = set()
-        self._canvas = -1
-        self._before: list[int] = []
-
-    def step(self, event: StepEvent) -> dict[str, Any]:
-        """Write down one denoising step."""
-        tokens, argmax = event.tokens_in.tolist(), event.argmax.tolist()
-        if event.canvas_index != self._canvas:
-            self._canvas, self._before = event.canvas_index, []
-        before: list[int] | list[None] = self._before or [None] * len(argmax)
-        new = {*tokens, *argmax} - self._known
-        self._known |= new
-        self._before = argmax
-        return {
-            "canvas": event.canvas_index,
-            "step": event.step,
-            "of": event.steps,
-            "remaining": event.remaining,
-            "temperature": event.temperature,
-            "tokens": tokens,
-            "argmax": argmax,
-            "entropy": [round(value, _FEWER_DIGITS) for value in event.entropy.tolist()],
-            "accepted": [int(value) for value in event.accepted.tolist()],
-            "finished": event.finished,
-            "changed": [at for at, (old, now) in enumerate(zip(before, argmax, strict=True)) if old != now],
-            "pieces": {str(token): self._here.tokenizer.piece(token) for token in sorted(new)},
-        }
-
-
-def _chunk(chunk: Chunk) -> dict[str, Any]:
-    return {
-        "canvas": chunk.canvas_index,
-        "text": chunk.text,
-        "thought": chunk.thought,
-        "denoising_steps": chunk.denoising_steps,
-        "converged": chunk.converged,
-    }
-
-
-def _result(result: Result) -> dict[str, Any]:
-    shown = {
-        "text": result.text,
-        "finish_reason": result.finish_reason,
-        "seed": result.seed,
-        "thought": result.thought,
-        "log_valid": list(result.log_valid),
-        **({"causal_logprobs": list(result.causal_logprobs)} if result.causal_logprobs else {}),
-        **({} if result.verified is None else {"verified": result.verified}),
-        "unconverged_canvases": list(result.unconverged_canvases),
-        **if_late(result),
-        "usage": _usage(result.usage),
-    }
-    return {**shown, "middle": result.middle} if isinstance(result, FillResult) else shown
-
-
-def _usage(usage: Usage) -> dict[str, Any]:
-    return {**asdict(usage), "tokens_per_step": usage.tokens_per_step, "tokens_per_forward": usage.tokens_per_forward}
-
-
-def _event(kind: str, content: dict[str, Any]) -> str:
-    return f"event: {kind}\ndata: {to_json(content)}\n\n"
-
-
 @router.post("/v1/redraft/choose")
 async def decide(body: ChooseBody, http: HttpRequest) -> Response:
     """Find the probability of each option of each question."""
-    here = serving(http)
-    if body.model is not None:
-        here.check_model(body.model)
+    here = serving(http, body.model)
     here.limits.check_questions(len(body.questions))
     if (body.prompt is None) == (body.messages is None):
         raise bad_request("give exactly one of prompt and messages", "prompt")
@@ -326,6 +252,7 @@ async def decide(body: ChooseBody, http: HttpRequest) -> Response:
     given = {
         "frame": body.frame,
         "max_denoising_steps": body.max_denoising_steps,
+        "canvas_length": body.canvas_length,
         "calibrated": body.calibrated,
         "normalize": body.normalize,
         "seed": new_seed() if body.seed is None else body.seed,
@@ -337,7 +264,7 @@ async def decide(body: ChooseBody, http: HttpRequest) -> Response:
         tokens = prepare.prompt_tokens(here, prompt, source)
         return choose(here.runtime, tokens, body.questions, record=here.settings.record, **parameters)
 
-    answers = Answers(http, [await here.check(check, fields)], client_of(http))
+    answers = Answers(here, [await here.check(check, fields)], client_of(http))
     try:
         (result,) = await answers.results(http.receive)
     except (RedraftError, ApiError) as error:
@@ -355,6 +282,6 @@ async def decide(body: ChooseBody, http: HttpRequest) -> Response:
             "log_valid": result.log_valid,
             "seed": result.seed,
             **if_late(result),
-            "usage": _usage(result.usage),
+            "usage": of_usage(result.usage),
         }
     )

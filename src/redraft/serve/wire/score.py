@@ -39,9 +39,7 @@ class ScoreBody(Body):
 @router.post("/v1/redraft/score")
 async def log_likelihood(body: ScoreBody, http: HttpRequest) -> Response:
     """Find the log-likelihood of a text."""
-    here = serving(http)
-    if body.model is not None:
-        here.check_model(body.model)
+    here = serving(http, body.model)
     if (body.prompt is None) == (body.messages is None):
         raise bad_request("give exactly one of prompt and messages", "prompt")
     source = "prompt" if body.messages is None else "messages"
@@ -64,7 +62,7 @@ async def log_likelihood(body: ScoreBody, http: HttpRequest) -> Response:
         here.limits.check_prompt(len(request.prompt) + len(request.text), source)
         return request
 
-    answers = Answers(http, [await here.check(check, fields)], client_of(http))
+    answers = Answers(here, [await here.check(check, fields)], client_of(http))
     try:
         (result,) = await answers.results(http.receive)
     except (RedraftError, ApiError) as error:

@@ -92,9 +92,7 @@ class _PlainQuestion:
 @router.post("/v1/systemone")
 async def system_one(body: SystemOneBody, http: HttpRequest) -> Response:
     """Decide all questions, each on a canvas of its own, in as few forwards as hold them."""
-    here = serving(http)
-    if body.model != _ALIAS:
-        here.check_model(body.model)
+    here = serving(http, None if body.model == _ALIAS else body.model)
     here.note_prompt(http, body.state)
     here.limits.check_questions(len(body.questions))
     questions = {name: _in_plain_text(name, question) for name, question in body.questions.items()}
@@ -103,7 +101,7 @@ async def system_one(body: SystemOneBody, http: HttpRequest) -> Response:
         return [_choose(here, body.state, one) for one in questions.values()]
 
     requests = await here.check(check, _FIELDS)
-    answers = Answers(http, requests, client_of(http))
+    answers = Answers(here, requests, client_of(http))
     try:
         results = await answers.results(http.receive)
     except Exception as error:

@@ -47,9 +47,7 @@ class DetokenizeBody(Body):
 @router.post("/tokenize")
 async def tokenize(body: TokenizeBody, http: HttpRequest) -> Response:
     """Return the token ids of a text or of messages."""
-    here = serving(http)
-    if body.model is not None:
-        here.check_model(body.model)
+    here = serving(http, body.model)
     if (body.prompt is None) == (body.messages is None):
         raise bad_request("give exactly one of prompt and messages", "prompt")
     if body.prompt is not None and body.tools:
@@ -81,9 +79,9 @@ def _tokens(here: Serving, body: TokenizeBody, source: str) -> Sequence[int]:
 
 
 @router.get("/tokenizer_info")
-async def tokenizer_info(http: HttpRequest) -> Response:
+async def tokenizer_info(http: HttpRequest, model: str | None = None) -> Response:
     """Return the names of special tokens and the chat template, with which clients render prompts themselves."""
-    here = serving(http)
+    here = serving(http, model)
     tokenizer, ends = here.tokenizer, here.runtime.model.defaults.end_token_ids
     end = {"eos_token": tokenizer.piece(ends[0])} if ends else {"eos_token": None}
     return Json({**end, **tokenizer.special, "chat_template": tokenizer.template})
@@ -92,9 +90,7 @@ async def tokenizer_info(http: HttpRequest) -> Response:
 @router.post("/detokenize")
 async def detokenize(body: DetokenizeBody, http: HttpRequest) -> Response:
     """Return the text of tokens, special tokens by their names."""
-    here = serving(http)
-    if body.model is not None:
-        here.check_model(body.model)
+    here = serving(http, body.model)
     size = here.tokenizer.vocab_size
     unknown = next((token for token in body.tokens if token >= size), None)
     if unknown is not None:

@@ -7,7 +7,8 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import copy
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from math import prod
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Protocol, runtime_checkable
@@ -17,19 +18,21 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from redraft.errors import CheckpointError, RedraftError
+from redraft.errors import CheckpointError, RedraftError, RoomError
 from redraft.files import replacing
-from redraft.formats.json_objects import read_object
+from redraft.formats.json_objects import read_object, write_object
 from redraft.layers.linear import Linear
 from redraft.models import checkpoint
-from redraft.models.checkpoint import Checkpoint
+from redraft.models.checkpoint import OWN_FILE, Checkpoint, with_own
 from redraft.models.companions import write_card, write_terms, write_tokenizer
 from redraft.models.family import PlainModel
+from redraft.room import allowed, size_text
 from redraft.train.text.batch import Batch
 from redraft.train.text.source import digest
 
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 MASK_ROW = "mask_row"
+_FLOAT = 4
 # What PEFT puts before the names of the model that it wraps, and calls rows of an embedding that are trained alone.
 _WRAPPED, _TOKENS = "base_model.model.", ".token_adapter.trainable_tokens_delta"
 
@@ -121,6 +124,8 @@ class TrainedModel:
                 f"{base.path}: rank {adaptation.rank} is more than the {smallest} rows or columns of a matrix of it"
             )
         self.name, self.base, self.model, self.adaptation = name, base, model, adaptation
+        self.extract_layout = base.defaults.extract_layout
+        """The layout of ``extract`` that what is exported is for."""
         self._trees: TreeModel = model
         self._module: nn.Module = model
         self.mask_token = int(base.config.mask_token_id)  # type: ignore[attr-defined]
@@ -181,7 +186,7 @@ class TrainedModel:
         with torch.device("meta"):
             whole = self.base.family.build(self.base.config, {})
         whole.load_state_dict(state, assign=True)
-        whole.defaults = self.base.defaults
+        whole.defaults = replace(self.base.defaults, extract_layout=self.extract_layout)
         _save(self.base, self.name, whole, folder / "checkpoint")
         return folder / "checkpoint"
 
@@ -251,6 +256,8 @@ class TrainedModel:
             config.save_pretrained(aside)
             for written in Path(aside).iterdir():
                 written.replace(folder / written.name)
+        own = {} if self.extract_layout is None else {"extract_layout": self.extract_layout}
+        write_object(folder / OWN_FILE, own)
         write_card(folder, self.base.path, self.name, "An adapter of `{base}`, made by `redraft train --lora`.")
         return folder
 
@@ -262,6 +269,12 @@ def merge(adapter: Path, out: Path, base: str | Path | None = None) -> Path:
     """
     described = read_object(_config_of(adapter))
     found = checkpoint.read(checkpoint.find(base or described.get("base_model_name_or_path") or ""))
+    there, needed = allowed("auto"), _FLOAT * sum(prod(tensor.shape) for tensor in found.tensors.values())
+    if there is not None and needed > there.free:
+        raise RoomError(
+            f"merging into {found.path} takes {size_text(needed)} of memory, and {there.limit} has "
+            f"{size_text(there.free)} left; to begin all the same, set REDRAFT_MEMORY to none"
+        )
     model: Any = found.load("float32")
     config = peft_library().PeftConfig.from_pretrained(str(adapter))
     tokens, config.trainable_token_indices = config.trainable_token_indices, None
@@ -274,6 +287,8 @@ def merge(adapter: Path, out: Path, base: str | Path | None = None) -> Path:
         table.data = table.data.clone()
         table.data[tokens[module]] = value.to(table.dtype)
     merged = tuner.merge_and_unload()
+    own = adapter / OWN_FILE
+    merged.defaults = with_own(found.defaults, read_object(own) if own.exists() else {})
     _save(found, str(base or described["base_model_name_or_path"]), merged, out)
     return out
 

@@ -16,11 +16,12 @@ from redraft.train.text.adapters import Adaptation, Full, TrainedModel, describe
 from redraft.train.text.batches import Batches
 from redraft.train.text.encoding import FILLER_WEIGHT, Encoder
 from redraft.train.text.evaluation import Evaluation
+from redraft.train.text.memory import check_memory
 from redraft.train.text.objective import MaskObjective, ObjectiveConfig
 from redraft.train.text.optimizer import Optimizer, OptimizerConfig
 from redraft.train.text.records import Record
 from redraft.train.text.run import OnProgress, Run, RunConfig
-from redraft.train.text.source import COUNTED, FileSource, RecordSource, mixed
+from redraft.train.text.source import COUNTED, FileSource, RecordSource, mixed, trains_slots
 
 ComputeDType = Literal["auto", "float32", "bfloat16"]
 
@@ -61,8 +62,12 @@ class TextRecipe:
         objective = MaskObjective(self.objective, encoder.mask_token, self.batch_tokens, self.run.seed)
         source = self._mixed(source)
         torch.manual_seed(self.run.seed)
-        loaded = found.load(compute_dtype(self.dtype, self.device)).to(self.device)
+        dtype = compute_dtype(self.dtype, self.device)
+        check_memory(found, self.adaptation, self.optimizer, 4 if dtype == "float32" else 2, self.device)
+        loaded = found.load(dtype).to(self.device)
         model = TrainedModel(str(self.model), found, loaded, self.adaptation)
+        if trains_slots(source):
+            model.extract_layout = "slots"
         optimizer = Optimizer(model.parameters, self.optimizer)
         return Run(
             model,

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from redraft.errors import DataError
-from redraft.train.text.records import Record, parse
+from redraft.train.text.records import Question, Record, SchemaValue, parse
 
 # Records that are looked at to see how often a generator asks for each task.
 COUNTED = 512
@@ -84,6 +84,21 @@ def mixed(source: RecordSource, records: Sequence[Record], weights: Mapping[str,
             raise DataError(f"no question is of task {task!r}; the data has {', '.join(sorted(counts))}")
     rates = {task: weight / counts[task] for task, weight in weights.items()}
     return MixedSource(source, {task: rate / max(rates.values()) for task, rate in rates.items()}, seed)
+
+
+def trains_slots(source: RecordSource) -> bool:
+    """Tell whether values under schemas are among what a source asks for, or among the first records that it makes."""
+    inner = source.source if isinstance(source, MixedSource) else source
+    count = len(inner.records) if isinstance(inner, FileSource) else COUNTED
+    return any(isinstance(question.answer, SchemaValue) for index in range(count) for question in _asked(source, index))
+
+
+def _asked(source: RecordSource, index: int) -> Sequence[Question]:
+    try:
+        return source.draw(index).questions
+    except DataError:
+        # A record that cannot be read is left out of a run.
+        return ()
 
 
 @lru_cache(maxsize=2)

@@ -64,13 +64,12 @@ _FIELDS = fields_of({"prompt": "messages", "constraint": "response_format", **FI
 @router.post("/v1/chat/completions")
 async def chat_completions(body: ChatBody, http: HttpRequest) -> Response:
     """Answer a conversation."""
-    here = serving(http)
-    here.check_model(body.model)
+    here = serving(http, body.model)
     here.note_prompt(http, [message.model_dump(exclude_none=True) for message in body.messages])
     prepared = await _prepare(here, body)
     client = client_of(http, body.user or body.safety_identifier)
     headers = warnings_of(body.left_out)
-    answers = Answers(http, prepared.answers(body.n or 1), client, steps=bool(body.diffusing))
+    answers = Answers(here, prepared.answers(body.n or 1), client, steps=bool(body.diffusing))
     reply = _Reply(here, prepared, body)
     if body.stream:
         frames = reply.diffusing(answers) if body.diffusing else reply.stream(answers)

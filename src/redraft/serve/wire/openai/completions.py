@@ -39,8 +39,7 @@ _FIELDS = fields_of(
 @router.post("/v1/completions")
 async def completions(body: CompletionBody, http: HttpRequest) -> Response:
     """Complete a text."""
-    here = serving(http)
-    here.check_model(body.model)
+    here = serving(http, body.model)
     here.note_prompt(http, body.prompt)
     prompts = _prompts(body)
     _check_together(here, body, prompts)
@@ -62,7 +61,7 @@ async def completions(body: CompletionBody, http: HttpRequest) -> Response:
         prepared.append(await prepare.generation(here, prompt, parameters, fields))
     count = body.n or 1
     answers = Answers(
-        http,
+        here,
         [answer for one in prepared for answer in one.answers(count)],
         client_of(http, body.user or body.safety_identifier),
     )
@@ -129,7 +128,7 @@ async def _filled(here: Serving, body: CompletionBody, http: HttpRequest, prompt
     }
     passage = Passage(_middle, prepare.stop_strings(body.stop))
     filling = await prepare.gap(here, prompt, suffix, parameters, _FIELDS)
-    answers = Answers(http, [filling], client_of(http, body.user or body.safety_identifier))
+    answers = Answers(here, [filling], client_of(http, body.user or body.safety_identifier))
     head = {"id": f"cmpl-{uuid4().hex}", "created": int(time.time()), "model": here.settings.model}
     before, after = (prompt, suffix) if body.echo else ("", "")
 

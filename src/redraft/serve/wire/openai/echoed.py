@@ -48,7 +48,7 @@ async def echoed(
         return requests, here.runtime.constraints.vocabulary
 
     requests, vocabulary = await here.check(check, fields)
-    answers = Answers(http, requests, client_of(http, body.user or body.safety_identifier))
+    answers = Answers(here, requests, client_of(http, body.user or body.safety_identifier))
     try:
         results = await answers.results(http.receive)
     except Exception as error:

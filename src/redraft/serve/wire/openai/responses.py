@@ -63,11 +63,10 @@ _FIELDS = fields_of(
 @router.post("/v1/responses")
 async def responses(body: ResponsesBody, http: HttpRequest) -> Response:
     """Answer a conversation."""
-    here = serving(http)
-    here.check_model(body.model)
+    here = serving(http, body.model)
     here.note_prompt(http, body.model_dump(include={"instructions", "input"}, exclude_none=True))
     prepared = await _prepare(here, body)
-    answers = Answers(http, prepared.answers(), client_of(http, body.user or body.safety_identifier))
+    answers = Answers(here, prepared.answers(), client_of(http, body.user or body.safety_identifier))
     names = {full: (space, function.name) for full, space, function in _functions(body)}
     summarised = body.reasoning is not None and body.reasoning.summarised is not None
     events = ResponseEvents(_described(here, prepared, body), names, summarised)

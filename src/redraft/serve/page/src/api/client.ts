@@ -1,7 +1,8 @@
 /** Talks to the server that the page came from, and says in words what went wrong. */
 
-import type { ChooseBody, ChooseResult, GenerateBody, ServerError, StreamEvent } from "./contract";
+import type { ChooseBody, ChooseResult, ExtractBody, GenerateBody, ServerError, StreamEvent } from "./contract";
 import { keyring } from "./key.svelte";
+import { served } from "./served.svelte";
 import { serverEvents } from "./sse";
 
 /** Something that went wrong, in words for the user. */
@@ -27,21 +28,28 @@ export function isAbort(error: unknown): boolean {
   return error instanceof DOMException && error.name === "AbortError";
 }
 
-export async function modelName(): Promise<string> {
+/** The names of the models that are served, the one first that answers where none is named. */
+export async function modelNames(): Promise<string[]> {
   const list = await json<{ data: { id: string }[] }>(await request("v1/models"));
-  return list.data[0]?.id ?? "no model";
+  return list.data.map(({ id }) => id);
 }
 
 export async function version(): Promise<string> {
   return (await json<{ version?: string }>(await request("health"))).version ?? "";
 }
 
+export type AnswerEvent = Exclude<StreamEvent, { event: "error" }>;
+
 /** The events of one answer; an error event is thrown. Aborting closes the connection, which cancels the work. */
-export async function* generate(
-  body: GenerateBody,
-  signal: AbortSignal,
-): AsyncGenerator<Exclude<StreamEvent, { event: "error" }>> {
-  const response = await request("v1/redraft/generate", body, signal);
+export const generate = (body: GenerateBody, signal: AbortSignal): AsyncGenerator<AnswerEvent> =>
+  events("v1/redraft/generate", body, signal);
+
+/** The same of a text that is read; its result is an `Extracted`. */
+export const extract = (body: ExtractBody, signal: AbortSignal): AsyncGenerator<AnswerEvent> =>
+  events("v1/redraft/extract", body, signal);
+
+async function* events(path: string, body: object, signal: AbortSignal): AsyncGenerator<AnswerEvent> {
+  const response = await request(path, { ...served.named, ...body }, signal);
   if (!response.body) throw new Failure("The server's answer has no body.");
   let whole = false;
   try {
@@ -60,7 +68,7 @@ export async function* generate(
 }
 
 export async function choose(body: ChooseBody, signal: AbortSignal): Promise<ChooseResult> {
-  return json<ChooseResult>(await request("v1/redraft/choose", body, signal));
+  return json<ChooseResult>(await request("v1/redraft/choose", { ...served.named, ...body }, signal));
 }
 
 async function request(path: string, body?: unknown, signal?: AbortSignal): Promise<Response> {

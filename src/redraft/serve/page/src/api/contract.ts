@@ -18,9 +18,18 @@ export interface Parameters {
 
 export type Prompt = { prompt: string } | { messages: Message[] };
 
-export type GenerateBody = Parameters & { constraint?: Constraint } & (
-    Prompt | { fill: { prefix: string; suffix: string }; messages?: Message[] }
-  );
+export type GenerateBody = Parameters & {
+  constraint?: Constraint;
+  /** What the canvas starts from in the place of noise. */
+  draft?: { text: string; survival?: number };
+} & (Prompt | { fill: { prefix: string; suffix: string }; messages?: Message[] });
+
+export type ExtractBody = Parameters & {
+  text: string;
+  schema: unknown;
+  layout?: "slots" | "text";
+  verbatim?: boolean;
+};
 
 export type ChooseBody = Prompt & {
   questions: Record<string, string[]>;
@@ -90,6 +99,17 @@ export interface Result {
   usage: Usage;
   /** What was filled in, where the request was to fill. */
   middle?: string;
+}
+
+/** The result of an extraction; its values by JSON pointer. */
+export interface Extracted extends Result {
+  value: unknown;
+  confidence: Record<string, number>;
+  /** The characters, not UTF-16 units, of values that stand in the text as they are. */
+  places: Record<string, [number, number]>;
+  layout: "slots" | "text";
+  /** Why JSON was written although slots were asked for. */
+  fallback: string | null;
 }
 
 export interface Decision {

@@ -1,7 +1,7 @@
 /** One answer: what has arrived of it, and which of its steps is shown. */
 
-import { Failure, generate, isAbort } from "../api/client";
-import type { Chunk, GenerateBody, Result, Start, Step } from "../api/contract";
+import { extract, Failure, generate, isAbort, type AnswerEvent } from "../api/client";
+import type { Chunk, ExtractBody, GenerateBody, Result, Start, Step } from "../api/contract";
 import { announce } from "../parts/announcer.svelte";
 import { count, seconds } from "../parts/words";
 import { endOf, joined } from "./recording";
@@ -46,7 +46,16 @@ export class Run {
   }
 
   /** Ask for an answer, and take it in until it is complete, stopped or failed. */
-  async generate(body: GenerateBody): Promise<void> {
+  generate(body: GenerateBody): Promise<void> {
+    return this.#take(generate, body);
+  }
+
+  /** The same of a text to be read. */
+  extract(body: ExtractBody): Promise<void> {
+    return this.#take(extract, body);
+  }
+
+  async #take<Body>(ask: (body: Body, signal: AbortSignal) => AsyncGenerator<AnswerEvent>, body: Body): Promise<void> {
     this.clear();
     const abort = (this.#abort = new AbortController());
     this.status = "running";
@@ -54,11 +63,11 @@ export class Run {
     announce("Denoising.");
     let error: unknown = null;
     try {
-      for await (const { event, data } of generate(body, abort.signal)) {
+      for await (const { event, data } of ask(body, abort.signal)) {
         // A run that was cleared meanwhile belongs to somebody else.
         if (this.#abort !== abort) return;
         if (event === "start") this.start = data;
-        else if (event === "step") this.#take(data);
+        else if (event === "step") this.#add(data);
         else if (event === "chunk") this.chunks = [...this.chunks, data];
         else if (event === "result") this.result = data;
       }
@@ -107,7 +116,7 @@ export class Run {
     this.#playing = undefined;
   }
 
-  #take(step: Step): void {
+  #add(step: Step): void {
     for (const [token, piece] of Object.entries(step.pieces)) this.#pieces.set(Number(token), piece);
     this.#arrived.push(step);
     this.#drawing ??= setTimeout(() => this.#draw(), MILLISECONDS_PER_DRAWING);

@@ -2,7 +2,7 @@
 
 export type Cells = readonly string[];
 
-const SIZE = 9;
+export const SIZE = 9;
 export const EMPTY: Cells = Array.from({ length: SIZE * SIZE }, () => "");
 
 /** Where a cell stands on the model's canvas: nine digits and a line end per row. */

@@ -1,3 +1,5 @@
+import type { Field } from "../extract/fields";
+
 /** What the forms hold at first. The bundled model reads puzzles and nothing else, and gets its own. */
 
 export const PUZZLE =
@@ -5,6 +7,7 @@ export const PUZZLE =
 
 export interface Examples {
   chat: string;
+  extract: { snippet: string; fields: Field[] };
   schema: { schema: string; prompt: string };
   fill: { instruction: string; prefix: string; suffix: string };
   decide: { prompt: string; frame: string; questions: { name: string; options: string[] }[] };
@@ -14,6 +17,7 @@ const pretty = (value: unknown): string => JSON.stringify(value, null, 2);
 
 const SUDOKU: Examples = {
   chat: PUZZLE,
+  extract: { snippet: PUZZLE, fields: [{ name: "first row", kind: "whole", options: "", about: "" }] },
   schema: {
     schema: pretty({ type: "integer", minimum: 100000000, maximum: 999999999 }),
     prompt: PUZZLE,
@@ -35,6 +39,19 @@ const SUDOKU: Examples = {
 
 const GENERAL: Examples = {
   chat: "",
+  extract: {
+    snippet:
+      "Hello, this is Nadia Brandt from Ostwerk Tools. Our order 48213 came on Tuesday, but two of the six lamps were " +
+      "cracked. Could you send new ones before 14 March? You can reach me at nadia@ostwerk.example.",
+    fields: [
+      { name: "sender", kind: "text", options: "", about: "who writes" },
+      { name: "order", kind: "text", options: "", about: "the number of the order" },
+      { name: "damaged", kind: "whole", options: "", about: "how many things are broken" },
+      { name: "deadline", kind: "text", options: "", about: "until when something is wanted" },
+      { name: "phone", kind: "text", options: "", about: "a telephone number" },
+      { name: "wish", kind: "choice", options: "replacement, refund, repair, nothing", about: "what is asked for" },
+    ],
+  },
   schema: {
     schema: pretty({
       type: "object",

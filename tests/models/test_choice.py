@@ -1,0 +1,69 @@
+"""Dtype "auto": exact where that is little, as stored where that can be kept, else the most exact that fits."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from redraft.models import checkpoint
+from redraft.models.choice import choose
+from redraft.models.footprint import Use, footprint
+from redraft.models.quantize import quantize
+from redraft.room import Memory
+from tests.quantised_copies import Copy
+
+PLENTY = Memory(1 << 40, "this machine")
+
+
+@pytest.fixture
+def large(plain: Path, monkeypatch: pytest.MonkeyPatch) -> checkpoint.Checkpoint:
+    """A checkpoint that counts as large."""
+    monkeypatch.setattr("redraft.models.choice.AUTO_FLOAT32", 0)
+    monkeypatch.setattr("redraft.models.checkpoint.AUTO_FLOAT32", 0)
+    return checkpoint.read(plain)
+
+
+def test_a_small_model_is_exact(plain: Path):
+    choice = choose(checkpoint.read(plain), memory=Memory(0, "this machine"))
+    assert (choice.format, choice.usual) == ("float32", True)
+
+
+def test_a_large_model_is_as_its_file_where_that_fits_else_in_fewer_bits(large: checkpoint.Checkpoint):
+    assert choose(large, memory=PLENTY).format == "float32"
+    for format, less in (("float32", "bfloat16"), ("bfloat16", "int8"), ("int8", "int4")):
+        memory = Memory(footprint(large, format).needed - 1, "this machine")  # type: ignore[arg-type]
+        if footprint(large, less).needed > memory.free:  # type: ignore[arg-type]
+            continue
+        choice = choose(large, memory=memory)
+        assert (choice.format, choice.usual) == (less, False)
+        assert "this machine has" in choice.reason
+
+
+def test_where_nothing_fits_it_is_the_smallest(large: checkpoint.Checkpoint):
+    assert choose(large, memory=Memory(1, "this machine")).format == "int4"
+
+
+@pytest.mark.parametrize(("name", "kept"), [("W4A16", "int4"), ("INT8", "int8")])
+def test_a_quantised_copy_is_as_stored(
+    copy_of: Callable[[str], Copy], monkeypatch: pytest.MonkeyPatch, name: str, kept: str
+):
+    monkeypatch.setattr("redraft.models.choice.AUTO_FLOAT32", 0)
+    monkeypatch.setattr("redraft.models.checkpoint.AUTO_FLOAT32", 0)
+    found = checkpoint.read(copy_of(name).folder)
+    choice = choose(found, memory=PLENTY)
+    assert (choice.format, choice.usual) == (kept, False)
+    assert "keeps the numbers that it is stored in" in choice.reason
+    assert choose(found, memory=PLENTY, use=Use(device="cuda")).format == "bfloat16"
+
+
+def test_packed_weights_are_what_they_are_and_dequantised_elsewhere(tmp_path: Path):
+    quantize(checkpoint.read(checkpoint.find("sudoku")), tmp_path / "out", "int4")
+    found = checkpoint.read(tmp_path / "out")
+    assert choose(found).format == "int4"
+    elsewhere = choose(found, use=Use(device="cuda"))
+    assert (elsewhere.format, elsewhere.usual) == ("bfloat16", False)
+
+
+def test_what_is_asked_for_is_taken(large: checkpoint.Checkpoint):
+    choice = choose(large, "int8", Memory(1, "this machine"))
+    assert (choice.format, choice.reason) == ("int8", "as was asked for")
