@@ -276,6 +276,8 @@ class _Writing:
         plan = CanvasPlan(
             len(self._canvases), length, before, number, constraint, pinned, answer=tuple(self._text.token_ids)
         )
+        if (own := _pinned_here(request, len(self._canvases), length)) is not None:
+            plan = _with_pins(plan, own)
         budget = self._budget
         if budget is not None:
             plan = replace(plan, forbidden=budget.forbidden)
@@ -350,6 +352,17 @@ def _with_pins(plan: CanvasPlan, pins: Pinned) -> CanvasPlan:
         return replace(plan, pinned=pins)
     tokens = torch.where(pins.mask, pins.tokens, plan.pinned.tokens)
     return replace(plan, pinned=Pinned(pins.mask | plan.pinned.mask, tokens))
+
+
+def _pinned_here(request: Request, index: int, length: int) -> Pinned | None:
+    """Return the part of the request's pins that a canvas of ``length`` positions has; None for none."""
+    if request.pinned is None:
+        return None
+    own = slice(index * request.canvas_length, index * request.canvas_length + length)
+    mask, tokens = torch.zeros(length, dtype=torch.bool), torch.zeros(length, dtype=torch.int64)
+    count = len(request.pinned.mask[own])
+    mask[:count], tokens[:count] = request.pinned.mask[own], request.pinned.tokens[own]
+    return Pinned(mask, tokens) if bool(mask.any()) else None
 
 
 def _all_but(attempt: _Attempt) -> Pinned:

@@ -13,6 +13,7 @@ from torch import Tensor
 from redraft.canvas.acceptance import AcceptanceRule, EntropyBound
 from redraft.canvas.draft import Draft
 from redraft.canvas.schedule import LinearTemperature, TemperatureSchedule
+from redraft.canvas.step import Pinned
 from redraft.canvas.stopping import StableAndConfident, StoppingRule
 from redraft.constrain.compiler import CompiledConstraint, ThoughtMarkers
 from redraft.constrain.constraint import Constraint
@@ -95,6 +96,8 @@ class Request:
     """With ``verify``: the causal probability below which a position is wrong."""
     deadline: Deadline | None = None
     """The moment by which the answer is wanted."""
+    pinned: Pinned | None = None
+    """[T]: tokens that keep their places, from the first canvas's first position on."""
 
     @property
     def reads_causally(self) -> bool:

@@ -301,6 +301,13 @@ def advance(runtime: Runtime, batch: Sequence[Progress[Any]]) -> None:
         for progress in batch if len(batch) > 1 else ():
             advance(runtime, [progress])
         return
+    hand_out(runtime, batch, rows)
+
+
+def hand_out(runtime: Runtime, batch: Sequence[Progress[Any]], rows: Sequence[Rows]) -> None:
+    """Answer the forwards that the tasks of ``batch`` asked for by their ``rows``, as ``Runtime.forward`` gives them,
+    and take each task to what it asks next; what the rows of one say wrong is its own fault alone."""
+    forwards = [cast(Forward, progress.asked) for progress in batch]
     try:
         answers = runtime.read(forwards, rows)
     except Exception:

@@ -46,8 +46,8 @@ class Groups:
         tokens = start + torch.arange(GROUP, device=start.device)
         # A short group ends where its tile does.
         end = (torch.div(start, tiles.tile, rounding_mode="floor") + 1) * tiles.tile
-        there = (tokens < end) & (tokens < len(tiles.table))
-        tokens = tokens.clamp(max=len(tiles.table) - 1)
+        there = (tokens < end) & (tokens < tiles.vocabulary)
+        tokens = tokens.clamp(max=tiles.vocabulary - 1)
         logits = tiles.picked(tokens, rows)
         there = there if members is None else there & members.among(tokens)
         logits = logits.masked_fill(~there, float("-inf"))
@@ -74,7 +74,7 @@ class GroupClassDraw:
         self._tiles, self._classes = tiles, classes
 
     def __call__(self, positions: Tensor, classes: Tensor, uniforms: Tensor) -> Tensor:
-        tiles, device = self._tiles, self._tiles.hidden.device
+        tiles, device = self._tiles, self._tiles.device
         if classes.device.type == "cpu":
             # What is on the device is not looked at: the host would have to wait for it.
             empty = classes[(classes != ANY) & (self._classes.first[classes.clamp(min=0)] < 0)]
@@ -82,7 +82,7 @@ class GroupClassDraw:
                 raise ValueError(f"class {int(empty[0])} has no tokens to draw from")
         members = _Members(self._classes.token_class.to(device), classes.to(device))
         groups = Groups()
-        for index in range(-(-len(tiles.table) // tiles.tile)):
+        for index in range(-(-tiles.vocabulary // tiles.tile)):
             part = tiles.columns(index)
             scores, peak, _ = tiles.shifted(part, positions)
             scores = scores.masked_fill(~members.among(part), float("-inf"))

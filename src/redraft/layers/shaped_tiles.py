@@ -18,23 +18,16 @@ class ShapedTiles(Tiles):
     left counts as it.
     """
 
-    def __init__(
-        self,
-        table: Tensor,
-        softcap: float | None,
-        hidden: Tensor,
-        temperatures: Tensor,
-        tile: int,
-        shaping: RowShaping,
-    ) -> None:
-        super().__init__(table, softcap, hidden, temperatures, tile)
-        device = hidden.device
+    def __init__(self, plain: Tiles, shaping: RowShaping) -> None:
+        """``plain``: the tiles of the same positions before anything is done to them."""
+        super().__init__(plain.count, plain.vocabulary, plain.gain, plain.tile)
+        self._plain = plain
         # Which of them are in a tile is known on the CPU, and need not be found out elsewhere.
         self._row, self._token, added, factor = shaping.entries()
         # Ascending: they are in the order of rows, and of tokens in each.
-        self._keys = (self._row * len(table) + self._token).to(device)
-        self._added, self._factor = added.to(device), factor.to(device)
-        self._logits: Tensor | None = self._computed(slice(0, len(table)), None)
+        self._keys = (self._row * self.vocabulary + self._token).to(self.device)
+        self._added, self._factor = added.to(self.device), factor.to(self.device)
+        self._logits: Tensor | None = self._computed(slice(0, self.vocabulary), None)
         self._cut, self._last = cuts(self._logits, shaping)
 
     def forget(self) -> None:
@@ -58,7 +51,7 @@ class ShapedTiles(Tiles):
         return logits - peak[:, None], peak, where
 
     def picked(self, tokens: Tensor, rows: Tensor) -> Tensor:
-        logits = super().picked(tokens, rows)
+        logits = self._plain.picked(tokens, rows)
         logits = self._changed(logits, tokens, rows[:, None])
         left = is_left(logits, tokens, self._cut[rows][:, None], self._last[rows][:, None], exact=False)
         return torch.where(left | logits.isnan(), logits, OUT)
@@ -76,19 +69,13 @@ class ShapedTiles(Tiles):
 
     def _of_tokens(self, tokens: Tensor) -> Tensor:
         """[C]: the changed logit of one token at each position."""
-        logits = (self.scaled * self.table[tokens]).float().sum(-1)
-        if self.softcap is not None:
-            logits = logits.tanh()
-        logits = logits * self.gain[:, 0]
+        logits = self._plain.products_of(tokens) * self.gain[:, 0]
         return self._changed(logits, tokens, torch.arange(len(tokens), device=tokens.device))
 
     def _computed(self, tokens: slice | Tensor, rows: Tensor | None) -> Tensor:
         """[R, n]: the changed logits of ``tokens``, which are ascending."""
-        queries, gain = (self.scaled, self.gain) if rows is None else (self.scaled[rows], self.gain[rows])
-        logits = (queries @ self.table[tokens].T).float()
-        if self.softcap is not None:
-            logits = logits.tanh_()
-        logits = logits.mul_(gain)
+        gain = self.gain if rows is None else self.gain[rows]
+        logits = self._plain.products(tokens, rows).mul_(gain)
         if rows is not None or isinstance(tokens, Tensor):
             every = torch.arange(len(logits), device=logits.device) if rows is None else rows
             return self._changed(logits, self._numbers(tokens), every[:, None])
@@ -101,14 +88,14 @@ class ShapedTiles(Tiles):
         """Change logits of ``tokens`` at ``rows``, both of a shape that broadcasts to theirs."""
         if not len(self._keys):
             return logits
-        keys = (rows * len(self.table) + tokens).expand(logits.shape).contiguous()
+        keys = (rows * self.vocabulary + tokens).expand(logits.shape).contiguous()
         at = torch.searchsorted(self._keys, keys).clamp(max=len(self._keys) - 1)
         return torch.where(self._keys[at] == keys, _after(logits, self._added[at], self._factor[at]), logits)
 
     def _numbers(self, tokens: slice | Tensor) -> Tensor:
         if isinstance(tokens, Tensor):
             return tokens
-        return torch.arange(tokens.start, min(tokens.stop, len(self.table)), device=self.gain.device)
+        return torch.arange(tokens.start, min(tokens.stop, self.vocabulary), device=self.gain.device)
 
 
 def changed(logits: Tensor, where: tuple[Tensor, ...], added: Tensor, factor: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from redraft.canvas.shaping import RowShaping
 from redraft.canvas.token_classes import ANY, TokenClasses
 from redraft.layers.group_draw import GroupClassDraw, Groups
 from redraft.layers.shaped_tiles import OUT, ShapedTiles
-from redraft.layers.tiles import Tiles
+from redraft.layers.tiles import HeadTiles, Tiles
 
 # Columns of one tile: [256, 4096] float32 is 4 MB, which stays in a core's cache between the passes over it.
 TILE = 4096
@@ -72,58 +72,107 @@ class VocabularyHead:
         if tile < 1:
             raise ValueError(f"tile {tile} must be at least one column")
         check_classes(classes, len(self.table))
-        if shaping is None:
-            return self._read(
-                Tiles(self.table, self.softcap, hidden, temperatures, tile), uniforms, self_conditioning, top_k, classes
-            )
-        parts, each = [], max(1, (TOGETHER if on_cpu else DEVICE_TOGETHER) // len(self.table))
-        for start in range(0, len(hidden), each):
-            own = slice(start, start + each)
-            tiles = ShapedTiles(self.table, self.softcap, hidden[own], temperatures[own], tile, shaping.rows(own))
-            drawn = None if uniforms is None else uniforms[own]
-            parts.append(self._read(tiles, drawn, self_conditioning, top_k, classes))
-            tiles.forget()
-        return parts[0] if len(parts) == 1 else joined(parts)
+        embedding = None
+        if self_conditioning and self.embedding_scale is not None:
+            embedding = Embedding(self.table, self.embedding_scale)
 
-    def _read(
-        self,
-        tiles: Tiles,
-        uniforms: Tensor | None,
-        self_conditioning: bool,
-        top_k: int,
-        classes: TokenClasses | None,
-    ) -> Readout:
-        hidden, tile = tiles.hidden, tiles.tile
-        groups = None if uniforms is None or hidden.device.type == "cpu" else Groups()
-        accumulated = _Accumulator(len(hidden), hidden.device, top_k)
-        mean = torch.zeros(hidden.shape, device=hidden.device) if self_conditioning else None
-        sums = None if classes is None else _ClassAccumulator(classes, len(hidden), hidden.device)
-        for start in range(0, len(self.table), tile):
-            scores, peak, where = tiles.shifted(tiles.columns(start // tile))
-            weights = scores.exp()
-            if sums is not None:
-                sums.add(start, scores, weights, peak, tiles.all_logits(tiles.columns(start // tile)))
-            if groups is not None:
-                groups.add(weights, peak)
-            rescale_old, rescale_new = accumulated.add(start, scores, weights, peak, where)
-            if mean is not None:
-                rows = self.table[start : start + tile]
-                mean.mul_(rescale_old[:, None])
-                mean.addcmul_((weights.to(rows.dtype) @ rows).float(), rescale_new[:, None])
-        readout = accumulated.finish(tiles)
-        if mean is not None and self.embedding_scale is not None:
-            readout = replace(readout, self_conditioning=mean * (self.embedding_scale / accumulated.total[:, None]))
-        if sums is not None and classes is not None:
-            draw: Draw = GroupClassDraw(tiles, classes)
-            if hidden.device.type == "cpu":
-                draw = _ClassDraw(tiles, accumulated, classes, sums.tile_masses)
-            readout = replace(readout, classes=sums.finish(accumulated.total, draw, tiles.taken_out))
-        if uniforms is None:
-            return readout
-        if groups is None:
-            return replace(readout, sample=_draw(tiles, accumulated, uniforms))
-        rows = torch.arange(len(hidden), device=hidden.device)
-        return replace(readout, sample=groups.draw(tiles, rows, fractions(uniforms).to(hidden.device)))
+        def tiles(own: slice) -> Tiles:
+            return HeadTiles(self.table, self.softcap, hidden[own], temperatures[own], tile)
+
+        count, vocabulary = len(hidden), len(self.table)
+        return read_rows(tiles, count, vocabulary, hidden.device, uniforms, embedding, top_k, classes, shaping)
+
+
+@dataclass(frozen=True)
+class Embedding:
+    """The table whose weighted mean is the soft embedding, or one process's part of it."""
+
+    table: Tensor
+    """[n, H]: of the tokens from ``first`` on."""
+    scale: float
+    """What embeddings are multiplied by."""
+    first: int = 0
+    together: Callable[[Tensor], Tensor] | None = None
+    """Adds up what each process has; None where this one has all."""
+
+    def mean(self, count: int, device: torch.device) -> Tensor:
+        """Return the sums of ``count`` positions before the first tile, [count, H]."""
+        return torch.zeros(count, self.table.shape[1], device=device)
+
+    def add(self, mean: Tensor, start: int, weights: Tensor, rescale: tuple[Tensor, Tensor]) -> None:
+        """Take in the ``weights`` [C, tile] of the tokens from ``start`` on; ``rescale`` as ``_Accumulator.add``."""
+        old, new = rescale
+        mean.mul_(old[:, None])
+        begin = max(start, self.first)
+        end = min(start + weights.shape[1], self.first + len(self.table))
+        if begin < end:
+            rows = self.table[begin - self.first : end - self.first]
+            own = weights[:, begin - start : end - start]
+            mean.addcmul_((own.to(rows.dtype) @ rows).float(), new[:, None])
+
+    def finish(self, mean: Tensor, total: Tensor) -> Tensor:
+        """Return the soft embeddings [C, H], where ``total`` [C] is the sum of all weights."""
+        mean = mean * (self.scale / total[:, None])
+        return mean if self.together is None else self.together(mean)
+
+
+def read_rows(
+    tiles_of: Callable[[slice], Tiles],
+    count: int,
+    vocabulary: int,
+    device: torch.device,
+    uniforms: Tensor | None,
+    embedding: Embedding | None,
+    top_k: int,
+    classes: TokenClasses | None,
+    shaping: RowShaping | None,
+) -> Readout:
+    """Read ``count`` positions off their tiles; shaped ones some at a time, for their logits stand in memory."""
+    if shaping is None:
+        return _read(tiles_of(slice(0, count)), uniforms, embedding, top_k, classes)
+    parts, each = [], max(1, (TOGETHER if device.type == "cpu" else DEVICE_TOGETHER) // vocabulary)
+    for start in range(0, count, each):
+        own = slice(start, start + each)
+        tiles = ShapedTiles(tiles_of(own), shaping.rows(own))
+        drawn = None if uniforms is None else uniforms[own]
+        parts.append(_read(tiles, drawn, embedding, top_k, classes))
+        tiles.forget()
+    return parts[0] if len(parts) == 1 else joined(parts)
+
+
+def _read(
+    tiles: Tiles, uniforms: Tensor | None, embedding: Embedding | None, top_k: int, classes: TokenClasses | None
+) -> Readout:
+    on_cpu = tiles.device.type == "cpu"
+    groups = None if uniforms is None or on_cpu else Groups()
+    accumulated = _Accumulator(tiles.count, tiles.device, top_k)
+    mean = None if embedding is None else embedding.mean(tiles.count, tiles.device)
+    sums = None if classes is None else _ClassAccumulator(classes, tiles.count, tiles.device)
+    for start in range(0, tiles.vocabulary, tiles.tile):
+        columns = tiles.columns(start // tiles.tile)
+        scores, peak, where = tiles.shifted(columns)
+        weights = scores.exp()
+        if sums is not None:
+            sums.add(start, scores, weights, peak, tiles.all_logits(columns))
+        if groups is not None:
+            groups.add(weights, peak)
+        rescale = accumulated.add(start, scores, weights, peak, where)
+        if mean is not None and embedding is not None:
+            embedding.add(mean, start, weights, rescale)
+    readout = accumulated.finish(tiles)
+    if mean is not None and embedding is not None:
+        readout = replace(readout, self_conditioning=embedding.finish(mean, accumulated.total))
+    if sums is not None and classes is not None:
+        draw: Draw = GroupClassDraw(tiles, classes)
+        if on_cpu:
+            draw = _ClassDraw(tiles, accumulated, classes, sums.tile_masses)
+        readout = replace(readout, classes=sums.finish(accumulated.total, draw, tiles.taken_out))
+    if uniforms is None:
+        return readout
+    if groups is None:
+        return replace(readout, sample=_draw(tiles, accumulated, uniforms))
+    every = torch.arange(tiles.count, device=tiles.device)
+    return replace(readout, sample=groups.draw(tiles, every, fractions(uniforms).to(tiles.device)))
 
 
 def temperatures_of(temperature: float | Tensor, count: int, softcap: float | None) -> Tensor:

@@ -38,6 +38,16 @@ Kind = TypeVar("Kind", bound=Hashable)
 
 
 @dataclass(frozen=True)
+class Description:
+    """What a checkpoint says of its model: all but the weights."""
+
+    architecture: str
+    family: Family[Any, Any]
+    config: FamilyConfig
+    defaults: GenerationDefaults
+
+
+@dataclass(frozen=True)
 class Checkpoint:
     """A folder or GGUF file whose configuration was read and whose tensors were found, none of them loaded yet."""
 
@@ -282,7 +292,8 @@ def read(path: Path) -> Checkpoint:
     Raises CheckpointError naming the file, or the missing, unexpected or misshapen tensor.
     """
     left = packed_file.left_behind(path)
-    architecture, family, config = _read_config(path, weights=left is None)
+    described = describe(path, weights=left is None)
+    family, config = described.family, described.config
     packed = packed_format(source.read_config(path))
     file = None if left is None else PackedFile(left)
     if packed is not None and file is None:
@@ -292,14 +303,12 @@ def read(path: Path) -> Checkpoint:
         model: PlainModel = family.build(config, {})
     expected = {family.stored_name(name): tensor for name, tensor in model.state_dict().items()}
     check_tensors(path, family, expected, stored)
-    generation, own_file = source.read_generation(path), path / OWN_FILE
-    own = read_object(own_file) if own_file.exists() else {}
     return Checkpoint(
         path=path,
-        architecture=architecture,
+        architecture=described.architecture,
         family=family,
         config=config,
-        defaults=_fitting(with_own(_defaults(family, generation, config), own), config),
+        defaults=described.defaults,
         cache_layout=tuple(model.cache_layout()),
         tensors={name: stored[name] for name in expected},
         packed=None if file is None else file.format,
@@ -307,6 +316,18 @@ def read(path: Path) -> Checkpoint:
         names=tuple(model.state_dict()),
         packed_path=None if file is None else file.path,
     )
+
+
+def describe(path: Path, *, weights: bool = True) -> Description:
+    """Read what a folder or GGUF file says of its model. ``weights``: their files must be there, which are not read.
+
+    Raises CheckpointError naming the file that is missing, damaged, or of an architecture that is not supported.
+    """
+    architecture, family, config = _read_config(path, weights=weights)
+    generation, own_file = source.read_generation(path), path / OWN_FILE
+    own = read_object(own_file) if own_file.exists() else {}
+    defaults = _fitting(with_own(_defaults(family, generation, config), own), config)
+    return Description(architecture, family, config, defaults)
 
 
 def check_folder(path: Path) -> None:

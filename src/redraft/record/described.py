@@ -39,8 +39,8 @@ def described(request: Request) -> dict[str, Any]:
     found["constraint"] = found.pop("constraint_source")
     found["thinking"] = found.pop("thought") is not None
     found |= vars(found.pop("sampling"))
-    # What is kept of it is known when the answer has ended.
-    del found["deadline"]
+    # What is kept of a deadline is known when the answer has ended; pins are vLLM's, where nothing is recorded.
+    del found["deadline"], found["pinned"]
     return {name: plain(value) for name, value in found.items()}
 
 
