@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -184,7 +184,7 @@ async def run(url: str, pid: int, model: str, clients: int, seconds: float) -> t
 
 def in_batches(url: str) -> dict[str, float]:
     """Read from /metrics how much was computed together, of all models."""
-    counts: Counter[str] = Counter()
+    counts: defaultdict[str, float] = defaultdict(float)
     for line in httpx.get(f"{url}/metrics").text.splitlines():
         if line[0] != "#":
             name, value = line.rsplit(" ", 1)

@@ -25,11 +25,11 @@ from redraft.canvas.step import Pinned
 from redraft.constrain.constraint import Constraint, Regex
 from redraft.engine.constrained import CanvasConstraint, ConstrainedStep
 from redraft.engine.context import open_context, prefill
-from redraft.engine.denoise import CanvasPlan, Denoising, FinishedCanvas
+from redraft.engine.denoise import CanvasPlan, Denoising, FinishedCanvas, LastRead
 from redraft.engine.request import Request
 from redraft.engine.result import StepEvent
 from redraft.engine.runtime import run as run_task
-from redraft.engine.task import Reading, Task
+from redraft.engine.task import Task
 from redraft.engine.verify import Candidate
 from redraft.kernels import library
 from redraft.loading import load
@@ -112,12 +112,11 @@ def last_step_only(constraint: Callable[[np.ndarray], Constraint]) -> Variant:
         compiled = engine.runtime.compile(constraint(board))
         length = request.canvas_length
         held = CanvasConstraint.of(compiled, compiled.automaton.start, length, request.max_tokens)
-        last, steps, converged = _read_last(
-            engine, request, CanvasPlan(0, length, request.prompt, read_classes=compiled.classes)
-        )
+        plan = CanvasPlan(0, length, request.prompt, read_classes=compiled.classes)
+        last, converged = _read_last(engine, request, plan)
         draws = PositionRandom(seed, 0, INITIAL, length)
         tokens = held.apply(last.readout, draws, greedy=True, pinned=None).readout.argmax.tolist()
-        return Answer(_text(engine, tokens), steps, converged)
+        return Answer(_text(engine, tokens), last.denoising_steps, converged)
 
     return answer
 
@@ -179,11 +178,11 @@ def _denoised(engine: Engine, request: Request, plan: CanvasPlan) -> FinishedCan
     return run_task(engine.runtime, task())
 
 
-def _read_last(engine: Engine, request: Request, plan: CanvasPlan) -> tuple[Reading, int, bool]:
-    """Read the last step in the place of taking it; return what was read, after how many steps, and if it converged."""
+def _read_last(engine: Engine, request: Request, plan: CanvasPlan) -> tuple[LastRead, bool]:
+    """Read the last step in the place of taking it; return what was read, and if it converged."""
     events: list[StepEvent] = []
 
-    def task() -> Task[tuple[Reading, int]]:
+    def task() -> Task[LastRead]:
         cache, _ = yield from open_context(engine.runtime, request.prompt)
         try:
             commit = yield from prefill(engine.runtime, request.prompt, cache)
@@ -191,8 +190,7 @@ def _read_last(engine: Engine, request: Request, plan: CanvasPlan) -> tuple[Read
         finally:
             cache.close()
 
-    last, steps = run_task(engine.runtime, task())
-    return last, steps, events[-1].finished
+    return run_task(engine.runtime, task()), events[-1].finished
 
 
 def _text(engine: Engine, tokens: list[int]) -> str:

@@ -92,7 +92,7 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Both]:
 
 @pytest.mark.parametrize("temperature", [None, 0.0])
 def test_a_step_of_plain_generation_waits_once(both: Both, temperature: float | None) -> None:
-    more = {} if temperature is None else {"temperature": temperature}
+    more: dict[str, Any] = {} if temperature is None else {"temperature": temperature}
     answer = both.ask(lambda engine: engine.generate(PROMPT, max_tokens=32, seed=1, **more))
     assert answer.usage.canvases == 2
     # One a step, and at each canvas's end one for its tokens.
@@ -103,9 +103,10 @@ def test_a_step_of_plain_generation_waits_once(both: Both, temperature: float | 
 def test_requests_of_one_batch_are_read_together(both: Both) -> None:
     def together(engine: Engine) -> list[object]:
         runtime = engine.runtime
+        asked: list[tuple[str, dict[str, Any]]] = [(PROMPT, {}), ("on", {"temperature": 0.0}), ("other", {"top_k": 5})]
         tasks = [
             Progress(Generate(runtime, engine.request(text, max_tokens=16, seed=seed, **more)).task())
-            for seed, (text, more) in enumerate([(PROMPT, {}), ("on", {"temperature": 0.0}), ("other", {"top_k": 5})])
+            for seed, (text, more) in enumerate(asked)
         ]
         for task in tasks:
             start(task)

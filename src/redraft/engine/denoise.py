@@ -161,7 +161,7 @@ class Denoising:
             readout, state = outcome.readout, outcome.state
             tokens = torch.where(state.open, readout.argmax, outcome.committed)
             tokens, confidence, *top = on_cpu(tokens, state.confidence, *_top(readout))
-            return FinishedCanvas(tokens, confidence, number, False, None, None, *top, cut=True)
+            return FinishedCanvas(tokens, confidence, number, False, None, None, *_pair(top), cut=True)
         whole, stays = self._closed(self._plan.constraint, reading)
         tokens = whole.readout.argmax
         if stays is not None:
@@ -349,8 +349,13 @@ class Denoising:
             converged,
             None if conditioned is None else conditioned.log_valid,
             None if conditioned is None else conditioned.end_state(self._sampled),
-            *top,
+            *_pair(top),
         )
+
+
+def _pair(top: Sequence[Tensor]) -> tuple[Tensor | None, Tensor | None]:
+    """Return what ``_top`` gave as the two fields that it is for."""
+    return (top[0], top[1]) if top else (None, None)
 
 
 def _top(readout: Readout) -> tuple[Tensor, ...]:

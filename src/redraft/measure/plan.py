@@ -21,12 +21,13 @@ from redraft.measure.peak import step_multiply_adds
 from redraft.measure.sample import Sample
 from redraft.models import checkpoint, hub, published
 from redraft.models.base import PREFILL_CHUNK, GenerationMode
+from redraft.models.cache_folder import cache_folders
 from redraft.models.checkpoint import Checkpoint, DType
 from redraft.models.fitting import Alternative, alternatives, check_use
 from redraft.models.footprint import CONTEXT, MAX_BATCH_ROWS, Footprint, Use, footprint
 from redraft.models.outline import outline
 from redraft.models.packed import PackedModel
-from redraft.models.packed_cache import PackFolder, cache_folders, is_kept
+from redraft.models.packed_cache import PackFolder, is_kept
 from redraft.models.remote import read_headers
 from redraft.room import Memory, MemoryLimit, allowed, disk
 
