@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from redraft.api import Engine
-from redraft.engine.request import check_same_vocabulary
+from redraft.engine.request import check_same_vocabulary, check_whole
 from redraft.errors import CheckpointError, RequestError
 from redraft.kernels import bindings
 from redraft.kernels.packed import FORMATS, Format
@@ -66,6 +66,8 @@ def load(
     can be known of a hub id before they are fetched.
     """
     check_device(device)
+    if kv_bytes is not None:
+        check_whole("kv_bytes", kv_bytes, 1)
     if not is_here(str(source), revision):
         # Before weights are fetched; the hub may be asked in vain, which ``find`` says.
         with suppress(hub.UnreachableError), read_headers(hub.survey(str(source), revision)) as remote:

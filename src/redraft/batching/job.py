@@ -107,7 +107,7 @@ class Worker:
 
     @property
     def digest(self) -> str:
-        """What tells its weights from others'."""
+        """The digest that tells its weights from others'."""
         origin = self._engine.origin
         assert origin is not None, "it was loaded"
         return origin.digest

@@ -43,7 +43,7 @@ class JsonLines:
         """Raises RequestError for a file that cannot be read."""
         self._path = path
         self._places: list[tuple[int, int]] = []
-        """Of each row: where its line begins, in bytes, and its number, from 1."""
+        """The place at which each row's line begins, in bytes, and its number, from 1."""
         place = 0
         try:
             with path.open("rb") as file:

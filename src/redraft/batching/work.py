@@ -17,7 +17,7 @@ class Done:
     rows: int
     failed: int
     digest: str
-    """What tells the weights that answered from others."""
+    """The digest that tells the weights that answered from others."""
 
 
 @dataclass(frozen=True)

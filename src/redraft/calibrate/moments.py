@@ -1,4 +1,4 @@
-"""What an error counts in each input of a matrix: the mean square of that input, over answers that a model gives.
+"""The weight of an error in each input of a matrix: the mean square of that input, over answers that a model gives.
 
 The squared error of a product x @ W.T is, on average, that of W's columns weighed by the mean squares of x's numbers;
 the correlations between inputs, which GPTQ counts as well (https://arxiv.org/abs/2210.17323), are left out: they would
@@ -57,7 +57,7 @@ def input_moments(
 
 
 def _own(engine: Engine, max_tokens: int, seed: int) -> Iterator[str]:
-    """What a model writes after the beginning of a text and nothing else."""
+    """Return what a model writes after the beginning of a text and nothing else."""
     config: Any = engine.model.config
     for number in range(ANSWERS):
         yield engine.generate([config.bos_token_id], max_tokens=max_tokens, seed=seed + number).text

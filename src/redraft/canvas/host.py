@@ -1,4 +1,4 @@
-"""What the host reads of a device, in one read: each waits until the device has done all that came before."""
+"""One read on the host of all that it needs of a device: each waits until the device has done what came before."""
 
 import torch
 from torch import Tensor

@@ -363,7 +363,7 @@ class Scheduler:
             self._end(handle, progress.error, None if progress.error is not None else progress.value)
 
     def _make_room(self, running: Sequence[Handle[Any]]) -> None:
-        """Where all requests on one budget wait for memory, put them back, the youngest first, until the oldest can go
+        """Put all requests back that wait for memory on one budget, the youngest first, until the oldest can go
         on: so each comes to its end in its turn.
 
         The youngest alone may hold nothing, or less than anybody needs, and would take it again at once.

@@ -27,7 +27,7 @@ DTYPE_NAMES = {
     torch.int64: "I64",
     **{dtype: name for name, dtype in DTYPES.items()},
 }
-"""What a header calls the dtypes that are written."""
+"""The names that a header has for the dtypes that are written."""
 Described = tuple[tuple[int, ...], torch.dtype]
 """Shape and dtype of a tensor to write."""
 

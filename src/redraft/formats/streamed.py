@@ -50,7 +50,7 @@ class Group:
 
 
 class Layout:
-    """Where everything lies in a file of ``described`` tensors; ``metadata`` are texts for its header."""
+    """The places of everything in a file of ``described`` tensors; ``metadata`` are texts for its header."""
 
     def __init__(self, described: Mapping[str, Described], metadata: Mapping[str, str]) -> None:
         # None begins where its dtype, or a vector of it, must not.

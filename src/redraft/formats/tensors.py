@@ -90,7 +90,7 @@ class StoredTensor:
     dtype: torch.dtype
     """The dtype that it is read in."""
     quantised: str | None = None
-    """What a tensor is stored as that is quantised, such as "Q4_K" or "NVFP4", for people; None for others."""
+    """The format of a tensor that is stored quantised, such as "Q4_K" or "NVFP4", for people; None for others."""
     grid: Grid | None = None
     """The whole numbers of a tensor that has them; None for others."""
     encoding: Encoding | None = None

@@ -20,7 +20,7 @@ class LogitsHead:
     """
 
     embedding: Embedding | None
-    """What soft embeddings are made of; None where none are wanted."""
+    """The table of which soft embeddings are made; None where none are wanted."""
     tile: int = TILE
 
     @torch.no_grad()

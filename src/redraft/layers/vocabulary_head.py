@@ -90,7 +90,7 @@ class Embedding:
     table: Tensor
     """[n, H]: of the tokens from ``first`` on."""
     scale: float
-    """What embeddings are multiplied by."""
+    """The factor of embeddings."""
     first: int = 0
     together: Callable[[Tensor], Tensor] | None = None
     """Adds up what each process has; None where this one has all."""

@@ -24,7 +24,7 @@ class ContenderSpec:
     threads: int | None
     """None for the implementation's own choice."""
     device: str = "auto"
-    """As in ``redraft.load``; the reference is on the CPU."""
+    """The device, as in ``redraft.load``; the reference is on the CPU."""
 
 
 @dataclass(frozen=True)

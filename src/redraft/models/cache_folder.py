@@ -1,4 +1,4 @@
-"""Where what was computed from a checkpoint is kept for the next time."""
+"""The folders in which what was computed from a checkpoint is kept for the next time."""
 
 import hashlib
 import os

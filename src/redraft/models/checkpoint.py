@@ -39,7 +39,7 @@ Kind = TypeVar("Kind", bound=Hashable)
 
 @dataclass(frozen=True)
 class Description:
-    """What a checkpoint says of its model: all but the weights."""
+    """A checkpoint's description of its model: all but the weights."""
 
     architecture: str
     family: Family[Any, Any]

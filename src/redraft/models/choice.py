@@ -1,4 +1,4 @@
-"""What dtype "auto" stands for: what is exact or as stored where that is little, else the most exact that fits."""
+"""The dtype that "auto" stands for: what is exact or as stored where that is little, else the most exact that fits."""
 
 from collections import Counter
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What becomes of the numbers that a quantised copy stores, in each format that it can be computed in."""
+"""The numbers that a quantised copy stores, and what becomes of them in each format that it can be computed in."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -11,13 +11,13 @@ from redraft.models.checkpoint import Checkpoint
 
 @dataclass(frozen=True)
 class Becoming:
-    """What some of the weights are stored as, and what becomes of them."""
+    """A part of the weights, what it is stored as, and what becomes of it."""
 
     stored: str | None
-    """What they are stored as; None where that is plain floating point."""
+    """The format that they are stored in; None where that is plain floating point."""
     becomes: str
     weights: int
-    """How many they are."""
+    """The number of them."""
 
 
 def becomings(found: Checkpoint, format: Format) -> list[Becoming]:

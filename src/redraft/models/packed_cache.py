@@ -35,7 +35,7 @@ class PackingStep:
     done: int
     """Bytes that are packed."""
     total: int
-    """As many as there will be."""
+    """The number that there will be."""
     folder: Path | None
     """The folder that they will be kept in for the next load; None where they will not be."""
     reason: str

@@ -79,7 +79,7 @@ class PackedFile:
 
     @property
     def origin(self) -> str | None:
-        """What the weight files were that it was made of; None of a checkpoint of its own."""
+        """The description of the weight files that it was made of; None of a checkpoint of its own."""
         return self._header.get("origin")
 
     def stored_tensors(self) -> dict[str, StoredTensor]:

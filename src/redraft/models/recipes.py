@@ -1,4 +1,4 @@
-"""How a model's packed matrices are made of its weights: said by a family, and done piece by piece."""
+"""Recipes of a model's packed matrices, how they are made of its weights: said by a family, and done piece by piece."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace

@@ -27,7 +27,7 @@ class SpanRows:
     position: int
     """The position of its first token in its sequence."""
     masks: Masks = field(default_factory=dict)
-    """What was made for one layer, for the others that see as much."""
+    """Masks that were made for one layer, for the others that see as much."""
 
     @property
     def causal(self) -> bool:

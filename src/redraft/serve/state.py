@@ -66,7 +66,7 @@ class Serving:
     scheduler: Scheduler
     metrics: ModelMetrics
     settings: ServerSettings
-    """Those of the server, with this model's name."""
+    """The server's own, with this model's name."""
     preparing: Preparing
 
     @property

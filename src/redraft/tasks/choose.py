@@ -10,7 +10,7 @@ from redraft.constrain.constraint import Template
 from redraft.constrain.inference.decisions import Decisions, Normalize
 from redraft.constrain.inference.decisions import calibrated as tempered
 from redraft.constrain.language.template import Hole
-from redraft.engine.canvas_length import pick_canvas_length
+from redraft.engine.canvas_length import pick_canvas_length, trained_lengths
 from redraft.engine.constrained import CanvasConstraint, class_sums
 from redraft.engine.context import open_context, prefill
 from redraft.engine.denoise import CanvasPlan, Denoising
@@ -206,7 +206,8 @@ def choose(
     check_normalize(normalize)
     # What is wrong with the questions themselves is told before what is wrong with the request.
     runtime.constraints.decisions(frame, questions, runtime.model.defaults.end_token_ids)
-    needed = _needed(runtime, frame, questions)
+    # Of one length alone there is nothing to pick.
+    needed = _needed(runtime, frame, questions) if trained_lengths(runtime) else None
     length = pick_canvas_length(runtime, parameters.pop("canvas_length", None), needed)
     request = _request(runtime, prompt, frame, questions, max_denoising_steps, {**parameters, "canvas_length": length})
     return ChooseRequest.of(runtime, request, Reading(frame, questions, scale, power, normalize), record)

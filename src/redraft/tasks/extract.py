@@ -57,7 +57,7 @@ class Extraction(Result, Generic[V]):
     fallback: str | None = None
     """The reason for which JSON was written although slots were asked for, or are the checkpoint's own layout."""
     places: dict[str, tuple[int, int]] = field(default_factory=dict)
-    """Where the values stand in the text, by JSON pointer: the first character, and the one after the last. A value
+    """The places of the values in the text, by JSON pointer: the first character, and the one after the last. A value
     that is not written there as it is, such as a date in another form, is not among them."""
 
 

@@ -27,7 +27,7 @@ from redraft.errors import GenerationError
 
 @dataclass(frozen=True, eq=False)
 class Input:
-    """What a request asks of vLLM's next forward."""
+    """A request's share of vLLM's next forward."""
 
     tokens: Tensor
     """[L] int64: the canvas's positions, whole."""
@@ -49,7 +49,7 @@ class Share:
 
 @dataclass(frozen=True, eq=False)
 class Output:
-    """What came of a request's share. vLLM's ``num_sampled`` is the number of tokens, and all else is rejected."""
+    """The result of a request's share. vLLM's ``num_sampled`` is the number of tokens, and all else is rejected."""
 
     tokens: tuple[int, ...] = ()
     error: Exception | None = None
@@ -78,12 +78,12 @@ class Writing:
 
     @property
     def error(self) -> Exception | None:
-        """What ended the task, if it failed."""
+        """The error that ended the task, if it failed."""
         return self.progress.error
 
     @property
     def input(self) -> Input | None:
-        """What the next forward is to compute; None where nothing more is to come."""
+        """The input that the next forward is to compute; None where nothing more is to come."""
         if self.error is not None:
             return None
         if self._commits:

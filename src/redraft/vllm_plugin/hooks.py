@@ -1,4 +1,4 @@
-"""What the plugin's parts in vLLM's processes agree on."""
+"""The agreements of the plugin's parts in vLLM's processes."""
 
 import logging
 from pathlib import Path
@@ -13,7 +13,7 @@ ARCHITECTURE = "DiffusionGemmaForBlockDiffusion"
 CARRIED = "redraft"
 """The place in ``extra_args`` where a request of ours is carried to the workers; no client can put anything there."""
 TOOLS = "redraft:tools"
-"""Where the server puts the tools of which one has to be called, until the request is made."""
+"""The attribute in which the server puts the tools of which one has to be called, until the request is made."""
 FAILED = -1
 """In the place of a token: the request has failed."""
 

@@ -36,7 +36,7 @@ class RemoteModel:
     reread: int = 0
     kv_dtype: torch.dtype = torch.float32
     batch_independent: bool = True
-    """Of what is encoded nothing is known here, and so nothing depends on how."""
+    """Nothing is known here of what is encoded, and so nothing depends on how."""
 
     def cache_layout(self) -> list[tuple[int, int, int | None]]:
         """Return no layers: vLLM has the keys and values."""

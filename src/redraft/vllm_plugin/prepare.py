@@ -44,7 +44,7 @@ class Wanted:
     """Functions, where the answer has to call one of them."""
     tool_choice: ToolChoice = "required"
     options: Mapping[str, Any] = field(default_factory=dict)
-    """What ``vllm_xargs`` say, without the prefix."""
+    """The values of ``vllm_xargs``, without the prefix."""
     seed_canvas: Sequence[int] | None = None
     pinned: Sequence[int] = ()
     """Positions of the seed canvas that keep their token."""

@@ -17,7 +17,7 @@ def test_it_opens_where_the_model_is_at_home(page: Page):
 
 def test_tabs_move_by_keyboard_and_stand_in_the_address(page: Page):
     page.get_by_role("tab", name="Sudoku").focus()
-    for key, tab in (("ArrowRight", "schema"), ("End", "decide"), ("ArrowRight", "chat"), ("ArrowLeft", "decide")):
+    for key, tab in (("ArrowRight", "extract"), ("End", "decide"), ("ArrowRight", "chat"), ("ArrowLeft", "decide")):
         page.keyboard.press(key)
         assert page.url.endswith(f"#{tab}")
         expect(page.get_by_role("tabpanel")).to_have_attribute("id", f"panel-{tab}")

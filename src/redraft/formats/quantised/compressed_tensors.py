@@ -42,7 +42,7 @@ _MIXED = "mixed-precision"
 
 @dataclass(frozen=True)
 class Scheme:
-    """What a group of modules is quantised to."""
+    """The numbers that a group of modules is quantised to."""
 
     group: str
     """The group's name in ``config_groups``."""

@@ -31,7 +31,7 @@ class Matrix(Protocol):
 
     @property
     def label(self) -> str | None:
-        """What it is stored as, for people; None where it is not quantised."""
+        """The name of what it is stored as, for people; None where it is not quantised."""
         ...
 
     @property
@@ -75,7 +75,7 @@ class Plain:
 
 @dataclass(frozen=True)
 class Scales:
-    """What codes are multiplied by: a scale for so many outputs and so many inputs, and one over all."""
+    """The factors of codes: a scale for so many outputs and so many inputs, and one over all."""
 
     part: Part
     """[..., outputs / block, inputs / group], or fewer dimensions where they are one."""
@@ -124,7 +124,7 @@ class Scales:
 
 @dataclass(frozen=True)
 class Minimums:
-    """What 0 stands for in each group, stored as it is, or as the whole number that stands for 0."""
+    """The value that 0 stands for in each group, stored as it is, or as the whole number that stands for 0."""
 
     part: Part
     zero_points: WordCodes | ByteCodes | None = None

@@ -28,7 +28,7 @@ _AFFINE, _AFFINE_BITS = "affine", (2, 3, 4, 5, 6, 8)
 
 @dataclass(frozen=True)
 class Settings:
-    """How one module is quantised."""
+    """The way in which one module is quantised."""
 
     bits: int
     group: int

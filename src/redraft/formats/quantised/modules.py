@@ -17,7 +17,7 @@ class Module:
 
     name: str
     parts: dict[str, Part] = field(default_factory=dict)
-    """By what stands behind the module's name: "weight", "weight_scale" and so on."""
+    """The tensors by what stands behind the module's name: "weight", "weight_scale" and so on."""
 
     @property
     def where(self) -> str:

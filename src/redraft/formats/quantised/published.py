@@ -31,12 +31,12 @@ METHODS = {
     modelopt.METHOD: Method(modelopt.describe, modelopt.belongs),
     mlx.METHOD: Method(mlx.describe, mlx.belongs),
 }
-"""By what ``quant_method`` names them; MLX, which names nothing, by its keys."""
+"""Readers by what ``quant_method`` names; MLX, which names nothing, is known by its keys."""
 
 
 @dataclass(frozen=True)
 class Quantisation:
-    """What a copy says of how it was quantised."""
+    """The description that a copy has of how it was quantised."""
 
     method: str
     config: Mapping[str, Any]

@@ -17,7 +17,7 @@ EMBEDDING = "embed_tokens.weight"
 
 
 def matrices(config: LlamaDiffusionConfig, format: Format) -> list[MatrixRecipe]:
-    """How the matrices of a model are made. In int4 the feed-forward branch has four bits, and eight what
+    """Return the recipes of a model's matrices. In int4 the feed-forward branch has four bits, and eight what
     ``recipes.sensitive`` says."""
     own = sensitive(format)
     head = EMBEDDING if config.tie_word_embeddings else "lm_head.weight"
