@@ -18,9 +18,11 @@ EMBEDDING = "embed_tokens.weight"
 
 
 def matrices(config: DiffusionGemmaConfig, format: Format) -> list[MatrixRecipe]:
-    """Return the recipes of a model's matrices. Routers stay float32. In int4 the experts, nine tenths of all, have four
-    bits, and the rest eight; of the embedding, read as keys and values of the whole vocabulary, four bits cost more
-    than they save in any case."""
+    """Return the recipes of a model's matrices.
+
+    Routers stay float32. In int4 the experts, nine tenths of all, have four bits, and the rest eight; of the embedding,
+    read as keys and values of the whole vocabulary, four bits cost more than they save in any case.
+    """
     own = sensitive(format)
 
     def stacked(prefix: str, *names: str) -> tuple[str, ...]:

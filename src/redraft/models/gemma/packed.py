@@ -18,8 +18,8 @@ EMBEDDING = "embed_tokens.weight"
 
 
 def matrices(config: GemmaConfig, format: Format) -> list[MatrixRecipe]:
-    """Return the recipes of a model's matrices. Routers stay float32. In int4 the experts, or without any the dense branch,
-    have four bits, and the rest eight."""
+    """Return the recipes of a model's matrices. Routers stay float32. In int4 the experts, or without any the dense
+    branch, have four bits, and the rest eight."""
     own = sensitive(format)
     dense = own if config.num_experts else format
 
