@@ -60,9 +60,13 @@ def address(request: pytest.FixtureRequest, page: Path) -> str:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("page", named([page for page in PAGES if blocks(page, "python")]))
-def test_python_examples_run(commands: Path, page: Path, address: str) -> None:
+def test_python_examples_run(commands: Path, page: Path, address: str, tmp_path: Path) -> None:
     source = "\n".join(blocks(page, "python")).replace(ADDRESS, address)
-    done = subprocess.run([commands / "python", "-c", source], capture_output=True, text=True, timeout=3600)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [commands / "python", "-c", source],
+        cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=3600,
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
 
 
