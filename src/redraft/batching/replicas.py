@@ -6,7 +6,7 @@ from typing import Any
 from redraft.batching import rows
 from redraft.batching.job import Worker
 from redraft.batching.work import Done, Work
-from redraft.errors import RedraftError, RequestError
+from redraft.errors import CheckpointError, RedraftError, RequestError
 from redraft.kernels.library import use_threads
 
 
@@ -16,18 +16,25 @@ class Replica:
     def __init__(self, work: Work, threads: int) -> None:
         use_threads(threads)
         self._work, self._data = work, rows.open_rows(work.data)
-        self._worker = Worker(work.job, work.model, work.loading)
+        self._worker: Worker | None = None
+        self._fault = ""
+        try:
+            self._worker = Worker(work.job, work.model, work.loading)
+        except RedraftError as error:
+            # Ray would start the actor again and again, and then say that it died.
+            self._fault = str(error)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         """Answer a chunk and say what was done. One that was written by a replica which died afterwards is kept."""
-        done = self._work.do(int(row["chunk"]), self._worker, self._data)
-        return vars(done).copy()
+        if self._worker is None:
+            return {"fault": self._fault, **vars(Done(0, 0, ""))}
+        return {"fault": "", **vars(self._work.do(int(row["chunk"]), self._worker, self._data))}
 
 
 def answered(work: Work, numbers: Sequence[int], replicas: int) -> Iterator[Done]:
     """Yield chunks as they are done, in any order. A replica that dies is replaced, and its chunk done once more.
 
-    Raises RedraftError without Ray.
+    Raises RedraftError without Ray, and CheckpointError for a model that a replica cannot load.
     """
     if not numbers:
         return
@@ -47,11 +54,10 @@ def answered(work: Work, numbers: Sequence[int], replicas: int) -> Iterator[Done
             num_cpus=threads,
         )
         for found in done.iter_rows():
+            fault = found.pop("fault")
+            if fault:
+                raise CheckpointError(f"a replica could not load {work.model!r}: {fault}")
             yield Done(**found)
-    except ray.exceptions.RayTaskError as error:
-        if isinstance(error.cause, RedraftError):
-            raise type(error.cause)(str(error.cause)) from error
-        raise
     finally:
         if alone:
             ray.shutdown()
