@@ -1,4 +1,4 @@
-"""What one graphics card makes of the large model, in about ten minutes: random weights, made on the card.
+"""Measures what one graphics card makes of the large model, in ten minutes: random weights, made on the card.
 
     script/gpu                        # all of it, on cuda:0: tables, and gpu.json
     script/gpu --device cuda:1 --json out.json --contexts 512 4096
@@ -51,7 +51,7 @@ class Asked:
     contexts: Sequence[int] = (512, 4096, 32_768)
     steps: int = 16
     tokens: int = 64
-    """Of the autoregressive mode, a client."""
+    """Tokens of a client in the autoregressive mode."""
     clients: Sequence[int] = (1, 8)
 
 

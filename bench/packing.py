@@ -1,4 +1,4 @@
-"""What packing takes: peak memory seen from outside the process, time, and what a kill costs.
+"""Measures what packing takes: peak memory seen from outside the process, time, and what a kill costs.
 
     python -m bench.packing                          # a layer of full size and its embedding, 3.2 GB in bfloat16
     python -m bench.packing --layers 2 --dtype int4 --folder /somewhere/with/room --json out.json

@@ -1,4 +1,4 @@
-"""What ``redraft plan`` estimates against what is then measured: a step, an answer, a token, and a process's memory.
+"""Sets estimates of ``redraft plan`` against what is measured: a step, an answer, a token, and a process's memory.
 
     python -m bench.plan                              # all cases: the bundled model, and hidden 512 with 8 layers
     python -m bench.plan --case sudoku --dtype int8 --rounds 5

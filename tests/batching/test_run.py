@@ -95,7 +95,7 @@ def test_a_row_that_fails_is_kept_with_its_reason(model: Path, write: Write, tmp
 
 
 class Killed(BaseException):
-    """As a kill, this is no exception that anybody catches."""
+    """A kill: no exception that anybody catches."""
 
 
 def test_what_is_broken_off_is_gone_on_with_to_the_same_rows(model: Path, write: Write, tmp_path: Path) -> None:

@@ -147,15 +147,17 @@ def parquet_library() -> Any:
 
 
 def _join_parquet(parts: Sequence[Path], out: Path, written: Sequence[str]) -> None:
-    parquet, import_arrow = parquet_library(), __import__("pyarrow")
+    parquet = parquet_library()
+    import pyarrow
+
     tables = []
     for part in parts:
         rows = [json.loads(line) for line in part.read_text(encoding="utf-8").splitlines()]
         for row in rows:
             for name in written:
                 row[name] = json.dumps(row[name], ensure_ascii=False) if row.get(name) is not None else None
-        tables.append(import_arrow.Table.from_pylist(rows))
-    parquet.write_table(import_arrow.concat_tables(tables, promote_options="permissive"), out)
+        tables.append(pyarrow.Table.from_pylist(rows))
+    parquet.write_table(pyarrow.concat_tables(tables, promote_options="permissive"), out)
 
 
 def _parsed(line: bytes, where: str) -> Row:

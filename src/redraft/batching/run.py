@@ -72,7 +72,7 @@ def batch(
     _begin(work)
     numbers = range(-(-found.count // chunk))
     left = [number for number in numbers if not work.part(number).exists()]
-    before = _rows_of(work, [number for number in numbers if number not in set(left)])
+    before = _rows_of(work, sorted({*numbers} - {*left}))
     done = before
     for one in _here(work, left, found) if replicas is None else on_ray.answered(work, left, replicas):
         _same_weights(work, one.digest)
@@ -144,13 +144,14 @@ def _same_weights(work: Work, digest: str) -> None:
     """Raise RedraftError where a chunk was answered by other weights than the first one."""
     file = work.parts / JOB_FILE
     described = _read_job(file)
-    known = described.setdefault("weights", digest)
-    if known != digest:
+    known = described.get("weights")
+    if known is None:
+        write_text(file, json.dumps({**described, "weights": digest}, indent=2) + "\n")
+    elif known != digest:
         raise RedraftError(
             f"model {work.model!r} has weights {digest[:12]} on one replica, and {known[:12]} on another, or when this "
             f"was begun; put the same checkpoint everywhere, and remove {work.parts}"
         )
-    write_text(file, json.dumps(described, indent=2) + "\n")
 
 
 def _read_job(file: Path) -> dict[str, Any]:

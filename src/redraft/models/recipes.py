@@ -91,6 +91,26 @@ class MatrixRecipe:
         return packed if bias is None else replace(packed, bias=bias)
 
 
+def projections(prefix: str, *names: str) -> tuple[str, ...]:
+    """Return the names of projections' weights, such as "q" of ``layers.0.self_attn``."""
+    return tuple(f"{prefix}.{name}_proj.weight" for name in names)
+
+
+def router(layer: str, hidden_size: int) -> MatrixRecipe:
+    """Return the recipe of a layer's router, in float32.
+
+    Its scale belongs to the rows, after their norm; multiplied into the columns it costs nothing.
+    """
+    return MatrixRecipe(
+        f"{layer}.router",
+        (f"{layer}.router.proj.weight",),
+        "float32",
+        column_scale=f"{layer}.router.scale",
+        column_factor=hidden_size**-0.5,
+        fixed=True,
+    )
+
+
 class InMemory:
     """A ``TensorReader`` of weights that are in memory, such as a model's ``state_dict``."""
 

@@ -12,7 +12,7 @@ from redraft.kernels.readout import PackedHead
 from redraft.models.diffusion_gemma.config import DiffusionGemmaConfig
 from redraft.models.diffusion_gemma.model import DiffusionGemma, Layer
 from redraft.models.packed import LayerPlace, PackedModel, PackedParts, PackedSelfConditioning
-from redraft.models.recipes import MatrixRecipe, sensitive
+from redraft.models.recipes import MatrixRecipe, projections, router, sensitive
 
 EMBEDDING = "embed_tokens.weight"
 
@@ -25,32 +25,21 @@ def matrices(config: DiffusionGemmaConfig, format: Format) -> list[MatrixRecipe]
     """
     own = sensitive(format)
 
-    def stacked(prefix: str, *names: str) -> tuple[str, ...]:
-        return tuple(f"{prefix}.{name}_proj.weight" for name in names)
-
     found = [
         MatrixRecipe("embed_tokens", (EMBEDDING,), own, fixed=True),
-        MatrixRecipe("self_conditioning.gate_up", stacked("self_conditioning", "gate", "up"), own, "gelu_tanh"),
-        MatrixRecipe("self_conditioning.down", stacked("self_conditioning", "down"), own),
+        MatrixRecipe("self_conditioning.gate_up", projections("self_conditioning", "gate", "up"), own, "gelu_tanh"),
+        MatrixRecipe("self_conditioning.down", projections("self_conditioning", "down"), own),
     ]
     for index, spec in enumerate(config.layers):
         name = f"layers.{index}"
         # A full layer's values are its keys.
-        projections = ("q", "k", "v") if spec.window is not None else ("q", "k")
+        read = ("q", "k", "v") if spec.window is not None else ("q", "k")
         found += [
-            MatrixRecipe(f"{name}.qkv", stacked(f"{name}.self_attn", *projections), own),
-            MatrixRecipe(f"{name}.o", stacked(f"{name}.self_attn", "o"), own),
-            MatrixRecipe(f"{name}.gate_up", stacked(f"{name}.mlp", "gate", "up"), own, "gelu_tanh"),
-            MatrixRecipe(f"{name}.down", stacked(f"{name}.mlp", "down"), own),
-            # The router's scale belongs to the rows, after their norm; multiplied into the columns it costs nothing.
-            MatrixRecipe(
-                f"{name}.router",
-                (f"{name}.router.proj.weight",),
-                "float32",
-                column_scale=f"{name}.router.scale",
-                column_factor=config.hidden_size**-0.5,
-                fixed=True,
-            ),
+            MatrixRecipe(f"{name}.qkv", projections(f"{name}.self_attn", *read), own),
+            MatrixRecipe(f"{name}.o", projections(f"{name}.self_attn", "o"), own),
+            MatrixRecipe(f"{name}.gate_up", projections(f"{name}.mlp", "gate", "up"), own, "gelu_tanh"),
+            MatrixRecipe(f"{name}.down", projections(f"{name}.mlp", "down"), own),
+            router(name, config.hidden_size),
             MatrixRecipe(f"{name}.experts.gate_up", (f"{name}.experts.gate_up_proj",), format, "gelu_tanh"),
             MatrixRecipe(f"{name}.experts.down", (f"{name}.experts.down_proj",), format),
         ]

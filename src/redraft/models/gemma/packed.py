@@ -12,7 +12,7 @@ from redraft.kernels.readout import PackedHead
 from redraft.models.gemma.config import GemmaConfig
 from redraft.models.gemma.model import Gemma, Layer
 from redraft.models.packed import LayerPlace, PackedModel, PackedParts
-from redraft.models.recipes import MatrixRecipe, sensitive
+from redraft.models.recipes import MatrixRecipe, projections, router, sensitive
 
 EMBEDDING = "embed_tokens.weight"
 
@@ -23,30 +23,19 @@ def matrices(config: GemmaConfig, format: Format) -> list[MatrixRecipe]:
     own = sensitive(format)
     dense = own if config.num_experts else format
 
-    def stacked(prefix: str, *names: str) -> tuple[str, ...]:
-        return tuple(f"{prefix}.{name}_proj.weight" for name in names)
-
     found = [MatrixRecipe("head", (EMBEDDING,), own, fixed=True)]
     for index, spec in enumerate(config.layers):
         name = f"layers.{index}"
-        projections = ("q", "k") if config.values_are_keys(spec) else ("q", "k", "v")
+        read = ("q", "k") if config.values_are_keys(spec) else ("q", "k", "v")
         found += [
-            MatrixRecipe(f"{name}.qkv", stacked(f"{name}.self_attn", *projections), own),
-            MatrixRecipe(f"{name}.o", stacked(f"{name}.self_attn", "o"), own),
-            MatrixRecipe(f"{name}.gate_up", stacked(f"{name}.mlp", "gate", "up"), dense, "gelu_tanh"),
-            MatrixRecipe(f"{name}.down", stacked(f"{name}.mlp", "down"), dense),
+            MatrixRecipe(f"{name}.qkv", projections(f"{name}.self_attn", *read), own),
+            MatrixRecipe(f"{name}.o", projections(f"{name}.self_attn", "o"), own),
+            MatrixRecipe(f"{name}.gate_up", projections(f"{name}.mlp", "gate", "up"), dense, "gelu_tanh"),
+            MatrixRecipe(f"{name}.down", projections(f"{name}.mlp", "down"), dense),
         ]
         if config.num_experts:
             found += [
-                # The router's scale belongs to the rows, after their norm; multiplied into the columns it is free.
-                MatrixRecipe(
-                    f"{name}.router",
-                    (f"{name}.router.proj.weight",),
-                    "float32",
-                    column_scale=f"{name}.router.scale",
-                    column_factor=config.hidden_size**-0.5,
-                    fixed=True,
-                ),
+                router(name, config.hidden_size),
                 MatrixRecipe(f"{name}.experts_gate_up", (f"{name}.experts.gate_up_proj",), format, "gelu_tanh"),
                 MatrixRecipe(f"{name}.experts_down", (f"{name}.experts.down_proj",), format),
             ]
