@@ -16,7 +16,7 @@ from redraft.api import Engine
 from redraft.engine.compiling.processes import CompileProcesses
 from redraft.engine.scheduler import MAX_BATCH_ROWS, MAX_CONCURRENCY, Scheduler
 from redraft.errors import ConstraintError, RequestError, ShuttingDownError
-from redraft.serve.app import create_app
+from redraft.serve.app import create_app, entry_of
 from redraft.serve.http.hosts import is_loopback, own_names
 from redraft.serve.http.patience import patient
 from redraft.serve.state import ServerSettings
@@ -64,11 +64,15 @@ class Server(uvicorn.Server):
         self.processes = CompileProcesses(self.scheduler.charge)
         self._grace = grace
         self._closing: threading.Thread | None = None
+        entry = entry_of(self.scheduler)
+        app = create_app(
+            self.scheduler, settings, models=models, names=own_names(host), processes=self.processes, entry=entry
+        )
         config = uvicorn.Config(
-            create_app(self.scheduler, settings, models=models, names=own_names(host), processes=self.processes),
+            app,
             host=host,
             port=port,
-            http=patient(settings.limits.header_seconds),
+            http=patient(settings.limits.header_seconds, entry),
             ws="none",
             proxy_headers=_PROXIES in os.environ,
             log_config=None,

@@ -1,35 +1,78 @@
-"""Lets requests into the application one at a time, so that what a hundred of them take at once delays nobody else."""
+"""The turns in which the event loop does what clients ask for: one at a time, so that a hundred delay nobody else."""
 
 import asyncio
 from collections import OrderedDict, deque
+from collections.abc import Callable
+from dataclasses import dataclass
 
-# Seconds after its last request for which a client counts as there.
+# Seconds after its last turn for which a client counts as there.
 _THERE = 5.0
+# For a second that a client's work takes it has none for so many, while other clients are there.
+_PAUSE = 2.0
+
+
+@dataclass(frozen=True, eq=False)
+class _Turn:
+    """Something to do for a client; returns False where it need not be done any longer."""
+
+    do: Callable[[], bool]
+    counts: bool
 
 
 class Entry:
-    """The queue of requests that have arrived whole: one for each round of the event loop, the clients in turn.
+    """The queue of what has arrived: bytes of connections, then requests whose bodies are whole. One for each round of
+    the event loop, the clients in turn.
 
     To read and check a request takes the event loop milliseconds. Of many that are ready at once all would be handled
     before anything else is looked at, such as a request that only asks whether the server lives. And while there are
-    other clients, one's next request waits for as long as the round of its last one took: so that a client that asks
-    more often than can be answered leaves half of the time to others.
+    other clients, a client's next turn waits for twice as long as its last one took, and what was done in threads for
+    it: all of that shares the interpreter with what runs the model for the others, who would have none left of it.
     """
 
-    def __init__(self) -> None:
-        self._queues: OrderedDict[str, deque[asyncio.Future[None]]] = OrderedDict()
+    def __init__(self, charge: Callable[[str, float], object] = lambda owner, seconds: None) -> None:
+        """``charge`` is told the seconds that were spent for a client."""
+        self._charge = charge
+        self._queues: OrderedDict[str, deque[_Turn]] = OrderedDict()
         self._free_at: dict[str, float] = {}
         """The time from which on a client may have its next turn, of those that are there."""
         self._busy = False
         """True while a round is under way, or one is planned."""
 
-    async def enter(self, owner: str) -> None:
-        """Wait for the turn of a client's request."""
+    def call(self, owner: str, do: Callable[[], bool], *, counts: bool = True) -> None:
+        """Have ``do`` called in a turn of a client's; one that returns False, as it need not be done any longer, costs
+        no turn. ``counts``: the turn is charged to the client, who is there by it for the others."""
         loop = asyncio.get_running_loop()
-        turn: asyncio.Future[None] = loop.create_future()
-        self._queues.setdefault(owner, deque()).append(turn)
+        self._queues.setdefault(owner, deque()).append(_Turn(do, counts))
         self._plan(loop)
-        await turn
+
+    def line_up(self, owner: str, *, counts: bool = True) -> asyncio.Future[None]:
+        """Return what is fulfilled when it is a client's turn; who fulfils or cancels it before wants none."""
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def let_in() -> bool:
+            wanted = not turn.done()
+            if wanted:
+                turn.set_result(None)
+            return wanted
+
+        self.call(owner, let_in, counts=counts)
+        return turn
+
+    async def enter(self, owner: str, *, counts: bool = True) -> None:
+        """Wait for the turn of a client's request."""
+        await self.line_up(owner, counts=counts)
+
+    def spent(self, owner: str, seconds: float) -> None:
+        """Count what was done for a client in a thread."""
+        now = asyncio.get_running_loop().time()
+        self._charge(owner, seconds)
+        self._note(owner, now, seconds)
+
+    def _note(self, owner: str, now: float, seconds: float) -> None:
+        """Have a client wait for its next turn, unless there is no other."""
+        self._free_at = {one: at for one, at in self._free_at.items() if at > now - _THERE}
+        others = self._free_at.keys() - {owner}
+        self._free_at[owner] = max(self._free_at.get(owner, now), now) + _PAUSE * seconds if others else now
 
     def _plan(self, loop: asyncio.AbstractEventLoop) -> None:
         if not self._busy and self._queues:
@@ -38,25 +81,36 @@ class Entry:
             if at > loop.time():
                 loop.call_at(at, self._next, loop)
             else:
-                loop.call_soon(self._next, loop)
+                self._next(loop)
 
     def _next(self, loop: asyncio.AbstractEventLoop) -> None:
-        now = loop.time()
-        owner = min(self._queues, key=lambda one: max(self._free_at.get(one, 0.0), now))
-        queue = self._queues.pop(owner)
-        turn = queue.popleft()
-        if queue:
-            # Behind the others.
-            self._queues[owner] = queue
-        if not turn.done():
-            turn.set_result(None)
-        # What waits for the turn goes on in the next round, and then this.
-        loop.call_soon(self._done, loop, owner, now)
+        """Do what comes next, if there is something that is still to be done and whose client need not wait."""
+        while self._queues:
+            now = loop.time()
+            owner = min(self._queues, key=lambda one: max(self._free_at.get(one, 0.0), now))
+            if self._free_at.get(owner, 0.0) > now:
+                break
+            queue = self._queues.pop(owner)
+            turn = queue.popleft()
+            if queue:
+                # Behind the others.
+                self._queues[owner] = queue
+            done = True
+            try:
+                done = turn.do()
+            finally:
+                if done:
+                    # What this has begun goes on in the next round, and then comes whoever is next.
+                    loop.call_soon(self._done, loop, owner if turn.counts else None, now)
+            if done:
+                return
+        self._busy = False
+        self._plan(loop)
 
-    def _done(self, loop: asyncio.AbstractEventLoop, owner: str, began: float) -> None:
-        now = loop.time()
-        self._free_at = {one: at for one, at in self._free_at.items() if at > now - _THERE}
-        alone = not self._free_at.keys() - {owner}
-        self._free_at[owner] = now if alone else now + (now - began)
+    def _done(self, loop: asyncio.AbstractEventLoop, owner: str | None, began: float) -> None:
+        if owner is not None:
+            now = loop.time()
+            self._charge(owner, now - began)
+            self._note(owner, now, now - began)
         self._busy = False
         self._plan(loop)
