@@ -1,7 +1,13 @@
 """Many requests at once keep neither other clients waiting, nor what else the event loop has to do."""
 
 import asyncio
+from collections import Counter
+from collections.abc import Callable, Coroutine
+from functools import partial
 from itertools import pairwise
+from typing import Any
+
+import pytest
 
 from redraft.serve.http.entry import Entry
 
@@ -46,36 +52,106 @@ def test_who_gave_up_takes_no_turn_and_stops_nobody() -> None:
     asyncio.run(run())
 
 
-def test_one_that_asks_too_often_leaves_as_much_time_as_it_takes_while_another_is_there() -> None:
-    """On a clock of its own: each request of ``a`` takes a second of the event loop."""
+class Clock:
+    """An event loop on a clock of its own, which stands still but for ``work``; waiting takes no time."""
 
-    def turns_of_a(others: bool) -> list[float]:
-        loop = asyncio.new_event_loop()
-        now, found = [100.0], list[float]()
+    def __init__(self) -> None:
+        self.now = 100.0
+        self.loop = asyncio.new_event_loop()
+        self.loop.time = lambda: self.now  # type: ignore[method-assign]
 
-        async def ask(entry: Entry, owner: str) -> None:
-            await entry.enter(owner)
-            if owner == "a":
-                found.append(now[0])
-                now[0] += 1.0
-
-        async def idle() -> None:
-            while len(found) < 3:
-                await asyncio.sleep(0)
-                now[0] += 0.01
-
-        async def run() -> None:
-            entry = Entry()
-            if others:
-                await ask(entry, "b")
-            await asyncio.gather(idle(), *(ask(entry, "a") for _ in range(3)))
-
+    def run(self, test: Coroutine[Any, Any, None]) -> None:
         try:
-            loop.time = lambda: now[0]  # type: ignore[method-assign]
-            loop.run_until_complete(run())
+            self.loop.run_until_complete(test)
         finally:
-            loop.close()
-        return [second - first for first, second in pairwise(found)]
+            self.loop.close()
 
-    assert all(between < 1.5 for between in turns_of_a(others=False))
-    assert all(between > 1.99 for between in turns_of_a(others=True))
+    async def idle(self, done: Callable[[], bool]) -> None:
+        """Let time pass until ``done``."""
+        while not done():
+            await asyncio.sleep(0)
+            self.now += 0.01
+
+
+@pytest.mark.parametrize("others", [False, True])
+def test_one_that_asks_too_often_leaves_twice_the_time_that_it_takes_while_another_is_there(others: bool) -> None:
+    """Each request of ``a`` takes a second of the event loop."""
+    clock, found, charged = Clock(), list[float](), Counter[str]()
+
+    async def ask(entry: Entry, owner: str) -> None:
+        await entry.enter(owner)
+        if owner == "a":
+            found.append(clock.now)
+            clock.now += 1.0
+
+    async def run() -> None:
+        entry = Entry(lambda owner, seconds: charged.update({owner: seconds}))  # type: ignore[dict-item]
+        if others:
+            await ask(entry, "b")
+        await asyncio.gather(clock.idle(lambda: len(found) == 3), *(ask(entry, "a") for _ in range(3)))
+        await asyncio.sleep(0)
+
+    clock.run(run())
+    between = [second - first for first, second in pairwise(found)]
+    assert all(seconds > 2.99 for seconds in between) if others else all(seconds < 1.5 for seconds in between)
+    assert 3 <= charged["a"] < 4, "what it takes counts for its share of the model"
+
+
+def test_what_was_done_in_a_thread_counts_too() -> None:
+    clock, entered = Clock(), list[float]()
+
+    async def run() -> None:
+        entry = Entry()
+        await entry.enter("b")
+        await asyncio.sleep(0)
+        entry.spent("a", 0.5)
+        entry.spent("a", 0.5)
+        entry.call("a", lambda: entered.append(clock.now) or True)  # type: ignore[func-returns-value]
+        entry.call("b", lambda: entered.append(clock.now) or True)  # type: ignore[func-returns-value]
+        await clock.idle(lambda: len(entered) == 2)
+
+    clock.run(run())
+    assert entered[0] < 100.1, "the other one does not wait"
+    assert entered[1] >= 102
+
+
+def test_who_only_looks_makes_nobody_wait_and_is_charged_nothing() -> None:
+    clock, entered = Clock(), list[float]()
+
+    async def run() -> None:
+        charged = list[str]()
+        entry = Entry(lambda owner, seconds: charged.append(owner))
+        for _ in range(3):
+            await entry.enter("looks", counts=False)
+            entry.spent("a", 1.0)
+            await entry.enter("a")
+            entered.append(clock.now)
+        await asyncio.sleep(0)
+        assert set(charged) == {"a"}
+
+    clock.run(run())
+    assert entered == [100.0] * 3
+
+
+def test_what_need_not_be_done_any_longer_takes_no_turn() -> None:
+    """A thousand that left stand before one: it is looked at in the round in which it comes."""
+
+    async def run() -> None:
+        entry, log = Entry(), list[str]()
+
+        def do(name: str, wanted: bool) -> bool:
+            log.append(name)
+            return wanted
+
+        entry.call("a", partial(do, "first", True))
+        for _ in range(1000):
+            entry.call("a", partial(do, "left", False))
+        gone = [entry.line_up("a") for _ in range(1000)]
+        entry.call("a", partial(do, "last", True))
+        for turn in gone:
+            turn.cancel()
+        assert log == ["first"], "with nobody before it, at once"
+        await asyncio.sleep(0)
+        assert log == ["first", *["left"] * 1000, "last"]
+
+    asyncio.run(run())

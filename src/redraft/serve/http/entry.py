@@ -36,7 +36,9 @@ class Entry:
         self._free_at: dict[str, float] = {}
         """The time from which on a client may have its next turn, of those that are there."""
         self._busy = False
-        """True while a round is under way, or one is planned."""
+        """True while a round is under way."""
+        self._later: asyncio.TimerHandle | None = None
+        """Looks again once the first of those has waited that have to."""
 
     def call(self, owner: str, do: Callable[[], bool], *, counts: bool = True) -> None:
         """Have ``do`` called in a turn of a client's; one that returns False, as it need not be done any longer, costs
@@ -75,16 +77,21 @@ class Entry:
         self._free_at[owner] = max(self._free_at.get(owner, now), now) + _PAUSE * seconds if others else now
 
     def _plan(self, loop: asyncio.AbstractEventLoop) -> None:
-        if not self._busy and self._queues:
-            self._busy = True
-            at = min(self._free_at.get(owner, 0.0) for owner in self._queues)
-            if at > loop.time():
-                loop.call_at(at, self._next, loop)
-            else:
-                self._next(loop)
+        if self._later is not None:
+            # Who has come since need not wait for as long.
+            self._later.cancel()
+            self._later = None
+        if self._busy or not self._queues:
+            return
+        at = min(self._free_at.get(owner, 0.0) for owner in self._queues)
+        if at > loop.time():
+            self._later = loop.call_at(at, self._plan, loop)
+        else:
+            self._next(loop)
 
     def _next(self, loop: asyncio.AbstractEventLoop) -> None:
         """Do what comes next, if there is something that is still to be done and whose client need not wait."""
+        self._busy = True
         while self._queues:
             now = loop.time()
             owner = min(self._queues, key=lambda one: max(self._free_at.get(one, 0.0), now))
