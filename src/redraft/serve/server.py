@@ -24,6 +24,9 @@ from redraft.serve.state import ServerSettings
 # Uvicorn's own variable: the proxies whose word about a client's address is taken. Without it anybody next to the
 # server could make up an address for each request.
 _PROXIES = "FORWARDED_ALLOW_IPS"
+# Connections that are accepted in one round of the event loop, which does nothing else meanwhile, and those that wait
+# for that in the system.
+_ACCEPTED, _BACKLOG = 32, 2048
 # Seconds after which a thread that runs Python lets another one run; those that run the model wait for it often.
 _SWITCH = 0.0005
 
@@ -72,6 +75,7 @@ class Server(uvicorn.Server):
             app,
             host=host,
             port=port,
+            backlog=_ACCEPTED,
             http=patient(settings.limits.header_seconds, entry),
             ws="none",
             proxy_headers=_PROXIES in os.environ,
@@ -110,6 +114,10 @@ class Server(uvicorn.Server):
         """Listen, and say where."""
         await super().startup(sockets)
         if self.started:
+            for listening in (one for server in self.servers for one in server.sockets):
+                # The event loop takes one number for both.
+                with socket.socket(fileno=os.dup(listening.fileno())) as same:
+                    same.listen(_BACKLOG)
             host, port = self.servers[0].sockets[0].getsockname()[:2]
             shown = f"[{host}]" if ":" in host else host
             log.info("serving on http://%s:%d", shown, port)

@@ -115,22 +115,39 @@ def test_what_was_done_in_a_thread_counts_too() -> None:
     assert entered[1] >= 102
 
 
-def test_who_only_looks_makes_nobody_wait_and_is_charged_nothing() -> None:
-    clock, entered = Clock(), list[float]()
+def test_who_is_not_known_yet_makes_nobody_wait_and_is_charged_nothing() -> None:
+    clock, entered, charged = Clock(), list[float](), list[str]()
+
+    def greeted() -> bool:
+        clock.now += 1.0
+        return True
 
     async def run() -> None:
-        charged = list[str]()
         entry = Entry(lambda owner, seconds: charged.append(owner))
         for _ in range(3):
-            await entry.enter("looks", counts=False)
+            entry.greet("a", greeted)
             entry.spent("a", 1.0)
             await entry.enter("a")
             entered.append(clock.now)
         await asyncio.sleep(0)
-        assert set(charged) == {"a"}
 
     clock.run(run())
-    assert entered == [100.0] * 3
+    assert entered == [101.0, 102.0, 103.0], "with nobody else there it waits for nothing but the round"
+    assert set(charged) == {"a"}
+
+
+def test_the_newest_of_those_not_known_yet_does_not_stand_behind_all_others_nor_before_them_for_ever() -> None:
+    async def run() -> list[int]:
+        entry, log = Entry(), list[int]()
+        for number in range(200):
+            entry.greet("a", lambda number=number: log.append(number) is None)  # type: ignore[misc]
+        for _ in range(100):
+            await asyncio.sleep(0)
+        return log
+
+    log = asyncio.run(run())
+    assert {199, 198, 1, 2} <= set(log[:6])
+    assert log.index(49) < 100, "half of the turns are the oldest's"
 
 
 def test_what_need_not_be_done_any_longer_takes_no_turn() -> None:

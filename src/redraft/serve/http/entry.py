@@ -35,19 +35,31 @@ class Entry:
         self._queues: OrderedDict[str, deque[_Turn]] = OrderedDict()
         self._free_at: dict[str, float] = {}
         """The time from which on a client may have its next turn, of those that are there."""
+        self._newest = False
+        """The next of those that nobody knows is the newest of them, not the oldest."""
         self._busy = False
         """True while a round is under way."""
         self._later: asyncio.TimerHandle | None = None
         """Looks again once the first of those has waited that have to."""
 
-    def call(self, owner: str, do: Callable[[], bool], *, counts: bool = True) -> None:
+    def call(self, owner: str, do: Callable[[], bool]) -> None:
         """Have ``do`` called in a turn of a client's; one that returns False, as it need not be done any longer, costs
-        no turn. ``counts``: the turn is charged to the client, who is there by it for the others."""
-        loop = asyncio.get_running_loop()
-        self._queues.setdefault(owner, deque()).append(_Turn(do, counts))
-        self._plan(loop)
+        no turn."""
+        self._append(owner, _Turn(do, counts=True))
 
-    def line_up(self, owner: str, *, counts: bool = True) -> asyncio.Future[None]:
+    def greet(self, address: str, do: Callable[[], bool]) -> None:
+        """Have ``do`` called in a turn of those who ask from an address and are not known yet: it counts for nobody.
+
+        The oldest and the newest come in turn, so that who only looks whether the server lives does not stand behind
+        two hundred that came at once, and these come in the end.
+        """
+        self._append(f"new {address}", _Turn(do, counts=False))
+
+    def _append(self, queue: str, turn: _Turn) -> None:
+        self._queues.setdefault(queue, deque()).append(turn)
+        self._plan(asyncio.get_running_loop())
+
+    def line_up(self, owner: str) -> asyncio.Future[None]:
         """Return what is fulfilled when it is a client's turn; who fulfils or cancels it before wants none."""
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
@@ -57,12 +69,12 @@ class Entry:
                 turn.set_result(None)
             return wanted
 
-        self.call(owner, let_in, counts=counts)
+        self.call(owner, let_in)
         return turn
 
-    async def enter(self, owner: str, *, counts: bool = True) -> None:
+    async def enter(self, owner: str) -> None:
         """Wait for the turn of a client's request."""
-        await self.line_up(owner, counts=counts)
+        await self.line_up(owner)
 
     def spent(self, owner: str, seconds: float) -> None:
         """Count what was done for a client in a thread."""
@@ -98,7 +110,11 @@ class Entry:
             if self._free_at.get(owner, 0.0) > now:
                 break
             queue = self._queues.pop(owner)
-            turn = queue.popleft()
+            if queue[0].counts:
+                turn = queue.popleft()
+            else:
+                turn = queue.pop() if self._newest else queue.popleft()
+                self._newest = not self._newest
             if queue:
                 # Behind the others.
                 self._queues[owner] = queue

@@ -36,10 +36,11 @@ class PatientProtocol(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
         if sum(map(len, self._arrived)) > _KEPT:
             self.transport.pause_reading()
         if len(self._arrived) == 1:
-            known = asked_on(self.scope)
-            owner = owner_of({"client": self.client}, with_keys=False) if known is None else known
-            # Who asks on a new connection is not known before its head is read.
-            self.entry.call(owner, self._read, counts=known is not None)
+            owner = asked_on(self.scope)
+            if owner is None:
+                self.entry.greet(owner_of({"client": self.client}, with_keys=False), self._read)
+            else:
+                self.entry.call(owner, self._read)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop()
