@@ -66,27 +66,31 @@ class Preparing:
 async def in_thread(work: Callable[[], T]) -> T:
     """Run ``work`` in a thread that ends with it, in the context of the current task; a pool would keep its threads."""
     loop = asyncio.get_running_loop()
-    found: asyncio.Future[T] = loop.create_future()
+    done: asyncio.Future[None] = loop.create_future()
     context = copy_context()
+    errors, values = list[BaseException](), list[T]()
 
-    def tell(error: BaseException | None, value: list[T]) -> None:
-        if found.cancelled():
-            return
-        if error is None:
-            found.set_result(value[0])
-        else:
-            found.set_exception(error)
+    def tell() -> None:
+        if not done.cancelled():
+            done.set_result(None)
 
     def run() -> None:
-        error: BaseException | None = None
-        value: list[T] = []
         try:
-            value.append(context.run(work))
+            values.append(context.run(work))
         except BaseException as raised:  # whatever it is, it is the caller's
-            error = raised
+            errors.append(raised)
         # A server that has stopped has no loop any longer, nor anybody who waits.
         with contextlib.suppress(RuntimeError):
-            loop.call_soon_threadsafe(tell, error, value)
+            loop.call_soon_threadsafe(tell)
 
     threading.Thread(target=run, name="redraft-request", daemon=True).start()
-    return await found
+    await done
+    if values:
+        return values.pop()
+    error = errors.pop()
+    # Its traceback has these frames, which must not have it: what they hold, such as a whole body, would stay until
+    # somebody looks for what only refers to itself.
+    try:
+        raise error
+    finally:
+        del error

@@ -18,6 +18,7 @@ from redraft.engine.scheduler import MAX_BATCH_ROWS, MAX_CONCURRENCY, Scheduler
 from redraft.errors import ConstraintError, RequestError, ShuttingDownError
 from redraft.serve.app import create_app, entry_of
 from redraft.serve.http.hosts import is_loopback, own_names
+from redraft.serve.http.idle import share_arenas
 from redraft.serve.http.patience import patient
 from redraft.serve.state import ServerSettings
 
@@ -201,6 +202,7 @@ def run(
         grace=grace,
     )
     sys.setswitchinterval(_SWITCH)
+    share_arenas()
     # What is there now stays: to look through it again and again would stop everything else for as long as it takes.
     gc.collect()
     gc.freeze()
