@@ -28,8 +28,9 @@ _PROXIES = "FORWARDED_ALLOW_IPS"
 # Connections that are accepted in one round of the event loop, which does nothing else meanwhile, and those that wait
 # for that in the system.
 _ACCEPTED, _BACKLOG = 32, 2048
-# Seconds after which a thread that runs Python lets another one run; those that run the model wait for it often.
-_SWITCH = 0.0005
+# Seconds after which a thread that runs Python lets another one run. The one that runs the model waits for it some ten
+# times a forward while others are at work.
+_SWITCH = 0.0001
 
 log = logging.getLogger("redraft.serve")
 

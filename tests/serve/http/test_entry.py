@@ -52,6 +52,10 @@ def test_who_gave_up_takes_no_turn_and_stops_nobody() -> None:
     asyncio.run(run())
 
 
+def wanted() -> bool:
+    return True
+
+
 class Clock:
     """An event loop on a clock of its own, which stands still but for ``work``; waiting takes no time."""
 
@@ -106,8 +110,8 @@ def test_what_was_done_in_a_thread_counts_too() -> None:
         await asyncio.sleep(0)
         entry.spent("a", 0.5)
         entry.spent("a", 0.5)
-        entry.call("a", lambda: entered.append(clock.now) or True)  # type: ignore[func-returns-value]
-        entry.call("b", lambda: entered.append(clock.now) or True)  # type: ignore[func-returns-value]
+        for owner in "ab":
+            entry.call(owner, lambda: entered.append(clock.now), wanted)
         await clock.idle(lambda: len(entered) == 2)
 
     clock.run(run())
@@ -118,14 +122,13 @@ def test_what_was_done_in_a_thread_counts_too() -> None:
 def test_who_is_not_known_yet_makes_nobody_wait_and_is_charged_nothing() -> None:
     clock, entered, charged = Clock(), list[float](), list[str]()
 
-    def greeted() -> bool:
+    def greeted() -> None:
         clock.now += 1.0
-        return True
 
     async def run() -> None:
         entry = Entry(lambda owner, seconds: charged.append(owner))
         for _ in range(3):
-            entry.greet("a", greeted)
+            entry.greet("a", greeted, wanted)
             entry.spent("a", 1.0)
             await entry.enter("a")
             entered.append(clock.now)
@@ -140,7 +143,7 @@ def test_the_newest_of_those_not_known_yet_does_not_stand_behind_all_others_nor_
     async def run() -> list[int]:
         entry, log = Entry(), list[int]()
         for number in range(200):
-            entry.greet("a", lambda number=number: log.append(number) is None)  # type: ignore[misc]
+            entry.greet("a", partial(log.append, number), wanted)
         for _ in range(100):
             await asyncio.sleep(0)
         return log
@@ -156,19 +159,40 @@ def test_what_need_not_be_done_any_longer_takes_no_turn() -> None:
     async def run() -> None:
         entry, log = Entry(), list[str]()
 
-        def do(name: str, wanted: bool) -> bool:
-            log.append(name)
+        def is_wanted(wanted: bool) -> bool:
+            log.append("looked")
             return wanted
 
-        entry.call("a", partial(do, "first", True))
+        entry.call("a", partial(log.append, "first"), wanted)
         for _ in range(1000):
-            entry.call("a", partial(do, "left", False))
+            entry.call("a", partial(log.append, "left"), partial(is_wanted, False))
         gone = [entry.line_up("a") for _ in range(1000)]
-        entry.call("a", partial(do, "last", True))
+        entry.call("a", partial(log.append, "last"), wanted)
         for turn in gone:
             turn.cancel()
         assert log == ["first"], "with nobody before it, at once"
         await asyncio.sleep(0)
-        assert log == ["first", *["left"] * 1000, "last"]
+        assert log == ["first", *["looked"] * 1000, "last"]
 
     asyncio.run(run())
+
+
+def test_what_the_event_loop_does_besides_is_nobodys() -> None:
+    """Ten seconds that others take while a turn is under way make its client neither wait nor owe."""
+    clock, charged = Clock(), Counter[str]()
+
+    def other() -> None:
+        clock.now += 10.0
+
+    async def run() -> None:
+        entry = Entry(lambda owner, seconds: charged.update({owner: seconds}))  # type: ignore[dict-item]
+        await entry.enter("b")
+        asyncio.get_running_loop().call_soon(other)
+        await entry.enter("a")
+        clock.now += 1.0
+        asyncio.get_running_loop().call_soon(other)
+        for _ in range(3):
+            await asyncio.sleep(0)
+
+    clock.run(run())
+    assert charged == {"a": 1.0, "b": 0.0}

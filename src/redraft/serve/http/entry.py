@@ -13,10 +13,22 @@ _PAUSE = 2.0
 
 @dataclass(frozen=True, eq=False)
 class _Turn:
-    """Something to do for a client; returns False where it need not be done any longer."""
+    """Something to do for a client, as long as it is wanted."""
 
-    do: Callable[[], bool]
+    do: Callable[[], object]
+    wanted: Callable[[], bool]
     counts: bool
+
+
+@dataclass(eq=False)
+class _Round:
+    """The time of a turn: that of what it does, and of what this has begun, which the event loop does next. What else
+    there is to do between is not its client's."""
+
+    owner: str | None
+    """None where the turn counts for nobody."""
+    seconds: float = 0.0
+    goes_on: float = 0.0
 
 
 class Entry:
@@ -42,34 +54,31 @@ class Entry:
         self._later: asyncio.TimerHandle | None = None
         """Looks again once the first of those has waited that have to."""
 
-    def call(self, owner: str, do: Callable[[], bool]) -> None:
-        """Have ``do`` called in a turn of a client's; one that returns False, as it need not be done any longer, costs
-        no turn."""
-        self._append(owner, _Turn(do, counts=True))
+    def call(self, owner: str, do: Callable[[], object], wanted: Callable[[], bool]) -> None:
+        """Have ``do`` called in a turn of a client's, which is not taken where it is not ``wanted`` any longer."""
+        self._append(owner, _Turn(do, wanted, counts=True))
+        self._plan(asyncio.get_running_loop())
 
-    def greet(self, address: str, do: Callable[[], bool]) -> None:
+    def greet(self, address: str, do: Callable[[], object], wanted: Callable[[], bool]) -> None:
         """Have ``do`` called in a turn of those who ask from an address and are not known yet: it counts for nobody.
 
         The oldest and the newest come in turn, so that who only looks whether the server lives does not stand behind
         two hundred that came at once, and these come in the end.
         """
-        self._append(f"new {address}", _Turn(do, counts=False))
+        self._append(f"new {address}", _Turn(do, wanted, counts=False))
+        self._plan(asyncio.get_running_loop())
 
     def _append(self, queue: str, turn: _Turn) -> None:
         self._queues.setdefault(queue, deque()).append(turn)
-        self._plan(asyncio.get_running_loop())
 
     def line_up(self, owner: str) -> asyncio.Future[None]:
         """Return what is fulfilled when it is a client's turn; who fulfils or cancels it before wants none."""
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        turn: asyncio.Future[None] = loop.create_future()
 
-        def let_in() -> bool:
-            wanted = not turn.done()
-            if wanted:
-                turn.set_result(None)
-            return wanted
-
-        self.call(owner, let_in)
+        self._append(owner, _Turn(lambda: turn.set_result(None), lambda: not turn.done(), counts=True))
+        # Not at once: who waits has to be woken, so that what it does then is within the round.
+        loop.call_soon(self._plan, loop)
         return turn
 
     async def enter(self, owner: str) -> None:
@@ -102,38 +111,50 @@ class Entry:
             self._next(loop)
 
     def _next(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Do what comes next, if there is something that is still to be done and whose client need not wait."""
+        """Do what comes next, if there is something that is still wanted and whose client need not wait."""
         self._busy = True
         while self._queues:
             now = loop.time()
             owner = min(self._queues, key=lambda one: max(self._free_at.get(one, 0.0), now))
             if self._free_at.get(owner, 0.0) > now:
                 break
-            queue = self._queues.pop(owner)
-            if queue[0].counts:
-                turn = queue.popleft()
-            else:
-                turn = queue.pop() if self._newest else queue.popleft()
-                self._newest = not self._newest
-            if queue:
-                # Behind the others.
-                self._queues[owner] = queue
-            done = True
-            try:
-                done = turn.do()
-            finally:
-                if done:
-                    # What this has begun goes on in the next round, and then comes whoever is next.
-                    loop.call_soon(self._done, loop, owner if turn.counts else None, now)
-            if done:
+            turn = self._pop(owner)
+            if turn.wanted():
+                self._begin(loop, turn, _Round(owner if turn.counts else None))
                 return
         self._busy = False
         self._plan(loop)
 
-    def _done(self, loop: asyncio.AbstractEventLoop, owner: str | None, began: float) -> None:
-        if owner is not None:
+    def _pop(self, owner: str) -> _Turn:
+        """Take the next turn of a queue, which goes behind the others."""
+        queue = self._queues.pop(owner)
+        if queue[0].counts:
+            turn = queue.popleft()
+        else:
+            turn = queue.pop() if self._newest else queue.popleft()
+            self._newest = not self._newest
+        if queue:
+            self._queues[owner] = queue
+        return turn
+
+    def _begin(self, loop: asyncio.AbstractEventLoop, turn: _Turn, round: _Round) -> None:
+        began = loop.time()
+        # Before and behind what the turn has begun, in the next round of the event loop; then comes whoever is next.
+        loop.call_soon(self._go_on, loop, round)
+        try:
+            turn.do()
+        finally:
+            round.seconds = loop.time() - began
+            loop.call_soon(self._end, loop, round)
+
+    def _go_on(self, loop: asyncio.AbstractEventLoop, round: _Round) -> None:
+        round.goes_on = loop.time()
+
+    def _end(self, loop: asyncio.AbstractEventLoop, round: _Round) -> None:
+        if round.owner is not None:
             now = loop.time()
-            self._charge(owner, now - began)
-            self._note(owner, now, now - began)
+            seconds = round.seconds + now - round.goes_on
+            self._charge(round.owner, seconds)
+            self._note(round.owner, now, seconds)
         self._busy = False
         self._plan(loop)

@@ -38,26 +38,26 @@ class PatientProtocol(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
         if len(self._arrived) == 1:
             owner = asked_on(self.scope)
             if owner is None:
-                self.entry.greet(owner_of({"client": self.client}, with_keys=False), self._read)
+                self.entry.greet(owner_of({"client": self.client}, with_keys=False), self._read, self._waits)
             else:
-                self.entry.call(owner, self._read)
+                self.entry.call(owner, self._read, self._waits)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop()
         self._arrived.clear()
         super().connection_lost(exc)
 
-    def _read(self) -> bool:
-        """Read what has arrived; False where the connection has closed."""
-        if not self._arrived:
-            return False
+    def _waits(self) -> bool:
+        """Return whether there is something to read; not once the connection has closed."""
+        return bool(self._arrived)
+
+    def _read(self) -> None:
         data = b"".join(self._arrived)
         self._arrived.clear()
         if not self.flow.read_paused:
             self.transport.resume_reading()
         super().data_received(data)
         self._watch()
-        return True
 
     def _watch(self) -> None:
         """Begin to wait for a head, or stop when it is there."""
