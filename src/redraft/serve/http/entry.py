@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 # Seconds after its last turn for which a client counts as there.
 _THERE = 5.0
-# For a second that a client's work takes it has none for so many, while other clients are there.
-_PAUSE = 2.0
+# For a second of a client's work it has no turn for so many while other clients are there, and for no more at once.
+_PAUSE, _MAX_PAUSE = 2.0, 1.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,7 +95,8 @@ class Entry:
         """Have a client wait for its next turn, unless there is no other."""
         self._free_at = {one: at for one, at in self._free_at.items() if at > now - _THERE}
         others = self._free_at.keys() - {owner}
-        self._free_at[owner] = max(self._free_at.get(owner, now), now) + _PAUSE * seconds if others else now
+        free_at = max(self._free_at.get(owner, now), now) + _PAUSE * seconds
+        self._free_at[owner] = min(free_at, now + _MAX_PAUSE) if others else now
 
     def _plan(self, loop: asyncio.AbstractEventLoop) -> None:
         if self._later is not None:
