@@ -130,7 +130,7 @@ class Scheduler:
         self._waiting: OrderedDict[Client, deque[Handle[Any]]] = OrderedDict()
         self._shares = ClientShares()
         self._lately: dict[str, int] = {}
-        """By owners that had rows of a forward lately, the number of the last of these."""
+        """The number of the last forward of each owner that had rows of one lately."""
         self._loads = {one: Load() for one in self.runtimes}
         self._forwards = 0
         """Batches of all models."""
