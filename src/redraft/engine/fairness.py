@@ -104,7 +104,7 @@ class Round:
         self._owners = {client.owner: shares.of_owner(client.owner) for client in wanting}
         self._users = {client: shares.of_user(client) for client in wanting}
         self._shared = shared or len(self._owners) > 1
-        self._taken: Counter[str] = Counter()
+        self._taken: dict[str, float] = {}
 
     def next(self, clients: Iterable[Client]) -> Client:
         """Return whose turn it is among those that have something left."""
@@ -116,13 +116,13 @@ class Round:
             return True
         others = (work for owner, work in self._owners.items() if owner != client.owner)
         own = self._owners[client.owner]
-        return self._taken[client.owner] < self._ahead and all(own < other + self._ahead for other in others)
+        return self._taken.get(client.owner, 0.0) < self._ahead and all(own < other + self._ahead for other in others)
 
     def take(self, client: Client, work: float) -> None:
         """Note what the client has of this batch."""
         self._owners[client.owner] += work
         self._users[client] += work
-        self._taken[client.owner] += work
+        self._taken[client.owner] = self._taken.get(client.owner, 0.0) + work
 
 
 @dataclass(eq=False)

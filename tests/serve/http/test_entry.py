@@ -1,7 +1,6 @@
 """Many requests at once keep neither other clients waiting, nor what else the event loop has to do."""
 
 import asyncio
-from collections import Counter
 from collections.abc import Callable, Coroutine
 from functools import partial
 from itertools import pairwise
@@ -56,6 +55,13 @@ def wanted() -> bool:
     return True
 
 
+class Charged(dict[str, float]):
+    """The seconds that count against each client."""
+
+    def add(self, owner: str, seconds: float) -> None:
+        self[owner] = self.get(owner, 0.0) + seconds
+
+
 class Clock:
     """An event loop on a clock of its own, which stands still but for ``work``; waiting takes no time."""
 
@@ -80,7 +86,7 @@ class Clock:
 @pytest.mark.parametrize("others", [False, True])
 def test_one_that_asks_too_often_leaves_twice_the_time_that_it_takes_while_another_is_there(others: bool) -> None:
     """Each request of ``a`` takes a fifth of a second of the event loop."""
-    clock, found, charged = Clock(), list[float](), Counter[str]()
+    clock, found, charged = Clock(), list[float](), Charged()
 
     async def ask(entry: Entry, owner: str) -> None:
         await entry.enter(owner)
@@ -89,7 +95,7 @@ def test_one_that_asks_too_often_leaves_twice_the_time_that_it_takes_while_anoth
             clock.now += 0.2
 
     async def run() -> None:
-        entry = Entry(lambda owner, seconds: charged.update({owner: seconds}))  # type: ignore[dict-item]
+        entry = Entry(charged.add)
         if others:
             await ask(entry, "b")
         await asyncio.gather(clock.idle(lambda: len(found) == 3), *(ask(entry, "a") for _ in range(3)))
@@ -194,13 +200,13 @@ def test_what_need_not_be_done_any_longer_takes_no_turn() -> None:
 
 def test_what_the_event_loop_does_besides_is_nobodys() -> None:
     """Ten seconds that others take while a turn is under way make its client neither wait nor owe."""
-    clock, charged = Clock(), Counter[str]()
+    clock, charged = Clock(), Charged()
 
     def other() -> None:
         clock.now += 10.0
 
     async def run() -> None:
-        entry = Entry(lambda owner, seconds: charged.update({owner: seconds}))  # type: ignore[dict-item]
+        entry = Entry(charged.add)
         await entry.enter("b")
         asyncio.get_running_loop().call_soon(other)
         await entry.enter("a")

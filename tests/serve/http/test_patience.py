@@ -3,9 +3,8 @@
 import json
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from typing import Any
 
 import httpx
 import pytest
@@ -39,9 +38,14 @@ class Held:
         there = [one for one in [*self._server.server_state.connections] if isinstance(one, PatientProtocol)]
         return [one for one in there if one._arrived]
 
-    def _in_loop(self, do: Any) -> None:
+    def _in_loop(self, do: Callable[[], object]) -> None:
         done = threading.Event()
-        self._loop.call_soon_threadsafe(lambda: (do(), done.set()))
+
+        def then_tell() -> None:
+            do()
+            done.set()
+
+        self._loop.call_soon_threadsafe(then_tell)
         assert done.wait(600)
 
 
