@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from tests import thorough
+
 HERE = Path(__file__).parent
 COSTS = HERE / "costs.txt"
 # Not even collected: a browser, clients that take seconds to import, the documentation's examples, a vocabulary that
@@ -29,10 +31,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--fast", action="store_true", help=f"only tests of less than {DEAR} seconds, and {CASES} cases of each"
     )
+    parser.addoption("--thorough", action="store_true", help="all random cases, of which other runs take a few")
     parser.addoption("--costs", action="store_true", help=f"write the costs of what runs to {COSTS.name}")
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    thorough.pytest_configure(config)
     if config.getoption("--costs"):
         if config.getoption("--fast") or config.getoption("numprocesses", None):
             raise pytest.UsageError("--costs measures whole tests in one process: without --fast, without -n")
