@@ -18,7 +18,6 @@ from redraft.kernels.packed import FORMATS, Format
 from redraft.loading import load
 from redraft.models.base import Span
 from tests.random_checkpoint import END_TOKEN_IDS, random_checkpoint
-from tests.thorough import some
 
 # Confident enough to accept and change, never converging: every canvas takes all its steps.
 RESTLESS = {"max_denoising_steps": 4, "t_max": 0.4, "t_min": 0.2}
@@ -157,7 +156,7 @@ def test_the_answer_ends_before_the_first_end_token(folder: Path) -> None:
     engine = load(folder)
     unlimited = endless(load(folder))
     reasons = Counter[str]()
-    for seed in range(some(12, 6)):
+    for seed in range(12):
         result = engine.generate(PROMPT, max_tokens=30, seed=seed)
         reasons[result.finish_reason] += 1
         assert not set(result.token_ids) & set(END_TOKEN_IDS)
@@ -167,7 +166,7 @@ def test_the_answer_ends_before_the_first_end_token(folder: Path) -> None:
             assert result.token_ids == raw[: ends[0]]
         else:
             assert len(result.token_ids) == 30 or ends
-    assert reasons["stop"] > 1, reasons
+    assert reasons["stop"], reasons
 
 
 def stop_word(engine: Engine, at: int) -> str:

@@ -439,9 +439,9 @@ def test_greedy_samples_are_the_argmax_under_a_constraint_too(tmp_path: Path) ->
 @pytest.mark.slow
 @pytest.mark.parametrize(("kind", "count"), [("schema", 160), ("regex", 110), ("choice", 110), ("template", 100)])
 def test_nothing_invalid_is_generated_in_hundreds(kind: str, count: int, tmp_path: Path) -> None:
-    """Of 480 in all, none invalid: any model, temperature, sampler, step limit, canvas length, budget, end tokens, stop
+    """480 in all, none invalid: any model, temperature, sampler, step limit, canvas length, budget, end tokens, stop
     strings, with a thought before and without."""
-    done = generations(kind, some(count), tmp_path)
+    done = generations(kind, count, tmp_path)
     print(kind, dict(done))
     for seen in ("stop", "length", "at the minimum", "with a thought", "1 canvases", "2 canvases", "4 canvases"):
         assert done[seen], seen
