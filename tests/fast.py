@@ -28,15 +28,15 @@ DEAR = 0.2
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
+    thorough.add_option(parser)
     parser.addoption(
         "--fast", action="store_true", help=f"only tests of less than {DEAR} seconds, and {CASES} cases of each"
     )
-    parser.addoption("--thorough", action="store_true", help="all random cases, of which other runs take a few")
     parser.addoption("--costs", action="store_true", help=f"write the costs of what runs to {COSTS.name}")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    thorough.pytest_configure(config)
+    thorough.configure(config)
     if config.getoption("--costs"):
         if config.getoption("--fast") or config.getoption("numprocesses", None):
             raise pytest.UsageError("--costs measures whole tests in one process: without --fast, without -n")

@@ -23,7 +23,7 @@ def import_cheaply() -> None:
     """
     gc.disable()
     if not hasattr(ssl.create_default_context, "cache_info"):
-        ssl.create_default_context = cache(ssl.create_default_context)
+        setattr(ssl, ssl.create_default_context.__name__, cache(ssl.create_default_context))
     if GRAMMARS not in sys.modules and find_spec(GRAMMARS) is not None:
         waiting = ModuleType(GRAMMARS)
         setattr(waiting, is_valid_syntax.__name__, is_valid_syntax)

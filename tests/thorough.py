@@ -7,7 +7,11 @@ OF = 4
 _thorough = False
 
 
-def pytest_configure(config: pytest.Config) -> None:
+def add_option(parser: pytest.Parser) -> None:
+    parser.addoption("--thorough", action="store_true", help="all random cases, of which other runs take a few")
+
+
+def configure(config: pytest.Config) -> None:
     """Decide it before any test is imported; properties that name no number of their own have hypothesis's hundred."""
     from hypothesis import settings
 
@@ -19,4 +23,4 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def some(count: int, at_least: int = 1) -> int:
     """The number of random cases out of ``count`` to run now, but no fewer than ``at_least``."""
-    return count if _thorough else max(at_least, -(-count // OF))
+    return count if _thorough else min(count, max(at_least, -(-count // OF)))
