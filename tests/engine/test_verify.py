@@ -89,8 +89,8 @@ def test_only_marked_positions_change_in_the_next_round(engine: Engine, constrai
             assert len(final[-1].argmax) == 8
         best = [min(len(own) for canvas, own in marks if canvas == index) for index in range(result.usage.canvases)]
         assert result.verified == (not any(best))
-    assert rounds > 5
-    assert changed > 5
+    assert rounds > 3
+    assert changed
 
 
 def test_what_was_not_marked_is_not_cut_off_either(engine: Engine) -> None:
