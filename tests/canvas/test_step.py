@@ -183,7 +183,7 @@ def situations(draw: st.DrawFn) -> tuple[list[Position], StepRules, int, int]:
     return positions, rules, draw(st.integers(1, steps)), remembered
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(situations())
 def test_a_step_is_what_a_loop_over_positions_makes_of_it(situation: tuple[list[Position], StepRules, int, int]):
     positions, rules, number, remembered = situation
@@ -208,7 +208,7 @@ def stacked(ones: Sequence[CanvasState | Readout], name: str) -> Tensor:
     return torch.stack([getattr(one, name) for one in ones])
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(situations(), st.data())
 def test_canvases_that_are_stepped_together_are_each_stepped_as_alone(
     situation: tuple[list[Position], StepRules, int, int], data: st.DataObject
