@@ -143,7 +143,7 @@ def test_one_call_is_bit_for_bit_layer_by_layer(format: Format, mix: list[Kind],
 
 @pytest.mark.parametrize("format", FORMATS)
 @pytest.mark.usefixtures("tier")
-@settings(max_examples=15, deadline=None, derandomize=True)
+@settings(max_examples=8, deadline=None, derandomize=True)
 @given(
     kinds=st.lists(st.tuples(st.integers(0, 150), st.integers(1, 60), st.sampled_from(ROLES)), min_size=1, max_size=6)
 )

@@ -89,7 +89,7 @@ def test_a_bias_of_another_size_is_refused():
 
 @pytest.mark.parametrize("format", FORMATS)
 @pytest.mark.usefixtures("tier")
-@settings(max_examples=20, deadline=None, derandomize=True)
+@settings(max_examples=10, deadline=None, derandomize=True)
 @given(
     shape=st.tuples(st.integers(0, 70), st.integers(1, 100), st.integers(1, 300)),
     norm=st.sampled_from(list(NORMS)),
