@@ -30,11 +30,11 @@ def undrawn(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
         monkeypatch.setattr(Metrics, "draw", lambda *_: None)
 
 
-def recipe(steps: int = 4, seed: int = 0) -> SudokuRecipe:
+def recipe(steps: int = 4, seed: int = 0, batch: int = 2) -> SudokuRecipe:
     return SudokuRecipe(
         steps=steps,
         seed=seed,
-        batch=2,
+        batch=batch,
         pool=20,
         shape=TINY,
         objective=ObjectiveConfig(layout.TARGET_VOCABULARY, steps_per_update=2, max_age=4),
@@ -85,9 +85,9 @@ def test_another_seed_is_another_run_and_cannot_continue_this_one(tmp_path: Path
 
 
 def test_training_lowers_the_loss_and_draws_it(tmp_path: Path) -> None:
-    weights(tmp_path, recipe(steps=12))
+    weights(tmp_path, recipe(steps=20, batch=4))
     losses = [row["loss"] for row in logged(tmp_path)]
-    assert sum(losses[-3:]) < 0.8 * sum(losses[:3]), losses
+    assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 
