@@ -27,14 +27,20 @@ class RandomTexts:
 
     def _distances(self) -> list[int]:
         """Bytes to the nearest end, from each state; no state is a dead end."""
-        followers = np.unique(self._automaton.transitions, axis=1)
-        distance = np.where(self._accepting, 0, -1)
-        for round in range(1, len(distance)):
-            reached = (distance < 0) & (distance >= 0)[followers].any(axis=1)
-            if not reached.any():
-                break
-            distance[reached] = round
-        return distance.tolist()
+        dead = self._automaton.states
+        before: list[list[int]] = [[] for _ in range(dead + 1)]
+        # Most bytes lead to where others lead as well.
+        for state, row in enumerate(np.unique(self._automaton.transitions[:-1], axis=1).tolist()):
+            for target in set(row):
+                before[target].append(state)
+        reached = np.flatnonzero(self._accepting[:-1]).tolist()
+        distance = dict.fromkeys(reached, 0)
+        for state in reached:
+            for source in before[state]:
+                if source not in distance:
+                    distance[source] = distance[state] + 1
+                    reached.append(source)
+        return [distance[state] for state in range(dead)]
 
     def draw(self, chance: random.Random, wander: int = 60) -> bytes:
         """A text; after ``wander`` bytes the walk heads for an end."""
