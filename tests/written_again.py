@@ -18,7 +18,7 @@ def written_again(write: Callable[Concatenate[Path, P], Path]) -> Callable[Conca
     def again(folder: Path, *arguments: P.args, **parameters: P.kwargs) -> Path:
         if folder.exists() and any(folder.iterdir()):
             return write(folder, *arguments, **parameters)
-        key = repr((arguments, sorted(parameters.items())))
+        key = repr((arguments, sorted(parameters.items(), key=lambda one: one[0])))
         if key not in kept:
             write(folder, *arguments, **parameters)
             written = [path for path in folder.iterdir() if path.is_file()]
