@@ -36,6 +36,7 @@ from redraft.kernels.library import native, status
 from tests.constrain.automaton.test_bytes import expressions
 from tests.constrain.automaton.test_fitting import words
 from tests.constrain.random_schemas import RandomSchemas
+from tests.thorough import some
 
 pytestmark = pytest.mark.skipif(native() is None, reason=status().reason)
 BOTH = (build_reference, automata.build)
@@ -77,7 +78,7 @@ def assert_same(expression: Expression, limits: Limits | None = None) -> Came:
     return found
 
 
-@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+@settings(deadline=None, max_examples=some(150, 60), suppress_health_check=[HealthCheck.too_slow])
 @given(expressions)
 def test_any_expression(expression: Expression) -> None:
     assert_same(expression)
