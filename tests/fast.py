@@ -102,6 +102,15 @@ class Meter:
             self._shared = within + processor_seconds() - start
         return done
 
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_teardown(self, item: pytest.Item, nextitem: pytest.Item | None) -> Iterator[None]:
+        start = processor_seconds()
+        done = yield
+        if nextitem is None or nextitem.path != item.path:
+            # The end of what many tests shared, such as processes that count when they have been waited for.
+            self._shared += processor_seconds() - start
+        return done
+
     def pytest_sessionfinish(self) -> None:
         files = {test.partition("::")[0] for test in self._seconds}
         costs = {test: seconds for test, seconds in read().items() if test.partition("::")[0] not in files}
