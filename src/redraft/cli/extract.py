@@ -42,7 +42,7 @@ def extract(
     Example: redraft extract letter.txt --schema person.json --model MODEL
     """
     from redraft.constrain.constraint import JSONSchema
-    from redraft.tasks.extract import check_layout
+    from redraft.tasks.layout import check_layout
 
     text = reading.piped_or_file_text(file)
     if not text.strip():

@@ -39,6 +39,8 @@ _NOT_JSON = (
     "tools",
     "tool_choice",
 )
+# But for a verb whose drafts are JSON themselves.
+_JSON_OF: Mapping[str, tuple[str, ...]] = {"extract": ("draft",)}
 
 _CHECKS: dict[str, Callable[[Any], object]] = {
     "seed": check_seed,
@@ -70,7 +72,8 @@ def known_parameters(verb: str) -> tuple[str, ...]:
     """Return the arguments of an engine's verb that ``parameters`` may name."""
     own = inspect.signature(getattr(Engine, verb)).parameters
     named = [name for name, one in own.items() if one.kind is one.KEYWORD_ONLY]
-    known = [name for name in named if name not in (*_ELSEWHERE, *_NOT_JSON)]
+    without = {*_ELSEWHERE, *_NOT_JSON}.difference(_JSON_OF.get(verb, ()))
+    known = [name for name in named if name not in without]
     # The rule of acceptance that a number says.
     return (*known, "confidence_threshold") if "acceptance" in own else tuple(known)
 
