@@ -185,6 +185,7 @@ class TestDecisions:
             {"max_denoising_steps": 2},
             {"max_denoising_steps": 12, "stopping": redraft.StableAndConfident(0, 100.0)},
             {"max_denoising_steps": 3, "canvas_length": 20, "entropy_bound": 1.0},
+            {"layout": "slots", "frame": "{is}|{code}", "max_denoising_steps": 2},
         ],
     )
     @pytest.mark.parametrize("dtype", ["float32", "int8"])
@@ -236,6 +237,9 @@ class TestDecisions:
         engine.choose("is it?", QUESTIONS, seed=3, record=RecordingFolder(tmp_path / "a"))
         decision = Recording.load(next((tmp_path / "a").iterdir()))
         assert (decision.header["version"], decision.header["decision"]["is"]) == (2, "Reading")
+        engine.choose("is it?", ["yes", "no"], layout="slots", seed=3, record=RecordingFolder(tmp_path / "c"))
+        in_slots = Recording.load(next((tmp_path / "c").iterdir()))
+        assert (in_slots.header["version"], in_slots.reading.layout) == (3, "slots")
         header = recorded(engine, tmp_path / "b").header
         assert header["version"] == 1
         assert "decision" not in header
@@ -313,7 +317,8 @@ class TestSlots:
         engine.extract(text, VERBATIM, layout="slots", verbatim=True, seed=3, record=runs)
         path = only_file(runs)
         recording = Recording.load(path)
-        assert "Ada, not" not in json.dumps(recording.header)
+        assert recording.header["slots"]["quoted"] is None
+        assert text not in json.dumps(recording.header["request"])
         with pytest.raises(RecordingError, match="made without its prompt"):
             replay(recording, engine)
         prompt = engine.runtime.question(text, asked(VERBATIM))

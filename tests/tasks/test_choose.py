@@ -17,6 +17,7 @@ from redraft.canvas.random import INITIAL, PositionRandom
 from redraft.loading import load
 from redraft.models.base import Span
 from redraft.tasks.choose import choose
+from redraft.tasks.layout import widths_alone
 from tests.engine.scripted import model_of, random_logits, scripted_engine
 from tests.random_checkpoint import LETTERS_SIZE, random_checkpoint
 
@@ -316,7 +317,7 @@ class TestSlots:
     def test_by_length_the_end_tokens_behind_an_option_do_not_count(self, real: Engine) -> None:
         options = ["yes", "a", "2026 a"]
         for seed in range(3):
-            length = 12
+            length = widths_alone(max(len(real.tokenizer.encode_text(option)) for option in options))[0]
             logits = first_logits(real, seed, length)
             ends = np.logaddexp.reduce(
                 logits.double().log_softmax(-1).numpy()[:, list(real.model.defaults.end_token_ids)], axis=1

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -29,6 +29,13 @@ def extract(
     verbatim: Annotated[
         bool, typer.Option("--verbatim", help="Strings in slots are stretches of the text; not dates and times.")
     ] = False,
+    draft: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE|JSON",
+            help="A value, partly wrong, that the canvas starts from, for the model to correct; - is standard input.",
+        ),
+    ] = None,
     max_tokens: Annotated[
         int | None, typer.Option(help="At most so many tokens of JSON; by default what fits.")
     ] = None,
@@ -51,11 +58,12 @@ def extract(
     check_layout(layout)
     wanted = reading.file_text(schema, "the file of --schema")
     check(JSONSchema(wanted))
+    drafted = None if draft is None else _draft(draft)
     record = recordings.folder()
     engine = loading.engine()
     found = engine.extract(
         text, wanted, instruction=instruction, confidence=confidence, max_tokens=max_tokens, record=record,
-        verbatim=verbatim, layout=layout,  # type: ignore[arg-type]  # checked above
+        verbatim=verbatim, draft=drafted, layout=layout,  # type: ignore[arg-type]  # checked above
         **sampling.parameters(engine, generates=False),
     )  # fmt: skip
     if as_json:
@@ -71,6 +79,17 @@ def extract(
     if found.fallback is not None:
         talk.note(f"JSON was written, and no slots filled: {found.fallback}")
     printing.print_cost(found)
+
+
+def _draft(given: str) -> Any:
+    """Read a draft, JSON or a file of it; RequestError for what is none."""
+    from redraft.tasks.drafts import draft_value
+
+    text = given if given.lstrip()[:1] in ("{", "[") else reading.file_text(Path(given), "the draft")
+    value = draft_value(text)
+    if value is None:
+        raise RequestError("the draft is null; without --draft the canvas starts from noise")
+    return value
 
 
 def _print_confidence(confidence: Mapping[str, float]) -> None:

@@ -30,9 +30,9 @@ FORMAT, SUFFIX = "redraft recording", ".npz"
 VERSION = 3
 _HEADER = "header.json"
 _OPTIONAL = ("arrays", "read")
-# The entry of the header that says what is read off canvases, by its kind, and the version that it came with;
-# generations have none, and are of the first.
-_READ = {Reading.__name__: ("decision", 2), SlotReading.__name__: ("slots", 3)}
+# The entry of the header that says what is read off canvases, by its kind. Generations have none, and are of the first
+# version; decisions came with the second, slots with the third.
+_READ = {Reading.__name__: "decision", SlotReading.__name__: "slots"}
 # Files of the same contents are the same bytes.
 _NO_TIME = (1980, 1, 1, 0, 0, 0)
 
@@ -81,8 +81,8 @@ class Recording:
         own = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "arrays"}
         read, version = own.pop("read"), 1
         if read is not None:
-            entry, version = _READ[read["is"]]
-            own[entry] = read
+            own[_READ[read["is"]]] = read
+            version = 2 if read.get("layout") == "text" else VERSION
         return {"format": FORMAT, "version": version, **own}
 
     @property
@@ -128,7 +128,7 @@ class Recording:
                 header = _header(path, archive)
                 recording = cls(
                     **{field.name: header[field.name] for field in fields(cls) if field.name not in _OPTIONAL},
-                    read=next((header[entry] for entry, _ in _READ.values() if entry in header), None),
+                    read=next((header[entry] for entry in _READ.values() if entry in header), None),
                     arrays={name: _array(archive, name) for name in NAMES},
                 )
             # What cannot be read is to be told now, not when somebody draws it.

@@ -25,6 +25,7 @@ from redraft.engine.thinking import check_effort
 from redraft.errors import RequestError
 from redraft.models.base import ALL_MODES, AUTO
 from redraft.tasks.choose import check_normalize
+from redraft.tasks.layout import check_layout
 
 # What an item says by keys of its own, and what no JSON can say.
 _ELSEWHERE = ("prompt", "frame")
@@ -50,6 +51,7 @@ _CHECKS: dict[str, Callable[[Any], object]] = {
     "thinking_budget": lambda value: check_whole("thinking_budget", value, 0),
     "reasoning_effort": check_effort,
     "normalize": check_normalize,
+    "layout": check_layout,
     "confidence_threshold": lambda value: _acceptance(value),
     "mode": lambda value: check_mode(value, ALL_MODES),
     "quality": check_quality,
