@@ -132,6 +132,11 @@ def test_kernels_and_torch_answer_alike_in_float32(monkeypatch: pytest.MonkeyPat
     assert ours.usage.denoising_steps == theirs.usage.denoising_steps
 
 
+@pytest.fixture(scope="module")
+def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return random_checkpoint(tmp_path_factory.mktemp("other"), seed=1)
+
+
 class TestTogether:
     """Several models, and a model and the one that drafts for it, are judged together before weights are read."""
 
@@ -141,10 +146,6 @@ class TestTogether:
             raise AssertionError("weights are read")
 
         monkeypatch.setattr(loading, "_load_model", read)
-
-    @pytest.fixture(scope="class")
-    def other(self, tmp_path_factory: pytest.TempPathFactory) -> Path:
-        return random_checkpoint(tmp_path_factory.mktemp("other"), seed=1)
 
     def test_what_does_not_fit_beside_another_is_refused_by_name(self, folder: Path, other: Path, unread: None):
         one, two = (footprint(checkpoint.read(own), "float32", USE) for own in (folder, other))

@@ -253,12 +253,13 @@ SLOTS = {
 VERBATIM = {"type": "object", "properties": {"who": {"type": "string"}}, "required": ["who"]}
 
 
+@pytest.fixture(scope="module")
+def absorbing(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write(tmp_path_factory.mktemp("absorbing"))
+
+
 class TestSlots:
     """Values that were read into slots are replayed to the last bit, whatever they started from."""
-
-    @pytest.fixture(scope="class")
-    def absorbing(self, tmp_path_factory: pytest.TempPathFactory) -> Path:
-        return write(tmp_path_factory.mktemp("absorbing"))
 
     @pytest.mark.parametrize("family", ["uniform", "absorbing"])
     @pytest.mark.parametrize(
