@@ -82,11 +82,27 @@ def extract(
 
 
 def _draft(given: str) -> Any:
-    """Read a draft, JSON or a file of it; RequestError for what is none."""
+    """Read a draft, a file or else JSON; RequestError for what is neither."""
     from redraft.tasks.drafts import draft_value
 
-    text = given if given.lstrip()[:1] in ("{", "[") else reading.file_text(Path(given), "the draft")
-    value = draft_value(text)
+    if given != "-" and not _is_file(given):
+        try:
+            return _not_null(draft_value(given))
+        except RequestError:
+            if given.lstrip()[:1] in ("{", "[", '"'):
+                raise
+    return _not_null(draft_value(reading.file_text(Path(given), "the draft")))
+
+
+def _is_file(name: str) -> bool:
+    try:
+        return Path(name).is_file()
+    except (OSError, ValueError):
+        # Longer than a name may be.
+        return False
+
+
+def _not_null(value: Any) -> Any:
     if value is None:
         raise RequestError("the draft is null; without --draft the canvas starts from noise")
     return value
