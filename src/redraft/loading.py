@@ -137,7 +137,7 @@ def share_out(
 
 @dataclass(frozen=True)
 class _Wanted:
-    """Where a checkpoint is to be computed, in what, and with how much memory."""
+    """The wishes of a caller: the place and the format of computing, and the memory for it."""
 
     dtype: DType
     device: str

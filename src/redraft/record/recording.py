@@ -152,10 +152,13 @@ class Recording:
             if not isinstance(value, str):
                 raise ValueError(f"its {name} is not a text")
         len(self.events)
-        if isinstance(self.reading, Reading) and not isinstance(self.reading.questions, dict):
-            raise ValueError("its questions are not an object")
-        if isinstance(self.reading, SlotReading) and not isinstance(self.reading.schema, str):
-            raise ValueError("its schema is not a text")
+        match self.reading:
+            case Reading(questions=questions) if not isinstance(questions, dict):
+                raise ValueError("its questions are not an object")
+            case SlotReading(schema=schema) if not isinstance(schema, str):
+                raise ValueError("its schema is not a text")
+            case SlotReading(characters=int(), quoted=None) if isinstance(self.request["prompt"], list):
+                raise ValueError("it does not have the text that its strings are held to")
 
 
 _BROKEN = (

@@ -33,7 +33,7 @@ class SlotChoice:
     decisions: Mapping[str, Decisions]
     classes: TokenClasses
     constraint: SlotsConstraint | None
-    """What holds while the canvas is denoised; None where it is only read."""
+    """The constraint that holds while the canvas is denoised; None where it is only read."""
 
     @classmethod
     def of(cls, runtime: Runtime, request: Request, frame: str, questions: Mapping[str, Sequence[str]]) -> "SlotChoice":
@@ -99,7 +99,7 @@ class _Gap:
     name: str
     before: str
     spaces: str
-    """Those right before the hole, with which each of its options begins."""
+    """The spaces right before the hole, with which each of its options begins."""
 
 
 def _gaps(frame: str) -> tuple[list[_Gap], str]:

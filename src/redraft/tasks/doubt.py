@@ -35,11 +35,11 @@ class DraftedPart:
 
 @dataclass(frozen=True, eq=False)
 class Started:
-    """What a canvas starts from, and what it took to know."""
+    """The start of a canvas, and the forwards that it took to find it."""
 
     draft: Draft
     confidence: Mapping[int, float] = field(default_factory=dict)
-    """Of the slots that keep their value, by number: the least probability of one of its tokens while it was hidden."""
+    """The least probability of a token of each value that stays while it was hidden, by the number of its slot."""
     forwards: int = 0
 
 

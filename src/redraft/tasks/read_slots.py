@@ -45,7 +45,7 @@ class SlotReading:
     characters: int | None = None
     """The length of the text that strings are to be stretches of; None where they may say anything."""
     quoted: str | None = None
-    """That text, where it is known."""
+    """The text itself, where it is known."""
 
 
 @dataclass(frozen=True, eq=False)

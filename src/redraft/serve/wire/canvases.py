@@ -24,5 +24,5 @@ class Written(Denoised):
     entropy_bound: Annotated[float, Field(ge=0)] | None = None
 
 
-WRITTEN = tuple(name for name in Written.model_fields if name != "model")
+WRITTEN = ("max_tokens", "seed", "temperature", "max_denoising_steps", "canvas_length", "entropy_bound")
 """The names of its parameters, which are the engine's as well."""
