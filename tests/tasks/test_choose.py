@@ -339,7 +339,7 @@ class TestSlots:
         ("questions", "given", "reason"),
         [
             ({"a": ["1", "2"], "b": ["1", "2"]}, {"frame": "5{a}{b}"}, "no text stands between the holes {a} and {b}"),
-            (["yes", "no"], {"canvas_length": 3}, "take 8 positions in slots, and the canvas has 3; ask fewer"),
+            (["yes", "no"], {"canvas_length": 1}, "positions in slots, and the canvas has 1; ask fewer"),
         ],
     )
     def test_where_there_are_no_slots_a_text_is_read(self, wide: Engine, questions, given, reason: str) -> None:

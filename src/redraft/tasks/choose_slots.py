@@ -41,9 +41,9 @@ class SlotChoice:
         ends = request.end_token_ids
         decisions, classes = runtime.constraints.slot_decisions(frame, questions, ends)
         gaps, rest = _gaps(frame)
-        pieces = _pieces(runtime, gaps, rest, questions)
-        canvas = Canvas.of(pieces, runtime.tokenizer, ends[0])
         length = min(request.canvas_length, request.context_length - len(request.prompt))
+        pieces = _pieces(runtime, gaps, rest, questions, length)
+        canvas = Canvas.of(pieces, runtime.tokenizer, ends[0])
         if len(canvas.tokens) > length:
             raise RequestError(
                 f"the answers take {counted(len(canvas.tokens), 'position')} in slots, and the canvas has {length}; "
@@ -118,15 +118,17 @@ def _gaps(frame: str) -> tuple[list[_Gap], str]:
     return gaps, literal
 
 
-def _pieces(runtime: Runtime, gaps: Sequence[_Gap], rest: str, questions: Mapping[str, Sequence[str]]) -> list[Piece]:
-    """The canvas of a frame: a slot is as wide as its longest option needs, but alone it does not tell how long that
-    is."""
+def _pieces(
+    runtime: Runtime, gaps: Sequence[_Gap], rest: str, questions: Mapping[str, Sequence[str]], length: int
+) -> list[Piece]:
+    """The canvas of a frame: a slot is as wide as its longest option needs, but alone, where there is room for it, it
+    does not tell how long that is."""
     pieces: list[Piece] = []
     for gap in gaps:
         longest = max(_taken(runtime, gap.spaces + option) for option in questions[gap.name])
         alone = len(gaps) == 1 and not gap.before and not rest
         pieces += [slots.Pinned(gap.before)] if gap.before else []
-        pieces.append(Filled("", widths_alone(longest)[0] if alone else longest + 1))
+        pieces.append(Filled("", max(longest + 1, min(widths_alone(longest)[0], length) if alone else 0)))
     return [*pieces, slots.Pinned(rest)] if rest else pieces
 
 
