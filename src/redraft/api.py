@@ -798,7 +798,7 @@ class Engine:
         confidence: bool = True,
         layout: ExtractLayout | None = None,
         verbatim: bool = False,
-        draft: V | Mapping[str, Any] | Sequence[Any] | str | None = None,
+        draft: object = None,
         max_tokens: int | None = None,
         seed: int | None = None,
         temperature: float | None = None,

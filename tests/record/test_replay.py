@@ -239,7 +239,7 @@ class TestDecisions:
         assert (decision.header["version"], decision.header["decision"]["is"]) == (2, "Reading")
         engine.choose("is it?", ["yes", "no"], layout="slots", seed=3, record=RecordingFolder(tmp_path / "c"))
         in_slots = Recording.load(next((tmp_path / "c").iterdir()))
-        assert (in_slots.header["version"], in_slots.reading.layout) == (3, "slots")
+        assert (in_slots.header["version"], in_slots.header["decision"]["layout"]) == (3, "slots")
         header = recorded(engine, tmp_path / "b").header
         assert header["version"] == 1
         assert "decision" not in header
@@ -276,7 +276,7 @@ class TestSlots:
         self, folder: Path, absorbing: Path, tmp_path: Path, family: str, parameters: dict[str, Any]
     ) -> None:
         source = {"uniform": folder, "absorbing": absorbing}[family]
-        given = {"layout": "slots", "seed": 3, **parameters}
+        given: dict[str, Any] = {"layout": "slots", "seed": 3, **parameters}
         schema = given.pop("schema")
         read = load(source).extract("Ada, not Bo", schema, record=RecordingFolder(tmp_path), **given)
         assert (read.layout, read.fallback) == ("slots", None)

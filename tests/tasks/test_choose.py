@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -349,10 +350,11 @@ class TestSlots:
         assert found.answers == wide.choose(PROMPT, questions, seed=1, **given).answers
 
     def test_what_is_wrong_is_named_as_elsewhere(self, wide: Engine) -> None:
-        for options, given, words in (
+        wrong: list[tuple[list[str], dict[str, Any], str]] = [
             (["yes"], {}, "two options or more"),
             (["a", "b"], {"frame": "{answer} {answer}"}, "its hole stands there twice"),
             (["a", "b"], {"layout": "lines"}, "layout 'lines' must be 'slots' or 'text'"),
-        ):
+        ]
+        for options, given, words in wrong:
             with pytest.raises(RequestError, match=words):
                 wide.choose(PROMPT, options, **{"layout": "slots", **given})

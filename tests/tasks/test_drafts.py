@@ -108,7 +108,7 @@ def test_whatever_is_drafted_and_said_a_value_of_the_schema_comes_of_it(engine: 
         schema, value = Drawn(seed).whole()
         model_of(engine).script = random_logits(seed, scale=(1.0, 8.0)[seed % 2])
         for canvas_length in (200, 60):
-            given = {"layout": "slots", "seed": seed, "canvas_length": canvas_length}
+            given: dict[str, Any] = {"layout": "slots", "seed": seed, "canvas_length": canvas_length}
             if extract(engine.runtime, "x", schema, **given).slots is None:
                 continue
             request = extract(engine.runtime, "x", schema, draft=value, **given)
@@ -174,7 +174,7 @@ def test_an_instance_of_the_type_is_a_draft(engine: Engine) -> None:
     model_of(engine).script = saying(torch.tensor(right.tokens))
     assert engine.extract("x", Order, layout="slots", draft=Order("Ada", 2), seed=1).value == Order("Ada", 3)
     with pytest.raises(RequestError, match="draft is neither JSON nor of the type"):
-        engine.extract("x", Order, layout="slots", draft=object())  # type: ignore[arg-type]
+        engine.extract("x", Order, layout="slots", draft=object())
 
 
 @pytest.mark.parametrize("layout", ["slots", "text"])

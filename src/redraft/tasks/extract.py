@@ -130,7 +130,7 @@ def extract(
     confidence: bool = True,
     layout: ExtractLayout | None = None,
     verbatim: bool = False,
-    draft: V | Mapping[str, Any] | Sequence[Any] | str | None = None,
+    draft: object = None,
     record: Recorders | None = None,
     **parameters: Any,
 ) -> ExtractRequest[V]:
