@@ -325,7 +325,7 @@ class TestDamage:
             (lambda h: h.update(noise={"is": "UniformNoise", "vocab_size": 1}), "vocab_size 1"),
             (lambda h: h.update(model=[]), "model is not an object"),
             (lambda h: h.update(decision={"is": "Reading"}), "is damaged"),
-            (lambda h: h.update(decision={"is": "Hole"}), "is damaged: its decision is none"),
+            (lambda h: h.update(decision={"is": "Hole"}), "is damaged: what it says was read is no reading"),
             (
                 lambda h: h.update(
                     decision={"is": "Reading", "frame": "", "questions": 1, "temperature": 1, "power": 1}
