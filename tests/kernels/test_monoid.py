@@ -11,11 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from redraft.constrain.automaton import bytes as byte_automaton
 from redraft.constrain.automaton import monoid as reference
 from redraft.constrain.automaton import tokens as token_automaton
 from redraft.constrain.automaton.bytes import ByteAutomaton
-from redraft.constrain.automaton.limits import DEFAULT_TOKEN_LIMITS, Limits, TokenLimits
+from redraft.constrain.automaton.limits import DEFAULT_LIMITS, DEFAULT_TOKEN_LIMITS, Budget, Limits, TokenLimits
 from redraft.constrain.automaton.monoid import Implementation, Walked, walk_reference
 from redraft.constrain.automaton.tokens import TokenAutomaton
 from redraft.constrain.automaton.vocabulary import Vocabulary
@@ -23,7 +22,7 @@ from redraft.constrain.constraint import JSONSchema
 from redraft.constrain.expression import Expression, Literal, Repeat, joined
 from redraft.constrain.language.regex import parse
 from redraft.errors import ConstraintError
-from redraft.kernels import monoid
+from redraft.kernels import automata, monoid
 from redraft.kernels.library import native, status
 from tests.constrain.gemma_tokenizer import gemma_vocabulary
 from tests.constrain.random_schemas import RandomSchemas
@@ -55,6 +54,12 @@ PIECES = (
     ),
 )
 WORDS = st.lists(st.one_of(st.binary(max_size=3), st.sampled_from(PIECES)), min_size=1, max_size=40)
+
+
+def built(expression: Expression, limits: Limits = DEFAULT_LIMITS) -> ByteAutomaton:
+    automaton = automata.build(expression, Budget(limits))
+    assert automaton is not None
+    return automaton
 
 
 def vocabulary_of(pieces: list[bytes | str]) -> Vocabulary:
@@ -95,7 +100,7 @@ def assert_same(
     return found
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=60)
 @given(st.data(), st.integers(1, 9), WORDS, st.integers(0, 39))
 def test_any_automaton_of_few_states(data: st.DataObject, states: int, pieces: list[bytes | str], end: int) -> None:
     letters = np.array(data.draw(st.lists(st.integers(0, 3), min_size=256, max_size=256)))
@@ -108,16 +113,16 @@ def test_any_automaton_of_few_states(data: st.DataObject, states: int, pieces: l
 
 @pytest.mark.parametrize("whitespace", ["compact", "free"])
 def test_random_schemas_over_pieces_of_json(whitespace: str) -> None:
-    vocabulary = vocabulary_of([*PIECES, *(f"{a}{b}" for a in PIECES[256:] for b in PIECES[256:])])
+    vocabulary = vocabulary_of([*PIECES, *(f"{a}{b}" for a in PIECES[256:264] for b in PIECES[256:])])
     compiled = 0
-    for seed in range(25):
+    for seed in range(8):
         try:
             schema = RandomSchemas(seed, loose=True).draw()
-            automaton = byte_automaton.build(JSONSchema(schema, whitespace=whitespace).expression)  # type: ignore[arg-type]
+            automaton = built(JSONSchema(schema, whitespace=whitespace).expression)  # type: ignore[arg-type]
         except ConstraintError:
             continue
         compiled += isinstance(assert_same(automaton, vocabulary), Walked)
-    assert compiled > 10
+    assert compiled > 3
 
 
 @pytest.mark.slow
@@ -130,21 +135,21 @@ def test_random_schemas_over_pieces_of_json(whitespace: str) -> None:
 )
 def test_gemmas_vocabulary(schema: dict[str, object]) -> None:
     """Every array of the whole token automaton is the same, whoever walked."""
-    automaton = byte_automaton.build(JSONSchema(schema).expression)
+    automaton = built(JSONSchema(schema).expression)
     assert_same(automaton, gemma_vocabulary(), end=1)
-    built: list[TokenAutomaton] = []
+    both: list[TokenAutomaton] = []
     for implementation in BOTH:
         reference.use(implementation)
-        built.append(token_automaton.build(automaton, gemma_vocabulary(), [1, 106]))
+        both.append(token_automaton.build(automaton, gemma_vocabulary(), [1, 106]))
     reference.use(walk_reference)
     for field in dataclasses.fields(TokenAutomaton):
-        np.testing.assert_array_equal(*(getattr(one, field.name) for one in built), err_msg=field.name)
+        np.testing.assert_array_equal(*(getattr(one, field.name) for one in both), err_msg=field.name)
 
 
 @pytest.mark.parametrize("kind", ["functions", "nbytes", "steps"])
 def test_each_limit_refuses_what_the_reference_refuses(kind: str) -> None:
     expression: Expression = joined(Repeat(parse("[a-c]x|[b-d]yé"), 0, 40), parse('"(a|b|cc){3,9}"'))
-    automaton = byte_automaton.build(expression)
+    automaton = built(expression)
     vocabulary = vocabulary_of(
         ["a", "x", "b", "y", "ax", "bxc", "cx", "yé", "byé", '"', '"a', "é", "xa", "xb", "xaxbx"]
     )
@@ -157,7 +162,7 @@ def test_each_limit_refuses_what_the_reference_refuses(kind: str) -> None:
 
 def test_states_that_sixteen_bits_do_not_number() -> None:
     limits = Limits(states=70_000, nfa_states=170_000)
-    automaton = byte_automaton.build(Repeat(Literal("a"), 66_000, 66_000), limits)
+    automaton = built(Repeat(Literal("a"), 66_000, 66_000), limits)
     assert automaton.states > 2**16
     walked = assert_same(automaton, vocabulary_of(["a", "aa", "b", "a" * 300]))
     assert isinstance(walked, Walked)
@@ -167,4 +172,4 @@ def test_states_that_sixteen_bits_do_not_number() -> None:
 
 def test_without_a_library_the_reference_walks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(monoid, "native", lambda: None)
-    assert_same(byte_automaton.build(parse("a+")), vocabulary_of(["a", "aa", "b"]))
+    assert_same(built(parse("a+")), vocabulary_of(["a", "aa", "b"]))

@@ -73,7 +73,7 @@ def build(
     ends = np.array(sorted(set(end_token_ids)), dtype=np.int64)
     if len(ends) and not 0 <= ends[0] <= ends[-1] < vocabulary.size:
         raise ValueError(f"end token ids {ends.tolist()} must be ids of a vocabulary of {vocabulary.size} tokens")
-    silent = np.diff(vocabulary.offsets) == 0
+    silent = vocabulary.silent.copy()
     silent[ends] = True
     walked = monoid.walk(automaton, vocabulary.prefixes, silent, limits)
     token_class, moves, distance = walked.token_class, walked.moves, walked.distance
@@ -98,7 +98,7 @@ def build(
         distance=distance,
         token_class=token_class,
         class_start=_starts(token_class, moves.classes + 2),
-        class_tokens=_order(token_class, moves.classes + 2),
+        class_tokens=tokens_by_class(token_class, moves.classes + 2),
         edge_start=_starts(edges.source, len(accepting)),
         edge_target=edges.target,
         edge_group=edge_group,
@@ -150,9 +150,9 @@ class _Edges:
         return np.array(group, dtype=np.int32), group_start, group_class
 
 
-def _order(values: NDArray[np.int32], count: int) -> NDArray[np.int32]:
-    """The stable order of numbers below ``count``, which numpy finds in linear time where 16 bits hold them."""
-    return np.argsort(values.astype(np.min_scalar_type(count)), kind="stable").astype(np.int32)
+def tokens_by_class(token_class: NDArray[np.int32], count: int) -> NDArray[np.int32]:
+    """The tokens of class 0, 1, ..., below ``count``, ascending in each; in linear time where 16 bits hold a class."""
+    return np.argsort(token_class.astype(np.min_scalar_type(count)), kind="stable").astype(np.int32)
 
 
 def _starts(values: NDArray[np.int32], count: int) -> NDArray[np.int64]:

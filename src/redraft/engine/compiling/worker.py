@@ -58,7 +58,8 @@ def serve(control: socket.socket) -> None:
         reading.close()
     automata.use()
     # Made once here, and not by every child.
-    _ = vocabulary.prefixes, vocabulary.has_text, native(), [in_any_dialect(letter) for letter in "dsw"]
+    _ = vocabulary.prefixes, vocabulary.has_text, vocabulary.silent, native()
+    _ = [in_any_dialect(letter) for letter in "dsw"]
     # What is never collected is not written to, and stays shared.
     gc.collect()
     gc.freeze()

@@ -213,7 +213,10 @@ def test_other_documents_come_from_a_registry_or_a_resolver_and_are_bundled():
     [
         ({"unevaluatedProperties": False}, "schema: 'unevaluatedProperties' is not supported; name all"),
         ({**ARRAY, "items": STRING, "uniqueItems": True}, "'uniqueItems' is supported for items of a few values"),
-        ({**ARRAY, "items": {"enum": list(range(40))}, "uniqueItems": True}, "up to 10 values, or more with a small 'maxItems'; there are 40"),
+        (
+            {**ARRAY, "items": {"enum": list(range(40))}, "uniqueItems": True},
+            "up to 10 values, or more with a small 'maxItems'; there are 40",
+        ),
         ({"type": "number", "multipleOf": 0.1}, "'multipleOf' is supported only for integers"),
         ({**OBJECT, "additionalProperties": {}, "minProperties": 3}, "'minProperties' 3 is supported up to the number"),
         ({"not": {**ARRAY, "items": STRING, "uniqueItems": True}}, "the contrary of 'uniqueItems'"),
