@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from redraft.constrain.automaton import bytes as byte_automaton
 from redraft.constrain.automaton import monoid as reference
 from redraft.constrain.automaton import tokens as token_automaton
 from redraft.constrain.automaton.bytes import ByteAutomaton
@@ -28,6 +29,10 @@ from tests.constrain.gemma_tokenizer import gemma_vocabulary
 from tests.constrain.random_schemas import RandomSchemas
 
 pytestmark = pytest.mark.skipif(native() is None, reason=status().reason)
+# One letter, and no more.
+ONE_LETTER = ByteAutomaton(
+    np.repeat(np.array([[1], [2], [2]], dtype=np.int32), 256, 1), 0, np.array([False, True, False])
+)
 BOTH: tuple[Implementation, ...] = (walk_reference, monoid.walk)
 # Pieces that begin and end inside strings, keys, numbers and characters.
 PIECES = (
@@ -173,3 +178,17 @@ def test_states_that_sixteen_bits_do_not_number() -> None:
 def test_without_a_library_the_reference_walks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(monoid, "native", lambda: None)
     assert_same(built(parse("a+")), vocabulary_of(["a", "aa", "b"]))
+
+
+def test_a_process_compiles_both_halves_in_compiled_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What an engine, and a process that only compiles, call; a test's end puts back what was in use."""
+    used: list[str] = []
+    for module in (byte_automaton, reference):
+        monkeypatch.setattr(module, "_implementation", None)
+    monkeypatch.setattr(automata, "build", lambda *given: used.append("bytes"))
+    monkeypatch.setattr(monoid, "walk", lambda *given: used.append("tokens"))
+    automata.use()
+    with pytest.raises(ConstraintError):
+        byte_automaton.build(parse("a"))
+    reference.walk(ONE_LETTER, vocabulary_of(["a"]).prefixes, np.zeros(1, dtype=np.bool_), DEFAULT_TOKEN_LIMITS)
+    assert used == ["bytes", "tokens"]

@@ -1,4 +1,4 @@
-"""What tokens do to the states of a byte automaton, in compiled code, on any processor.
+"""Tokens by what they do to the states of a byte automaton, in compiled code, on any processor.
 
 ``constrain.automaton.monoid`` says what is computed. It imports no torch, as ``kernels.automata``.
 """

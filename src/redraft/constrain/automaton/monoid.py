@@ -71,7 +71,7 @@ class Moves:
 
 @dataclass(frozen=True, eq=False)
 class Walked:
-    """What the tokens of a vocabulary do to the states of a byte automaton."""
+    """The tokens of a vocabulary, by what they do to the states of a byte automaton."""
 
     token_class: NDArray[np.int32]
     """[V]: tokens that do the same from every state are one class, numbered from 1 on in the order of their first
