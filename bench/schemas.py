@@ -240,7 +240,7 @@ def _document(schema: Any, automaton: ByteAutomaton, value: Any, valid: bool, ju
             return "valid, refused: deeper than the depth"
     except ConstraintError:
         pass
-    if not judge.allows(_with_types(schema), value):
+    if Judge(_with_types(schema)).accepts(value) is False:
         return "valid, refused: not of the type that keywords imply"
     return "wrong: valid and refused"
 

@@ -77,7 +77,7 @@ class Walked:
     """[V]: tokens that do the same from every state are one class, numbered from 1 on in the order of their first
     tokens; 0 for tokens that no state allows."""
     moves: Moves
-    """Where the tokens of class 1, 2, ... lead, which are 0, 1, ... there."""
+    """The moves of the tokens of class 1, 2, ..., which are 0, 1, ... there."""
     distance: NDArray[np.int32]
     """[S]: the fewest tokens to an accepting state; -1 where there is no way."""
     reached: NDArray[np.int32]
