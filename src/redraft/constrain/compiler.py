@@ -54,7 +54,8 @@ class CompiledConstraint:
     def of(
         cls, automaton: TokenAutomaton, beginning: str = "", max_tokens: int | None = None, lowered: bool = False
     ) -> "CompiledConstraint":
-        return cls(automaton, TokenClasses.of(automaton.token_class, automaton.classes), beginning, max_tokens, lowered)
+        classes = TokenClasses.of(automaton.token_class, automaton.classes, automaton.class_tokens)
+        return cls(automaton, classes, beginning, max_tokens, lowered)
 
     @property
     def min_tokens(self) -> int:
