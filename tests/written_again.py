@@ -15,7 +15,7 @@ def written_again(write: Callable[Concatenate[Path, P], Path]) -> Callable[Conca
     kept: dict[str, dict[str, bytes]] = {}
 
     @wraps(write)
-    def again(folder: Path, *arguments: P.args, **parameters: P.kwargs) -> Path:
+    def again(folder: Path, /, *arguments: P.args, **parameters: P.kwargs) -> Path:
         if folder.exists() and any(folder.iterdir()):
             return write(folder, *arguments, **parameters)
         key = repr((arguments, sorted(parameters.items(), key=lambda one: one[0])))
