@@ -22,7 +22,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -58,8 +58,9 @@ _FIELDS = {"resident": "VmRSS", "anonymous": "RssAnon", "files": "RssFile"}
 class Memory:
     """A process's memory over time, as the kernel tells any other process."""
 
-    pid: int
     log: TextIO | None
+    pid: int | None = None
+    """None until the process has said who it is."""
     part: str = "start"
     most: dict[str, dict[str, int]] = field(default_factory=dict)
     """By part the largest resident set with what it was made of, in bytes."""
@@ -68,7 +69,9 @@ class Memory:
     began: float = field(default_factory=time.monotonic)
 
     def look(self) -> None:
-        """Take one sample. A process that has ended has none."""
+        """Take one sample, where there is a process. One that has ended has no memory."""
+        if self.pid is None:
+            return
         try:
             text = Path(f"/proc/{self.pid}/status").read_text()
         except OSError:
@@ -105,20 +108,20 @@ def watched(memory: Memory) -> Iterator[None]:
         thread.join()
 
 
-def in_a_process(task: str, folder: Path, log: TextIO | None) -> dict[str, Any]:
+def in_a_process(task: str, folder: Path, log: TextIO | None, python: str) -> dict[str, Any]:
     """Run one of ``TASKS`` in a process of its own; return what it found, and its memory. Raises RuntimeError where it
     fails."""
-    command = [sys.executable, "-m", "bench.full_size", "--task", task, "--folder", str(folder)]
+    command = [python, "-m", "bench.full_size", "--task", task, "--folder", str(folder)]
     found: dict[str, Any] = {}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    memory = Memory(log)
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process, watched(memory):
         assert process.stdout is not None
-        memory = Memory(process.pid, log)
-        with watched(memory):
-            for line in process.stdout:
-                told = json.loads(line)
-                memory.look()
-                memory.part = told.pop("part", memory.part)
-                found |= told
+        for line in process.stdout:
+            told = json.loads(line)
+            memory.pid = told.pop("pid", memory.pid)
+            memory.look()
+            memory.part = told.pop("part", memory.part)
+            found |= told
     if process.returncode:
         raise RuntimeError(f"{task} of {folder} ended with exit code {process.returncode}")
     return found | {"memory": {"peak": memory.peak, "parts": memory.most}}
@@ -231,8 +234,10 @@ TASKS: dict[str, Callable[[Path], None]] = {"pack": pack, "run": run}
 # ---- the parent
 
 
-def measure(folder: Path, scale: str, parts: tuple[str, ...], log: TextIO | None) -> dict[str, Any]:
-    """Do the parts that are asked for, one after the other."""
+def measure(
+    folder: Path, scale: str, parts: Sequence[str], log: TextIO | None, python: str = sys.executable
+) -> dict[str, Any]:
+    """Do the parts that are asked for, one after the other; ``python`` runs what has a process of its own."""
     found: dict[str, Any] = {"scale": scale}
     if "write" in parts:
         began = time.perf_counter()
@@ -242,7 +247,7 @@ def measure(folder: Path, scale: str, parts: tuple[str, ...], log: TextIO | None
     found["counted"] = {"running": own.running, "looked up": own.looked_up, "packing": own.packing}
     for task in TASKS:
         if task in parts:
-            found[task] = in_a_process(task, folder, log)
+            found[task] = in_a_process(task, folder, log, python)
     return found
 
 
@@ -289,13 +294,14 @@ def main() -> int:
     parser.add_argument("--task", choices=TASKS, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.task is not None:
+        tell(pid=os.getpid())
         TASKS[arguments.task](arguments.folder)
         return 0
     if not Path("/proc/self/status").exists():
         parser.error("memory is looked at in /proc, which this system does not have")
     status = library.status()
     print(f"kernels: {status.tier}, {status.threads} threads of {os.cpu_count()} processors")
-    parts = tuple(arguments.only or PARTS)
+    parts = arguments.only or PARTS
     with tempfile.TemporaryDirectory() as made, open(arguments.log or os.devnull, "w", encoding="utf-8") as log:
         found = measure(arguments.folder or Path(made) / arguments.scale, arguments.scale, parts, log)
     found["kernels"] = None if bindings.kernels() is None else status.tier

@@ -98,7 +98,7 @@ def test_a_readout_has_a_tile_of_its_table_at_a_time(shaped: bool) -> None:
     """What the head of the whole table reads."""
     tokens, temperature = 3000, 0.7
     head, hidden = PackedHead(pack(random(tokens, INPUTS), "int8"), 30.0, 1.7), random(ROWS, INPUTS, seed=4)
-    classes, shaping = TokenClasses.of(uneven(tokens)), Shaping(changes(tokens, ROWS), Filters(top_k=40, top_p=0.7))
+    classes, shaping = TokenClasses.of(uneven(tokens)), Shaping(Filters(top_k=40, top_p=0.7), changes(tokens, ROWS))
     uniforms = torch.rand(ROWS, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
     rows = RowShaping.of([(ROWS, temperature, shaping)]) if shaped else None
     # What stands of logits, and of sums by class, is less than a tenth of the table.
