@@ -66,6 +66,9 @@ class Memory:
     """By part the largest resident set with what it was made of, in bytes."""
     peak: int = 0
     """The kernel's own high-water mark."""
+    read_again: int = 0
+    """Pages that had to be read from disk when they were needed: where they are many, there was too little memory for
+    what the process maps, and its resident set says so no more."""
     began: float = field(default_factory=time.monotonic)
 
     def look(self) -> None:
@@ -74,7 +77,9 @@ class Memory:
             return
         try:
             text = Path(f"/proc/{self.pid}/status").read_text()
-        except OSError:
+            # The tenth after the name, which ends at the last bracket.
+            self.read_again = int(Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[9])
+        except (OSError, IndexError):
             return
         found = {name: re.search(rf"^{key}:\s+(\d+) kB$", text, re.MULTILINE) for name, key in _FIELDS.items()}
         own = {name: int(one[1]) * 1024 for name, one in found.items() if one is not None}
@@ -124,7 +129,7 @@ def in_a_process(task: str, folder: Path, log: TextIO | None, python: str) -> di
             found |= told
     if process.returncode:
         raise RuntimeError(f"{task} of {folder} ended with exit code {process.returncode}")
-    return found | {"memory": {"peak": memory.peak, "parts": memory.most}}
+    return found | {"memory": {"peak": memory.peak, "read again": memory.read_again, "parts": memory.most}}
 
 
 # ---- what runs in a process of its own
@@ -270,7 +275,8 @@ def lines(found: dict[str, Any]) -> Iterator[str]:
     for task in TASKS:
         if task in found:
             memory = found[task]["memory"]
-            yield f"{task}: {memory['peak'] / 1e9:.2f} GB at most"
+            again = f"pages were read from disk {memory['read again']:,} times"
+            yield f"{task}: {memory['peak'] / 1e9:.2f} GB at most; {again}"
             for part, own in memory["parts"].items():
                 yield f"  {part}: " + ", ".join(f"{name} {size / 1e9:.2f}" for name, size in own.items()) + " GB"
     if "pack" in found:
