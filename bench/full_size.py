@@ -41,7 +41,7 @@ from redraft.models import checkpoint
 from redraft.models.footprint import Use, footprint
 from redraft.models.packed import PackedModel
 
-CONTEXT, STEPS, FEW = 1024, 4, 2
+CONTEXT, STEPS, FEW, PEAKS = 1024, 4, 2, 5
 LIMIT = 18_000_000_000
 PARTS = ("write", "pack", "run")
 EVERY = 0.2
@@ -180,6 +180,7 @@ def canvas(engine: redraft.Engine, model: PackedModel) -> dict[str, Any]:
     def stepped(_: object) -> None:
         times.append(time.perf_counter())
         used.append(time.process_time())
+        tell(part=f"canvas, after step {len(times) - 1}")
 
     result = engine.generate(
         prompt,
@@ -195,7 +196,8 @@ def canvas(engine: redraft.Engine, model: PackedModel) -> dict[str, Any]:
     # The first one shares its forward with the last of the prompt.
     steps = [later - earlier for earlier, later in pairwise(times[1:])]
     step, work = statistics.median(steps), step_multiply_adds(model, len(prompt), length)
-    peak = seconds_at_peak(work)
+    # Of a processor that others use, too, the best moment is its peak.
+    peak = min((found for _ in range(PEAKS) if (found := seconds_at_peak(work)) is not None), default=None)
     return {
         "tokens": [result.usage.prompt_tokens, result.usage.completion_tokens],
         "prefill_and_first_step_seconds": times[1] - times[0],

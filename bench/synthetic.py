@@ -16,6 +16,7 @@ from importlib.util import find_spec
 from math import prod
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 import torch
@@ -37,6 +38,12 @@ _FUSED = re.compile(r"(.*\.experts)\.(gate_up_proj|down_proj)")
 _SPREAD = 4.64
 # With query norms of one, attention of random weights sees a single key.
 _QUERIES = 0.1
+# Attention of random weights gives all rows nearly the same. As large as the rest of a row it would make all rows one
+# within some layers, and routers send them to the same few experts.
+_ATTENDED = 0.125
+# Whole numbers from -8 to 7 have a mean, so that a matrix makes more of what all inputs have in common, and the next
+# one of that. With norms of either sign they have nothing in common.
+_SIGNED = re.compile(r"layernorm(_\d)?\.weight$|decoder\.norm\.weight$|pre_norm\.weight$")
 _SLIDING, _FULL = "sliding_attention", "full_attention"
 # What a shape has in the place of the published numbers.
 SCALES: dict[str, dict[str, Any]] = {
@@ -160,7 +167,12 @@ def _sixteen_bits(name: str, shape: tuple[int, ...], random: np.random.Generator
     if len(shape) > 1:
         values *= shape[-1] ** -0.5
     else:
-        values = (values * 0.05 + 1) * (_QUERIES if name.endswith("q_norm.weight") else 1.0)
+        smaller = {"q_norm.weight": _QUERIES, "post_attention_layernorm.weight": _ATTENDED}
+        factor = next((own for end, own in smaller.items() if name.endswith(end)), 1.0)
+        values = (values * 0.05 + 1) * factor
+        if _SIGNED.search(name):
+            signs = np.random.Generator(np.random.SFC64(crc32(name.encode()))).integers(0, 2, shape)
+            values *= torch.from_numpy(signs * 2 - 1)
     return values.half()
 
 
