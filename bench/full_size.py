@@ -45,10 +45,11 @@ CONTEXT, STEPS, FEW, PEAKS = 1024, 4, 2, 5
 LIMIT = 18_000_000_000
 PARTS = ("write", "pack", "run")
 EVERY = 0.2
-SCHEMA = {
+MEMBERS = {"name", "yes"}
+SCHEMA: dict[str, Any] = {
     "type": "object",
     "properties": {"name": {"type": "string", "maxLength": 8}, "yes": {"type": "boolean"}},
-    "required": ["name", "yes"],
+    "required": sorted(MEMBERS),
     "additionalProperties": False,
 }
 _FIELDS = {"resident": "VmRSS", "anonymous": "RssAnon", "files": "RssFile"}
@@ -220,7 +221,7 @@ def constrained(engine: redraft.Engine) -> dict[str, Any]:
         on_step=lambda _: times.append(time.perf_counter()),
     )
     found = json.loads(result.text)
-    if set(found) != set(SCHEMA["required"]) or not isinstance(found["yes"], bool):
+    if set(found) != MEMBERS or not isinstance(found["yes"], bool):
         raise RuntimeError(f"{result.text!r} is not what the schema says")
     return {"seconds": time.perf_counter() - began, "steps": len(times), "text": result.text}
 

@@ -83,7 +83,8 @@ def write(folder: Path, scale: str, seed: int = 0) -> Path:
     (folder / "config.json").write_text(json.dumps(config, indent=2))
     (folder / "generation_config.json").write_text(json.dumps(described["generation"], indent=2))
     _write_tokenizer(folder, config["text_config"]["vocab_size"])
-    shapes, weight_map, total = _shapes(config), {}, 0
+    shapes, total = _shapes(config), 0
+    weight_map: dict[str, str] = {}
     parts = _shards(shapes)
     for number, names in enumerate(parts, 1):
         file = f"model-{number:05d}-of-{len(parts):05d}.safetensors"
