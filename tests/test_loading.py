@@ -90,7 +90,7 @@ def test_the_window_policy_reaches_the_model(folder: Path, policy: str, without:
     prompt = list(range(20, 50))
     engine = redraft.load(folder, window_policy=policy)  # type: ignore[arg-type]
     seen: list[redraft.StepEvent] = []
-    engine.generate(prompt, seed=1, max_tokens=4, on_step=seen.append)
+    engine.generate(prompt, seed=1, max_tokens=4, max_denoising_steps=1, on_step=seen.append)
     close = {}
     for own in ("shared", "per_query"):
         model = checkpoint.read(folder).load(options={"window_policy": own})

@@ -13,6 +13,7 @@ from redraft.serve.wire import anthropic_fields, mercury, systemone
 from redraft.serve.wire import redraft as native
 from redraft.serve.wire.fields import Body
 from redraft.serve.wire.openai import chat_fields, completion_fields, responses_fields
+from tests.thorough import some
 
 DOCUMENTS = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(),
@@ -36,7 +37,7 @@ def counted(document: Any) -> tuple[int, int]:
     return 0, 0
 
 
-@settings(max_examples=50)
+@settings(max_examples=some(50))
 @given(DOCUMENTS, st.booleans())
 def test_values_are_counted_as_a_parser_would(document: Any, ascii_only: bool) -> None:
     body = json.dumps(document, ensure_ascii=ascii_only).encode()
