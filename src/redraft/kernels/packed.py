@@ -113,12 +113,12 @@ class PackedMatrix:
         return torch.cat([pairs[:, :, half].flatten(1)[:, : self.outputs] for half in (0, 1)], dim=1)
 
     def _words(self, number: int) -> Tensor:
-        """One of the matrices as words of four bytes, int32 [blocks, 2, padded_inputs / s, 16]: in every format the
+        """Return one of the matrices as words of four bytes, int32 [blocks, 2, padded_inputs / s, 16]: in every format the
         weights that lie side by side fill one."""
         return self.data[number].view(torch.int32)[..., 0]
 
     def _values(self, words: Tensor, ranges: Tensor | None) -> Tensor:
-        """What words [n, padded_inputs / s] of rows stand for, float32 [n, inputs]. ``ranges``: as ``scales`` has them,
+        """Decode words [n, padded_inputs / s] of rows, float32 [n, inputs]. ``ranges``: as ``scales`` has them,
         int8 [n], int4 [n, groups, 2]."""
         numbers = words.contiguous().view(_DTYPES[self.format])
         if self.format == "int4":
