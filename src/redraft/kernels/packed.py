@@ -113,8 +113,8 @@ class PackedMatrix:
         return torch.cat([pairs[:, :, half].flatten(1)[:, : self.outputs] for half in (0, 1)], dim=1)
 
     def _words(self, number: int) -> Tensor:
-        """Return one of the matrices as words of four bytes, int32 [blocks, 2, padded_inputs / s, 16]: in every format the
-        weights that lie side by side fill one."""
+        """Return one of the matrices as words of four bytes, int32 [blocks, 2, padded_inputs / s, 16]: in every format
+        the weights that lie side by side fill one."""
         return self.data[number].view(torch.int32)[..., 0]
 
     def _values(self, words: Tensor, ranges: Tensor | None) -> Tensor:
