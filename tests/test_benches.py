@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from bench import batching, gpu
+from bench import batching, full_size, gpu, synthetic
 from bench.denoising_step import SHAPE, measure_checkpoint
 from bench.pocket_slots import Judged, Slot, table
 
 from redraft.kernels.packed import FORMATS
+from redraft.models import checkpoint
 from redraft.models.gemma.attention import AttentionSpec
 from tests.random_gemma import random_gemma
 
@@ -127,3 +128,45 @@ def test_a_dry_run_goes_through_everything_and_names_no_time(
         name for part in ("steps", "token after token", "prompts") for row in found[part] for name in row
     }
     assert found["differences"]["experts, relative"] < 1e-4
+
+
+@pytest.mark.slow
+def test_the_full_sizes_benchmark_writes_packs_and_runs_any_size(commands: Path, tmp_path: Path) -> None:
+    with (tmp_path / "memory.tsv").open("w+") as log:
+        found = full_size.measure(tmp_path / "a", "tiny", full_size.PARTS, log, str(commands / "python"))
+        log.seek(0)
+        samples = [line.rstrip("\n").split("\t") for line in log]
+    run = found["run"]
+    assert run["tokens"] == [full_size.CONTEXT - 32, 32]
+    assert len(run["step_seconds"]) == full_size.STEPS - 1
+    assert run["share_of_peak"] > 0
+    assert json.loads(run["constrained"]["text"]).keys() == {"name", "yes"}
+    assert sum(run["decision"]["probabilities"].values()) == pytest.approx(1)
+    parts = run["memory"]["parts"]
+    assert {"loading", "prefill and canvas", "constrained answer", "decision", "edit"} <= parts.keys()
+    for own in parts.values():
+        assert 0 < own["anonymous"] + own["files"] <= own["resident"] <= run["memory"]["peak"]
+    # Each sample that was taken stands in the log, those of both processes.
+    assert {one[1] for one in samples} >= {*parts, "packing"}
+    assert max(int(one[2]) for one in samples if one[1] == "edit") == parts["edit"]["resident"]
+    assert any(line.endswith("within 18 GB") for line in full_size.lines(found))
+
+
+def test_a_synthetic_checkpoint_has_the_published_names_and_depends_on_its_seed_alone(tmp_path: Path) -> None:
+    first, again, other = (
+        synthetic.write(tmp_path / name, "tiny", seed) for name, seed in (("a", 1), ("b", 1), ("c", 2))
+    )
+    index = json.loads((first / "model.safetensors.index.json").read_text())
+    layer = "model.decoder.layers.1"
+    # 8 experts of three matrices, four projections of attention without values, each in three parts.
+    assert len([name for name in index["weight_map"] if name.startswith(f"{layer}.experts.")]) == 8 * 3 * 3
+    assert f"{layer}.experts.7.gate_proj.weight_packed" in index["weight_map"]
+    assert f"{layer}.self_attn.v_proj.weight_packed" not in index["weight_map"]
+    assert "model.encoder.language_model.layers.1.layer_scalar" in index["weight_map"]
+    for file in set(index["weight_map"].values()):
+        assert (first / file).read_bytes() == (again / file).read_bytes()
+        assert (first / file).read_bytes() != (other / file).read_bytes()
+    found = checkpoint.read(first)
+    # Scaled so that a product with it has the size of its rows.
+    weight = found.load("float32").state_dict()["layers.0.experts.down_proj"]
+    assert (weight.std() * weight.shape[-1] ** 0.5).item() == pytest.approx(1, abs=0.1)

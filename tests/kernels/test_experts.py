@@ -40,11 +40,12 @@ def bias_of(packed: PackedMatrix, expert: int) -> Tensor | float:
 def looped(gate_up: PackedMatrix, down: PackedMatrix, x: Tensor, norm: Norm | None, weights, chosen) -> Tensor:
     rows = operand(normed(x, norm), gate_up.format)
     out = torch.zeros(len(x), down.outputs, dtype=torch.float64)
+    first, second = gate_up.unpacked().double(), down.unpacked().double()
     for token in range(len(x)):
         for weight, expert in zip(weights[token].tolist(), chosen[token].tolist(), strict=True):
-            product = rows[token] @ gate_up.weight[expert].double().T + bias_of(gate_up, expert)
+            product = rows[token] @ first[expert].T + bias_of(gate_up, expert)
             inner = operand(gated(product, gate_up.activation), down.format)
-            out[token] += weight * (down.weight[expert].double() @ inner + bias_of(down, expert))
+            out[token] += weight * (second[expert] @ inner + bias_of(down, expert))
     return out
 
 

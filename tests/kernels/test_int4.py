@@ -124,5 +124,5 @@ def test_the_real_q4_1_file_is_packed_without_loss():
     assert len(chosen) >= 10
     for name in chosen:
         weight = file.tensor(name)
-        assert torch.equal(pack(weight, "int4").weight[0], weight), name
+        assert torch.equal(pack(weight, "int4").unpacked()[0], weight), name
         assert np.unique(weight[0, :GROUP].numpy()).size <= 16

@@ -166,16 +166,18 @@ def variant(format: Format, name: str, activation: Activation = "gelu_tanh", bia
         packed = getattr(layer, part)
         if packed is not None:
             own = packed.format
-            bias = random(*packed.weight.shape[:2], seed=9) / 2
+            bias = random(*packed.unpacked().shape[:2], seed=9) / 2
             given[part] = (
-                pack_gated(packed.weight, own, activation, bias) if packed.gated else pack(packed.weight, own, bias)
+                pack_gated(packed.unpacked(), own, activation, bias)
+                if packed.gated
+                else pack(packed.unpacked(), own, bias)
             )
     return replace(layer, **given)
 
 
 def product(packed: PackedMatrix, x: Tensor, number: int = 0) -> Tensor:
     """In float64."""
-    out = x @ packed.weight[number].double().T
+    out = x @ packed.unpacked()[number].double().T
     if packed.plain_bias is not None:
         out = out + packed.plain_bias[number].double()
     return gated(out, packed.activation) if packed.gated else out

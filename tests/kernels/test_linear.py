@@ -26,7 +26,7 @@ def norm_of(kind: str, inputs: int) -> Norm | None:
 
 def check(packed: PackedMatrix, x: Tensor, norm: Norm | None, result: Tensor) -> None:
     """``result`` is the float64 product of what the format makes of weights and rows, but for float32's additions."""
-    rows, weight = normed(x, norm), packed.weight[0].double()
+    rows, weight = normed(x, norm), packed.unpacked()[0].double()
     taken = operand(rows, packed.format)
     bias = torch.zeros(1) if packed.plain_bias is None else packed.plain_bias[0]
     product = taken @ weight.T + bias.double()

@@ -26,20 +26,20 @@ def ranges_of_each(packed: PackedMatrix) -> Tensor:
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_float32_keeps_every_weight(shape):
     weight = random(*shape)
-    assert torch.equal(pack(weight, "float32").weight[0], weight)
+    assert torch.equal(pack(weight, "float32").unpacked()[0], weight)
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_bfloat16_keeps_every_weight_rounded(shape):
     weight = random(*shape)
-    assert torch.equal(pack(weight, "bfloat16").weight[0], weight.bfloat16().float())
+    assert torch.equal(pack(weight, "bfloat16").unpacked()[0], weight.bfloat16().float())
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_int8_is_within_half_a_step_of_its_outputs_scale(shape):
     weight, packed = random(*shape), pack(random(*shape), "int8")
     torch.testing.assert_close(packed.scales[0, : shape[0]], weight.abs().amax(-1) / 127)
-    assert ((packed.weight[0] - weight).abs() <= 0.50001 * packed.scales[0, : shape[0], None]).all()
+    assert ((packed.unpacked()[0] - weight).abs() <= 0.50001 * packed.scales[0, : shape[0], None]).all()
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
@@ -47,7 +47,7 @@ def test_int4_is_within_half_a_step_of_its_groups_scale_or_at_an_end_of_its_rang
     weight, packed = random(*shape), pack(random(*shape), "int4")
     scale, minimum = ranges_of_each(packed)
     step = torch.where(scale == 0, 1.0, scale)
-    steps, kept = (weight - minimum) / step, (packed.weight[0] - minimum) / step
+    steps, kept = (weight - minimum) / step, (packed.unpacked()[0] - minimum) / step
     inside = (steps > -0.5) & (steps < 15.5)
     # A group of one weight has no step; its minimum is that weight in float16.
     assert ((kept - steps).abs() <= 0.501)[inside].all()
@@ -59,7 +59,7 @@ def test_int4_is_within_half_a_step_of_its_groups_scale_or_at_an_end_of_its_rang
 def test_the_padding_of_a_group_in_int4_does_not_widen_its_range(inputs):
     """Weights far from zero are as near as those of a whole group."""
     weight = random(64, inputs) + 100
-    error = (pack(weight, "int4").weight[0] - weight).abs()
+    error = (pack(weight, "int4").unpacked()[0] - weight).abs()
     widths = torch.stack([part.amax(-1) - part.amin(-1) for part in weight.split(GROUP, dim=1)])
     # Half a step, and half of float16's at 100.
     assert error.max() <= widths.max() / 15 + 100 * 2.0**-11
@@ -71,8 +71,8 @@ def test_a_gated_matrix_keeps_gates_and_gated_as_two_matrices_would(format: Form
     gate, up = random(outputs, 40, seed=1), random(outputs, 40, seed=2)
     packed = pack_gated(torch.cat((gate, up)), format)
     assert (packed.outputs, packed.inputs, packed.gated) == (outputs, 40, True)
-    alone = torch.cat((pack(gate, format).weight[0], pack(up, format).weight[0]))
-    assert torch.equal(packed.weight[0], alone)
+    alone = torch.cat((pack(gate, format).unpacked()[0], pack(up, format).unpacked()[0]))
+    assert torch.equal(packed.unpacked()[0], alone)
 
 
 @pytest.mark.parametrize("format", FORMATS)
@@ -85,7 +85,7 @@ def test_several_matrices_are_packed_as_each_alone(packing, format: Format):
         alone = packing(weights[index], format)
         assert torch.equal(packed.data[index], alone.data[0])
         assert torch.equal(packed.scales[index], alone.scales[0])
-        assert torch.equal(packed.weight[index], alone.weight[0])
+        assert torch.equal(packed.unpacked()[index], alone.unpacked()[0])
 
 
 @pytest.mark.parametrize("format", FORMATS)
@@ -101,10 +101,10 @@ def test_zeros_stay_zeros_beside_other_outputs_and_alone(format: Format):
     weight = random(40, 200)
     weight[7] = 0
     weight[:, 128:] = 0
-    kept = pack(weight, format).weight[0]
+    kept = pack(weight, format).unpacked()[0]
     assert torch.equal(kept[7], torch.zeros(200))
     assert torch.equal(kept[:, 128:], torch.zeros(40, 72))
-    assert torch.equal(pack(torch.zeros(3, 5), format).weight[0], torch.zeros(3, 5))
+    assert torch.equal(pack(torch.zeros(3, 5), format).unpacked()[0], torch.zeros(3, 5))
 
 
 @pytest.mark.parametrize("format", LOSSY)
@@ -112,7 +112,7 @@ def test_a_weight_that_is_not_finite_does_not_become_a_number(format: Format):
     for damage in (float("nan"), float("inf")):
         weight = random(3, 5)
         weight[1, 2] = damage
-        kept = pack(weight, format).weight[0]
+        kept = pack(weight, format).unpacked()[0]
         assert not kept[1].isfinite().all()
         assert kept[[0, 2]].isfinite().all()
 

@@ -40,7 +40,7 @@ def hidden_for(length: int, head: PackedHead, scale: float = 1 / 3) -> Tensor:
 def capped(head: PackedHead, hidden: Tensor) -> Tensor:
     """Logits divided by the cap, if there is one, float64."""
     rows = operand(hidden.float() / (head.softcap or 1.0), head.table.format)
-    logits = rows @ head.table.weight[0].double().T
+    logits = rows @ head.table.unpacked()[0].double().T
     return logits if head.softcap is None else torch.tanh(logits)
 
 
@@ -72,7 +72,7 @@ def byte_units(head: PackedHead, p: Tensor) -> Tensor:
     """How far soft embeddings [rows, inputs] summed in bytes may be off at most: every token of a tile by one unit, the
     254th part of the largest weight there is in the tile, times its whole numbers."""
     scales = head.table.scales[0, : head.table.outputs].double()
-    whole, off = head.table.weight[0].double().abs() / scales[:, None], torch.zeros(len(p), head.table.inputs)
+    whole, off = head.table.unpacked()[0].double().abs() / scales[:, None], torch.zeros(len(p), head.table.inputs)
     for start in range(0, head.table.outputs, TILE):
         tile = slice(start, start + TILE)
         largest = p[:, tile].amax(-1, keepdim=True) * scales[tile].amax()
@@ -85,7 +85,7 @@ def check(
 ) -> None:
     """Every field that was asked for, but for rounding of logits, which a low temperature makes larger."""
     logp = log_probabilities(head, hidden, temperature)
-    p, table = logp.exp(), head.table.weight[0].double()
+    p, table = logp.exp(), head.table.unpacked()[0].double()
     largest = capped(head, hidden).abs().amax(-1, keepdim=True) * (head.softcap or 1.0) / temperature
     # Eight units in the last place of the largest logit; then that of a sum of probabilities.
     error = largest * 8 * 2.0**-23 + 1e-5
@@ -278,7 +278,7 @@ def test_logits_that_saturate_the_soft_cap_share_the_mass_equally(format: Format
         assert torch.equal(readout.sample, readout.argmax)
         torch.testing.assert_close(readout.entropy, -share.log(), rtol=1e-5, atol=1e-5)
         torch.testing.assert_close(readout.confidence, share, rtol=1e-5, atol=0)
-        mean = 1.7 * (share[:, None] * on_top.float()) @ head.table.weight[0]
+        mean = 1.7 * (share[:, None] * on_top.float()) @ head.table.unpacked()[0]
         torch.testing.assert_close(
             readout.self_conditioning, mean, rtol=1e-3, atol=1e-2 if format != "float32" else 1e-5
         )
@@ -312,7 +312,7 @@ def test_a_tiny_temperature_leaves_only_the_argmax(vocab: int, temperature: floa
     assert torch.equal(readout.sample, likeliest)
     assert torch.equal(readout.entropy, torch.zeros(5))
     assert torch.equal(readout.confidence, torch.ones(5))
-    torch.testing.assert_close(readout.self_conditioning, 1.7 * head.table.weight[0][likeliest])
+    torch.testing.assert_close(readout.self_conditioning, 1.7 * head.table.unpacked()[0][likeliest])
     torch.testing.assert_close(readout.classes.mass, (classes[likeliest][:, None] == torch.arange(3)).float())
     assert torch.equal(readout.classes.plogp, torch.zeros(5, 3))
 
@@ -323,7 +323,7 @@ def test_a_large_temperature_leaves_the_uniform_distribution():
     readout = head.read(hidden_for(900, head), 1e9, (torch.arange(900).double() + 0.5) / 900)
     assert torch.equal(readout.sample, torch.arange(900))
     torch.testing.assert_close(readout.entropy, torch.full((900,), math.log(900)))
-    torch.testing.assert_close(readout.self_conditioning, 1.7 * head.table.weight[0].mean(0).expand(900, 4))
+    torch.testing.assert_close(readout.self_conditioning, 1.7 * head.table.unpacked()[0].mean(0).expand(900, 4))
 
 
 @pytest.mark.parametrize("temperature", [0.0, -0.5, math.nan, 1e-37])
@@ -373,7 +373,7 @@ def test_the_sample_is_the_token_whose_interval_of_the_cdf_holds_the_uniform(for
 def test_the_sample_is_the_references(format: Format):
     head = head_of(5001, 33, format)
     hidden, uniforms = hidden_for(200, head, scale=0.1), PositionRandom(3, 0, 1, 200).sample
-    reference = VocabularyHead(head.table.weight[0], head.softcap, head.embedding_scale)
+    reference = VocabularyHead(head.table.unpacked()[0], head.softcap, head.embedding_scale)
     rows = (operand(hidden / head.softcap, format) * head.softcap).float()
     theirs = reference.read(rows, 0.7, uniforms).sample
     _, clear = drawn(log_probabilities(head, hidden, 0.7), uniforms)

@@ -110,7 +110,7 @@ def check_shaped(head: PackedHead, hidden: Tensor, temperature: float, result: R
     assert_within(result.entropy[sure], expected[sure], 20 * error * (1 + expected[sure]))
     assert_within(result.confidence[sure], p.amax(-1)[sure], 4 * error + 0 * expected[sure])
     if result.self_conditioning is not None:
-        table = head.table.weight[0].double()
+        table = head.table.unpacked()[0].double()
         rounding = 4 * error + (0 if head.table.format == "float32" else 2.0**-7)
         assert_within(result.self_conditioning[sure], (1.7 * p @ table)[sure], 1.7 * rounding * (p @ table.abs())[sure])
     token, well = drawn(logp, uniforms)

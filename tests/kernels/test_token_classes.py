@@ -114,7 +114,7 @@ def test_draws_are_those_of_a_float64_cdf(format: Format, shape, kind: str, temp
 def test_the_same_as_the_reference(format: Format):
     head, classes = head_of(5001, 33, format), partition("uneven", 5001, 3)
     hidden = hidden_for(30, head, scale=0.1)
-    reference = VocabularyHead(head.table.weight[0], head.softcap, head.embedding_scale)
+    reference = VocabularyHead(head.table.unpacked()[0], head.softcap, head.embedding_scale)
     theirs = reference.read((operand(hidden / 30.0, format) * 30.0).float(), 0.7, None, classes=classes).classes
     ours = read(head, hidden, 0.7, classes)
     assert theirs is not None

@@ -57,15 +57,16 @@ def test_a_batch_has_the_schedulers_rows() -> None:
     assert MAX_BATCH_ROWS == OF_THE_SCHEDULER
 
 
-def test_without_kernels_torch_keeps_its_own_copies(
+def test_without_kernels_torch_keeps_what_is_packed_and_no_more(
     checkpoint_of: WriteCheckpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = checkpoint.read(checkpoint_of())
-    packed = footprint(found, "int8").weights
+    packed = {format: footprint(found, format).weights for format in FORMATS}
     monkeypatch.setattr(bindings, "kernels", lambda: None)
-    plain = 4 * sum(value.numel() for value in found.load("float32").state_dict().values())
-    assert footprint(found, "int8").weights == packed + plain
-    assert footprint(found, "float32").weights == plain
+    plain = sum(value.numel() for value in found.load("float32").state_dict().values())
+    assert [footprint(found, format).weights for format in ("int8", "int4")] == [packed["int8"], packed["int4"]]
+    # These are computed as they are stored.
+    assert [footprint(found, format).weights for format in ("float32", "bfloat16")] == [4 * plain, 2 * plain]
 
 
 @pytest.mark.slow

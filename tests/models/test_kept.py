@@ -56,7 +56,7 @@ def test_numbers_that_a_format_holds_are_moved_over_exactly(name: str, copy_of: 
         for packed, names in packed_of(model, layer).values():
             expected = torch.cat([dense[one] for one in names], dim=-2)
             assert packed.format == format
-            assert torch.equal(packed.weight, expected.view(packed.weight.shape)), names
+            assert torch.equal(packed.unpacked(), expected.view(packed.unpacked().shape)), names
 
 
 def test_packed_integers_and_scales_are_those_of_the_file(copy_of: CopyOf):
@@ -146,9 +146,9 @@ def test_zero_points_keep_their_whole_numbers(copy_of: CopyOf):
     copy = copy_of("W4A16 with zero points")
     model, dense = loaded(copy.folder, "int4"), load_file(copy.dense / WEIGHTS)
     for packed, names in packed_of(model, 1).values():
-        expected = torch.cat([dense[one] for one in names], dim=-2).view(packed.weight.shape)
+        expected = torch.cat([dense[one] for one in names], dim=-2).view(packed.unpacked().shape)
         largest = expected.unflatten(-1, (-1, 32)).abs().amax(-1).repeat_interleave(32, -1)
-        assert ((packed.weight - expected).abs() <= largest * 2.0**-10).all()
+        assert ((packed.unpacked() - expected).abs() <= largest * 2.0**-10).all()
 
 
 @pytest.mark.parametrize(("name", "format"), [*EXACT.items(), ("FP8", "bfloat16"), ("NVFP4", "bfloat16")])
@@ -171,7 +171,7 @@ def test_gates_and_what_they_gate_are_padded_apart(checkpoint_of: Callable[..., 
     experts = model.parts.layers[1].experts_gate_up
     assert experts is not None
     assert (experts.outputs, experts.padded_outputs) == (40, 96)
-    assert torch.equal(experts.weight, dense[f"{LAYER}.experts.gate_up_proj"])
+    assert torch.equal(experts.unpacked(), dense[f"{LAYER}.experts.gate_up_proj"])
 
 
 def test_what_is_written_of_a_copy_has_its_numbers_and_is_no_such_copy(copy_of: CopyOf, tmp_path: Path):
@@ -183,7 +183,7 @@ def test_what_is_written_of_a_copy_has_its_numbers_and_is_no_such_copy(copy_of: 
     again = load_packed(checkpoint.read(tmp_path / "packed"), "int4", pack_folder=None)
     for packed, names in packed_of(again, 1).values():
         expected = torch.cat([dense[one] for one in names], dim=-2)
-        assert torch.equal(packed.weight, expected.view(packed.weight.shape))
+        assert torch.equal(packed.unpacked(), expected.view(packed.unpacked().shape))
     plain = checkpoint.read(tmp_path / "plain")
     assert (plain.quantised, plain.stored) == (None, torch.bfloat16)
     with plain.stored_weights() as read:

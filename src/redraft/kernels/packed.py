@@ -9,7 +9,6 @@ int4 has a scale and a minimum for every 32 inputs of an output, see ``int4`` (W
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
-from functools import cached_property
 from math import prod
 from typing import Literal, NamedTuple, Protocol, get_args
 
@@ -79,50 +78,58 @@ class PackedMatrix:
         """Return some rows of the only matrix, float32 [n, inputs]: what the packed numbers of ``outputs`` [n] stand
         for."""
         block, panel, lane = outputs // BLOCK, outputs % BLOCK // PANEL, outputs % PANEL
-        own = self.data[0, block, panel, :, lane]
-        if self.format == "int4":
-            whole = torch.stack((own & 15, own >> 4), dim=-2).flatten(1).float()
-            scales, minimums = self.scales[0, block, :, :, outputs % BLOCK].unbind(-1)
-            return _of_groups(whole, scales, minimums)[:, : self.inputs]
-        values = own.flatten(1).float()
+        ranges = None
         if self.format == "int8":
-            values = (values - 128) * self.scales[0, outputs, None]
-        return values[:, : self.inputs]
+            ranges = self.scales[0, outputs]
+        elif self.format == "int4":
+            ranges = self.scales[0, block, :, :, outputs % BLOCK]
+        return self._values(self._words(0)[block, panel, :, lane], ranges)
 
-    @cached_property
-    def weight(self) -> Tensor:
-        """``unpacked``, made when first asked for and kept: the torch references compute with it."""
-        return self.unpacked()
+    def panels(self, number: int, blocks: slice) -> Tensor:
+        """Return some blocks of one of the matrices, float32 [padded outputs, inputs]: what their packed numbers stand
+        for, in the order of the panels."""
+        words, ranges = self._words(number)[blocks].transpose(2, 3).contiguous().flatten(0, 2), None
+        if self.format == "int8":
+            ranges = self.scales[number].view(-1, BLOCK)[blocks].flatten()
+        elif self.format == "int4":
+            ranges = self.scales[number, blocks].permute(0, 3, 1, 2).flatten(0, 1)
+        return self._values(words, ranges)
 
     def unpacked(self) -> Tensor:
         """Return the weights that the packed numbers stand for, float32 [count, outputs, inputs]; of a gated matrix
         [count, 2 * outputs, inputs], gates first."""
-        count, blocks = self.data.shape[:2]
-        if self.format == "int4":
-            whole = torch.stack((self.data & 15, self.data >> 4), dim=-2).flatten(-2).float()
-        elif self.format == "int8":
-            whole = self.data.float() - 128
-        else:
-            whole = self.data.float()
-        rows = whole.permute(0, 1, 2, 4, 3, 5).reshape(count, blocks * BLOCK, self.padded_inputs)
-        if self.format == "int8":
-            rows = rows * self.scales[:, :, None]
-        elif self.format == "int4":
-            ranges = self.scales.permute(3, 0, 1, 4, 2).reshape(2, count, blocks * BLOCK, -1)
-            rows = _of_groups(rows, *ranges)
-        return self._in_order(rows)[..., : self.inputs].contiguous()
+        return torch.stack([self.in_order(self.panels(number, slice(None)).T).T for number in range(self.count)])
 
-    @cached_property
+    @property
     def plain_bias(self) -> Tensor | None:
-        """The bias in the order of ``weight``'s outputs [count, outputs], or [count, 2 * outputs]."""
-        return None if self.bias is None else self._in_order(self.bias[..., None])[..., 0].contiguous()
+        """The bias in the order of the weights' outputs [count, outputs], or [count, 2 * outputs]."""
+        return None if self.bias is None else self.in_order(self.bias)
 
-    def _in_order(self, rows: Tensor) -> Tensor:
-        """Rows [count, padded_outputs, .] of all panels as those of the weight."""
+    def in_order(self, columns: Tensor) -> Tensor:
+        """Columns [., padded_outputs] of all panels as those of the weight [., outputs], or [., 2 * outputs]."""
         if not self.gated:
-            return rows[:, : self.outputs]
-        pairs = rows.unflatten(1, (-1, 2, PANEL))
-        return torch.cat([pairs[:, :, half].flatten(1, 2)[:, : self.outputs] for half in (0, 1)], dim=1)
+            return columns[:, : self.outputs]
+        pairs = columns.unflatten(1, (-1, 2, PANEL))
+        return torch.cat([pairs[:, :, half].flatten(1)[:, : self.outputs] for half in (0, 1)], dim=1)
+
+    def _words(self, number: int) -> Tensor:
+        """Return one of the matrices as words of four bytes, int32 [blocks, 2, padded_inputs / s, 16]: in every format
+        the weights that lie side by side fill one."""
+        return self.data[number].view(torch.int32)[..., 0]
+
+    def _values(self, words: Tensor, ranges: Tensor | None) -> Tensor:
+        """Decode words [n, padded_inputs / s] of rows, float32 [n, inputs]. ``ranges``: as ``scales`` has them,
+        int8 [n], int4 [n, groups, 2]."""
+        numbers = words.contiguous().view(_DTYPES[self.format])
+        if self.format == "int4":
+            numbers = torch.stack((numbers.unflatten(1, (-1, 4)) & 15, numbers.unflatten(1, (-1, 4)) >> 4), dim=2)
+        values = numbers.flatten(1).float()
+        if ranges is not None and self.format == "int8":
+            values.sub_(_ZERO["int8"]).mul_(ranges[:, None])
+        elif ranges is not None:
+            scales, minimums = ranges.float().unbind(-1)
+            values.unflatten(1, (-1, GROUP)).mul_(scales[..., None]).add_(minimums[..., None])
+        return values[:, : self.inputs]
 
 
 @dataclass(frozen=True)
@@ -334,12 +341,6 @@ def _laid(whole: Tensor, ranges: Tensor, format: Format) -> Piece:
     nibbles = _panels(whole, 8).unflatten(-1, (2, 4))
     scales = ranges.view(-1, BLOCK, *ranges.shape[1:]).permute(0, 2, 3, 1).half().contiguous()
     return Piece(nibbles[..., 0, :] | nibbles[..., 1, :] << 4, scales)
-
-
-def _of_groups(whole: Tensor, scales: Tensor, minimums: Tensor) -> Tensor:
-    """Return what the numbers [..., inputs] stand for, with a scale and a minimum a group [..., groups]."""
-    scales, minimums = (each.float().repeat_interleave(GROUP, dim=-1) for each in (scales, minimums))
-    return whole * scales + minimums
 
 
 def _panels(padded: Tensor, side_by_side: int) -> Tensor:

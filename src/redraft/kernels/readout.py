@@ -12,8 +12,10 @@ from redraft.canvas.token_classes import TokenClasses
 from redraft.kernels import bindings, interface
 from redraft.kernels.linear import as_operand, check_width, linear
 from redraft.kernels.packed import PackedMatrix
+from redraft.kernels.packed_table import PackedTable, PackedTiles
+from redraft.layers import vocabulary_head
 from redraft.layers.shaped_tiles import OUT, changed, is_left
-from redraft.layers.vocabulary_head import VocabularyHead, check_classes, check_tied, temperatures_of
+from redraft.layers.vocabulary_head import Embedding, check_classes, check_tied, read_rows, temperatures_of
 
 TILE, REGION = interface.CONSTANTS["kTokens"], interface.CONSTANTS["kRegion"]
 ALIGNED = 16  # numbers
@@ -54,15 +56,7 @@ class PackedHead:
         check_classes(classes, self.table.outputs)
         check_tied(self.embedding_scale, self_conditioning)
         if bindings.kernels() is None:
-            return self._reference().read(
-                self._as_operand(hidden),
-                temperature,
-                uniforms,
-                self_conditioning=self_conditioning,
-                top_k=top_k,
-                classes=classes,
-                shaping=shaping,
-            )
+            return self._read_in_torch(hidden, temperature, uniforms, self_conditioning, top_k, classes, shaping)
         temperatures = temperatures_of(temperature, len(hidden), self.softcap).float().contiguous()
         count, vocabulary = len(hidden), self.table.outputs
         top_k = min(top_k, vocabulary)
@@ -116,12 +110,28 @@ class PackedHead:
         logits = linear(self.table, hidden)
         return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
 
-    def _reference(self) -> VocabularyHead:
-        return VocabularyHead(self.table.weight[0], self.softcap, self.embedding_scale)
+    def _read_in_torch(
+        self,
+        hidden: Tensor,
+        temperature: float | Tensor,
+        uniforms: Tensor | None,
+        self_conditioning: bool,
+        top_k: int,
+        classes: TokenClasses | None,
+        shaping: RowShaping | None,
+    ) -> Readout:
+        """``read`` by tiles in torch, of which each is made float32 when it is read."""
+        cap, count, vocabulary = self.softcap or 1.0, len(hidden), self.table.outputs
+        temperatures = temperatures_of(temperature, count, self.softcap)
+        operand = as_operand(hidden.float() / cap, self.table.format) * cap
+        table, embedding = PackedTable(self.table), None
+        if self_conditioning and self.embedding_scale is not None:
+            embedding = Embedding(table, self.embedding_scale)
 
-    def _as_operand(self, hidden: Tensor) -> Tensor:
-        cap = self.softcap or 1.0
-        return as_operand(hidden.float() / cap, self.table.format) * cap
+        def tiles(own: slice) -> PackedTiles:
+            return PackedTiles(table, self.softcap, operand[own], temperatures[own], vocabulary_head.TILE)
+
+        return read_rows(tiles, count, vocabulary, hidden.device, uniforms, embedding, top_k, classes, shaping)
 
 
 class _Shaped:

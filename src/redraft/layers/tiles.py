@@ -1,7 +1,29 @@
 """Tiles of a vocabulary's processed logits, those of some positions at a time."""
 
+from typing import Protocol
+
 import torch
 from torch import Tensor
+
+
+class Table(Protocol):
+    """The rows [V, H] of a vocabulary: a tensor, or what makes some rows when they are asked for."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of rows."""
+        ...
+
+    @property
+    def shape(self) -> torch.Size:
+        """V and H."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, tokens: slice | Tensor, /) -> Tensor:
+        """Return rows [n, H] of a slice of tokens, or [..., H] of ``tokens`` [...]."""
+        ...
 
 
 class Tiles:
@@ -66,7 +88,7 @@ class Tiles:
 class HeadTiles(Tiles):
     """Tiles of the products of hidden states with a table, soft-capped or not."""
 
-    def __init__(self, table: Tensor, softcap: float | None, hidden: Tensor, temperatures: Tensor, tile: int) -> None:
+    def __init__(self, table: Table, softcap: float | None, hidden: Tensor, temperatures: Tensor, tile: int) -> None:
         cap = softcap or 1.0
         super().__init__(len(hidden), len(table), (cap / temperatures).float()[:, None].to(hidden.device), tile)
         self._table, self._softcap = table, softcap

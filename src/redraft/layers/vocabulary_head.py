@@ -17,7 +17,7 @@ from redraft.canvas.shaping import RowShaping
 from redraft.canvas.token_classes import ANY, TokenClasses
 from redraft.layers.group_draw import GroupClassDraw, Groups
 from redraft.layers.shaped_tiles import OUT, ShapedTiles
-from redraft.layers.tiles import HeadTiles, Tiles
+from redraft.layers.tiles import HeadTiles, Table, Tiles
 
 # Columns of one tile: [256, 4096] float32 is 4 MB, which stays in a core's cache between the passes over it.
 TILE = 4096
@@ -87,7 +87,7 @@ class VocabularyHead:
 class Embedding:
     """The table whose weighted mean is the soft embedding, or one process's part of it."""
 
-    table: Tensor
+    table: Table
     """[n, H]: of the tokens from ``first`` on."""
     scale: float
     """The factor of embeddings."""

@@ -146,19 +146,24 @@ class Checkpoint:
         return torch.bfloat16
 
     def load_packed_file(self, packed: PackedFile, options: Mapping[str, object] | None = None) -> PackedModel:
-        """Load a model from a file of its packed weights, mapped.
+        """Load a model from a file of its packed weights, mapped; a table that rows are looked up in takes no memory.
 
         Raises CheckpointError where the file lacks a matrix or tensor.
         """
         model = self.without_weights(options)
         beside = {name: packed(self.family.stored_name(name)) for name in self.names if self.family.beside(name)}
+        tables = {name: packed.looked_up(self.family.stored_name(name)) for name, own in beside.items() if own.ndim > 1}
+        beside |= {name: own.table for name, own in tables.items()}
         model.load_state_dict(beside, strict=False, assign=True)
         try:
-            return self.family.packed(model.eval().requires_grad_(False), packed.matrices(), packed.format)
+            made = self.family.packed(model.eval().requires_grad_(False), packed.matrices(), packed.format)
         except KeyError as missing:
             raise CheckpointError(
                 f"{packed.path} has no packed matrix {missing}; write it again: redraft quantize"
             ) from None
+        for table in tables.values():
+            made.parts = replace(made.parts, embed=table.after(made.parts.embed))
+        return made
 
     def recipes(self, format: Format) -> list[MatrixRecipe]:
         """Return how the model's matrices are packed in ``format``: as the family says; in int4 of a quantised copy,

@@ -83,27 +83,24 @@ def footprint(found: Checkpoint, format: Format, use: Use = PLAIN, *, packed: bo
     """Count what a checkpoint takes in ``format``. ``packed``: it was packed before, and what was made then is kept."""
     parts = outline(found, format)
     cpu, lossy = torch.device(use.device).type == "cpu", format in ("int8", "int4")
-    on_kernels = cpu and (lossy or bindings.kernels() is not None)
+    on_packed = cpu and (lossy or bindings.kernels() is not None)
     item = 4 if format == "float32" else 2
     plain = sum(prod(tensor.shape) for tensor in found.tensors.values())
     small, looked_up = beside_bytes(found)
     chunk = PREFILL_CHUNK if torch.device(use.device).type == "cpu" else DEVICE_PREFILL_CHUNK
     rows = max(chunk, min(MAX_BATCH_ROWS, use.concurrency * max(1, found.config.canvas_length)))
     weights, packing, file = plain * item, 0, 0
-    if on_kernels:
+    if on_packed:
         weights = parts.nbytes + small
-        if bindings.kernels() is None:
-            # Torch computes with copies in float32.
-            weights += 4 * plain
         if found.packed is None and not packed and parts.nbytes >= CACHED_FROM:
             packing, file = packing_peak(found, format), packed_bytes(found, format)
-    scratch = _kernel_scratch(parts, rows, use.context) if on_kernels else _torch_scratch(parts, rows, use.context)
+    counted = _torch_scratch if bindings.kernels() is None or not cpu else _kernel_scratch
     return Footprint(
         format=format,
         weights=weights,
-        looked_up=looked_up if on_kernels else 0,
+        looked_up=looked_up if on_packed else 0,
         keys_values=use.concurrency * kv_bytes(found, format, use.context),
-        scratch=scratch,
+        scratch=counted(parts, rows, use.context),
         tokenizer=_TOKENIZER_BYTES * found.config.vocab_size if cpu else 0,
         packing=packing,
         packed_file=file,
@@ -128,7 +125,8 @@ def _kernel_scratch(parts: PackedModel, rows: int, context: int) -> int:
 
 
 def _torch_scratch(parts: PackedModel, rows: int, context: int) -> int:
-    """Scores of attention, tiles of logits, and rows between products, a few of each at a time."""
+    """Scores of attention, tiles of logits, what a packed table has in one of them, and rows between products, a few
+    of each at a time."""
     hidden, heads = parts.parts.head.table.inputs, max(layer.heads for layer in parts.parts.layers)
     scores = min(_SCORES, heads * rows * (rows + context))
-    return 4 * (3 * scores + 4 * rows * _TILE + 16 * rows * hidden)
+    return 4 * (3 * scores + 4 * rows * _TILE + 2 * _TILE * hidden + 16 * rows * hidden)

@@ -19,6 +19,7 @@ from redraft.formats.streamed import read_header
 from redraft.formats.tensors import Rows, StoredTensor, matrix_rows
 from redraft.kernels.packed import FORMATS, Format, MatrixShape, PackedMatrix
 from redraft.models.cache_folder import cache_folders
+from redraft.models.looked_up import LookedUp
 
 METHOD = "redraft"
 # Raise a format's whenever its layout or the names of its packed matrices change.
@@ -99,6 +100,12 @@ class PackedFile:
         """Return the packed matrices by name. Raises CheckpointError naming one that is not as the header says."""
         with safetensors.opened(self.path) as file:
             return {name: self._matrix(file, name) for name in self._header["matrices"]}
+
+    def looked_up(self, name: str) -> LookedUp:
+        """Map a tensor that is not packed by itself, so that what is read of it does not stay in memory."""
+        ends = [one["data_offsets"][1] for key, one in self._described.items() if key != "__metadata__"]
+        first = self.path.stat().st_size - max(ends) + self._described[name]["data_offsets"][0]
+        return LookedUp(self.path, first, self._beside[name].shape, self._beside[name].dtype)
 
     def __call__(self, name: str, /) -> Tensor:
         """Return a tensor by its stored name: one that is not packed as it is, one in a matrix as what its packed
