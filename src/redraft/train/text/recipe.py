@@ -7,6 +7,7 @@ from typing import Literal
 
 import torch
 
+from redraft.canvas.corruption import MaskOrder
 from redraft.errors import RedraftError
 from redraft.models import checkpoint
 from redraft.models.checkpoint import Checkpoint
@@ -106,7 +107,7 @@ class TextRecipe:
         self.check([source.draw(index) for index in range(count)])
 
     def _objective(self, encoder: Encoder, found: Checkpoint) -> MaskObjective:
-        order = getattr(found.config, "mask_order", "any")
+        order: MaskOrder = getattr(found.config, "mask_order", "any")
         return MaskObjective(self.objective, encoder.mask_token, self.batch_tokens, self.run.seed, order)
 
     def _mixed(self, source: RecordSource) -> RecordSource:
