@@ -28,8 +28,8 @@ class Corruption(Protocol):
         """True if what is settled stays: then a canvas is finished when nothing is open."""
         ...
 
-    def admitted(self, open: Tensor, accepted: Tensor) -> Tensor:
-        """Return which positions a step settles if a rule accepts these, bool; of no matter where not ``open``."""
+    def admitted(self, open: Tensor, accepted: Tensor, sample: Tensor) -> Tensor:
+        """Return which samples a step accepts where a rule accepts these, bool; of no matter where not ``open``."""
         ...
 
     def settles(self, sample: Tensor) -> Tensor:
@@ -63,7 +63,7 @@ class UniformCorruption:
     def monotone(self) -> bool:
         return False
 
-    def admitted(self, open: Tensor, accepted: Tensor) -> Tensor:
+    def admitted(self, open: Tensor, accepted: Tensor, sample: Tensor) -> Tensor:
         return accepted
 
     def settles(self, sample: Tensor) -> Tensor:
@@ -112,14 +112,15 @@ class AbsorbingCorruption:
     def monotone(self) -> bool:
         return True
 
-    def admitted(self, open: Tensor, accepted: Tensor) -> Tensor:
+    def admitted(self, open: Tensor, accepted: Tensor, sample: Tensor) -> Tensor:
         if self.order == "any":
             return accepted
         first = open.clone()
         first[..., 1:] &= ~open[..., :-1]
-        # Positions that are left open up to here, against those up to where this stretch begins.
-        left = (open & ~first & ~accepted).cumsum(-1)
-        return open & (left == torch.where(first, left, 0).cummax(-1).values)
+        left = open & ~((accepted | first) & self.settles(sample))
+        # How many are left open up to here, against those before this stretch.
+        count = left.cumsum(-1)
+        return open & (count == torch.where(first, count - left.long(), 0).cummax(-1).values)
 
     def settles(self, sample: Tensor) -> Tensor:
         return sample != self.noise.mask_token
