@@ -4,7 +4,7 @@ Uniform-state and absorbing-state diffusion (Austin et al. 2021, arXiv 2107.0300
 """
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -26,6 +26,10 @@ class Corruption(Protocol):
     @property
     def monotone(self) -> bool:
         """True if what is settled stays: then a canvas is finished when nothing is open."""
+        ...
+
+    def admitted(self, open: Tensor, accepted: Tensor, sample: Tensor) -> Tensor:
+        """Return which samples a step accepts where a rule accepts these, bool; of no matter where not ``open``."""
         ...
 
     def settles(self, sample: Tensor) -> Tensor:
@@ -59,6 +63,9 @@ class UniformCorruption:
     def monotone(self) -> bool:
         return False
 
+    def admitted(self, open: Tensor, accepted: Tensor, sample: Tensor) -> Tensor:
+        return accepted
+
     def settles(self, sample: Tensor) -> Tensor:
         return torch.ones_like(sample, dtype=torch.bool)
 
@@ -82,11 +89,20 @@ class MaskNoise:
         return torch.full_like(uniforms, self.mask_token, dtype=torch.int64)
 
 
+MaskOrder = Literal["any", "left-to-right"]
+"""The places of masks on a half-denoised canvas: anywhere, or from some position of each gap to its end."""
+
+
 @dataclass(frozen=True)
 class AbsorbingCorruption:
-    """A mask stands for what is unknown: a revealed token stays, and the canvas itself is committed."""
+    """A mask stands for what is unknown: a revealed token stays, and the canvas itself is committed.
+
+    In the order "left-to-right" every stretch of masks is revealed from its beginning on, at least one token a step,
+    all stretches at once: how long a text gets is then not decided before the text is.
+    """
 
     noise: MaskNoise
+    order: MaskOrder = "any"
 
     @property
     def mask(self) -> int:
@@ -95,6 +111,16 @@ class AbsorbingCorruption:
     @property
     def monotone(self) -> bool:
         return True
+
+    def admitted(self, open: Tensor, accepted: Tensor, sample: Tensor) -> Tensor:
+        if self.order == "any":
+            return accepted
+        first = open.clone()
+        first[..., 1:] &= ~open[..., :-1]
+        left = open & ~((accepted | first) & self.settles(sample))
+        # How many are left open up to here, against those before this stretch.
+        count = left.cumsum(-1)
+        return open & (count == torch.where(first, count - left.long(), 0).cummax(-1).values)
 
     def settles(self, sample: Tensor) -> Tensor:
         return sample != self.noise.mask_token

@@ -135,6 +135,7 @@ def step(state: CanvasState, readout: Readout, draws: Draws, rules: StepRules) -
     readout = settle(readout, state)
     corruption = rules.corruption
     accepted = rules.acceptance.accept(AcceptanceView(readout, state.open, state.step, rules.steps))
+    accepted = corruption.admitted(state.open, accepted, readout.sample)
     # What is settled keeps its token.
     kept = ~state.open | (accepted & corruption.settles(readout.sample))
     if corruption.monotone:

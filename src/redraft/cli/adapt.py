@@ -1,5 +1,6 @@
 """``redraft adapt``: an autoregressive model becomes one that can be trained to denoise."""
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -7,6 +8,13 @@ import typer
 
 from redraft.cli import options, reading
 from redraft.errors import RequestError
+
+
+class Order(StrEnum):
+    """Places of masks."""
+
+    anywhere = "any"
+    left_to_right = "left-to-right"
 
 
 def adapt(
@@ -17,6 +25,9 @@ def adapt(
         typer.Option(help="Token for what is unknown, added if there is none; by default a spare one, else a new one."),
     ] = None,
     canvas_length: Annotated[int, typer.Option(min=1, help="Positions of a canvas that it will be trained on.")] = 128,
+    mask_order: Annotated[
+        Order, typer.Option(help="Where training puts masks: anywhere, or on the rest of each gap; so it is revealed.")
+    ] = Order.anywhere,
     chat_template: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Chat template in place of the base's.")
     ] = None,
@@ -45,6 +56,7 @@ def adapt(
         out,
         mask_token=mask_token,
         canvas_length=canvas_length,
+        mask_order=mask_order.value,
         chat_template=template,
         dtype=dtypes[dtype],
     )

@@ -14,6 +14,7 @@ from redraft.errors import CheckpointError, counted
 
 if TYPE_CHECKING:
     from redraft.canvas.acceptance import AcceptanceRule
+    from redraft.canvas.corruption import Corruption
     from redraft.kernels.packed import Format
     from redraft.models.checkpoint import Checkpoint
     from redraft.models.sampling import SamplingDefaults
@@ -226,6 +227,7 @@ def _sampling(found: "Checkpoint", tokenizer: "ChatTokenizer | None") -> dict[st
         f"is below {defaults.confidence_threshold:g} nats",
         **drawn,
         **({} if corruption.mask is None else {"mask token": _token(corruption.mask, tokenizer)}),
+        **_order(corruption),
         "end tokens": ends,
     }
 
@@ -236,6 +238,15 @@ def _one_by_one(sampling: "SamplingDefaults") -> str:
     greedy = own.pop("do_sample", True) is False
     heat = "the likeliest" if greedy else f"temperature {own.pop('temperature', 1.0):g}"
     return ", ".join([heat, *(f"{name} {value:g}" for name, value in own.items())])
+
+
+def _order(corruption: "Corruption") -> dict[str, object]:
+    """Say in words in which order masks are revealed, where there is one."""
+    from redraft.canvas.corruption import AbsorbingCorruption
+
+    if isinstance(corruption, AbsorbingCorruption) and corruption.order == "left-to-right":
+        return {"reveals": "every gap from its beginning on, one token a step or more"}
+    return {}
 
 
 def _accepts(rule: "AcceptanceRule") -> str:

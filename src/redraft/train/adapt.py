@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from redraft.canvas.corruption import MaskOrder
 from redraft.errors import CheckpointError
 from redraft.files import make_new_folder, replacing, write_text
 from redraft.formats import source, streamed
@@ -88,13 +89,15 @@ def adapt(
     *,
     mask_token: str | None = None,
     canvas_length: int = CANVAS_LENGTH,
+    mask_order: MaskOrder = "any",
     chat_template: str | None = None,
     dtype: torch.dtype | None = None,
 ) -> Mask:
     """Write a checkpoint folder of the diffusion family that ``base`` belongs to, and return its mask.
 
     mask_token: the name of a token, which is added if there is none; by default a special one that stands for nothing,
-    else a new one. dtype: of the weights; by default as they are stored, and float32 for quantised ones.
+    else a new one. mask_order: the places that training is to put masks on, and the order in which they are revealed.
+    dtype: of the weights; by default as they are stored, and float32 for quantised ones.
 
     Raises CheckpointError where the mask has a meaning, or the base's files cannot be read; RequestError for a chat
     template that renders nothing; OSError for a folder that cannot be made or is not empty.
@@ -104,6 +107,8 @@ def adapt(
     tokenizer = ChatTokenizer.from_checkpoint(base.path)
     mask = _choose_mask(base, tokenizer, mask_token)
     raw = _with_diffusion(base, canvas_length, mask.id)
+    if mask_order != "any":
+        raw["mask_order"] = mask_order
     config = base.family.read_config(raw)
     if chat_template is not None:
         # A fault in it is told now, and not at the first chat.

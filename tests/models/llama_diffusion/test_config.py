@@ -45,6 +45,7 @@ def test_older_files_have_the_rotation_elsewhere_and_leave_out_what_follows_from
     [
         ({"canvas_length": 512}, "canvas_length = 512 leaves no room for a prompt in max_position_embeddings = 512"),
         ({"canvas_length": None}, "canvas_length = None must be a whole number"),
+        ({"mask_order": "backwards"}, "mask_order = 'backwards' must be 'any' or 'left-to-right'"),
         ({"mask_token_id": 10_000}, "mask_token_id = 10000 must be the id of one of the"),
         ({"hidden_act": "gelu"}, "hidden_act = 'gelu' is not supported; expected 'silu'"),
         ({"attention_bias": True}, "attention_bias = True is not supported"),

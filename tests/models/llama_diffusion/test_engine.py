@@ -24,6 +24,31 @@ def engine(tiny: Path, request: pytest.FixtureRequest) -> Engine:
     return redraft.load(tiny, dtype=request.param)
 
 
+@pytest.mark.parametrize("kernels", [True, False])
+def test_a_checkpoint_may_reveal_gaps_from_left_to_right(
+    tiny: Path, tmp_path: Path, kernels: bool, monkeypatch: pytest.MonkeyPatch
+):
+    """Whatever a gap stands between: no token of it is there before those left of it are, and one comes each step."""
+    if not kernels:
+        monkeypatch.setattr(bindings, "kernels", lambda: None)
+    folder = tmp_path / "ordered"
+    shutil.copytree(tiny, folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"mask_order": "left-to-right"}))
+    events: list[redraft.StepEvent] = []
+    with redraft.load(folder) as ordered:
+        ordered.fill("in the ", " of", max_tokens=12, seed=3, on_step=events.append)
+        ordered.generate("in the end", max_tokens=24, seed=3, on_step=events.append)
+    assert len(events) > 2
+    for event in events:
+        open = (event.tokens_in == CONFIG.mask_token_id).tolist()
+        revealed = (event.tokens_out != CONFIG.mask_token_id).tolist()
+        last = event.finished or event.step == event.steps
+        for at in (at for at, one in enumerate(open) if one):
+            begins = at == 0 or not open[at - 1]
+            assert revealed[at] if begins else revealed[at - 1] or not revealed[at] or last
+
+
 def test_the_model_is_the_familys(tiny: Path, monkeypatch: pytest.MonkeyPatch):
     if bindings.kernels() is not None:
         assert isinstance(redraft.load(tiny).model, PackedModel)

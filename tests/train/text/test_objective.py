@@ -82,6 +82,39 @@ def test_views_show_a_canvas_several_times_with_few_and_with_many_masks() -> Non
         replace(PLAIN, views=0)
 
 
+# Two gaps: a word of two tokens with its end and a filler, and one that fills its gap.
+TWO_GAPS = CleanCanvas(
+    (9, 8, 7, 1, 1, 9, 5, 6, 1),
+    (False, *[True] * 4, False, *[True] * 3),
+    (0.0, 1.0, 1.0, 1.0, 0.15, 0.0, 1.0, 1.0, 1.0),
+)
+
+
+def test_from_left_to_right_masks_are_the_rest_of_each_gap() -> None:
+    """Every beginning of every gap's text is as likely, its end shows a gap as done, and something is always hidden."""
+    record = EncodedRecord((EncodedQuestion((4, 5, 6), (TWO_GAPS,), "say"),), 3, "x")
+    objective = MaskObjective(PLAIN, MASK, 64, seed=1, order="left-to-right")
+    seen: Counter[tuple[tuple[bool, ...], tuple[bool, ...]]] = Counter()
+    for index in range(4000):
+        (example,) = objective.examples(record, index, 0.0)
+        hidden = example.canvases[0].hidden.tolist()
+        assert not hidden[0]
+        assert not hidden[5]
+        seen[tuple(hidden[1:5]), tuple(hidden[6:])] += 1
+    done = (False,) * 4, (False,) * 3
+    rests = [
+        {(*[False] * shown, *[True] * (size - shown)) for shown in range(3)} | {done[gap]}
+        for gap, size in enumerate((4, 3))
+    ]
+    from_the_left = {pair: count for pair, count in seen.items() if pair[0] in rests[0] and pair[1] in rests[1]}
+    assert len(from_the_left) == 4 * 4 - 1
+    # Three quarters, and a few of the others by chance.
+    assert 0.74 < sum(from_the_left.values()) / 4000 < 0.9
+    untouched = sum(count for (first, _), count in from_the_left.items() if all(first))
+    assert untouched / sum(from_the_left.values()) == pytest.approx(1 / 4, abs=0.05)
+    assert done not in seen
+
+
 def test_rollouts_begin_with_masks_alone_and_late_in_the_run() -> None:
     config = replace(PLAIN, rollout_share=0.5, rollout_from=0.6, rollout_steps=2)
     assert all(example.canvases[0].sampled_steps == 0 for example in drawn(config, 200, progress=0.59))

@@ -2,8 +2,9 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
+from redraft.canvas.corruption import MaskOrder
 from redraft.errors import CheckpointError
 from redraft.layers.rope import Llama3Scaling
 
@@ -45,6 +46,8 @@ class LlamaDiffusionConfig:
     """Positions of the longest canvas that the model was trained on; shorter ones are as good."""
     mask_token_id: int
     """The token that stands for an unknown one on a canvas."""
+    mask_order: MaskOrder = "any"
+    """Where masks stand on the canvases that the model was trained on; left out of ``config.json``, "any"."""
     rms_norm_eps: float = 1e-5
     rope_theta: float = 10_000.0
     rope_scaling: Llama3Scaling | None = None
@@ -76,6 +79,10 @@ class LlamaDiffusionConfig:
         if isinstance(mask, bool) or not isinstance(mask, int) or not 0 <= mask < self.vocab_size:
             raise CheckpointError(
                 f"config.json: mask_token_id = {mask!r} must be the id of one of the {self.vocab_size} tokens"
+            )
+        if self.mask_order not in get_args(MaskOrder):
+            raise CheckpointError(
+                f"config.json: mask_order = {self.mask_order!r} must be {' or '.join(map(repr, get_args(MaskOrder)))}"
             )
         if self.num_attention_heads % self.num_key_value_heads:
             raise CheckpointError(
@@ -134,6 +141,7 @@ class LlamaDiffusionConfig:
                 max_position_embeddings=raw["max_position_embeddings"],
                 canvas_length=raw["canvas_length"],
                 mask_token_id=raw["mask_token_id"],
+                mask_order=raw.get("mask_order", "any"),
                 rms_norm_eps=raw.get("rms_norm_eps", 1e-6),
                 rope_theta=theta,
                 rope_scaling=scaling,
@@ -157,6 +165,7 @@ class LlamaDiffusionConfig:
             "model_type": "llama",
             "canvas_length": self.canvas_length,
             "mask_token_id": self.mask_token_id,
+            **({} if self.mask_order == "any" else {"mask_order": self.mask_order}),
             "vocab_size": self.vocab_size,
             "hidden_size": self.hidden_size,
             "intermediate_size": self.intermediate_size,

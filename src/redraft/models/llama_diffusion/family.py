@@ -76,7 +76,7 @@ class LlamaDiffusionFamily:
 
     def corruption(self, config: LlamaDiffusionConfig) -> AbsorbingCorruption:
         """One token, the mask, for every other."""
-        return AbsorbingCorruption(MaskNoise(config.mask_token_id))
+        return AbsorbingCorruption(MaskNoise(config.mask_token_id), config.mask_order)
 
     def describe(self, config: LlamaDiffusionConfig) -> dict[str, object]:
         """Return the shape."""

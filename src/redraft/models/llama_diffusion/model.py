@@ -102,7 +102,7 @@ class LlamaDiffusion(nn.Module):
 
     @property
     def corruption(self) -> AbsorbingCorruption:
-        return AbsorbingCorruption(MaskNoise(self.config.mask_token_id))
+        return AbsorbingCorruption(MaskNoise(self.config.mask_token_id), self.config.mask_order)
 
     @property
     def device(self) -> torch.device:

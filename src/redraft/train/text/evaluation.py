@@ -3,7 +3,6 @@
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 import torch
@@ -11,7 +10,7 @@ import torch
 from redraft.train.text.adapters import TrainedModel
 from redraft.train.text.batch import Batch, pack
 from redraft.train.text.encoding import CleanCanvas, EncodedQuestion, EncodedRecord
-from redraft.train.text.objective import Bools, Example, QuestionPlan, View, lay_out
+from redraft.train.text.objective import Bools, Example, QuestionPlan, View, lay_out, stretches
 from redraft.train.text.rollout import Sampler
 
 RATIOS = (1.0, 0.5, 0.1)
@@ -120,12 +119,6 @@ def _sample(sampler: Sampler, batch: Batch) -> list[int]:
         for index in open:
             taken[index] = number
     return taken
-
-
-def stretches(free: Sequence[bool]) -> list[slice]:
-    """Return the stretches of a canvas that are filled in: where ``free`` is True."""
-    borders = [i for i in range(len(free) + 1) if (i < len(free) and free[i]) != (i > 0 and free[i - 1])]
-    return [slice(start, end) for start, end in list(pairwise(borders))[::2]]
 
 
 def _mean(values: Sequence[float]) -> float:

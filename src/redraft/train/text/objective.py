@@ -7,16 +7,20 @@ drawn here, from 1 on, and where they stand after it; n divided by it is in the 
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 
+from redraft.canvas.corruption import MaskOrder
 from redraft.errors import DataError
 from redraft.train.text.encoding import CleanCanvas, EncodedQuestion, EncodedRecord
 from redraft.train.text.tree import Tree
 
 Loss = Literal["mask", "mask-weighted"]
+ANYWHERE = 0.25
+"""Share of canvases with masks anywhere where they are revealed from left to right: a draft leaves others."""
 Bools = npt.NDArray[np.bool_]
 
 
@@ -127,6 +131,8 @@ class MaskObjective:
     max_rows: int
     """The most rows of a tree; a record's questions are spread over as many trees as that takes."""
     seed: int = 0
+    order: MaskOrder = "any"
+    """The order in which the model reveals masks; "left-to-right" puts them on the rest of each gap."""
 
     def examples(self, record: EncodedRecord, index: int, progress: float) -> list[Example]:
         """Lay a record out.
@@ -151,7 +157,12 @@ class MaskObjective:
             rolled_out, twice, whole = rng.random(3)
             steps = int(rng.integers(1, config.rollout_steps + 1))
             share = number / config.views, (number + 1) / config.views
-            hidden = masked(free, None if whole < config.fully_masked else rng, share)
+            if whole < config.fully_masked:
+                hidden = free
+            elif self.order == "left-to-right" and rng.random() >= ANYWHERE:
+                hidden = rests(canvas, rng)
+            else:
+                hidden = masked(free, rng, share)
             if progress >= config.rollout_from and rolled_out < config.rollout_share:
                 yield View(free, steps)
                 continue
@@ -181,16 +192,38 @@ class MaskObjective:
             yield group
 
 
-def masked(free: Bools, rng: np.random.Generator | None, share: tuple[float, float] = (0.0, 1.0)) -> Bools:
-    """Return which of the ``free`` positions are masks: all of them without an ``rng``, else a number of them that is
-    uniform between two shares of all, and at least 1."""
-    if rng is None:
-        return free
+def masked(free: Bools, rng: np.random.Generator, share: tuple[float, float] = (0.0, 1.0)) -> Bools:
+    """Return which of the ``free`` positions are masks: a number of them that is uniform between two shares of all, and
+    at least 1."""
     places = free.nonzero()[0]
     low, high = 1 + int(share[0] * len(places)), max(1, int(share[1] * len(places)))
     hidden = np.zeros_like(free)
     hidden[rng.permutation(places)[: rng.integers(low, max(low, high) + 1)]] = True
     return hidden
+
+
+def rests(canvas: CleanCanvas, rng: np.random.Generator) -> Bools:
+    """Return which free positions are masks: the rest of each gap, from a token of its text on that is drawn, its end
+    among them, or nothing of a gap that is done; something of one gap at least."""
+    hidden = np.array(canvas.free)
+    gaps = stretches(canvas.free)
+    shown = []
+    for gap in gaps:
+        weights = canvas.weights[gap]
+        said = 1 + max(place for place, weight in enumerate(weights) if weight == max(weights))
+        shown.append((int(rng.integers(said + 1)), said))
+    if all(place == said for place, said in shown):
+        last = int(rng.integers(len(gaps)))
+        shown[last] = int(rng.integers(shown[last][1])), shown[last][1]
+    for gap, (place, said) in zip(gaps, shown, strict=True):
+        hidden[gap.start : gap.stop if place == said else gap.start + place] = False
+    return hidden
+
+
+def stretches(free: Sequence[bool]) -> list[slice]:
+    """Return the stretches of a canvas that are filled in: where ``free`` is True."""
+    borders = [i for i in range(len(free) + 1) if (i < len(free) and free[i]) != (i > 0 and free[i - 1])]
+    return [slice(start, end) for start, end in list(pairwise(borders))[::2]]
 
 
 def lay_out(plans: Sequence[QuestionPlan], shared: int, mask_token: int) -> Example:

@@ -7,6 +7,7 @@ from typing import Literal
 
 import torch
 
+from redraft.canvas.corruption import MaskOrder
 from redraft.errors import RedraftError
 from redraft.models import checkpoint
 from redraft.models.checkpoint import Checkpoint
@@ -59,7 +60,7 @@ class TextRecipe:
         found = checkpoint.read(checkpoint.find(self.model))
         encoder = self.encoder(found)
         checked = [encoder.encode(record) for record in evaluation]
-        objective = MaskObjective(self.objective, encoder.mask_token, self.batch_tokens, self.run.seed)
+        objective = self._objective(encoder, found)
         source = self._mixed(source)
         torch.manual_seed(self.run.seed)
         dtype = compute_dtype(self.dtype, self.device)
@@ -95,14 +96,19 @@ class TextRecipe:
 
     def check(self, records: Sequence[Record]) -> None:
         """Encode all records; DataError naming the file and the line of the first that cannot be trained."""
-        encoder = self.encoder(checkpoint.read(checkpoint.find(self.model)))
-        objective = MaskObjective(self.objective, encoder.mask_token, self.batch_tokens, self.run.seed)
+        found = checkpoint.read(checkpoint.find(self.model))
+        encoder = self.encoder(found)
+        objective = self._objective(encoder, found)
         for record in records:
             objective.examples(encoder.encode(record), 0, 0.0)
 
     def check_generated(self, source: RecordSource, count: int = COUNTED) -> None:
         """Encode the first ``count`` records of a generator; errors as in ``check``."""
         self.check([source.draw(index) for index in range(count)])
+
+    def _objective(self, encoder: Encoder, found: Checkpoint) -> MaskObjective:
+        order: MaskOrder = getattr(found.config, "mask_order", "any")
+        return MaskObjective(self.objective, encoder.mask_token, self.batch_tokens, self.run.seed, order)
 
     def _mixed(self, source: RecordSource) -> RecordSource:
         if not self.mix:
@@ -124,6 +130,8 @@ class TextRecipe:
             "filler_weight": self.filler_weight,
             "dtype": self.dtype,
         }
+        if (order := getattr(found.config, "mask_order", "any")) != "any":
+            parts["mask_order"] = order
         return parts | described(self.adaptation) | asdict(self.objective) | asdict(self.optimizer)
 
 

@@ -5,6 +5,7 @@ import re
 from collections import Counter
 from functools import cache
 from itertools import islice
+from random import Random
 from typing import Any
 
 import jsonschema
@@ -16,7 +17,8 @@ from redraft.tasks.extract import INSTRUCTION
 from redraft.tasks.slots import Canvas, Filled, Pinned, Slots, asked
 from redraft.train.recipes.pocket.__main__ import app
 from redraft.train.recipes.pocket.records import item, items, record, records
-from redraft.train.recipes.pocket.snippets import Split
+from redraft.train.recipes.pocket.schemas import PLAIN, plain_names, schema_for
+from redraft.train.recipes.pocket.snippets import Split, snippet
 from redraft.train.recipes.pocket.wordings import phrasings, wordings
 from tests.gguf_files import smollm2_path
 
@@ -99,6 +101,24 @@ def test_a_value_is_valid_under_its_schema_and_its_texts_stand_in_the_context() 
                     hours = {value[:2], str(int(value[:2])), str((int(value[:2]) - 1) % 12 + 1)}
                     assert value in ("12:00", "00:00") or any(hour in context for hour in hours)
     assert {kind for kind in kinds if "null" not in kind} == {"string", "integer", "number", "boolean", "enum", "array"}
+
+
+def test_two_thirds_of_schemas_ask_by_kind_for_what_is_alone_of_its_kind() -> None:
+    """Each such value is the only one of its kinds in its text, and its name is one of those that the kind has."""
+    named = 0
+    for seed in range(400):
+        about = snippet(Random(seed))
+        names = plain_names(about)
+        for key, own in names.items():
+            (field,) = (field for field in about.present if field.key == key)
+            alike = next(kinds for kinds in PLAIN if field.kind in kinds)
+            assert [other.key for other in about.present if other.kind in alike] == [key]
+            assert own == ((key,) if field.many else PLAIN[alike][field.kind])
+        spelled = {re.sub("[^a-z]", "", name) for own in names.values() for name in own}
+        found = schema_for(about, Random(seed), held=False)
+        asked = {re.sub("[^a-z]", "", name.lower()) for name in found[0]["properties"]} if found else set()
+        named += bool(asked & spelled)
+    assert 0.4 < named / 400 < 0.75
 
 
 @pytest.mark.slow

@@ -1,8 +1,8 @@
 """JSON schemas that ask for what a snippet says, or does not, as people write them; and the values that answer them."""
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from random import Random
 from typing import Any
 
@@ -36,6 +36,77 @@ FOREIGN = {
     "language": ("language",),
     "rating": ("rating", "stars"),
 }
+# Names that say what kind of value is asked for; of the kinds that stand together a text may have one alone.
+PLAIN = {
+    ("person", "first_name", "surname"): {
+        kind: ("name", "person", "who", "contact_name", "whose") for kind in ("person", "first_name", "surname")
+    },
+    ("money",): {"money": ("amount", "price", "sum", "cost", "total", "money")},
+    ("date", "datetime"): {"date": ("date", "on_date", "calendar_date"), "datetime": ("date_and_time", "timestamp")},
+    ("weekday",): {"weekday": ("weekday", "day_of_week")},
+    ("month",): {"month": ("month",)},
+    ("year",): {"year": ("year",)},
+    ("time",): {"time": ("time", "clock_time", "time_of_day")},
+    ("duration",): {"duration": ("duration", "how_long", "length_of_time")},
+    ("city", "venue", "room", "country"): {
+        "city": ("city", "town", "place"),
+        "venue": ("venue", "place", "location"),
+        "room": ("room", "place", "location"),
+        "country": ("country",),
+    },
+    ("street", "address"): {
+        "street": ("street", "street_name"),
+        "address": ("address", "full_address", "postal_address"),
+    },
+    ("code",): {"code": ("code", "reference", "ref", "id", "reference_number")},
+    ("company", "school", "team"): {
+        "company": ("company", "business", "firm", "organisation"),
+        "school": ("school", "institution"),
+        "team": ("team", "side"),
+    },
+    ("product", "garment", "tool", "instrument"): {
+        "product": ("product", "item", "article"),
+        "garment": ("garment", "clothing", "item"),
+        "tool": ("tool", "item"),
+        "instrument": ("instrument",),
+    },
+    ("dish", "drink"): {"dish": ("dish", "food", "meal"), "drink": ("drink", "beverage")},
+    ("email", "handle"): {"email": ("email", "mail_address"), "handle": ("username", "handle", "account_name")},
+    ("url", "path", "file"): {"url": ("url", "link", "website"), "path": ("path",), "file": ("file", "filename")},
+    **{
+        (kind,): {kind: names}
+        for kind, names in {
+            "colour": ("colour", "color"),
+            "percent": ("percent", "percentage"),
+            "phone": ("phone", "phone_number", "telephone"),
+            "length": ("length", "distance"),
+            "job": ("job", "occupation", "profession"),
+            "material": ("material",),
+            "version": ("version",),
+            "plant": ("plant",),
+            "animal": ("animal",),
+            "weight": ("weight",),
+            "rating": ("rating", "stars"),
+            "vehicle": ("vehicle", "car"),
+            "temperature": ("temperature", "temp"),
+            "medicine": ("medicine", "medication", "drug"),
+            "volume": ("volume",),
+            "ip": ("ip", "ip_address"),
+            "subject": ("subject",),
+            "title": ("title",),
+            "sport": ("sport",),
+            "language": ("language",),
+            "iban": ("iban", "bank_account"),
+            "plate": ("licence_plate", "registration", "plate"),
+            "error": ("error", "error_code"),
+            "size": ("size",),
+            "flight": ("flight", "flight_number"),
+            "score": ("score",),
+        }.items()
+    },
+}
+_PLAIN_SHARE = 2 / 3
+"""Share of schemas that ask for values by their kind, each the only one of its kind in the text."""
 _NUMBERS = frozenset({"decimal", "percent", "money", "weight", "length", "volume", "temperature", "rating", "duration"})
 _OPAQUE = ("a", "b", "c", "x", "y", "field", "value", "answer", "item", "q1", "q2", "field_1", "field_2", "result")
 _HOLDERS = ("details", "data", "info", "facts", "booking", "contact", "content", "extra")
@@ -67,7 +138,11 @@ def canvas_size(schema: dict[str, Any]) -> int:
 
 def schema_for(snippet: Snippet, random: Random, held: bool, most: int = 8) -> tuple[dict[str, Any], Any] | None:
     """A schema of one to ``most`` fields of a snippet, and its value; None where the snippet has none."""
-    chosen = _chosen(snippet, random, min(most, random.choice((1, 1, 2, 2, 3, 3, 4, 4, 5, 6, 7, 8))))
+    count = min(most, random.choice((1, 1, 2, 2, 3, 3, 4, 4, 5, 6, 7, 8)))
+    plain = plain_names(snippet) if random.random() < _PLAIN_SHARE else {}
+    if plain:
+        count = min(count, len(plain) + len(snippet.classes))
+    chosen = _chosen(_plainly_named(snippet, plain, random), _foreign(snippet, random), random, count)
     asked: list[Asked] = []
     for one in chosen:
         own = _asked(one, snippet, random, held) if isinstance(one, Field) else _class(*one, random, held)
@@ -76,11 +151,33 @@ def schema_for(snippet: Snippet, random: Random, held: bool, most: int = 8) -> t
     return _together(asked, random) if asked else None
 
 
-def _chosen(snippet: Snippet, random: Random, count: int) -> list[Field | tuple[str, str]]:
+def plain_names(snippet: Snippet) -> dict[str, tuple[str, ...]]:
+    """The fields that are the only ones of their kind in a snippet, by key, and what that kind may be called; a list
+    has its own name."""
+    found: dict[str, tuple[str, ...]] = {}
+    for kinds, names in PLAIN.items():
+        own = [field for field in snippet.present if field.kind in kinds]
+        if len(own) == 1:
+            found[own[0].key] = (own[0].key,) if own[0].many else names[own[0].kind]
+    return found
+
+
+def _plainly_named(snippet: Snippet, names: Mapping[str, Sequence[str]], random: Random) -> Snippet:
+    """The snippet with nothing but the fields that ``names`` has, called by one of those names; as it is without any.
+
+    What it leaves out is neither asked for nor said to be absent.
+    """
+    if not names:
+        return snippet
+    own = (field for field in snippet.fields if field.key in names)
+    return replace(snippet, fields=tuple(replace(one, key=random.choice(names[one.key]), questions=()) for one in own))
+
+
+def _chosen(snippet: Snippet, foreign: Sequence[Field], random: Random, count: int) -> list[Field | tuple[str, str]]:
     """Fields, and classes with their values. About a fifth of them is absent."""
     present: list[Field | tuple[str, str]] = [own for own in snippet.present for _ in range(3 if own.questions else 1)]
     present += [one for one in snippet.classes.items() for _ in range(2)]
-    absent: list[Field] = snippet.absent * 2 + _foreign(snippet, random)
+    absent: list[Field] = [*snippet.absent * 2, *foreign]
     random.shuffle(present)
     random.shuffle(absent)
     found: list[Field | tuple[str, str]] = []
