@@ -1,6 +1,7 @@
 """Who asks, and whether they still wait: known to everything that is done for a request, also before it is queued."""
 
 import asyncio
+import hashlib
 import threading
 from collections.abc import Callable
 from contextvars import ContextVar
@@ -13,6 +14,22 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from redraft.serve.http.entry import Entry
 from redraft.serve.http.security import key_of
 
+SEED, BEGUN = "redraft.seed", "redraft.begun"
+"""What a scope may say besides: the seed that the request's own are drawn from, and an event to be set once something
+of its answer is there. Both are a request's that a replica answers for another process."""
+
+
+class Seeds:
+    """The seeds of one HTTP request, for what of it names none: the same ones whenever it is answered."""
+
+    def __init__(self, seed: int) -> None:
+        self._seed, self._drawn = seed, 0
+
+    def next(self) -> int:
+        """Draw the next seed, of 32 bits."""
+        self._drawn += 1
+        return int.from_bytes(hashlib.sha256(f"{self._seed} {self._drawn}".encode()).digest()[:4])
+
 
 @dataclass(frozen=True, eq=False)
 class Asking:
@@ -22,6 +39,10 @@ class Asking:
     """The API key that it came with, where keys are asked for; otherwise its address."""
     gone: threading.Event = field(default_factory=threading.Event)
     """Set once the connection has closed, or the answer is out."""
+    begun: threading.Event = field(default_factory=threading.Event)
+    """Set once something of an answer is there that took work."""
+    seeds: Seeds | None = None
+    """None where each seed is drawn at random."""
 
 
 ASKING: ContextVar[Asking | None] = ContextVar("redraft_asking", default=None)
@@ -48,6 +69,12 @@ def owner_of(scope: Scope, with_keys: bool) -> str:
     return f"{IPv6Address(int(address) >> 64 << 64)}/64"
 
 
+def _asking(scope: Scope, with_keys: bool) -> Asking:
+    seed = scope.get(SEED)
+    begun = scope.get(BEGUN) or threading.Event()
+    return Asking(owner_of(scope, with_keys), begun=begun, seeds=None if seed is None else Seeds(seed))
+
+
 class Presence:
     """ASGI middleware that notes when the connection of a request closes, whatever is being done for it."""
 
@@ -61,7 +88,7 @@ class Presence:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        asking = Asking(owner_of(scope, self._with_keys))
+        asking = _asking(scope, self._with_keys)
         ASKING.set(asking)
         self._begin(asking)
         listener = _Listener(receive, asking, self._entry)
