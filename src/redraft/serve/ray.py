@@ -204,7 +204,9 @@ def replicas(arguments: Arguments) -> Any:
         max_queued_requests=arguments.max_waiting,
         graceful_shutdown_timeout_s=_GRACE,
         ray_actor_options={"num_cpus": arguments.num_cpus, "num_gpus": arguments.num_gpus},
-        request_router_config=RequestRouterConfig(request_router_class=PrefixRouter),
+        request_router_config=RequestRouterConfig(
+            request_router_class=PrefixRouter, request_router_kwargs={"worth": arguments.prefix_worth}
+        ),
         deployment_actors=[
             DeploymentActorConfig(name=_ROLL, actor_class=ray.remote(RollActor), actor_options={"num_cpus": 0})
         ],
@@ -246,6 +248,8 @@ def _init(count: int) -> None:
     if os.environ.get("RAY_ADDRESS"):
         ray.init(log_to_driver=False)
     else:
+        # Ray has its workers give way to all else on a machine; these are what the machine is for.
+        os.environ.setdefault("RAY_worker_niceness", "0")
         ray.init(num_cpus=count, include_dashboard=False, log_to_driver=False, object_store_memory=_STORE)
 
 

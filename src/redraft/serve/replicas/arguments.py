@@ -66,6 +66,9 @@ class Arguments(BaseModel):
     max_replicas: Positive | None = None
     target_ongoing_requests: Annotated[float, Field(gt=0)] = 8.0
     """Open requests a replica, running or waiting, above which there shall be more replicas."""
+    prefix_worth: Annotated[float, Field(ge=0)] = 4.0
+    """How many open requests more a replica may have than another and still get one whose whole prompt it has cached;
+    half as many where it has half of it. 0: the load alone decides."""
     fronts: Positive = 1
     """Processes that take clients' requests."""
     num_cpus: Annotated[float, Field(ge=0)] = 1.0
