@@ -113,6 +113,7 @@ def test_what_the_ray_service_starts_is_there_and_takes_its_arguments() -> None:
     module, _, name = application["import_path"].partition(":")
     found = importlib.util.find_spec(module)
     assert found is not None
+    assert found.origin is not None
     assert f"def {name}(arguments: Arguments)" in Path(found.origin).read_text()
     arguments = Arguments(**application["args"])
     workers = service["rayClusterConfig"]["workerGroupSpecs"][0]

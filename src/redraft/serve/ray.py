@@ -10,8 +10,9 @@ import logging
 import os
 import platform
 import re
-from collections.abc import AsyncGenerator
-from contextlib import suppress
+import time
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing, suppress
 from typing import Any
 
 import ray
@@ -38,6 +39,8 @@ from redraft.serve.server import Listener, begin_log
 _APPLICATION, _ROLL = "redraft", "roll"
 # Seconds that a replica has to say how it is, and to hear from the roll.
 _REPORT, _ENROL = 5.0, 60.0
+# Seconds for which what they said last does, where one of them hangs.
+_STALE = 60.0
 # A replica that is told to end has so long for what it answers.
 _GRACE = 30.0
 # What replicas and front tell each other is small; Ray would take a third of the memory for it.
@@ -108,8 +111,9 @@ class Replica:
 
     async def answer(self, request: Forwarded) -> AsyncGenerator[Part]:
         """Answer a request; see ``hosted``."""
-        async for part in hosted(self._backend.app, request, self._name):
-            yield part
+        async with aclosing(hosted(self._backend.app, request, self._name)) as parts:
+            async for part in parts:
+                yield part
 
     def report(self) -> Report:
         """Say how it is."""
@@ -139,6 +143,9 @@ class RayFleet:
     def __init__(self, handle: Any) -> None:
         self._handle = handle
         self._answers = handle.options(stream=True, method_name="answer")
+        self._latest: list[Report] = []
+        self._told = 0.0
+        """The time at which the latest reports came."""
 
     async def ask(self, request: Forwarded) -> AsyncGenerator[Part]:
         """See ``Fleet``."""
@@ -159,11 +166,16 @@ class RayFleet:
 
     async def reports(self) -> list[Report]:
         """See ``Fleet``."""
+        now = time.monotonic()
         try:
             found = await self._handle.broadcast("report").results_async(timeout_s=_REPORT, return_exceptions=True)
-        except (TimeoutError, DeploymentUnavailableError):
+        except DeploymentUnavailableError:
             return []
-        return [one for one in found if isinstance(one, Report)]
+        except TimeoutError:
+            # One that hangs takes the others' answers with it. Before long Ray replaces it.
+            return self._latest if now - self._told < _STALE else []
+        self._latest, self._told = [one for one in found if isinstance(one, Report)], now
+        return self._latest
 
 
 class Ingress:
@@ -222,9 +234,7 @@ def run(arguments: Arguments, *, host: str, port: int, grace: float) -> None:
     """
     settings = arguments.settings()
     begin_log(host, settings)
-    alone = not ray.is_initialized()
-    if alone:
-        _init(arguments.replicas or 1)
+    leave = _join(arguments.replicas or 1)
     try:
         handle = _started(_shared(arguments, arguments.replicas or 1))
         server = Listener(
@@ -237,20 +247,31 @@ def run(arguments: Arguments, *, host: str, port: int, grace: float) -> None:
         )
         server.listen(host, port)
     finally:
-        with suppress(Exception):
-            serve.delete(_APPLICATION)
-        if alone:
-            ray.shutdown()
+        leave()
 
 
-def _init(count: int) -> None:
-    """Begin Ray in this process, or connect to the one that RAY_ADDRESS says."""
+def _join(count: int) -> Callable[[], None]:
+    """Begin Ray on this machine, or connect to the one that RAY_ADDRESS says; return what ends that again."""
+    if ray.is_initialized():
+        return _delete
     if os.environ.get("RAY_ADDRESS"):
         ray.init(log_to_driver=False)
-    else:
-        # Ray has its workers give way to all else on a machine; these are what the machine is for.
-        os.environ.setdefault("RAY_worker_niceness", "0")
-        ray.init(num_cpus=count, include_dashboard=False, log_to_driver=False, object_store_memory=_STORE)
+
+        def disconnect() -> None:
+            _delete()
+            ray.shutdown()
+
+        return disconnect
+    # Ray has its workers give way to all else on a machine; these are what the machine is for.
+    os.environ.setdefault("RAY_worker_niceness", "0")
+    ray.init(num_cpus=count, include_dashboard=False, log_to_driver=False, object_store_memory=_STORE)
+    return ray.shutdown
+
+
+def _delete() -> None:
+    """Take the application from a cluster that stays."""
+    with suppress(Exception):
+        serve.delete(_APPLICATION)
 
 
 def _started(arguments: Arguments) -> Any:

@@ -87,6 +87,9 @@ class Listener(uvicorn.Server):
         try:
             self.run()
         except SystemExit as error:
+            if self.started:
+                # A signal, which whoever else handles them ends the process for.
+                raise
             raise RequestError(f"cannot listen at {host} port {port}; its log says why") from error
 
 

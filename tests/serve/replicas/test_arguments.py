@@ -36,7 +36,7 @@ def test_the_number_of_replicas_follows_the_queue_where_a_range_is_given() -> No
     assert not Arguments(replicas=3).scales
     assert not Arguments().scales
     assert Arguments(max_replicas=3).scales
-    assert Arguments(model="x/a").names == ["a"]
+    assert Arguments.model_validate({"model": "x/a"}).names == ["a"]
     assert pickle.loads(pickle.dumps(Arguments(replicas=3, mode="diffusion"))) == Arguments(
         replicas=3, mode="diffusion"
     )

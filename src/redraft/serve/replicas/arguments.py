@@ -53,7 +53,7 @@ class Arguments(BaseModel):
     dtype: DType = "auto"
     device: str = "auto"
     threads: Positive | None = None
-    """Threads of a replica; None for its processors."""
+    """Threads of a replica; None for as many as ``num_cpus``."""
     memory: str = "auto"
     """What a replica may take, such as "24GB"."""
     kv_bytes: Positive | None = None
@@ -145,8 +145,7 @@ class Arguments(BaseModel):
     def engines(self, settings: ServerSettings) -> dict[str, Engine]:
         """Load the models, by name. Raises what ``redraft.load`` does, RequestError for a mode or recordings that a
         model does not have, and CheckpointError for another ``digest``."""
-        if self.threads is not None:
-            use_threads(self.threads)
+        use_threads(self.threads or max(1, int(self.num_cpus)))
         loaded = [
             load(
                 one,

@@ -107,8 +107,8 @@ class Front:
                 refusal = self._refusal(error)
                 await (reply.end(request.path, refusal) if reply.sent else _say(refusal, request.path, send))
                 return
-        error = _lost(f"so were {ATTEMPTS - 1} others with the same request, which may be why")
-        await _say(error, request.path, send)
+        gone = _lost(f"so were {ATTEMPTS - 1} others with the same request, which may be why")
+        await _say(gone, request.path, send)
 
     def _refusal(self, error: Exception) -> ApiError:
         match error:
