@@ -195,7 +195,7 @@ class Scheduler:
 
     @property
     def alive(self) -> bool:
-        """Whether it still runs requests: it was not closed, and has not failed."""
+        """True while it runs requests: it was not closed, and has not failed."""
         return self._thread.is_alive() and not self._closing
 
     def close(self, grace: float = 0.0) -> None:

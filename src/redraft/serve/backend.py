@@ -1,4 +1,4 @@
-"""What answers requests in one process: the scheduler of its models, the processes that compile, the application."""
+"""The parts that answer requests in one process: a scheduler, processes that compile, the application before both."""
 
 import gc
 import sys

@@ -15,8 +15,8 @@ from redraft.serve.http.entry import Entry
 from redraft.serve.http.security import key_of
 
 SEED, BEGUN = "redraft.seed", "redraft.begun"
-"""What a scope may say besides: the seed that the request's own are drawn from, and an event to be set once something
-of its answer is there. Both are a request's that a replica answers for another process."""
+"""Keys of a scope of a request that a replica answers for another process: the seed that the request's own are drawn
+from, and an event to be set once something of its answer is there that took work."""
 
 
 class Seeds:

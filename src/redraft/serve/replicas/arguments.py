@@ -1,4 +1,4 @@
-"""What an application of replicas is started with: the options of ``redraft serve``, and how many replicas.
+"""The arguments of an application of replicas: the options of ``redraft serve``, and how many replicas.
 
 It travels to every process of it, each of which makes what it needs: engines, settings, a folder for recordings.
 """
@@ -48,14 +48,14 @@ class Arguments(BaseModel):
     model: Texts = Field(default_factory=lambda: ["sudoku"], min_length=1)
     """A bundled name, a folder, a GGUF file or a hub id, that each machine finds; or several."""
     name: Texts = Field(default_factory=list)
-    """What clients call the models; by default their own names."""
+    """The names that clients call the models by; by default their own."""
     revision: str | None = None
     dtype: DType = "auto"
     device: str = "auto"
     threads: Positive | None = None
     """Threads of a replica; None for as many as ``num_cpus``."""
     memory: str = "auto"
-    """What a replica may take, such as "24GB"."""
+    """The memory that a replica may take, such as "24GB"."""
     kv_bytes: Positive | None = None
     pack_folder: str | None = "auto"
     draft_model: str | None = None
@@ -67,8 +67,8 @@ class Arguments(BaseModel):
     target_ongoing_requests: Annotated[float, Field(gt=0)] = 8.0
     """Open requests a replica, running or waiting, above which there shall be more replicas."""
     prefix_worth: Annotated[float, Field(ge=0)] = 4.0
-    """How many open requests more a replica may have than another and still get one whose whole prompt it has cached;
-    half as many where it has half of it. 0: the load alone decides."""
+    """Open requests that a replica may have more than another and still get one whose whole prompt it has cached; half
+    as many where it has half of it. 0: the load alone decides."""
     fronts: Positive = 1
     """Processes that take clients' requests."""
     num_cpus: Annotated[float, Field(ge=0)] = 1.0
@@ -88,7 +88,7 @@ class Arguments(BaseModel):
     mode: GenerationMode | None = None
     recipe: str | None = None
     api_keys: Texts = Field(default_factory=list)
-    """By default those that REDRAFT_API_KEY has where the processes run."""
+    """Keys that clients must send; by default those in REDRAFT_API_KEY where the processes run."""
     cors: Texts = Field(default_factory=list)
     allowed_hosts: Texts | None = None
     log_prompts: bool = False
@@ -115,12 +115,12 @@ class Arguments(BaseModel):
 
     @property
     def names(self) -> list[str]:
-        """What clients call the models, in order."""
+        """The names that clients call the models by, in order."""
         return self.name or [Path(one).name for one in self.model]
 
     @property
     def scales(self) -> bool:
-        """Whether the number of replicas follows the queue."""
+        """True where the number of replicas follows the queue."""
         return self.replicas is None and (self.max_replicas or self.min_replicas) > self.min_replicas
 
     def settings(self) -> ServerSettings:

@@ -23,7 +23,7 @@ class Forwarded:
     seed: int
     """The seed that the request's own are drawn from where it names none."""
     blocks: Sequence[bytes] = ()
-    """What its prompt begins with: see ``prefixes``."""
+    """The beginning of its prompt: see ``prefixes``."""
     avoid: Sequence[str] = ()
     """Replicas to be taken last: they were lost with this request."""
 
@@ -47,9 +47,9 @@ class Report:
     running: int
     waiting: int
     models: Mapping[str, Mapping[str, int]]
-    """Of each model, how many requests run and wait."""
+    """The requests of each model that run and wait."""
     metrics: bytes
-    """As ``/metrics`` writes them."""
+    """Its page of ``/metrics``."""
 
 
 class ReplicaLostError(RedraftError):

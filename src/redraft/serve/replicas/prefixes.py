@@ -53,7 +53,7 @@ class PrefixTable:
         of the prompt; half of that where it has half. ``size``: blocks that are remembered."""
         self._worth, self._size = worth, size
         self._holders: OrderedDict[bytes, set[str]] = OrderedDict()
-        """By block, the replicas that have it; used last, last."""
+        """The replicas that have each block; used last, last."""
         self._sent: Counter[str] = Counter()
 
     def ranked(self, blocks: Sequence[bytes], loads: Mapping[str, int], avoid: Sequence[str] = ()) -> list[str]:

@@ -1,4 +1,4 @@
-"""What replicas must have in common, so that it does not matter which of them answers."""
+"""Replicas must be the same, so that it does not matter which of them answers: their checkpoints are compared."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ class Identity:
     weights: Mapping[str, str]
     """SHA-256 of each model's configuration and weights, and its tokenizer's."""
     computed: Mapping[str, str]
-    """How each is computed: its dtype, and the kernels that it runs on."""
+    """The dtype that each is computed in, and the kernels that it runs on."""
 
 
 def identity_of(replica: str, node: str, engines: Mapping[str, Engine]) -> Identity:
