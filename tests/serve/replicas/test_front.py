@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import random
 import re
 from collections.abc import Callable
 from typing import Any
@@ -226,3 +227,36 @@ def test_health_and_metrics_are_those_of_all_replicas(front: Fronted) -> None:
     assert httpx.head(f"{front.url}/v1/models").status_code == 200
     front.fleet.backends = {}
     assert httpx.get(f"{front.url}/health").status_code == 503
+
+
+def test_whatever_is_lost_under_load_no_answer_is_wrong_and_nobody_waits_for_ever(
+    backends: dict[str, Backend], alone: Engine
+) -> None:
+    chance = random.Random(4)
+    ends: list[str] = []
+
+    async def ask(http: httpx.AsyncClient, seed: int) -> None:
+        body = {**CHAT, "seed": seed, "stream": seed % 2 == 1}
+        answer = await http.post("/v1/chat/completions", json=body)
+        own = alone.generate(MESSAGES, max_tokens=60, seed=seed).text
+        if answer.status_code == 503:
+            ends.append("given up")
+        elif body["stream"]:
+            events = [json.loads(line[6:]) for line in answer.text.splitlines() if line.startswith("data: {")]
+            said = "".join(one["delta"].get("content") or "" for event in events for one in event.get("choices", ()))
+            ends.append("broken" if "error" in events[-1] else "whole")
+            assert own.startswith(said) if ends[-1] == "broken" else own == said
+        else:
+            ends.append("whole")
+            assert answer.json()["choices"][0]["message"]["content"] == own
+
+    async def run(url: str) -> None:
+        async with httpx.AsyncClient(base_url=url, timeout=600) as http:
+            await asyncio.gather(*(ask(http, seed) for seed in range(24)))
+
+    with fronted(backends, dies=lambda part: chance.random() < 0.2) as up:
+        asyncio.run(run(up.url))
+        assert len(ends) == 24
+        assert ends.count("whole") > 8
+        assert len(up.fleet.asked) > 24, "some were asked again"
+        wait_until(lambda: up.idle)
