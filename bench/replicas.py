@@ -2,10 +2,11 @@
 
     python -m bench.replicas throughput           # one process, one replica, two replicas
     python -m bench.replicas prefixes             # two replicas, with the router's weighing of prefixes and without
+    python -m bench.replicas routing              # the same counts without Ray, two replicas in this process
     python -m bench.replicas killed --every 20    # a replica killed without warning every so many seconds
 
-Each starts `redraft serve` in a process of its own, on the small random checkpoint of `bench.load`. The last one
-compares every answer with that of the same model in this process: it exits with 1 for one that differs, and where
+Each but `routing` starts replicas in processes of their own, on the small random checkpoint of `bench.load`. The last
+one compares every answer with that of the same model in this process: it exits with 1 for one that differs, and where
 something is left running. With RAY_ADDRESS set, replicas are of that cluster, which has to be on this machine.
 """
 
@@ -136,6 +137,27 @@ def prefixes(model: str, clients: int) -> dict[str, Any]:
     return found
 
 
+def routing(model: str, clients: int) -> dict[str, Any]:
+    """The share of prompt tokens that need not be encoded again by two replicas in this process: counts, no times."""
+    from tests.serve.replicas.conftest import fronted
+
+    from redraft.serve.backend import Backend
+    from redraft.serve.state import ServerSettings
+
+    name, found = Path(model).name, {}
+    for what, worth in (("by load alone", 0.0), ("by prefix", 4.0)):
+        both = {one: Backend({name: load_model(model)}, ServerSettings(name), names=None) for one in ("a", "b")}
+        with fronted(both, ServerSettings(name), worth=worth) as up:
+            asyncio.run(asked(up.url, conversations(name, 12, 6), clients))
+            pools = [runtime.pool for one in both.values() for runtime in one.models.values()]
+            tokens, reused = sum(pool.lookups for pool in pools), sum(pool.hits for pool in pools)
+            sent = sorted(up.fleet.taken.count(one) for one in both)
+        for one in both.values():
+            one.close(0.0)
+        found[what] = {"prompt tokens": tokens, "of them cached": f"{reused / tokens:.1%}", "requests of each": sent}
+    return found
+
+
 def replica_processes() -> list[int]:
     """The replicas of this machine, by their processes."""
     found = []
@@ -202,9 +224,9 @@ def compared(model: str, tally: load.Tally) -> int:
 
 
 def main() -> None:
-    """Run one of the three, and print what came of it."""
+    """Run one of them, and print what came of it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["throughput", "prefixes", "killed"])
+    parser.add_argument("what", choices=["throughput", "prefixes", "routing", "killed"])
     parser.add_argument("--clients", type=int, default=8)
     parser.add_argument("--requests", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=3)
@@ -218,6 +240,8 @@ def main() -> None:
                 found = throughput(model, given.requests, given.clients, given.rounds)
             case "prefixes":
                 found = prefixes(model, given.clients)
+            case "routing":
+                found = routing(model, given.clients)
             case _:
                 found = under_fire(model, given.clients, given.seconds, given.every)
     print(json.dumps(found, indent=2))

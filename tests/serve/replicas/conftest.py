@@ -35,7 +35,10 @@ class Local:
     asked: list[Forwarded] = field(default_factory=list)
     taken: list[str] = field(default_factory=list)
     fault: Exception | None = None
-    _prefixes: PrefixTable = field(default_factory=PrefixTable)
+    worth: float = 4.0
+
+    def __post_init__(self) -> None:
+        self._prefixes = PrefixTable(worth=self.worth)
 
     async def ask(self, request: Forwarded) -> AsyncGenerator[Part]:
         self.asked.append(request)
