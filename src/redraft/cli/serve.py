@@ -134,13 +134,14 @@ def serve(
             record=None if record is None else str(record), record_prompt=record_prompt,
         )(host=host, port=port, grace=grace)  # fmt: skip
         return
+    limits = options.memory_shares(models, dtype, device, memory, kv_bytes, pack_folder)
     loaded = [
         options.load_engine(
             one, dtype, threads,
-            revision=revision, device=device, pack_folder=pack_folder, kv_bytes=kv_bytes, memory=memory,
+            revision=revision, device=device, pack_folder=pack_folder, kv_bytes=kv_bytes, memory=limit,
             **({} if draft_model is None else {"draft_model": draft_model}),
         )
-        for one in models
+        for one, limit in zip(models, limits, strict=True)
     ]  # fmt: skip
     engines = dict(zip(names, loaded, strict=True))
     share_memory(loaded, kv_bytes)

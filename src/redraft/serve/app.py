@@ -17,9 +17,11 @@ from starlette.responses import FileResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from redraft.engine.compiling.processes import CompileProcesses
+from redraft.engine.fairness import Client
 from redraft.engine.runtime import Runtime
 from redraft.engine.scheduler import Scheduler
 from redraft.serve.errors import WARNING_HEADER, ApiError, of_validation
+from redraft.serve.http.entry import Entry
 from redraft.serve.http.hosts import ANY, Hosts
 from redraft.serve.http.idle import WhenIdle
 from redraft.serve.http.limits import BodyLimit
@@ -75,6 +77,7 @@ def create_app(
     names: Collection[str] | None = (),
     processes: CompileProcesses | None = None,
     metrics: ServerMetrics | None = None,
+    entry: Entry | None = None,
 ) -> ASGIApp:
     """Make the application that serves the models of ``scheduler``.
 
@@ -83,9 +86,10 @@ def create_app(
     another process has decided already who may ask.
     processes: where constraints are compiled; None for threads of this process.
     metrics: what counts its requests; None for a new one.
+    entry: the turns of what clients send, where connections take them, too; None for requests alone.
     """
-    models = models or {settings.model: scheduler.runtimes[0]}
-    here = _all(scheduler, settings, models, processes, metrics or ServerMetrics(scheduler, models))
+    models, entry = models or {settings.model: scheduler.runtimes[0]}, entry or entry_of(scheduler)
+    here = _all(scheduler, settings, models, processes, metrics or ServerMetrics(scheduler, models), entry)
     app = FastAPI(title="Redraft", docs_url=None, redoc_url=None)
     app.state.serving = here
     for router in (own, *_FORMATS):
@@ -101,7 +105,7 @@ def create_app(
             _add_file(app, "/" if name == "index.html" else f"/{name}", path)
     else:
         app.add_api_route("/", _no_page, include_in_schema=False)
-    bounded = WhenIdle(_with_bounded_bodies(app, here))
+    bounded = WhenIdle(_with_bounded_bodies(app, here, entry))
     whole = bounded if names is None else guarded(bounded, settings, names)
     return Counted(whole, lambda route, status: here.metrics.requests.labels(route, status).inc(), _route)
 
@@ -123,14 +127,20 @@ def guarded(app: ASGIApp, settings: ServerSettings, names: Collection[str]) -> A
     return BrowserHeaders(HeadAsGet(Hosts(app, [*allowed, *names], settings.cors)))
 
 
+def entry_of(scheduler: Scheduler) -> Entry:
+    """Make the turns of what clients send; what these take counts for a client's share of the forwards."""
+    return Entry(lambda owner, seconds: scheduler.charge(Client(owner), seconds))
+
+
 def _all(
     scheduler: Scheduler,
     settings: ServerSettings,
     models: Mapping[str, Runtime],
     processes: CompileProcesses | None,
     metrics: ServerMetrics,
+    entry: Entry,
 ) -> AllServing:
-    preparing = Preparing(processes)
+    preparing = Preparing(processes, entry)
     serving = {
         name: Serving(runtime, scheduler, metrics.of(name), replace(settings, model=name), preparing)
         for name, runtime in models.items()
@@ -138,13 +148,14 @@ def _all(
     return AllServing(serving, scheduler, metrics, settings, preparing)
 
 
-def _with_bounded_bodies(app: ASGIApp, here: AllServing) -> ASGIApp:
+def _with_bounded_bodies(app: ASGIApp, here: AllServing, entry: Entry) -> ASGIApp:
     """Put before ``app`` what reads a body: its size and pace, its packing, its shape; then who asks is known."""
     limits, with_keys = here.settings.limits, bool(here.settings.api_keys)
-    present = Presence(app, with_keys, here.preparing.begin)
+    present = Presence(app, with_keys, here.preparing.begin, entry)
     contexts = [one.runtime.model.config.context_length for one in here.models.values()]
     numbers = limits.body_values + max(contexts)
-    return BodyLimit(Unpacking(BodyShape(present, limits.body_values, numbers), limits.body_bytes), limits, with_keys)
+    shaped = BodyShape(present, limits.body_values, numbers, entry, with_keys)
+    return BodyLimit(Unpacking(shaped, limits.body_bytes), limits, with_keys)
 
 
 @own.get("/health")

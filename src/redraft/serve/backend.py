@@ -10,12 +10,14 @@ from redraft.api import Engine
 from redraft.engine.compiling.processes import CompileProcesses
 from redraft.engine.scheduler import MAX_BATCH_ROWS, MAX_CONCURRENCY, Scheduler
 from redraft.errors import ConstraintError, RequestError, ShuttingDownError
-from redraft.serve.app import create_app
+from redraft.serve.app import create_app, entry_of
+from redraft.serve.http.idle import share_arenas
 from redraft.serve.http.metrics import ServerMetrics
 from redraft.serve.state import ServerSettings
 
-# Seconds after which a thread that runs Python lets another one run; those that run the model wait for it often.
-_SWITCH = 0.0005
+# Seconds after which a thread that runs Python lets another one run. The one that runs the model waits for it some ten
+# times a forward while others are at work.
+_SWITCH = 0.0001
 
 
 class Backend:
@@ -47,9 +49,16 @@ class Backend:
             max_batch_rows=max_batch_rows,
         )
         self.processes = CompileProcesses(self.scheduler.charge)
+        self.entry = entry_of(self.scheduler)
         self.models, self.metrics = models, ServerMetrics(self.scheduler, models)
         self.app = create_app(
-            self.scheduler, settings, models=models, names=names, processes=self.processes, metrics=self.metrics
+            self.scheduler,
+            settings,
+            models=models,
+            names=names,
+            processes=self.processes,
+            metrics=self.metrics,
+            entry=self.entry,
         )
 
     def close(self, grace: float) -> None:
@@ -69,6 +78,7 @@ class Backend:
 def ready(backend: Backend) -> None:
     """Set this process, which does nothing else, up to serve, and warm up beside it."""
     sys.setswitchinterval(_SWITCH)
+    share_arenas()
     # What is there now stays: to look through it again and again would stop everything else for as long as it takes.
     gc.collect()
     gc.freeze()

@@ -27,6 +27,7 @@ from redraft.errors import BusyError, CheckpointError, GenerationError, RedraftE
 from redraft.kernels.library import physical_cores
 from redraft.room import allowed, parse_memory
 from redraft.serve.backend import ready
+from redraft.serve.http.entry import Entry
 from redraft.serve.http.hosts import own_names
 from redraft.serve.replicas.arguments import Arguments
 from redraft.serve.replicas.fleet import Forwarded, Part, ReplicaLostError, Report
@@ -240,6 +241,7 @@ def run(arguments: Arguments, *, host: str, port: int, grace: float) -> None:
         server = Listener(
             front_app(RayFleet(handle), settings, own_names(host)),
             settings,
+            Entry(),
             host=host,
             port=port,
             grace=grace,

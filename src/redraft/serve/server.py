@@ -16,6 +16,7 @@ from redraft.engine.compiling.processes import CompileProcesses
 from redraft.engine.scheduler import MAX_BATCH_ROWS, MAX_CONCURRENCY, Scheduler
 from redraft.errors import RequestError
 from redraft.serve.backend import Backend, ready
+from redraft.serve.http.entry import Entry
 from redraft.serve.http.hosts import is_loopback, own_names
 from redraft.serve.http.patience import patient
 from redraft.serve.state import ServerSettings
@@ -23,6 +24,9 @@ from redraft.serve.state import ServerSettings
 # Uvicorn's own variable: the proxies whose word about a client's address is taken. Without it anybody next to the
 # server could make up an address for each request.
 _PROXIES = "FORWARDED_ALLOW_IPS"
+# Connections that are accepted in one round of the event loop, which does nothing else meanwhile, and those that wait
+# for that in the system.
+_ACCEPTED, _BACKLOG = 32, 2048
 
 log = logging.getLogger("redraft.serve")
 
@@ -32,16 +36,26 @@ class Listener(uvicorn.Server):
     seconds."""
 
     def __init__(
-        self, app: ASGIApp, settings: ServerSettings, *, host: str, port: int, grace: float, close: Callable[[], object]
+        self,
+        app: ASGIApp,
+        settings: ServerSettings,
+        entry: Entry,
+        *,
+        host: str,
+        port: int,
+        grace: float,
+        close: Callable[[], object],
     ) -> None:
-        """``close`` is called once, in a thread, when it is told to stop."""
+        """``entry``: the turns in which connections are read. ``close`` is called once, in a thread, when it is told to
+        stop."""
         self._close_app = close
         self._closing: threading.Thread | None = None
         config = uvicorn.Config(
             app,
             host=host,
             port=port,
-            http=patient(settings.limits.header_seconds),
+            backlog=_ACCEPTED,
+            http=patient(settings.limits.header_seconds, entry),
             ws="none",
             proxy_headers=_PROXIES in os.environ,
             log_config=None,
@@ -67,6 +81,10 @@ class Listener(uvicorn.Server):
         """Listen, and say where."""
         await super().startup(sockets)
         if self.started:
+            for listening in (one for server in self.servers for one in server.sockets):
+                # The event loop takes one number for both.
+                with socket.socket(fileno=os.dup(listening.fileno())) as same:
+                    same.listen(_BACKLOG)
             host, port = self.servers[0].sockets[0].getsockname()[:2]
             shown = f"[{host}]" if ":" in host else host
             log.info("serving on http://%s:%d", shown, port)
@@ -123,7 +141,8 @@ class Server(Listener):
             max_batch_rows=max_batch_rows,
         )
         close = partial(self.backend.close, grace)
-        super().__init__(self.backend.app, settings, host=host, port=port, grace=grace, close=close)
+        entry = self.backend.entry
+        super().__init__(self.backend.app, settings, entry, host=host, port=port, grace=grace, close=close)
 
     @property
     def scheduler(self) -> Scheduler:

@@ -14,6 +14,7 @@ import pytest
 from redraft.errors import BusyError, ShuttingDownError
 from redraft.loading import load
 from redraft.serve.backend import Backend
+from redraft.serve.http.entry import Entry
 from redraft.serve.http.hosts import own_names
 from redraft.serve.replicas.fleet import Forwarded, Part, ReplicaLostError, Report
 from redraft.serve.replicas.front import front_app
@@ -91,7 +92,7 @@ def fronted(backends: Mapping[str, Backend], settings: ServerSettings | None = N
     settings = settings or ServerSettings(NAME)
     fleet = Local(backends, **more)
     app = front_app(fleet, settings, own_names("127.0.0.1"))
-    server = Listener(app, settings, host="127.0.0.1", port=0, grace=0.0, close=lambda: None)
+    server = Listener(app, settings, Entry(), host="127.0.0.1", port=0, grace=0.0, close=lambda: None)
     thread = threading.Thread(target=lambda: asyncio.run(server.serve()), daemon=True)
     thread.start()
     wait_until(lambda: server.started)

@@ -16,7 +16,7 @@ from redraft.engine.request import check_listeners, check_mode
 from redraft.engine.scheduler import MAX_BATCH_ROWS, MAX_CONCURRENCY
 from redraft.errors import CheckpointError, RequestError
 from redraft.kernels.library import use_threads
-from redraft.loading import load
+from redraft.loading import load, share_out
 from redraft.measure.tune.recipe import read_recipe
 from redraft.models.base import GenerationMode
 from redraft.models.checkpoint import DType
@@ -146,6 +146,14 @@ class Arguments(BaseModel):
         """Load the models, by name. Raises what ``redraft.load`` does, RequestError for a mode or recordings that a
         model does not have, and CheckpointError for another ``digest``."""
         use_threads(self.threads or max(1, int(self.num_cpus)))
+        limits = share_out(
+            self.model,
+            dtype=self.dtype,
+            device=self.device,
+            memory=parse_memory(self.memory),
+            kv_bytes=self.kv_bytes,
+            pack_folder=self.pack_folder,
+        )
         loaded = [
             load(
                 one,
@@ -155,9 +163,9 @@ class Arguments(BaseModel):
                 kv_bytes=self.kv_bytes,
                 pack_folder=self.pack_folder,
                 draft_model=self.draft_model,
-                memory=parse_memory(self.memory),
+                memory=limit,
             )
-            for one in self.model
+            for one, limit in zip(self.model, limits, strict=True)
         ]
         share_memory(loaded, self.kv_bytes)
         engines = dict(zip(self.names, loaded, strict=True))
