@@ -15,8 +15,10 @@ RUN python -m venv /opt/redraft \
     && /opt/redraft/bin/pip install --no-cache-dir --index-url "$TORCH_INDEX" \
         "$(grep '^torch==' script/constraints.txt)"
 COPY . .
+# With ray among them it is an image for docs/scale.md.
+ARG EXTRAS=serve,evaluate
 # All kernel tiers are compiled; at run time the best that the processor has is used.
-RUN /opt/redraft/bin/pip install --no-cache-dir --constraint script/constraints.txt '.[serve,evaluate]'
+RUN /opt/redraft/bin/pip install --no-cache-dir --constraint script/constraints.txt ".[$EXTRAS]"
 
 FROM python:3.12-slim-bookworm
 LABEL org.opencontainers.image.title="redraft" \

@@ -37,7 +37,7 @@ BAD = (
 )
 KINDS = ("plain", "plain", "stream", "schema", "closed", "bad")
 # Busy is an answer: the client comes again.
-BUSY = 429
+BUSY, LOST = 429, 503
 _PATIENCE = 600.0
 
 
@@ -49,6 +49,8 @@ class Tally:
     faults: list[str] = field(default_factory=list)
     answers: dict[str, str] = field(default_factory=dict)
     """By request, as JSON: the text."""
+    loses: bool = False
+    """Whether replicas are killed: a stream may end with an error then, and be asked for again."""
 
     def answered(self, body: dict[str, Any], text: str) -> None:
         """Compare with what the same request got before."""
@@ -81,7 +83,7 @@ async def ask(http: httpx.AsyncClient, kind: str, body: dict[str, Any], chance: 
     path = "/v1/chat/completions"
     if kind == "bad":
         answer = await http.post(path, json={**body, **chance.choice(BAD)})
-        expect(tally, kind, answer.status_code in (400, BUSY), answer.text)
+        expect(tally, kind, answer.status_code in (400, BUSY, *([LOST] if tally.loses else [])), answer.text)
     elif kind == "closed":
         try:
             await asyncio.wait_for(http.post(path, json=body), chance.random() * 0.3)
@@ -94,8 +96,8 @@ async def ask(http: httpx.AsyncClient, kind: str, body: dict[str, Any], chance: 
             schema = {"type": "json_schema", "json_schema": {"name": "x", "schema": SCHEMA}}
             body = {**body, "max_tokens": 40, "response_format": schema}
         answer = await http.post(path, json=body)
-        if answer.status_code == BUSY:
-            tally.counts["busy"] += 1
+        if answer.status_code == BUSY or (tally.loses and answer.status_code == LOST):
+            tally.counts["busy" if answer.status_code == BUSY else "lost"] += 1
             await asyncio.sleep(1)
             return
         expect(tally, kind, answer.status_code == 200, answer.text)
@@ -110,14 +112,17 @@ async def stream(http: httpx.AsyncClient, path: str, body: dict[str, Any], tally
     """A stream, whose text is that of the whole."""
     text, done = "", False
     async with http.stream("POST", path, json={**body, "stream": True}) as answer:
-        if answer.status_code == BUSY:
-            tally.counts["busy"] += 1
+        if answer.status_code == BUSY or (tally.loses and answer.status_code == LOST):
+            tally.counts["busy" if answer.status_code == BUSY else "lost"] += 1
             return
         async for line in answer.aiter_lines():
             if line == "data: [DONE]":
                 done = True
             elif line.startswith("data: "):
                 chunk = json.loads(line[6:])
+                if tally.loses and "error" in chunk:
+                    tally.counts["broken"] += 1
+                    return
                 text += "".join(one["delta"].get("content") or "" for one in chunk.get("choices", ()))
     expect(tally, "stream", done, "a stream that did not end")
     tally.answered(body, text)

@@ -18,7 +18,8 @@ from typer.testing import CliRunner
 
 ROOT = Path(__file__).parents[2]
 DOCKERFILE, UNIT = ROOT / "Dockerfile", ROOT / "deploy" / "redraft.service"
-MANIFESTS = sorted((ROOT / "deploy").glob("*.yaml"))
+MANIFESTS = [ROOT / "deploy" / "kubernetes.yaml"]
+RAY_SERVICE = ROOT / "deploy" / "rayservice.yaml"
 BIN = Path(sys.executable).parent
 
 
@@ -71,6 +72,60 @@ def test_the_validator_of_manifests_takes_ours_and_not_a_broken_one() -> None:
     port["containerPorts"] = port.pop("containerPort")
     with pytest.raises(kubernetes_validate.ValidationError):
         validate(broken)
+
+
+def ray_service() -> dict[str, Any]:
+    (found,) = yaml.safe_load_all(RAY_SERVICE.read_text())
+    return found["spec"]
+
+
+def ray_pods() -> list[dict[str, Any]]:
+    cluster = ray_service()["rayClusterConfig"]
+    groups = [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]
+    return [
+        {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "x", **group["template"]["metadata"]},
+         "spec": group["template"]["spec"]}
+        for group in groups
+    ]  # fmt: skip
+
+
+@pytest.mark.slow
+def test_the_validator_takes_the_pods_of_the_ray_service_and_not_broken_ones() -> None:
+    """A RayService is none of Kubernetes' own kinds: what it has of those is its pods."""
+    import kubernetes_validate
+
+    pods = ray_pods()
+    assert len(pods) == 2
+    for pod in pods:
+        kubernetes_validate.validate(pod, kubernetes_validate.latest_version(), strict=True)
+    pods[1]["spec"]["containers"][0]["volumeMount"] = pods[1]["spec"]["containers"][0].pop("volumeMounts")
+    with pytest.raises(kubernetes_validate.ValidationError):
+        kubernetes_validate.validate(pods[1], kubernetes_validate.latest_version(), strict=True)
+
+
+def test_what_the_ray_service_starts_is_there_and_takes_its_arguments() -> None:
+    import importlib.util
+
+    from redraft.serve.replicas.arguments import Arguments
+
+    service = ray_service()
+    (application,) = yaml.safe_load(service["serveConfigV2"])["applications"]
+    module, _, name = application["import_path"].partition(":")
+    found = importlib.util.find_spec(module)
+    assert found is not None
+    assert found.origin is not None
+    assert f"def {name}(arguments: Arguments)" in Path(found.origin).read_text()
+    arguments = Arguments(**application["args"])
+    workers = service["rayClusterConfig"]["workerGroupSpecs"][0]
+    assert (arguments.min_replicas, arguments.max_replicas) == (workers["minReplicas"], workers["maxReplicas"])
+    (container,) = workers["template"]["spec"]["containers"]
+    assert arguments.num_cpus < int(container["resources"]["requests"]["cpu"])
+    for pod in ray_pods():
+        (own,) = pod["spec"]["containers"]
+        assert [one["name"] for one in own["env"] if "valueFrom" in one] == ["REDRAFT_API_KEY"]
+        (user,) = re.findall(r"^USER (\d+):", DOCKERFILE.read_text(), re.MULTILINE)
+        assert str(pod["spec"]["securityContext"]["runAsUser"]) == user != "0"
+    assert "ARG EXTRAS=" in DOCKERFILE.read_text()
 
 
 def test_systemd_takes_the_unit_and_not_a_broken_one(tmp_path: Path) -> None:

@@ -294,6 +294,6 @@ def test_a_server_that_stops_leaves_no_process(engine: Engine) -> None:
     with serving(engine) as up:
         assert up.post("/v1/redraft/generate", generate(HARMLESS)).status_code == 200
         server: Server = up.server
-        server.warm_up()
+        server.backend.warm_up()
         assert server.processes.pids
     wait_until(lambda: not server.processes.pids)

@@ -10,7 +10,8 @@ import pytest
 from redraft.api import Engine
 from redraft.errors import RequestError
 from redraft.loading import load
-from redraft.serve.server import Server, check_names, share_memory
+from redraft.serve.backend import check_names, share_memory
+from redraft.serve.server import Server
 from redraft.serve.state import ServerSettings
 from tests.conftest import WriteCheckpoint
 from tests.random_checkpoint import LETTERS_SIZE

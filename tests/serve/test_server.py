@@ -192,7 +192,7 @@ def test_a_server_that_is_told_to_stop_finishes_what_runs_and_takes_no_more(engi
         thread = threading.Thread(target=lambda: answers.append(up.post("/v1/chat/completions", {**CHAT, "n": 16})))
         thread.start()
         wait_until(lambda: up.server.scheduler.load.running > 0)
-        up.server.close_scheduler()
+        up.server.begin_closing()
         wait_until(lambda: up.server.scheduler._closing)
         refused = client.post("/v1/chat/completions", json=CHAT)
         assert refused.status_code == 503
@@ -208,7 +208,7 @@ def test_what_does_not_finish_in_time_is_told_so(engine: Engine) -> None:
     with serving(engine) as up, httpx.stream("POST", f"{up.url}/v1/chat/completions", json=body) as answer:
         lines = answer.iter_lines()
         next(lines)
-        up.server.close_scheduler()
+        up.server.begin_closing()
         text = "\n".join(lines)
     assert '"code":"shutting_down"' in text
     assert "[DONE]" not in text

@@ -77,6 +77,12 @@ def device_name(given: str | None) -> str:
     return settings.setting("device").value if given is None else given
 
 
+def pack_folder_name(given: str | None) -> str | None:
+    """Return where packed weights are kept: where a command was told, or the user's default; None for nowhere."""
+    place = settings.setting("pack_folder").value if given is None else given
+    return None if place == "none" else place
+
+
 def load_engine(
     model: str | None,
     dtype: str,
@@ -92,7 +98,7 @@ def load_engine(
     in ``redraft.load``."""
     name = model_name(model)
     device = device_name(device)
-    place = settings.setting("pack_folder").value if pack_folder is None else pack_folder
+    place = pack_folder_name(pack_folder)
     limit = memory_limit(memory)
     import redraft
     from redraft.cli.packing import told
@@ -107,7 +113,7 @@ def load_engine(
             revision=revision,
             dtype=cast("DType", dtype),
             device=device,
-            pack_folder=None if place == "none" else place,
+            pack_folder=place,
             on_packing=on_packing,
             memory=limit,
             **more,
@@ -134,21 +140,25 @@ def memory_shares(
     """Judge several models together before one is loaded, and return what to give ``load_engine`` for each."""
     from redraft.loading import share_out
 
-    place = settings.setting("pack_folder").value if pack_folder is None else pack_folder
     limits = share_out(
         models,
         dtype=cast("DType", dtype),
         device=device_name(device),
         memory=memory_limit(memory),
         kv_bytes=kv_bytes,
-        pack_folder=None if place == "none" else place,
+        pack_folder=pack_folder_name(pack_folder),
     )
     return ["none" if limit is None else str(limit) for limit in limits]
 
 
 def memory_limit(given: str | None) -> "MemoryLimit":
     """Return what a model may take: what a command was given, or the user's default."""
-    return parse_memory(settings.setting("memory").value if given is None else given)
+    return parse_memory(memory_text(given))
+
+
+def memory_text(given: str | None) -> str:
+    """Return the same as it was written."""
+    return settings.setting("memory").value if given is None else given
 
 
 class Mode(StrEnum):

@@ -1,14 +1,15 @@
 """``redraft serve``: serves a model, or several, in the wire formats that existing clients speak."""
 
+import functools
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from redraft.cli import options
-from redraft.errors import CheckpointError, RequestError
+from redraft.errors import CheckpointError, RedraftError, RequestError
 
 if TYPE_CHECKING:
     from redraft.api import Engine
@@ -88,6 +89,10 @@ def serve(
     memory: options.MemoryOption = None,
     threads: options.Threads = None,
     draft_model: options.DraftModelOption = None,
+    replicas: Annotated[
+        int | None,
+        typer.Option(min=1, help="Processes on Ray that each load the models and share the machine; one may be lost."),
+    ] = None,
 ) -> None:
     """Serve models over HTTP: OpenAI, Anthropic, Mercury, Codestral and System One clients.
 
@@ -100,6 +105,7 @@ def serve(
             f"the server needs {missing.name}; install it with: pip install 'redraft[serve]'"
         ) from missing
     from redraft.measure.tune.recipe import read_recipe
+    from redraft.serve.backend import share_memory
     from redraft.serve.http.hosts import check_hosts
     from redraft.serve.http.limits import RequestLimits
     from redraft.serve.http.security import check_keys
@@ -114,7 +120,20 @@ def serve(
     own = None if recipe is None else read_recipe(recipe)
     models = [options.model_name(one) for one in model or (None,)]
     names = list(name or (Path(one).name for one in models))
-    _check_models(models, names, revision=revision, recipe=recipe, draft_model=draft_model)
+    of_one = {"revision": revision, "recipe": recipe, "draft_model": draft_model}
+    _check_models(models, names, replicas is not None, of_one)
+    if replicas is not None:
+        _serve_replicas(
+            model=models, name=names, revision=revision, dtype=dtype, device=options.device_name(device),
+            threads=threads, memory=options.memory_text(memory), kv_bytes=kv_bytes,
+            pack_folder=options.pack_folder_name(pack_folder), draft_model=draft_model, replicas=replicas,
+            max_concurrency=max_concurrency, max_waiting=max_waiting, max_batch_rows=max_batch_rows,
+            max_tokens=max_tokens, max_prompt_tokens=max_prompt_tokens, max_body_bytes=max_body_bytes,
+            mode=None if mode is None else mode.value, recipe=None if recipe is None else str(recipe),
+            api_keys=api_key or [], cors=cors or [], allowed_hosts=allowed_host, log_prompts=log_prompts,
+            record=None if record is None else str(record), record_prompt=record_prompt,
+        )(host=host, port=port, grace=grace)  # fmt: skip
+        return
     limits = options.memory_shares(models, dtype, device, memory, kv_bytes, pack_folder)
     loaded = [
         options.load_engine(
@@ -125,7 +144,7 @@ def serve(
         for one, limit in zip(models, limits, strict=True)
     ]  # fmt: skip
     engines = dict(zip(names, loaded, strict=True))
-    server.share_memory(loaded, kv_bytes)
+    share_memory(loaded, kv_bytes)
     _check_answers(engines, mode, recordings)
     for known_as, engine in engines.items() if recordings is not None else ():
         if engine.origin is not None:
@@ -155,10 +174,31 @@ def serve(
     )
 
 
-def _check_models(models: Sequence[str], names: Sequence[str], **of_one: Any) -> None:
-    """Refuse, before any weights are read, names that clash, a model that cannot be served, and what is for one."""
+def _serve_replicas(**given: Any) -> Callable[..., None]:
+    """Return what serves with replicas, their options checked; RedraftError where Ray is not installed."""
+    try:
+        from redraft.serve import ray
+    except ModuleNotFoundError as missing:
+        raise RedraftError(
+            f"replicas need Ray, and {missing.name} is missing; install it with: pip install 'redraft[serve,ray]'"
+        ) from missing
+    from pydantic import ValidationError
+
+    from redraft.serve.replicas.arguments import Arguments
+
+    try:
+        return functools.partial(ray.run, Arguments(**given))
+    except ValidationError as error:
+        fault = error.errors()[0]
+        where = ".".join(map(str, fault["loc"]))
+        raise RequestError(f"{where + ': ' if where else ''}{fault['msg'].removeprefix('Value error, ')}") from error
+
+
+def _check_models(models: Sequence[str], names: Sequence[str], elsewhere: bool, of_one: Mapping[str, Any]) -> None:
+    """Refuse, before any weights are read, names that clash, a model that cannot be served, and what is for one.
+    ``elsewhere``: the models are read in other processes."""
     from redraft.models import checkpoint
-    from redraft.serve.server import check_names
+    from redraft.serve.backend import check_names
 
     if len(names) != len(models):
         raise RequestError(
@@ -166,10 +206,10 @@ def _check_models(models: Sequence[str], names: Sequence[str], **of_one: Any) ->
             "in order, or not at all"
         )
     check_names(names)
-    if len(models) == 1:
+    if len(models) == 1 and not elsewhere:
         return
     for option, given in of_one.items():
-        if given is not None:
+        if given is not None and len(models) > 1:
             raise RequestError(f"--{option.replace('_', '-')} is for one model, and {len(models)} are to be served")
     for model in models:
         try:

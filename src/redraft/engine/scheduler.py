@@ -201,6 +201,11 @@ class Scheduler:
             running = sum(handle.runtime is runtime for handle in self._running)
             return replace(self._loads[runtime], running=running, waiting=waiting)
 
+    @property
+    def alive(self) -> bool:
+        """True while it runs requests: it was not closed, and has not failed."""
+        return self._thread.is_alive() and not self._closing
+
     def close(self, grace: float = 0.0) -> None:
         """Take no more requests, give those that run or wait ``grace`` seconds, then cancel what is left."""
         with self._changed:

@@ -17,6 +17,7 @@ from redraft.engine.scheduler import Handle
 from redraft.engine.task import Runnable
 from redraft.errors import RedraftError
 from redraft.serve.errors import of_engine
+from redraft.serve.http.presence import ASKING, Asking
 from redraft.serve.state import Serving
 from redraft.tasks.choose import ChooseResult
 from redraft.tasks.score import ScoreResult
@@ -43,6 +44,7 @@ class Answers(Generic[T]):
         Raises ApiError where the scheduler takes no more.
         """
         self._metrics = here.metrics
+        self._asking = ASKING.get() or Asking("")
         self._loop = asyncio.get_running_loop()
         self._events: asyncio.Queue[tuple[int, Chunk | StepEvent | Handle[T]]] = asyncio.Queue()
         self._began, self._first = time.perf_counter(), False
@@ -69,6 +71,7 @@ class Answers(Generic[T]):
         left = len(self.handles)
         while left:
             index, event = await self._events.get()
+            self._asking.begun.set()
             if isinstance(event, Handle):
                 left -= 1
                 result = event.result()

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -74,19 +74,22 @@ def create_app(
     settings: ServerSettings,
     *,
     models: Mapping[str, Runtime] | None = None,
-    names: Collection[str] = (),
+    names: Collection[str] | None = (),
     processes: CompileProcesses | None = None,
+    metrics: ServerMetrics | None = None,
     entry: Entry | None = None,
 ) -> ASGIApp:
     """Make the application that serves the models of ``scheduler``.
 
     models: them by the names that clients know them by; None for the only one, by its name in ``settings``.
-    names: those by which the server is reached, besides localhost, addresses and ``settings.allowed_hosts``.
+    names: those by which the server is reached, besides localhost, addresses and ``settings.allowed_hosts``; None where
+    another process has decided already who may ask.
     processes: where constraints are compiled; None for threads of this process.
+    metrics: what counts its requests; None for a new one.
     entry: the turns of what clients send, where connections take them, too; None for requests alone.
     """
-    entry = entry or entry_of(scheduler)
-    here = _all(scheduler, settings, models or {settings.model: scheduler.runtimes[0]}, processes, entry)
+    models, entry = models or {settings.model: scheduler.runtimes[0]}, entry or entry_of(scheduler)
+    here = _all(scheduler, settings, models, processes, metrics or ServerMetrics(scheduler, models), entry)
     app = FastAPI(title="Redraft", docs_url=None, redoc_url=None)
     app.state.serving = here
     for router in (own, *_FORMATS):
@@ -102,10 +105,17 @@ def create_app(
             _add_file(app, "/" if name == "index.html" else f"/{name}", path)
     else:
         app.add_api_route("/", _no_page, include_in_schema=False)
-    guarded: ASGIApp = ApiKeys(_with_bounded_bodies(app, here, entry), settings.api_keys)
+    bounded = WhenIdle(_with_bounded_bodies(app, here, entry))
+    whole = bounded if names is None else guarded(bounded, settings, names)
+    return Counted(whole, lambda route, status: here.metrics.requests.labels(route, status).inc(), _route)
+
+
+def guarded(app: ASGIApp, settings: ServerSettings, names: Collection[str]) -> ASGIApp:
+    """Put before ``app`` what decides who may ask, and from where. ``names``: as in ``create_app``."""
+    app = ApiKeys(app, settings.api_keys)
     if settings.cors:
-        guarded = CORSMiddleware(
-            guarded,
+        app = CORSMiddleware(
+            app,
             allow_origins=list(settings.cors),
             allow_methods=["GET", "HEAD", "POST"],
             # Clients made for browsers send headers of their own (x-stainless-*, anthropic-*), which change.
@@ -114,8 +124,7 @@ def create_app(
         )
     # A key shows who asks better than a name does.
     allowed = settings.allowed_hosts or ([ANY] if settings.api_keys else [])
-    guarded = HeadAsGet(Hosts(guarded, [*allowed, *names], settings.cors))
-    return _Counted(BrowserHeaders(WhenIdle(guarded)), here)
+    return BrowserHeaders(HeadAsGet(Hosts(app, [*allowed, *names], settings.cors)))
 
 
 def entry_of(scheduler: Scheduler) -> Entry:
@@ -128,9 +137,10 @@ def _all(
     settings: ServerSettings,
     models: Mapping[str, Runtime],
     processes: CompileProcesses | None,
+    metrics: ServerMetrics,
     entry: Entry,
 ) -> AllServing:
-    metrics, preparing = ServerMetrics(scheduler, models), Preparing(processes, entry)
+    preparing = Preparing(processes, entry)
     serving = {
         name: Serving(runtime, scheduler, metrics.of(name), replace(settings, model=name), preparing)
         for name, runtime in models.items()
@@ -209,11 +219,12 @@ async def _fault(http: HttpRequest, error: Exception) -> Response:
     return ApiError(500, "the request failed inside the server; its log has the details").response(http.url.path)
 
 
-class _Counted:
+class Counted:
     """ASGI middleware that counts requests by route and status, and logs each without what it said."""
 
-    def __init__(self, app: ASGIApp, here: AllServing) -> None:
-        self._app, self._here = app, here
+    def __init__(self, app: ASGIApp, count: Callable[[str, str], object], route: Callable[[Scope], str]) -> None:
+        """``count`` is called with the route and the status of each request; ``route`` reads it from a scope."""
+        self._app, self._count, self._route = app, count, route
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on."""
@@ -231,7 +242,11 @@ class _Counted:
         try:
             await self._app(scope, receive, noted)
         finally:
-            # The route as it is written: paths that clients made up must not each become a series of their own.
-            route = getattr(scope.get("route"), "path", "none")
-            self._here.metrics.requests.labels(route, str(status)).inc()
+            route = self._route(scope)
+            self._count(route, str(status))
             log.info("%s %s %d %.3f s", scope["method"], route, status, time.perf_counter() - began)
+
+
+def _route(scope: Scope) -> str:
+    """Return the route as it is written: paths that clients made up must not each become a series of their own."""
+    return str(getattr(scope.get("route"), "path", "none"))

@@ -1,24 +1,23 @@
 """Runs the application on a socket, from the first request to a clean end."""
 
-import gc
 import logging
 import os
 import socket
-import sys
 import threading
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Mapping
+from functools import partial
 from types import FrameType
 
 import uvicorn
+from starlette.types import ASGIApp
 
 from redraft.api import Engine
 from redraft.engine.compiling.processes import CompileProcesses
 from redraft.engine.scheduler import MAX_BATCH_ROWS, MAX_CONCURRENCY, Scheduler
-from redraft.errors import ConstraintError, RequestError, ShuttingDownError
-from redraft.serve.app import create_app, entry_of
+from redraft.errors import RequestError
+from redraft.serve.backend import Backend, ready
+from redraft.serve.http.entry import Entry
 from redraft.serve.http.hosts import is_loopback, own_names
-from redraft.serve.http.idle import share_arenas
 from redraft.serve.http.patience import patient
 from redraft.serve.state import ServerSettings
 
@@ -28,51 +27,29 @@ _PROXIES = "FORWARDED_ALLOW_IPS"
 # Connections that are accepted in one round of the event loop, which does nothing else meanwhile, and those that wait
 # for that in the system.
 _ACCEPTED, _BACKLOG = 32, 2048
-# Seconds after which a thread that runs Python lets another one run. The one that runs the model waits for it some ten
-# times a forward while others are at work.
-_SWITCH = 0.0001
 
 log = logging.getLogger("redraft.serve")
 
 
-class Server(uvicorn.Server):
-    """A server that, told to stop, takes no more requests and gives those that run ``grace`` seconds."""
+class Listener(uvicorn.Server):
+    """An application on a socket that, told to stop, takes no more requests and gives those that run ``grace``
+    seconds."""
 
     def __init__(
         self,
-        engine: Engine | Mapping[str, Engine],
+        app: ASGIApp,
         settings: ServerSettings,
+        entry: Entry,
         *,
-        host: str = "127.0.0.1",
-        port: int = 8000,
-        max_concurrency: int = MAX_CONCURRENCY,
-        max_waiting: int = 256,
-        max_batch_rows: int = MAX_BATCH_ROWS,
-        grace: float = 30.0,
+        host: str,
+        port: int,
+        grace: float,
+        close: Callable[[], object],
     ) -> None:
-        """``engine``: the model, or several by the names that clients know them by, of which ``settings.model`` is one.
-        ``max_concurrency``, ``max_waiting``, ``max_batch_rows``: as in ``Scheduler``, over all models.
-
-        Raises RequestError for names that cannot be told apart, or where ``settings.model`` is none of them.
-        """
-        engines = {settings.model: engine} if isinstance(engine, Engine) else dict(engine)
-        check_names(list(engines))
-        if settings.model not in engines:
-            raise RequestError(f"model {settings.model!r} is none of those served: {', '.join(engines)}")
-        models = {name: one.runtime for name, one in engines.items()}
-        self.scheduler = Scheduler(
-            list(models.values()),
-            max_concurrency=max_concurrency,
-            max_waiting=max_waiting,
-            max_batch_rows=max_batch_rows,
-        )
-        self.processes = CompileProcesses(self.scheduler.charge)
-        self._grace = grace
+        """``entry``: the turns in which connections are read. ``close`` is called once, in a thread, when it is told to
+        stop."""
+        self._close_app = close
         self._closing: threading.Thread | None = None
-        entry = entry_of(self.scheduler)
-        app = create_app(
-            self.scheduler, settings, models=models, names=own_names(host), processes=self.processes, entry=entry
-        )
         config = uvicorn.Config(
             app,
             host=host,
@@ -90,27 +67,15 @@ class Server(uvicorn.Server):
         super().__init__(config)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Take a signal: the scheduler closes at once, connections when they are done."""
-        self.close_scheduler()
+        """Take a signal: what answers closes at once, connections when they are done."""
+        self.begin_closing()
         super().handle_exit(sig, frame)
 
-    def close_scheduler(self) -> None:
-        """Begin to close the scheduler, which ends what still runs after the grace time."""
+    def begin_closing(self) -> None:
+        """Begin to close what answers, which ends what still runs after the grace time."""
         if self._closing is None:
-            self._closing = threading.Thread(target=self._close, name="redraft-closing")
+            self._closing = threading.Thread(target=self._close_app, name="redraft-closing")
             self._closing.start()
-
-    def _close(self) -> None:
-        # What is still being compiled could not be queued any longer.
-        self.processes.close()
-        self.scheduler.close(self._grace)
-
-    def warm_up(self) -> None:
-        """Read the vocabularies, and start the processes that compile, before somebody waits for both."""
-        for runtime in self.scheduler.runtimes:
-            # A tokenizer that constraints cannot use is no fault unless one is asked for.
-            with suppress(ConstraintError, ShuttingDownError):
-                self.processes.start(runtime.constraints.vocabulary)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen, and say where."""
@@ -132,33 +97,62 @@ class Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Close the connections when they are done."""
-        self.close_scheduler()
+        self.begin_closing()
         await super().shutdown(sockets)
 
+    def listen(self, host: str, port: int) -> None:
+        """Serve until a signal says to stop. Raises RequestError if the address cannot be listened at."""
+        try:
+            self.run()
+        except SystemExit as error:
+            if self.started:
+                # A signal, which whoever else handles them ends the process for.
+                raise
+            raise RequestError(f"cannot listen at {host} port {port}; its log says why") from error
 
-def check_names(names: Sequence[str]) -> None:
-    """Raise RequestError for names of models of which clients could not tell which is meant."""
-    for name in names:
-        if not name.strip():
-            raise RequestError("a model's name is empty; give it one with --name")
-        if names.count(name) > 1:
-            raise RequestError(
-                f"two models are called {name!r}; give each a name of its own: --name, once for each --model, in order"
-            )
 
+class Server(Listener):
+    """The models of this process on a socket."""
 
-def share_memory(engines: Sequence[Engine], kv_bytes: int | None) -> None:
-    """Have the keys and values of several models take no more than ``kv_bytes`` together; None for what the one that
-    was left least may take: each was loaded into what the weights of those before it had left."""
-    first, *others = (pool for engine in engines for pool in engine.runtime.pools)
-    limits = [pool.budget for pool in (first, *others) if pool.budget is not None]
-    limit = min(limits, default=None) if kv_bytes is None else kv_bytes
-    if limit is None:
-        return
-    first.budget = limit
-    for pool in others:
-        if pool.memory is not first.memory:
-            pool.share(first)
+    def __init__(
+        self,
+        engine: Engine | Mapping[str, Engine],
+        settings: ServerSettings,
+        *,
+        host: str = "127.0.0.1",
+        port: int = 8000,
+        max_concurrency: int = MAX_CONCURRENCY,
+        max_waiting: int = 256,
+        max_batch_rows: int = MAX_BATCH_ROWS,
+        grace: float = 30.0,
+    ) -> None:
+        """``engine``: the model, or several by the names that clients know them by, of which ``settings.model`` is one.
+        ``max_concurrency``, ``max_waiting``, ``max_batch_rows``: as in ``Scheduler``, over all models.
+
+        Raises RequestError for names that cannot be told apart, or where ``settings.model`` is none of them.
+        """
+        engines = {settings.model: engine} if isinstance(engine, Engine) else engine
+        self.backend = Backend(
+            engines,
+            settings,
+            names=own_names(host),
+            max_concurrency=max_concurrency,
+            max_waiting=max_waiting,
+            max_batch_rows=max_batch_rows,
+        )
+        close = partial(self.backend.close, grace)
+        entry = self.backend.entry
+        super().__init__(self.backend.app, settings, entry, host=host, port=port, grace=grace, close=close)
+
+    @property
+    def scheduler(self) -> Scheduler:
+        """The scheduler that runs the requests."""
+        return self.backend.scheduler
+
+    @property
+    def processes(self) -> CompileProcesses:
+        """The processes that compile constraints."""
+        return self.backend.processes
 
 
 def check_address(host: str, port: int) -> None:
@@ -189,9 +183,7 @@ def run(
 ) -> None:
     """Serve until a signal says to stop; parameters as in ``Server``. Raises RequestError if the address cannot be
     listened at."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
-    if not is_loopback(host) and not settings.api_keys:
-        log.warning("%s can be reached by others and no --api-key is set: anybody may use this model", host)
+    begin_log(host, settings)
     server = Server(
         engine,
         settings,
@@ -202,13 +194,12 @@ def run(
         max_batch_rows=max_batch_rows,
         grace=grace,
     )
-    sys.setswitchinterval(_SWITCH)
-    share_arenas()
-    # What is there now stays: to look through it again and again would stop everything else for as long as it takes.
-    gc.collect()
-    gc.freeze()
-    threading.Thread(target=server.warm_up, name="redraft-warm-up", daemon=True).start()
-    try:
-        server.run()
-    except SystemExit as error:
-        raise RequestError(f"cannot listen at {host} port {port}; its log says why") from error
+    ready(server.backend)
+    server.listen(host, port)
+
+
+def begin_log(host: str, settings: ServerSettings) -> None:
+    """Write the log to standard error; it begins with a warning where anybody may ask."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
+    if not is_loopback(host) and not settings.api_keys:
+        log.warning("%s can be reached by others and no --api-key is set: anybody may use this model", host)

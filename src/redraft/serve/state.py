@@ -20,7 +20,7 @@ from redraft.serve.errors import ApiError, of_engine
 from redraft.serve.http.hosts import check_hosts
 from redraft.serve.http.limits import RequestLimits
 from redraft.serve.http.metrics import ModelMetrics, ServerMetrics
-from redraft.serve.http.presence import owner_of
+from redraft.serve.http.presence import ASKING, owner_of
 from redraft.serve.http.security import check_keys
 from redraft.serve.preparing import Preparing
 
@@ -137,5 +137,7 @@ def client_of(http: HttpRequest, user: str | None = None) -> Client:
 
 
 def new_seed() -> int:
-    """Draw a seed for a request that has none; once, so that a request that begins again stays the same."""
-    return secrets.randbits(32)
+    """Draw a seed for a request that has none; once, so that a request that begins again stays the same. One that is
+    answered for another process has them from there, so that it stays the same on another replica, too."""
+    asking = ASKING.get()
+    return secrets.randbits(32) if asking is None or asking.seeds is None else asking.seeds.next()

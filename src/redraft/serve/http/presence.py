@@ -1,6 +1,7 @@
 """Who asks, and whether they still wait: known to everything that is done for a request, also before it is queued."""
 
 import asyncio
+import hashlib
 import threading
 from collections.abc import Callable, MutableMapping
 from contextvars import ContextVar
@@ -14,6 +15,22 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from redraft.serve.http.entry import Entry
 from redraft.serve.http.security import key_of
 
+SEED, BEGUN = "redraft.seed", "redraft.begun"
+"""Keys of a scope of a request that a replica answers for another process: the seed that the request's own are drawn
+from, and an event to be set once something of its answer is there that took work."""
+
+
+class Seeds:
+    """The seeds of one HTTP request, for what of it names none: the same ones whenever it is answered."""
+
+    def __init__(self, seed: int) -> None:
+        self._seed, self._drawn = seed, 0
+
+    def next(self) -> int:
+        """Draw the next seed, of 32 bits."""
+        self._drawn += 1
+        return int.from_bytes(hashlib.sha256(f"{self._seed} {self._drawn}".encode()).digest()[:4])
+
 
 @dataclass(frozen=True, eq=False)
 class Asking:
@@ -23,6 +40,10 @@ class Asking:
     """The API key that it came with, where keys are asked for; otherwise its address."""
     gone: threading.Event = field(default_factory=threading.Event)
     """Set once the connection has closed, or the answer is out."""
+    begun: threading.Event = field(default_factory=threading.Event)
+    """Set once something of an answer is there that took work."""
+    seeds: Seeds | None = None
+    """None where each seed is drawn at random."""
 
 
 ASKING: ContextVar[Asking | None] = ContextVar("redraft_asking", default=None)
@@ -51,6 +72,12 @@ def owner_of(scope: Scope, with_keys: bool) -> str:
     return f"{IPv6Address(int(address) >> 64 << 64)}/64"
 
 
+def _asking(scope: Scope, with_keys: bool) -> Asking:
+    seed = scope.get(SEED)
+    begun = scope.get(BEGUN) or threading.Event()
+    return Asking(owner_of(scope, with_keys), begun=begun, seeds=None if seed is None else Seeds(seed))
+
+
 def asked_on(scope: MutableMapping[str, Any] | None) -> str | None:
     """Return whom the latest request on a connection counted for, once that is known to be true; None before. Who only
     looks at something is nobody."""
@@ -71,7 +98,7 @@ class Presence:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        asking = Asking(owner_of(scope, self._with_keys))
+        asking = _asking(scope, self._with_keys)
         ASKING.set(asking)
         if scope["method"] == "POST":
             scope.setdefault("state", {})[_OWNER] = asking.owner

@@ -16,7 +16,7 @@ from redraft.engine.tools import ToolUse
 from redraft.serve import deltas, prepare
 from redraft.serve.answers import Answers, Done, EventStream
 from redraft.serve.deltas import Piece, Pieces, if_late, usage_of
-from redraft.serve.errors import Json, bad_request, of_engine, to_json
+from redraft.serve.errors import ApiError, Json, bad_request, of_engine, to_json
 from redraft.serve.prepare import Prepared
 from redraft.serve.state import Serving, client_of, serving
 from redraft.serve.wire.anthropic_fields import (
@@ -212,6 +212,11 @@ def _shown(tool: CustomTool) -> dict[str, Any]:
     return {"type": "function", "function": function}
 
 
+def failed(error: ApiError, path: str) -> str:
+    """Return the event that ends a stream in the midst of it."""
+    return _event("error", **error.envelope(path))
+
+
 class _Reply:
     """Writes an answer in Anthropic's words."""
 
@@ -300,7 +305,7 @@ class _Reply:
                     yield _event("message_delta", delta=stop, usage=self._usage(event.result))
             yield _event("message_stop")
         except Exception as error:
-            yield f"event: error\ndata: {to_json(of_engine(error, _FIELDS).envelope(path))}\n\n"
+            yield failed(of_engine(error, _FIELDS), path)
 
 
 class _Blocks:

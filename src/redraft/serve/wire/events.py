@@ -10,7 +10,7 @@ from redraft.engine.request import Request
 from redraft.engine.result import Chunk, Result, StepEvent, Usage
 from redraft.serve.answers import Answers, Done
 from redraft.serve.deltas import if_late
-from redraft.serve.errors import of_engine, to_json
+from redraft.serve.errors import ApiError, of_engine, to_json
 from redraft.serve.state import Serving
 from redraft.tasks.fill import FillResult
 
@@ -40,8 +40,12 @@ async def events(
                 case Done(result=result):
                     yield _event("result", shown(result))
     except Exception as error:
-        problem = of_engine(error, fields)
-        yield _event("error", {"message": problem.message, "type": problem.type, "param": problem.param})
+        yield failed(of_engine(error, fields))
+
+
+def failed(error: ApiError) -> str:
+    """Return the event that ends a stream in the midst of it."""
+    return _event("error", {"message": error.message, "type": error.type, "param": error.param})
 
 
 def start_of(here: Serving, kind: str, request: Request, beginning: str = "") -> dict[str, Any]:
