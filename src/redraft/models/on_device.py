@@ -80,6 +80,8 @@ def _moved(part: _Part, device: torch.device) -> _Part:
         value = getattr(part, field.name)
         if isinstance(value, Tensor):
             changed[field.name] = value.detach().to(device)
-        elif isinstance(value, PackedMatrix | Norm):
+        elif isinstance(value, PackedMatrix):
+            changed[field.name] = _moved(value, device)
+        elif isinstance(value, Norm):
             changed[field.name] = _moved(value, device)
     return replace(part, **changed)

@@ -98,7 +98,7 @@ def compiled(capability: int, launch: Callable[[], object]) -> list[tuple[str, A
     def compile_only(self: Any, *args: Any, grid: Any, warmup: bool, **options: Any) -> None:
         found.append((self.__name__, run(self, *args, grid=grid, warmup=True, **options)))
 
-    driver.set_active(Card(capability))  # type: ignore[arg-type]
+    driver.set_active(Card(capability))
     JITFunction.run = compile_only
     try:
         launch()

@@ -141,7 +141,7 @@ def product(
         1 if routing is None else routing.top_k, 0.0 if norm is None else norm.epsilon,
         FORMAT=packed.format, ACTIVATION=packed.activation or "none", ROUTED=routing is not None, GATHERS=gathers,
         NORMED=norm is not None, WEIGHTED=weight is not None, BIASED=packed.bias is not None,
-        EXACT=triton.knobs.runtime.interpret, M=block, N=columns, K=32 if packed.format == "float32" else 64,
+        EXACT=triton.knobs.runtime.interpret, M=block, N=columns, K=depth(packed, block),
         num_warps=warps(block), num_stages=STAGES,
     )  # fmt: skip
     return out
@@ -150,6 +150,11 @@ def product(
 def block_rows(rows: int) -> int:
     """Return how many rows a tile of a dense product has."""
     return 16 if rows <= 16 else 32 if rows <= 32 else 64
+
+
+def depth(packed: PackedMatrix, block: int) -> int:
+    """Return how many inputs a tile takes at a time: fewer where registers would not hold more."""
+    return 32 if packed.format == "float32" or (packed.gated and block > 32) else 64
 
 
 def warps(block: int) -> int:

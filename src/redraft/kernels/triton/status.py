@@ -1,4 +1,4 @@
-"""Whether Triton's kernels are used on a device, and why; what fails is left to torch from then on, and said once."""
+"""The use of Triton's kernels on a device, and the reason; one that fails is left to torch from then on, said once."""
 
 import logging
 import os
@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class TritonStatus:
-    """What computes products with packed weights on a device."""
+    """The answer whether Triton's kernels compute products with packed weights on a device."""
 
     used: bool
     reason: str
@@ -80,10 +80,10 @@ def attempt(name: str, device: torch.device, kernel: Callable[[], T], instead: C
 
 
 def _is_of_triton(error: Exception) -> bool:
-    """True of what compiling and launching a kernel raise; the driver's own errors are no class of their own."""
-    from triton.errors import TritonError
-
-    return isinstance(error, TritonError | ImportError) or str(error).startswith("Triton Error")
+    """True of what compiling and launching a kernel raise: classes of its package, of which importing one would take
+    seconds; the driver's own errors, which have none; and a package that cannot be imported."""
+    of_package = any(kind.__module__.partition(".")[0] == "triton" for kind in type(error).__mro__)
+    return of_package or isinstance(error, ImportError) or str(error).startswith("Triton Error")
 
 
 def _numbers(version: str) -> tuple[int, ...]:
