@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from redraft.canvas.readout import Readout, ReadoutSpec
+from redraft.kernels.device_head import DeviceHead
 from redraft.kernels.layer import PackedLayer
 from redraft.kernels.norm import Norm
 from redraft.kernels.packed import PackedMatrix
@@ -49,17 +50,17 @@ class DeviceModel(PackedModel):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Return soft-capped float32 logits [..., V] of ``hidden`` [..., H]: for tests and comparisons."""
-        table, cap = self._head.table, self._head.softcap
+        table, cap = self._head.plain.table, self._head.plain.softcap
         logits = (hidden.to(table.dtype) @ table.T).float()
         return logits if cap is None else cap * torch.tanh(logits / cap)
 
 
-def _dense_head(head: PackedHead, embed: TokenTable, device: torch.device) -> VocabularyHead:
+def _dense_head(head: PackedHead, embed: TokenTable, device: torch.device) -> DeviceHead:
     table = embed.table
     if head.embedding_scale is None:
         dtype = torch.float32 if head.table.format == "float32" else torch.bfloat16
         table = head.table.unpacked()[0].to(dtype).to(device)
-    return VocabularyHead(table, head.softcap, head.embedding_scale)
+    return DeviceHead(VocabularyHead(table, head.softcap, head.embedding_scale))
 
 
 def _moved_parts(parts: PackedParts, device: torch.device) -> PackedParts:
@@ -80,7 +81,8 @@ def _moved(part: _Part, device: torch.device) -> _Part:
         value = getattr(part, field.name)
         if isinstance(value, Tensor):
             changed[field.name] = value.detach().to(device)
-        elif isinstance(value, PackedMatrix):
+        # One after the other: a type variable takes one type at a time.
+        elif isinstance(value, PackedMatrix):  # noqa: SIM114
             changed[field.name] = _moved(value, device)
         elif isinstance(value, Norm):
             changed[field.name] = _moved(value, device)

@@ -23,9 +23,10 @@ from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
 from redraft.kernels import packed
+from redraft.kernels.device_head import CHUNK as CHUNK_TOKENS
 from redraft.kernels.norm import Norm
 from redraft.kernels.packed import Activation, Format, MatrixShape, PackedMatrix
-from redraft.kernels.triton import products, routing
+from redraft.kernels.triton import products, readout, routing
 
 HIDDEN, INNER, EXPERTS, TOP_K, DENSE = 2816, 704, 128, 8, 2112
 CANVAS, CHUNK = 256, 2048
@@ -76,6 +77,12 @@ def experts(format: Format, count: int) -> Callable[[], object]:
     return launch
 
 
+def readout_of(count: int, dtype: torch.dtype) -> None:
+    """A chunk of the vocabulary, and its merging."""
+    chunk = readout.read_chunk(rows(count, HIDDEN, dtype), rows(CHUNK_TOKENS, HIDDEN, dtype), rows(1, count)[0], True)
+    readout.merge(chunk.sums, chunk.best, rows(3, count), rows(1, count, torch.int64)[0], CHUNK_TOKENS)
+
+
 LAUNCHES: dict[str, Callable[[], object]] = {
     "experts of a canvas, int4": experts("int4", CANVAS),
     "experts of a prompt, int4": experts("int4", CHUNK),
@@ -86,6 +93,9 @@ LAUNCHES: dict[str, Callable[[], object]] = {
     ),
     "one row, int4": lambda: products.product(matrix("int4", HIDDEN, DENSE), rows(1, DENSE), None),
     "router": lambda: products.product(matrix("float32", EXPERTS, HIDDEN), rows(CANVAS, HIDDEN), Norm(None, 1e-6)),
+    "readout of a canvas": lambda: readout_of(CANVAS, torch.bfloat16),
+    "readout of one row": lambda: readout_of(1, torch.bfloat16),
+    "readout in float32": lambda: readout_of(CANVAS, torch.float32),
     "routing": lambda: routing.route(rows(CANVAS, EXPERTS), TOP_K, rows(1, EXPERTS)[0]),
 }
 

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from redraft.kernels.norm import Norm
 from redraft.kernels.packed import Activation, Format, PackedMatrix
-from redraft.kernels.triton import products, routing
+from redraft.kernels.triton import products, readout, routing
+from redraft.kernels.triton.readout import Chunk, Merged
 from redraft.kernels.triton.routing import Routing
 
 _MATRIX = (
@@ -24,6 +25,8 @@ _SCHEMAS = (
     "route(Tensor logits, int top_k, Tensor scale) -> (Tensor, Tensor)",
     "sort_by_expert(Tensor chosen, int experts, int block) -> (Tensor, Tensor)",
     "combine(Tensor products, Tensor weights) -> Tensor",
+    "read_chunk(Tensor hidden, Tensor table, Tensor gain, bool capped) -> (Tensor, Tensor, Tensor, Tensor)",
+    "merge(Tensor sums, Tensor best, Tensor state, Tensor argmax, int first) -> (Tensor, Tensor, Tensor, Tensor)",
 )
 _LIBRARY = torch.library.Library("redraft", "DEF")
 for _schema in _SCHEMAS:
@@ -54,6 +57,16 @@ def experts(
 def route(logits: Tensor, top_k: int, scale: Tensor) -> tuple[Tensor, Tensor]:
     """``kernels.layer.route``."""
     return cast(tuple[Tensor, Tensor], torch.ops.redraft.route(logits, top_k, scale))
+
+
+def read_chunk(hidden: Tensor, table: Tensor, gain: Tensor, capped: bool) -> Chunk:
+    """``readout.read_chunk``."""
+    return Chunk(*torch.ops.redraft.read_chunk(hidden, table, gain, capped))
+
+
+def merge(sums: Tensor, best: Tensor, state: Tensor, argmax: Tensor, first: int) -> Merged:
+    """``readout.merge``."""
+    return Merged(*torch.ops.redraft.merge(sums, best, state, argmax, first))
 
 
 def _apart(packed: PackedMatrix, norm: Norm | None) -> _Matrix:
@@ -119,12 +132,30 @@ def _combined_shape(products: Tensor, weights: Tensor) -> Tensor:
     return products.new_empty(len(weights), products.shape[-1])
 
 
+def _chunk_shape(hidden: Tensor, table: Tensor, gain: Tensor, capped: bool) -> tuple[Tensor, ...]:
+    return tuple(readout.empty_chunk(hidden, table))
+
+
+def _merged_shape(sums: Tensor, best: Tensor, state: Tensor, argmax: Tensor, first: int) -> tuple[Tensor, ...]:
+    return tuple(readout.empty_merged(sums, state, argmax))
+
+
+def _read_chunk(hidden: Tensor, table: Tensor, gain: Tensor, capped: bool) -> tuple[Tensor, ...]:
+    return tuple(readout.read_chunk(hidden, table, gain, capped))
+
+
+def _merge(sums: Tensor, best: Tensor, state: Tensor, argmax: Tensor, first: int) -> tuple[Tensor, ...]:
+    return tuple(readout.merge(sums, best, state, argmax, first))
+
+
 for _name, _computes, _shapes in (
     ("linear", _linear, _linear_shape),
     ("routed_linear", _routed_linear, _routed_shape),
     ("route", routing.route, _route_shape),
     ("sort_by_expert", _sort_by_expert, _sort_shape),
     ("combine", routing.combine, _combined_shape),
+    ("read_chunk", _read_chunk, _chunk_shape),
+    ("merge", _merge, _merged_shape),
 ):
     _LIBRARY.impl(_name, _computes, "CPU")
     _LIBRARY.impl(_name, _computes, "CUDA")
