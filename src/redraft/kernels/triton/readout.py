@@ -19,7 +19,7 @@ GROUP = 32
 
 
 class Chunk(NamedTuple):
-    """What the tiles of a chunk leave, of C rows; weights and sums are relative to each tile's own peak."""
+    """The weights and sums that a chunk's tiles leave, of C rows, relative to each tile's own peak."""
 
     weights: Tensor
     """[C, tiles * TILE] in the table's dtype; 0 behind the last token."""
