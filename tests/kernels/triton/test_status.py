@@ -33,6 +33,7 @@ def card(monkeypatch: pytest.MonkeyPatch, version: str | None, capability: tuple
         return version
 
     monkeypatch.setattr(module.metadata, "version", installed)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     return status(CARD)
 
@@ -40,9 +41,9 @@ def card(monkeypatch: pytest.MonkeyPatch, version: str | None, capability: tuple
 @pytest.mark.parametrize(
     ("version", "capability", "used", "reason"),
     [
-        ("3.9.0", (8, 9), True, "Triton 3.9.0, compute capability 8.9"),
+        ("3.7.1", (8, 9), True, "Triton 3.7.1, compute capability 8.9"),
         ("3.10.1+git12ab", (12, 0), True, "Triton 3.10.1"),
-        ("3.8.2", (9, 0), False, r"Triton 3.8.2 is older than 3.9: pip install 'redraft\[gpu\]'"),
+        ("3.6.2", (9, 0), False, r"Triton 3.6.2 is older than 3.7: pip install 'redraft\[gpu\]'"),
         (None, (9, 0), False, r"not installed: pip install 'redraft\[gpu\]'"),
         ("3.9.0", (7, 5), False, "compute capability 7.5 is below 8.0"),
     ],
@@ -57,6 +58,8 @@ def test_a_cards_kernels_are_used_where_they_run(
 
 def test_other_devices_have_none_and_a_user_may_refuse_them(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module.metadata, "version", lambda name: "3.9.0")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert "finds no CUDA device here" in status(CARD).reason
     assert status("mps") == TritonStatus(False, "there are no kernels for device 'mps'")
     monkeypatch.setenv("REDRAFT_KERNELS", "none")
     module._status.cache_clear()

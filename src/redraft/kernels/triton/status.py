@@ -11,8 +11,8 @@ from typing import TypeVar
 import torch
 
 _LOG = logging.getLogger("redraft")
-MINIMUM_VERSION = (3, 9)
-"""The version that the kernels were compiled with."""
+MINIMUM_VERSION = (3, 7)
+"""The oldest version that the kernels were compiled with; it comes with torch 2.13."""
 MINIMUM_CAPABILITY = (8, 0)
 """The compute capability that has matrix instructions for bfloat16."""
 T = TypeVar("T")
@@ -53,6 +53,8 @@ def _status(device: torch.device) -> TritonStatus:
         return TritonStatus(True, f"Triton {version}, interpreted")
     if device.type != "cuda":
         return TritonStatus(False, f"there are no kernels for device {device.type!r}")
+    if not torch.cuda.is_available():
+        return TritonStatus(False, f"torch {torch.__version__} finds no CUDA device here")
     capability = torch.cuda.get_device_capability(device)
     shown = ".".join(map(str, capability))
     if capability < MINIMUM_CAPABILITY:
