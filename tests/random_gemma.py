@@ -6,6 +6,7 @@ from typing import Any, Literal
 import torch
 
 from tests.random_checkpoint import LETTERS_SIZE, write_letters_tokenizer
+from tests.written_again import written_again
 
 Kind = Literal["gemma3", "gemma3 with vision", "gemma4 dense", "gemma4 experts", "gemma4 with vision"]
 KINDS: tuple[Kind, ...] = ("gemma3", "gemma3 with vision", "gemma4 dense", "gemma4 experts", "gemma4 with vision")
@@ -27,6 +28,7 @@ _TEXT: dict[str, Any] = {
 }
 
 
+@written_again
 def random_gemma(
     folder: Path,
     kind: Kind = "gemma3",

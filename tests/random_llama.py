@@ -7,8 +7,10 @@ from typing import Any
 import torch
 
 from tests.random_checkpoint import LETTERS_SIZE, write_letters_tokenizer
+from tests.written_again import written_again
 
 
+@written_again
 def random_llama(
     folder: Path,
     *,

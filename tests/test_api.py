@@ -157,16 +157,16 @@ def test_the_answer_ends_before_the_first_end_token(folder: Path) -> None:
     unlimited = endless(load(folder))
     reasons = Counter[str]()
     for seed in range(12):
-        result = engine.generate(PROMPT, max_tokens=60, seed=seed)
+        result = engine.generate(PROMPT, max_tokens=30, seed=seed)
         reasons[result.finish_reason] += 1
         assert not set(result.token_ids) & set(END_TOKEN_IDS)
-        raw = unlimited.generate(PROMPT, max_tokens=60, seed=seed).token_ids
+        raw = unlimited.generate(PROMPT, max_tokens=30, seed=seed).token_ids
         ends = [i for i, token in enumerate(raw) if token in END_TOKEN_IDS]
         if ends and result.finish_reason == "stop":
             assert result.token_ids == raw[: ends[0]]
         else:
-            assert len(result.token_ids) == 60 or ends
-    assert reasons["stop"] > 3, reasons
+            assert len(result.token_ids) == 30 or ends
+    assert reasons["stop"], reasons
 
 
 def stop_word(engine: Engine, at: int) -> str:

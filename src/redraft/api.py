@@ -745,6 +745,7 @@ class Engine:
         temperature: float | None = None,
         calibrated: bool = False,
         normalize: Normalize | None = None,
+        layout: ExtractLayout | None = None,
         seed: int | None = None,
         entropy_bound: float | None = None,
         canvas_length: CanvasLength | None = None,
@@ -763,8 +764,9 @@ class Engine:
         canvas is denoised under the frame first, and read at its last step. temperature: of the logits that are read, 1
         by default. calibrated: apply the temperature that was fitted for this checkpoint instead. normalize: None
         compares options by their whole probability, "length" by its geometric mean over their bytes, so that a long one
-        is not behind for its length. deadline_ms: the canvas is read at the step that there is then. Other parameters,
-        and errors, as in ``generate``.
+        is not behind for its length. layout: "slots" reads each question in a slot of its own, filled with end tokens
+        behind the option, "text" in a text; by default as the checkpoint was trained. deadline_ms: the canvas is read
+        at the step that there is then. Other parameters, and errors, as in ``generate``.
         """
         check_listeners(on_step, record)
         request = choose(
@@ -776,6 +778,7 @@ class Engine:
             temperature=temperature,
             calibrated=calibrated,
             normalize=normalize,
+            layout=layout,
             record=record,
             seed=seed,
             entropy_bound=entropy_bound,
@@ -795,6 +798,7 @@ class Engine:
         confidence: bool = True,
         layout: ExtractLayout | None = None,
         verbatim: bool = False,
+        draft: object = None,
         max_tokens: int | None = None,
         seed: int | None = None,
         temperature: float | None = None,
@@ -826,8 +830,10 @@ class Engine:
         of JSON text that takes one denoising step more for every field, of which on_step and record are not told.
         layout: "slots" reads all values at once, each into a slot of its own, "text" writes JSON; by default as the
         checkpoint was trained, and text where a schema has no slots or a value is longer than its own. verbatim: in
-        slots, strings but for dates and times are stretches of the text. Other parameters, and errors, as in
-        ``generate``; GenerationError where an open object has a key twice, of which no pointer could say which.
+        slots, strings but for dates and times are stretches of the text. draft: a value, or its JSON, that the canvases
+        start from, for the model to correct what is wrong in it; of a model whose tokens stay once they stand, in slots
+        alone. Other parameters, and errors, as in ``generate``; GenerationError where an open object has a key twice,
+        of which no pointer could say which.
         """
         check_listeners(on_step, record)
         request: ExtractRequest[V] = extract(
@@ -838,6 +844,7 @@ class Engine:
             confidence=confidence,
             layout=layout,
             verbatim=verbatim,
+            draft=draft,
             record=record,
             max_tokens=max_tokens,
             seed=seed,

@@ -7,7 +7,7 @@ Documentation/admin-guide/cgroup-v2.rst, and cgroup-v1/memory.rst).
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -36,6 +36,15 @@ class Memory:
     """The thing that has no more, in words."""
 
 
+@dataclass(frozen=True)
+class Taken:
+    """Memory that something else is going to take."""
+
+    name: str
+    nbytes: int
+    device: str = "cpu"
+
+
 def memory(root: Path = Path("/")) -> Memory | None:
     """Return the memory that this process may still take; None where the system does not tell. ``root``: where
     ``/proc`` and ``/sys`` are."""
@@ -43,10 +52,25 @@ def memory(root: Path = Path("/")) -> Memory | None:
     return min(found, key=lambda one: one.free, default=None)
 
 
-def allowed(limit: MemoryLimit, device: str = "cpu") -> Memory | None:
-    """Return the memory that a model may take on a device; None where nothing limits it, or nobody can tell."""
+def allowed(limit: MemoryLimit, device: str = "cpu", taken: Sequence[Taken] = ()) -> Memory | None:
+    """Return the memory that a model may take on a device beside what is ``taken`` there; None where nothing limits it,
+    or nobody can tell."""
+    found, others = _allowed(meant(limit), device), [one for one in taken if _kind(one.device) == _kind(device)]
+    if found is None or not others:
+        return found
+    shown = " and ".join(f"{one.name} ({size_text(one.nbytes)})" for one in others)
+    free = found.free - sum(one.nbytes for one in others)
+    return Memory(max(0, free), f"{found.limit}, beside {shown},")
+
+
+def meant(limit: MemoryLimit) -> MemoryLimit:
+    """Return the limit that one stands for: where the environment names one, "auto" for that."""
     if limit == "auto" and os.environ.get(VARIABLE, "").strip():
-        limit = parse_memory(os.environ[VARIABLE])
+        return parse_memory(os.environ[VARIABLE])
+    return limit
+
+
+def _allowed(limit: MemoryLimit, device: str) -> Memory | None:
     if limit is None:
         return None
     if limit != "auto":
@@ -65,6 +89,10 @@ def allowed(limit: MemoryLimit, device: str = "cpu") -> Memory | None:
         left = torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
         return Memory(max(0, left), "what Metal lets one process have of the memory")
     return memory()
+
+
+def _kind(device: str) -> str:
+    return device.partition(":")[0]
 
 
 def parse_memory(text: str) -> MemoryLimit:

@@ -17,6 +17,7 @@ from redraft.train.recipes.sudoku.evaluate import KINDS, as_text, evaluate, fres
 from redraft.train.recipes.sudoku.puzzles import Puzzles
 from redraft.train.recipes.sudoku.questions import questions
 from tests.random_checkpoint import reference_model
+from tests.thorough import some
 
 ROOT = Path(__file__).parents[2]
 
@@ -32,17 +33,21 @@ def puzzles() -> dict[str, Puzzles]:
     return {kind: fresh_puzzles(kind, 30, seed=77) for kind in KINDS}
 
 
+def first(puzzles: Puzzles, count: int) -> Puzzles:
+    return Puzzles(puzzles.boards[:count], puzzles.solutions[:count])
+
+
 def test_it_is_at_most_ten_megabytes() -> None:
     files = checkpoint.find("sudoku").rglob("*")
     assert sum(file.stat().st_size for file in files if file.is_file()) <= 10e6
 
 
-# Far enough below the published rates that 30 puzzles do not fail by chance.
+# Far enough below the published rates that so few puzzles do not fail by chance.
 @pytest.mark.parametrize(("kind", "rate", "steps"), list(zip(KINDS, (0.9, 0.65), (8.0, 15.0), strict=True)))
 def test_it_solves_fresh_puzzles(
     engine: Engine, puzzles: dict[str, Puzzles], kind: str, rate: float, steps: float
 ) -> None:
-    score = evaluate(engine, kind, puzzles[kind])
+    score = evaluate(engine, kind, first(puzzles[kind], some(30, 12)))
     assert score.solved >= rate
     assert score.mean_steps <= steps
     assert score.right_when_converged is not None

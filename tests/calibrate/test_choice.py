@@ -1,6 +1,7 @@
 """Predictions are what ``choose`` answers, and a fitted temperature is what ``calibrated`` then applies."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,11 +23,18 @@ def example(prompt: list[int], truth: str) -> redraft.ChoiceExample:
 
 
 @pytest.fixture
-def engine(tmp_path) -> Engine:
-    return redraft.load(random_checkpoint(tmp_path / "checkpoint", vocab_size=LETTERS_SIZE, letters=True))
+def folder(tmp_path) -> Path:
+    """A checkpoint that the test may change."""
+    return random_checkpoint(tmp_path / "checkpoint", vocab_size=LETTERS_SIZE, letters=True)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory) -> Engine:
+    """The same, loaded."""
+    return redraft.load(random_checkpoint(tmp_path_factory.mktemp("choice"), vocab_size=LETTERS_SIZE, letters=True))
+
+
+@pytest.fixture(scope="module")
 def examples(engine) -> list[redraft.ChoiceExample]:
     """Most truths are what the model thinks likeliest, and some are any option."""
     rng = np.random.default_rng(0)
@@ -86,12 +94,12 @@ class TestFitChoiceTemperature:
         losses = [calibration(own.probabilities, own.truth).negative_log_likelihood for own in at]
         assert losses[1] == min(losses)
 
-    def test_written_into_the_checkpoint_it_is_what_calibrated_applies(self, engine, examples, tmp_path):
+    def test_written_into_the_checkpoint_it_is_what_calibrated_applies(self, engine, examples, folder):
         with pytest.raises(RequestError, match=r"redraft\.fit_choice_temperature and .*save_choice_temperature"):
             predict(engine, examples, seed=5, calibrated=True)
         temperature = redraft.fit_choice_temperature(engine, examples, seed=5)
-        redraft.save_choice_temperature(tmp_path / "checkpoint", temperature)
-        again = redraft.load(tmp_path / "checkpoint")
+        redraft.save_choice_temperature(folder, temperature)
+        again = redraft.load(folder)
         assert again.model.defaults == replace(engine.model.defaults, choice_temperature=temperature)
         np.testing.assert_allclose(
             predict(again, examples, seed=5, calibrated=True).probabilities,
@@ -108,39 +116,38 @@ class TestFitChoiceTemperature:
 
 class TestSaveChoiceTemperature:
     @pytest.mark.parametrize("bad", [0, -1.0, float("inf"), float("nan"), True, "hot"])
-    def test_what_is_no_temperature_is_refused_and_nothing_written(self, engine, tmp_path, bad):
-        before = sorted((tmp_path / "checkpoint").iterdir())
+    def test_what_is_no_temperature_is_refused_and_nothing_written(self, folder, bad):
+        before = sorted(folder.iterdir())
         with pytest.raises(CheckpointError, match=r"redraft\.json: choice_temperature"):
-            redraft.save_choice_temperature(tmp_path / "checkpoint", bad)
-        assert sorted((tmp_path / "checkpoint").iterdir()) == before
+            redraft.save_choice_temperature(folder, bad)
+        assert sorted(folder.iterdir()) == before
 
     def test_a_folder_that_is_no_checkpoint_is_refused(self, tmp_path):
         with pytest.raises(CheckpointError, match=r"has no config\.json"):
             redraft.save_choice_temperature(tmp_path, 1.5)
         assert not list(tmp_path.iterdir())
 
-    def test_a_file_that_others_share_by_a_link_stays_as_it_is(self, engine, tmp_path):
+    def test_a_file_that_others_share_by_a_link_stays_as_it_is(self, folder, tmp_path):
         shared = tmp_path / "shared.json"
         shared.write_text('{"choice_temperature": 3}')
-        (tmp_path / "checkpoint" / "redraft.json").symlink_to(shared)
-        assert checkpoint.read(tmp_path / "checkpoint").defaults.choice_temperature == 3
-        redraft.save_choice_temperature(tmp_path / "checkpoint", 1.5)
+        (folder / "redraft.json").symlink_to(shared)
+        assert checkpoint.read(folder).defaults.choice_temperature == 3
+        redraft.save_choice_temperature(folder, 1.5)
         assert shared.read_text() == '{"choice_temperature": 3}'
-        assert checkpoint.read(tmp_path / "checkpoint").defaults.choice_temperature == 1.5
+        assert checkpoint.read(folder).defaults.choice_temperature == 1.5
 
-    def test_transformers_still_loads_the_folder(self, engine, tmp_path):
-        redraft.save_choice_temperature(tmp_path / "checkpoint", 1.5)
-        assert reference_model(tmp_path / "checkpoint").generation_config is not None
+    def test_transformers_still_loads_the_folder(self, folder):
+        redraft.save_choice_temperature(folder, 1.5)
+        assert reference_model(folder).generation_config is not None
 
-    def test_what_else_stands_in_the_file_is_refused_by_name(self, engine, tmp_path):
-        (tmp_path / "checkpoint" / "redraft.json").write_text('{"choice_temprature": 3}')
+    def test_what_else_stands_in_the_file_is_refused_by_name(self, folder):
+        (folder / "redraft.json").write_text('{"choice_temprature": 3}')
         with pytest.raises(
             CheckpointError, match=r"redraft\.json: 'choice_temprature' is unknown; known is choice_temp"
         ):
-            redraft.load(tmp_path / "checkpoint")
+            redraft.load(folder)
 
-    def test_a_model_saved_without_one_leaves_none_behind(self, engine, tmp_path):
-        folder = tmp_path / "checkpoint"
+    def test_a_model_saved_without_one_leaves_none_behind(self, folder):
         model = checkpoint.read(folder).load()
         for stated in (1.5, None):
             model.defaults = replace(model.defaults, choice_temperature=stated)

@@ -19,6 +19,7 @@ from redraft.canvas.readout import Readout
 from redraft.canvas.step import CanvasState, Pinned, StepOutcome, StepRules, start, step
 from redraft.canvas.stopping import ReproducesCanvas, StableAndConfident, StoppingRule
 from tests.readouts import readout_of
+from tests.thorough import some
 
 VOCABULARY, MASK = 5, 4
 UNIFORM, ABSORBING = UniformCorruption(UniformNoise(VOCABULARY)), AbsorbingCorruption(MaskNoise(MASK))
@@ -183,7 +184,7 @@ def situations(draw: st.DrawFn) -> tuple[list[Position], StepRules, int, int]:
     return positions, rules, draw(st.integers(1, steps)), remembered
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=some(120, 50), deadline=None)
 @given(situations())
 def test_a_step_is_what_a_loop_over_positions_makes_of_it(situation: tuple[list[Position], StepRules, int, int]):
     positions, rules, number, remembered = situation
@@ -208,7 +209,7 @@ def stacked(ones: Sequence[CanvasState | Readout], name: str) -> Tensor:
     return torch.stack([getattr(one, name) for one in ones])
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=some(40, 20), deadline=None)
 @given(situations(), st.data())
 def test_canvases_that_are_stepped_together_are_each_stepped_as_alone(
     situation: tuple[list[Position], StepRules, int, int], data: st.DataObject

@@ -66,6 +66,18 @@ def test_sums_peak_and_argmax_are_those_of_the_tokens_of_each_class(vocab: int, 
             assert found.argmax[:, number].tolist() == [-1] * 5
 
 
+@pytest.mark.parametrize("vocab", [1, 300, 70_000])
+def test_tokens_that_were_sorted_before_make_the_same_classes(vocab: int):
+    numbers = uneven(vocab).token_class
+    tokens = [token for _, token in sorted((int(number), token) for token, number in enumerate(numbers))]
+    found, expected = TokenClasses.of(numbers, 22, np.array(tokens)), TokenClasses.of(numbers, 22)
+    assert expected.tokens.tolist() == tokens
+    for name, value in vars(expected).items():
+        assert torch.equal(torch.as_tensor(getattr(found, name)), torch.as_tensor(value)), name
+    with pytest.raises(ValueError, match=f"{vocab + 1} sorted tokens, where {vocab} have a class"):
+        TokenClasses.of(numbers, 22, np.arange(vocab + 1))
+
+
 @pytest.mark.parametrize("tile", [4096, 16])
 def test_the_argmax_of_a_class_is_the_first_of_equals(tile: int):
     head = VocabularyHead(torch.ones(60, 3), 30.0, 1.0)

@@ -128,3 +128,13 @@ def test_a_recorded_decision_replays_and_can_be_compared(redraft_here, letters, 
     assert differ.returncode == 1
     assert re.search(r"^-answer: yes 0\.\d+", differ.stdout, re.MULTILINE)
     assert re.search(r"^\+answer: yes 0\.\d+", differ.stdout, re.MULTILINE)
+
+
+def test_in_a_slot(redraft_here, letters, tmp_path):
+    runs, asked = tmp_path / "runs", ["choose", "--raw", "is it?", "--option", "yes", "--option", "no", "-m", letters]
+    found = json.loads(redraft_here(*asked, "--seed", 3, "--layout", "slots", "--json", "--record", runs).stdout)
+    plain = json.loads(redraft_here(*asked, "--seed", 3, "--json").stdout)
+    assert (found["layout"], plain["layout"]) == ("slots", "text")
+    assert found["answers"] != plain["answers"]
+    assert redraft_here("replay", *runs.iterdir()).stdout.startswith("identical")
+    assert_one_line(redraft_here(*asked, "--layout", "lines"), "layout 'lines' must be 'slots' or 'text'")

@@ -115,3 +115,24 @@ def test_into_slots(redraft_here, letters, letter, schema):
 def test_a_layout_that_there_is_not_is_refused_before_a_model_is_looked_for(redraft_here, letter, schema):
     done = redraft_here("extract", letter, "--schema", schema, "-m", "no/such", "--layout", "lines")
     assert_one_line(done, "layout 'lines' must be 'slots' or 'text'")
+
+
+def test_a_draft_in_slots_is_recorded_and_replays(redraft_here, letters, letter, tmp_path):
+    runs, draft, small = tmp_path / "runs", tmp_path / "draft.json", tmp_path / "small.json"
+    small.write_text(json.dumps({"type": "object", "properties": {"tall": {"type": "boolean"}}, "required": ["tall"]}))
+    draft.write_text('{"tall": true}')
+    asked = ["extract", letter, "--schema", small, "--seed", 7, "-m", letters, "--layout", "slots", "--json"]
+    plain = json.loads(redraft_here(*asked).stdout)
+    from_file = json.loads(redraft_here(*asked, "--draft", draft, "--record", runs).stdout)
+    given = json.loads(redraft_here(*asked, "--draft", '{"tall": true}').stdout)
+    assert (from_file["value"], from_file["confidence"]) == (given["value"], given["confidence"])
+    assert from_file["confidence"] != plain["confidence"]
+    again = redraft_here("replay", *runs.iterdir())
+    assert again.stdout.startswith("identical"), again.stderr
+    for given, words in (
+        ('{"tall": 1}', "draft: value at /tall: 1 is not a boolean"),
+        ('{"tall": true, "age": 3}', "draft: value at /age: the schema has no such key"),
+        ("no/such.json", "the draft no/such.json cannot be read"),
+        ("[", "draft is not JSON"),
+    ):
+        assert_one_line(redraft_here(*asked, "--draft", given), words)

@@ -15,6 +15,8 @@ import pytest
 
 from redraft.cli import serve
 from redraft.engine import scheduler
+from redraft.models import checkpoint
+from redraft.models.footprint import CONTEXT, Use, footprint
 from redraft.record.recording import Recording
 from tests.cli.conftest import Run, assert_one_line
 from tests.conftest import WriteCheckpoint
@@ -123,6 +125,8 @@ def test_what_several_models_cannot_share_is_refused_before_weights_are_read(
     broken.mkdir()
     (broken / "config.json").write_text("{}")
     two = ("serve", "--model", "sudoku", "--model", folder)
+    sudoku = checkpoint.read(checkpoint.find("sudoku"))
+    alone = footprint(sudoku, "float32", Use(min(CONTEXT, sudoku.config.context_length))).needed
     for options, told in (
         (("serve", "--model", "sudoku", "--model", "sudoku"), "two models are called 'sudoku'"),
         ((*two, "--name", "one"), "--name was given 1 times and there are 2 models"),
@@ -130,6 +134,7 @@ def test_what_several_models_cannot_share_is_refused_before_weights_are_read(
         ((*two, "--revision", "main"), "--revision is for one model"),
         ((*two, "--draft-model", "sudoku"), "--draft-model is for one model"),
         (("serve", "--model", "sudoku", "--model", str(broken)), f"--model {broken}: "),
+        ((*two, "--memory", f"{alone}", "--dtype", "float32"), "what it was given, beside sudoku ("),
         (("serve", "--model", "sudoku", "--model", "no-such"), "--model no-such: no checkpoint 'no-such'"),
     ):
         assert_one_line(redraft_here(*options), told)

@@ -5,11 +5,13 @@ from collections.abc import Iterator
 import pytest
 
 from redraft.constrain.automaton import bytes as byte_automaton
+from redraft.constrain.automaton import monoid
 from redraft.kernels import automata
 
 
 @pytest.fixture(autouse=True, scope="module")
 def compiled_code() -> Iterator[None]:
-    byte_automaton.use(automata.build)
+    automata.use()
     yield
     byte_automaton.use(byte_automaton.build_reference)
+    monoid.use(monoid.walk_reference)

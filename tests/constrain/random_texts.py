@@ -11,40 +11,43 @@ class RandomTexts:
     """Walks a byte automaton: for a while at random, then the shortest way to an end."""
 
     def __init__(self, automaton: ByteAutomaton) -> None:
-        self._start = automaton.start
+        self._automaton = automaton
         self._accepting = automaton.accepting
-        self._steps = [self._grouped(row, automaton.states) for row in automaton.transitions[:-1]]
+        self._steps: dict[int, list[tuple[int, list[int]]]] = {}
         self._distance = self._distances()
 
-    @staticmethod
-    def _grouped(row: np.ndarray, dead: int) -> list[tuple[int, list[int]]]:
-        """By state after it: the bytes that lead there."""
-        grouped: dict[int, list[int]] = {}
-        for byte in np.flatnonzero(row != dead).tolist():
-            grouped.setdefault(int(row[byte]), []).append(byte)
-        return list(grouped.items())
+    def _steps_from(self, state: int) -> list[tuple[int, list[int]]]:
+        """By state after it: the bytes that lead there. Of states that no walk meets nobody asks."""
+        if state not in self._steps:
+            row, grouped = self._automaton.transitions[state], dict[int, list[int]]()
+            for byte in np.flatnonzero(row != self._automaton.states).tolist():
+                grouped.setdefault(int(row[byte]), []).append(byte)
+            self._steps[state] = list(grouped.items())
+        return self._steps[state]
 
     def _distances(self) -> list[int]:
-        """Bytes to the nearest end, from each state."""
-        before: list[list[int]] = [[] for _ in self._steps]
-        for state, steps in enumerate(self._steps):
-            for target, _ in steps:
+        """Bytes to the nearest end, from each state; no state is a dead end."""
+        dead = self._automaton.states
+        before: list[list[int]] = [[] for _ in range(dead + 1)]
+        # Most bytes lead to where others lead as well.
+        for state, row in enumerate(np.unique(self._automaton.transitions[:-1], axis=1).tolist()):
+            for target in set(row):
                 before[target].append(state)
-        reached = [state for state, accepts in enumerate(self._accepting[:-1]) if accepts]
+        reached = np.flatnonzero(self._accepting[:-1]).tolist()
         distance = dict.fromkeys(reached, 0)
         for state in reached:
             for source in before[state]:
                 if source not in distance:
                     distance[source] = distance[state] + 1
                     reached.append(source)
-        return [distance[state] for state in range(len(self._steps))]
+        return [distance[state] for state in range(dead)]
 
     def draw(self, chance: random.Random, wander: int = 60) -> bytes:
         """A text; after ``wander`` bytes the walk heads for an end."""
-        state, text = self._start, bytearray()
+        state, text = self._automaton.start, bytearray()
         wander = chance.randrange(wander + 1)
         while True:
-            steps = self._steps[state]
+            steps = self._steps_from(state)
             if self._accepting[state] and (len(text) >= wander or not steps or chance.random() < 0.2):
                 return bytes(text)
             if len(text) >= wander:

@@ -32,6 +32,7 @@ from redraft.tasks.edit import edit
 from redraft.tasks.extract import extract
 from redraft.tasks.fill import fill
 from tests.random_checkpoint import LETTERS_SIZE, random_checkpoint
+from tests.thorough import some
 
 pytestmark = pytest.mark.skipif(bindings.kernels() is None, reason="torch rounds a row by how many rows there are")
 
@@ -302,7 +303,7 @@ def test_any_mix_gives_each_request_what_it_gets_alone(folder: Path, dtype: Form
     pool = engine.runtime.pool
     shared = 0
 
-    @settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+    @settings(max_examples=some(8, 4), deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
     @given(
         joined=mixes,
         rows=st.sampled_from([1024, 60, 24, 1]),
@@ -324,7 +325,7 @@ def test_any_mix_gives_each_request_what_it_gets_alone(folder: Path, dtype: Form
         shared += mix.load.requests - mix.load.forwards
 
     check()
-    assert shared > 60, "mixes in which nobody shares a forward show nothing"
+    assert shared > some(60) // 2, "mixes in which nobody shares a forward show nothing"
 
 
 @pytest.mark.parametrize("dtype", ["float32", "int8"])

@@ -72,11 +72,27 @@ def test_in_a_batch_no_owner_gets_further_ahead_than_allowed() -> None:
         turns.take(client, 256)
         wanted[client] -= 1
         taken[client] += 1
-    assert taken == {a: 1, b: 2}, "as much as the other, and one canvas"
+    assert taken == {a: 1, b: 1}, "as much as the other"
+    shares.add(a, 300)
+    behind = Round(shares, [a, b], ahead=256)
+    assert behind.next([a, b]) == b
+    behind.take(b, 256)
+    assert not behind.allowed(b), "what it is behind it gets batch by batch"
+    assert behind.allowed(a)
     alone = Round(shares, [b], ahead=256)
     for _ in range(100):
         assert alone.allowed(b), "with nobody else there is no bound"
         alone.take(b, 256)
+
+
+def test_an_owner_alone_in_a_batch_has_no_more_of_it_than_allowed_while_others_may_come() -> None:
+    b, other_user = Client("b"), Client("b", "another")
+    turns = Round(ClientShares(), [b, other_user], ahead=256, shared=True)
+    turns.take(b, 200)
+    assert turns.allowed(other_user), "small requests go together"
+    turns.take(other_user, 56)
+    assert not turns.allowed(b)
+    assert not turns.allowed(other_user), "the bound is the owner's"
 
 
 def places(**more: int) -> Turns:

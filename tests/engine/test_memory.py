@@ -16,6 +16,7 @@ from redraft.models import checkpoint
 from redraft.models.base import Span
 from redraft.models.diffusion_gemma.model import DiffusionGemma
 from tests.random_checkpoint import random_checkpoint
+from tests.thorough import some
 
 Layout = list[tuple[int, int, int | None]]
 
@@ -233,7 +234,7 @@ class PoolMachine(RuleBasedStateMachine):
 
 
 PoolMachine.TestCase.settings = settings(
-    max_examples=60, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=some(60), stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
 )
 TestPool = PoolMachine.TestCase
 

@@ -16,7 +16,7 @@ from redraft.engine.fairness import Client
 from redraft.engine.generation import Generate
 from redraft.engine.result import Chunk, OnStep
 from redraft.engine.runtime import Runtime
-from redraft.engine.scheduler import Handle, Scheduler
+from redraft.engine.scheduler import LATELY, Handle, Scheduler
 from redraft.engine.task import Forward, Task, Waiting
 from redraft.errors import BusyError, CancelledError, GenerationError, RequestError, ShuttingDownError
 from redraft.loading import load
@@ -183,12 +183,12 @@ def test_the_next_to_join_is_of_the_client_that_has_had_the_fewest_rows(runtime:
 
 
 def test_a_batch_is_filled_by_rows_and_by_turns_of_the_clients(runtime: Runtime, batches: list[list[int]]) -> None:
-    """All run at once; a batch holds 100 rows. Of one client's many requests and another's single one both get half."""
+    """All run at once; a batch holds 100 rows. Of one user's many requests and another's single one both get half."""
     scheduler = Scheduler(runtime, max_concurrency=8, max_batch_rows=100)
     log: list[str] = []
     gate = Gate(scheduler)
-    handles = [scheduler.submit(rows_of(runtime, log, "many", *[50] * 4), client="a") for _ in range(3)]
-    handles.append(scheduler.submit(rows_of(runtime, log, "one", *[50] * 4), client="b"))
+    handles = [scheduler.submit(rows_of(runtime, log, "many", *[50] * 4), client=Client("a", "x")) for _ in range(3)]
+    handles.append(scheduler.submit(rows_of(runtime, log, "one", *[50] * 4), client=Client("a", "y")))
     ended: list[int] = []
     handles[-1].future.add_done_callback(lambda _: ended.append(len(batches)))
     gate.open()
@@ -232,7 +232,7 @@ def test_one_client_has_not_more_of_a_batch_than_another_that_wants_something(
     scheduler = Scheduler(runtime, max_concurrency=32, max_batch_rows=1000)
     log: list[str] = []
     gate = Gate(scheduler)
-    many = [scheduler.submit(rows_of(runtime, log, "a", *[8] * 10), client=Client("a", str(n))) for n in range(16)]
+    many = [scheduler.submit(rows_of(runtime, log, "a", *[8] * 20), client=Client("a", str(n))) for n in range(16)]
     one = scheduler.submit(rows_of(runtime, log, "b", *[8] * 10), client="b")
     ended: list[int] = []
     one.future.add_done_callback(lambda _: ended.append(len(batches)))
@@ -243,7 +243,40 @@ def test_one_client_has_not_more_of_a_batch_than_another_that_wants_something(
     shared = batches[: ended[0]]
     assert len(shared) <= 1 + 10
     assert sum(map(sum, shared)) <= 10 * 8 + 10 * 8 + 8, "as much as it, and one canvas"
-    assert max(map(len, batches[ended[0] :])) == 16, "with nobody else there the batch is full"
+    after = [len(own) for own in batches[ended[0] :]]
+    assert after[: LATELY - 1] == [1] * (LATELY - 1), "the other may come back while a batch is computed"
+    assert max(after) == 16, "with nobody else there the batch is full"
+
+
+def test_who_comes_again_and_again_waits_for_one_request_of_others_and_has_half_of_all_rows(
+    runtime: Runtime, batches: list[list[int]]
+) -> None:
+    """An owner's single requests, each two forwards after the last one's end, against sixteen of another's."""
+    scheduler = Scheduler(runtime, max_concurrency=32, max_batch_rows=1000)
+    spans: list[tuple[int, int]] = []
+    """The numbers of batches when a request came, and when it ended."""
+
+    class Log(list[str]):
+        def append(self, name: str) -> None:
+            super().append(name)
+            if name == "a" and len(spans) < 10 and len(batches) >= (spans[-1][1] + 2 if spans else 20):
+                spans.append((len(batches), len(batches) + 1000))
+                again = scheduler.submit(rows_of(runtime, self, "b", *[8] * 5), client="b")
+                again.future.add_done_callback(lambda _: spans.append((spans.pop()[0], len(batches))))
+
+    log, gate = Log(), Gate(scheduler)
+    many = [scheduler.submit(rows_of(runtime, log, "a", *[8] * 40), client=Client("a", str(n))) for n in range(16)]
+    gate.open()
+    for handle in many:
+        handle.result(600)
+    scheduler.close()
+    assert len(spans) == 10
+    for came, ended in spans:
+        assert ended - came <= 1 + 5, "it is in every forward but the one that was being computed"
+    first, last = spans[0][1], spans[-1][1]
+    between = batches[first:last]
+    assert max(map(len, between)) == 2
+    assert sum(map(sum, between)) <= 2 * 8 * 5 * 9 + 8 * 9, "half of all rows are its own"
 
 
 def test_compiling_counts_as_rows_computed_in_that_time(runtime: Runtime) -> None:
@@ -253,7 +286,8 @@ def test_compiling_counts_as_rows_computed_in_that_time(runtime: Runtime) -> Non
     gate = Gate(scheduler)
     scheduler._seconds, scheduler._computed = 2.0, 1000.0
     scheduler.charge(Client("a", "u"), 0.5)
-    assert scheduler._shares.of_owner("a") == scheduler._shares.of_user(Client("a", "u")) == 250
+    assert scheduler._shares.of_owner("a") - scheduler._shares.of_owner("b") == 250
+    assert scheduler._shares.of_user(Client("a", "u")) == 250
     gate.open()
     scheduler.close(60)
 

@@ -15,6 +15,7 @@ from redraft.constrain.compiler import ThoughtMarkers
 from redraft.engine.text import AnswerText, TextStream, thought_tokens
 from redraft.models.tokenizer import ChatTokenizer
 from tests.random_checkpoint import LETTERS_SIZE, write_letters_tokenizer
+from tests.thorough import some
 
 
 def byte_tokenizer(merges: Sequence[tuple[str, str]] = ()) -> Tokenizer:
@@ -91,7 +92,7 @@ def test_every_split_gives_the_same(text, stop):
 STOPS = st.lists(st.text("abc€", min_size=1, max_size=4), max_size=3)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=some(60), deadline=None)
 @given(text=st.text("abc€é", max_size=5), stop=STOPS)
 @example(text="abab€", stop=["ab€"])
 def test_every_split_of_random_text_gives_the_same(text, stop):
@@ -207,7 +208,7 @@ def test_a_thought_is_found_wherever_it_stands_and_special_tokens_are_no_text(wr
         assert (plain.thought, plain.text, plain.token_ids) == (thought or None, text, tokens), parts
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=some(80), deadline=None)
 @given(
     pieces=st.lists(st.sampled_from(["<|channel>", "<channel|>", "<pad>", "thought\n", "a", "b", "é"]), max_size=7),
     stop=st.sampled_from([(), ("ab",), ("b", "aa")]),

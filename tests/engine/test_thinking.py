@@ -20,6 +20,7 @@ from redraft.errors import RequestError
 from tests.engine.scripted import VOCAB_SIZE, model_of, random_logits, scripted_engine
 from tests.engine.thinker import CLOSING, OPENING, Thinker
 from tests.random_checkpoint import END_TOKEN_IDS
+from tests.thorough import some
 
 MESSAGES = [{"role": "user", "content": "hi"}]
 
@@ -108,7 +109,7 @@ def spent(tokens: list[int], budget: int) -> tuple[list[int], int | None]:
     return tokens, None
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=some(200), deadline=None)
 @given(
     tokens=st.lists(st.sampled_from([OPENING, CLOSING, 20, 21, END_TOKEN_IDS[0]]), max_size=14),
     budget=st.integers(0, 6),

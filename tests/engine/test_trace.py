@@ -10,6 +10,7 @@ import redraft
 from redraft.engine.result import StepEvent
 from redraft.engine.trace import Trace
 from tests.random_checkpoint import random_checkpoint
+from tests.thorough import some
 
 
 def event(
@@ -71,7 +72,7 @@ def runs(draw: st.DrawFn) -> list[StepEvent]:
     return events
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=some(60), deadline=None)
 @given(events=runs())
 def test_counts_are_those_of_every_positions_history(events):
     trace = Trace()
@@ -80,7 +81,7 @@ def test_counts_are_those_of_every_positions_history(events):
     assert seen(trace) == counted(events)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=some(50), deadline=None)
 @given(events=runs())
 def test_marks_of_change_add_up_to_the_corrections(events):
     trace, marked = Trace(), 0

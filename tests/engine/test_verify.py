@@ -13,6 +13,7 @@ from redraft.api import Engine
 from redraft.engine.verify import wrong_positions
 from tests.engine.scripted import VOCAB_SIZE, model_of, random_logits, scripted_engine
 from tests.random_checkpoint import END_TOKEN_IDS
+from tests.thorough import some
 
 PROMPT = [2, 30, 31]
 
@@ -53,7 +54,7 @@ def test_only_marked_positions_change_in_the_next_round(engine: Engine, constrai
     """All others keep their token in every canvas that the model sees, in every argmax and in every sample; also those
     after the end token."""
     changed = rounds = 0
-    for seed in range(30):
+    for seed in range(some(30, 15)):
         model_of(engine).script = random_logits(seed, scale=2.0)
         marks: list[tuple[int, frozenset[int]]] = []
 
@@ -88,8 +89,8 @@ def test_only_marked_positions_change_in_the_next_round(engine: Engine, constrai
             assert len(final[-1].argmax) == 8
         best = [min(len(own) for canvas, own in marks if canvas == index) for index in range(result.usage.canvases)]
         assert result.verified == (not any(best))
-    assert rounds > 5
-    assert changed > 5
+    assert rounds > 3
+    assert changed
 
 
 def test_what_was_not_marked_is_not_cut_off_either(engine: Engine) -> None:

@@ -12,6 +12,7 @@ from redraft.kernels.linear import linear
 from redraft.kernels.norm import Norm
 from redraft.kernels.packed import ACTIVATIONS, FORMATS, Activation, Format, PackedMatrix, pack, pack_gated
 from tests.kernels.quantised import assert_within, gated, normed, one_step, operand, random
+from tests.thorough import some
 
 # Rows, outputs, inputs.
 SHAPES = [(1, 1, 1), (1, 40, 7), (3, 1, 130), (5, 33, 1), (16, 64, 128), (33, 31, 257), (70, 129, 100), (31, 96, 300)]
@@ -90,7 +91,7 @@ def test_a_bias_of_another_size_is_refused():
 
 @pytest.mark.parametrize("format", FORMATS)
 @pytest.mark.usefixtures("tier")
-@settings(max_examples=20, deadline=None, derandomize=True)
+@settings(max_examples=some(20, 10), deadline=None, derandomize=True)
 @given(
     shape=st.tuples(st.integers(0, 70), st.integers(1, 100), st.integers(1, 300)),
     norm=st.sampled_from(list(NORMS)),

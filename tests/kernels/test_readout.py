@@ -182,7 +182,7 @@ def rising(heights: list[float], each: int) -> PackedHead:
 @pytest.mark.parametrize("each", [32, 100, 256, 5000], ids=lambda n: f"each {n}")
 @pytest.mark.usefixtures("tier_or_reference")
 def test_peaks_that_move_along_the_vocabulary_are_rescaled_rightly(heights: list[float], each: int):
-    rows = 40 if each < 5000 else 10
+    rows = 40 if each < 5000 else 4
     head, hidden = rising(heights, each), torch.ones(rows, 1)
     classes = TokenClasses.of(torch.arange(5).repeat_interleave(each))
     uniforms = (torch.arange(rows).double() + 0.5) / rows
@@ -353,16 +353,18 @@ def test_ten_thousand_draws_follow_the_distribution(format: Format, vocab: int, 
 @pytest.mark.parametrize("vocab", [37, 300, 4500])
 @pytest.mark.usefixtures("tier_or_reference")
 def test_the_sample_is_the_token_whose_interval_of_the_cdf_holds_the_uniform(format: Format, vocab: int):
-    """Shown for every token and both ends of its interval, up to a hair's breadth from the boundary."""
+    """Shown for every token and both ends of its interval, up to a hair's breadth from the boundary; of a large
+    vocabulary for those around the borders of blocks and some between them."""
     head = head_of(vocab, 6, format)
     hidden = hidden_for(1, head, scale=0.1)
     p = log_probabilities(head, hidden, 0.8)[0].exp()
     end = p.cumsum(0)
     start, tokens = end - p, torch.arange(vocab)
     wide = p > 2e-5
+    shown = wide if vocab < 1000 else wide & ((tokens % 256 < 2) | (tokens % 256 > 253) | (tokens % 9 == 0))
     for inside in (start + 5e-6, (start + end) / 2, end - 5e-6):
-        sample = head.read(hidden.expand(int(wide.sum()), 6), 0.8, inside[wide], self_conditioning=False).sample
-        assert torch.equal(sample, tokens[wide])
+        sample = head.read(hidden.expand(int(shown.sum()), 6), 0.8, inside[shown], self_conditioning=False).sample
+        assert torch.equal(sample, tokens[shown])
     assert wide.float().mean() > 0.4
 
 

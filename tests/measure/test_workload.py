@@ -42,8 +42,8 @@ def contender(request: pytest.FixtureRequest, folder: Path) -> Contender:
 
 
 class TestContenders:
-    @pytest.mark.parametrize(("tokens", "canvases"), [(1, 1), (8, 1), (9, 2), (20, 3)])
-    @pytest.mark.parametrize("steps", [1, 2, 9])
+    @pytest.mark.parametrize(("tokens", "canvases"), [(1, 1), (8, 1), (20, 3)])
+    @pytest.mark.parametrize("steps", [1, 3])
     def test_fixed_steps_are_run_and_all_tokens_written(self, contender, tokens, canvases, steps):
         run = contender.answer(Workload(PROMPT, tokens, steps), seed=3)
         assert (len(run.token_ids), run.canvases, run.denoising_steps) == (tokens, canvases, canvases * steps)
@@ -72,9 +72,9 @@ class TestContenders:
         assert one == again != other
 
     def test_a_fixed_run_leaves_the_next_one_to_the_checkpoint(self, contender):
-        before = contender.answer(Workload(PROMPT, 100), 7)
-        contender.answer(Workload(PROMPT, 100, 9), 7)
-        after = contender.answer(Workload(PROMPT, 100), 7)
+        before = contender.answer(Workload(PROMPT, 40), 7)
+        contender.answer(Workload(PROMPT, 40, 3), 7)
+        after = contender.answer(Workload(PROMPT, 40), 7)
         assert (before.token_ids, before.denoising_steps) == (after.token_ids, after.denoising_steps)
 
 

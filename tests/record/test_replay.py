@@ -1,6 +1,7 @@
 """A recorded request gives the same again, in every format, and what is not the same is found and named."""
 
 import dataclasses
+import json
 import os
 import shutil
 import subprocess
@@ -27,6 +28,8 @@ from redraft.record.compare import compare
 from redraft.record.compare import parameters as parameters_of
 from redraft.record.recorder import Recorder
 from redraft.record.steps import places
+from redraft.tasks.slots import asked
+from tests.models.llama_diffusion.conftest import write
 from tests.random_checkpoint import LETTERS_SIZE, THOUGHT_IDS, random_checkpoint
 from tests.record.test_recording import REQUESTS, RESTLESS, odd_positions, only_file
 
@@ -182,6 +185,7 @@ class TestDecisions:
             {"max_denoising_steps": 2},
             {"max_denoising_steps": 12, "stopping": redraft.StableAndConfident(0, 100.0)},
             {"max_denoising_steps": 3, "canvas_length": 20, "entropy_bound": 1.0},
+            {"layout": "slots", "frame": "{is}|{code}", "max_denoising_steps": 2},
         ],
     )
     @pytest.mark.parametrize("dtype", ["float32", "int8"])
@@ -233,9 +237,98 @@ class TestDecisions:
         engine.choose("is it?", QUESTIONS, seed=3, record=RecordingFolder(tmp_path / "a"))
         decision = Recording.load(next((tmp_path / "a").iterdir()))
         assert (decision.header["version"], decision.header["decision"]["is"]) == (2, "Reading")
+        engine.choose("is it?", ["yes", "no"], layout="slots", seed=3, record=RecordingFolder(tmp_path / "c"))
+        in_slots = Recording.load(next((tmp_path / "c").iterdir()))
+        assert (in_slots.header["version"], in_slots.header["decision"]["layout"]) == (3, "slots")
         header = recorded(engine, tmp_path / "b").header
         assert header["version"] == 1
         assert "decision" not in header
+
+
+SLOTS = {
+    "type": "object",
+    "properties": {"who": {"enum": ["Ada", "Bo"]}, "fit": {"type": "boolean"}, "n": {"enum": [1, 22]}},
+    "required": ["who", "fit"],
+}
+VERBATIM = {"type": "object", "properties": {"who": {"type": "string"}}, "required": ["who"]}
+
+
+@pytest.fixture(scope="module")
+def absorbing(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write(tmp_path_factory.mktemp("absorbing"))
+
+
+class TestSlots:
+    """Values that were read into slots are replayed to the last bit, whatever they started from."""
+
+    @pytest.mark.parametrize("family", ["uniform", "absorbing"])
+    @pytest.mark.parametrize(
+        "parameters",
+        [
+            {"schema": SLOTS},
+            {"schema": SLOTS, "canvas_length": 18, "temperature": 0.5, "max_denoising_steps": 3},
+            {"schema": SLOTS, "draft": {"who": "Bo", "fit": True}},
+            {"schema": VERBATIM, "verbatim": True, "draft": '{"who": "Ada"}'},
+        ],
+        ids=["plain", "several canvases", "drafted", "verbatim"],
+    )
+    def test_slots_replay(
+        self, folder: Path, absorbing: Path, tmp_path: Path, family: str, parameters: dict[str, Any]
+    ) -> None:
+        source = {"uniform": folder, "absorbing": absorbing}[family]
+        given: dict[str, Any] = {"layout": "slots", "seed": 3, **parameters}
+        schema = given.pop("schema")
+        read = load(source).extract("Ada, not Bo", schema, record=RecordingFolder(tmp_path), **given)
+        assert (read.layout, read.fallback) == ("slots", None)
+        recording = Recording.load(only_file(RecordingFolder(tmp_path)))
+        assert recording.header["version"] == 3
+        assert recording.result is not None
+        assert (recording.result["text"], len(recording.events)) == (read.text, read.usage.denoising_steps)
+        assert min(recording.result["confidence"].values()) == min(read.confidence.values())
+        other = load(source)
+        again = replay(recording, other)
+        assert again.identical
+        assert parameters_of(recording, again.recording) == {}
+        plain = other.extract("Ada, not Bo", schema, **given)
+        assert (plain.text, plain.confidence) == (read.text, read.confidence), "to be recorded changes nothing"
+        changed = replay(recording, other, seed=4)
+        assert changed.comparison.first is not None or family == "absorbing"
+
+    def test_a_value_longer_than_its_slot_leaves_a_file_for_each_try(self, engine: Engine, tmp_path: Path) -> None:
+        """Slots of free text on a canvas of random weights are mostly full: then JSON was written, too."""
+        runs = RecordingFolder(tmp_path)
+        for seed in range(8):
+            read = engine.extract("Ada", VERBATIM, layout="slots", seed=seed, record=runs, max_tokens=40)
+            kept = [Recording.load(path) for path in sorted(tmp_path.iterdir())]
+            assert all(replay(recording, engine).identical for recording in kept)
+            assert len(kept) == (1 if read.layout == "slots" else 2)
+            if read.layout == "text":
+                assert kept[-1].result is not None
+                assert kept[-1].result["text"] == read.text
+                return
+            for path in tmp_path.iterdir():
+                path.unlink()
+        raise AssertionError("no slot was full; try other seeds")
+
+    def test_without_the_prompt_the_text_that_strings_are_held_to_is_not_kept(
+        self, engine: Engine, tmp_path: Path
+    ) -> None:
+        text = "Ada, not Bo"
+        runs = RecordingFolder(tmp_path, keep_prompts=False)
+        engine.extract(text, VERBATIM, layout="slots", verbatim=True, seed=3, record=runs)
+        path = only_file(runs)
+        recording = Recording.load(path)
+        assert recording.header["slots"]["quoted"] is None
+        assert text not in json.dumps(recording.header["request"])
+        with pytest.raises(RecordingError, match="made without its prompt"):
+            replay(recording, engine)
+        prompt = engine.runtime.question(text, asked(VERBATIM))
+        if not isinstance(prompt, str) and isinstance(prompt[0], int):
+            prompt = f"{text}\n\n{asked(VERBATIM)}\n\n"
+        assert replay(recording, engine, prompt=prompt).identical
+        tokens = engine.runtime.tokenize(prompt)
+        with pytest.raises(RecordingError, match="strings are held to it: give it as text"):
+            replay(recording, engine, prompt=tokens)
 
 
 class TestWhatDiffers:

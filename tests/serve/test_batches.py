@@ -21,7 +21,7 @@ MESSAGES = [{"role": "user", "content": "say something"}]
 SCHEMA = {"type": "array", "items": {"type": "integer", "minimum": 0, "maximum": 999}, "maxItems": 4}
 NAMED = {"type": "json_schema", "json_schema": {"name": "x", "schema": SCHEMA}}
 TOOL = {"type": "function", "function": {"name": "f", "parameters": {"properties": {"a": {"enum": ["b", "c"]}}}}}
-CHAT = {"model": NAME, "messages": MESSAGES, "max_tokens": 120}
+CHAT = {"model": NAME, "messages": MESSAGES, "max_tokens": 60}
 CALL = {**CHAT, "seed": 3, "tools": [TOOL], "tool_choice": "required"}
 QUESTIONS = {"a": ["yes", "no"], "b": ["red", "green", "blue"]}
 REQUESTS: list[tuple[str, dict[str, Any]]] = [
@@ -31,7 +31,7 @@ REQUESTS: list[tuple[str, dict[str, Any]]] = [
     ("/v1/completions", {"model": NAME, "prompt": "once " * 60, "max_tokens": 70, "seed": 4, "logprobs": 2}),
     ("/v1/fim/completions", {"model": NAME, "prompt": "the", "suffix": " end", "max_tokens": 60, "seed": 5}),
     ("/v1/responses", {"model": NAME, "input": "and then", "max_output_tokens": 60, "seed": 6}),
-    ("/v1/redraft/generate", {"prompt": "once", "max_tokens": 90, "seed": 7}),
+    ("/v1/redraft/generate", {"prompt": "once", "max_tokens": 60, "seed": 7}),
     ("/v1/redraft/generate", {"messages": MESSAGES, "thinking": True, "max_tokens": 60, "seed": 8}),
     ("/v1/redraft/choose", {"prompt": "is it?", "questions": QUESTIONS, "max_denoising_steps": 3, "seed": 9}),
     ("/v1/systemone", {"model": NAME, "state": "six", "questions": {"a": {"type": "noul", "instructions": "?"}}}),
@@ -148,9 +148,9 @@ def test_answers_among_others_who_join_leave_and_fail_are_those_given_alone(
         gate.opened.set()
         assert [one.result() for one in asked] == given_alone
         # Others join while these are still there, and are left by them.
-        again = [pool.submit(ask, request) for request in REQUESTS]
+        again = [pool.submit(ask, request) for request in REQUESTS[::2]]
         endless.cancel()
-        assert [one.result() for one in again] == given_alone
+        assert [one.result() for one in again] == given_alone[::2]
         for one in leaving:
             one.result()
         wait_until(lambda: up.idle)

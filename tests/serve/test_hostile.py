@@ -225,6 +225,16 @@ def test_what_took_long_to_compile_counts_as_work(guarded: Served) -> None:
     assert count == scheduler.charge
 
 
+def test_what_is_read_and_checked_for_a_client_counts_as_work(guarded: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the event loop and in threads: it takes from others what a forward takes."""
+    charged: list[tuple[Client, float]] = []
+    monkeypatch.setattr(guarded.server.scheduler, "charge", lambda client, seconds: charged.append((client, seconds)))
+    assert guarded.post("/v1/chat/completions", CHAT, headers=key("a")).status_code == 200
+    assert {client for client, _ in charged} == {Client("key a")}
+    assert len(charged) >= 2
+    assert sum(seconds for _, seconds in charged) > 0
+
+
 def test_a_body_of_too_many_values_is_refused_before_it_is_read(served: Served) -> None:
     for body in ({**CHAT, "messages": [{}] * 40_000}, {**CHAT, **{f"f{n}": 1 for n in range(40_000)}}):
         refused = served.post("/v1/chat/completions", body)

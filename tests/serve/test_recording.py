@@ -12,6 +12,7 @@ from tests.serve.conftest import NAME, serving
 CHAT = {"model": NAME, "messages": [{"role": "user", "content": "one"}], "max_tokens": 60}
 EDIT = "<|current_file_content|>\na\n<|code_to_edit|>\nb\n<|/code_to_edit|>\nc\n<|/current_file_content|>"
 APPLY = "<|original_code|>\na\n<|/original_code|>\n<|update_snippet|>\nb\n<|/update_snippet|>"
+SCHEMA = {"type": "object", "properties": {"who": {"enum": ["Ada", "Bo"]}}, "required": ["who"]}
 REQUESTS = {
     "/v1/chat/completions": CHAT,
     "/v1/messages": CHAT,
@@ -21,6 +22,7 @@ REQUESTS = {
     "/v1/apply/completions": {"model": NAME, "messages": [{"role": "user", "content": APPLY}], "max_tokens": 8},
     "/v1/redraft/generate": {"prompt": "four", "max_tokens": 8},
     "/v1/redraft/choose": {"prompt": "five", "questions": {"a": ["yes", "no"]}},
+    "/v1/redraft/extract": {"text": "Ada", "schema": SCHEMA, "layout": "slots", "draft": {"who": "Bo"}},
     "/v1/systemone": {"model": NAME, "state": "six", "questions": {"a": {"type": "noul", "instructions": "Is it?"}}},
 }
 

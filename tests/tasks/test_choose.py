@@ -3,8 +3,10 @@
 import json
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +18,7 @@ from redraft.canvas.random import INITIAL, PositionRandom
 from redraft.loading import load
 from redraft.models.base import Span
 from redraft.tasks.choose import choose
+from redraft.tasks.layout import widths_alone
 from tests.engine.scripted import model_of, random_logits, scripted_engine
 from tests.random_checkpoint import LETTERS_SIZE, random_checkpoint
 
@@ -247,3 +250,111 @@ def test_what_belongs_to_other_verbs_is_refused_by_name(scripted: Engine, parame
     with pytest.raises(TypeError, match=f"unexpected keyword argument {next(iter(parameters))!r}"):
         scripted.choose(PROMPT, ["a", "b"], **parameters)
     assert model_of(scripted).encoded == []
+
+
+def in_a_slot(engine: Engine, option: str, logits: torch.Tensor) -> float:
+    """The log probability that an option and end tokens, one at least, fill a slot: over all its spellings."""
+    logp = logits.double().log_softmax(-1).numpy()
+    ends = np.logaddexp.reduce(logp[:, list(engine.model.defaults.end_token_ids)], axis=1)
+    logs = [
+        sum(logp[at, token] for at, token in enumerate(spelled)) + ends[len(spelled) :].sum()
+        for spelled in spellings(engine, option.encode())
+        if len(spelled) < len(logp)
+    ]
+    return float(np.logaddexp.reduce(logs)) if logs else -math.inf
+
+
+def slot_probabilities(engine: Engine, options: list[str], logits: torch.Tensor) -> np.ndarray:
+    logs = np.array([in_a_slot(engine, option, logits) for option in options])
+    return np.exp(logs - np.logaddexp.reduce(logs))
+
+
+class TestSlots:
+    """A question in a slot of its own: the option and end tokens behind it fill it, by all spellings together."""
+
+    @pytest.fixture
+    def wide(self, tmp_path: Path) -> Engine:
+        return scripted_engine(tmp_path, random_logits(0), canvas_length=60)
+
+    @pytest.mark.parametrize("options", OPTIONS, ids=str)
+    def test_the_only_question_is_a_canvas_by_itself(self, real: Engine, options: list[str]) -> None:
+        for seed in range(3):
+            logits = first_logits(real, seed, 8)
+            found = real.choose(PROMPT, options, seed=seed, layout="slots")
+            assert (found.layout, found.fallback) == ("slots", None)
+            expected = slot_probabilities(real, options, logits)
+            np.testing.assert_allclose(list(found.probabilities.values()), expected, rtol=2e-3)
+            logs = [in_a_slot(real, option, logits) for option in options]
+            assert found.log_valid == pytest.approx(np.logaddexp.reduce(logs), rel=1e-3)
+            assert real.choose(PROMPT, options, seed=seed).probabilities != found.probabilities
+
+    @pytest.mark.parametrize("steps", [1, 3])
+    @pytest.mark.parametrize("frame", [None, "It is {a}, or {b}!"])
+    def test_several_stand_between_what_is_pinned(self, wide: Engine, steps: int, frame: str | None) -> None:
+        questions = {"a": ["yes", "no", "then"], "b": ["the", "on"]}
+        model = model_of(wide)
+        for seed in range(3):
+            model.script = random_logits(seed)
+            model.canvases_seen.clear()
+            found = wide.choose(PROMPT, questions, frame=frame, layout="slots", max_denoising_steps=steps, seed=seed)
+            assert len(model.canvases_seen) == steps == found.usage.denoising_steps
+            seen = model.canvases_seen[-1]
+            logits, log_valid, start = model.script(seen, len(PROMPT)), 0.0, 0
+            pinned = ("a:", "\nb:", "") if frame is None else ("It is", ", or", "!")
+            for name, before in zip(questions, pinned, strict=False):
+                tokens = wide.tokenizer.encode_text(before)
+                assert seen[start : start + len(tokens)].tolist() == tokens
+                start += len(tokens)
+                options = [f" {option}" for option in questions[name]]
+                width = 1 + max(len(wide.tokenizer.encode_text(option)) for option in options)
+                own = logits[start : start + width]
+                expected = slot_probabilities(wide, options, own)
+                np.testing.assert_allclose(list(found.answers[name].probabilities.values()), expected, rtol=1e-3)
+                log_valid += np.logaddexp.reduce([in_a_slot(wide, option, own) for option in options])
+                start += width
+            assert seen[start:].tolist() == wide.tokenizer.encode_text(pinned[2])
+            assert found.log_valid == pytest.approx(log_valid, rel=1e-3)
+
+    def test_by_length_the_end_tokens_behind_an_option_do_not_count(self, real: Engine) -> None:
+        options = ["yes", "a", "2026 a"]
+        for seed in range(3):
+            length = widths_alone(max(len(real.tokenizer.encode_text(option)) for option in options))[0]
+            logits = first_logits(real, seed, length)
+            ends = np.logaddexp.reduce(
+                logits.double().log_softmax(-1).numpy()[:, list(real.model.defaults.end_token_ids)], axis=1
+            )
+            counts = {len(own) for option in options for own in spellings(real, option.encode()) if len(own) < length}
+            room = np.logaddexp.reduce([ends[count:].sum() for count in counts])
+            logs = [(in_a_slot(real, option, logits) - room) / len(option.encode()) for option in options]
+            found = real.choose(PROMPT, options, seed=seed, layout="slots", normalize="length")
+            powers = np.exp(np.array(logs) - max(logs))
+            np.testing.assert_allclose(list(found.probabilities.values()), powers / powers.sum(), rtol=2e-3)
+
+    def test_the_checkpoint_says_which_layout_is_its_own(self, wide: Engine) -> None:
+        model = model_of(wide)
+        model.defaults = replace(model.defaults, extract_layout="slots")
+        assert wide.choose(PROMPT, ["yes", "no"]).layout == "slots"
+        assert wide.choose(PROMPT, ["yes", "no"], layout="text").layout == "text"
+
+    @pytest.mark.parametrize(
+        ("questions", "given", "reason"),
+        [
+            ({"a": ["1", "2"], "b": ["1", "2"]}, {"frame": "5{a}{b}"}, "no text stands between the holes {a} and {b}"),
+            (["yes", "no"], {"canvas_length": 1}, "positions in slots, and the canvas has 1; ask fewer"),
+        ],
+    )
+    def test_where_there_are_no_slots_a_text_is_read(self, wide: Engine, questions, given, reason: str) -> None:
+        found = wide.choose(PROMPT, questions, seed=1, layout="slots", **given)
+        assert found.layout == "text"
+        assert reason in (found.fallback or "")
+        assert found.answers == wide.choose(PROMPT, questions, seed=1, **given).answers
+
+    def test_what_is_wrong_is_named_as_elsewhere(self, wide: Engine) -> None:
+        wrong: list[tuple[list[str], dict[str, Any], str]] = [
+            (["yes"], {}, "two options or more"),
+            (["a", "b"], {"frame": "{answer} {answer}"}, "its hole stands there twice"),
+            (["a", "b"], {"layout": "lines"}, "layout 'lines' must be 'slots' or 'text'"),
+        ]
+        for options, given, words in wrong:
+            with pytest.raises(RequestError, match=words):
+                wide.choose(PROMPT, options, **{"layout": "slots", **given})

@@ -16,6 +16,7 @@ from redraft.tasks.edit import edit
 from tests.engine.scripted import VOCAB_SIZE, model_of, random_logits, scripted_engine
 from tests.random_checkpoint import END_TOKEN_IDS
 from tests.tasks.conftest import CANVAS, LONG, told, without_end
+from tests.thorough import some
 
 
 def test_without_a_limit_a_hole_that_needs_several_canvases_gets_them(engine: Engine) -> None:
@@ -57,7 +58,7 @@ def edits(draw: st.DrawFn) -> tuple[str, list[tuple[int, int]]]:
     return text, spans
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=some(60), deadline=None)
 @given(edit=edits(), seed=st.integers(0, 1000), strength=st.sampled_from([0.0, 0.5, 1.0]))
 def test_everything_outside_of_the_spans_stays(
     engine: Engine, edit: tuple[str, list[tuple[int, int]]], seed: int, strength: float

@@ -16,6 +16,7 @@ from redraft.tasks.extract import _CONFIDENCE, INSTRUCTION, extract
 from tests.constrain.random_schemas import RandomSchemas
 from tests.engine.scripted import VOCAB_SIZE, model_of, random_logits, scripted_engine
 from tests.random_checkpoint import END_TOKEN_IDS
+from tests.thorough import some
 
 
 @pytest.fixture
@@ -61,7 +62,7 @@ def test_every_leaf_has_a_confidence_on_one_canvas_and_on_many(engine: Engine, c
 
 def test_random_schemas_are_extracted(engine: Engine) -> None:
     done = 0
-    for seed in range(14):
+    for seed in range(some(14, 5)):
         schema = RandomSchemas(seed).draw()
         model_of(engine).script = random_logits(seed)
         try:
@@ -74,7 +75,7 @@ def test_random_schemas_are_extracted(engine: Engine) -> None:
         assert jsonschema.Draft202012Validator(schema).is_valid(result.value)
         assert result.value == json.loads(result.text)
         assert set(result.confidence) == pointers(result.value)
-    assert done > 8
+    assert done > some(8)
 
 
 @pytest.mark.parametrize("schema", [{"enum": ["a", "b", "ab", ""]}, {"type": "integer", "minimum": 0, "maximum": 99}])
@@ -84,7 +85,7 @@ def test_a_confidence_is_what_enumerating_all_values_finds(engine: Engine, schem
     vocabulary, compared = engine.runtime.constraints.vocabulary, 0
     spelled = [vocabulary.spell([token]) for token in range(VOCAB_SIZE)]
     valid = {json.dumps(v).encode() for v in schema.get("enum", range(100))}
-    for seed in range(25):
+    for seed in range(some(25, 10)):
         model_of(engine).script = random_logits(seed, scale=1.0)
         result = engine.extract("x", schema, seed=seed, canvas_length=6, max_tokens=30)
         tokens = result.token_ids
@@ -124,7 +125,7 @@ def test_a_confidence_is_what_enumerating_all_values_finds(engine: Engine, schem
                 for index, (at, token) in enumerate(zip(own, combination, strict=True)):
                     of_own[index] += weight * (token == tokens[at])
         assert result.confidence[""] == pytest.approx(min(of_own) / total, rel=1e-3), seed
-    assert compared >= 3
+    assert compared >= 1
 
 
 def test_the_question_names_the_schema_or_says_the_instruction(engine: Engine) -> None:

@@ -42,10 +42,16 @@ class TokenClasses:
     """[n] int32: the first token of each class, -1 for one without tokens."""
 
     @classmethod
-    def of(cls, token_class: Tensor | NDArray[np.integer], count: int | None = None) -> "TokenClasses":
+    def of(
+        cls,
+        token_class: Tensor | NDArray[np.integer],
+        count: int | None = None,
+        tokens: NDArray[np.integer] | None = None,
+    ) -> "TokenClasses":
         """Classes by their numbers ``token_class`` [V], integers from 0 on; ``count`` of them, or those that occur.
 
-        Raises ValueError for a class that is negative or not below ``count``.
+        ``tokens`` are those of class 0, 1, ..., ascending in each, where they have been sorted before. Raises
+        ValueError for a class that is negative or not below ``count``, and for tokens that are not all of them.
         """
         given = np.asarray(token_class.cpu() if isinstance(token_class, Tensor) else token_class)
         if given.ndim != 1 or not np.issubdtype(given.dtype, np.integer):
@@ -59,14 +65,19 @@ class TokenClasses:
         n = highest + 1 if count is None else count
         sizes = numbers.bincount(minlength=n)
         start = torch.cat((torch.zeros(1, dtype=torch.int64), sizes.cumsum(0)))
-        tokens = numbers.argsort(stable=True).int()
+        if tokens is None:
+            # Numpy sorts numbers of 16 bits in linear time.
+            tokens = np.argsort(given.astype(np.min_scalar_type(n)), kind="stable")
+        elif len(tokens) != len(given):
+            raise ValueError(f"{len(tokens)} sorted tokens, where {len(given)} have a class")
+        by_class = torch.from_numpy(tokens.astype(np.int32))
         heavy = _largest(sizes, MAX_HEAVY, HEAVY_SHARE * len(numbers))
         light = torch.ones(n, dtype=torch.bool)
         light[heavy.long()] = False
         middle = _largest(sizes * light, MAX_MIDDLE, MIN_MIDDLE_SIZE)
         first = torch.full((n,), -1, dtype=torch.int32)
-        first[sizes > 0] = tokens[start[:-1][sizes > 0]]
-        return cls(numbers, n, start, tokens, heavy, middle, light[numbers].nonzero()[:, 0].int(), first)
+        first[sizes > 0] = by_class[start[:-1][sizes > 0]]
+        return cls(numbers, n, start, by_class, heavy, middle, light[numbers].nonzero()[:, 0].int(), first)
 
     @property
     def nbytes(self) -> int:

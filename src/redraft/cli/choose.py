@@ -43,6 +43,10 @@ def choose(
     normalize: Annotated[
         str | None, typer.Option(help="length: compare options by their probability for each byte; by default the sum.")
     ] = None,
+    layout: Annotated[
+        str | None,
+        typer.Option(help="slots (each answer in one of its own) or text; by default as the checkpoint was trained."),
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Same seed, same answer; by default a random one.")] = None,
     deadline_ms: Annotated[
         float | None, typer.Option(help="Milliseconds by which the answer is wanted: what is read off the canvas then.")
@@ -57,12 +61,12 @@ def choose(
     """
     asked = _questions(option, questions)
     question = reading.prompt(prompt, file, raw, system)
-    _check(steps, temperature, normalize, seed, deadline_ms)
+    _check(steps, temperature, normalize, layout, seed, deadline_ms)
     record = recordings.folder()
     engine = loading.engine()
     result = engine.choose(
         question, asked, frame=frame, max_denoising_steps=steps, temperature=temperature, calibrated=calibrated,
-        normalize=normalize,  # type: ignore[arg-type]  # checked above
+        normalize=normalize, layout=layout,  # type: ignore[arg-type]  # checked above
         seed=seed, deadline_ms=deadline_ms, record=record,
     )  # fmt: skip
     if as_json:
@@ -72,6 +76,8 @@ def choose(
     else:
         _print_table(result)
     usage = result.usage
+    if result.fallback is not None:
+        talk.note(f"the answers were read as a text, and not in slots: {result.fallback}")
     if result.deadline_reached:
         talk.note("the deadline came before the canvas was denoised; it was read as it was then")
     talk.note(
@@ -81,14 +87,21 @@ def choose(
 
 
 def _check(
-    steps: int, temperature: float | None, normalize: str | None, seed: int | None, deadline_ms: float | None
+    steps: int,
+    temperature: float | None,
+    normalize: str | None,
+    layout: str | None,
+    seed: int | None,
+    deadline_ms: float | None,
 ) -> None:
     """Refuse, before a model is loaded, what no model could honour."""
     from redraft.engine import request
     from redraft.engine.deadline import Deadline, monotonic
     from redraft.tasks.choose import check_normalize
+    from redraft.tasks.layout import check_layout
 
     check_normalize(normalize)
+    check_layout(layout)
     request.check_whole("--steps", steps, 1)
     request.check_seed(seed)
     if temperature is not None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -29,6 +29,13 @@ def extract(
     verbatim: Annotated[
         bool, typer.Option("--verbatim", help="Strings in slots are stretches of the text; not dates and times.")
     ] = False,
+    draft: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE|JSON",
+            help="A value, partly wrong, that the canvas starts from, for the model to correct; - is standard input.",
+        ),
+    ] = None,
     max_tokens: Annotated[
         int | None, typer.Option(help="At most so many tokens of JSON; by default what fits.")
     ] = None,
@@ -42,7 +49,7 @@ def extract(
     Example: redraft extract letter.txt --schema person.json --model MODEL
     """
     from redraft.constrain.constraint import JSONSchema
-    from redraft.tasks.extract import check_layout
+    from redraft.tasks.layout import check_layout
 
     text = reading.piped_or_file_text(file)
     if not text.strip():
@@ -51,11 +58,12 @@ def extract(
     check_layout(layout)
     wanted = reading.file_text(schema, "the file of --schema")
     check(JSONSchema(wanted))
+    drafted = None if draft is None else _draft(draft)
     record = recordings.folder()
     engine = loading.engine()
     found = engine.extract(
         text, wanted, instruction=instruction, confidence=confidence, max_tokens=max_tokens, record=record,
-        verbatim=verbatim, layout=layout,  # type: ignore[arg-type]  # checked above
+        verbatim=verbatim, draft=drafted, layout=layout,  # type: ignore[arg-type]  # checked above
         **sampling.parameters(engine, generates=False),
     )  # fmt: skip
     if as_json:
@@ -71,6 +79,33 @@ def extract(
     if found.fallback is not None:
         talk.note(f"JSON was written, and no slots filled: {found.fallback}")
     printing.print_cost(found)
+
+
+def _draft(given: str) -> Any:
+    """Read a draft, a file or else JSON; RequestError for what is neither."""
+    from redraft.tasks.drafts import draft_value
+
+    if given != "-" and not _is_file(given):
+        try:
+            return _not_null(draft_value(given))
+        except RequestError:
+            if given.lstrip()[:1] in ("{", "[", '"'):
+                raise
+    return _not_null(draft_value(reading.file_text(Path(given), "the draft")))
+
+
+def _is_file(name: str) -> bool:
+    try:
+        return Path(name).is_file()
+    except (OSError, ValueError):
+        # Longer than a name may be.
+        return False
+
+
+def _not_null(value: Any) -> Any:
+    if value is None:
+        raise RequestError("the draft is null; without --draft the canvas starts from noise")
+    return value
 
 
 def _print_confidence(confidence: Mapping[str, float]) -> None:

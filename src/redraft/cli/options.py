@@ -7,7 +7,7 @@ import functools
 import inspect
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -121,6 +121,29 @@ def load_engine(
             f"in {time.perf_counter() - begun:.1f} s"
         )
     return engine
+
+
+def memory_shares(
+    models: Sequence[str],
+    dtype: str,
+    device: str | None,
+    memory: str | None,
+    kv_bytes: int | None,
+    pack_folder: str | None,
+) -> list[str]:
+    """Judge several models together before one is loaded, and return what to give ``load_engine`` for each."""
+    from redraft.loading import share_out
+
+    place = settings.setting("pack_folder").value if pack_folder is None else pack_folder
+    limits = share_out(
+        models,
+        dtype=cast("DType", dtype),
+        device=device_name(device),
+        memory=memory_limit(memory),
+        kv_bytes=kv_bytes,
+        pack_folder=None if place == "none" else place,
+    )
+    return ["none" if limit is None else str(limit) for limit in limits]
 
 
 def memory_limit(given: str | None) -> "MemoryLimit":

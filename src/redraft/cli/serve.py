@@ -115,13 +115,14 @@ def serve(
     models = [options.model_name(one) for one in model or (None,)]
     names = list(name or (Path(one).name for one in models))
     _check_models(models, names, revision=revision, recipe=recipe, draft_model=draft_model)
+    limits = options.memory_shares(models, dtype, device, memory, kv_bytes, pack_folder)
     loaded = [
         options.load_engine(
             one, dtype, threads,
-            revision=revision, device=device, pack_folder=pack_folder, kv_bytes=kv_bytes, memory=memory,
+            revision=revision, device=device, pack_folder=pack_folder, kv_bytes=kv_bytes, memory=limit,
             **({} if draft_model is None else {"draft_model": draft_model}),
         )
-        for one in models
+        for one, limit in zip(models, limits, strict=True)
     ]  # fmt: skip
     engines = dict(zip(names, loaded, strict=True))
     server.share_memory(loaded, kv_bytes)

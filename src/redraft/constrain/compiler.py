@@ -15,7 +15,16 @@ from redraft.constrain.automaton.vocabulary import Vocabulary
 from redraft.constrain.constraint import Constraint
 from redraft.constrain.expression import Expression
 from redraft.constrain.inference.decisions import Decisions
-from redraft.constrain.job import BUILDER, Built, ConstraintJob, DecisionsJob, Job, SlotsJob, ThoughtMarkers
+from redraft.constrain.job import (
+    BUILDER,
+    Built,
+    ConstraintJob,
+    DecisionsJob,
+    Job,
+    SlotDecisionsJob,
+    SlotsJob,
+    ThoughtMarkers,
+)
 
 __all__ = ["CompiledConstraint", "Compiler", "ThoughtMarkers"]
 
@@ -45,7 +54,8 @@ class CompiledConstraint:
     def of(
         cls, automaton: TokenAutomaton, beginning: str = "", max_tokens: int | None = None, lowered: bool = False
     ) -> "CompiledConstraint":
-        return cls(automaton, TokenClasses.of(automaton.token_class, automaton.classes), beginning, max_tokens, lowered)
+        classes = TokenClasses.of(automaton.token_class, automaton.classes, automaton.class_tokens)
+        return cls(automaton, classes, beginning, max_tokens, lowered)
 
     @property
     def min_tokens(self) -> int:
@@ -143,6 +153,23 @@ class Compiler:
         def finished(decisions: Decisions) -> tuple[tuple[Decisions, TokenClasses], int]:
             classes = TokenClasses.of(decisions.token_class, decisions.classes)
             return (decisions, classes), decisions.token_class.nbytes + classes.nbytes
+
+        return self._once(job, job, finished)
+
+    def slot_decisions(
+        self, frame: str, questions: Mapping[str, Sequence[str]], end_token_ids: Sequence[int]
+    ) -> tuple[dict[str, Decisions], TokenClasses]:
+        """The decisions on questions that are each answered in a slot, by name, and their classes, which are the same.
+
+        Raises ConstraintError as ``Decisions.compile`` does.
+        """
+        asked = tuple((name, tuple(options)) for name, options in questions.items())
+        job = SlotDecisionsJob(frame, asked, tuple(end_token_ids))
+
+        def finished(found: dict[str, Decisions]) -> tuple[tuple[dict[str, Decisions], TokenClasses], int]:
+            one = next(iter(found.values()))
+            classes = TokenClasses.of(one.token_class, one.classes)
+            return (found, classes), one.token_class.nbytes + classes.nbytes
 
         return self._once(job, job, finished)
 

@@ -105,6 +105,19 @@ class DecisionsJob:
 
 
 @dataclass(frozen=True)
+class SlotDecisionsJob:
+    """Questions in a frame, each of which is answered in a slot of its own; fields as of ``DecisionsJob``."""
+
+    frame: str
+    questions: tuple[tuple[str, tuple[str, ...]], ...]
+    end_token_ids: tuple[int, ...]
+
+    def build(self, vocabulary: Vocabulary) -> dict[str, Decisions]:
+        """Compile them, each by its name; ConstraintError as in ``Decisions.compile``."""
+        return Decisions.in_slots(self.frame, dict(self.questions), vocabulary, self.end_token_ids)
+
+
+@dataclass(frozen=True)
 class SlotsJob:
     """Slots that follow each other on a canvas."""
 

@@ -53,6 +53,12 @@ def value_of(wanted: Any, text: str) -> Any:
         ) from error
 
 
+def plain_of(wanted: Any, value: object) -> Any:
+    """Return what JSON has for an instance of a type; ValueError for anything else."""
+    adapter = _adapter(wanted)
+    return adapter.dump_python(adapter.validate_python(value), mode="json", by_alias=True)
+
+
 def _adapter(wanted: Any) -> Any:
     try:
         from pydantic import TypeAdapter

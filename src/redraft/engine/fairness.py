@@ -92,16 +92,19 @@ class ClientShares:
 class Round:
     """The choice of one batch: the client that has had the least work first, what was taken already included.
 
-    An owner's requests go on as long as its work is not more than ``ahead`` beyond that of any other owner that wants
-    something now. So a batch that has much of one owner does not make another one wait for it.
+    Where a batch is shared, no owner gets more of it than makes ``ahead``, its first request whole, and none gets
+    further ``ahead`` than that of any other owner that wants something now. So neither who waits beside an owner, nor
+    who comes while the batch is computed, waits for much of it.
     """
 
-    def __init__(self, shares: ClientShares, wanting: Collection[Client], ahead: float) -> None:
-        """``wanting``: the clients that want something of this batch."""
+    def __init__(self, shares: ClientShares, wanting: Collection[Client], ahead: float, shared: bool = False) -> None:
+        """``wanting``: the clients that want something of this batch. ``shared``: there are other owners than one, even
+        if none of them wants something of this one."""
         self._shares, self._ahead = shares, ahead
         self._owners = {client.owner: shares.of_owner(client.owner) for client in wanting}
         self._users = {client: shares.of_user(client) for client in wanting}
-        self._begun: set[str] = set()
+        self._shared = shared or len(self._owners) > 1
+        self._taken: dict[str, float] = {}
 
     def next(self, clients: Iterable[Client]) -> Client:
         """Return whose turn it is among those that have something left."""
@@ -109,14 +112,17 @@ class Round:
 
     def allowed(self, client: Client) -> bool:
         """Return whether the client's owner may have more of this batch."""
-        others = [work for owner, work in self._owners.items() if owner != client.owner]
-        return not self._begun or not others or self._owners[client.owner] < min(others) + self._ahead
+        if not self._taken or not self._shared:
+            return True
+        others = (work for owner, work in self._owners.items() if owner != client.owner)
+        own = self._owners[client.owner]
+        return self._taken.get(client.owner, 0.0) < self._ahead and all(own < other + self._ahead for other in others)
 
     def take(self, client: Client, work: float) -> None:
         """Note what the client has of this batch."""
         self._owners[client.owner] += work
         self._users[client] += work
-        self._begun.add(client.owner)
+        self._taken[client.owner] = self._taken.get(client.owner, 0.0) + work
 
 
 @dataclass(eq=False)

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from redraft.canvas.corruption import Corruption
 from redraft.canvas.readout import Readout, ReadoutSpec, mask_classes, without_mask
-from redraft.constrain.automaton import bytes as byte_automaton
 from redraft.constrain.automaton.vocabulary import Vocabulary
 from redraft.constrain.compiler import CompiledConstraint, Compiler, ThoughtMarkers
 from redraft.constrain.constraint import Constraint
@@ -69,7 +68,7 @@ class Runtime:
         """Tell the mask from text; None for a model without one."""
         self.empty_thought = tokenizer.empty_thought(thought)
         """The end of a chat prompt after which the model is not to think."""
-        byte_automaton.use(automata.build)
+        automata.use()
         # What reads the vocabulary must not hold the runtime: deleted, that frees its memory at once.
         self.constraints = Compiler(
             lambda: Vocabulary.of(tokenizer.tokenizer, config.vocab_size, config.image_token_ids).with_markers(known)

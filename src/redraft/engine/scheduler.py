@@ -29,6 +29,8 @@ MAX_CONCURRENCY = 16
 MIN_WORK = 16
 """Rows that a forward counts for at least: fewer take no less time, in which the weights are read. Were they counted as
 they are, whoever writes token after token would keep a canvas waiting for as many forwards as it has rows."""
+LATELY = 32
+"""Forwards for which an owner counts as there after its last one: so soon its next request may come."""
 
 
 @dataclass(frozen=True)
@@ -117,8 +119,9 @@ class Scheduler:
 
         Whose turn it is goes by work done so far, the least first: by the rows that an owner's requests have had
         computed, and what else was charged to them; among the requests of one owner by those of their users, and among
-        one user's by the order in which they came. In a batch no owner gets further ahead of another that wants
-        something, too, than a canvas. An owner that has no request running gets the place of one that has several.
+        one user's by the order in which they came. While there are several owners none has more of a batch than a
+        canvas, or a request: also where it alone wants something, and the other was here ``LATELY``, where a forward
+        takes as long as it has rows. An owner that has no request running gets the place of one that has several.
         """
         self.runtimes = (runtime,) if isinstance(runtime, Runtime) else tuple(runtime)
         self._costs = _row_costs(self.runtimes)
@@ -126,7 +129,11 @@ class Scheduler:
         self._running: list[Handle[Any]] = []
         self._waiting: OrderedDict[Client, deque[Handle[Any]]] = OrderedDict()
         self._shares = ClientShares()
+        self._lately: dict[str, int] = {}
+        """The number of the last forward of each owner that had rows of one lately."""
         self._loads = {one: Load() for one in self.runtimes}
+        self._forwards = 0
+        """Batches of all models."""
         self._latest = dict.fromkeys(self.runtimes, 0)
         """The number of each model's latest batch."""
         self._seconds = self._computed = 0.0
@@ -161,8 +168,9 @@ class Scheduler:
             if self._closing:
                 raise ShuttingDownError("the server is shutting down; it takes no more requests")
             self._check_room(client)
-            self._waiting.setdefault(client, deque()).append(handle)
+            # Before it is there: who comes anew is level with those that are.
             self._forget_clients()
+            self._waiting.setdefault(client, deque()).append(handle)
             self._changed.notify_all()
         return handle
 
@@ -301,7 +309,7 @@ class Scheduler:
             if handle.rows:
                 queues.setdefault(handle.client, deque()).append(handle)
         with self._changed:
-            turns = Round(self._shares, queues, self._ahead(runtime))
+            turns = Round(self._shares, queues, self._ahead(runtime), self._shared(runtime))
         rows = 0
         while queues:
             client = turns.next(queues)
@@ -330,7 +338,8 @@ class Scheduler:
         runtime = batch[0].runtime
         rows = sum(handle.rows for handle in batch)
         work = {handle: self._work(handle) for handle in batch}
-        self._latest[runtime] = 1 + max(self._latest.values())
+        self._forwards += 1
+        self._latest[runtime] = self._forwards
         began = perf_counter()
         advance(runtime, [handle._progress for handle in batch if handle._progress is not None])
         with self._changed:
@@ -338,6 +347,10 @@ class Scheduler:
             self._computed += rows * self._costs[runtime]
             for handle, own in work.items():
                 self._shares.add(handle.client, own)
+                if own:
+                    self._lately[handle.client.owner] = self._forwards
+            since = self._forwards - LATELY
+            self._lately = {owner: number for owner, number in self._lately.items() if number > since}
             load = self._loads[runtime]
             self._loads[runtime] = replace(
                 load, forwards=load.forwards + 1, requests=load.requests + len(batch), rows=load.rows + rows
@@ -355,6 +368,15 @@ class Scheduler:
     def _ahead(self, runtime: Runtime) -> float:
         """Return the work by which an owner may get ahead of another in a batch: a canvas."""
         return self._costs[runtime] * (runtime.model.config.canvas_length or PREFILL_CHUNK)
+
+    def _shared(self, runtime: Runtime) -> bool:
+        """Return whether a large batch would make an owner wait that is not in it; elsewhere than on a processor it
+        takes hardly longer than a small one."""
+        return runtime.model.device.type == "cpu" and len({client.owner for client in self._present()}) > 1
+
+    def _present(self) -> set[Client]:
+        """Return those that have something here, and, by their owners, those that had lately."""
+        return {*(handle.client for handle in self._running), *self._waiting, *map(Client, self._lately)}
 
     def _settle(self, handle: Handle[Any]) -> None:
         """End a request whose task has ended."""
@@ -405,8 +427,8 @@ class Scheduler:
             handle.future.set_exception(error)
 
     def _forget_clients(self) -> None:
-        """Keep count of those that have something here, or owe something to those."""
-        self._shares.keep({*(handle.client for handle in self._running), *self._waiting})
+        """Keep count of those that have something here, or had lately, or owe something to those."""
+        self._shares.keep(self._present())
 
     def _give_back(self, handle: Handle[Any]) -> Exception | None:
         """Take from a request all that it holds; the fault, if there is one in how it ends."""

@@ -11,6 +11,8 @@ from itertools import chain
 
 import numpy as np
 
+from redraft.constrain.automaton import bytes as byte_automaton
+from redraft.constrain.automaton import monoid as token_monoid
 from redraft.constrain.automaton.bytes import (
     MAX_COMBINED_DEPTH,
     ByteAutomaton,
@@ -32,6 +34,7 @@ from redraft.constrain.expression import (
     Sequence,
     Without,
 )
+from redraft.kernels import monoid
 from redraft.kernels.interface import ENTRIES, CExpression
 from redraft.kernels.library import native
 
@@ -42,6 +45,12 @@ _UNBOUNDED = -1
 _COUNTLESS = 2**60
 # What a build came to, in the order of native/automaton.h.
 _BUILT, _NOTHING, _STEPS, _NFA, _STATES, _MINIMAL_STATES, _MEMBERS, _DEPTH, _MEMORY = range(9)
+
+
+def use() -> None:
+    """Have this process compile constraints in compiled code: their byte automata, and what tokens do to these."""
+    byte_automaton.use(build)
+    token_monoid.use(monoid.walk)
 
 
 def build(expression: Expression, budget: Budget) -> ByteAutomaton | None:

@@ -306,6 +306,35 @@ class CExpression(ctypes.Structure):
     )
 
 
+class CWalk(ctypes.Structure):
+    """``Walk`` of native/monoid.h."""
+
+    _fields_ = (
+        ("transitions", _P),
+        ("accepting", _P),
+        ("states", _L),
+        ("start", _L),
+        ("parent", _P),
+        ("byte", _P),
+        ("level_start", _P),
+        ("levels", _L),
+        ("token_node", _P),
+        ("silent", _P),
+        ("tokens", _L),
+        ("max_functions", _L),
+        ("max_bytes", _L),
+        ("max_steps", _L),
+        ("bytes_a_move", _L),
+        ("token_class", _P),
+        ("distance", _P),
+        ("reached", _P),
+        ("outcome", _L),
+        ("classes", _L),
+        ("moves", _L),
+        ("walked", _P),
+    )
+
+
 STRUCTURES: tuple[type[ctypes.Structure], ...] = (
     CMatrix,
     CNorm,
@@ -325,6 +354,7 @@ STRUCTURES: tuple[type[ctypes.Structure], ...] = (
     CSpan,
     CStack,
     CExpression,
+    CWalk,
 )
 CONSTANTS = {"kBlock": 32, "kGroup": 32, "kTokens": 256, "kRegion": 2048}
 """The sizes in native/formats.h: columns of a block, inputs of a group in int4, tokens of a tile and a region."""
@@ -343,6 +373,8 @@ ENTRIES: dict[str, tuple[Any, ...]] = {
     "redraft_infer": (ctypes.POINTER(CChain),),
     "redraft_automaton": (ctypes.POINTER(CExpression),),
     "redraft_take_automaton": (_P, _P, _P),
+    "redraft_walk": (ctypes.POINTER(CWalk),),
+    "redraft_take_moves": (_P, _P, _P, _P),
     "redraft_add_normed": (ctypes.POINTER(CBranches), _P, _L, _L),
 }
 """The entries that return nothing, by their arguments."""

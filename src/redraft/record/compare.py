@@ -16,7 +16,10 @@ from redraft.record.steps import StepPlace, places
 _TOKENS = ("tokens_in", "argmax", "sample", "accepted", "tokens_out")
 _NUMBERS = ("canvas_index", "step", "temperature", "finished")
 # What a result says of time, and of what was cached, is no part of the answer.
-_ANSWER = ("text", "thought", "token_ids", "finish_reason", "unconverged_canvases", "log_valid", "verified", "answers")
+_ANSWER = (
+    *("text", "thought", "token_ids", "finish_reason", "unconverged_canvases", "log_valid", "verified"),
+    *("answers", "confidence"),
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,7 +84,7 @@ def _flat(recording: Recording) -> dict[str, Any]:
     prompt = recording.request["prompt"]
     # Of a prompt that was not kept, there is what is kept of any other as well.
     found = {**recording.request, "prompt": prompt_digest(prompt) if isinstance(prompt, list) else prompt}
-    read = recording.decision or {}
+    read = recording.read or {}
     for part, values in {"model": recording.model, "version": recording.versions, "reading": read}.items():
         found |= {f"{part}.{name}": value for name, value in values.items()}
     return found | dict(recording.computed)

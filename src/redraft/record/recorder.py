@@ -4,6 +4,7 @@ import re
 import secrets
 import tempfile
 import threading
+from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -19,6 +20,7 @@ from redraft.record.described import described, plain, prompt_digest
 from redraft.record.recording import Recording, draws_of, result_object
 from redraft.record.steps import Steps
 from redraft.tasks.choose import ChooseResult, Reading
+from redraft.tasks.read_slots import SlotReading, SlotsRead
 
 _NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9_-]+")
 _LONGEST_ID = 80
@@ -37,11 +39,12 @@ class Recorder:
         id: str | None = None,
         *,
         keep_prompt: bool = True,
-        reading: Reading | None = None,
+        reading: Reading | SlotReading | None = None,
     ) -> None:
         """``id``: part of the file's name, by default a random one. ``keep_prompt``: without, only how many tokens the
         prompt has, and their SHA-256; what was generated is kept all the same, and so are a constraint and a draft.
-        ``reading``: of a request for decisions, what is read off its canvas.
+        ``reading``: of a request for decisions, or of slots, what is read off its canvases; the text that strings are
+        held to is kept as the prompt is.
 
         Raises RecordingError for an engine that ``redraft.load`` did not make, whose weights cannot be told.
         """
@@ -56,6 +59,8 @@ class Recorder:
         self.request = described(request)
         if not keep_prompt:
             self.request["prompt"] = prompt_digest(request.prompt)
+            if isinstance(reading, SlotReading):
+                reading = replace(reading, quoted=None)
         self.model = {"name": origin.source, "weights": origin.digest, "tokenizer": origin.tokenizer}
         self.computed = {
             "dtype": origin.dtype,
@@ -65,7 +70,7 @@ class Recorder:
             "window_policy": origin.window_policy,
         }
         self._deadline = request.deadline
-        self._decision = None if reading is None else plain(reading)
+        self._read = None if reading is None else plain(reading)
         self._recorded = False
         self.begin()
 
@@ -82,8 +87,9 @@ class Recorder:
         """Return the number of steps there were."""
         return len(self._steps)
 
-    def finish(self, result: Result | ChooseResult) -> Recording:
-        """The recording of a request that was answered; ``result`` is the ``Generation``'s, or that of decisions."""
+    def finish(self, result: Result | ChooseResult | SlotsRead) -> Recording:
+        """The recording of a request that was answered; ``result`` is the ``Generation``'s, or that of decisions or
+        slots."""
         return self._done(result_object(result), None)
 
     def fail(self, error: BaseException) -> Recording:
@@ -108,7 +114,7 @@ class Recorder:
             result=result,
             error=error,
             arrays=self._steps.arrays(),
-            decision=self._decision,
+            read=self._read,
         )
 
 
@@ -122,7 +128,7 @@ class FileRecorder(Recorder):
         runtime: Runtime,
         id: str | None,
         keep_prompt: bool,
-        reading: Reading | None = None,
+        reading: Reading | SlotReading | None = None,
     ) -> None:
         super().__init__(request, runtime, id, keep_prompt=keep_prompt, reading=reading)
         self._folder = folder
@@ -153,12 +159,12 @@ class RecordingFolder:
         self._lock = threading.Lock()
 
     def recorder(
-        self, request: Request, runtime: Runtime, reading: Reading | None = None, id: str | None = None
+        self, request: Request, runtime: Runtime, reading: Reading | SlotReading | None = None, id: str | None = None
     ) -> FileRecorder:
         """Make a recorder for one request; its ``finish`` or ``fail`` writes the file.
 
-        ``reading``: of a request for decisions, what is read off its canvas. The first recorder for a model may have to
-        read its weight files through.
+        ``reading``: of a request for decisions, or of slots, what is read off its canvases. The first recorder for a
+        model may have to read its weight files through.
         """
         with self._lock:
             return FileRecorder(self.path, request, runtime, id, self._keep_prompts, reading)

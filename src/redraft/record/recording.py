@@ -21,14 +21,18 @@ from redraft.canvas.noise import UniformNoise
 from redraft.engine.result import Result, StepEvent
 from redraft.errors import RecordingError
 from redraft.record.described import restored
-from redraft.record.steps import NAMES, Draws, read
+from redraft.record.steps import NAMES, Draws
+from redraft.record.steps import read as read_steps
 from redraft.tasks.choose import ChooseResult, Reading
+from redraft.tasks.read_slots import SlotReading, SlotsRead
 
 FORMAT, SUFFIX = "redraft recording", ".npz"
-# Generations are of the first version; decisions came with the second.
-VERSION = 2
+VERSION = 3
 _HEADER = "header.json"
-_OPTIONAL = ("arrays", "decision")
+_OPTIONAL = ("arrays", "read")
+# The entry of the header that says what is read off canvases, by its kind. Generations have none, and are of the first
+# version; decisions came with the second, slots with the third.
+_READ = {Reading.__name__: "decision", SlotReading.__name__: "slots"}
 # Files of the same contents are the same bytes.
 _NO_TIME = (1980, 1, 1, 0, 0, 0)
 
@@ -50,34 +54,36 @@ class Recording:
     request: Mapping[str, Any]
     """The parameters by the names of ``request.generate``, the prompt as token ids, or their number and SHA-256."""
     result: Mapping[str, Any] | None
-    """The fields of ``Result``, or of ``ChooseResult``; None where the request failed."""
+    """The fields of ``Result``, of slots with ``confidence``, or of ``ChooseResult``; None where the request failed."""
     error: Mapping[str, str] | None
     """``type`` and ``message`` of what ended it."""
     arrays: Mapping[str, NDArray[Any]]
     """The steps, see ``record.steps``."""
-    decision: Mapping[str, Any] | None = None
-    """The reading of a request for decisions: what was read off the canvas; see ``reading``."""
+    read: Mapping[str, Any] | None = None
+    """The reading of a request for decisions, or of slots: what was read off canvases; see ``reading``."""
 
     @cached_property
     def events(self) -> list[StepEvent]:
         """The steps as they were handed out, bit for bit."""
-        return read(self.arrays, draws_of(self.request, self.noise), self.request["max_denoising_steps"])
+        return read_steps(self.arrays, draws_of(self.request, self.noise), self.request["max_denoising_steps"])
 
     @cached_property
-    def reading(self) -> Reading | None:
-        """The reading of a request for decisions; None for any other."""
-        found = restored(self.decision)
-        if not isinstance(found, Reading | None):
-            raise ValueError("its decision is none")
+    def reading(self) -> Reading | SlotReading | None:
+        """The reading of a request for decisions, or of slots; None for any other."""
+        found = restored(self.read)
+        if not isinstance(found, Reading | SlotReading | None):
+            raise ValueError("what it says was read is no reading")
         return found
 
     @property
     def header(self) -> dict[str, Any]:
         """All but the steps, as the file has it."""
         own = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "arrays"}
-        if self.decision is None:
-            del own["decision"]
-        return {"format": FORMAT, "version": 1 if self.decision is None else VERSION, **own}
+        read, version = own.pop("read"), 1
+        if read is not None:
+            own[_READ[read["is"]]] = read
+            version = 2 if read.get("layout") == "text" else VERSION
+        return {"format": FORMAT, "version": version, **own}
 
     @property
     def name(self) -> str:
@@ -122,7 +128,7 @@ class Recording:
                 header = _header(path, archive)
                 recording = cls(
                     **{field.name: header[field.name] for field in fields(cls) if field.name not in _OPTIONAL},
-                    decision=header.get("decision"),
+                    read=next((header[entry] for entry in _READ.values() if entry in header), None),
                     arrays={name: _array(archive, name) for name in NAMES},
                 )
             # What cannot be read is to be told now, not when somebody draws it.
@@ -146,8 +152,13 @@ class Recording:
             if not isinstance(value, str):
                 raise ValueError(f"its {name} is not a text")
         len(self.events)
-        if self.reading is not None and not isinstance(self.reading.questions, dict):
-            raise ValueError("its questions are not an object")
+        match self.reading:
+            case Reading(questions=questions) if not isinstance(questions, dict):
+                raise ValueError("its questions are not an object")
+            case SlotReading(schema=schema) if not isinstance(schema, str):
+                raise ValueError("its schema is not a text")
+            case SlotReading(characters=int(), quoted=None) if isinstance(self.request["prompt"], list):
+                raise ValueError("it does not have the text that its strings are held to")
 
 
 _BROKEN = (
@@ -176,8 +187,11 @@ def draws_of(request: Mapping[str, Any], noise: Mapping[str, Any]) -> Draws | No
     )
 
 
-def result_object(result: Result | ChooseResult) -> dict[str, Any]:
-    """A result as JSON has it; of results with more fields, those that every result has."""
+def result_object(result: Result | ChooseResult | SlotsRead) -> dict[str, Any]:
+    """A result as JSON has it; of results with more fields, those that every result has, of slots their confidences
+    too."""
+    if isinstance(result, SlotsRead):
+        return {**result_object(result.result), "confidence": result.confidence}
     if isinstance(result, ChooseResult):
         answers = {name: decision.probabilities for name, decision in result.answers.items()}
         return {**asdict(result), "answers": answers}

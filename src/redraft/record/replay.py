@@ -1,13 +1,14 @@
 """Runs a recorded request again, to see whether the same comes of it."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from redraft.api import Engine
 from redraft.engine.generation import Generate
-from redraft.engine.result import Chunk, Result, StepEvent
-from redraft.engine.runtime import advance, no_room, start
+from redraft.engine.request import Request
+from redraft.engine.result import Chunk, StepEvent
+from redraft.engine.runtime import Runtime, advance, no_room, start
 from redraft.engine.task import Progress, Runnable, Waiting
 from redraft.engine.thinking import without_switches
 from redraft.errors import GenerationError, RecordingError, counted
@@ -15,7 +16,8 @@ from redraft.record.compare import Comparison, compare, compare_beginning
 from redraft.record.described import prompt_digest, requested
 from redraft.record.recorder import Recorder
 from redraft.record.recording import Recording
-from redraft.tasks.choose import ChooseRequest, ChooseResult
+from redraft.tasks.choose import ChooseRequest, Reading
+from redraft.tasks.read_slots import ReadSlots, SlotReading
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,9 +54,10 @@ def replay(
     """
     if not any_model:
         check_model(recording, engine)
-    _check_prompt(recording, engine, changed)
     runtime = engine.runtime
-    request, reading = requested(runtime, recording.request, **changed), recording.reading
+    reading = _reading(recording, changed)
+    _check_prompt(recording, engine, changed)
+    request = requested(runtime, recording.request, **changed)
     recorder = Recorder(request, runtime, reading=reading)
 
     def listen(event: StepEvent) -> None:
@@ -62,10 +65,7 @@ def replay(
         if on_step is not None:
             on_step(event)
 
-    again: Runnable[Result] | Runnable[ChooseResult] = (
-        Generate(runtime, request) if reading is None else ChooseRequest.of(runtime, request, reading)
-    )
-    progress: Progress[Any] = Progress(again.task(listen), on_chunk)
+    progress: Progress[Any] = Progress(_again(runtime, request, reading).task(listen), on_chunk)
     failed_by_model = recording.error is not None and recording.error.get("type") == GenerationError.__name__
     # One forward beyond the last recorded step shows whether the model fails again.
     limit = None if recording.error is None else len(recording.events) + failed_by_model
@@ -87,6 +87,34 @@ def replay(
     else:
         same = recorder.finish(progress.value)
     return Replay(same, compare(recording, same))
+
+
+def _again(runtime: Runtime, request: Request, reading: Reading | SlotReading | None) -> Runnable[Any]:
+    match reading:
+        case None:
+            return Generate(runtime, request)
+        case Reading():
+            return ChooseRequest.of(runtime, request, reading)
+        case SlotReading():
+            return ReadSlots.of(runtime, request, reading)
+
+
+def _reading(recording: Recording, changed: Mapping[str, Any]) -> Reading | SlotReading | None:
+    """Return the recorded reading; where strings were held to a text that was not kept, with that text, with which the
+    prompt that is given begins."""
+    reading = recording.reading
+    if not isinstance(reading, SlotReading) or reading.characters is None or reading.quoted is not None:
+        return reading
+    given = changed.get("prompt")
+    if isinstance(given, Sequence) and given and isinstance(given[-1], Mapping):
+        given = given[-1].get("content")
+    if given is None:
+        return reading
+    if not isinstance(given, str):
+        raise RecordingError(
+            "the recording was made without its prompt, and strings are held to it: give it as text or chat messages"
+        )
+    return replace(reading, quoted=given[: reading.characters])
 
 
 def check_model(recording: Recording, engine: Engine) -> None:

@@ -17,9 +17,11 @@ from starlette.responses import FileResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from redraft.engine.compiling.processes import CompileProcesses
+from redraft.engine.fairness import Client
 from redraft.engine.runtime import Runtime
 from redraft.engine.scheduler import Scheduler
 from redraft.serve.errors import WARNING_HEADER, ApiError, of_validation
+from redraft.serve.http.entry import Entry
 from redraft.serve.http.hosts import ANY, Hosts
 from redraft.serve.http.idle import WhenIdle
 from redraft.serve.http.limits import BodyLimit
@@ -74,14 +76,17 @@ def create_app(
     models: Mapping[str, Runtime] | None = None,
     names: Collection[str] = (),
     processes: CompileProcesses | None = None,
+    entry: Entry | None = None,
 ) -> ASGIApp:
     """Make the application that serves the models of ``scheduler``.
 
     models: them by the names that clients know them by; None for the only one, by its name in ``settings``.
     names: those by which the server is reached, besides localhost, addresses and ``settings.allowed_hosts``.
     processes: where constraints are compiled; None for threads of this process.
+    entry: the turns of what clients send, where connections take them, too; None for requests alone.
     """
-    here = _all(scheduler, settings, models or {settings.model: scheduler.runtimes[0]}, processes)
+    entry = entry or entry_of(scheduler)
+    here = _all(scheduler, settings, models or {settings.model: scheduler.runtimes[0]}, processes, entry)
     app = FastAPI(title="Redraft", docs_url=None, redoc_url=None)
     app.state.serving = here
     for router in (own, *_FORMATS):
@@ -97,7 +102,7 @@ def create_app(
             _add_file(app, "/" if name == "index.html" else f"/{name}", path)
     else:
         app.add_api_route("/", _no_page, include_in_schema=False)
-    guarded: ASGIApp = ApiKeys(_with_bounded_bodies(app, here), settings.api_keys)
+    guarded: ASGIApp = ApiKeys(_with_bounded_bodies(app, here, entry), settings.api_keys)
     if settings.cors:
         guarded = CORSMiddleware(
             guarded,
@@ -113,10 +118,19 @@ def create_app(
     return _Counted(BrowserHeaders(WhenIdle(guarded)), here)
 
 
+def entry_of(scheduler: Scheduler) -> Entry:
+    """Make the turns of what clients send; what these take counts for a client's share of the forwards."""
+    return Entry(lambda owner, seconds: scheduler.charge(Client(owner), seconds))
+
+
 def _all(
-    scheduler: Scheduler, settings: ServerSettings, models: Mapping[str, Runtime], processes: CompileProcesses | None
+    scheduler: Scheduler,
+    settings: ServerSettings,
+    models: Mapping[str, Runtime],
+    processes: CompileProcesses | None,
+    entry: Entry,
 ) -> AllServing:
-    metrics, preparing = ServerMetrics(scheduler, models), Preparing(processes)
+    metrics, preparing = ServerMetrics(scheduler, models), Preparing(processes, entry)
     serving = {
         name: Serving(runtime, scheduler, metrics.of(name), replace(settings, model=name), preparing)
         for name, runtime in models.items()
@@ -124,13 +138,14 @@ def _all(
     return AllServing(serving, scheduler, metrics, settings, preparing)
 
 
-def _with_bounded_bodies(app: ASGIApp, here: AllServing) -> ASGIApp:
+def _with_bounded_bodies(app: ASGIApp, here: AllServing, entry: Entry) -> ASGIApp:
     """Put before ``app`` what reads a body: its size and pace, its packing, its shape; then who asks is known."""
     limits, with_keys = here.settings.limits, bool(here.settings.api_keys)
-    present = Presence(app, with_keys, here.preparing.begin)
+    present = Presence(app, with_keys, here.preparing.begin, entry)
     contexts = [one.runtime.model.config.context_length for one in here.models.values()]
     numbers = limits.body_values + max(contexts)
-    return BodyLimit(Unpacking(BodyShape(present, limits.body_values, numbers), limits.body_bytes), limits, with_keys)
+    shaped = BodyShape(present, limits.body_values, numbers, entry, with_keys)
+    return BodyLimit(Unpacking(shaped, limits.body_bytes), limits, with_keys)
 
 
 @own.get("/health")

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import threading
+import time
 from collections.abc import Callable
 from contextvars import copy_context
 from functools import partial
@@ -11,6 +12,7 @@ from typing import TypeVar
 from redraft.constrain.job import BUILDER
 from redraft.engine.compiling.processes import ClientBuilder, CompileProcesses
 from redraft.engine.fairness import Client, Turns
+from redraft.serve.http.entry import Entry
 from redraft.serve.http.presence import ASKING, Asking
 
 T = TypeVar("T")
@@ -23,12 +25,13 @@ MAX_WAITING, MAX_WAITING_OF_EACH = 512, 256
 class Preparing:
     """Runs what checks a request, which may tokenize and compile."""
 
-    def __init__(self, processes: CompileProcesses | None) -> None:
-        """``processes``: where constraints are compiled; None for the thread that checks."""
+    def __init__(self, processes: CompileProcesses | None, entry: Entry) -> None:
+        """``processes``: where constraints are compiled; None for the thread that checks. ``entry``: what a check
+        takes counts for the client's next turn there."""
         self.turns = Turns(
             "requests", at_once=AT_ONCE, of_each=OF_EACH, waiting=MAX_WAITING, waiting_of_each=MAX_WAITING_OF_EACH
         )
-        self._processes = processes
+        self._processes, self._entry = processes, entry
 
     def begin(self, asking: Asking) -> None:
         """Have the constraints of a request compiled for its client; to be called in its context."""
@@ -44,37 +47,50 @@ class Preparing:
         """
         asking = ASKING.get() or Asking("")
 
+        spent = list[float]()
+
         def in_turn() -> T:
             with self.turns.turn(asking.owner, asking.gone.is_set):
-                return check()
+                began = time.thread_time()
+                try:
+                    return check()
+                finally:
+                    spent.append(time.thread_time() - began)
 
-        return await in_thread(in_turn)
+        try:
+            return await in_thread(in_turn)
+        finally:
+            self._entry.spent(asking.owner, sum(spent))
 
 
 async def in_thread(work: Callable[[], T]) -> T:
     """Run ``work`` in a thread that ends with it, in the context of the current task; a pool would keep its threads."""
     loop = asyncio.get_running_loop()
-    found: asyncio.Future[T] = loop.create_future()
+    done: asyncio.Future[None] = loop.create_future()
     context = copy_context()
+    errors, values = list[BaseException](), list[T]()
 
-    def tell(error: BaseException | None, value: list[T]) -> None:
-        if found.cancelled():
-            return
-        if error is None:
-            found.set_result(value[0])
-        else:
-            found.set_exception(error)
+    def tell() -> None:
+        if not done.cancelled():
+            done.set_result(None)
 
     def run() -> None:
-        error: BaseException | None = None
-        value: list[T] = []
         try:
-            value.append(context.run(work))
+            values.append(context.run(work))
         except BaseException as raised:  # whatever it is, it is the caller's
-            error = raised
+            errors.append(raised)
         # A server that has stopped has no loop any longer, nor anybody who waits.
         with contextlib.suppress(RuntimeError):
-            loop.call_soon_threadsafe(tell, error, value)
+            loop.call_soon_threadsafe(tell)
 
     threading.Thread(target=run, name="redraft-request", daemon=True).start()
-    return await found
+    await done
+    if values:
+        return values.pop()
+    error = errors.pop()
+    # Its traceback has these frames, which must not have it: what they hold, such as a whole body, would stay until
+    # somebody looks for what only refers to itself.
+    try:
+        raise error
+    finally:
+        del error

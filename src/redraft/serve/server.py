@@ -16,16 +16,21 @@ from redraft.api import Engine
 from redraft.engine.compiling.processes import CompileProcesses
 from redraft.engine.scheduler import MAX_BATCH_ROWS, MAX_CONCURRENCY, Scheduler
 from redraft.errors import ConstraintError, RequestError, ShuttingDownError
-from redraft.serve.app import create_app
+from redraft.serve.app import create_app, entry_of
 from redraft.serve.http.hosts import is_loopback, own_names
+from redraft.serve.http.idle import share_arenas
 from redraft.serve.http.patience import patient
 from redraft.serve.state import ServerSettings
 
 # Uvicorn's own variable: the proxies whose word about a client's address is taken. Without it anybody next to the
 # server could make up an address for each request.
 _PROXIES = "FORWARDED_ALLOW_IPS"
-# Seconds after which a thread that runs Python lets another one run; those that run the model wait for it often.
-_SWITCH = 0.0005
+# Connections that are accepted in one round of the event loop, which does nothing else meanwhile, and those that wait
+# for that in the system.
+_ACCEPTED, _BACKLOG = 32, 2048
+# Seconds after which a thread that runs Python lets another one run. The one that runs the model waits for it some ten
+# times a forward while others are at work.
+_SWITCH = 0.0001
 
 log = logging.getLogger("redraft.serve")
 
@@ -64,11 +69,16 @@ class Server(uvicorn.Server):
         self.processes = CompileProcesses(self.scheduler.charge)
         self._grace = grace
         self._closing: threading.Thread | None = None
+        entry = entry_of(self.scheduler)
+        app = create_app(
+            self.scheduler, settings, models=models, names=own_names(host), processes=self.processes, entry=entry
+        )
         config = uvicorn.Config(
-            create_app(self.scheduler, settings, models=models, names=own_names(host), processes=self.processes),
+            app,
             host=host,
             port=port,
-            http=patient(settings.limits.header_seconds),
+            backlog=_ACCEPTED,
+            http=patient(settings.limits.header_seconds, entry),
             ws="none",
             proxy_headers=_PROXIES in os.environ,
             log_config=None,
@@ -106,6 +116,10 @@ class Server(uvicorn.Server):
         """Listen, and say where."""
         await super().startup(sockets)
         if self.started:
+            for listening in (one for server in self.servers for one in server.sockets):
+                # The event loop takes one number for both.
+                with socket.socket(fileno=os.dup(listening.fileno())) as same:
+                    same.listen(_BACKLOG)
             host, port = self.servers[0].sockets[0].getsockname()[:2]
             shown = f"[{host}]" if ":" in host else host
             log.info("serving on http://%s:%d", shown, port)
@@ -189,6 +203,7 @@ def run(
         grace=grace,
     )
     sys.setswitchinterval(_SWITCH)
+    share_arenas()
     # What is there now stays: to look through it again and again would stop everything else for as long as it takes.
     gc.collect()
     gc.freeze()

@@ -3,11 +3,12 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from time import perf_counter
-from typing import Any, get_args
+from typing import Any, Protocol, get_args
 
+from redraft.canvas.readout import Readout
 from redraft.canvas.token_classes import TokenClasses
 from redraft.constrain.constraint import Template
-from redraft.constrain.inference.decisions import Decisions, Normalize
+from redraft.constrain.inference.decisions import Decided, Decisions, Normalize
 from redraft.constrain.inference.decisions import calibrated as tempered
 from redraft.constrain.language.template import Hole
 from redraft.engine.canvas_length import pick_canvas_length, trained_lengths
@@ -28,7 +29,10 @@ from redraft.engine.runtime import Prompt, Runtime
 from redraft.engine.sampling import NOTHING
 from redraft.engine.task import StepRecorder, Task, TimedListener, recorded
 from redraft.engine.thinking import OF_THOUGHTS
-from redraft.errors import RequestError, counted
+from redraft.errors import ConstraintError, RequestError, counted
+from redraft.models.base import ExtractLayout
+from redraft.tasks.choose_slots import SlotChoice, frame_of
+from redraft.tasks.layout import check_layout
 
 _ONLY = "answer"
 
@@ -62,6 +66,10 @@ class ChooseResult:
     usage: Usage
     deadline_reached: bool = False
     """True if the deadline came before the canvas was denoised: it was read as it was then."""
+    layout: ExtractLayout = "text"
+    """"slots" where each question was read in a slot of its own, "text" where the answers are a text."""
+    fallback: str | None = None
+    """The reason for which a text was read although slots were asked for, or are the checkpoint's own layout."""
 
     @property
     def choice(self) -> str:
@@ -94,6 +102,62 @@ class Reading:
     """The fitted temperature of the probabilities, where it is applied."""
     normalize: Normalize | None = None
     """The property of options that is taken out of their probabilities; None for nothing."""
+    layout: ExtractLayout = "text"
+    fallback: str | None = None
+    """The reason for "text", where slots were wanted."""
+
+
+class Choice(Protocol):
+    """A canvas with the options of questions on it."""
+
+    def plan(self, request: Request, temperature: float) -> CanvasPlan:
+        """Return the canvas that is to be read at its last step, at a temperature of its logits."""
+        ...
+
+    def decide(self, readout: Readout, normalize: Normalize | None) -> Decided:
+        """Read the questions off the last step."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class TextChoice:
+    """A frame with the options of questions, as the text that a canvas begins with (a ``Choice``)."""
+
+    decisions: Decisions
+    classes: TokenClasses
+    length: int
+    """Positions of the canvas."""
+
+    @classmethod
+    def of(cls, runtime: Runtime, request: Request, frame: str, questions: Mapping[str, Sequence[str]]) -> "TextChoice":
+        """Compile a frame; RequestError where the answers do not fit on a canvas."""
+        decisions, classes = runtime.constraints.decisions(frame, questions, request.end_token_ids)
+        length = min(request.canvas_length, request.context_length - len(request.prompt))
+        if decisions.min_tokens > length:
+            raise RequestError(
+                f"the answers take {counted(decisions.min_tokens, 'token')} or more, and the canvas has {length}; ask "
+                "fewer questions at a time"
+            )
+        return cls(decisions, classes, length)
+
+    def plan(self, request: Request, temperature: float) -> CanvasPlan:
+        """Return the canvas, which is held to the frame while it is denoised."""
+        constraint = None
+        if request.constraint is not None:
+            start = request.constraint.automaton.start
+            constraint = CanvasConstraint.of(request.constraint, start, self.length, request.max_tokens)
+        return CanvasPlan(
+            0,
+            self.length,
+            request.prompt,
+            constraint=constraint,
+            read_classes=self.classes,
+            read_temperature=temperature,
+        )
+
+    def decide(self, readout: Readout, normalize: Normalize | None) -> Decided:
+        """Read the questions off the last step."""
+        return self.decisions.decide(class_sums(readout), normalize=normalize)
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,10 +167,7 @@ class ChooseRequest:
     runtime: Runtime
     request: Request
     reading: Reading
-    decisions: Decisions
-    classes: TokenClasses
-    length: int
-    """Positions of the canvas."""
+    choice: Choice
     record: Recorders | None = None
 
     @classmethod
@@ -114,14 +175,9 @@ class ChooseRequest:
         cls, runtime: Runtime, request: Request, reading: Reading, record: Recorders | None = None
     ) -> "ChooseRequest":
         """Compile what is read after a request; RequestError where the answers do not fit on its canvas."""
-        decisions, classes = runtime.constraints.decisions(reading.frame, reading.questions, request.end_token_ids)
-        length = min(request.canvas_length, request.context_length - len(request.prompt))
-        if decisions.min_tokens > length:
-            raise RequestError(
-                f"the answers take {counted(decisions.min_tokens, 'token')} or more, and the canvas has {length}; ask "
-                "fewer questions at a time"
-            )
-        return cls(runtime, request, reading, decisions, classes, length, record)
+        kind: type[TextChoice] | type[SlotChoice] = SlotChoice if reading.layout == "slots" else TextChoice
+        choice = kind.of(runtime, request, reading.frame, reading.questions)
+        return cls(runtime, request, reading, choice, record)
 
     def task(self, on_step: OnStep | None = None, recorder: StepRecorder | None = None) -> Task[ChooseResult]:
         """Begin to decide. ``on_step`` is called after every denoising step, also the one that is only read.
@@ -140,10 +196,11 @@ class ChooseRequest:
             commit = yield from prefill(runtime, request.prompt, cache, request.deadline)
             if request.deadline is not None:
                 request.deadline.check_begun("the first denoising step")
-            last = yield from Denoising(runtime, request, self._plan(), cache).read_last(commit, listener)
+            plan = self.choice.plan(request, self.reading.temperature)
+            last = yield from Denoising(runtime, request, plan, cache).read_last(commit, listener)
         finally:
             cache.close()
-        decided = self.decisions.decide(class_sums(last.readout), normalize=self.reading.normalize)
+        decided = self.choice.decide(last.readout, self.reading.normalize)
         power = self.reading.power
         steps = last.denoising_steps
         probabilities = decided.probabilities if power is None else tempered(decided.probabilities, power)
@@ -154,20 +211,8 @@ class ChooseRequest:
             request.seed,
             Usage(len(request.prompt), cached, 0, 1, steps, seconds, seconds, forwards=steps),
             last.cut,
-        )
-
-    def _plan(self) -> CanvasPlan:
-        request, constraint = self.request, None
-        if request.constraint is not None:
-            start = request.constraint.automaton.start
-            constraint = CanvasConstraint.of(request.constraint, start, self.length, request.max_tokens)
-        return CanvasPlan(
-            0,
-            self.length,
-            request.prompt,
-            constraint=constraint,
-            read_classes=self.classes,
-            read_temperature=self.reading.temperature,
+            self.reading.layout,
+            self.reading.fallback,
         )
 
 
@@ -181,6 +226,7 @@ def choose(
     temperature: float | None = None,
     calibrated: bool = False,
     normalize: Normalize | None = None,
+    layout: ExtractLayout | None = None,
     record: Recorders | None = None,
     **parameters: Any,
 ) -> ChooseRequest:
@@ -193,24 +239,50 @@ def choose(
     denoised under the frame first, and read at its last step. temperature: of the logits that are read, 1 by default.
     calibrated: apply the temperature that was fitted for this checkpoint instead. normalize: None compares options by
     their whole probability, "length" by its geometric mean over their bytes, so that a long one is not behind for its
-    length. record: keeps what happens. deadline_ms: the canvas is read at the step that there is then. Other parameters
+    length. layout: "slots" reads each question in a slot of its own, which the option fills with end tokens behind it,
+    and around which the frame is pinned, by default the question's name; "text" reads a text that anything may follow;
+    by default as the checkpoint was trained. Where a frame has no slots it is a text all the same, and the result says
+    why. record: keeps what happens. deadline_ms: the canvas is read at the step that there is then. Other parameters
     (seed, entropy_bound and so on), and errors, as in ``request.generate``.
     """
     runtime.check_canvas("choose")
     questions = _questions(options)
-    if frame is None:
-        frame = "\n".join(f"{{{name}}}" for name in questions)
-    check_text("frame", frame)
+    text = "\n".join(f"{{{name}}}" for name in questions) if frame is None else frame
+    check_text("frame", text)
     power = _calibration(runtime, temperature) if check_switch("calibrated", calibrated) else None
     scale = 1.0 if temperature is None else check_number("temperature", temperature, MIN_TEMPERATURE)
     check_normalize(normalize)
+    check_layout(layout)
+    _check_of_others(parameters)
+    reading = Reading(text, questions, scale, power, normalize)
+    given = {"max_denoising_steps": max_denoising_steps, **parameters}
+    if (layout or runtime.model.defaults.extract_layout) == "slots":
+        in_slots = replace(reading, frame=frame_of(questions) if frame is None else frame, layout="slots")
+        request = generate(runtime, prompt, mode="diffusion", **given)
+        try:
+            return ChooseRequest.of(runtime, request, in_slots, record)
+        except (RequestError, ConstraintError) as error:
+            reading = replace(reading, fallback=str(error))
     # What is wrong with the questions themselves is told before what is wrong with the request.
-    runtime.constraints.decisions(frame, questions, runtime.model.defaults.end_token_ids)
+    runtime.constraints.decisions(text, questions, runtime.model.defaults.end_token_ids)
+    return ChooseRequest.of(runtime, _of_text(runtime, prompt, text, questions, given), reading, record)
+
+
+def _of_text(
+    runtime: Runtime,
+    prompt: Prompt,
+    frame: str,
+    questions: Mapping[str, Sequence[str]],
+    given: Mapping[str, Any],
+) -> Request:
+    """Make the request of a canvas that begins with a text of the frame."""
     # Of one length alone there is nothing to pick.
     needed = _needed(runtime, frame, questions) if trained_lengths(runtime) else None
-    length = pick_canvas_length(runtime, parameters.pop("canvas_length", None), needed)
-    request = _request(runtime, prompt, frame, questions, max_denoising_steps, {**parameters, "canvas_length": length})
-    return ChooseRequest.of(runtime, request, Reading(frame, questions, scale, power, normalize), record)
+    length = pick_canvas_length(runtime, given.get("canvas_length"), needed)
+    holes = {name: Hole(choices=tuple(options)) for name, options in questions.items()}
+    # A single step is only read; nothing is accepted that the frame would have to hold.
+    constraint = Template(frame, holes) if given["max_denoising_steps"] != 1 else None
+    return generate(runtime, prompt, mode="diffusion", constraint=constraint, **{**given, "canvas_length": length})
 
 
 def _needed(runtime: Runtime, frame: str, questions: Mapping[str, Sequence[str]]) -> int:
@@ -242,22 +314,11 @@ def _questions(options: Sequence[str] | Mapping[str, Sequence[str]]) -> dict[str
     return {name: tuple(own) for name, own in questions.items()}
 
 
-def _request(
-    runtime: Runtime,
-    prompt: Prompt,
-    frame: str,
-    questions: Mapping[str, Sequence[str]],
-    steps: int,
-    parameters: Mapping[str, Any],
-) -> Request:
+def _check_of_others(parameters: Mapping[str, Any]) -> None:
     own = ("mode", "constraint", *OF_THOUGHTS, "draft", "stop", "verifier", "best_of", "max_tokens", *vars(NOTHING))
     for name in own:
         if name in parameters:
             raise RequestError(f"{name} cannot be given to choose; the options say what may be answered")
-    holes = {name: Hole(choices=tuple(options)) for name, options in questions.items()}
-    # A single step is only read; nothing is accepted that the frame would have to hold.
-    constraint = Template(frame, holes) if steps != 1 else None
-    return generate(runtime, prompt, mode="diffusion", constraint=constraint, max_denoising_steps=steps, **parameters)
 
 
 def _calibration(runtime: Runtime, temperature: float | None) -> float:

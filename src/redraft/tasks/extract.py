@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Generic, cast, get_args
+from typing import Any, Generic, cast
 
 import torch
 from torch import Tensor
@@ -28,6 +28,8 @@ from redraft.engine.task import Forward, Task, encode, read
 from redraft.engine.thinking import OF_THOUGHTS
 from redraft.errors import ConstraintError, GenerationError, RequestError
 from redraft.models.base import ExtractLayout, Span
+from redraft.tasks.drafts import draft_value, json_draft
+from redraft.tasks.layout import check_layout
 from redraft.tasks.places import places_of
 from redraft.tasks.read_slots import ReadSlots, slots_of
 
@@ -103,6 +105,8 @@ class ExtractRequest(Generic[V]):
         result, fallback = answer.result, self.fallback
         if read is not None:
             fallback = f"the value at {read.full[0]} takes all of its slot, and may be longer"
+            if self.slots is not None and self.slots.reading.draft is not None and self.request.draft is None:
+                fallback += "; the JSON is written without the draft, of which nothing would have been corrected"
             result = replace(result, usage=result.usage.after(read.result.usage))
         value = self._value(result.text)
         return Extraction(
@@ -126,6 +130,7 @@ def extract(
     confidence: bool = True,
     layout: ExtractLayout | None = None,
     verbatim: bool = False,
+    draft: object = None,
     record: Recorders | None = None,
     **parameters: Any,
 ) -> ExtractRequest[V]:
@@ -136,14 +141,16 @@ def extract(
     layout: "slots" reads all values at once, each into a slot of its own, "text" writes JSON; by default as the
     checkpoint was trained. JSON is written all the same where a schema has no slots, or a value takes all of its own.
     verbatim: strings are stretches of the text, from the border of a word to the border of a word, but for dates and
-    times; slots alone hold that, and RequestError says why there are none.
-    record: keeps how the JSON is generated, and not the steps of the confidence; slots are not kept. Other parameters,
-    and errors, as in ``request.generate``; an answer that its step limit left unfinished is flagged like any other.
+    times; slots alone hold that, and RequestError says why there are none. draft: a value, or JSON text, that is partly
+    wrong and from which the canvases start, for the model to correct; of a model whose tokens stay once they stand, in
+    slots alone. record: keeps how the slots were filled, or the JSON generated, and not the steps of the confidence.
+    Other parameters, and errors, as in ``request.generate``; an answer that its step limit left unfinished is flagged
+    like any other.
     The task raises GenerationError where an open object has a key twice, of which no pointer could say which.
     """
     runtime.check_canvas("extract")
     check_on_canvases(parameters.get("quality"), "extract")
-    for name in ("constraint", "stop", "draft", *OF_THOUGHTS):
+    for name in ("constraint", "stop", *OF_THOUGHTS):
         if name in parameters:
             raise RequestError(f"{name} cannot be given to extract; the schema says what is written")
     check_text("text", text)
@@ -159,25 +166,42 @@ def extract(
     slots, fallback = None, None
     if (layout or runtime.model.defaults.extract_layout) == "slots":
         try:
-            _check_for_slots(record, parameters)
-            slots = slots_of(runtime, text, constraint.schema, instruction, parameters, verbatim)
+            _check_for_slots(parameters)
+            slots = slots_of(runtime, text, constraint.schema, instruction, parameters, verbatim, record)
         except (RequestError, ConstraintError) as error:
             fallback = str(error)
     if verbatim and slots is None:
         raise RequestError(f"verbatim holds in slots alone, and none are filled: {fallback or 'layout is text'}")
+    if draft is not None:
+        slots, request = _drafted(runtime, slots, request, draft_value(draft, wanted), constraint, fallback)
     return ExtractRequest(runtime, request, text, confidence, wanted, record, verbatim, slots, fallback)
 
 
-def check_layout(layout: object) -> None:
-    """Refuse what is no layout of ``extract``; None is the checkpoint's own."""
-    if layout is not None and layout not in get_args(ExtractLayout):
-        raise RequestError(f"layout {layout!r} must be 'slots' or 'text', or None for the checkpoint's own")
+def _drafted(
+    runtime: Runtime,
+    slots: ReadSlots | None,
+    request: Request,
+    value: Any,
+    constraint: JSONSchema,
+    fallback: str | None,
+) -> tuple[ReadSlots | None, Request]:
+    """Return both ways of reading, each starting from a value; RequestError for one that they cannot start from."""
+    if slots is not None:
+        slots = slots.starting_from(value)
+        value = slots.drafted_value
+    elif runtime.corruption.monotone:
+        raise RequestError(
+            "draft: of this model's JSON text what stands stays, and nothing would be corrected; a draft is for slots, "
+            f"and none are filled: {fallback or 'layout is text'}"
+        )
+    if runtime.corruption.monotone:
+        return slots, request
+    assert request.constraint is not None, "an extraction has one"
+    return slots, replace(request, draft=json_draft(runtime, request.constraint, constraint.schema, value))
 
 
-def _check_for_slots(record: Recorders | None, parameters: Mapping[str, Any]) -> None:
+def _check_for_slots(parameters: Mapping[str, Any]) -> None:
     """Refuse what JSON text alone honours."""
-    if record is not None:
-        raise RequestError("recordings keep how JSON is written, and not how slots are filled")
     for name, nothing in _OF_TEXT.items():
         if parameters.get(name, nothing) != nothing:
             raise RequestError(f"{name} is of JSON that is written, and not of slots")

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from redraft.constrain.expression import NOTHING, Expression, Without, any_of
 from redraft.constrain.language.json import raw
@@ -17,11 +17,14 @@ from redraft.constrain.language.json.keywords import TooDeepError, fail, joined_
 from redraft.constrain.language.json.logic import satisfies
 from redraft.constrain.language.json.merge import Merged, Places
 from redraft.errors import GenerationError, RequestError
+from redraft.models.base import ExtractLayout
 from redraft.models.tokenizer import ChatTokenizer
 
 WIDTH, LONG, LONGEST = 16, 24, 40
 """Tokens of a slot for text; a telephone number fits the first, a date with time the second, a UUID the third."""
 NULL = "null"
+_ALONE = (8, 12, 16, 24, 32, 48)
+"""Tokens of a slot that is a canvas by itself."""
 
 _LONG_FORMATS = frozenset({"date-time", "email", "hostname", "ipv4", "ipv6", "uri"})
 _TIMES = frozenset({"date", "date-time", "duration", "time"})
@@ -171,6 +174,12 @@ def described(part: Fields, depth: int = 0) -> Iterator[str]:
             yield from described(inner, depth + 1)
 
 
+def widths_alone(tokens: int) -> list[int]:
+    """Return the widths that hold a text of so many tokens on a canvas by itself and do not tell how long it is, the
+    least first; training takes any of them."""
+    return [width for width in _ALONE if width > tokens + 2][:2] or [tokens + 4]
+
+
 def plain(value: Any) -> str:
     """A value as raw text: a string as it is, all else as JSON."""
     return value if isinstance(value, str) else json.dumps(value)
@@ -179,6 +188,12 @@ def plain(value: Any) -> str:
 def shown_key(name: str) -> str:
     """A key as it is, quoted where it would not be read as one."""
     return name if name and name.isprintable() and name == name.strip() else json.dumps(name)
+
+
+def check_layout(layout: object) -> None:
+    """Refuse what is no layout of ``extract`` or ``choose``; None is the checkpoint's own."""
+    if layout is not None and layout not in get_args(ExtractLayout):
+        raise RequestError(f"layout {layout!r} must be 'slots' or 'text', or None for the checkpoint's own")
 
 
 class _Builder:

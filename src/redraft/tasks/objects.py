@@ -41,6 +41,8 @@ def _(result: ChooseResult) -> dict[str, Any]:
             for name, one in result.answers.items()
         },
         "log_valid": result.log_valid,
+        "layout": result.layout,
+        "fallback": result.fallback,
         **({"deadline_reached": True} if result.deadline_reached else {}),
         "seed": result.seed,
         "usage": usage_object(result.usage),

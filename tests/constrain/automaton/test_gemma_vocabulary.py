@@ -73,6 +73,11 @@ def ten_properties(whitespace: Whitespace) -> TokenAutomaton:
     return over_tokens(json_schema.expression(TEN_PROPERTIES, whitespace=whitespace))
 
 
+@cache
+def over_pattern(pattern: str) -> TokenAutomaton:
+    return over_tokens(regex.parse(pattern))
+
+
 def encoded(text: str) -> list[int]:
     return gemma_tokenizer().encode(text, add_special_tokens=False).ids
 
@@ -197,8 +202,8 @@ PATTERNS = [
 
 @pytest.mark.parametrize("pattern", PATTERNS)
 def test_walks_match_their_pattern(pattern: str):
-    walks, chance = RandomTokens(over_tokens(regex.parse(pattern))), np.random.default_rng(1)
-    for _ in range(50):
+    walks, chance = RandomTokens(over_pattern(pattern)), np.random.default_rng(1)
+    for _ in range(30):
         text = gemma_vocabulary().spell(walks.draw(chance))
         assert full_match(pattern, text), text
 
@@ -206,10 +211,12 @@ def test_walks_match_their_pattern(pattern: str):
 @pytest.mark.parametrize("pattern", PATTERNS)
 def test_encoded_texts_are_accepted_exactly_if_they_match(pattern: str):
     """Walked texts, and the same with a character left out or put in; in ASCII, where dialects do not differ."""
-    automaton = over_tokens(regex.parse(pattern))
+    automaton = over_pattern(pattern)
     walks, chance = RandomTokens(automaton), np.random.default_rng(2)
     outcomes = {True: 0, False: 0}
-    for _ in range(60):
+    for drawn in range(400):
+        if drawn >= 40 and outcomes[True]:
+            break
         text = gemma_vocabulary().spell(walks.draw(chance, 12)).decode()
         at = int(chance.integers(len(text) + 1))
         other = chance.choice(list('aZ0 -."\n'))
@@ -224,7 +231,7 @@ def test_encoded_texts_are_accepted_exactly_if_they_match(pattern: str):
 @pytest.mark.parametrize("whitespace", ["compact", "one-space", "free"])
 def test_walks_through_ten_properties_are_valid(whitespace: Whitespace):
     walks, chance = RandomTokens(ten_properties(whitespace)), np.random.default_rng(3)
-    for _ in range(30):
+    for _ in range(20):
         text = gemma_vocabulary().spell(walks.draw(chance, 120))
         assert valid_json(TEN_PROPERTIES, text), text
 
@@ -254,7 +261,7 @@ def test_documents_as_any_writer_lays_them_out_are_accepted_exactly_if_they_are_
 @pytest.mark.slow
 def test_walks_through_random_schemas_are_valid():
     chance, documents = np.random.default_rng(5), 0
-    for seed in range(20_000, 20_090):
+    for seed in range(20_000, 20_040):
         schema = RandomSchemas(seed, loose=bool(seed % 2)).draw()
         try:
             automaton = over_tokens(json_schema.expression(schema, depth=2))
@@ -263,11 +270,11 @@ def test_walks_through_random_schemas_are_valid():
                 raise
             continue
         walks = RandomTokens(automaton)
-        for _ in range(10):
+        for _ in range(8):
             text = gemma_vocabulary().spell(walks.draw(chance))
             assert valid_json(schema, text), (schema, text)
             documents += 1
-    assert documents > 600
+    assert documents > 200
 
 
 def test_no_walk_takes_a_token_without_text_and_each_end_token_ends():

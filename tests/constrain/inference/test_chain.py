@@ -109,8 +109,9 @@ def test_sampled_sequences_come_as_often_as_they_are_probable(infer):
             continue
         compared += 1
         observed: Counter[tuple[int, ...]] = Counter()
+        sums = machine.class_sums(logp)
         for _ in range(draws):
-            found = infer(machine.chain, 0, end, machine.class_sums(logp), uniforms(rng, 3))
+            found = infer(machine.chain, 0, end, sums, uniforms(rng, 3))
             observed[*found.sampled_states, *found.sampled_classes] += 1
         assert all(expected[path] > 0 for path in observed)
         pairs = [(observed[path], expected[path]) for path in often]
@@ -120,7 +121,9 @@ def test_sampled_sequences_come_as_often_as_they_are_probable(infer):
         statistic = torch.tensor(sum((o - e) ** 2 / e for o, e in pairs))
         by_chance = torch.special.gammaincc(torch.tensor((len(pairs) - 1) / 2), statistic / 2)
         assert 1e-3 < by_chance < 1 - 1e-3
-    assert compared >= 3
+        if compared == 3:
+            return
+    pytest.fail(f"only {compared} machines have enough to compare")
 
 
 def test_a_uniform_at_its_extremes_never_picks_what_cannot_be(infer):

@@ -114,6 +114,14 @@ def test_known_answers_are_judged_as_they_are(engine, saying):
     assert all(outcome.usage.denoising_steps > 0 for outcome in found.outcomes)
 
 
+def test_a_choice_is_read_in_a_slot_where_the_parameters_say_so(engine):
+    asked = items(Choose("the is", ["yes", "no", "then"], "yes"), parameters={"layout": "slots"})
+    (outcome,) = run(engine, CONTENDER, asked, seed=3).outcomes
+    expected = redraft.Engine.choose(engine, "the is", ["yes", "no", "then"], layout="slots", seed=3)
+    assert outcome.answer == {"answer": expected.choice}
+    assert outcome.verdict.decisions[0].probabilities == tuple(expected.probabilities.values())
+
+
 class TestSeeds:
     def test_an_item_answers_as_it_does_alone(self, engine):
         asked = items(*(Generate("the " * (1 + n % 3), Exact("")) for n in range(40)), parameters={"max_tokens": 20})

@@ -1,5 +1,7 @@
 """The model and the canvas process against ``transformers``, step by step on the same canvases."""
 
+from collections.abc import Callable
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from transformers.models.diffusion_gemma.generation_diffusion_gemma import (
 from redraft.canvas.random import PositionRandom
 from redraft.layers.attention import Segment, attention
 from redraft.models import checkpoint
+from redraft.models.checkpoint import Checkpoint
 from redraft.models.diffusion_gemma.model import DiffusionGemma
 from redraft.models.packed_cache import load_packed
 from redraft.models.spans import visible
@@ -55,14 +58,26 @@ GENERATION: dict[str, Any] = {
 }
 
 
+@pytest.fixture(scope="module")
+def case(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Checkpoint, Any]]:
+    """The checkpoint of a case, and the reference that has loaded it."""
+
+    @cache
+    def made(name: str) -> tuple[Checkpoint, Any]:
+        folder = tmp_path_factory.mktemp("case")
+        random_checkpoint(folder, generation=GENERATION, query_scale=0.03, **CASES[name][0])
+        return checkpoint.read(folder), reference_model(folder)
+
+    return made
+
+
 @pytest.mark.parametrize("path", ["plain", "kernels"])
 @pytest.mark.parametrize("name", CASES)
-def test_every_step_equals_the_reference(name: str, path: str, tmp_path: Path) -> None:
+def test_every_step_equals_the_reference(name: str, path: str, case: Callable[[str], tuple[Checkpoint, Any]]) -> None:
     """Logits and entropies within 1e-4; argmax, accepted positions and the step at which a canvas stops are equal."""
-    shape, prompt_length, chunk = CASES[name]
-    found = checkpoint.read(random_checkpoint(tmp_path, generation=GENERATION, query_scale=0.03, **shape))
+    _, prompt_length, chunk = CASES[name]
+    found, reference = case(name)
     model = found.load("float32") if path == "plain" else load_packed(found, "float32")
-    reference = reference_model(found.path)
     vocab = model.config.vocab_size
     prompt = torch.randint(16, vocab, (prompt_length,), generator=torch.Generator().manual_seed(1)).tolist()
 
@@ -79,12 +94,13 @@ def test_every_step_equals_the_reference(name: str, path: str, tmp_path: Path) -
 
 @pytest.mark.parametrize("path", ["plain", "kernels"])
 @pytest.mark.parametrize("name", ["chunks across the window", "other dialect", "six layers, one KV head"])
-def test_the_causal_mode_is_the_references_encoder_and_head(name: str, path: str, tmp_path: Path) -> None:
+def test_the_causal_mode_is_the_references_encoder_and_head(
+    name: str, path: str, case: Callable[[str], tuple[Checkpoint, Any]]
+) -> None:
     """In one forward, and token by token behind a cached beginning; some rows wanted, or all."""
-    shape, length, chunk = CASES[name]
-    found = checkpoint.read(random_checkpoint(tmp_path, query_scale=0.03, **shape))
+    _, length, chunk = CASES[name]
+    found, reference = case(name)
     model = found.load("float32") if path == "plain" else load_packed(found, "float32")
-    reference = reference_model(found.path)
     tokens = torch.randint(16, model.config.vocab_size, (length,), generator=torch.Generator().manual_seed(2))
     with torch.inference_mode():
         states = reference.model.encoder(input_ids=tokens[None]).last_hidden_state

@@ -1,47 +1,35 @@
 """The real Gemma 3 270M, from a GGUF file in Q4_K_M: it writes what ``transformers`` does, and that reads well.
 
-Both compute in float32 with the weights that the file's blocks stand for.
+Both compute in float32 with the weights that the file's blocks stand for; what ``transformers`` says is written down.
 """
 
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
 import redraft
 from redraft.api import Engine
-from tests.gguf_files import gemma3_path, without_tokenizer
-from tests.models.gemma.test_engine import greedy
+from tests.gguf_files import gemma3_path
 from tests.models.gemma.test_model import rows
+from tests.published import (
+    GEMMA3_COUNT,
+    GEMMA3_PROMPTS,
+    GEMMA3_ROWS,
+    GEMMA3_TEXT,
+    assert_published,
+    measures,
+    published,
+)
 
 pytestmark = pytest.mark.slow
-PROMPTS = {
-    "The capital of France is": "France",
-    "One, two, three, four, five, six,": "seven",
-}
-COUNT = 12
 
 
 @pytest.fixture(scope="module")
-def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return gemma3_path(tmp_path_factory.mktemp("gemma3"))
-
-
-@pytest.fixture(scope="module")
-def engine(file: Path) -> Iterator[Engine]:
-    with redraft.load(file, dtype="float32", pack_folder=None) as engine:
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+    path = gemma3_path(tmp_path_factory.mktemp("gemma3"))
+    with redraft.load(path, dtype="float32", pack_folder=None) as engine:
         yield engine
-
-
-@pytest.fixture(scope="module")
-def theirs(file: Path) -> Any:
-    """The file without its tokens, with which ``transformers`` would take minutes."""
-    from transformers import AutoModelForCausalLM
-
-    bare = without_tokenizer(file, file.with_name("bare.gguf"), 262_144)
-    return AutoModelForCausalLM.from_pretrained(bare.parent, gguf_file=bare.name, dtype=torch.float32).eval()
 
 
 def test_the_file_is_what_it_was_published_as(engine: Engine):
@@ -53,21 +41,18 @@ def test_the_file_is_what_it_was_published_as(engine: Engine):
     assert engine.runtime.tokenizer.decode_all([106]) == "<end_of_turn>"
 
 
-def test_it_has_the_logits_of_transformers_past_its_window(engine: Engine, theirs: Any):
+def test_it_has_the_logits_of_transformers_past_its_window(engine: Engine):
     """Prose, not noise: of rows that no text leads to, rounding is the larger part of what is small."""
-    text = torch.tensor(engine.runtime.tokenize("It was a dark and stormy night, and the rain fell in torrents. " * 40))
+    text = torch.tensor(engine.runtime.tokenize(GEMMA3_TEXT))
     assert len(text) > 512
     with torch.inference_mode():
-        expected = theirs(input_ids=text[None], logits_to_keep=8).logits[0]
-        found = engine.model.logits(rows(engine.model, text, 256)[-8:])
-    torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
+        found = engine.model.logits(rows(engine.model, text, 256)[-GEMMA3_ROWS:])
+    assert_published(measures(found), "gemma3")
 
 
-def test_greedy_text_is_that_of_transformers_and_says_what_is_so(engine: Engine, theirs: Any):
-    for prompt, said in PROMPTS.items():
-        found = engine.generate(prompt, max_tokens=COUNT, temperature=0)
-        tokens = torch.tensor(engine.runtime.tokenize(prompt))
-        expected = greedy(theirs, tokens, COUNT)
-        assert list(found.token_ids) == expected[: len(found.token_ids)]
+def test_greedy_text_is_that_of_transformers_and_says_what_is_so(engine: Engine):
+    for prompt, said in zip(GEMMA3_PROMPTS, ("France", "seven"), strict=True):
+        found = engine.generate(prompt, max_tokens=GEMMA3_COUNT, temperature=0)
+        assert list(found.token_ids) == published("gemma3")[prompt][: len(found.token_ids)]
         assert said in found.text
-        assert found.usage.forwards == COUNT
+        assert found.usage.forwards == GEMMA3_COUNT

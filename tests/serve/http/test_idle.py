@@ -1,7 +1,13 @@
 """Memory is given back once nobody asks, and not before."""
 
 import asyncio
+import gc
+import platform
+import subprocess
+import sys
+import weakref
 
+import pytest
 from starlette.types import Message, Receive, Scope, Send
 
 from redraft.serve.http.idle import WhenIdle, give_back
@@ -69,5 +75,49 @@ def test_a_request_that_comes_before_puts_it_off() -> None:
     assert asyncio.run(run()) == ["request", "request", "request", "given back"]
 
 
-def test_the_call_works_here() -> None:
-    give_back()
+def test_what_only_refers_to_itself_is_freed() -> None:
+    class RefusedError(Exception):
+        """Holds a body, and itself."""
+
+    error = RefusedError()
+    error.args = (error,)
+    there = weakref.ref(error)
+    gc.disable()
+    try:
+        del error
+        assert there() is not None
+        give_back()
+        assert there() is None
+    finally:
+        gc.enable()
+
+
+ARENAS = """
+import ctypes, re, threading
+from redraft.serve.http.idle import share_arenas
+share_arenas()
+held, go = [], threading.Event()
+libc = ctypes.CDLL(None)
+libc.malloc.restype = ctypes.c_void_p
+barrier = threading.Barrier(9)
+def hold():
+    held.append(libc.malloc(ctypes.c_size_t(3000)))
+    barrier.wait()
+    go.wait()
+threads = [threading.Thread(target=hold) for _ in range(8)]
+for one in threads:
+    one.start()
+barrier.wait()
+libc.fdopen.restype = ctypes.c_void_p
+out = libc.fdopen(1, b"w")
+libc.malloc_info(0, ctypes.c_void_p(out))
+libc.fflush(ctypes.c_void_p(out))
+go.set()
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="arenas are glibc's")
+@pytest.mark.slow
+def test_threads_of_many_requests_share_few_arenas() -> None:
+    told = subprocess.run([sys.executable, "-c", ARENAS], capture_output=True, text=True, check=True, timeout=600)
+    assert 1 <= told.stdout.count("<heap nr=") <= 3

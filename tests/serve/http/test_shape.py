@@ -1,18 +1,24 @@
 """What a body makes the interpreter do at once has a bound, however it is written."""
 
+import asyncio
 import json
+import threading
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
+from starlette.types import Message, Receive, Scope, Send
 
-from redraft.serve.http.shape import shape
+from redraft.serve.http import shape as shape_module
+from redraft.serve.http.entry import Entry
+from redraft.serve.http.shape import LARGE, BodyShape, shape
 from redraft.serve.wire import anthropic_fields, mercury, systemone
 from redraft.serve.wire import redraft as native
 from redraft.serve.wire.fields import Body
 from redraft.serve.wire.openai import chat_fields, completion_fields, responses_fields
+from tests.thorough import some
 
 DOCUMENTS = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(),
@@ -36,7 +42,7 @@ def counted(document: Any) -> tuple[int, int]:
     return 0, 0
 
 
-@settings(max_examples=50)
+@settings(max_examples=some(50), suppress_health_check=[HealthCheck.too_slow])
 @given(DOCUMENTS, st.booleans())
 def test_values_are_counted_as_a_parser_would(document: Any, ascii_only: bool) -> None:
     body = json.dumps(document, ensure_ascii=ascii_only).encode()
@@ -90,3 +96,47 @@ def test_an_unknown_field_is_named_also_among_many() -> None:
     with pytest.raises(ValidationError) as refused:
         chat_fields.ChatBody.model_validate(body)
     assert [(fault["type"], fault["loc"]) for fault in refused.value.errors()] == [("extra_forbidden", ("zzz",))]
+
+
+def test_large_bodies_of_a_client_are_looked_through_one_at_a_time_and_no_other_client_waits_for_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    started, go, log = list[bytes](), threading.Event(), list[str]()
+
+    def held(body: bytes, max_quotes: int) -> tuple[int, int]:
+        started.append(body[:1])
+        if body.startswith(b"a"):
+            assert go.wait(600)
+        return 0, 0
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        message = await receive()
+        log.append(message["body"][:1].decode())
+
+    async def run() -> None:
+        shaped = BodyShape(app, 100, 100, Entry(), with_keys=False)
+
+        def ask(owner: str) -> asyncio.Task[None]:
+            parts = iter([owner.encode() * LARGE, b"x"])
+
+            async def receive() -> Message:
+                body = next(parts)
+                return {"type": "http.request", "body": body, "more_body": body != b"x"}
+
+            async def send(message: Message) -> None:
+                raise AssertionError("nothing is sent here")
+
+            return asyncio.create_task(shaped({"type": "http", "client": (owner, 1), "headers": []}, receive, send))
+
+        of_a = [ask("a") for _ in range(3)]
+        await ask("b")
+        assert log == ["b"]
+        while b"a" not in started:
+            await asyncio.sleep(0)
+        assert started.count(b"a") == 1
+        go.set()
+        await asyncio.gather(*of_a)
+
+    monkeypatch.setattr(shape_module, "shape", held)
+    asyncio.run(run())
+    assert log == ["b", "a", "a", "a"]

@@ -24,10 +24,15 @@ def extracting(opened: Opener, served: Served) -> Page:
     return page
 
 
-def ask(page: Page) -> dict[str, Any]:
+def ask_with(page: Page, seed: int) -> dict[str, Any]:
+    set_option(page, "Seed", str(seed))
+    return ask(page)
+
+
+def ask(page: Page, button: str = "Extract") -> dict[str, Any]:
     """Send, and return what was asked and the event of the result."""
     with page.expect_response("**/v1/redraft/extract") as answered:
-        page.get_by_role("button", name="Extract", exact=True).click()
+        page.get_by_role("button", name=button, exact=True).click()
     page.get_by_role("table", name="Values").wait_for()
     events = answered.value.text().split("\n\n")
     (result,) = (event.partition("data: ")[2] for event in events if event.startswith("event: result"))
@@ -91,6 +96,34 @@ def test_slots_are_filled_and_their_steps_shown(extracting: Page):
     assert found["result"]["layout"] in ("slots", "text")
     assert found["result"]["layout"] == "slots" or found["result"]["fallback"]
     expect(extracting.get_by_role("grid", name="Positions of the canvas")).to_be_visible()
+
+
+def test_a_wrong_value_is_planted_and_sent_as_the_draft(extracting: Page, alone: Engine):
+    keep_fields(extracting, 1)
+    extracting.get_by_role("combobox", name="Layout").select_option("slots")
+    extracting.get_by_role("textbox", name="Name", exact=True).fill("payer")
+    extracting.get_by_role("combobox", name="What it is").select_option("one of")
+    extracting.get_by_role("textbox", name="Options").fill("Ada, Bo")
+    plant = extracting.get_by_role("button", name="what was read, one value wrong")
+    expect(plant).to_be_disabled()
+    # Of random weights, which know no better, until one says that there is a value.
+    seeds = (seed for seed in range(20) if ask_with(extracting, seed)["result"]["value"]["payer"] is not None)
+    seed = next(seeds)
+    said = extracting.get_by_role("table", name="Values").get_by_role("cell").first.inner_text().split("\n")[0]
+    plant.click()
+    wrong = {"Ada": "Bo", "Bo": "Ada"}[said.removesuffix(" not in the snippet as it is").strip()]
+    expect(plant).to_have_attribute("aria-pressed", "true")
+    expect(extracting.get_by_text(f"payer says {wrong} in the place of")).to_be_visible()
+    found = ask(extracting, "Repair")
+    assert found["sent"]["draft"] == {"payer": wrong}
+    expected = alone.extract(SNIPPET, found["sent"]["schema"], seed=seed, layout="slots", draft={"payer": wrong})
+    assert found["result"]["value"] == expected.value
+    corrected = expected.value["payer"] != wrong
+    expect(extracting.get_by_role("tabpanel")).to_contain_text("was corrected" if corrected else "still says")
+    # Other fields have other values: what was planted is not for them.
+    extracting.get_by_role("textbox", name="Name", exact=True).fill("who")
+    expect(plant).to_have_attribute("aria-pressed", "false")
+    assert "draft" not in ask(extracting)["sent"]
 
 
 def test_fields_come_and_go_by_keyboard_and_faults_are_said(extracting: Page):

@@ -30,11 +30,13 @@ def events(served: Served, path: str, body: Any) -> dict[str, list[Any]]:
     return found
 
 
+@pytest.mark.parametrize("draft", [None, {"who": "Bo", "sum": 12}], ids=["", "drafted"])
 @pytest.mark.parametrize("layout", ["slots", "text"])
-def test_what_is_read_is_what_the_engine_reads(served: Served, alone: Engine, layout: Any) -> None:
+def test_what_is_read_is_what_the_engine_reads(served: Served, alone: Engine, layout: Any, draft: Any) -> None:
     seen: list[StepEvent] = []
-    expected = alone.extract(TEXT, SCHEMA, seed=2, layout=layout, on_step=seen.append)
-    told = events(served, "/v1/redraft/extract", {"text": TEXT, "schema": SCHEMA, "seed": 2, "layout": layout})
+    expected = alone.extract(TEXT, SCHEMA, seed=2, layout=layout, draft=draft, on_step=seen.append)
+    body = {"text": TEXT, "schema": SCHEMA, "seed": 2, "layout": layout, "draft": draft}
+    told = events(served, "/v1/redraft/extract", body)
     ((start,), (result,)) = told["start"], told["result"]
     assert start["seed"] == result["seed"] == 2
     assert [step["argmax"] for step in told["step"]] == [event.argmax.tolist() for event in seen]
@@ -55,6 +57,9 @@ def test_what_is_read_is_what_the_engine_reads(served: Served, alone: Engine, la
         ({"layout": "columns"}, "layout"),
         ({"verbatim": True, "layout": "text"}, "verbatim"),
         ({"stop": "x"}, "stop"),
+        ({"draft": {"who": "Ada", "sum": 12, "age": 3}}, "draft"),
+        ({"draft": {"who": "Ada"}, "layout": "slots"}, "draft"),
+        ({"draft": "{"}, "draft"),
     ],
 )
 def test_what_cannot_be_read_is_refused_by_its_name(served: Served, wrong: dict[str, Any], param: str) -> None:

@@ -107,6 +107,11 @@ def test_decisions(served: Served, alone: Engine) -> None:
     for name, decision in expected.answers.items():
         assert by_length[name]["probabilities"] == pytest.approx(decision.probabilities)
         assert by_length[name]["probabilities"] != pytest.approx(answer["answers"][name]["probabilities"])
+    small = {"a": ["yes", "no"]}
+    in_slots = served.post("/v1/redraft/choose", {**body, "questions": small, "layout": "slots", "normalize": None})
+    expected = alone.choose("is it?", small, seed=2, layout="slots")
+    assert in_slots.json()["answers"]["a"]["probabilities"] == pytest.approx(expected.probabilities)
+    assert (in_slots.json()["layout"], in_slots.json()["fallback"], answer["layout"]) == ("slots", None, "text")
     refused = served.post("/v1/redraft/choose", {**body, "normalize": "tokens"})
     assert refused.status_code == 400
     assert refused.json()["error"]["param"] == "normalize"

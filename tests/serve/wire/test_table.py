@@ -56,7 +56,7 @@ def test_what_is_honoured_is_read() -> None:
             elif isinstance(node, ast.MatchClass):
                 read |= set(node.kwd_attrs)
             elif (
-                path.name in ("redraft.py", "extract.py")
+                path.name in ("redraft.py", "extract.py", "canvases.py")
                 and isinstance(node, ast.Constant)
                 and isinstance(node.value, str)
             ):

@@ -57,7 +57,7 @@ def test_shares_of_whole_masks_causal_answers_and_complements() -> None:
     assert share == pytest.approx(0.4 + 0.6 / 4, abs=0.04)
     causal = drawn(replace(PLAIN, causal_share=0.3))
     assert np.mean([bool(example.causal) for example in causal]) == pytest.approx(0.3, abs=0.04)
-    twice = drawn(replace(PLAIN, complementary=1.0))
+    twice = drawn(replace(PLAIN, complementary=1.0), 200)
     for example in twice:
         views = [canvas.hidden for canvas in example.canvases]
         assert len(views) == (1 if views[0].sum() == 4 else 2)
@@ -66,25 +66,25 @@ def test_shares_of_whole_masks_causal_answers_and_complements() -> None:
 
 def test_views_show_a_canvas_several_times_with_few_and_with_many_masks() -> None:
     """A canvas of four free positions, shown twice: one or two masks first, three or four then, on drawn places."""
-    examples = drawn(replace(PLAIN, fully_masked=0.0, views=2))
+    examples = drawn(replace(PLAIN, fully_masked=0.0, views=2), 1000)
     counts = np.array([[int(canvas.hidden.sum()) for canvas in example.canvases] for example in examples])
     assert set(map(tuple, counts)) == {(few, many) for few in (1, 2) for many in (3, 4)}
     assert counts.mean() == pytest.approx(2.5, abs=0.1)
     first = np.mean([example.canvases[0].hidden for example in examples], axis=0)
     assert first[np.array(CANVAS.free)] == pytest.approx(1.5 / 4, abs=0.06)
     # More views than free positions still hide one at least.
-    many = drawn(replace(PLAIN, fully_masked=0.0, views=9))[0]
+    (many,) = drawn(replace(PLAIN, fully_masked=0.0, views=9), 1)
     assert sorted({int(canvas.hidden.sum()) for canvas in many.canvases}) == [1, 2, 3, 4]
     # What is read by all views stands once.
-    once = drawn(PLAIN)[0].tree
-    assert len(many.tree) - len(once) == 8 * (1 + len(CANVAS.tokens))
+    (once,) = drawn(PLAIN, 1)
+    assert len(many.tree) - len(once.tree) == 8 * (1 + len(CANVAS.tokens))
     with pytest.raises(ValueError, match="views 0 must be at least 1"):
         replace(PLAIN, views=0)
 
 
 def test_rollouts_begin_with_masks_alone_and_late_in_the_run() -> None:
     config = replace(PLAIN, rollout_share=0.5, rollout_from=0.6, rollout_steps=2)
-    assert all(example.canvases[0].sampled_steps == 0 for example in drawn(config, progress=0.59))
+    assert all(example.canvases[0].sampled_steps == 0 for example in drawn(config, 200, progress=0.59))
     late = [example.canvases[0] for example in drawn(config, progress=0.6)]
     rolled = [canvas for canvas in late if canvas.sampled_steps]
     assert len(rolled) / len(late) == pytest.approx(0.5, abs=0.04)

@@ -31,11 +31,11 @@ def test_a_fault_of_a_generator_is_named_by_its_number() -> None:
 def test_a_mix_thins_tasks_to_the_proportions_of_their_weights(weights: dict[str, float]) -> None:
     plain = GeneratedSource(generated, 0, "letters")
     thinned = mixed(plain, [plain.draw(i) for i in range(8)], weights, seed=1)
-    drawn = [thinned.draw(i) for i in range(4000)]
+    drawn = [thinned.draw(i) for i in range(1500)]
     counts = Counter(question.task for record in drawn for question in record.questions)
     for task in ("fill", "say"):
         wanted = weights.get(task, 0.0) / sum(weights.values())
-        assert counts[task] / counts.total() == pytest.approx(wanted, abs=0.02)
+        assert counts[task] / counts.total() == pytest.approx(wanted, abs=0.035)
     assert [thinned.draw(i) for i in (17, 3)] == [drawn[17], drawn[3]]
 
 

@@ -1,5 +1,6 @@
 """The edges of a token automaton, as inference walks them in Python and in compiled code."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -54,6 +55,26 @@ class Chain:
     def min_classes(self) -> int:
         """The number of classes that the groups need at least."""
         return int(self.group_class.max(initial=-1)) + 1
+
+    def read(self, start: int, classes: Iterable[int]) -> tuple[frozenset[int], int]:
+        """Read tokens of these classes from a state on -> the states that they lead to, none where no way goes on, and
+        how many of them were read."""
+        states, count = frozenset((start,)), 0
+        for number in classes:
+            following = frozenset(target for state in states for target in self._targets(state, number))
+            if not following:
+                return following, count
+            states, count = following, count + 1
+        return states, count
+
+    def _targets(self, state: int, number: int) -> list[int]:
+        if state == self.states:
+            return [state]
+        edges = slice(*self.edge_start[state : state + 2])
+        holding = (self.group_class == number).nonzero()[0]
+        groups = np.searchsorted(self.group_start, holding, side="right") - 1
+        found: list[int] = self.edge_target[edges][np.isin(self.edge_group[edges], groups)].tolist()
+        return found
 
 
 def _check_integers(name: str, array: NDArray[np.integer], dtype: type[np.integer], limit: int | None = None) -> None:

@@ -2,8 +2,11 @@
 
 Walking the vocabulary's prefix tree composes these functions byte by byte; few of them differ, so that a table by
 function and byte does nearly all of the work.
+
+This is the reference; ``kernels.monoid`` is compiled, and an engine has it ``use`` that.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -22,8 +25,8 @@ _Integers = NDArray[np.integer[Any]]
 NOWHERE, _IDENTITY = 0, 1
 # So many pairs of a state and the state after it are composed at once.
 _AT_ONCE = 1_000_000
-# Memory for each pair of a class and a state that it is possible in, while edges are made.
-_BYTES_A_TRANSITION = 40
+BYTES_A_MOVE = 40
+"""Memory for each pair of a class and a state that it is possible in, while edges are made."""
 
 
 def too_large(reason: str) -> TooLargeError:
@@ -64,6 +67,79 @@ class Moves:
             first[old] = len(numbers) > known
         used = first[number]
         return Moves(len(numbers) - 1, of_class[number[used]], source[used], target[used]), of_class
+
+
+@dataclass(frozen=True, eq=False)
+class Walked:
+    """The tokens of a vocabulary, by what they do to the states of a byte automaton."""
+
+    token_class: NDArray[np.int32]
+    """[V]: tokens that do the same from every state are one class, numbered from 1 on in the order of their first
+    tokens; 0 for tokens that no state allows."""
+    moves: Moves
+    """The moves of the tokens of class 1, 2, ..., which are 0, 1, ... there."""
+    distance: NDArray[np.int32]
+    """[S]: the fewest tokens to an accepting state; -1 where there is no way."""
+    reached: NDArray[np.int32]
+    """[S]: the fewest tokens from the start; -1 where there is no way."""
+
+
+def walk_reference(
+    automaton: ByteAutomaton, tree: PrefixTree, silent: NDArray[np.bool_], limits: TokenLimits
+) -> Walked:
+    """Walk the tree of all tokens, of which the ``silent`` ones [V] stand for no text; see ``Walked``.
+
+    Raises TooLargeError where the work goes beyond ``limits``.
+    """
+    monoid = Monoid(automaton, limits)
+    token_function = monoid.walk(tree)[tree.token_node]
+    token_function[silent] = NOWHERE
+    token_class, moves = monoid.classes(token_function)
+    ends = np.flatnonzero(automaton.accepting[: automaton.states])
+    return Walked(
+        token_class,
+        moves,
+        _min_steps(moves.target, moves.source, ends, automaton.states),
+        _min_steps(moves.source, moves.target, np.array([automaton.start]), automaton.states),
+    )
+
+
+Implementation = Callable[[ByteAutomaton, PrefixTree, NDArray[np.bool_], TokenLimits], Walked]
+_implementation: Implementation = walk_reference
+
+
+def walk(automaton: ByteAutomaton, tree: PrefixTree, silent: NDArray[np.bool_], limits: TokenLimits) -> Walked:
+    """Walk the tree of all tokens by the implementation in use, as ``walk_reference`` does."""
+    return _implementation(automaton, tree, silent, limits)
+
+
+def use(implementation: Implementation) -> None:
+    """Have this process walk vocabularies by ``implementation``, which does what ``walk_reference`` does.
+
+    The same arrays and errors must come of every automaton, so that nothing but time depends on it.
+    """
+    global _implementation
+    _implementation = implementation
+
+
+def too_many_steps(states: int, limits: TokenLimits) -> TooLargeError:
+    """The error of composing functions on so many states for too long."""
+    return too_large(f"how its tokens act on {states} states takes more than {limits.steps} steps")
+
+
+def too_many_functions(states: int, limits: TokenLimits) -> TooLargeError:
+    """The error of too many functions on so many states."""
+    return too_large(f"its tokens act on {states} states in more than {limits.functions} ways")
+
+
+def too_many_bytes(states: int, limits: TokenLimits) -> TooLargeError:
+    """The error of functions on so many states that take too much memory."""
+    return too_large(f"how its tokens act on {states} states takes more than {limits.nbytes / 1e6:.0f} MB")
+
+
+def too_many_moves(moves: int, limits: TokenLimits) -> TooLargeError:
+    """The error of so many moves that their edges would take too much memory."""
+    return too_large(f"{moves} pairs of a state and a token class take over {limits.nbytes / 1e6:.0f} MB")
 
 
 class Monoid:
@@ -123,10 +199,9 @@ class Monoid:
     def _moves(self, functions: list[int]) -> Moves:
         """Return the states to which functions lead. Raises ConstraintError where that takes too much memory."""
         live = np.array([self._live[function] for function in functions], dtype=np.int64)
-        if (transitions := int(live.sum())) * _BYTES_A_TRANSITION > self._limits.nbytes:
-            raise too_large(
-                f"{transitions} pairs of a state and a token class take over {self._limits.nbytes / 1e6:.0f} MB"
-            )
+        # As whole numbers are divided in compiled code.
+        if (transitions := int(live.sum())) > self._limits.nbytes // BYTES_A_MOVE:
+            raise too_many_moves(transitions, self._limits)
         source = np.empty(transitions, dtype=np.int32)
         target = np.empty(transitions, dtype=np.int32)
         end = np.cumsum(live)
@@ -207,15 +282,31 @@ class Monoid:
     def _spend(self, steps: int) -> None:
         self._steps += steps
         if self._steps > self._limits.steps:
-            raise too_large(f"how its tokens act on {self._states} states takes more than {self._limits.steps} steps")
+            raise too_many_steps(self._states, self._limits)
 
     def _make_room(self) -> None:
         """Make room for one more function; ConstraintError beyond the limits."""
         if len(self._rows) > self._limits.functions:
-            raise too_large(f"its tokens act on {self._states} states in more than {self._limits.functions} ways")
+            raise too_many_functions(self._states, self._limits)
         if self._nbytes > self._limits.nbytes:
-            raise too_large(
-                f"how its tokens act on {self._states} states takes more than {self._limits.nbytes / 1e6:.0f} MB"
-            )
+            raise too_many_bytes(self._states, self._limits)
         if len(self._rows) > len(self._after):
             self._after = np.concatenate([self._after, np.full_like(self._after, -1)])
+
+
+def _min_steps(
+    source: NDArray[np.int32], target: NDArray[np.int32], starts: NDArray[np.int64], states: int
+) -> NDArray[np.int32]:
+    """The fewest moves from ``starts`` to each state [S], breadth first; -1 where there is no way."""
+    neighbours = target[np.argsort(source, kind="stable")]
+    bounds = np.concatenate([[0], np.cumsum(np.bincount(source, minlength=states))])
+    steps = np.full(states, -1, dtype=np.int32)
+    depth = 0
+    while len(starts):
+        steps[starts] = depth
+        counts = bounds[starts + 1] - bounds[starts]
+        within = np.arange(counts.sum()) - np.repeat(counts.cumsum() - counts, counts)
+        reached = np.unique(neighbours[np.repeat(bounds[starts], counts) + within])
+        starts = reached[steps[reached] < 0]
+        depth += 1
+    return steps

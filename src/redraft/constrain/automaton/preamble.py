@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from redraft.constrain.automaton.tokens import TokenAutomaton
+from redraft.constrain.automaton.tokens import TokenAutomaton, tokens_by_class
 
 
 def after_thought(
@@ -56,5 +56,5 @@ def after_thought(
         distance=np.append(automaton.distance, [distance + 1, distance]).astype(np.int32),
         token_class=token_class,
         class_start=class_start.astype(np.int64),
-        class_tokens=np.argsort(token_class, kind="stable").astype(np.int32),
+        class_tokens=tokens_by_class(token_class, ends + 1),
     )

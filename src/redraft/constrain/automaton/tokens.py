@@ -7,10 +7,11 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
+from redraft.constrain.automaton import monoid
 from redraft.constrain.automaton.bytes import ByteAutomaton
 from redraft.constrain.automaton.chain import Chain
 from redraft.constrain.automaton.limits import DEFAULT_TOKEN_LIMITS, TokenLimits
-from redraft.constrain.automaton.monoid import NOWHERE, Monoid, Moves, too_large
+from redraft.constrain.automaton.monoid import Moves, too_large
 from redraft.constrain.automaton.vocabulary import Vocabulary
 from redraft.errors import ConstraintError
 
@@ -72,15 +73,12 @@ def build(
     ends = np.array(sorted(set(end_token_ids)), dtype=np.int64)
     if len(ends) and not 0 <= ends[0] <= ends[-1] < vocabulary.size:
         raise ValueError(f"end token ids {ends.tolist()} must be ids of a vocabulary of {vocabulary.size} tokens")
-    monoid = Monoid(automaton, limits)
-    token_function = monoid.walk(vocabulary.prefixes)[vocabulary.prefixes.token_node]
-    token_function[np.diff(vocabulary.offsets) == 0] = NOWHERE
-    token_function[ends] = NOWHERE
-    token_class, moves = monoid.classes(token_function)
+    silent = vocabulary.silent.copy()
+    silent[ends] = True
+    walked = monoid.walk(automaton, vocabulary.prefixes, silent, limits)
+    token_class, moves, distance = walked.token_class, walked.moves, walked.distance
     start, accepting = automaton.start, automaton.accepting[: automaton.states]
-    edges = _Edges.of(moves, accepting, limits)
-    distance = edges.distance()
-    kept = (distance >= 0) & (edges.reached_from(start) >= 0)
+    kept = (distance >= 0) & (walked.reached >= 0)
     if not kept[start]:
         example = automaton.shortest()[:_SHOWN].decode(errors="replace")
         raise ConstraintError(
@@ -91,7 +89,7 @@ def build(
         moves, new_class = moves.among(kept)
         token_class = np.append(np.int32(0), new_class + 1)[token_class].astype(np.int32)
         start, accepting, distance = int(kept[:start].sum()), accepting[kept], distance[kept]
-        edges = _Edges.of(moves, accepting, limits)
+    edges = _Edges.of(moves, accepting, limits)
     token_class[ends] = moves.classes + 1
     edge_group, group_start, group_class = edges.groups()
     return TokenAutomaton(
@@ -100,7 +98,7 @@ def build(
         distance=distance,
         token_class=token_class,
         class_start=_starts(token_class, moves.classes + 2),
-        class_tokens=_order(token_class, moves.classes + 2),
+        class_tokens=tokens_by_class(token_class, moves.classes + 2),
         edge_start=_starts(edges.source, len(accepting)),
         edge_target=edges.target,
         edge_group=edge_group,
@@ -118,7 +116,6 @@ class _Edges:
     first: NDArray[np.int64]
     """[E + 1]: the classes of edge e are ``classes[first[e] : first[e + 1]]``."""
     classes: NDArray[np.int32]
-    accepting: NDArray[np.bool_]
 
     @classmethod
     def of(cls, moves: Moves, accepting: NDArray[np.bool_], limits: TokenLimits) -> "_Edges":
@@ -140,7 +137,6 @@ class _Edges:
             targets.astype(np.int32),
             np.append(first, len(keys)),
             (keys & ((1 << bits) - 1)).astype(np.int32),
-            accepting,
         )
 
     def groups(self) -> tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.int32]]:
@@ -153,37 +149,10 @@ class _Edges:
         group_class = np.frombuffer(bytearray().join(numbers), dtype=np.int32)
         return np.array(group, dtype=np.int32), group_start, group_class
 
-    def reached_from(self, start: int) -> NDArray[np.int32]:
-        """The fewest tokens from ``start`` to each state [S]; -1 where there is no way."""
-        return _min_steps(self.source, self.target, np.array([start]), len(self.accepting))
 
-    def distance(self) -> NDArray[np.int32]:
-        """The fewest tokens from each state [S] to an accepting one; -1 where there is no way."""
-        return _min_steps(self.target, self.source, np.flatnonzero(self.accepting), len(self.accepting))
-
-
-def _min_steps(
-    source: NDArray[np.int32], target: NDArray[np.int32], starts: NDArray[np.int64], states: int
-) -> NDArray[np.int32]:
-    """Breadth-first search over edges [E] between ``states`` states; those from or to END do not count."""
-    inner = (source < states) & (target < states)
-    source, target = source[inner], target[inner]
-    neighbours, bounds = target[_order(source, states)], _starts(source, states)
-    steps = np.full(states, -1, dtype=np.int32)
-    depth = 0
-    while len(starts):
-        steps[starts] = depth
-        counts = bounds[starts + 1] - bounds[starts]
-        within = np.arange(counts.sum()) - np.repeat(counts.cumsum() - counts, counts)
-        reached = np.unique(neighbours[np.repeat(bounds[starts], counts) + within])
-        starts = reached[steps[reached] < 0]
-        depth += 1
-    return steps
-
-
-def _order(values: NDArray[np.int32], count: int) -> NDArray[np.int32]:
-    """The stable order of numbers below ``count``, which numpy finds in linear time where 16 bits hold them."""
-    return np.argsort(values.astype(np.min_scalar_type(count)), kind="stable").astype(np.int32)
+def tokens_by_class(token_class: NDArray[np.int32], count: int) -> NDArray[np.int32]:
+    """The tokens of class 0, 1, ..., below ``count``, ascending in each; in linear time where 16 bits hold a class."""
+    return np.argsort(token_class.astype(np.min_scalar_type(count)), kind="stable").astype(np.int32)
 
 
 def _starts(values: NDArray[np.int32], count: int) -> NDArray[np.int64]:

@@ -89,6 +89,11 @@ class Vocabulary:
         return Vocabulary.from_tokens(pieces)
 
     @cached_property
+    def silent(self) -> NDArray[np.bool_]:
+        """[V]: True for tokens without bytes."""
+        return np.diff(self.offsets) == 0
+
+    @cached_property
     def has_text(self) -> NDArray[np.bool_]:
         """[V]: True for tokens that stand for text and are no markers."""
         found = np.diff(self.offsets) > 0

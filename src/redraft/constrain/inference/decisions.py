@@ -6,9 +6,8 @@ the canvas tells how probable it is that the text takes the way through it, all 
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import pairwise
 from typing import Literal
 
 import numpy as np
@@ -17,14 +16,14 @@ from numpy.typing import NDArray
 from redraft.constrain.automaton.chain import Chain
 from redraft.constrain.automaton.vocabulary import Vocabulary
 from redraft.constrain.inference.chain import ClassSums, Floats, edge_posteriors, state_messages
-from redraft.constrain.inference.strands import StrandLayout, check_unambiguous, named, strands_of
+from redraft.constrain.inference.strands import StrandLayout, check_unambiguous, strands_of
+from redraft.constrain.inference.words import Words
 from redraft.errors import ConstraintError
 
 Normalize = Literal["length"]
 """The properties that may be taken out of an option's probability."""
 # The first state is where the text starts.
 _START = 0
-_SHOWN = 60
 
 
 @dataclass(frozen=True)
@@ -79,6 +78,8 @@ class Decisions:
     """The edges with which each option begins, by question and option; a text takes one of them or none."""
     gaps: dict[str, Gap]
     """The hole of each question."""
+    filled: bool = False
+    """True for the text of a slot: end tokens fill it up, one at least."""
 
     @classmethod
     def compile(
@@ -94,23 +95,52 @@ class Decisions:
         without options or options without a hole, an option that the vocabulary cannot spell, and a frame in which two
         different fillings make the same text; also without an end token.
         """
-        ends = np.array(sorted(set(end_token_ids)), dtype=np.int64)
-        if not len(ends):
-            raise ConstraintError("decisions need an end token, with which a text may end before its canvas does")
-        if not 0 <= ends[0] <= ends[-1] < vocabulary.size:
-            raise ValueError(f"end token ids {ends.tolist()} must be ids of a vocabulary of {vocabulary.size} tokens")
+        ends = _ends(vocabulary, end_token_ids)
         layout = StrandLayout(strands_of(frame, questions))
         check_unambiguous(layout)
-        words = _Words.of(layout, vocabulary, ends)
+        words = Words.of(layout, vocabulary, ends)
         chain, slot = _chain(layout, words)
         entering = _entering(layout, slot)
         return cls(
             chain,
             words.token_class,
-            words.min_tokens,
+            sum(words.fewest),
             {name: {option: entering[name, option] for option in options} for name, options in questions.items()},
             _gaps(layout, words),
         )
+
+    @classmethod
+    def in_slots(
+        cls,
+        frame: str,
+        questions: Mapping[str, Sequence[str]],
+        vocabulary: Vocabulary,
+        end_token_ids: Collection[int],
+    ) -> dict[str, "Decisions"]:
+        """Compile each question of ``frame`` by itself, for a slot that its answer fills with end tokens behind it; all
+        of the frame but the spaces right before a hole stands outside of the slots. They share ``token_class``.
+
+        Raises ConstraintError as ``compile`` does.
+        """
+        parts = [part for part in strands_of(frame, questions) if part[0].question is not None]
+        layout, found, number = StrandLayout(parts), dict[str, Decisions](), 0
+        words = Words.of(layout, vocabulary, _ends(vocabulary, end_token_ids))
+        gaps = _gaps(layout, words)
+        for part, fewest in zip(parts, words.fewest, strict=True):
+            chain, slot, complete = _slot_chain(layout, words, range(number, number + len(part)))
+            number += len(part)
+            name = part[0].question
+            assert name is not None, "the frame's own text was left out"
+            entering = _entering(layout, slot)
+            found[name] = cls(
+                chain,
+                words.token_class,
+                fewest,
+                {name: {option: entering[name, option] for option in questions[name]}},
+                {name: replace(gaps[name], before=_START, after=complete)},
+                filled=True,
+            )
+        return {name: found[name] for name in questions}
 
     @property
     def classes(self) -> int:
@@ -119,9 +149,9 @@ class Decisions:
 
     @cached_property
     def end_potential(self) -> Floats:
-        """[S + 1]: a canvas ends with the complete text, or after an end token."""
+        """[S + 1]: a canvas ends with the complete text, or after an end token; a slot with end tokens."""
         allowed = np.full(self.chain.states + 1, -np.inf)
-        allowed[-2:] = 0.0
+        allowed[slice(-2, -1) if self.filled else slice(-2, None)] = 0.0
         return allowed
 
     def decide(
@@ -140,7 +170,7 @@ class Decisions:
         length = sums.positions if length is None else length
         if not 0 <= length <= sums.positions:
             raise ValueError(f"length {length} must be at most the {sums.positions} positions that there are sums of")
-        if self.min_tokens > length:
+        if self.min_tokens + self.filled > length:
             raise ConstraintError(
                 f"the frame needs at least {self.min_tokens} tokens, but the canvas has {length} positions; shorten "
                 "it, or ask in parts"
@@ -205,110 +235,59 @@ def _tempered(options: Mapping[str, float], temperature: float) -> dict[str, flo
     return {option: power / total for option, power in powers.items()}
 
 
-@dataclass(frozen=True, eq=False)
-class _Words:
-    """The W byte strings that tokens spell and that stand somewhere in a strand, and each of these places [P]."""
-
-    start: NDArray[np.int64]
-    """[P]: the slot before the word, ascending."""
-    end: NDArray[np.int64]
-    """[P]: the slot after it."""
-    number: NDArray[np.int64]
-    """[P]: the number of the word, from 1 on."""
-    token_class: NDArray[np.int32]
-    """[V]: the number of a token's word, 0 if it has none, W + 1 for end tokens."""
-    min_tokens: int
-
-    @classmethod
-    def of(cls, layout: StrandLayout, vocabulary: Vocabulary, ends: NDArray[np.int64]) -> "_Words":
-        tree = vocabulary.prefixes
-        start, end, node = _occurrences(layout, vocabulary, ends)
-        read = _min_steps(start, end, layout.first, layout.slots)
-        unread = _min_steps(end[::-1], start[::-1], layout.last, layout.slots)
-        min_tokens = _min_tokens(layout, unread[layout.first].tolist())
-        useful = np.isfinite(read[start]) & np.isfinite(unread[end])
-        words, number = np.unique(node[useful], return_inverse=True)
-        of_node = np.zeros(len(tree.parent), dtype=np.int32)
-        of_node[words] = np.arange(1, len(words) + 1)
-        token_class = of_node[tree.token_node]
-        token_class[ends] = len(words) + 1
-        return cls(start[useful], end[useful], number + 1, token_class, min_tokens)
+def _ends(vocabulary: Vocabulary, end_token_ids: Collection[int]) -> NDArray[np.int64]:
+    ends = np.array(sorted(set(end_token_ids)), dtype=np.int64)
+    if not len(ends):
+        raise ConstraintError("decisions need an end token, with which a text may end before its canvas does")
+    if not 0 <= ends[0] <= ends[-1] < vocabulary.size:
+        raise ValueError(f"end token ids {ends.tolist()} must be ids of a vocabulary of {vocabulary.size} tokens")
+    return ends
 
 
-def _occurrences(
-    layout: StrandLayout, vocabulary: Vocabulary, ends: NDArray[np.int64]
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """The places of tokens in strands: the slots before and after them, by the first, and the nodes of their bytes.
-
-    It walks the vocabulary's prefix tree from all slots at once.
-    """
-    tree = vocabulary.prefixes
-    spells = np.zeros(len(tree.parent), dtype=bool)
-    spells[np.delete(tree.token_node, ends)] = True
-    spells[0] = False
-    slot, node = np.arange(layout.slots), np.zeros(layout.slots, dtype=np.int64)
-    found = [np.empty((3, 0), dtype=np.int64)]
-    for depth, (first, last) in enumerate(pairwise(tree.level_start[1:].tolist())):
-        inside = layout.left[slot] > depth
-        slot, node = slot[inside], node[inside]
-        # Within a level the nodes are sorted by their parents and bytes.
-        keys = tree.parent[first:last].astype(np.int64) * 256 + tree.byte[first:last]
-        wanted = node * 256 + layout.byte[slot + depth]
-        at = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
-        known = keys[at] == wanted
-        slot, node = slot[known], first + at[known]
-        if not len(slot):
-            break
-        whole = spells[node]
-        found.append(np.stack([slot[whole], slot[whole] + depth + 1, node[whole]]))
-    start, end, node = np.concatenate(found, axis=1)
-    order = np.lexsort((end, start))
-    return start[order], end[order], node[order]
+def _chain(layout: StrandLayout, words: Words) -> tuple[Chain, NDArray[np.int64]]:
+    """The token automaton, and the slot before each edge [E], ``layout.slots`` for the end tokens' edge."""
+    source, target = layout.state[words.start], layout.state[words.end]
+    last = layout.states - 1
+    return _of_edges(source, target, words.number, words.start, [(last, layout.states)], layout, words)
 
 
-def _min_steps(source: NDArray[np.int64], target: NDArray[np.int64], origins: NDArray[np.int64], slots: int) -> Floats:
-    """[slots]: the fewest steps from an origin to each slot; infinite where there is no way.
-
-    Steps that lead to a slot must come before those that lead on from it.
-    """
-    found = np.full(slots, math.inf)
-    found[origins] = 0.0
-    steps: list[float] = found.tolist()
-    for before, after in zip(source.tolist(), target.tolist(), strict=True):
-        steps[after] = min(steps[after], steps[before] + 1)
-    return np.array(steps)
-
-
-def _min_tokens(layout: StrandLayout, needed: Sequence[float]) -> int:
-    """The tokens of the shortest filling, of the tokens that each strand needs; each must be possible to spell."""
-    for strand, tokens in zip(layout.strands, needed, strict=True):
-        if tokens == math.inf:
-            shown = strand.spelled.decode()[:_SHOWN]
-            what = f"{shown!r}, which stands between holes" if strand.option is None else f"the option {shown!r}"
-            raise ConstraintError(
-                f"{named(strand.question)}: the tokens of the model's vocabulary do not add up to {what}"
-            )
-    strands = iter(needed)
-    return int(sum(min(next(strands) for _ in part) for part in layout.parts))
+def _slot_chain(layout: StrandLayout, words: Words, strands: range) -> tuple[Chain, NDArray[np.int64], int]:
+    """The token automaton of one part in a slot, the slot of the layout before each edge as in ``_chain``, and the
+    state in which its text is complete. From there end tokens lead to the last state, and fill the slot up."""
+    first, last = layout.first[strands[0]], layout.last[strands[-1]]
+    own = (words.start >= first) & (words.start <= last)
+    start, end, number = words.start[own], words.end[own], words.number[own]
+    begin = int(layout.state[first])
+    complete = int(layout.state[last]) - begin
+    source, target = layout.state[start] - begin, layout.state[end] - begin
+    ending = [(complete, complete + 1), (complete + 1, complete + 1)]
+    return *_of_edges(source, target, number, start, ending, layout, words), complete
 
 
-def _chain(layout: StrandLayout, words: _Words) -> tuple[Chain, NDArray[np.int64]]:
-    """The token automaton, and the slot before each edge [E], ``layout.slots`` for the end tokens' edge.
+def _of_edges(
+    source: NDArray[np.int64],
+    target: NDArray[np.int64],
+    number: NDArray[np.int64],
+    slot: NDArray[np.int64],
+    ending: Sequence[tuple[int, int]],
+    layout: StrandLayout,
+    words: Words,
+) -> tuple[Chain, NDArray[np.int64]]:
+    """Order edges [E] of words by their ``number``, with those of the end tokens behind them, from the last states on.
 
     Every word is a class, and a group of its own.
     """
-    source, target = layout.state[words.start], layout.state[words.end]
     order = np.argsort(source, kind="stable")
-    source, target, group, slot = source[order], target[order], words.number[order] - 1, words.start[order]
-    source, target = np.append(source, layout.states - 1), np.append(target, layout.states)
-    groups = int(group.max()) + 2
-    group, slot = np.append(group, groups - 1), np.append(slot, layout.slots)
+    leaves, reaches = zip(*ending, strict=True)
+    source, target = np.append(source[order], leaves), np.append(target[order], reaches)
+    group = np.append(number[order] - 1, [words.count] * len(ending))
+    slot = np.append(slot[order], [layout.slots] * len(ending))
     chain = Chain(
-        edge_start=np.searchsorted(source, np.arange(layout.states + 1)).astype(np.int64),
+        edge_start=np.searchsorted(source, np.arange(leaves[-1] + 2)).astype(np.int64),
         edge_target=target.astype(np.int32),
         edge_group=group.astype(np.int32),
-        group_start=np.arange(groups + 1),
-        group_class=np.arange(1, groups + 1, dtype=np.int32),
+        group_start=np.arange(words.count + 2),
+        group_class=np.arange(1, words.count + 2, dtype=np.int32),
     )
     return chain, slot
 
@@ -323,7 +302,7 @@ def _entering(layout: StrandLayout, slot: NDArray[np.int64]) -> dict[tuple[str |
     }
 
 
-def _gaps(layout: StrandLayout, words: _Words) -> dict[str, Gap]:
+def _gaps(layout: StrandLayout, words: Words) -> dict[str, Gap]:
     """The hole of each question."""
     # The numbers of tokens that lead from a strand's first slot to each slot, as the bits of an integer.
     counts = [0] * layout.slots

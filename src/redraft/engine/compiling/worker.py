@@ -17,7 +17,6 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from redraft.constrain.automaton import bytes as byte_automaton
 from redraft.constrain.automaton.vocabulary import Vocabulary
 from redraft.constrain.language.character_classes import in_any_dialect
 from redraft.errors import ConstraintError
@@ -57,9 +56,10 @@ def serve(control: socket.socket) -> None:
         return
     finally:
         reading.close()
-    byte_automaton.use(automata.build)
+    automata.use()
     # Made once here, and not by every child.
-    _ = vocabulary.prefixes, vocabulary.has_text, native(), [in_any_dialect(letter) for letter in "dsw"]
+    _ = vocabulary.prefixes, vocabulary.has_text, vocabulary.silent, native()
+    _ = [in_any_dialect(letter) for letter in "dsw"]
     # What is never collected is not written to, and stays shared.
     gc.collect()
     gc.freeze()

@@ -6,6 +6,7 @@
 #include "chain.h"
 #include "dispatch.h"
 #include "forward.h"
+#include "monoid.h"
 
 using namespace redraft;
 
@@ -60,4 +61,10 @@ REDRAFT_EXPORT void redraft_automaton(Expression* expression) { build(*expressio
 
 REDRAFT_EXPORT void redraft_take_automaton(void* automaton, int32_t* transitions, uint8_t* accepting) {
     take(automaton, transitions, accepting);
+}
+
+REDRAFT_EXPORT void redraft_walk(Walk* one) { walk(*one); }
+
+REDRAFT_EXPORT void redraft_take_moves(void* walked, int32_t* number, int32_t* source, int32_t* target) {
+    take_moves(walked, number, source, target);
 }

@@ -34,7 +34,7 @@ namespace redraft {
     STRUCTURE(Matrix) STRUCTURE(Norm) STRUCTURE(Heads) STRUCTURE(Branches) STRUCTURE(Stretch) STRUCTURE(Attention)     \
     STRUCTURE(Classes) STRUCTURE(Shaping) STRUCTURE(Readout) STRUCTURE(ClassDraw) STRUCTURE(Layer)                     \
     STRUCTURE(ScaledRows) STRUCTURE(Stack) STRUCTURE(Kept) STRUCTURE(Context) STRUCTURE(Span) STRUCTURE(Chain)     \
-    STRUCTURE(Expression)
+    STRUCTURE(Expression) STRUCTURE(Walk)
 
 // A table without kernels has only its name.
 struct Kernels {

@@ -25,6 +25,7 @@ from redraft.engine.thinking import check_effort
 from redraft.errors import RequestError
 from redraft.models.base import ALL_MODES, AUTO
 from redraft.tasks.choose import check_normalize
+from redraft.tasks.layout import check_layout
 
 # What an item says by keys of its own, and what no JSON can say.
 _ELSEWHERE = ("prompt", "frame")
@@ -39,6 +40,8 @@ _NOT_JSON = (
     "tools",
     "tool_choice",
 )
+# But for a verb whose drafts are JSON themselves.
+_JSON_OF: Mapping[str, tuple[str, ...]] = {"extract": ("draft",)}
 
 _CHECKS: dict[str, Callable[[Any], object]] = {
     "seed": check_seed,
@@ -48,6 +51,7 @@ _CHECKS: dict[str, Callable[[Any], object]] = {
     "thinking_budget": lambda value: check_whole("thinking_budget", value, 0),
     "reasoning_effort": check_effort,
     "normalize": check_normalize,
+    "layout": check_layout,
     "confidence_threshold": lambda value: _acceptance(value),
     "mode": lambda value: check_mode(value, ALL_MODES),
     "quality": check_quality,
@@ -70,7 +74,8 @@ def known_parameters(verb: str) -> tuple[str, ...]:
     """Return the arguments of an engine's verb that ``parameters`` may name."""
     own = inspect.signature(getattr(Engine, verb)).parameters
     named = [name for name, one in own.items() if one.kind is one.KEYWORD_ONLY]
-    known = [name for name in named if name not in (*_ELSEWHERE, *_NOT_JSON)]
+    without = {*_ELSEWHERE, *_NOT_JSON}.difference(_JSON_OF.get(verb, ()))
+    known = [name for name in named if name not in without]
     # The rule of acceptance that a number says.
     return (*known, "confidence_threshold") if "acceptance" in own else tuple(known)
 

@@ -2,10 +2,11 @@
 
 import asyncio
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from ipaddress import IPv6Address, ip_address
+from typing import Any
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -26,6 +27,8 @@ class Asking:
 
 ASKING: ContextVar[Asking | None] = ContextVar("redraft_asking", default=None)
 """The HTTP request that the current task or thread works for."""
+# By this its owner stands in the state of a request's scope, which whoever reads the connection shares.
+_OWNER = "redraft.owner"
 
 
 def owner_of(scope: Scope, with_keys: bool) -> str:
@@ -48,13 +51,20 @@ def owner_of(scope: Scope, with_keys: bool) -> str:
     return f"{IPv6Address(int(address) >> 64 << 64)}/64"
 
 
+def asked_on(scope: MutableMapping[str, Any] | None) -> str | None:
+    """Return whom the latest request on a connection counted for, once that is known to be true; None before. Who only
+    looks at something is nobody."""
+    found: str | None = ((scope or {}).get("state") or {}).get(_OWNER)
+    return found
+
+
 class Presence:
     """ASGI middleware that notes when the connection of a request closes, whatever is being done for it."""
 
-    def __init__(self, app: ASGIApp, with_keys: bool, begin: Callable[[Asking], None]) -> None:
+    def __init__(self, app: ASGIApp, with_keys: bool, begin: Callable[[Asking], None], entry: Entry) -> None:
         """``begin`` is called within each request, before anything is done for it."""
         self._app, self._with_keys, self._begin = app, with_keys, begin
-        self._entry = Entry()
+        self._entry = entry
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on."""
@@ -63,6 +73,8 @@ class Presence:
             return
         asking = Asking(owner_of(scope, self._with_keys))
         ASKING.set(asking)
+        if scope["method"] == "POST":
+            scope.setdefault("state", {})[_OWNER] = asking.owner
         self._begin(asking)
         listener = _Listener(receive, asking, self._entry)
         try:
@@ -75,11 +87,12 @@ class Presence:
 class _Listener:
     """Hands on a request's messages; behind the body it listens by itself for the end of the connection.
 
-    The end of a body is handed on when it is the request's turn, or the end of its connection in its place.
+    The end of a body is handed on when it is the request's turn, or the end of its connection in its place, at once.
     """
 
     def __init__(self, receive: Receive, asking: Asking, entry: Entry) -> None:
         self._receive, self._asking, self._entry = receive, asking, entry
+        self._turn: asyncio.Future[None] | None = None
         self._end: asyncio.Task[Message] | None = None
 
     async def receive(self) -> Message:
@@ -91,10 +104,11 @@ class _Listener:
         if message["type"] == "http.disconnect":
             self._asking.gone.set()
         elif not message.get("more_body", False):
+            self._turn = self._entry.line_up(self._asking.owner)
             self._end = asyncio.create_task(self._listen())
-            await self._entry.enter(self._asking.owner)
-            if self._end.done():
-                return await self._end
+            await self._turn
+            if self._asking.gone.is_set():
+                return await asyncio.shield(self._end)
         return message
 
     def close(self) -> None:
@@ -107,4 +121,6 @@ class _Listener:
             message = await self._receive()
             if message["type"] == "http.disconnect":
                 self._asking.gone.set()
+                if self._turn is not None and not self._turn.done():
+                    self._turn.set_result(None)
                 return message

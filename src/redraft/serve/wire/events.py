@@ -4,7 +4,9 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import asdict
 from typing import Any
+from uuid import uuid4
 
+from redraft.engine.request import Request
 from redraft.engine.result import Chunk, Result, StepEvent, Usage
 from redraft.serve.answers import Answers, Done
 from redraft.serve.deltas import if_late
@@ -40,6 +42,21 @@ async def events(
     except Exception as error:
         problem = of_engine(error, fields)
         yield _event("error", {"message": problem.message, "type": problem.type, "param": problem.param})
+
+
+def start_of(here: Serving, kind: str, request: Request, beginning: str = "") -> dict[str, Any]:
+    """Return the first event of a request; ``kind``: how its id begins. ``beginning``: text that is certain."""
+    model = here.runtime.model
+    return {
+        "id": f"{kind}-{uuid4().hex}",
+        "model": here.settings.model,
+        "seed": request.seed,
+        "mode": request.mode,
+        "canvas_length": model.config.canvas_length,
+        "end_token_ids": list(model.defaults.end_token_ids),
+        "prompt_tokens": len(request.prompt),
+        "beginning": beginning,
+    }
 
 
 class _Drawing:

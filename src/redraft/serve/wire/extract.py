@@ -1,52 +1,38 @@
 """Redraft's own route to read a text into JSON: values with their confidences and places, every step as an event."""
 
-from typing import Annotated, Any, Literal
-from uuid import uuid4
+import json
+from typing import Annotated, Any
 
 from fastapi import APIRouter
 from fastapi import Request as HttpRequest
 from pydantic import Field
 from starlette.responses import Response
 
-from redraft.engine.quality import Quality
 from redraft.models.base import ExtractLayout
 from redraft.serve.answers import Answers, EventStream
 from redraft.serve.prepare import counting
 from redraft.serve.state import Serving, client_of, new_seed, serving
-from redraft.serve.wire.events import events, of_result
-from redraft.serve.wire.fields import Body, Seed, Temperature, Whole
-from redraft.serve.wire.sampling import DeadlineMs, Penalty, TopP
+from redraft.serve.wire.canvases import WRITTEN, Written
+from redraft.serve.wire.events import events, of_result, start_of
+from redraft.serve.wire.sampling import DRAWN, Drawn
 from redraft.tasks.extract import Extraction, ExtractRequest, extract
 
 router = APIRouter()
-_PARAMETERS = (
-    *("instruction", "layout", "verbatim", "confidence", "max_tokens", "seed", "temperature", "max_denoising_steps"),
-    *("canvas_length", "entropy_bound", "top_p", "frequency_penalty", "presence_penalty", "deadline_ms", "quality"),
-)
+_PARAMETERS = ("instruction", "layout", "verbatim", "confidence", "draft", *WRITTEN, *DRAWN)
 _FIELDS = {name: name for name in ("text", "schema", *_PARAMETERS)} | {"prompt": "text", "constraint": "schema"}
 
 
-class ExtractBody(Body):
+class ExtractBody(Written, Drawn):
     """The body of a request to read a text into JSON under a schema."""
 
-    model: str | None = None
     text: Annotated[str, Field(min_length=1)]
     schema_: Annotated[dict[str, Any], Field(alias="schema")]
     instruction: str | None = None
     layout: ExtractLayout | None = None
     verbatim: bool | None = None
     confidence: bool | None = None
-    max_tokens: Whole | None = None
-    seed: Seed = None
-    temperature: Temperature | None = None
-    max_denoising_steps: Annotated[int, Field(ge=1, le=1000)] | None = None
-    canvas_length: Whole | Literal["auto"] | None = None
-    entropy_bound: Annotated[float, Field(ge=0)] | None = None
-    top_p: TopP | None = None
-    frequency_penalty: Penalty | None = None
-    presence_penalty: Penalty | None = None
-    deadline_ms: DeadlineMs | None = None
-    quality: Quality | None = None
+    draft: Any = None
+    """A value, or JSON text, that the canvases start from, for the model to correct."""
 
 
 @router.post("/v1/redraft/extract")
@@ -65,6 +51,10 @@ async def read_out(body: ExtractBody, http: HttpRequest) -> Response:
         given.setdefault("seed", new_seed())
         tokens = here.tokenizer.encode_text(body.text, here.limits.before_tokenizing("text"), literal=True)
         here.limits.check_prompt(len(tokens), "text")
+        if body.draft is not None:
+            drafted = body.draft if isinstance(body.draft, str) else json.dumps(body.draft, ensure_ascii=False)
+            tokens = here.tokenizer.encode_text(drafted, here.limits.before_tokenizing("draft"), literal=True)
+            here.limits.check_prompt(len(tokens), "draft")
         return extract(here.runtime, body.text, body.schema_, record=here.settings.record, **given)
 
     request = await here.check(check, _FIELDS)
@@ -73,20 +63,10 @@ async def read_out(body: ExtractBody, http: HttpRequest) -> Response:
 
 
 def _start(here: Serving, request: ExtractRequest[Any]) -> dict[str, Any]:
-    slots, model = request.slots, here.runtime.model
-    asked = request.request if slots is None else slots.request
-    return {
-        "id": f"ext-{uuid4().hex}",
-        "model": here.settings.model,
-        "seed": asked.seed,
-        "mode": "diffusion",
-        "layout": "text" if slots is None else "slots",
-        "canvas_length": model.config.canvas_length,
-        # Of slots each has an end, behind which the next one stands.
-        "end_token_ids": list(model.defaults.end_token_ids) if slots is None else [],
-        "prompt_tokens": len(asked.prompt),
-        "beginning": "",
-    }
+    if request.slots is None:
+        return {**start_of(here, "ext", request.request), "layout": "text"}
+    # Each slot has an end, behind which the next one stands.
+    return {**start_of(here, "ext", request.slots.request), "layout": "slots", "end_token_ids": []}
 
 
 def _result(found: Extraction[Any]) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from functools import partial
 from typing import Annotated, Any, Literal
-from uuid import uuid4
 
 from fastapi import APIRouter
 from fastapi import Request as HttpRequest
@@ -13,30 +12,27 @@ from starlette.responses import Response
 from redraft.canvas.draft import Draft
 from redraft.constrain.constraint import Choice, Constraint, JSONSchema, Regex, Template
 from redraft.constrain.language.template import Hole, HoleType
-from redraft.engine.request import Request, Verify
+from redraft.engine.request import Verify
 from redraft.engine.result import Result
 from redraft.engine.task import Runnable
 from redraft.engine.thinking import OF_THOUGHTS, ReasoningEffort
 from redraft.errors import RedraftError
+from redraft.models.base import ExtractLayout
 from redraft.serve import prepare
 from redraft.serve.answers import Answers, EventStream
 from redraft.serve.deltas import if_late
 from redraft.serve.errors import ApiError, Json, bad_request, of_engine
 from redraft.serve.state import Serving, client_of, new_seed, serving
-from redraft.serve.wire.events import events, of_result, of_usage
-from redraft.serve.wire.fields import Body, Seed, Stop, Temperature, ThinkingBudget, Whole
+from redraft.serve.wire.canvases import WRITTEN, Denoised, Written
+from redraft.serve.wire.events import events, of_result, of_usage, start_of
+from redraft.serve.wire.fields import Body, Stop, ThinkingBudget
 from redraft.serve.wire.sampling import SAMPLING, DeadlineMs, Sampled
 from redraft.tasks.choose import ChooseRequest, choose
 from redraft.tasks.infill import draft_of
 
 router = APIRouter()
 _CAUSAL = ("causal_logprobs", "verify", "verify_threshold")
-_PARAMETERS = (
-    *("max_tokens", "seed", "temperature", "max_denoising_steps", "canvas_length", "entropy_bound", "stop"),
-    *_CAUSAL,
-    *OF_THOUGHTS,
-    *SAMPLING,
-)
+_PARAMETERS = (*WRITTEN, "stop", *_CAUSAL, *OF_THOUGHTS, *SAMPLING)
 
 
 class ChatMessage(Body):
@@ -103,21 +99,14 @@ class DraftBody(Body):
     """The probability that a token stands there at the start; 1 unless told."""
 
 
-class GenerateBody(Sampled):
+class GenerateBody(Written, Sampled):
     """The body of a request to generate."""
 
-    model: str | None = None
     prompt: str | None = None
     messages: Annotated[list[ChatMessage], Field(min_length=1)] | None = None
     fill: Gap | None = None
     constraint: AnyConstraint | None = None
     draft: DraftBody | None = None
-    max_tokens: Whole | None = None
-    seed: Seed = None
-    temperature: Temperature | None = None
-    max_denoising_steps: Annotated[int, Field(ge=1, le=1000)] | None = None
-    canvas_length: Whole | Literal["auto"] | None = None
-    entropy_bound: Annotated[float, Field(ge=0)] | None = None
     causal_logprobs: bool | None = None
     verify: Verify | None = None
     verify_threshold: Annotated[float, Field(gt=0, lt=1)] | None = None
@@ -128,17 +117,14 @@ class GenerateBody(Sampled):
     stop: Stop | None = None
 
 
-class ChooseBody(Body):
+class ChooseBody(Denoised):
     """The body of a request for decisions."""
 
-    model: str | None = None
     prompt: str | None = None
     messages: Annotated[list[ChatMessage], Field(min_length=1)] | None = None
     questions: Annotated[dict[str, Annotated[list[str], Field(min_length=1, max_length=255)]], Field(min_length=1)]
     frame: str | None = None
-    max_denoising_steps: Annotated[int, Field(ge=1, le=1000)] | None = None
-    canvas_length: Whole | Literal["auto"] | None = None
-    seed: Seed = None
+    layout: ExtractLayout | None = None
     deadline_ms: DeadlineMs | None = None
     calibrated: bool | None = None
     normalize: Literal["length"] | None = None
@@ -170,7 +156,7 @@ async def generate(body: GenerateBody, http: HttpRequest) -> Response:
         (answer,), request = prepared.answers(), prepared.request
         beginning = "" if request.constraint is None else request.constraint.beginning
     answers = Answers(here, [answer], client_of(http), steps=request.mode == "diffusion")
-    start = _start(here, request, beginning)
+    start = start_of(here, "gen", request, beginning)
     return EventStream(events(here, answers, start, fields, of_result), answers)
 
 
@@ -217,21 +203,6 @@ def _messages(messages: Sequence[ChatMessage]) -> list[dict[str, Any]]:
     return [message.model_dump() for message in messages]
 
 
-def _start(here: Serving, request: Request, beginning: str) -> dict[str, Any]:
-    """Return the first event; ``beginning``: text that is certain."""
-    model = here.runtime.model
-    return {
-        "id": f"gen-{uuid4().hex}",
-        "model": here.settings.model,
-        "seed": request.seed,
-        "mode": request.mode,
-        "canvas_length": model.config.canvas_length,
-        "end_token_ids": list(model.defaults.end_token_ids),
-        "prompt_tokens": len(request.prompt),
-        "beginning": beginning,
-    }
-
-
 @router.post("/v1/redraft/choose")
 async def decide(body: ChooseBody, http: HttpRequest) -> Response:
     """Find the probability of each option of each question."""
@@ -255,6 +226,7 @@ async def decide(body: ChooseBody, http: HttpRequest) -> Response:
         "canvas_length": body.canvas_length,
         "calibrated": body.calibrated,
         "normalize": body.normalize,
+        "layout": body.layout,
         "seed": new_seed() if body.seed is None else body.seed,
         "deadline_ms": body.deadline_ms,
     }
@@ -280,6 +252,8 @@ async def decide(body: ChooseBody, http: HttpRequest) -> Response:
                 for name, decision in result.answers.items()
             },
             "log_valid": result.log_valid,
+            "layout": result.layout,
+            "fallback": result.fallback,
             "seed": result.seed,
             **if_late(result),
             "usage": of_usage(result.usage),

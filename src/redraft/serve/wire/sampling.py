@@ -25,22 +25,31 @@ SAMPLING = ("mode", "deadline_ms", "quality", *vars(NOTHING))
 """The names, which are the engine's as well."""
 
 
-class Sampled(Body):
-    """A body that takes all of them."""
+class Drawn(Body):
+    """A body that says how tokens of canvases are drawn, and what that may cost."""
+
+    top_p: TopP | None = None
+    presence_penalty: Penalty | None = None
+    frequency_penalty: Penalty | None = None
+    deadline_ms: DeadlineMs | None = None
+    quality: Quality | None = None
+
+
+DRAWN = tuple(Drawn.model_fields)
+"""The names, which are the engine's as well."""
+
+
+class Sampled(Drawn):
+    """A body that takes all sampling parameters."""
 
     mode: GenerationMode | None = None
-    top_p: TopP | None = None
     top_k: TopK | None = None
     min_p: Annotated[float, Field(ge=0, le=1)] | None = None
     logit_bias: dict[str, Bias] | None = None
-    presence_penalty: Penalty | None = None
-    frequency_penalty: Penalty | None = None
     repetition_penalty: Annotated[float, Field(ge=REPETITION[0], le=REPETITION[1])] | None = None
     min_tokens: Annotated[int, Field(ge=0)] | None = None
     ignore_eos: bool | None = None
     stop_token_ids: list[int] | None = None
-    deadline_ms: DeadlineMs | None = None
-    quality: Quality | None = None
 
     @property
     def sampling(self) -> dict[str, Any]:

@@ -161,7 +161,9 @@ def _choose(here: Serving, state: Content, plain: _PlainQuestion) -> ChooseReque
     # The state comes first: it is the prefix that questions about the same thing share.
     prompt = here.runtime.question(_INSTRUCTION, f"{_plain(state)}\n\n{plain.text}")
     tokens = prompt_tokens(here, prompt, "state")
-    length = _canvas_length(here, plain.options)
+    # A slot has its own length.
+    in_slots = here.runtime.model.defaults.extract_layout == "slots"
+    length = None if in_slots else _canvas_length(here, plain.options)
     return choose(here.runtime, tokens, plain.options, seed=_SEED, canvas_length=length, record=here.settings.record)
 
 

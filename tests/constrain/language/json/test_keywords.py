@@ -84,6 +84,17 @@ CASES: list[tuple[Any, list[Any], list[Any]]] = [
     ({**ARRAY, "items": {"enum": [1, 2, 3]}, "uniqueItems": True}, [[], [2, 1], [3, 1, 2]], [[1, 1], [1, 2, 1]]),
     ({**ARRAY, "items": {"type": "boolean"}, "uniqueItems": True, "minItems": 2}, [[True, False]], [[True, True]]),
     ({**ARRAY, "items": STRING, "uniqueItems": True, "maxItems": 1}, [[], ["a"]], [["a", "a"]]),
+    # Of many values, as many as may stand there at once.
+    (
+        {**ARRAY, "items": {"enum": [*range(40)]}, "uniqueItems": True, "maxItems": 2},
+        [[], [39], [0, 39], [39, 0]],
+        [[3, 3], [40], [1, 2, 3], [3, 3, 4]],
+    ),
+    (
+        {**ARRAY, "items": {"type": "integer", "minimum": 1, "maximum": 20}, "uniqueItems": True, "maxItems": 3},
+        [[20, 1, 2], [7], [20, 2]],
+        [[2, 1, 2], [20, 20], [21], [1, 2, 3, 4]],
+    ),
     ({**ARRAY, "items": INTEGER, "contains": {"const": 7}}, [[7], [1, 7, 2]], [[], [1]]),
     (
         {**ARRAY, "items": INTEGER, "contains": {"const": 7}, "minContains": 2, "maxContains": 2},
@@ -202,7 +213,10 @@ def test_other_documents_come_from_a_registry_or_a_resolver_and_are_bundled():
     [
         ({"unevaluatedProperties": False}, "schema: 'unevaluatedProperties' is not supported; name all"),
         ({**ARRAY, "items": STRING, "uniqueItems": True}, "'uniqueItems' is supported for items of a few values"),
-        ({**ARRAY, "items": {"enum": list(range(40))}, "uniqueItems": True}, "up to 10 values; there are 40"),
+        (
+            {**ARRAY, "items": {"enum": list(range(40))}, "uniqueItems": True},
+            "up to 10 values, or more with a small 'maxItems'; there are 40",
+        ),
         ({"type": "number", "multipleOf": 0.1}, "'multipleOf' is supported only for integers"),
         ({**OBJECT, "additionalProperties": {}, "minProperties": 3}, "'minProperties' 3 is supported up to the number"),
         ({"not": {**ARRAY, "items": STRING, "uniqueItems": True}}, "the contrary of 'uniqueItems'"),

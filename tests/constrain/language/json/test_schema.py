@@ -50,8 +50,9 @@ SCHEMAS, LOOSE = 90, 120
 
 
 @cache
-def schemas(count: int, *, loose: bool = False) -> list[tuple[RandomSchemas, Any, ByteAutomaton]]:
-    """Random schemas that are not refused because they contradict themselves, with their automata; compiled once."""
+def schemas(count: int, *, loose: bool = False) -> list[tuple[RandomSchemas, Any, ByteAutomaton, RandomTexts]]:
+    """Random schemas that are not refused because they contradict themselves, with their automata and walks through
+    them; compiled once."""
     found = []
     for seed in range(count):
         drawn = RandomSchemas(seed, loose=loose)
@@ -62,7 +63,7 @@ def schemas(count: int, *, loose: bool = False) -> list[tuple[RandomSchemas, Any
             if not any(reason in str(error) for reason in CONTRADICTIONS):
                 raise
             continue
-        found.append((drawn, schema, automaton))
+        found.append((drawn, schema, automaton, RandomTexts(automaton)))
     return found
 
 
@@ -74,9 +75,8 @@ def test_whatever_the_automaton_writes_is_valid(loose: bool):
     and of numbers within bounds not all: -6.2 is none to it where the lower bound is -6.218.
     """
     chance, tried = random.Random(0), 0
-    for _, schema, automaton in schemas(LOOSE if loose else SCHEMAS, loose=loose):
-        texts = RandomTexts(automaton)
-        for _ in range(8):
+    for _, schema, _, texts in schemas(LOOSE if loose else SCHEMAS, loose=loose):
+        for _ in range(4):
             text = texts.draw(chance)
             assert valid_json(schema, text), (schema, text)
             if not re.search(rb"\\[u/]|[0-9][.]|\x7f", text):
@@ -97,7 +97,7 @@ def keywords_of(schema) -> set[str]:
 
 def test_random_schemas_have_most_keywords_and_formats():
     """The others have cases of their own, in ``test_keywords``."""
-    drawn = [schema for _, schema, _ in [*schemas(SCHEMAS), *schemas(LOOSE, loose=True)]]
+    drawn = [found[1] for found in [*schemas(SCHEMAS), *schemas(LOOSE, loose=True)]]
     assert len(SUPPORTED & set().union(*map(keywords_of, drawn))) >= 22
     assert all(f'"format": "{name}"' in json.dumps(drawn) for name in FORMATS)
 
@@ -106,11 +106,10 @@ def test_values_are_accepted_exactly_if_they_are_valid():
     """Values near valid ones, laid out as the automaton wants them: accepted if and only if jsonschema accepts them."""
     chance = random.Random(1)
     outcomes = {True: 0, False: 0}
-    for drawn, schema, automaton in schemas(SCHEMAS):
+    for drawn, schema, automaton, texts in schemas(SCHEMAS):
         # Where options are merged, the order of members is no longer that of one list of properties.
         plain = not re.search('Of"|\\$ref|date|time', json.dumps(schema))
-        texts = RandomTexts(automaton)
-        for _ in range(16):
+        for _ in range(8):
             value = in_schema_order(schema, drawn.near(json.loads(texts.draw(chance))))
             text = compact(value)
             # Spellings of numbers that only unbounded ones have, or integers do not.
@@ -120,7 +119,7 @@ def test_values_are_accepted_exactly_if_they_are_valid():
             accepted = automaton.matches(text)
             assert accepted == valid if plain else accepted <= valid, (schema, text)
             outcomes[valid] += 1
-    assert min(outcomes.values()) > 120, outcomes
+    assert min(outcomes.values()) > 60, outcomes
 
 
 # What schemas may not say

@@ -9,6 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from redraft.constrain.language.json.spans import Leaf, leaves, token_spans
+from tests.thorough import some
 
 CHARACTERS = st.characters(exclude_categories=["Cs"])
 STRINGS = st.text(CHARACTERS, max_size=6) | st.text('"\\/~\n\t\x00é😀\x7f', max_size=6)
@@ -84,7 +85,7 @@ def same(one: Any, other: Any) -> bool:
     return repr(one) == repr(other)
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=some(100, 40))
 @given(_texts())
 def test_leaves_put_together_are_the_document(case: tuple[str, Any]):
     """Whatever the white space and the escapes; each leaf's characters are its value as it is written."""
@@ -160,7 +161,7 @@ def test_what_is_not_json_is_refused_with_its_position(text: str, match: str):
         leaves(text)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=some(60, 40))
 @given(_texts(), st.data())
 def test_a_damaged_text_is_refused_exactly_if_json_refuses_it(case: tuple[str, Any], data: st.DataObject):
     """One character left out, put in or replaced; Python's NaN and Infinity are refused besides."""

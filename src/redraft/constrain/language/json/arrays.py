@@ -74,7 +74,7 @@ class ArrayWriter(Writer):
                 return None
             values = [False, True] * ("boolean" in merged.kinds) + [None] * ("null" in merged.kinds)
             if "integer" in merged.kinds:
-                listed = decimal_range.listed(merged.lower, merged.upper, containers.MAX_DIFFERENT)
+                listed = decimal_range.listed(merged.lower, merged.upper, containers.MAX_LISTED)
                 if listed is None:
                     return None
                 values += listed

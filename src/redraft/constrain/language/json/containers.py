@@ -1,7 +1,8 @@
 """Objects and arrays in which something is counted, as networks of places: one for each count, or set, so far."""
 
 from collections.abc import Sequence as ListOf
-from itertools import combinations
+from itertools import accumulate, combinations
+from math import comb, isqrt
 
 from redraft.constrain.expression import EMPTY, Expression, joined
 from redraft.constrain.language.json import text as json_text
@@ -11,8 +12,12 @@ from redraft.constrain.language.json.text import Layout, Member
 from redraft.constrain.language.json.ways import Ways
 from redraft.errors import ConstraintError
 
-MAX_DIFFERENT = 10
-"""The most values whose sets are all kept apart."""
+_MAX_DIFFERENT = 10
+"""The most values whose sets are all kept apart; of more values, as many sets of few."""
+_MAX_ADDED = _MAX_DIFFERENT * 2 ** (_MAX_DIFFERENT - 1)
+"""Ways from one set to another with a value more."""
+MAX_LISTED = isqrt(_MAX_ADDED)
+"""The most values of which two may differ."""
 MAX_COUNTED = 64
 _MAX_PATTERNS = 3
 
@@ -90,8 +95,15 @@ def _counted(layout: Layout, members: ListOf[Member], further: Expression | None
 
 def different(layout: Layout, texts: ListOf[Expression], low: int, high: int, pointer: str) -> Expression:
     """An array of ``low`` to ``high`` of the texts, none of them twice; a place for each set of them."""
-    if high > 1 and len(texts) > MAX_DIFFERENT:
-        raise fail(pointer, f"'uniqueItems' is supported for up to {MAX_DIFFERENT} values; there are {len(texts)}")
+    count = len(texts)
+    # From each set that is not full, a way leads on for each text that it lacks.
+    added = accumulate(comb(count, size) * (count - size) for size in range(high))
+    if high > 1 and any(ways > _MAX_ADDED for ways in added):
+        raise fail(
+            pointer,
+            f"'uniqueItems' is supported for up to {_MAX_DIFFERENT} values, or more with a small 'maxItems'; there are "
+            f"{count}, of which up to {high} may stand in the array",
+        )
     places = Ways(frozenset())
     for size in range(high + 1):
         for found in map(frozenset, combinations(range(len(texts)), size)):

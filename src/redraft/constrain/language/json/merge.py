@@ -11,13 +11,25 @@ from redraft.constrain.language.json.negation import BREAKS, KINDS, KINDS_OF_TYP
 
 __all__ = ["KINDS", "Alternatives", "Contains", "Members", "Merged", "Place", "Places"]
 
-_KINDS_OF_KEYWORD = (
-    (("properties", "additionalProperties", "required", "patternProperties", "propertyNames"), "object"),
-    (("minProperties", "maxProperties", "dependentRequired", "dependentSchemas"), "object"),
-    (("prefixItems", "items", "minItems", "maxItems", "contains", "uniqueItems"), "array"),
-    (("minLength", "maxLength", "pattern", "format"), "string"),
-    (("minimum", "exclusiveMinimum", "maximum", "exclusiveMaximum", "multipleOf"), "number"),
-)
+# The keywords that each step of merging reads: most schemas have few of them.
+_VALUES = frozenset({"enum", "const", NOT_VALUES})
+_BOUNDS = frozenset({"minimum", "exclusiveMinimum", "maximum", "exclusiveMaximum", "multipleOf"})
+_STRINGS = frozenset({"minLength", "maxLength", "pattern", "format"})
+_TEXT = _STRINGS | {NOT_PATTERN, NOT_FORMAT}
+_DEPENDENT = frozenset({"dependentRequired", "dependentSchemas"})
+_OBJECTS = frozenset({"properties", "additionalProperties", "required", "patternProperties", "propertyNames"}) | {
+    *("minProperties", "maxProperties")
+}
+_MEMBERS = _OBJECTS | {BREAKS}
+_ITEMS = frozenset({"prefixItems", "items", "minItems", "maxItems", "contains", "uniqueItems"})
+_CHOICES = _DEPENDENT | {"anyOf", "oneOf", "if"}
+_TYPE_OF_KEYWORD = {
+    **dict.fromkeys(_OBJECTS | _DEPENDENT, "object"),
+    **dict.fromkeys(_ITEMS, "array"),
+    **dict.fromkeys(_STRINGS, "string"),
+    **dict.fromkeys(_BOUNDS, "number"),
+}
+"""The type that a keyword implies, of which alone it speaks."""
 
 
 @dataclass(frozen=True)
@@ -76,9 +88,7 @@ class Place:
 
 
 # Keywords of a condition that hold for some values of every type, or of one type without implying it.
-_SAYING = frozenset(keyword for keywords, _ in _KINDS_OF_KEYWORD for keyword in keywords) | {
-    *(NOT_VALUES, NOT_PATTERN, NOT_FORMAT, BREAKS)
-}
+_SAYING = frozenset(_TYPE_OF_KEYWORD) | {NOT_VALUES, NOT_PATTERN, NOT_FORMAT, BREAKS}
 
 Places = tuple[Place, ...]
 """Schemas that hold at once; none is anything at all."""
@@ -236,13 +246,20 @@ class Merged:
         """Add the keywords of one schema that are not about the same value as a whole: '$ref', 'allOf', 'not'."""
         schema = place.schema
         assert isinstance(schema, Mapping)
+        stated = schema.keys()
         self._add_kinds(schema, place.derived)
-        self._add_values(schema)
-        self._add_bounds(schema)
-        self._add_text(schema, place.pointer)
-        self._add_members(schema, place)
-        self._add_items(schema, place)
-        self._add_alternatives(schema, place)
+        if not _VALUES.isdisjoint(stated):
+            self._add_values(schema)
+        if not _BOUNDS.isdisjoint(stated):
+            self._add_bounds(schema)
+        if not _TEXT.isdisjoint(stated):
+            self._add_text(schema, place.pointer)
+        if not _MEMBERS.isdisjoint(stated):
+            self._add_members(schema, place)
+        if not _ITEMS.isdisjoint(stated):
+            self._add_items(schema, place)
+        if not _CHOICES.isdisjoint(stated):
+            self._add_alternatives(schema, place)
 
     def _add_alternatives(self, schema: Mapping[str, Any], place: Place) -> None:
         for keyword, options in place.options.items():
@@ -274,10 +291,13 @@ class Merged:
             names = schema["type"] if isinstance(schema["type"], list | tuple) else [schema["type"]]
             kinds = frozenset().union(*(KINDS_OF_TYPE[name] for name in names))
             self.kinds = kinds if self.kinds is None else self.kinds & kinds
-        for keywords, name in () if derived else _KINDS_OF_KEYWORD:
-            if any(keyword in schema and (keyword, schema[keyword]) != ("uniqueItems", False) for keyword in keywords):
+        if derived:
+            self.conditional |= not _SAYING.isdisjoint(schema.keys())
+            return
+        for keyword, value in schema.items():
+            name = _TYPE_OF_KEYWORD.get(keyword)
+            if name is not None and (keyword, value) != ("uniqueItems", False):
                 self.implied_kinds |= KINDS_OF_TYPE[name]
-        self.conditional |= derived and bool(_SAYING.intersection(schema))
 
     def _add_values(self, schema: Mapping[str, Any]) -> None:
         for keyword in ("enum", "const"):

@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator, Sequence
 from random import Random
 
+from redraft.tasks.layout import widths_alone
 from redraft.tasks.slots import Filled, Piece, Pinned
 from redraft.train.recipes.pocket.questions import Answer, Written, other
 from redraft.train.recipes.pocket.schemas import CANVAS, taken
@@ -11,7 +12,6 @@ from redraft.train.recipes.pocket.snippets import Field, Snippet, Split
 from redraft.train.recipes.pocket.wordings import wording
 
 _GAPS = ("____", "[...]", "(?)", "???", "<gap>", "[missing]")
-_WIDTHS = (8, 12, 16, 24, 32, 48)
 
 
 def edit(snippet: Snippet, random: Random, split: Split) -> Written | None:
@@ -99,9 +99,7 @@ def form(snippet: Snippet, random: Random, split: Split) -> Written | None:
 
 def width(text: str, random: Random) -> int:
     """A width that holds the text and an end, and does not tell how long it is."""
-    own = taken(text)
-    fitting = [width for width in _WIDTHS if width > own + 2]
-    return random.choice(fitting[:2] or [own + 4])
+    return random.choice(widths_alone(taken(text)))
 
 
 def canvas_size(pieces: Sequence[Piece]) -> int:

@@ -29,6 +29,8 @@ export type ExtractBody = Parameters & {
   schema: unknown;
   layout?: "slots" | "text";
   verbatim?: boolean;
+  /** A value that the canvas starts from in the place of noise, for the model to correct. */
+  draft?: unknown;
 };
 
 export type ChooseBody = Prompt & {
