@@ -18,6 +18,7 @@ from redraft.models.base import Span
 from redraft.models.checkpoint import DType
 from redraft.models.diffusion_gemma.model import DiffusionGemma
 from redraft.models.footprint import Use, footprint
+from redraft.models.on_device import DeviceModel
 from redraft.models.packed import PackedModel
 from tests.random_checkpoint import random_checkpoint
 
@@ -74,9 +75,13 @@ def test_another_device_computes_the_plain_model(folder: Path):
 
 
 @pytest.mark.parametrize("dtype", ["int8", "int4"])
-def test_another_device_refuses_a_lossy_dtype_by_name(folder: Path, dtype: DType):
-    with pytest.raises(CheckpointError, match=f"'{dtype}' runs on the CPU only.*'bfloat16' or 'float32' for 'meta'"):
-        redraft.load(folder, dtype=dtype, device="meta")
+def test_another_device_computes_with_packed_weights_as_they_are(folder: Path, dtype: DType):
+    model = redraft.load(folder, dtype=dtype, device="meta").model
+    assert isinstance(model, DeviceModel)
+    matrices = [model.parts.layers[0].qkv, model.parts.layers[0].experts_down]
+    assert {matrix.data.device.type for matrix in matrices if matrix is not None} == {"meta"}
+    assert matrices[1] is not None
+    assert matrices[1].format == dtype
 
 
 def test_an_unknown_dtype_lists_the_choices(folder: Path):

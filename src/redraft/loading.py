@@ -11,15 +11,17 @@ import torch
 
 from redraft.api import Engine
 from redraft.engine.request import check_same_vocabulary, check_whole
-from redraft.errors import CheckpointError, RequestError
+from redraft.errors import RequestError
 from redraft.kernels import bindings
-from redraft.kernels.packed import FORMATS, Format
+from redraft.kernels.packed import FORMATS
+from redraft.kernels.triton.status import status
 from redraft.models import checkpoint, hub
 from redraft.models.base import DEVICE_PREFILL_CHUNK, PREFILL_CHUNK, BlockDiffusionModel, WindowPolicy
 from redraft.models.checkpoint import Checkpoint, DType
 from redraft.models.choice import Choice, choose
 from redraft.models.fitting import check_fits
 from redraft.models.footprint import CONTEXT, Use, footprint
+from redraft.models.on_device import DeviceModel
 from redraft.models.origin import Origin
 from redraft.models.packed_cache import OnPacking, PackFolder, PackingStep, is_kept, load_packed
 from redraft.models.remote import is_here, read_headers
@@ -46,9 +48,10 @@ def load(
     """Load a checkpoint: a bundled name ("sudoku"), a folder, a GGUF file, or a hub id.
 
     revision: branch, tag or commit of a hub id. dtype: "float32", which is exact, "bfloat16", "int8" or "int4" (weights
-    in so many bits, activations in 8: lossy), or "auto": float32 for models below half a billion parameters, what keeps
-    the numbers of a quantised copy, else what the files hold or, on a CPU whose memory is too small for it, the first
-    of int8 and int4 that fits (``engine.origin.choice`` says why). Weights that are packed already load dequantised in
+    in so many bits, activations in 8 on the CPU and in bfloat16 elsewhere: lossy), or "auto": float32 for models below
+    half a billion parameters, what keeps the numbers of a quantised copy, else what the files hold or, where the memory
+    is too small for it, the first of int8 and int4 that fits; on a device without kernels for these, bfloat16
+    (``engine.origin.choice`` says why). Weights that are packed already load dequantised in
     "float32" and "bfloat16". device: "cpu", where the compiled kernels are used if there are any,
     "cuda", "mps", or "auto", which is a CUDA device where there is one and the dtype runs on it, else the CPU.
     prefill_chunk: prompt positions encoded in one forward, by default 256 on the CPU and 2,048 elsewhere.
@@ -173,7 +176,6 @@ def _judge(found: Checkpoint, wanted: _Wanted, taken: Sequence[Taken] = ()) -> _
     bytes for keys and values, CheckpointError where nothing computes that there."""
     choice = chosen_format(found, wanted.dtype, wanted.device, wanted.memory, wanted.pack_folder, taken)
     device = chosen_device(wanted.device, lossy=choice.format in ("int8", "int4"))
-    _check_computed(choice.format, device)
     use = Use(min(CONTEXT, found.config.context_length), device=device)
     packed = is_kept(found, choice.format, wanted.pack_folder)
     room = allowed(wanted.memory, device, taken)
@@ -199,32 +201,25 @@ def chosen_format(
     taken: Sequence[Taken] = (),
 ) -> Choice:
     """Return the format that ``load`` computes a checkpoint in beside what is ``taken``, and why."""
-    place = "cpu" if device == "auto" and not (found.packed is None and torch.cuda.is_available()) else device
-    place = "cuda" if place == "auto" else place
+    place = chosen_device(device, lossy=found.packed in ("int8", "int4"))
     use = Use(min(CONTEXT, found.config.context_length), device=place)
     # What is asked for is not counted; and what was packed before is not packed again.
     kept = frozenset(format for format in FORMATS if is_kept(found, format, pack_folder)) if dtype == "auto" else None
     return choose(found, dtype, allowed(memory, place, taken), use, packed=kept or frozenset())
 
 
-def _check_computed(format: Format, device: str) -> None:
-    """Raise CheckpointError for a format that nothing computes on a device."""
-    if torch.device(device).type != "cpu" and format in ("int8", "int4"):
-        raise CheckpointError(
-            f"dtype {format!r} runs on the CPU only: there are no kernels for it on {device!r} yet; choose 'bfloat16' "
-            f"or 'float32' for {device!r}, or device 'cpu' for {format!r}"
-        )
-
-
 def why_device(found: Checkpoint, dtype: DType = "auto") -> str:
     """Say which device "auto" stands for, of a checkpoint that is loaded in ``dtype``, and why."""
-    lossy = dtype in ("int8", "int4") or (dtype == "auto" and found.packed in ("int8", "int4"))
+    format = found.packed if dtype == "auto" else dtype
     if not torch.cuda.is_available():
         others = " (device mps has to be asked for)" if torch.backends.mps.is_available() else ""
         return f"cpu: torch {torch.__version__} finds no CUDA device here{others}"
     card = torch.cuda.get_device_properties(0)
     named = f"{card.name}, {size_text(card.total_memory)}"
-    return f"cpu: {named} is there, but {dtype} runs on the CPU only" if lossy else f"cuda: {named}"
+    kernels = status("cuda")
+    if format in ("int8", "int4") and not kernels.used:
+        return f"cpu: {named} is there, but has no kernels for {format} ({kernels.reason})"
+    return f"cuda: {named}"
 
 
 def check_device(device: str) -> None:
@@ -246,10 +241,11 @@ def check_device(device: str) -> None:
 
 
 def chosen_device(device: str, *, lossy: bool) -> str:
-    """Return the device that "auto" stands for; others stand for themselves."""
+    """Return the device that "auto" stands for; others stand for themselves. ``lossy``: for int8 or int4, which a card
+    computes with where it has kernels for them."""
     if device != "auto":
         return device
-    return "cuda" if torch.cuda.is_available() and not lossy else "cpu"
+    return "cuda" if torch.cuda.is_available() and not (lossy and not status("cuda").used) else "cpu"
 
 
 def _log_packing(step: PackingStep) -> None:
@@ -268,4 +264,7 @@ def _load_model(
     lossy = format in ("int8", "int4")
     if torch.device(device).type == "cpu" and (lossy or bindings.kernels() is not None):
         return load_packed(found, format, options, pack_folder=pack_folder, on_packing=on_packing)
+    if lossy:
+        packed = load_packed(found, format, options, pack_folder=pack_folder, on_packing=on_packing)
+        return DeviceModel(packed, device)
     return found.load(format, options).to(device)

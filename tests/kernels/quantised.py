@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from redraft.kernels.linear import Norm
+from redraft.kernels.norm import Norm
 from redraft.kernels.packed import Activation, Format
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from redraft.kernels.elementwise import add_normed, split_heads
-from redraft.kernels.linear import Norm
+from redraft.kernels.norm import Norm
 from tests.kernels.quantised import assert_within, normed, random
 
 EPSILON = 1e-6

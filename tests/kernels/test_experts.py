@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from redraft.kernels.experts import experts
-from redraft.kernels.linear import Norm
+from redraft.kernels.norm import Norm
 from redraft.kernels.packed import FORMATS, Format, PackedMatrix, pack, pack_gated
 from tests.kernels.quantised import assert_within, gated, normed, operand, random
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from redraft.kernels.layer import PackedLayer, ScaledRows, route
-from redraft.kernels.linear import Norm
+from redraft.kernels.norm import Norm
 from redraft.kernels.packed import FORMATS, Activation, Format, PackedMatrix, pack, pack_gated
 from tests.kernels.quantised import gated, normed, random
 

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from redraft.kernels.linear import Norm, linear
+from redraft.kernels.linear import linear
+from redraft.kernels.norm import Norm
 from redraft.kernels.packed import ACTIVATIONS, FORMATS, Activation, Format, PackedMatrix, pack, pack_gated
 from tests.kernels.quantised import assert_within, gated, normed, one_step, operand, random
 from tests.thorough import some

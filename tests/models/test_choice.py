@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from redraft.kernels.triton.status import TritonStatus
 from redraft.models import checkpoint
 from redraft.models.choice import choose
 from redraft.models.footprint import Use, footprint
@@ -54,6 +55,9 @@ def test_a_quantised_copy_is_as_stored(
     assert (choice.format, choice.usual) == (kept, False)
     assert "keeps the numbers that it is stored in" in choice.reason
     assert choose(found, memory=PLENTY, use=Use(device="cuda")).format == "bfloat16"
+    # Where a card has kernels for it, it is what it is on the CPU.
+    monkeypatch.setattr("redraft.models.choice.status", lambda device: TritonStatus(True, "a card"))
+    assert choose(found, memory=PLENTY, use=Use(device="cuda")).format == kept
 
 
 def test_packed_weights_are_what_they_are_and_dequantised_elsewhere(tmp_path: Path):

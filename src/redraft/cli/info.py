@@ -270,7 +270,19 @@ def _kernels() -> dict[str, object]:
         "because": now.reason,
         "best of this processor": now.best_tier or "not known without the library",
         "threads": now.threads or "torch's",
+        "of a card": _card(),
     }
+
+
+def _card() -> str:
+    import torch
+
+    from redraft.kernels.triton.status import status
+
+    if not torch.cuda.is_available():
+        return "no card"
+    found = status("cuda")
+    return f"triton: {found.reason}" if found.used else f"torch: {found.reason}"
 
 
 def _unsupported(found: "Checkpoint") -> dict[str, dict[str, object]]:

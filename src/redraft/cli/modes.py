@@ -136,7 +136,7 @@ def _allowed(engine: "Engine", measured: "Comparison") -> dict[str, dict[int, fl
     from redraft.models.packed import PackedModel
 
     model = engine.model
-    if bindings.kernels() is None or not isinstance(model, PackedModel):
+    if bindings.kernels() is None or not isinstance(model, PackedModel) or model.device.type != "cpu":
         return {}
     return allowed(model, Machine.measured(model), measured.figures)
 

@@ -36,11 +36,11 @@ def attention_of_spans(queries: Tensor, spans: Sequence[AttentionSpan]) -> Tenso
     rows after those of the one before.
     """
     _, heads, _, head_dim = queries.shape
-    if bindings.kernels() is None or queries.dtype not in (torch.float32, torch.bfloat16):
+    if not bindings.compute(queries) or queries.dtype not in (torch.float32, torch.bfloat16):
         parts = [
             attention_reference(queries[:, :, s.start : s.end], s.segments).float() for s in spans if s.end > s.start
         ]
-        return torch.cat(parts, dim=1) if parts else torch.empty(1, 0, heads * head_dim)
+        return torch.cat(parts, dim=1) if parts else torch.empty(1, 0, heads * head_dim, device=queries.device)
     if len(queries) != 1:
         raise ValueError(f"{len(queries)} sequences at once; the kernel takes one")
     queries = _rows(queries)

@@ -18,6 +18,11 @@ def kernels() -> Library | None:
     return None if library is None or library.tier == "generic" else library
 
 
+def compute(x: Tensor) -> bool:
+    """Tell whether the library's kernels compute with ``x``: on the CPU, where there are any."""
+    return x.device.type == "cpu" and kernels() is not None
+
+
 @cache
 def entry(name: str) -> Callable[..., None]:
     """The C entry ``name``; ``kernels()`` must not be None."""

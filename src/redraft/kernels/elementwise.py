@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from redraft.kernels import bindings, interface
-from redraft.kernels.linear import Norm, norm_for_c
+from redraft.kernels.linear import norm_for_c
+from redraft.kernels.norm import Norm
 from redraft.layers.rope import rotate
 
 
@@ -25,7 +26,7 @@ def split_heads(
     Each head is normed, or not, then rotated by the cosines and sines [P, D/2] of ``rope``, a table whose row for each
     of the T rows stands in ``positions`` [T] int64; without them P is T. Then it is multiplied by ``scale``.
     """
-    if bindings.kernels() is None or dtype not in (torch.float32, torch.bfloat16):
+    if not bindings.compute(projected) or dtype not in (torch.float32, torch.bfloat16):
         return split_heads_reference(projected, head_dim, norm, rope, dtype, positions, scale)
     count, heads = len(projected), projected.shape[1] // head_dim
     out = torch.empty(1, heads, count, head_dim, dtype=dtype)
@@ -76,7 +77,7 @@ def add_normed(
 
     With ``other``, the branch is the sum of the two, each normed by itself first. None is no norm.
     """
-    if bindings.kernels() is None:
+    if not bindings.compute(residual):
         add_normed_reference(residual, branch, norm, scalar, other, branch_norm, other_norm)
         return
     call = interface.CBranches(

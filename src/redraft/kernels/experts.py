@@ -5,8 +5,9 @@ import ctypes
 import torch
 from torch import Tensor
 
-from redraft.kernels import bindings
-from redraft.kernels.linear import Norm, as_operand, check_width, norm_for_c, product_with
+from redraft.kernels import bindings, device
+from redraft.kernels.linear import as_operand, check_width, norm_for_c, product_with
+from redraft.kernels.norm import Norm
 from redraft.kernels.packed import PackedMatrix
 
 
@@ -17,11 +18,14 @@ def experts(
 
     gate_up and down hold one matrix an expert; x [count, inputs] float32; weights float32 and chosen int64
     [count, top_k]. Returns float32 [count, outputs of down]. A token's choices are summed in their order, so that the
-    result depends neither on the other tokens nor on threads.
+    result depends neither on the other tokens nor on threads. Beside the CPU choices are not looked at: the host would
+    have to wait for them.
     """
     check_width(gate_up, x)
     if not weights.shape == chosen.shape == (len(x), chosen.shape[-1]):
         raise ValueError(f"weights {[*weights.shape]} and choices {[*chosen.shape]} for {len(x)} rows")
+    if x.device.type != "cpu":
+        return device.experts(gate_up, down, x, norm, weights, chosen)
     if chosen.numel():
         lowest, highest = (int(expert) for expert in chosen.aminmax())
         if lowest < 0 or highest >= gate_up.count:

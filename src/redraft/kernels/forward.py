@@ -143,7 +143,7 @@ def forward(stack: Stack, x: Tensor, spans: Sequence[SpanContext], ropes: Ropes)
     them afterwards is of no use.
     """
     _check_forward(stack, x, spans, ropes)
-    if bindings.kernels() is None:
+    if not bindings.compute(x):
         forward_by_layers(stack, x, spans, ropes)
         return
     table = _table([(span.count, span.position, span.address) for span in spans], interface.CSpan)
@@ -153,7 +153,7 @@ def forward(stack: Stack, x: Tensor, spans: Sequence[SpanContext], ropes: Ropes)
 
 def forward_by_layers(stack: Stack, x: Tensor, spans: Sequence[SpanContext], ropes: Ropes) -> None:
     """``forward``, a layer after the other: what it means, and what it is without kernels."""
-    positions = torch.cat([torch.arange(span.position, span.position + span.count) for span in spans])
+    positions = torch.cat([torch.arange(span.position, span.position + span.count, device=x.device) for span in spans])
     starts = [0]
     for span in spans:
         starts.append(starts[-1] + span.count)

@@ -11,10 +11,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from redraft.kernels import bindings, interface
+from redraft.kernels import bindings, device, interface
 from redraft.kernels.elementwise import add_normed, split_heads
 from redraft.kernels.experts import experts
-from redraft.kernels.linear import Norm, check_width, linear
+from redraft.kernels.linear import check_width, linear
+from redraft.kernels.norm import Norm
 from redraft.kernels.packed import PackedMatrix
 
 
@@ -98,9 +99,11 @@ class PackedLayer:
         int64; without them P is T.
         """
         check_width(self.qkv, x)
-        check_rope(rope, positions, len(x))
-        if bindings.kernels() is None:
+        if not bindings.compute(x):
+            if x.device.type == "cpu":
+                check_rope(rope, positions, len(x))
             return self.project_by_parts(x, rope, positions)
+        check_rope(rope, positions, len(x))
         count = len(x)
         cosines, sines = (part.contiguous() for part in rope)
         positions = None if positions is None else positions.contiguous()
@@ -116,7 +119,7 @@ class PackedLayer:
         """From the attention's context [T, heads * head_dim] on, in place on the residual x [T, hidden] (float32 and
         contiguous). Each row is one of ``rows``."""
         check_width(self.o, context)
-        if bindings.kernels() is None:
+        if not bindings.compute(x):
             self.finish_by_parts(x, context, rows)
             return
         stretches = (interface.CScaledRows * len(rows))(*(interface.CScaledRows(*one) for one in rows))
@@ -204,6 +207,8 @@ def check_rope(rope: tuple[Tensor, Tensor], positions: Tensor | None, count: int
 def route(logits: Tensor, top_k: int, scale: Tensor) -> tuple[Tensor, Tensor]:
     """Weights and experts [T, top_k] of each row of ``logits`` [T, experts]: the largest probabilities, made to add up
     to 1, times each expert's ``scale``. Of equal logits the lower expert goes first."""
+    if logits.device.type != "cpu":
+        return device.route(logits, top_k, scale)
     if top_k == logits.shape[-1]:
         return logits.softmax(-1) * scale, torch.arange(top_k).expand(logits.shape)
     chosen = logits.argsort(dim=-1, descending=True, stable=True)[:, :top_k]

@@ -1,39 +1,29 @@
 """A product with a packed weight, its rows normed and cast on the way in, gated on the way out."""
 
 import ctypes
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from redraft.kernels import bindings, interface
+from redraft.kernels import bindings, device, interface
+from redraft.kernels.norm import Norm
 from redraft.kernels.packed import BLOCK, Format, PackedMatrix
 
 # Weights that torch computes with at a time: 4 MB in float32, which stay in a core's cache beside the rows.
 _AT_A_TIME = 1 << 20
 
 
-@dataclass(frozen=True)
-class Norm:
-    """An RMSNorm applied to the rows before a product; ``weight`` [inputs] float32, None for ones."""
-
-    weight: Tensor | None
-    epsilon: float
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """The norm in the dtype of ``x``."""
-        normed = x * torch.rsqrt(x.square().mean(-1, keepdim=True) + self.epsilon)
-        return normed if self.weight is None else normed * self.weight
-
-
 def linear(packed: PackedMatrix, x: Tensor, norm: Norm | None = None) -> Tensor:
     """``norm(x) @ weight.T + bias`` for x [count, inputs] float32; of a gated matrix ``activation(gate) * up``.
 
     Returns float32 [count, outputs]. bfloat16 rounds the normed rows to bfloat16; int8 and int4 round them to int8
-    with one scale a row. Sums are taken in float32 or int32. A row's result depends on no other row.
+    with one scale a row. Sums are taken in float32 or int32. A row's result depends on no other row. Beside the CPU
+    rows of all three are rounded to bfloat16, as ``device`` says.
     """
     check_width(packed, x)
+    if x.device.type != "cpu":
+        return device.linear(packed, x, norm)
     if bindings.kernels() is None:
         return linear_reference(packed, x, norm)
     x = bindings.rows(x)

@@ -32,7 +32,11 @@ class Groups:
 
     def add(self, weights: Tensor, peak: Tensor) -> None:
         """Take in a tile's weights [R, tile], relative to its ``peak`` [R]."""
-        self._sums.append(group_sums(weights))
+        self.add_sums(group_sums(weights), peak)
+
+    def add_sums(self, sums: Tensor, peak: Tensor) -> None:
+        """Take in the sums of a tile's groups [R, groups], relative to its ``peak`` [R]."""
+        self._sums.append(sums)
         self._peaks.append(peak)
 
     def draw(self, tiles: Tiles, rows: Tensor, fraction: Tensor, members: "_Members | None" = None) -> Tensor:

@@ -94,6 +94,11 @@ class HeadTiles(Tiles):
         self._table, self._softcap = table, softcap
         self._scaled = (hidden.float() / cap).to(table.dtype)
 
+    @property
+    def scaled(self) -> Tensor:
+        """[C, H] in the table's dtype: the hidden states in units of the soft cap, which products are taken of."""
+        return self._scaled
+
     def products(self, tokens: slice | Tensor, rows: Tensor | None) -> Tensor:
         queries = self._scaled if rows is None else self._scaled[rows]
         logits = (queries @ self._table[tokens].T).float()

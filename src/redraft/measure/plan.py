@@ -23,6 +23,7 @@ from redraft.models import checkpoint, hub, published
 from redraft.models.base import PREFILL_CHUNK, GenerationMode
 from redraft.models.cache_folder import cache_folders
 from redraft.models.checkpoint import Checkpoint, DType
+from redraft.models.choice import has_kernels
 from redraft.models.fitting import Alternative, alternatives, check_use
 from redraft.models.footprint import CONTEXT, MAX_BATCH_ROWS, Footprint, Use, footprint
 from redraft.models.outline import outline
@@ -357,7 +358,7 @@ def _copies(found: Checkpoint, there: Memory | None, use: Use, free_disk: int) -
         if copy.dtype not in sizes:
             sizes[copy.dtype] = footprint(found, copy.dtype, use)
         needed, both = sizes[copy.dtype].needed, copy.nbytes + sizes[copy.dtype].packed_file
-        on_device = torch.device(use.device).type == "cpu" or copy.dtype == "bfloat16"
+        on_device = copy.dtype == "bfloat16" or has_kernels(use.device)
         fits = on_device and (there is None or needed <= there.free) and both <= free_disk
         rows.append(CopyPlan(copy.name, copy.stored, copy.nbytes, copy.dtype, copy.kept, needed, both, fits))
     return tuple(rows)

@@ -7,6 +7,7 @@ from math import prod
 import torch
 
 from redraft.kernels.packed import Format
+from redraft.kernels.triton.status import status
 from redraft.models.checkpoint import AUTO_FLOAT32, Checkpoint, DType
 from redraft.models.footprint import PLAIN, Use, footprint
 from redraft.room import Memory, size_text
@@ -38,24 +39,34 @@ def choose(
     memory: what may be taken; None for what nobody limits. packed: the formats that were packed before, and are kept.
     A dtype other than "auto" is taken as it is. "auto" is what packed weights are packed in; float32, which keeps what
     any file holds, below half a billion parameters; the format that keeps the whole numbers of a quantised copy; else
-    float32 or bfloat16, as the file has it, or the first of int8 and int4 that the memory holds, which is for the CPU.
+    float32 or bfloat16, as the file has it, or the first of int8 and int4 that the memory holds. int8 and int4 are for
+    the CPU, and for devices that have kernels for them.
     Raises CheckpointError as ``Checkpoint.format``.
     """
-    on_cpu = torch.device(use.device).type == "cpu"
+    packs = has_kernels(use.device)
     format = found.format(dtype)
     if dtype != "auto":
         return Choice(format, "as was asked for")
     if found.packed is not None:
-        if on_cpu or found.packed in ("float32", "bfloat16"):
+        if packs or found.packed in ("float32", "bfloat16"):
             return Choice(found.packed, "as it is packed")
-        return Choice("bfloat16", f"dequantised: {found.packed} runs on the CPU only", usual=False)
+        reason = status(use.device).reason
+        return Choice(
+            "bfloat16", f"dequantised: {use.device} has no kernels for {found.packed} ({reason})", usual=False
+        )
     if sum(prod(tensor.shape) for tensor in found.tensors.values()) < AUTO_FLOAT32:
         return Choice(format, "exact, for a model of less than half a billion parameters")
-    if on_cpu and (kept := _kept(found)) is not None:
+    if packs and (kept := _kept(found)) is not None:
         return Choice(kept, f"which keeps the numbers that it is stored in, {found.quantised}", usual=False)
-    if not on_cpu or memory is None:
+    if not packs or memory is None:
         return Choice(format, "as exact as the file" if found.quantised is None else "more exact than the file")
     return _fitting(found, format, memory, use, packed)
+
+
+def has_kernels(device: str) -> bool:
+    """Tell whether int8 and int4 are computed with as they are on a device; elsewhere torch dequantises them for each
+    product."""
+    return torch.device(device).type == "cpu" or status(device).used
 
 
 def _fitting(found: Checkpoint, best: Format, memory: Memory, use: Use, packed: frozenset[Format]) -> Choice:

@@ -7,11 +7,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from math import prod
 
-import torch
-
 from redraft.errors import RequestError, RoomError
 from redraft.kernels.packed import Format
 from redraft.models.checkpoint import Checkpoint
+from redraft.models.choice import has_kernels
 from redraft.models.footprint import PLAIN, Footprint, Use, footprint
 from redraft.models.published import Copy, copies
 from redraft.models.sizing import kv_bytes
@@ -22,7 +21,7 @@ _KV_SHARE = 0.9
 # More bytes than a parameter takes in any format while it is packed, and than all else does: where so many are free,
 # nothing has to be counted.
 _SURELY, _SURELY_BESIDE = 16, 2_000_000_000
-# Of formats on the CPU, those that take less, largest first.
+# The formats that take less, largest first.
 _SMALLER: dict[Format, tuple[Format, ...]] = {
     "float32": ("bfloat16", "int8", "int4"),
     "bfloat16": ("int8", "int4"),
@@ -124,8 +123,7 @@ def fitting_copies(found: Checkpoint, memory: Memory, use: Use) -> Iterator[tupl
     """Yield the published copies of a model, largest first, whose numbers take less than it and fit, with what they
     take."""
     for copy in copies(found.config):
-        lossy = copy.dtype in ("int8", "int4")
-        if lossy and torch.device(use.device).type != "cpu":
+        if copy.dtype in ("int8", "int4") and not has_kernels(use.device):
             continue
         needed = footprint(found, copy.dtype, use).needed
         if needed <= memory.free and copy.name != str(found.path):
@@ -136,8 +134,7 @@ def smaller_formats(found: Checkpoint, format: Format, device: str) -> tuple[For
     """Return the formats that a checkpoint can be loaded in and that take less than ``format``, largest first."""
     if found.packed is not None:
         return ()
-    on_cpu = torch.device(device).type == "cpu"
-    return tuple(other for other in _SMALLER[format] if on_cpu or other == "bfloat16")
+    return tuple(other for other in _SMALLER[format] if other == "bfloat16" or has_kernels(device))
 
 
 def _longest(found: Checkpoint, format: Format, left: int) -> int:

@@ -10,7 +10,8 @@ from math import prod
 import torch
 
 from redraft.kernels import bindings
-from redraft.kernels.packed import Format
+from redraft.kernels.packed import Format, PackedMatrix
+from redraft.kernels.triton.status import status
 from redraft.models.base import DEVICE_PREFILL_CHUNK, PREFILL_CHUNK
 from redraft.models.checkpoint import Checkpoint
 from redraft.models.outline import beside_bytes, outline
@@ -95,16 +96,37 @@ def footprint(found: Checkpoint, format: Format, use: Use = PLAIN, *, packed: bo
         if found.packed is None and not packed and parts.nbytes >= CACHED_FROM:
             packing, file = packing_peak(found, format), packed_bytes(found, format)
     counted = _torch_scratch if bindings.kernels() is None or not cpu else _kernel_scratch
+    scratch = counted(parts, rows, use.context)
+    if lossy and not cpu:
+        weights = _on_device(parts) + small + looked_up
+        if not status(use.device).used:
+            scratch += _dequantised(parts)
+        if found.packed is None and not packed and parts.nbytes >= CACHED_FROM:
+            file = packed_bytes(found, format)
     return Footprint(
         format=format,
         weights=weights,
         looked_up=looked_up if on_packed else 0,
         keys_values=use.concurrency * kv_bytes(found, format, use.context),
-        scratch=counted(parts, rows, use.context),
+        scratch=scratch,
         tokenizer=_TOKENIZER_BYTES * found.config.vocab_size if cpu else 0,
         packing=packing,
         packed_file=file,
     )
+
+
+def _on_device(parts: PackedModel) -> int:
+    """Packed matrices but for the head's, which is the embedding as it is looked up, or dequantised."""
+    head = parts.parts.head
+    dense = 0 if head.embedding_scale is not None else 2 * head.table.outputs * head.table.inputs
+    return parts.nbytes - head.table.nbytes + dense
+
+
+def _dequantised(parts: PackedModel) -> int:
+    """The largest matrix, or stack of experts, in float32 and in bfloat16, and once more while they are made."""
+    matrices = [value for layer in parts.parts.layers for value in vars(layer).values()]
+    sizes = [one.count * one.padded_outputs * one.padded_inputs for one in matrices if isinstance(one, PackedMatrix)]
+    return 10 * max(sizes)
 
 
 def _kernel_scratch(parts: PackedModel, rows: int, context: int) -> int:

@@ -5,6 +5,7 @@ from functools import cached_property
 
 from redraft.kernels.library import status
 from redraft.kernels.packed import Format
+from redraft.kernels.triton.status import status as triton_status
 from redraft.models.base import WindowPolicy
 from redraft.models.checkpoint import Checkpoint
 from redraft.models.choice import Choice
@@ -37,5 +38,7 @@ class Origin:
 
     @property
     def kernels(self) -> str:
-        """The instruction set in use, "torch" where there is no library for it."""
-        return status().tier if self.device == "cpu" else "torch"
+        """The instruction set in use, "triton", or "torch" where there are no kernels for it."""
+        if self.device == "cpu":
+            return status().tier
+        return "triton" if self.dtype in ("int8", "int4") and triton_status(self.device).used else "torch"

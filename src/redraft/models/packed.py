@@ -5,7 +5,7 @@ through the context in blocks whose borders depend on positions alone. So a requ
 in its forward: a prompt may be encoded in chunks of any size, beside other requests' canvases.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from weakref import WeakKeyDictionary
@@ -18,9 +18,11 @@ from redraft.canvas.readout import Readout, ReadoutSpec
 from redraft.kernels import bindings
 from redraft.kernels.forward import Ropes, SpanContext, Stack, forward
 from redraft.kernels.layer import PackedLayer
-from redraft.kernels.linear import Norm, linear
+from redraft.kernels.linear import linear
+from redraft.kernels.norm import Norm
 from redraft.kernels.packed import Format, PackedMatrix
 from redraft.kernels.readout import PackedHead
+from redraft.layers.embedding import TokenTable
 from redraft.layers.norm import rms_norm
 from redraft.layers.readouts import read_canvases
 from redraft.layers.rope import RotaryTable
@@ -86,8 +88,8 @@ class PackedParts:
     layers: Sequence[PackedLayer]
     places: Sequence[LayerPlace]
     """One for each layer."""
-    embed: Callable[[Tensor], Tensor]
-    """Tokens [N] -> float32 [N, H]."""
+    embed: TokenTable
+    """Looked up as files store it."""
     self_conditioning: "PackedSelfConditioning | None"
     """None where a family has none."""
     norm: Norm

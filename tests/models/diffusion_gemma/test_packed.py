@@ -14,6 +14,7 @@ from torch import Tensor
 from redraft.canvas.readout import ReadoutSpec
 from redraft.kernels import bindings
 from redraft.kernels.packed import FORMATS, Format
+from redraft.layers.embedding import TokenTable
 from redraft.models import checkpoint
 from redraft.models.base import BlockDiffusionModel, Mode, Span, WindowPolicy
 from redraft.models.checkpoint import Checkpoint
@@ -317,11 +318,12 @@ class TestTorchsThreads:
         model, seen = packed("float32"), []
         embed = model.parts.embed
 
-        def embedded(tokens: Tensor) -> Tensor:
-            seen.append(torch.get_num_threads())
-            return embed(tokens)
+        class Watched(TokenTable):
+            def __call__(self, tokens: Tensor) -> Tensor:
+                seen.append(torch.get_num_threads())
+                return super().__call__(tokens)
 
-        watched = replace(model.parts, embed=embedded)
+        watched = replace(model.parts, embed=Watched(embed.table, embed.scale))
         monkeypatch.setattr(model, "parts", watched)
         denoise(model, CANVAS, fresh(model))
         assert seen == [1]

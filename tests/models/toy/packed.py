@@ -3,13 +3,12 @@
 from collections.abc import Mapping
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor
 
 from redraft.kernels.layer import PackedLayer
-from redraft.kernels.linear import Norm
+from redraft.kernels.norm import Norm
 from redraft.kernels.packed import Format, PackedMatrix
 from redraft.kernels.readout import PackedHead
+from redraft.layers.embedding import TokenTable
 from redraft.models.packed import LayerPlace, PackedModel, PackedParts
 from redraft.models.recipes import MatrixRecipe
 from tests.models.toy.config import InkwellConfig
@@ -37,9 +36,6 @@ def matrices(config: InkwellConfig, format: Format) -> list[MatrixRecipe]:
 def packed_model(model: Inkwell, matrices: Mapping[str, PackedMatrix], format: Format) -> PackedModel:
     config = model.config
 
-    def embed(tokens: Tensor) -> Tensor:
-        return F.embedding(tokens, model.embedding.weight).float()
-
     layers = [
         PackedLayer(
             qkv=matrices[f"{index}.qkv"],
@@ -60,7 +56,7 @@ def packed_model(model: Inkwell, matrices: Mapping[str, PackedMatrix], format: F
     parts = PackedParts(
         layers=layers,
         places=[LayerPlace(None, model.rotary)] * config.depth,
-        embed=embed,
+        embed=TokenTable(model.embedding.weight),
         self_conditioning=None,
         norm=Norm(model.norm.weight.float(), config.norm_eps),
         head=PackedHead(matrices["head"], None, None),

@@ -6,9 +6,10 @@ from typing import Any
 import torch
 
 from redraft.kernels.layer import PackedLayer
-from redraft.kernels.linear import Norm
+from redraft.kernels.norm import Norm
 from redraft.kernels.packed import Format, PackedMatrix
 from redraft.kernels.readout import PackedHead
+from redraft.layers.embedding import TokenTable
 from redraft.models.diffusion_gemma.config import DiffusionGemmaConfig
 from redraft.models.diffusion_gemma.model import DiffusionGemma, Layer
 from redraft.models.packed import LayerPlace, PackedModel, PackedParts, PackedSelfConditioning
@@ -63,7 +64,7 @@ def packed_model(model: DiffusionGemma, matrices: Mapping[str, PackedMatrix], fo
             LayerPlace(spec.window, model.rotary(spec), layer.encoder_layer_scalar.item(), layer.layer_scalar.item())
             for layer, spec in zip(model.layers, config.layers, strict=True)
         ],
-        embed=model.embed,
+        embed=TokenTable(model.embed_tokens.weight, config.hidden_size**0.5),
         self_conditioning=PackedSelfConditioning(
             matrices["self_conditioning.gate_up"],
             matrices["self_conditioning.down"],

@@ -6,9 +6,10 @@ from typing import Any
 import torch
 
 from redraft.kernels.layer import PackedLayer
-from redraft.kernels.linear import Norm
+from redraft.kernels.norm import Norm
 from redraft.kernels.packed import Format, PackedMatrix
 from redraft.kernels.readout import PackedHead
+from redraft.layers.embedding import TokenTable
 from redraft.models.gemma.config import GemmaConfig
 from redraft.models.gemma.model import Gemma, Layer
 from redraft.models.packed import LayerPlace, PackedModel, PackedParts
@@ -58,7 +59,7 @@ def packed_model(model: Gemma, matrices: Mapping[str, PackedMatrix], format: For
     parts = PackedParts(
         layers=[_packed_layer(layer, matrices, f"layers.{i}", dtype) for i, layer in enumerate(model.layers)],
         places=places,
-        embed=model.embed,
+        embed=TokenTable(model.embed_tokens.weight, config.hidden_size**0.5),
         self_conditioning=None,
         norm=Norm(model.norm.whole, config.rms_norm_eps),
         head=PackedHead(matrices["head"], config.final_logit_softcapping, None),

@@ -5,9 +5,10 @@ from collections.abc import Mapping
 import torch
 
 from redraft.kernels.layer import PackedLayer
-from redraft.kernels.linear import Norm
+from redraft.kernels.norm import Norm
 from redraft.kernels.packed import Format, PackedMatrix
 from redraft.kernels.readout import PackedHead
+from redraft.layers.embedding import TokenTable
 from redraft.models.llama_diffusion.config import LlamaDiffusionConfig
 from redraft.models.llama_diffusion.model import Layer, LlamaDiffusion
 from redraft.models.packed import LayerPlace, PackedModel, PackedParts
@@ -50,7 +51,7 @@ def packed_model(model: LlamaDiffusion, matrices: Mapping[str, PackedMatrix], fo
     parts = PackedParts(
         layers=[_packed_layer(layer, matrices, f"layers.{i}", model, dtype) for i, layer in enumerate(model.layers)],
         places=[LayerPlace(None, model.rotary)] * config.num_hidden_layers,
-        embed=model.embed,
+        embed=TokenTable(model.embed_tokens.weight),
         self_conditioning=None,
         norm=Norm(model.norm.weight.float(), config.rms_norm_eps),
         head=PackedHead(matrices["head"], None, None),
