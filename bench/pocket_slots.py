@@ -23,7 +23,7 @@ import torch
 
 from redraft.api import Engine
 from redraft.canvas.step import Pinned
-from redraft.constrain.language.quotation import quotation
+from redraft.constrain.constraint import JSONSchema
 from redraft.engine.context import open_context, prefill
 from redraft.engine.denoise import CanvasPlan, Denoising, FinishedCanvas
 from redraft.engine.request import generate
@@ -36,12 +36,11 @@ from redraft.loading import load
 from redraft.measure.evaluate.estimates import Sums, share
 from redraft.models import checkpoint
 from redraft.models.tokenizer import ChatTokenizer
-from redraft.tasks.read_slots import ReadSlots, SlotsRead
-from redraft.tasks.slots import Slots
+from redraft.tasks.read_slots import ReadSlots, SlotReading, SlotsRead
 from redraft.train.recipes.pocket.records import record
 from redraft.train.recipes.pocket.snippets import Split
 from redraft.train.text.encoding import EncodedQuestion, Encoder, SlotKind
-from redraft.train.text.evaluation import stretches
+from redraft.train.text.objective import stretches
 from redraft.train.text.recipe import TextRecipe
 from redraft.train.text.records import parse
 from redraft.train.text.run import RunConfig
@@ -129,9 +128,8 @@ def held_out(encoder: Encoder, split: Split, tasks: Sequence[str], records: int)
     raise AssertionError("count() has no end")
 
 
-def holding(engine: Engine, asked: Asked, end_token: int, verbatim: bool) -> ReadSlots:
+def holding(engine: Engine, asked: Asked, verbatim: bool) -> ReadSlots:
     """Make the reading of a schema's slots that the engine does for ``extract``."""
-    slots = Slots.of(dict(asked.schema or {}), engine.tokenizer, end_token)
     (clean,) = asked.encoded.canvases
     request = generate(
         engine.runtime,
@@ -141,7 +139,11 @@ def holding(engine: Engine, asked: Asked, end_token: int, verbatim: bool) -> Rea
         canvas_length=len(clean.tokens),
         max_denoising_steps=STEPS,
     )
-    return ReadSlots.of(engine.runtime, request, slots, quotation(asked.context) if verbatim else None)
+    text = asked.context if verbatim else None
+    schema = JSONSchema(dict(asked.schema or {})).schema
+    return ReadSlots.of(
+        engine.runtime, request, SlotReading(schema, characters=None if text is None else len(text), quoted=text)
+    )
 
 
 def judge(engine: Engine, records: Sequence[Sequence[Asked]], end_token: int, hold: str | None = None) -> list[Judged]:
@@ -151,7 +153,7 @@ def judge(engine: Engine, records: Sequence[Sequence[Asked]], end_token: int, ho
     try:
         for number, one in enumerate(records):
             asked: list[Handle[SlotsRead | FinishedCanvas]] = [
-                scheduler.submit(_runnable(engine, question, end_token, hold)) for question in one
+                scheduler.submit(_runnable(engine, question, hold)) for question in one
             ]
             for question, handle in zip(one, asked, strict=True):
                 got, steps = _filled(handle.result(), question.encoded, end_token)
@@ -167,10 +169,10 @@ def judge(engine: Engine, records: Sequence[Sequence[Asked]], end_token: int, ho
     return found
 
 
-def _runnable(engine: Engine, asked: Asked, end_token: int, hold: str | None) -> Runnable[SlotsRead | FinishedCanvas]:
+def _runnable(engine: Engine, asked: Asked, hold: str | None) -> Runnable[SlotsRead | FinishedCanvas]:
     if hold is None or asked.schema is None:
         return Filling(engine.runtime, asked.encoded)
-    return holding(engine, asked, end_token, hold == "verbatim")
+    return holding(engine, asked, hold == "verbatim")
 
 
 def _filled(

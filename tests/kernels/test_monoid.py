@@ -4,6 +4,7 @@ tests/constrain/automaton/test_tokens.py holds what comes of them against every 
 """
 
 import dataclasses
+from collections.abc import Iterable
 
 import numpy as np
 import pytest
@@ -67,8 +68,8 @@ def built(expression: Expression, limits: Limits = DEFAULT_LIMITS) -> ByteAutoma
     return automaton
 
 
-def vocabulary_of(pieces: list[bytes | str]) -> Vocabulary:
-    return Vocabulary.from_tokens([one.encode() if isinstance(one, str) else one for one in pieces])
+def vocabulary_of(pieces: Iterable[object]) -> Vocabulary:
+    return Vocabulary.from_tokens([one if isinstance(one, bytes) else str(one).encode() for one in pieces])
 
 
 def came(
@@ -148,7 +149,8 @@ def test_gemmas_vocabulary(schema: dict[str, object]) -> None:
         both.append(token_automaton.build(automaton, gemma_vocabulary(), [1, 106]))
     reference.use(walk_reference)
     for field in dataclasses.fields(TokenAutomaton):
-        np.testing.assert_array_equal(*(getattr(one, field.name) for one in both), err_msg=field.name)
+        first, second = (getattr(one, field.name) for one in both)
+        np.testing.assert_array_equal(first, second, err_msg=field.name)
 
 
 @pytest.mark.parametrize("kind", ["functions", "nbytes", "steps"])

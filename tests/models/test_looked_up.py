@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from redraft.layers.embedding import TokenTable
 from redraft.models import checkpoint
 from redraft.models.looked_up import LookedUp
 from redraft.models.packed_cache import load_packed
@@ -42,7 +43,7 @@ def test_rows_are_those_of_the_file_before_and_after_they_were_let_go(tmp_path: 
         own.forget()
         assert present(own.table) == 0
     every = torch.arange(3000)
-    look_up = own.after(lambda tokens: own.table[tokens])
+    look_up = TokenTable(own.table, let_go=own.forget)
     assert torch.equal(look_up(every), TABLE)
     assert present(own.table) == 0
 
@@ -53,10 +54,9 @@ def test_forwards_leave_nothing_of_an_embedding_in_memory(checkpoint_of: WriteCh
     whole = load_packed(found, "int8", pack_folder=None)
     mapped = load_packed(found, "int8", cached_from=1, pack_folder=tmp_path)
     tokens, canvas = torch.arange(300), torch.arange(300, 308)
-    tables = [own for own in mapped.parts.embed.__closure__ or () if isinstance(own.cell_contents, LookedUp)]
-    assert len(tables) == 1
-    own: LookedUp = tables[0].cell_contents
+    embed = mapped.parts.embed
+    assert embed.let_go is not None
     expected, hidden = (denoise(model, canvas, encoded(model, tokens)) for model in (whole, mapped))
     assert torch.equal(hidden, expected)
-    assert own.table.shape == (2048, 64)
-    assert present(own.table) == 0
+    assert embed.table.shape == (2048, 64)
+    assert present(embed.table) == 0

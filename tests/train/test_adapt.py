@@ -10,6 +10,7 @@ import torch
 from transformers import AutoTokenizer, LlamaForCausalLM
 
 import redraft
+from redraft.canvas.corruption import AbsorbingCorruption, MaskNoise
 from redraft.errors import CheckpointError
 from redraft.models import checkpoint
 from redraft.models.llama_diffusion.model import LlamaDiffusion
@@ -106,10 +107,11 @@ def test_it_loads_says_its_mask_and_answers(base: Path, tmp_path: Path):
 
 def test_the_order_of_masks_is_kept_in_the_configuration(base: Path, tmp_path: Path):
     adapt(read_base(base, "base"), tmp_path / "any")
-    adapt(read_base(base, "base"), tmp_path / "ordered", mask_order="left-to-right")
+    mask = adapt(read_base(base, "base"), tmp_path / "ordered", mask_order="left-to-right")
     plain, ordered = (json.loads((tmp_path / name / "config.json").read_text()) for name in ("any", "ordered"))
     assert ordered == plain | {"mask_order": "left-to-right"}
-    assert checkpoint.read(tmp_path / "ordered").config.mask_order == "left-to-right"
+    found = checkpoint.read(tmp_path / "ordered")
+    assert found.family.corruption(found.config) == AbsorbingCorruption(MaskNoise(mask.id), "left-to-right")
 
 
 def test_files_of_the_base_are_kept_and_others_can_be_given(tmp_path: Path):

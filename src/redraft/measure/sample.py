@@ -18,6 +18,7 @@ from redraft.canvas.readout import ReadoutSpec
 from redraft.engine.memory import KVPool, PooledCache
 from redraft.kernels.layer import PackedLayer
 from redraft.kernels.packed import MatrixShape, PackedMatrix, outline
+from redraft.layers.embedding import TokenTable
 from redraft.models.base import Span
 from redraft.models.packed import LayerPlace, PackedModel, PackedParts, PackedSelfConditioning
 
@@ -146,7 +147,7 @@ class Sample:
         parts = PackedParts(
             layers=[layer for layer, _ in pairs],
             places=[place for _, place in pairs],
-            embed=lambda tokens: self._embeddings[tokens],
+            embed=TokenTable(self._embeddings),
             self_conditioning=self._conditioning,
             norm=replace(self._parts.norm, weight=_ones(self._parts.norm.weight)),
             head=self._head,

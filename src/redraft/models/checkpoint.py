@@ -161,8 +161,10 @@ class Checkpoint:
             raise CheckpointError(
                 f"{packed.path} has no packed matrix {missing}; write it again: redraft quantize"
             ) from None
-        for table in tables.values():
-            made.parts = replace(made.parts, embed=table.after(made.parts.embed))
+        embed = made.parts.embed
+        for own in tables.values():
+            if own.table.data_ptr() == embed.table.data_ptr():
+                made.parts = replace(made.parts, embed=replace(embed, let_go=own.forget))
         return made
 
     def recipes(self, format: Format) -> list[MatrixRecipe]:

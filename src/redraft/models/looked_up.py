@@ -5,12 +5,10 @@ So an embedding of which each step reads some hundred rows would all be there af
 """
 
 import mmap
-from collections.abc import Callable
 from math import prod
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 
 class LookedUp:
@@ -31,14 +29,3 @@ class LookedUp:
         # Where a system has no such advice the pages stay until it wants them back.
         if hasattr(mmap, "MADV_DONTNEED"):
             self._mapped.madvise(mmap.MADV_DONTNEED)
-
-    def after(self, look_up: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-        """Return ``look_up``, which reads the table and returns memory of its own, with what forgets the table
-        afterwards."""
-
-        def looked_up(tokens: Tensor) -> Tensor:
-            found = look_up(tokens)
-            self.forget()
-            return found
-
-        return looked_up

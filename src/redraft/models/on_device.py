@@ -68,7 +68,7 @@ def _moved_parts(parts: PackedParts, device: torch.device) -> PackedParts:
     return replace(
         parts,
         layers=[_moved(layer, device) for layer in parts.layers],
-        embed=_moved(parts.embed, device),
+        embed=replace(_moved(parts.embed, device), let_go=None),
         self_conditioning=None if conditioning is None else _moved(conditioning, device),
         norm=_moved(parts.norm, device),
     )

@@ -3,6 +3,7 @@
 import logging
 import re
 from collections.abc import Iterator
+from importlib import metadata
 
 import pytest
 import torch
@@ -29,10 +30,10 @@ def card(monkeypatch: pytest.MonkeyPatch, version: str | None, capability: tuple
 
     def installed(name: str) -> str:
         if version is None:
-            raise module.metadata.PackageNotFoundError(name)
+            raise metadata.PackageNotFoundError(name)
         return version
 
-    monkeypatch.setattr(module.metadata, "version", installed)
+    monkeypatch.setattr(metadata, "version", installed)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     return status(CARD)
@@ -57,7 +58,7 @@ def test_a_cards_kernels_are_used_where_they_run(
 
 
 def test_other_devices_have_none_and_a_user_may_refuse_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module.metadata, "version", lambda name: "3.9.0")
+    monkeypatch.setattr(metadata, "version", lambda name: "3.9.0")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert "finds no CUDA device here" in status(CARD).reason
     assert status("mps") == TritonStatus(False, "there are no kernels for device 'mps'")

@@ -20,7 +20,7 @@ class Held:
 
     def __init__(self, served: Served) -> None:
         self._server = served.server
-        self.entry = served.server.config.http.entry  # type: ignore[union-attr]
+        self.entry = served.server.config.http.entry
         self._loop = served.server.servers[0].get_loop()
         wait_until(lambda: not self.entry._busy)
         self._in_loop(lambda: setattr(self.entry, "_busy", True))

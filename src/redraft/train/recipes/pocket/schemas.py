@@ -37,7 +37,7 @@ FOREIGN = {
     "rating": ("rating", "stars"),
 }
 # Names that say what kind of value is asked for; of the kinds that stand together a text may have one alone.
-PLAIN = {
+PLAIN: dict[tuple[str, ...], dict[str, tuple[str, ...]]] = {
     ("person", "first_name", "surname"): {
         kind: ("name", "person", "who", "contact_name", "whose") for kind in ("person", "first_name", "surname")
     },
