@@ -47,7 +47,7 @@ class LlamaDiffusionConfig:
     mask_token_id: int
     """The token that stands for an unknown one on a canvas."""
     mask_order: MaskOrder = "any"
-    """The places of masks on the canvases that the model was trained on; "any" where ``config.json`` has no such key."""
+    """The places of masks on the canvases that it was trained on; "any" where ``config.json`` has no such key."""
     rms_norm_eps: float = 1e-5
     rope_theta: float = 10_000.0
     rope_scaling: Llama3Scaling | None = None
