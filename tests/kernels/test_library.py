@@ -171,6 +171,7 @@ def test_members_are_those_of_the_headers(tmp_path):
     source = tmp_path / "offsets.cpp"
     source.write_text(
         '#include <cstddef>\n#include <cstdio>\n#include "automaton.h"\n#include "chain.h"\n#include "forward.h"\n'
+        '#include "monoid.h"\n'
         f"int main() {{ {chr(10).join(lines)} }}\n"
     )
     native_folder = Path(library.__file__).parent / "native"
