@@ -266,7 +266,8 @@ def _join(count: int) -> Callable[[], None]:
         return disconnect
     # Ray has its workers give way to all else on a machine; these are what the machine is for.
     os.environ.setdefault("RAY_worker_niceness", "0")
-    ray.init(num_cpus=count, include_dashboard=False, log_to_driver=False, object_store_memory=_STORE)
+    # Not a cluster that happens to run here: that one has to be asked for.
+    ray.init("local", num_cpus=count, include_dashboard=False, log_to_driver=False, object_store_memory=_STORE)
     return ray.shutdown
 
 
