@@ -19,7 +19,7 @@ __all__ = ["model", "write"]
 @pytest.fixture(scope="module", autouse=True)
 def cluster() -> Any:
     """Two processors, of which each replica gets one."""
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False)
     yield
     ray.shutdown()
 

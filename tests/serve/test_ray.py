@@ -37,7 +37,7 @@ def url() -> Iterator[str]:
     this machine alone."""
     from redraft.serve.ray import app
 
-    more = {} if os.environ.get("RAY_ADDRESS") else {"num_cpus": 4, "include_dashboard": False}
+    more = {} if os.environ.get("RAY_ADDRESS") else {"address": "local", "num_cpus": 4, "include_dashboard": False}
     ray.init(log_to_driver=False, **more)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
