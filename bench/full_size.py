@@ -64,7 +64,7 @@ class Memory:
     """None until the process has said who it is."""
     part: str = "start"
     most: dict[str, dict[str, int]] = field(default_factory=dict)
-    """By part the largest resident set with what it was made of, in bytes."""
+    """The largest resident set of each part with what it was made of, in bytes."""
     peak: int = 0
     """The kernel's own high-water mark."""
     read_again: int = 0

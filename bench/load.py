@@ -50,7 +50,7 @@ class Tally:
     answers: dict[str, str] = field(default_factory=dict)
     """By request, as JSON: the text."""
     loses: bool = False
-    """Whether replicas are killed: a stream may end with an error then, and be asked for again."""
+    """True if replicas are killed: a stream may end with an error then, and be asked for again."""
 
     def answered(self, body: dict[str, Any], text: str) -> None:
         """Compare with what the same request got before."""

@@ -63,7 +63,7 @@ def served(model: str, replicas: int, worth: float = 4.0) -> Iterator[str]:
 
 
 def up(url: str) -> bool:
-    """Whether a server answers."""
+    """Tell whether a server answers."""
     try:
         return httpx.get(f"{url}/health", timeout=30).status_code == 200
     except httpx.TransportError:

@@ -49,7 +49,7 @@ def test_a_mask_gives_way_to_what_is_accepted_and_what_is_revealed_stays(shape: 
 
 
 def from_the_left(open: list[bool], accepted: list[bool], sample: list[int]) -> list[bool]:
-    """Of each stretch of open positions the first, and those after it up to one that no rule accepts, or that says
+    """The first of each stretch of open positions, and those after it up to one that no rule accepts, or that says
     nothing but the mask."""
     settled: list[bool] = []
     for at, (is_open, yes, token) in enumerate(zip(open, accepted, sample, strict=True)):
