@@ -17,7 +17,7 @@ class RandomTexts:
         self._distance = self._distances()
 
     def _steps_from(self, state: int) -> list[tuple[int, list[int]]]:
-        """The bytes that lead from a state, by the state that they lead to. Nobody asks for states that no walk meets."""
+        """The bytes that lead from a state, by the state after it. Nobody asks for states that no walk meets."""
         if state not in self._steps:
             row, grouped = self._automaton.transitions[state], dict[int, list[int]]()
             for byte in np.flatnonzero(row != self._automaton.states).tolist():
