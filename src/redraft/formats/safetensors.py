@@ -53,7 +53,7 @@ def described(folder: Path, without: str | None = None) -> dict[str, Part]:
         index, paths = {}, [folder / WEIGHTS_FILE]
     else:
         raise CheckpointError(f"{folder} has neither {WEIGHTS_FILE} nor {INDEX_FILE}; its weights are missing")
-    found = {part.name: part for path in paths for part in _parts(path, without)}
+    found = {part.name: part for path in paths for part in parts(path, without)}
     for name in index:
         if name not in found and (without is None or not name.startswith(without)):
             raise CheckpointError(f"{folder / index[name]} lacks tensor {name}, which {INDEX_FILE} says it holds")
@@ -121,10 +121,11 @@ def _files(tensors: Iterable[StoredTensor]) -> set[Path]:
 
 def described_tensors(path: Path, without: str | None = None) -> dict[str, StoredTensor]:
     """Describe the tensors of one file by name; raises as ``stored_tensors``."""
-    return {part.name: plain(part) for part in _parts(path, without)}
+    return {part.name: plain(part) for part in parts(path, without)}
 
 
-def _parts(path: Path, without: str | None) -> Iterator[Part]:
+def parts(path: Path, without: str | None = None) -> Iterator[Part]:
+    """Yield what the header of one file says, but for names that begin with ``without``; raises as ``opened``."""
     with opened(path) as file:
         for name in file.keys():  # noqa: SIM118 - a safetensors file is no mapping
             if without is None or not name.startswith(without):

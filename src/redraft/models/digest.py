@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from redraft.files import write_text
+from redraft.formats.adapter import CONFIG_FILE as ADAPTER_FILE
 from redraft.formats.quantised.modelopt import CONFIG_FILE as MODELOPT_FILE
 from redraft.formats.source import CONFIG_FILE, is_single_file
 from redraft.models.cache_folder import cache_folders
@@ -19,13 +20,13 @@ KEPT_FROM = 64 << 20
 
 
 def weights_digest(found: Checkpoint, kept_from: int = KEPT_FROM) -> str:
-    """Return the digest of ``config.json``, of what modelopt writes beside it, and of every weight file that the model
-    has a part in, with their names. A GGUF file has its configuration in itself.
+    """Return the digest of ``config.json``, of what modelopt and peft write beside it, and of every weight file that
+    the model has a part in, with their names. A GGUF file has its configuration in itself.
 
     The digest of a file of ``kept_from`` bytes or more is kept beside packed weights, and good for as long as the
     file's size and time of change are the same.
     """
-    named = () if is_single_file(found.path) else (CONFIG_FILE, MODELOPT_FILE)
+    named = () if is_single_file(found.path) else (CONFIG_FILE, MODELOPT_FILE, ADAPTER_FILE)
     described = [found.path / name for name in named if name == CONFIG_FILE or (found.path / name).exists()]
     paths = [*described, *sorted({file for tensor in found.tensors.values() for file in tensor.files})]
     kept = _Kept(found.path, kept_from)

@@ -6,13 +6,13 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from redraft.errors import CheckpointError
+from redraft.formats.adapter import CONFIG_FILE as ADAPTER_FILE
 from redraft.formats.gguf.header import SUFFIX as GGUF
 from redraft.formats.quantised.published import METHODS, quantisation
 from redraft.formats.safetensors import INDEX_FILE, WEIGHTS_FILE
 from redraft.formats.source import CONFIG_FILE
 from redraft.models.packed_file import METHOD
 
-ADAPTER_FILE = "adapter_config.json"
 # Weights that are pickled Python objects, or of another framework.
 _PICKLED = (".bin", ".pt", ".pth", ".ckpt")
 _FRAMEWORKS = {".h5": "TensorFlow", ".msgpack": "Flax", ".onnx": "ONNX", ".npz": "MLX or NumPy"}

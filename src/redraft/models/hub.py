@@ -14,6 +14,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from redraft.errors import CheckpointError, RoomError
+from redraft.formats.adapter import CONFIG_FILE as ADAPTER_FILE
 from redraft.formats.json_objects import read_object
 from redraft.formats.quantised.modelopt import CONFIG_FILE as MODELOPT_FILE
 from redraft.formats.safetensors import INDEX_FILE, WEIGHTS_FILE
@@ -123,9 +124,9 @@ def survey(name: str, revision: str | None = None) -> Repository:
 def judge(found: Repository, *, bases: bool = False) -> None:
     """Raise CheckpointError that says what a repository is, and what to do, where it would not load."""
     adapter: Mapping[str, Any] = {}
-    if foreign.ADAPTER_FILE in found.sizes:
+    if ADAPTER_FILE in found.sizes:
         with _faults(found.name):
-            adapter = _read(found.name, found.commit, foreign.ADAPTER_FILE)
+            adapter = _read(found.name, found.commit, ADAPTER_FILE)
     foreign.check(found.name, found.sizes, found.config, adapter)
     if found.config is None:
         raise CheckpointError(f"{found.name} has no {CONFIG_FILE}, so nothing says what its weights are")

@@ -96,7 +96,8 @@ def recipe(
         RunConfig(**{"steps": steps, "log_every": 1, "save_every": 2, "evaluate_every": 1000, **(run or {})}),
         objective=objective or ObjectiveConfig(),
         optimizer=optimizer or OptimizerConfig(learning_rate=3e-3, warmup=2),
-        **{"batch_tokens": 256, **more},
+        # What "auto" means depends on the processor.
+        **{"batch_tokens": 256, "dtype": "float32", **more},
     )
 
 

@@ -69,6 +69,20 @@ def test_the_last_layers_are_trained_alone(tiny: Path, tmp_path: Path) -> None:
         trained(tiny, tmp_path / "more", LastLayers(9))
 
 
+def test_in_bfloat16_nothing_is_rounded_that_is_not_trained_nor_what_training_begins_with(
+    tiny: Path, tmp_path: Path
+) -> None:
+    """With a rate that changes nothing, all that is exported is what was there, to the last bit of float32."""
+    still = OptimizerConfig(learning_rate=1e-30)
+    for name, adaptation in (("full", Full()), ("last", LastLayers(1))):
+        folder, _ = trained(tiny, tmp_path / name, adaptation, optimizer=still, dtype="bfloat16")
+        assert changed(*(load_file(path / "model.safetensors") for path in (tiny, folder))) == set()
+    first, _ = trained(tiny, tmp_path / "first", Lora(4, 8.0))
+    same, _ = trained(tiny, tmp_path / "same", Lora.of(first), optimizer=still, dtype="bfloat16")
+    before, after = (load_file(folder / "adapter_model.safetensors") for folder in (first, same))
+    assert changed(before, after) == set()
+
+
 @pytest.mark.parametrize("adaptation", [Full(), Lora(4, 8.0)])
 def test_what_is_exported_computes_what_was_trained(
     tiny: Path, encoder: Encoder, tmp_path: Path, adaptation: Adaptation
@@ -146,7 +160,7 @@ def test_an_adapter_that_cannot_be_gone_on_with_is_named(tiny: Path, tmp_path: P
     with pytest.raises(CheckpointError, match=r"lacks .*lora_B"):
         trained(tiny, tmp_path / "other", Lora.of(first))
     (first / "adapter_model.safetensors").write_bytes(b"short")
-    with pytest.raises(CheckpointError, match=r"adapter_model\.safetensors cannot be read"):
+    with pytest.raises(CheckpointError, match=r"adapter_model\.safetensors is damaged"):
         trained(tiny, tmp_path / "other", Lora.of(first))
 
 

@@ -7,6 +7,7 @@ import typer
 from typer.core import TyperGroup
 
 from redraft.cli.talk import talking
+from redraft.cli.train.bundle import bundle
 from redraft.cli.train.merge import merge
 from redraft.cli.train.pocket import pocket
 from redraft.cli.train.sudoku import sudoku
@@ -34,5 +35,5 @@ app = typer.Typer(
     "Example: redraft train DATA.jsonl --model MODEL --out DIR, or: redraft train sudoku",
     context_settings={"help_option_names": ["--help", "-h"], "ignore_unknown_options": True},
 )
-for recipe in (data, pocket, sudoku, merge):
+for recipe in (data, pocket, sudoku, merge, bundle):
     app.command()(talking(recipe))

@@ -14,12 +14,14 @@ from tempfile import TemporaryDirectory
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from redraft.errors import CheckpointError, RedraftError, RoomError
-from redraft.files import replacing
+from redraft.files import copy_file, replacing
+from redraft.formats import adapter as adapters
+from redraft.formats import source
+from redraft.formats.adapter import TOKENS, WRAPPED
 from redraft.formats.json_objects import read_object, write_object
 from redraft.layers.linear import Linear
 from redraft.models import checkpoint
@@ -30,11 +32,8 @@ from redraft.room import allowed, size_text
 from redraft.train.text.batch import Batch
 from redraft.train.text.source import digest
 
-ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 MASK_ROW = "mask_row"
 _FLOAT = 4
-# What PEFT puts before the names of the model that it wraps, and calls rows of an embedding that are trained alone.
-_WRAPPED, _TOKENS = "base_model.model.", ".token_adapter.trainable_tokens_delta"
 
 
 @runtime_checkable
@@ -92,14 +91,14 @@ class Lora:
         found = read_object(_config_of(adapter))
         rank, alpha = found.get("r"), found.get("lora_alpha")
         if found.get("peft_type") != "LORA" or not isinstance(rank, int) or not isinstance(alpha, int | float):
-            raise CheckpointError(f"{adapter / ADAPTER_CONFIG} describes no LoRA with a rank r and a lora_alpha")
+            raise CheckpointError(f"{adapter / adapters.CONFIG_FILE} describes no LoRA with a rank r and a lora_alpha")
         return cls(rank, float(alpha), dropout, adapter)
 
 
 def _config_of(adapter: Path) -> Path:
-    if not (adapter / ADAPTER_CONFIG).exists():
-        raise CheckpointError(f"{adapter} has no {ADAPTER_CONFIG}; give the folder of an adapter")
-    return adapter / ADAPTER_CONFIG
+    if not (adapter / adapters.CONFIG_FILE).exists():
+        raise CheckpointError(f"{adapter} has no {adapters.CONFIG_FILE}; give the folder of an adapter")
+    return adapter / adapters.CONFIG_FILE
 
 
 Adaptation = Full | LastLayers | Lora
@@ -131,7 +130,11 @@ class TrainedModel:
         self.mask_token = int(base.config.mask_token_id)  # type: ignore[attr-defined]
         self.mask_row: nn.Parameter | None = None
         self._lora_config: Any = None
+        self.beginnings: dict[str, Tensor] = {}
+        """What trained numbers begin with, float32, where the model computes with rounded ones."""
         self.parameters = self._choose()
+        if not isinstance(adaptation, Lora) and base.stored != next(model.parameters()).dtype:
+            self._begin_exactly()
 
     @property
     def count(self) -> int:
@@ -176,6 +179,9 @@ class TrainedModel:
             return self._export_adapter(folder / "adapter", values)
         names = {id(parameter): name for name, parameter in self._module.named_parameters()}
         state = dict(self._module.state_dict())
+        with self.base.weights() as stored:
+            # What is not trained is what the base has, whatever dtype it was computed with.
+            state = {name: stored(name) for name in state}
         for name, parameter in self.parameters.items():
             if name != MASK_ROW:
                 state[names[id(parameter)]] = values[name]
@@ -228,28 +234,39 @@ class TrainedModel:
         self.mask_row = nn.Parameter(table.weight.data[self.mask_token])
         return {MASK_ROW: self.mask_row}
 
+    def _begin_exactly(self) -> None:
+        """Begin with the numbers of the base's files, of which the model has rounded ones."""
+        embedding = "embed_tokens.weight"
+        names = {id(parameter): name for name, parameter in self._module.named_parameters()}
+        with self.base.weights() as stored:
+            for name, parameter in self.parameters.items():
+                own = stored(embedding)[self.mask_token] if name == MASK_ROW else stored(names[id(parameter)])
+                self.beginnings[name] = own.float()
+
     def _begin_with(self, adapter: Path) -> None:
         """Put an adapter's weights in the place of those that adapters begin with."""
         state, rows = _stored_adapter(adapter, self.base, self._module)
         _put_adapter(self._module, state, adapter, self.base)
+        self.beginnings = {name.replace(".weight", ".default.weight"): value for name, value in state.items()}
         for row in rows.values():
             assert self.mask_row is not None
             with torch.no_grad():
                 self.mask_row.copy_(row[0])
+            self.beginnings[MASK_ROW] = row[0].float()
 
     def _export_adapter(self, folder: Path, values: Mapping[str, Tensor]) -> Path:
         config, stored, embedding = copy(self._lora_config), self.base.family.stored_name, "embed_tokens"
         config.base_model_name_or_path, config.inference_mode = self.name, True
         config.trainable_token_indices = {embedding: [self.mask_token]}
         tensors = {
-            _WRAPPED + stored(name.replace(".default.", ".")): value.detach().to(self.base.stored).contiguous()
+            WRAPPED + stored(name.replace(".default.", ".")): value.detach().to(self.base.stored).contiguous()
             for name, value in values.items()
             if name != MASK_ROW
         }
         mask_row = values[MASK_ROW].detach().to(self.base.stored)[None].clone()
-        tensors[_WRAPPED + stored(embedding) + _TOKENS] = mask_row
+        tensors[WRAPPED + stored(embedding) + TOKENS] = mask_row
         folder.mkdir(parents=True, exist_ok=True)
-        with replacing(folder / ADAPTER_WEIGHTS) as new:
+        with replacing(folder / adapters.WEIGHTS_FILE) as new:
             save_file(tensors, new, {"format": "pt"})
         # The library writes its file in place.
         with TemporaryDirectory(prefix=".", dir=folder) as aside:
@@ -293,6 +310,44 @@ def merge(adapter: Path, out: Path, base: str | Path | None = None) -> Path:
     return out
 
 
+def bundle(adapter: Path, out: Path, weights: str, base: str | Path | None = None) -> Path:
+    """Write a checkpoint that holds an adapter in int8, and of its base all but the weights, which are read from
+    ``weights`` whenever it is loaded.
+
+    weights: the name of a checkpoint or GGUF file with the same weights as the base. base: where the base is now.
+    Raises CheckpointError where the two differ in a weight that the adapter does not replace.
+    """
+    described = read_object(_config_of(adapter))
+    name = str(base or described.get("base_model_name_or_path") or "")
+    found, tensors = checkpoint.read(checkpoint.find(name)), adapters.values(adapter)
+    read = adapters.read(adapter)
+    there = source.stored_tensors(checkpoint.find(weights, bases=True))
+    replaced = {f"{module}.weight": list(rows) for module, rows in read.tokens.items()}
+    with found.stored_weights() as own, source.reading(there) as other:
+        for tensor in found.tensors:
+            if tensor not in there or there[tensor].shape != found.tensors[tensor].shape:
+                raise CheckpointError(f"{weights} has no tensor {tensor} of the shape that {name} has")
+            here, same = own(tensor), other(tensor).to(found.tensors[tensor].dtype)
+            if tensor in replaced:
+                here = here.clone()
+                here[replaced[tensor]] = same[replaced[tensor]]
+            if not torch.equal(here, same):
+                raise CheckpointError(
+                    f"tensor {tensor} of {weights} is not that of {name}, which the adapter was made for"
+                )
+    out.mkdir(parents=True, exist_ok=True)
+    adapters.write_int8(out, tensors)
+    write_object(out / adapters.CONFIG_FILE, {**described, "base_model_name_or_path": weights})
+    for file in (source.CONFIG_FILE, source.GENERATION_FILE):
+        copy_file(found.path / file, out / file)
+    own_values = {path: read_object(path / OWN_FILE) for path in (found.path, adapter) if (path / OWN_FILE).exists()}
+    write_object(out / OWN_FILE, {key: value for one in own_values.values() for key, value in one.items()})
+    write_card(out, found.path, weights, "An adapter of `{base}`, which it needs to load, made by `redraft train`.")
+    write_tokenizer(found.path, out)
+    write_terms(found.path, out)
+    return out
+
+
 def lora_config(lora: Lora, model: TreeModel) -> Any:
     """Return PEFT's own configuration for all linear layers of a model that has no adapter yet."""
     linear = {
@@ -325,7 +380,7 @@ def described(adaptation: Adaptation) -> dict[str, object]:
     found = {"adaptation": type(adaptation).__name__, **asdict(adaptation)}
     if isinstance(adaptation, Lora) and adaptation.start is not None:
         # The same folder may come to hold another adapter.
-        return found | {"start": digest(adaptation.start / ADAPTER_WEIGHTS)}
+        return found | {"start": digest(adaptation.start / adapters.WEIGHTS_FILE)}
     return {name: value for name, value in found.items() if name != "start"}
 
 
@@ -338,13 +393,9 @@ def _tune(model: Any, config: Any) -> Any:
 
 def _stored_adapter(adapter: Path, found: Checkpoint, model: Any) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Return an adapter's matrices by PEFT's names, and the rows [n, H] of embeddings by the embedding's."""
-    try:
-        tensors = load_file(adapter / ADAPTER_WEIGHTS)
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{adapter / ADAPTER_WEIGHTS} cannot be read: {error}") from error
-    state = _unwrapped(tensors, found, model)
-    rows = {name.removesuffix(_TOKENS): value for name, value in state.items() if name.endswith(_TOKENS)}
-    return {name: value for name, value in state.items() if not name.endswith(_TOKENS)}, rows
+    state = _unwrapped(adapters.values(adapter), found, model)
+    rows = {name.removesuffix(TOKENS): value for name, value in state.items() if name.endswith(TOKENS)}
+    return {name: value for name, value in state.items() if not name.endswith(TOKENS)}, rows
 
 
 def _put_adapter(model: Any, state: Mapping[str, Tensor], adapter: Path, found: Checkpoint) -> None:
@@ -365,7 +416,7 @@ def _unwrapped(tensors: Mapping[str, Tensor], found: Checkpoint, model: Any) -> 
     modules = {found.family.stored_name(name): name for name, _ in model.named_modules() if name}
     state = {}
     for name, value in tensors.items():
-        stored = name.removeprefix(_WRAPPED)
+        stored = name.removeprefix(WRAPPED)
         module = max((m for m in modules if stored.startswith(f"{m}.")), key=len, default=None)
         if module is None:
             raise CheckpointError(f"tensor {name} of the adapter has no place in {found.path}")

@@ -44,11 +44,20 @@ class OptimizerConfig:
 class Optimizer:
     """Updates the trained parameters of a model."""
 
-    def __init__(self, parameters: Mapping[str, nn.Parameter], config: OptimizerConfig) -> None:
+    def __init__(
+        self,
+        parameters: Mapping[str, nn.Parameter],
+        config: OptimizerConfig,
+        beginnings: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        """``beginnings``: what parameters begin with, float32, where they hold it rounded."""
         self._config = config
         self._parameters = dict(parameters)
+        exact = {**{name: parameter.detach() for name, parameter in parameters.items()}, **(beginnings or {})}
         self.masters: dict[str, Tensor] = {
-            name: parameter if parameter.dtype == torch.float32 else parameter.detach().float().requires_grad_()
+            name: parameter
+            if parameter.dtype == torch.float32
+            else exact[name].to(parameter.device, torch.float32, copy=True).requires_grad_()
             for name, parameter in parameters.items()
         }
         self._average: dict[str, Tensor] | None = None

@@ -69,7 +69,7 @@ class TextRecipe:
         model = TrainedModel(str(self.model), found, loaded, self.adaptation)
         if trains_slots(source):
             model.extract_layout = "slots"
-        optimizer = Optimizer(model.parameters, self.optimizer)
+        optimizer = Optimizer(model.parameters, self.optimizer, model.beginnings)
         return Run(
             model,
             optimizer,
