@@ -4,10 +4,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from transformers.models.diffusion_gemma.modeling_diffusion_gemma import eager_attention_forward
 
-from redraft.layers.attention import Segment, attention
+from redraft.layers.attention import Segment, attention, biased_attention
 
 # Batch, query heads, kv heads, queries, head dim, keys of each segment.
 SHAPES = [
@@ -102,3 +103,12 @@ def test_scores_too_large_for_a_plain_exponential_are_no_matter():
     keys, values, _ = concatenated(queries, segments)
     best = (queries[0] @ keys[0].mT).argmax(-1)
     torch.testing.assert_close(context, values[0, 0][best].transpose(0, 1).flatten(1)[None])
+
+
+def test_with_a_bias_it_is_what_torch_computes_with_a_mask() -> None:
+    """With grouped keys, in float32; rows that see nothing are not asked for."""
+    queries, keys, values = (torch.randn(2, heads, 7, 8) for heads in (6, 3, 3))
+    mask = (torch.rand(7, 7) < 0.5) | torch.eye(7, dtype=torch.bool)
+    bias = torch.zeros(7, 7).masked_fill(~mask, float("-inf"))
+    expected = F.scaled_dot_product_attention(queries, keys, values, mask, scale=1.0, enable_gqa=True)
+    torch.testing.assert_close(biased_attention(queries, keys, values, bias), expected, atol=1e-5, rtol=1e-5)

@@ -51,6 +51,16 @@ def attention(queries: Tensor, segments: Sequence[Segment]) -> Tensor:
     return context.reshape(batch, heads, length, head_dim).transpose(1, 2).reshape(batch, length, heads * head_dim)
 
 
+def biased_attention(queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> Tensor:
+    """softmax(q @ k^T + bias) @ v, without scaling: queries [B, heads, T, D], keys and values [B, kv_heads, S, D], bias
+    [T, S] -> [B, heads, T, D]. The softmax is computed in the bias's dtype."""
+    kv_heads, visible = keys.shape[1:3]
+    grouped = queries.unflatten(1, (kv_heads, -1))
+    scores = grouped.flatten(2, 3) @ keys.transpose(-1, -2)
+    weights = torch.softmax(scores.view(*grouped.shape[:4], visible) + bias, dim=-1)
+    return (weights.to(values.dtype).flatten(2, 3) @ values).view(queries.shape)
+
+
 def joined(segments: Sequence[Segment], mask: Tensor | None) -> Segment:
     """Copy segments into one, which ``mask`` is the mask of."""
     keys = torch.cat([segment.keys for segment in segments], dim=2)
