@@ -48,8 +48,8 @@ def load(
     """Load a checkpoint: a bundled name ("sudoku"), a folder, a GGUF file, or a hub id.
 
     revision: branch, tag or commit of a hub id. dtype: "float32", which is exact, "bfloat16", "int8" or "int4" (weights
-    in so many bits, activations in 8 on the CPU and in bfloat16 elsewhere: lossy), or "auto": float32 for models below
-    half a billion parameters, what keeps the numbers of a quantised copy, else what the files hold or, where the memory
+    in so many bits, activations in 8 on the CPU and in bfloat16 elsewhere: lossy), or "auto": what the makers
+    of a checkpoint measured it in, where they say so; float32 for models below half a billion parameters, what keeps the numbers of a quantised copy, else what the files hold or, where the memory
     is too small for it, the first of int8 and int4 that fits; on a device without kernels for these, bfloat16
     (``engine.origin.choice`` says why). Weights that are packed already load dequantised in
     "float32" and "bfloat16". device: "cpu", where the compiled kernels are used if there are any,

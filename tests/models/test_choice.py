@@ -1,10 +1,12 @@
 """Dtype "auto": exact where that is little, as stored where that can be kept, else the most exact that fits."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from redraft.errors import CheckpointError
 from redraft.kernels.triton.status import TritonStatus
 from redraft.models import checkpoint
 from redraft.models.choice import choose
@@ -27,6 +29,21 @@ def large(plain: Path, monkeypatch: pytest.MonkeyPatch) -> checkpoint.Checkpoint
 def test_a_small_model_is_exact(plain: Path):
     choice = choose(checkpoint.read(plain), memory=Memory(0, "this machine"))
     assert (choice.format, choice.usual) == ("float32", True)
+
+
+def test_what_the_makers_measured_comes_before_what_is_exact(plain: Path, tmp_path: Path):
+    own = shutil.copytree(plain, tmp_path / "own")
+    (own / "redraft.json").write_text('{"dtype": "int8", "choice_temperature": 1.5}')
+    found = checkpoint.read(own)
+    assert found.defaults.choice_temperature == 1.5
+    choice = choose(found)
+    assert (choice.format, choice.usual) == ("int8", True)
+    assert choose(found, "float32").format == "float32"
+    # There are no kernels for it.
+    assert choose(found, use=Use(device="mps")).format == "float32"
+    (own / "redraft.json").write_text('{"dtype": "int3"}')
+    with pytest.raises(CheckpointError, match="dtype 'int3' must be one of"):
+        checkpoint.read(own)
 
 
 def test_a_large_model_is_as_its_file_where_that_fits_else_in_fewer_bits(large: checkpoint.Checkpoint):

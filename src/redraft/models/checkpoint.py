@@ -38,6 +38,7 @@ PACKAGE = "package:"
 """What the name of a file of an installed Python package begins with: ``package:NAME/FILE``."""
 # What ``transformers`` refuses to find in its own file.
 _OWN = ("choice_temperature", "extract_layout", "canvas_lengths")
+_DTYPE = "dtype"
 Kind = TypeVar("Kind", bound=Hashable)
 
 
@@ -49,6 +50,8 @@ class Description:
     family: Family[Any, Any]
     config: FamilyConfig
     defaults: GenerationDefaults
+    measured_in: Format | None
+    """The format that its makers measured it in, which "auto" stands for; None where they name none."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,8 @@ class Checkpoint:
     """The model's parameters and buffers, by their names in the plain model."""
     packed_path: Path | None = None
     """The file of weights that are packed already."""
+    measured_in: Format | None = None
+    """The format that its makers measured it in; None where they name none."""
 
     @property
     def stored(self) -> torch.dtype:
@@ -344,6 +349,7 @@ def read(path: Path) -> Checkpoint:
         unused={name: tensor for name, tensor in stored.items() if name not in expected},
         names=tuple(model.state_dict()),
         packed_path=None if file is None else file.path,
+        measured_in=described.measured_in,
     )
 
 
@@ -364,7 +370,7 @@ def describe(path: Path, *, weights: bool = True) -> Description:
     generation, own_file = source.read_generation(path), path / OWN_FILE
     own = read_object(own_file) if own_file.exists() else {}
     defaults = _fitting(with_own(_defaults(family, generation, config), own), config)
-    return Description(architecture, family, config, defaults)
+    return Description(architecture, family, config, defaults, _measured_in(own))
 
 
 def check_folder(path: Path) -> None:
@@ -449,15 +455,23 @@ def _defaults(family: Family[Any, Any], generation: Mapping[str, Any], config: F
 
 def with_own(defaults: GenerationDefaults, own: Mapping[str, Any]) -> GenerationDefaults:
     """Return the defaults with what the file says that only Redraft reads; CheckpointError for what it cannot say."""
-    if unknown := own.keys() - _OWN:
-        raise CheckpointError(f"{OWN_FILE}: {min(unknown)!r} is unknown; known is {', '.join(_OWN)}")
+    if unknown := own.keys() - {*_OWN, _DTYPE}:
+        raise CheckpointError(f"{OWN_FILE}: {min(unknown)!r} is unknown; known is {', '.join((*_OWN, _DTYPE))}")
     lengths = own.get("canvas_lengths", ())
     if not isinstance(lengths, list | tuple):
         raise CheckpointError(f"{OWN_FILE}: canvas_lengths {lengths!r} must be a list of numbers")
     try:
-        return replace(defaults, **{**own, "canvas_lengths": tuple(lengths)})
+        told = {name: value for name, value in own.items() if name in _OWN}
+        return replace(defaults, **{**told, "canvas_lengths": tuple(lengths)})
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"{OWN_FILE}: {error}") from error
+
+
+def _measured_in(own: Mapping[str, Any]) -> Format | None:
+    format: Format | None = own.get(_DTYPE)
+    if format is not None and format not in FORMATS:
+        raise CheckpointError(f"{OWN_FILE}: dtype {format!r} must be one of {', '.join(map(repr, FORMATS))}")
+    return format
 
 
 def _fitting(defaults: GenerationDefaults, config: FamilyConfig) -> GenerationDefaults:

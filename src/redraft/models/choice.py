@@ -37,7 +37,8 @@ def choose(
     """Choose the format of a checkpoint on ``use.device``.
 
     memory: what may be taken; None for what nobody limits. packed: the formats that were packed before, and are kept.
-    A dtype other than "auto" is taken as it is. "auto" is what packed weights are packed in; float32, which keeps what
+    A dtype other than "auto" is taken as it is. "auto" is what packed weights are packed in; what the checkpoint's makers
+    measured it in; float32, which keeps what
     any file holds, below half a billion parameters; the format that keeps the whole numbers of a quantised copy; else
     float32 or bfloat16, as the file has it, or the first of int8 and int4 that the memory holds. int8 and int4 are for
     the CPU, and for devices that have kernels for them.
@@ -54,6 +55,8 @@ def choose(
         return Choice(
             "bfloat16", f"dequantised: {use.device} has no kernels for {found.packed} ({reason})", usual=False
         )
+    if found.measured_in is not None and (packs or found.measured_in in ("float32", "bfloat16")):
+        return Choice(found.measured_in, "as its makers measured it")
     if sum(prod(tensor.shape) for tensor in found.tensors.values()) < AUTO_FLOAT32:
         return Choice(format, "exact, for a model of less than half a billion parameters")
     if packs and (kept := _kept(found)) is not None:
