@@ -48,12 +48,13 @@ def load(
     """Load a checkpoint: a bundled name ("sudoku"), a folder, a GGUF file, or a hub id.
 
     revision: branch, tag or commit of a hub id. dtype: "float32", which is exact, "bfloat16", "int8" or "int4" (weights
-    in so many bits, activations in 8 on the CPU and in bfloat16 elsewhere: lossy), or "auto": what the makers
-    of a checkpoint measured it in, where they say so; float32 for models below half a billion parameters, what keeps the numbers of a quantised copy, else what the files hold or, where the memory
-    is too small for it, the first of int8 and int4 that fits; on a device without kernels for these, bfloat16
-    (``engine.origin.choice`` says why). Weights that are packed already load dequantised in
-    "float32" and "bfloat16". device: "cpu", where the compiled kernels are used if there are any,
-    "cuda", "mps", or "auto", which is a CUDA device where there is one and the dtype runs on it, else the CPU.
+    in so many bits, activations in 8 on the CPU and in bfloat16 elsewhere: lossy), or "auto": what the makers of a
+    checkpoint measured it in, where they say so; float32 for models below half a billion parameters, what keeps the
+    numbers of a quantised copy, else what the files hold or, where the memory is too small for it, the first of int8
+    and int4 that fits; on a device without kernels for these, bfloat16 (``engine.origin.choice`` says why). Weights
+    that are packed already load dequantised in "float32" and "bfloat16". device: "cpu", where the compiled kernels are
+    used if there are any, "cuda", "mps", or "auto", which is a CUDA device where there is one and the dtype runs on it,
+    else the CPU.
     prefill_chunk: prompt positions encoded in one forward, by default 256 on the CPU and 2,048 elsewhere.
     window_policy: what sliding layers show a canvas of a context longer than their window ("shared": to all positions
     what the first one sees; "per_query": to each its own); a model without such layers has the default alone.

@@ -37,11 +37,10 @@ def choose(
     """Choose the format of a checkpoint on ``use.device``.
 
     memory: what may be taken; None for what nobody limits. packed: the formats that were packed before, and are kept.
-    A dtype other than "auto" is taken as it is. "auto" is what packed weights are packed in; what the checkpoint's makers
-    measured it in; float32, which keeps what
-    any file holds, below half a billion parameters; the format that keeps the whole numbers of a quantised copy; else
-    float32 or bfloat16, as the file has it, or the first of int8 and int4 that the memory holds. int8 and int4 are for
-    the CPU, and for devices that have kernels for them.
+    A dtype other than "auto" is taken as it is. "auto" is what packed weights are packed in; what the checkpoint's
+    makers measured it in; float32, which keeps what any file holds, below half a billion parameters; the format that
+    keeps the whole numbers of a quantised copy; else float32 or bfloat16, as the file has it, or the first of int8 and
+    int4 that the memory holds. int8 and int4 are for the CPU, and for devices that have kernels for them.
     Raises CheckpointError as ``Checkpoint.format``.
     """
     packs = has_kernels(use.device)
