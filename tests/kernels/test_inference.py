@@ -6,10 +6,12 @@ from dataclasses import fields
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from redraft.constrain.automaton.chain import Chain
 from redraft.constrain.inference.chain import ClassSums, Inference
 from redraft.constrain.inference.chain import infer as infer_reference
+from redraft.constrain.inference.chain import infer_in_order as in_order_reference
 from redraft.errors import ConstraintError
 from redraft.kernels import inference as kernel
 from redraft.kernels.library import TIERS, native, status
@@ -53,9 +55,14 @@ def arguments(
 
 
 def assert_same(given: Arguments, tolerance: float = 1e-9) -> None:
-    """All fields of both; those of the best sequence bit for bit."""
-    found, expected, peak = kernel.infer(*given), infer_reference(*given), given[3].peak
-    for name in ("best_states", "best_classes", "best_logprob", "sampled_states", "sampled_classes"):
+    """All fields of both, of either kind of inference; those of the best sequence bit for bit."""
+    for ours, theirs in ((kernel.infer, infer_reference), (kernel.infer_in_order, in_order_reference)):
+        _assert_same(ours(*given), theirs(*given), given[3].peak, tolerance)
+
+
+def _assert_same(found: Inference, expected: Inference, peak: NDArray[np.floating], tolerance: float) -> None:
+    assert found.best_logprob == pytest.approx(expected.best_logprob, rel=1e-14)
+    for name in ("best_states", "best_classes", "sampled_states", "sampled_classes"):
         np.testing.assert_array_equal(getattr(found, name), getattr(expected, name), name)
     assert found.log_valid == pytest.approx(expected.log_valid, rel=tolerance, abs=tolerance)
     np.testing.assert_allclose(found.tail, expected.tail, rtol=tolerance, atol=1e-300)

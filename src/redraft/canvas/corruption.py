@@ -28,6 +28,11 @@ class Corruption(Protocol):
         """True if what is settled stays: then a canvas is finished when nothing is open."""
         ...
 
+    @property
+    def reads_ahead(self) -> bool:
+        """True if what is read of a position counts before those in front of it are settled."""
+        ...
+
     def admitted(self, open: Tensor, accepted: Tensor, sample: Tensor) -> Tensor:
         """Return which samples a step accepts where a rule accepts these, bool; of no matter where not ``open``."""
         ...
@@ -62,6 +67,10 @@ class UniformCorruption:
     @property
     def monotone(self) -> bool:
         return False
+
+    @property
+    def reads_ahead(self) -> bool:
+        return True
 
     def admitted(self, open: Tensor, accepted: Tensor, sample: Tensor) -> Tensor:
         return accepted
@@ -111,6 +120,10 @@ class AbsorbingCorruption:
     @property
     def monotone(self) -> bool:
         return True
+
+    @property
+    def reads_ahead(self) -> bool:
+        return self.order == "any"
 
     def admitted(self, open: Tensor, accepted: Tensor, sample: Tensor) -> Tensor:
         if self.order == "any":

@@ -12,7 +12,7 @@ from redraft.canvas.step import Pinned
 from redraft.canvas.token_classes import TokenClasses
 from redraft.constrain.automaton.slots import SlotAutomaton
 from redraft.engine.constrained import ConstrainedStep, class_sums, conditioned
-from redraft.kernels.inference import infer
+from redraft.kernels.inference import infer, infer_in_order
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,6 +23,8 @@ class SlotsConstraint:
     classes: TokenClasses
     frame: Tensor
     """[L] bool: the positions of what stands between slots. Behind the last slot anything may stand."""
+    reads_ahead: bool = True
+    """False where gaps are revealed from their beginning on (``constrain.inference.chain.infer_in_order``)."""
 
     def apply(
         self,
@@ -44,7 +46,9 @@ class SlotsConstraint:
         numbers = np.where(frame, automaton.frame_class, automaton.token_class[own])
         sums = class_sums(readout).rows(slice(positions)).pinned(np.flatnonzero(mask), numbers[mask])
         uniforms = draws.path[:positions].numpy()
-        found = infer(automaton.chain, automaton.start, automaton.ended, sums, uniforms)
+        found = (infer if self.reads_ahead else infer_in_order)(
+            automaton.chain, automaton.start, automaton.ended, sums, uniforms
+        )
         # No token is of the frame's class, so none can be looked for there.
         shown = replace(
             found,

@@ -7,6 +7,7 @@ import numpy as np
 from redraft.constrain.automaton.chain import Chain
 from redraft.constrain.inference.chain import ClassSums, Floats, Inference, contradiction, prepare
 from redraft.constrain.inference.chain import infer as infer_reference
+from redraft.constrain.inference.chain import infer_in_order as in_order_reference
 from redraft.constrain.inference.chain import log_valid as limited
 from redraft.kernels import bindings, interface
 from redraft.kernels.library import native
@@ -22,6 +23,33 @@ def infer(
     """See ``constrain.inference.chain.infer``, which is the reference; a sample may differ where rounding decides."""
     if native() is None:
         return infer_reference(chain, start_state, end_potential, sums, uniforms)
+    return _compiled("redraft_infer", chain, start_state, end_potential, sums, uniforms, weighs_ends=True)
+
+
+def infer_in_order(
+    chain: Chain,
+    start_state: int,
+    end_potential: Floats,
+    sums: ClassSums,
+    uniforms: Floats,
+) -> Inference:
+    """See ``constrain.inference.chain.infer_in_order``, which is the reference, and ``infer``."""
+    if native() is None:
+        return in_order_reference(chain, start_state, end_potential, sums, uniforms)
+    return _compiled("redraft_infer_in_order", chain, start_state, end_potential, sums, uniforms, weighs_ends=False)
+
+
+def _compiled(
+    entry: str,
+    chain: Chain,
+    start_state: int,
+    end_potential: Floats,
+    sums: ClassSums,
+    uniforms: Floats,
+    *,
+    weighs_ends: bool,
+) -> Inference:
+    """``weighs_ends``: potentials of ends count, beside which of them are -inf."""
     weights = prepare(chain, start_state, end_potential, sums, uniforms)
     length, classes = weights.total.shape
     best_states, sampled_states = np.empty((2, length + 1), dtype=np.int64)
@@ -56,7 +84,7 @@ def infer(
         best_logprob=ctypes.addressof(best_logprob),
         log_valid=ctypes.addressof(log_valid),
     )
-    bindings.entry("redraft_infer")(ctypes.byref(call))
+    bindings.entry(entry)(ctypes.byref(call))
     if best_logprob.value == -np.inf:
         raise contradiction(chain, start_state, weights)
     return Inference(
@@ -65,7 +93,7 @@ def infer(
         best_logprob.value,
         sampled_states,
         sampled_classes,
-        limited(log_valid.value, weights),
+        limited(log_valid.value, weights) if weighs_ends else log_valid.value,
         log_multiplier,
         tail,
         entropy,

@@ -371,6 +371,7 @@ ENTRIES: dict[str, tuple[Any, ...]] = {
     "redraft_finish": (ctypes.POINTER(CLayer), _P, _L, _P, ctypes.POINTER(CScaledRows), _L),
     "redraft_forward": (ctypes.POINTER(CStack), _P, _L, _L, _L, _P),
     "redraft_infer": (ctypes.POINTER(CChain),),
+    "redraft_infer_in_order": (ctypes.POINTER(CChain),),
     "redraft_automaton": (ctypes.POINTER(CExpression),),
     "redraft_take_automaton": (_P, _P, _P),
     "redraft_walk": (ctypes.POINTER(CWalk),),

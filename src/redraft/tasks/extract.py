@@ -235,7 +235,9 @@ def _confidence(runtime: Runtime, request: Request, answer: Answer) -> Task[dict
     start, context, state = 0, list(request.prompt), compiled.automaton.start
     for index, finished in enumerate(answer.canvases):
         canvas = finished.tokens
-        constraint = CanvasConstraint.of(compiled, state, len(canvas), request.max_tokens - start)
+        constraint = CanvasConstraint.of(
+            compiled, state, len(canvas), request.max_tokens - start, runtime.corruption.reads_ahead
+        )
         cache, _ = yield from open_context(runtime, context)
         try:
             if passed(request.deadline):

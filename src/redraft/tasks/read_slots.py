@@ -230,7 +230,9 @@ class ReadSlots:
         text, if they are to be."""
         texts, turns, after = self._turns(part.slots, start, quoted)
         automaton, classes = self.runtime.constraints.slots(texts, turns, (self.slots.end_token_id,))
-        return SlotsConstraint(automaton, classes, ~torch.tensor(part.canvas.free)), after
+        return SlotsConstraint(
+            automaton, classes, ~torch.tensor(part.canvas.free), self.runtime.corruption.reads_ahead
+        ), after
 
     def _turns(
         self, slots: Sequence[Slot], start: Fork, quoted: bool

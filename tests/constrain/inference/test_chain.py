@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from redraft.canvas.token_classes import TokenClasses
+from redraft.constrain.automaton.chain import Chain
 from redraft.constrain.inference import chain as inference
 from redraft.constrain.inference.chain import ClassSums, Inference, end_potential
 from redraft.errors import ConstraintError, GenerationError
@@ -26,6 +27,11 @@ SEEDS = range(40)
 def infer(request: pytest.FixtureRequest):
     """Both implementations; without a compiled library they are the same."""
     return inference.infer if request.param == "specification" else kernel.infer
+
+
+@pytest.fixture(params=["specification", "kernel"])
+def infer_in_order(request: pytest.FixtureRequest):
+    return (inference if request.param == "specification" else kernel).infer_in_order
 
 
 def uniforms(rng: np.random.Generator, length: int) -> Floats:
@@ -433,3 +439,86 @@ def test_a_budget_below_nothing_is_refused():
 def test_an_automaton_that_leads_out_of_its_arrays_is_refused(change: dict[str, Any], match: str):
     with pytest.raises(ValueError, match=match):
         replace(line(2).chain, **change)
+
+
+@pytest.mark.parametrize("length", range(6))
+def test_in_order_a_position_has_what_may_follow_those_before_it(infer_in_order, length: int):
+    """By enumeration: behind the likeliest tokens so far, every token that some valid sequence goes on with, in the
+    model's own proportions."""
+    possible = 0
+    for seed in SEEDS:
+        rng = np.random.default_rng(seed)
+        machine = toy(rng, states=int(rng.integers(1, 5)))
+        start, end = int(rng.integers(machine.states + 1)), any_end(rng, machine.states)
+        logp = distributions(rng, length)
+        arguments = (machine.chain, start, end, machine.class_sums(logp), uniforms(rng, length))
+        exact = Enumeration(machine, start, end, logp)
+        if not exact.possible:
+            with pytest.raises(ConstraintError):
+                infer_in_order(*arguments)
+            continue
+        possible += 1
+        found: Inference = infer_in_order(*arguments)
+        valid, expected, log_valid = exact.sequences[exact.logprob > -np.inf], np.zeros_like(logp), 0.0
+        likeliest: list[int] = []
+        for position, row in enumerate(logp):
+            follows = np.unique(valid[(valid[:, :position] == likeliest).all(1), position])
+            expected[position, follows] = np.exp(row[follows])
+            log_valid += np.log(expected[position].sum())
+            likeliest.append(int(follows[row[follows].argmax()]))
+        expected /= expected.sum(1, keepdims=True)
+        np.testing.assert_allclose(marginals(machine, found, logp), expected, rtol=1e-9, atol=1e-14)
+        np.testing.assert_allclose(found.entropy, -(expected * np.log(expected + 1e-300)).sum(1), rtol=1e-9, atol=1e-12)
+        assert tokens_of(machine, found.best_classes, logp).tolist() == likeliest
+        assert machine.walk(start, np.array(likeliest, dtype=np.int64)).tolist() == found.best_states.tolist()
+        assert found.best_logprob == pytest.approx(logp[np.arange(length), likeliest].sum(), rel=1e-12)
+        assert found.log_valid == pytest.approx(log_valid, rel=1e-9, abs=1e-12)
+        assert_possible(machine, start, end, logp, found)
+    assert possible > len(SEEDS) / 3
+
+
+def test_in_order_tokens_are_drawn_as_often_as_they_are_probable(infer_in_order):
+    """Of the first position, over uniforms that are evenly spread."""
+    machine = toy(np.random.default_rng(5), states=4, allowed=0.9, accepting=1.0)
+    logp, count = distributions(np.random.default_rng(6), 3, scale=0.7), 400
+    drawn: Counter[int] = Counter()
+    for number in range(count):
+        given = np.full((3, 2), (number + 0.5) / count)
+        found = infer_in_order(machine.chain, 0, np.zeros(machine.states + 1), machine.class_sums(logp), given)
+        drawn[int(found.sampled_classes[0])] += 1
+    by_token = marginals(machine, found, logp)[0]
+    assert len(drawn) > 1
+    for number, often in drawn.items():
+        assert often / count == pytest.approx(by_token[machine.token_class == number].sum(), abs=2 / count)
+
+
+def test_in_order_a_token_may_lead_two_ways_of_which_a_later_one_decides(infer_in_order):
+    """Class 1 leads to a state that only 2 ends, and to one that only 3 does: both stay open behind it."""
+    chain = Chain(
+        np.array([0, 2, 3, 4]),
+        np.array([1, 2, 3, 3], dtype=np.int32),
+        np.array([0, 0, 1, 2], dtype=np.int32),
+        np.array([0, 1, 2, 3]),
+        np.array([1, 2, 3], dtype=np.int32),
+    )
+    end = np.array([-np.inf, -np.inf, -np.inf, 0.0])
+    for likelier, by in ((2, 1), (3, 2)):
+        p = np.full((2, 4), 0.1)
+        p[0, 1] = p[1, likelier] = 0.7
+        found = infer_in_order(chain, 0, end, ClassSums(p, p * np.log(p), np.log(p)), np.full((2, 2), 0.5))
+        assert found.best_classes.tolist() == found.sampled_classes.tolist() == [1, likelier]
+        assert found.best_states.tolist() == [0, by, 3]
+
+
+def test_in_order_what_comes_later_does_not_end_a_text(infer_in_order):
+    """A text of two tokens and a text of one: where the model is sure of neither end, the first token decides."""
+    # 1 goes on, 2 ends; behind 1 a second 1 has to come, of which the model, reading a mask, thinks little.
+    machine = Toy(np.array([[-1, 1, 2], [-1, 2, -1], [2, 2, 2]]), np.array([0, 1, 2]))
+    p = np.array([[0.0, 0.6, 0.4], [0.8, 0.1, 0.1]])
+    with np.errstate(divide="ignore"):
+        sums = machine.class_sums(np.log(p))
+    given = (machine.chain, 0, np.array([-np.inf, -np.inf, 0.0]), sums, np.full((2, 2), 0.5))
+    assert inference.infer(*given).best_classes.tolist() == [2, -1]
+    found = infer_in_order(*given)
+    assert found.best_classes.tolist() == [1, 1]
+    assert marginals(machine, found, np.log(np.maximum(p, 1e-300)))[0].tolist() == pytest.approx([0.0, 0.6, 0.4])

@@ -175,6 +175,55 @@ def infer(
     )
 
 
+def infer_in_order(
+    chain: Chain,
+    start_state: int,
+    end_potential: Floats,
+    sums: ClassSums,
+    uniforms: Floats,
+) -> Inference:
+    """Infer what stands on a canvas whose gaps are revealed from their beginning on, token after token.
+
+    Every position has the model's own distribution over the tokens that may follow those before it; what comes later
+    weighs nothing, as long as there is a way to an end. In the order of such a canvas later masks are read before there
+    is what they depend on: counted, they would let a text that ends win over one that goes on. The best sequence is the
+    greedy one, multipliers and entropies are given what it has before them, and ``log_valid`` is the log probability
+    that a token which may follow is drawn at each of its positions. Of ``end_potential`` it counts only where it is
+    -inf, of ``uniforms`` the first column, which picks the class. Raises as ``infer``.
+    """
+    weights = prepare(chain, start_state, end_potential, sums, uniforms)
+    possible = _possible(chain, weights)
+    if not possible[0, start_state]:
+        raise contradiction(chain, start_state, weights)
+    length, classes = weights.total.shape
+    log_multiplier, tail, log_valid = np.full((length, classes), -np.inf), np.zeros(length), 0.0
+
+    def likeliest(position: int, allowed: NDArray[np.int64]) -> int:
+        nonlocal log_valid
+        log_sum = float(np.logaddexp.reduce(weights.total[position, allowed]))
+        log_multiplier[position, allowed] = -log_sum
+        log_valid += min(log_sum, 0.0)
+        return int(allowed[weights.peak[position, allowed].argmax()])
+
+    def drawn(position: int, allowed: NDArray[np.int64]) -> int:
+        logs = weights.total[position, allowed]
+        return int(allowed[_at(np.exp(logs - logs.max()), weights.uniforms[position, 0])])
+
+    best_states, best_classes = _in_order(chain, start_state, weights, possible, likeliest)
+    tail[best_classes < 0] = 1.0
+    own = np.where(best_classes < 0, weights.best_tail, weights.peak[np.arange(length), best_classes])
+    return Inference(
+        best_states,
+        best_classes,
+        float(own.sum()),
+        *_in_order(chain, start_state, weights, possible, drawn),
+        log_valid,
+        log_multiplier,
+        tail,
+        _entropy(weights, log_multiplier, tail),
+    )
+
+
 def edge_posteriors(
     chain: Chain,
     start_state: int,
@@ -320,6 +369,62 @@ def _best(chain: Chain, start: int, weights: Weights) -> tuple[NDArray[np.int64]
     if logprob == -np.inf:
         return np.empty(0, np.int64), np.empty(0, np.int64), logprob
     return *_walk(chain, start, groups, scores, weights.peak, lambda values, *_: int(values.argmax())), logprob
+
+
+def _possible(chain: Chain, weights: Weights) -> NDArray[np.bool_]:
+    """[L + 1, S + 1]: whether an end can be reached from a state before a position."""
+    groups = _Stretches(chain.group_start).largest(weights.peak[:, chain.group_class]) > -np.inf
+    found = np.empty((len(groups) + 1, chain.states + 1), dtype=np.bool_)
+    found[-1] = weights.end > -np.inf
+    for position in reversed(range(len(groups))):
+        onward = groups[position, chain.edge_group] & found[position + 1, chain.edge_target]
+        found[position] = np.bincount(chain.edge_source[onward], minlength=chain.states + 1) > 0
+        found[position, -1] = found[position + 1, -1]
+    return found
+
+
+def _in_order(
+    chain: Chain,
+    start: int,
+    weights: Weights,
+    possible: NDArray[np.bool_],
+    choose: Callable[[int, NDArray[np.int64]], int],
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Choose a class at every position among those that may follow, by ``choose(position, classes)``.
+
+    A class may lead from a state to several, of which a later one decides: all are kept. What has ended stays ended.
+    """
+    length = len(weights.total)
+    states, classes = np.full(length + 1, chain.states), np.full(length, -1)
+    reached: list[NDArray[np.int64]] = [np.array([start])]
+    for position in range(length):
+        if chain.states in reached[-1]:
+            reached += [np.array([chain.states])] * (length - position)
+            break
+        edges = np.flatnonzero(np.isin(chain.edge_source, reached[-1]) & possible[position + 1, chain.edge_target])
+        allowed = np.unique(np.concatenate([_classes(chain, int(edge)) for edge in edges]))
+        allowed = allowed[weights.peak[position, allowed] > -np.inf]
+        classes[position] = choose(position, allowed)
+        taken = [edge for edge in edges if classes[position] in _classes(chain, int(edge))]
+        reached.append(np.unique(chain.edge_target[taken]))
+    states[-1] = reached[-1][0]
+    for position in reversed(range(length)):
+        if classes[position] < 0:
+            # From END on there is no other state; what led there is found at the position before.
+            states[position] = chain.states
+            continue
+        states[position] = next(
+            source
+            for source in reached[position]
+            for edge in range(*chain.edge_start[source : source + 2])
+            if chain.edge_target[edge] == states[position + 1] and classes[position] in _classes(chain, edge)
+        )
+    return states, classes
+
+
+def _classes(chain: Chain, edge: int) -> NDArray[np.int64]:
+    group = chain.edge_group[edge]
+    return chain.group_class[slice(*chain.group_start[group : group + 2])].astype(np.int64)
 
 
 def _backward(chain: Chain, weights: Weights, groups: Floats) -> Floats:

@@ -385,8 +385,188 @@ private:
     Multipliers multipliers_;
 };
 
+// Token after token: which classes may follow is known exactly, and nothing that comes later is weighed.
+class InOrder {
+public:
+    explicit InOrder(const Chain& chain)
+        : c(chain),
+          width_(c.states + 1),
+          reach_(c),
+          possible_((c.length + 1) * width_),
+          group_possible_(c.groups),
+          allowed_(c.classes),
+          seen_(width_),
+          reached_(c.length + 1) {}
+
+    void run() {
+        find_possible();
+        *c.best_logprob = -kInfinity;
+        if (!possible_[c.start]) return;
+        *c.best_logprob = *c.log_valid = 0;
+        follow(c.best_states, c.best_classes, [&](int64_t i) { return likeliest(i); });
+        follow(c.sampled_states, c.sampled_classes, [&](int64_t i) { return drawn(i); });
+    }
+
+private:
+    const double* row(const double* table, int64_t i) const { return table + i * c.classes; }
+
+    void find_possible() {
+        for (int64_t s = 0; s < width_; ++s) possible_[c.length * width_ + s] = c.end[s] > -kInfinity;
+        for (int64_t i = c.length - 1; i >= 0; --i) {
+            const double* peak = row(c.peak, i);
+            for (int64_t g = 0; g < c.groups; ++g) {
+                group_possible_[g] = std::any_of(c.group_class + c.group_start[g], c.group_class + c.group_start[g + 1],
+                                                 [&](int32_t n) { return peak[n] > -kInfinity; });
+            }
+            for (const int32_t s : reach_.before(i)) {
+                bool found = s == c.states && possible_[(i + 1) * width_ + s];
+                for (int64_t e = s == c.states ? 0 : c.edge_start[s]; s < c.states && e < c.edge_start[s + 1]; ++e) {
+                    found = found || (group_possible_[c.edge_group[e]] && leads_on(i, e));
+                }
+                possible_[i * width_ + s] = found;
+            }
+        }
+    }
+
+    bool leads_on(int64_t i, int64_t e) const { return possible_[(i + 1) * width_ + c.edge_target[e]]; }
+
+    bool holds(int64_t e, int64_t n) const {
+        const int64_t g = c.edge_group[e];
+        const int32_t* last = c.group_class + c.group_start[g + 1];
+        return std::find(c.group_class + c.group_start[g], last, static_cast<int32_t>(n)) != last;
+    }
+
+    // A class may lead from a state to several, of which a later one decides: all are kept.
+    template <class Choose>
+    void follow(int64_t* states, int64_t* classes, const Choose& choose) {
+        reached_[0].assign(1, static_cast<int32_t>(c.start));
+        for (int64_t i = 0; i < c.length; ++i) {
+            std::vector<int32_t>& next = reached_[i + 1];
+            next.clear();
+            const bool ended = std::find(reached_[i].begin(), reached_[i].end(), c.states) != reached_[i].end();
+            if (ended) {
+                next.push_back(static_cast<int32_t>(c.states));
+                classes[i] = -1;
+                end(i, classes == c.best_classes);
+                continue;
+            }
+            allow(i);
+            classes[i] = choose(i);
+            std::fill(seen_.begin(), seen_.end(), uint8_t{0});
+            for (const int32_t s : reached_[i]) {
+                for (int64_t e = c.edge_start[s]; e < c.edge_start[s + 1]; ++e) {
+                    if (leads_on(i, e) && holds(e, classes[i])) seen_[c.edge_target[e]] = 1;
+                }
+            }
+            for (int64_t s = 0; s < width_; ++s) {
+                if (seen_[s]) next.push_back(static_cast<int32_t>(s));
+            }
+        }
+        trace(states, classes);
+    }
+
+    // Marks the classes that may stand at a position behind what was chosen before it.
+    void allow(int64_t i) {
+        std::fill(allowed_.begin(), allowed_.end(), uint8_t{0});
+        const double* peak = row(c.peak, i);
+        for (const int32_t s : reached_[i]) {
+            for (int64_t e = c.edge_start[s]; e < c.edge_start[s + 1]; ++e) {
+                if (!leads_on(i, e)) continue;
+                const int64_t g = c.edge_group[e];
+                for (int64_t k = c.group_start[g]; k < c.group_start[g + 1]; ++k) {
+                    const int32_t n = c.group_class[k];
+                    if (peak[n] > -kInfinity) allowed_[n] = 1;
+                }
+            }
+        }
+    }
+
+    int64_t likeliest(int64_t i) {
+        const double *peak = row(c.peak, i), *total = row(c.total, i), *spread = row(c.spread, i);
+        double top = -kInfinity;
+        for (int64_t n = 0; n < c.classes; ++n) {
+            if (allowed_[n]) top = std::max(top, total[n]);
+        }
+        int64_t best = -1;
+        double sum = 0;
+        for (int64_t n = 0; n < c.classes; ++n) {
+            if (!allowed_[n]) continue;
+            sum += std::exp(total[n] - top);
+            if (best < 0 || peak[n] > peak[best]) best = n;
+        }
+        const double log_sum = top + std::log(sum);
+        double* out = c.log_multiplier + i * c.classes;
+        double entropy = 0;
+        for (int64_t n = 0; n < c.classes; ++n) {
+            out[n] = allowed_[n] ? -log_sum : -kInfinity;
+            if (!allowed_[n]) continue;
+            const double log_share = total[n] - log_sum;
+            entropy += std::exp(log_share) * (spread[n] - log_share);
+        }
+        c.tail[i] = 0;
+        c.entropy[i] = std::max(entropy, 0.0);
+        *c.best_logprob += peak[best];
+        *c.log_valid += std::min(log_sum, 0.0);
+        return best;
+    }
+
+    // Behind the end any token may stand.
+    void end(int64_t i, bool of_best) {
+        if (!of_best) return;
+        const double *total = row(c.total, i), *spread = row(c.spread, i);
+        double entropy = 0;
+        for (int64_t n = 0; n < c.classes; ++n) {
+            c.log_multiplier[i * c.classes + n] = -kInfinity;
+            const double share = std::exp(total[n]);
+            if (share > 0) entropy += share * (spread[n] - total[n]);
+        }
+        c.tail[i] = 1;
+        c.entropy[i] = std::max(entropy, 0.0);
+        *c.best_logprob += c.best_tail[i];
+    }
+
+    int64_t drawn(int64_t i) const {
+        const double* total = row(c.total, i);
+        double top = -kInfinity;
+        for (int64_t n = 0; n < c.classes; ++n) {
+            if (allowed_[n]) top = std::max(top, total[n]);
+        }
+        return at(c.classes, c.uniforms[2 * i], [&](int64_t n) { return allowed_[n] ? std::exp(total[n] - top) : 0.0; });
+    }
+
+    // The states that lead to the last one.
+    void trace(int64_t* states, const int64_t* classes) const {
+        states[c.length] = reached_[c.length].front();
+        for (int64_t i = c.length - 1; i >= 0; --i) {
+            states[i] = c.states;
+            if (classes[i] < 0) continue;
+            for (const int32_t s : reached_[i]) {
+                bool leads = false;
+                for (int64_t e = c.edge_start[s]; !leads && e < c.edge_start[s + 1]; ++e) {
+                    leads = c.edge_target[e] == states[i + 1] && holds(e, classes[i]);
+                }
+                if (!leads) continue;
+                states[i] = s;
+                break;
+            }
+        }
+    }
+
+    const Chain& c;
+    const int64_t width_;
+    const Reach reach_;
+    std::vector<uint8_t> possible_;  // [length + 1, states + 1]: only of states in reach
+    std::vector<uint8_t> group_possible_, allowed_, seen_;
+    std::vector<std::vector<int32_t>> reached_;  // before each position, ascending
+};
+
 }  // namespace
 
 void infer(const Chain& chain) { Inference(chain).run(); }
+
+void infer_in_order(const Chain& chain) {
+    forget_upper_halves();
+    InOrder(chain).run();
+}
 
 }  // namespace redraft

@@ -28,4 +28,7 @@ struct Chain {
 // rest is left alone.
 void infer(const Chain&);
 
+// The same for a canvas whose gaps are revealed from their beginning on.
+void infer_in_order(const Chain&);
+
 }  // namespace redraft

@@ -56,6 +56,7 @@ REDRAFT_EXPORT void redraft_forward(const Stack* stack, const Span* spans, int64
 }
 
 REDRAFT_EXPORT void redraft_infer(const Chain* c) { infer(*c); }
+REDRAFT_EXPORT void redraft_infer_in_order(const Chain* c) { infer_in_order(*c); }
 
 REDRAFT_EXPORT void redraft_automaton(Expression* expression) { build(*expression); }
 
