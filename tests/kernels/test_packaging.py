@@ -90,6 +90,8 @@ def test_a_wheel_built_with_a_compiler(tmp_path):
     assert "redraft/serve/page/package.json" not in names
     for data in ("templates/it_support", "phrasings/first", "words/surname", "wordings"):
         assert f"redraft/train/recipes/pocket/{data}.txt" in names
+    for data in ("finished.jsonl", "excerpts/excerpts.jsonl", "excerpts/NOTICE.txt", "openings/it_support.txt"):
+        assert f"redraft/train/recipes/pocket/{data}" in names
     assert not re.search(r"\.(ts|svelte) ", names)
     kernels = smoke_test(installed(tmp_path / "environment", wheel), tmp_path)
     assert kernels["in use"] == kernels["best of this processor"] != "torch"

@@ -1,6 +1,7 @@
 """Training records and evaluation items: what is drawn for an index depends on seed, split and index alone."""
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from random import Random
 from typing import Any
@@ -8,16 +9,24 @@ from typing import Any
 from redraft.constrain.constraint import JSONSchema
 from redraft.tasks.extract import INSTRUCTION as EXTRACT_INSTRUCTION
 from redraft.tasks.slots import INSTRUCTION, Filled, Piece, Pinned
+from redraft.train.recipes.pocket.excerpts import CODE, PROSE, excerpt
+from redraft.train.recipes.pocket.openings import finished
 from redraft.train.recipes.pocket.questions import Answer, Choose, Extract, Question, Written, answer, choose, extract
 from redraft.train.recipes.pocket.schemas import schema_for
 from redraft.train.recipes.pocket.snippets import MESSAGE, Snippet, Split, snippet
-from redraft.train.recipes.pocket.writing import edit, form, gap, respelled, span, width
+from redraft.train.recipes.pocket.writing import code_span, edit, form, gap, gap_at, respelled, span, width
 
 Record = dict[str, Any]
 Item = dict[str, Any]
 
 _TASKS = {"extract": extract, "choose": choose, "answer": answer, "fill": form, "edit": edit}
 _SHARES = {"extract": 0.4, "choose": 0.26, "answer": 0.12, "fill": 0.12, "edit": 0.1}
+_FINISHED = 0.08
+"""The share of snippets, in training, that a language model finished."""
+_EXCERPTS = 0.04
+"""The share of records about an excerpt of a package, of splits that have any."""
+_EXCERPT_ITEMS = 0.2
+"""Their share of the items that ask to fill a gap."""
 _SHOWN_WORDS = 8
 _MOST_OF_A_TASK = 2
 
@@ -31,15 +40,17 @@ def record(seed: int, index: int, split: Split = Split.train) -> Record:
     """One training record, a JSON object: mostly a text and several questions about it; see ``docs/pocket.md``."""
     random = random_for(seed, split, index, "record")
     for _ in range(100):
-        about, chance = snippet(random, split), random.random()
-        if about.style == MESSAGE:
-            found: Record | None = _questions(
-                about, random, split, random.randint(1, 2), {"choose": 0.8, "extract": 0.2}
-            )
+        excerpt_ = excerpt(random, split) if random.random() < _EXCERPTS else None
+        about, chance = excerpt_ or _about(random, split), random.random()
+        found: Record | None
+        if about is excerpt_:
+            found = _excerpt_record(about, random, split)
+        elif about.style == MESSAGE:
+            found = _questions(about, random, split, random.randint(1, 2), {"choose": 0.8, "extract": 0.2})
         elif chance < 0.06:
             found = _json_record(about, random)
         elif chance < 0.11:
-            found = _raw_gap(about, random)
+            found = _raw_gap(about, span(about, random))
         elif chance < 0.14:
             found = _whole_edit(about, random, split)
         elif chance < 0.21:
@@ -68,7 +79,8 @@ def item(seed: int, index: int, split: Split) -> Item:
     random = random_for(seed, split, index, "item")
     verb = random.choices(("extract", "choose", "fill", "generate"), (0.4, 0.35, 0.1, 0.15))[0]
     for _ in range(200):
-        about = snippet(random, split)
+        excerpt_ = excerpt(random, split) if verb == "fill" and random.random() < _EXCERPT_ITEMS else None
+        about = excerpt_ or snippet(random, split)
         found = _item(verb, about, random, split)
         if found is not None:
             return {**found, "domain": about.domain, "split": split.value, "topic": about.topic}
@@ -141,15 +153,33 @@ def _json_record(about: Snippet, random: Random) -> Record | None:
     return {"task": "json", "messages": messages}
 
 
-def _raw_gap(about: Snippet, random: Random) -> Record | None:
+def _about(random: Random, split: Split) -> Snippet:
+    """A snippet; those that a language model finished have values and templates of training."""
+    return finished(random) if split is Split.train and random.random() < _FINISHED else snippet(random, split)
+
+
+def _place(about: Snippet, random: Random) -> tuple[int, int] | None:
+    return code_span(about.text, random) if about.style == CODE else span(about, random)
+
+
+def _excerpt_record(about: Snippet, random: Random, split: Split) -> Record | None:
+    """A gap in a text of which nothing else is known: asked for, or as ``Engine.fill`` does without a prompt."""
+    place = _place(about, random)
+    if place is None or random.random() < 0.5:
+        return _raw_gap(about, place)
+    question = gap_at(place, about.text, random, split)
+    return None if question is None else {"context": question.context, "questions": [_question(question, random)]}
+
+
+def _raw_gap(about: Snippet, place: tuple[int, int] | None) -> Record | None:
     """Ask as ``Engine.fill`` does without a prompt: the prefix, and a canvas of the middle and the suffix's start."""
-    place = span(about, random)
     if place is None:
         return None
     start, end = place
     # The space before a word is part of its token.
     start -= about.text[start - 1] == " "
-    shown = " ".join(about.text[end:].split(" ")[: _SHOWN_WORDS + 1])
+    rest = re.match(rf"(?:\s*\S+){{0,{_SHOWN_WORDS}}}", about.text[end:])
+    shown = rest.group() if rest else ""
     return {"task": "fill", "prompt": about.text[:start], "response": about.text[start:end] + shown}
 
 
@@ -219,13 +249,13 @@ def _fill_item(about: Snippet, random: Random, split: Split) -> Item | None:
             "answer": question.pieces[first].text,
             "kind": "form",
         }
-    place = span(about, random)
+    place = _place(about, random)
     if place is None:
         return None
     start, end = place
     start -= about.text[start - 1] == " "
-    text = about.text
-    return {"verb": "fill", "prefix": text[:start], "suffix": text[end:], "answer": text[start:end], "kind": "gap"}
+    text, kind = about.text, about.style if about.style in (PROSE, CODE) else "gap"
+    return {"verb": "fill", "prefix": text[:start], "suffix": text[end:], "answer": text[start:end], "kind": kind}
 
 
 def _generate_item(about: Snippet, random: Random, split: Split) -> Item | None:

@@ -102,7 +102,7 @@ class Snippet:
     topic: str
     style: str
     number: int
-    """The template's number in its domain; -1 without one."""
+    """The template's number in its domain; -1 where it is made of none."""
     hand: Hand = field(repr=False)
     """The style that it is written in."""
     classes: dict[str, str] = field(default_factory=dict)
@@ -150,20 +150,20 @@ def write(template: Template, hand: Hand) -> Snippet:
 
 
 @cache
-def _blanks(template: Template) -> dict[str, Field]:
+def blanks(template: Template) -> dict[str, Field]:
     """Find what a template may say, by key, in the order of the text, with no values yet."""
-    blanks: dict[str, Field] = {}
+    found: dict[str, Field] = {}
     for part in templates.parts(template.text):
         questions = tuple(asked.text for asked in template.questions if asked.key == getattr(part, "key", None))
         match part:
             case Hole():
                 many = part.count is not None
-                blanks.setdefault(part.key, Field(part.key, part.kind, (), (), many, (), part.range, questions))
+                found.setdefault(part.key, Field(part.key, part.kind, (), (), many, (), part.range, questions))
             case Phrased():
-                known = blanks[part.key].options if part.key in blanks else ()
+                known = found[part.key].options if part.key in found else ()
                 options = tuple(dict.fromkeys((*known, *part.values)))
-                blanks[part.key] = Field(part.key, "phrase", (), options=options, questions=questions)
-    return blanks
+                found[part.key] = Field(part.key, "phrase", (), options=options, questions=questions)
+    return found
 
 
 class _Writing:
@@ -173,7 +173,7 @@ class _Writing:
         self._template, self._hand, self._random = template, hand, hand.random
         self.pieces: list[str] = []
         self._length = 0
-        self._blanks = _blanks(template)
+        self._blanks = blanks(template)
         self._values: dict[str, tuple[Value, ...]] = {}
         self._spans: dict[str, tuple[tuple[int, int], ...]] = {}
         self._used: set[str] = set()

@@ -103,9 +103,9 @@ class Template:
 
 
 @cache
-def read_all() -> tuple[Template, ...]:
-    """The templates of all domains, in the order of their names."""
-    folder = files(__package__) / "templates"
+def read_all(name: str = "templates") -> tuple[Template, ...]:
+    """The templates of a folder, in the order of their domains' names."""
+    folder = files(__package__) / name
     texts = sorted((file.name, file.read_text("utf-8")) for file in folder.iterdir() if file.name.endswith(".txt"))
     return tuple(template for name, text in texts for template in parse(text, name.removesuffix(".txt")))
 

@@ -3,6 +3,7 @@
 All that one person writes is written in one ``Hand``: the same order of day and month, one currency, one clock.
 """
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import date, timedelta
@@ -10,7 +11,7 @@ from functools import cache
 from random import Random
 from typing import Any
 
-from redraft.train.recipes.pocket.words import held_out, pool, words
+from redraft.train.recipes.pocket.words import any_of, held_out, pool, words
 
 MONTHS = words("month")
 WEEKDAYS = words("weekday")
@@ -20,6 +21,14 @@ _WORDS = (
     *("animal", "city", "colour", "country", "dish", "drink", "first_name", "garment", "instrument", "job", "language"),
     *("material", "medicine", "plant", "sport", "subject", "surname", "tool", "vehicle", "venue"),
 )
+POOLS = (*_WORDS, "company", "error", "foreign_street", "product", "room", "school", "street_name", "title")
+"""The files of words of which training sees four in five."""
+
+
+@cache
+def held_out_words() -> re.Pattern[str]:
+    """Any of the words that training never sees."""
+    return any_of(tuple(word for name in POOLS for word in pool(name, True)))
 
 
 @dataclass(frozen=True)

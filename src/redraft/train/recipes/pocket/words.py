@@ -1,5 +1,6 @@
 """Words that values are made of, and the fifth of them that training never sees."""
 
+import re
 from functools import cache
 from importlib.resources import files
 from zlib import crc32
@@ -22,3 +23,10 @@ def words(name: str) -> tuple[str, ...]:
 def pool(name: str, held: bool) -> tuple[str, ...]:
     """The words that training sees, or the others."""
     return tuple(word for word in words(name) if held_out(word) == held)
+
+
+@cache
+def any_of(words: tuple[str, ...]) -> re.Pattern[str]:
+    """Any of the words, in the plural as well. A capital counts: many names are words besides."""
+    ways = [re.escape(word) if word[0].isupper() else f"(?i:{re.escape(word)})" for word in words]
+    return re.compile(rf"(?<!\w)(?:{'|'.join(ways)})(?:e?s)?(?!\w)")

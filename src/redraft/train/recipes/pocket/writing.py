@@ -33,6 +33,22 @@ def span(snippet: Snippet, random: Random) -> tuple[int, int] | None:
     return random.choice(runs) if runs else None
 
 
+def code_span(text: str, random: Random) -> tuple[int, int] | None:
+    """A line of code without its indentation, or a short run of tokens in it; neither the first line nor the last."""
+    lines = [match.span(1) for match in re.finditer(r"(?m)^[ \t]*(\S.{3,58}\S)[ \t]*$", text)]
+    lines = [(start, end) for start, end in lines if "\n" in text[:start] and "\n" in text[end:]]
+    if not lines:
+        return None
+    start, end = random.choice(lines)
+    tokens = [match.span() for match in re.finditer(r"\w+|[^\w\s]", text[start:end])]
+    if random.random() < 0.5 or len(tokens) < 4:
+        return start, end
+    first = random.randrange(1, len(tokens) - 1)
+    last = min(first + random.randrange(6), len(tokens) - 1)
+    run = start + tokens[first][0], start + tokens[last][1]
+    return run if re.search(r"\w\w", text[slice(*run)]) else (start, end)
+
+
 def unique(snippet: Snippet) -> list[Field]:
     """Fields of one value that the text shows once, and that no other could be taken for."""
     own = [field for field in snippet.present if field.kind != "phrase" and not field.many]
@@ -68,11 +84,18 @@ def gap(snippet: Snippet, random: Random, split: Split) -> Answer | None:
     else:
         place = span(snippet, random)
         ask = wording("gap", random, split.held)
-    if place is None:
-        return None
+    return None if place is None else _gap_at(place, snippet.text, mark, ask)
+
+
+def gap_at(place: tuple[int, int], text: str, random: Random, split: Split) -> Answer | None:
+    """A gap at a place of a text."""
+    mark = random.choice(_GAPS)
+    return None if mark in text else _gap_at(place, text, mark, wording("gap", random, split.held))
+
+
+def _gap_at(place: tuple[int, int], text: str, mark: str, ask: str) -> Answer:
     start, end = place
-    context = f"{snippet.text[:start]}{mark}{snippet.text[end:]}"
-    return Answer("fill", ask.format(gap=mark), snippet.text[start:end], context)
+    return Answer("fill", ask.format(gap=mark), text[start:end], f"{text[:start]}{mark}{text[end:]}")
 
 
 def form(snippet: Snippet, random: Random, split: Split) -> Written | None:
