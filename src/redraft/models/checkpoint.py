@@ -35,7 +35,7 @@ DType = Literal["auto", "float32", "bfloat16", "int8", "int4"]
 AUTO_FLOAT32 = 500_000_000
 OWN_FILE = "redraft.json"
 PACKAGE = "package:"
-"""What the name of a file of an installed Python package begins with: ``package:NAME/FILE``."""
+"""The beginning of the name of a file of an installed Python package: ``package:NAME/FILE``."""
 # What ``transformers`` refuses to find in its own file.
 _OWN = ("choice_temperature", "extract_layout", "canvas_lengths")
 _DTYPE = "dtype"

@@ -131,7 +131,7 @@ class TrainedModel:
         self.mask_row: nn.Parameter | None = None
         self._lora_config: Any = None
         self.beginnings: dict[str, Tensor] = {}
-        """What trained numbers begin with, float32, where the model computes with rounded ones."""
+        """The first values of trained numbers, float32, where the model computes with rounded ones."""
         self.parameters = self._choose()
         if not isinstance(adaptation, Lora) and base.stored != next(model.parameters()).dtype:
             self._begin_exactly()

@@ -50,7 +50,7 @@ class Optimizer:
         config: OptimizerConfig,
         beginnings: Mapping[str, Tensor] | None = None,
     ) -> None:
-        """``beginnings``: what parameters begin with, float32, where they hold it rounded."""
+        """``beginnings``: the first values of parameters, float32, where they hold them rounded."""
         self._config = config
         self._parameters = dict(parameters)
         exact = {**{name: parameter.detach() for name, parameter in parameters.items()}, **(beginnings or {})}
