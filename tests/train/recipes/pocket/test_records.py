@@ -12,6 +12,7 @@ import jsonschema
 import pytest
 from typer.testing import CliRunner
 
+from redraft.measure.evaluate.items import read_items
 from redraft.models.tokenizer import ChatTokenizer
 from redraft.tasks.extract import INSTRUCTION
 from redraft.tasks.slots import Canvas, Filled, Pinned, Slots, asked
@@ -158,16 +159,16 @@ def test_a_choice_is_among_its_options_and_the_prompt_shows_them_all() -> None:
         options = made["options"]
         assert made["answer"] in options
         assert len({option.lower() for option in options}) == len(options)
-        (message,) = made["prompt"]
+        (message,) = made["messages"]
         assert all(option in message["content"] for option in options)
         sizes.add(len(options))
         places[options.index(made["answer"])] += 1
-        if made["kind"] in phrasings():
-            assert set(options) <= set(phrasings()[made["kind"]])
+        if made["groups"]["kind"] in phrasings():
+            assert set(options) <= set(phrasings()[made["groups"]["kind"]])
     assert min(sizes) == 2
     assert 5 < max(sizes) <= 12
     assert places[0] < 0.6 * len(chosen)
-    assert {"topic", "value", "meaning", "yes or no"} <= {made["kind"] for made in chosen}
+    assert {"topic", "value", "meaning", "yes or no"} <= {made["groups"]["kind"] for made in chosen}
 
 
 @pytest.mark.slow
@@ -254,11 +255,19 @@ def test_a_stream_is_a_pure_function_of_its_index() -> None:
 
 
 ARGUMENTS = {
-    "extract": ({"text", "schema", "value"}, {"instruction"}),
-    "choose": ({"prompt", "options", "answer"}, set()),
-    "fill": ({"prefix", "suffix", "answer"}, {"prompt"}),
-    "generate": ({"prompt", "answer"}, set()),
+    "extract": ({"text", "schema", "value"}, {"parameters"}),
+    "choose": ({"messages", "options", "answer"}, set()),
+    "fill": ({"prefix", "suffix", "answer"}, {"messages"}),
+    "generate": ({"messages", "answer"}, set()),
 }
+
+
+def test_items_are_what_evaluation_takes(tmp_path: Any) -> None:
+    path = tmp_path / "items.jsonl"
+    path.write_text("".join(f"{json.dumps(made)}\n" for made in made_items()))
+    read = read_items(path)
+    assert len(read) == len(made_items())
+    assert {"kind", "domain", "split"} <= read[0].groups.keys()
 
 
 @pytest.mark.slow
@@ -266,7 +275,7 @@ def test_an_item_has_a_verb_with_its_arguments_and_what_is_right() -> None:
     assert {made["verb"] for made in made_items()} == ARGUMENTS.keys()
     for made in made_items():
         needed, possible = ARGUMENTS[made["verb"]]
-        given = made.keys() - {"verb", "kind", "domain", "split", "topic"}
+        given = made.keys() - {"verb", "domain", "split", "groups"}
         assert needed <= given <= needed | possible
         if made["verb"] == "extract":
             assert jsonschema.Draft202012Validator(made["schema"]).is_valid(made["value"])

@@ -70,11 +70,11 @@ def records(seed: int, split: Split = Split.train, start: int = 0) -> Iterator[R
 
 
 def item(seed: int, index: int, split: Split) -> Item:
-    """One evaluation item: a verb, its arguments, what is right, and where it comes from.
+    """One evaluation item, as ``redraft evaluate`` takes it: a verb, its arguments, what is right, and its groups.
 
-    ``extract`` has ``text``, ``schema`` and ``value``, ``choose`` ``prompt``, ``options`` and ``answer``, ``fill``
-    ``prefix``, ``suffix`` and ``answer``, with a ``prompt`` where it fills in a form, ``generate`` ``prompt`` and
-    ``answer``. ``kind`` says what is asked.
+    ``extract`` has ``text``, ``schema`` and ``value``, ``choose`` ``messages``, ``options`` and ``answer``, ``fill``
+    ``prefix``, ``suffix`` and ``answer``, with ``messages`` where it fills in a form, ``generate`` ``messages`` and
+    ``answer``. The group ``kind`` says what is asked.
     """
     random = random_for(seed, split, index, "item")
     verb = random.choices(("extract", "choose", "fill", "generate"), (0.4, 0.35, 0.1, 0.15))[0]
@@ -83,7 +83,9 @@ def item(seed: int, index: int, split: Split) -> Item:
         about = excerpt_ or snippet(random, split)
         found = _item(verb, about, random, split)
         if found is not None:
-            return {**found, "domain": about.domain, "split": split.value, "topic": about.topic}
+            kind = found.pop("kind")
+            groups = {"kind": kind, **({"topic": about.topic} if about.topic else {})}
+            return {**found, "domain": about.domain, "split": split.value, "groups": groups}
     raise ValueError(f"no item of verb {verb} can be made of 200 snippets of {split.value}")
 
 
@@ -209,7 +211,8 @@ def _extract_item(about: Snippet, random: Random, split: Split) -> Item | None:
     question = extract(about, random, split)
     if question is None:
         return None
-    said = {} if question.instruction == INSTRUCTION else {"instruction": question.instruction}
+    own = question.instruction != INSTRUCTION
+    said: Item = {"parameters": {"instruction": question.instruction}} if own else {}
     return {
         "verb": "extract",
         "kind": "slots",
@@ -227,7 +230,7 @@ def _choose_item(about: Snippet, random: Random, split: Split) -> Item | None:
     prompt = [_user(f"{about.text}\n\n{question.ask}")]
     return {
         "verb": "choose",
-        "prompt": prompt,
+        "messages": prompt,
         "options": list(question.options),
         "answer": question.answer,
         "kind": question.kind,
@@ -243,7 +246,7 @@ def _fill_item(about: Snippet, random: Random, split: Split) -> Item | None:
         prefix, suffix = ("".join(piece.text for piece in own) for own in (before, after))
         return {
             "verb": "fill",
-            "prompt": prompt,
+            "messages": prompt,
             "prefix": prefix,
             "suffix": suffix,
             "answer": question.pieces[first].text,
@@ -264,7 +267,7 @@ def _generate_item(about: Snippet, random: Random, split: Split) -> Item | None:
         return None
     return {
         "verb": "generate",
-        "prompt": [_user(f"{about.text}\n\n{question.ask}")],
+        "messages": [_user(f"{about.text}\n\n{question.ask}")],
         "answer": question.answer,
         "kind": "answer",
     }
