@@ -21,6 +21,7 @@ from redraft.models.checkpoint import Checkpoint, DType
 from redraft.models.choice import Choice, choose
 from redraft.models.fitting import check_fits
 from redraft.models.footprint import CONTEXT, Use, footprint
+from redraft.models.names import DEFAULT_MODEL
 from redraft.models.on_device import DeviceModel
 from redraft.models.origin import Origin
 from redraft.models.packed_cache import OnPacking, PackFolder, PackingStep, is_kept, load_packed
@@ -32,7 +33,7 @@ _LOG = logging.getLogger("redraft")
 
 
 def load(
-    source: str | Path,
+    source: str | Path = DEFAULT_MODEL,
     *,
     revision: str | None = None,
     dtype: DType = "auto",
@@ -45,7 +46,7 @@ def load(
     draft_model: str | Path | None = None,
     memory: MemoryLimit = "auto",
 ) -> Engine:
-    """Load a checkpoint: a bundled name ("sudoku"), a folder, a GGUF file, or a hub id.
+    """Load a checkpoint: a bundled name ("pocket", "sudoku"), a folder, a GGUF file, or a hub id.
 
     revision: branch, tag or commit of a hub id. dtype: "float32", which is exact, "bfloat16", "int8" or "int4" (weights
     in so many bits, activations in 8 on the CPU and in bfloat16 elsewhere: lossy), or "auto": what the makers of a

@@ -11,6 +11,12 @@ PUZZLE = "53..7....6..195....98....6.8...6...34..8.3..17...2...6.6....28....419.
 DIGITS = [part for digit in "123456789" for part in ("--option", digit)]
 
 
+@pytest.fixture(autouse=True)
+def asked_of_the_sudoku_model(monkeypatch: pytest.MonkeyPatch, no_settings: None) -> None:
+    """What is asked here are puzzles."""
+    monkeypatch.setenv("REDRAFT_MODEL", "sudoku")
+
+
 class TestTable:
     def test_the_likeliest_is_marked(self, redraft_here):
         done = redraft_here("choose", PUZZLE, "--frame", "53{answer}", *DIGITS, "--steps", 8, "--seed", 1)

@@ -38,6 +38,12 @@ SUDOKU: list[dict[str, Any]] = [
 ]  # fmt: skip
 
 
+@pytest.fixture(autouse=True)
+def asked_of_the_sudoku_model(monkeypatch: pytest.MonkeyPatch, no_settings: None) -> None:
+    """What is asked here are puzzles."""
+    monkeypatch.setenv("REDRAFT_MODEL", "sudoku")
+
+
 def written(folder: Path, *items: object) -> Path:
     path = folder / "items.jsonl"
     path.write_text("".join(json.dumps(item) + "\n" for item in items))

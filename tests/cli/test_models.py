@@ -183,11 +183,12 @@ def test_a_full_disk_is_told_before_weights_are_fetched(
 
 def test_removing_asks_first(redraft_here: Run, hub: Hub, model: Path) -> None:
     hub.folders[NAME] = model
+    before = len(json.loads(redraft_here("list", "--json").stdout))
     assert redraft_here("pull", NAME).returncode == 0
     kept = redraft_here("rm", NAME, stdin=b"n\n")
     assert kept.returncode == 1
     assert "nothing was removed" in kept.stderr
-    assert len(json.loads(redraft_here("list", "--json").stdout)) == 2
+    assert len(json.loads(redraft_here("list", "--json").stdout)) == before + 1
 
 
 def test_a_git_lfs_pointer_is_told_apart_from_a_file(redraft_here: Run, tmp_path: Path, model: Path) -> None:

@@ -1,11 +1,14 @@
 """The model, device and place for packed weights that a user chose once: which of several says it, and its mistakes."""
 
 import json
+from inspect import signature
 from pathlib import Path
 
 import pytest
 
+import redraft
 from redraft.cli.settings import setting
+from redraft.models.names import DEFAULT_MODEL
 from tests.cli.conftest import Run, assert_one_line
 
 
@@ -19,7 +22,7 @@ def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_an_option_comes_before_the_environment_before_the_file(
     redraft_here: Run, file: Path, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert setting("model").value == "sudoku"
+    assert setting("model").value == DEFAULT_MODEL == signature(redraft.load).parameters["source"].default
     file.write_text(f'model = "{model}"\ndevice = "cpu"\n')
     facts = json.loads(redraft_here("info", "--json").stdout)
     assert facts["checkpoint"]["folder"] == str(model)

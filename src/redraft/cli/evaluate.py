@@ -56,7 +56,7 @@ def evaluate(
     model: Annotated[
         list[str] | None,
         typer.Option(
-            "--model", "-m", help="As for all verbs; may be repeated to compare. The default is as for all verbs."
+            "--model", "-m", help="As for all verbs; may be repeated to compare. Puzzles are for sudoku by default."
         ),
     ] = None,
     dtype: Annotated[
@@ -83,7 +83,7 @@ def evaluate(
         options.check_output(json_file)
     if task in list(Recipe):
         _refuse_for_recipe(task, items.named, [("--model", model), ("--dtype", dtype)])
-        chosen, precision = (model or [options.model_name(None)])[0], (dtype or ["auto"])[0]
+        chosen, precision = (model or [Recipe.sudoku.value])[0], (dtype or ["auto"])[0]
         _evaluate_sudoku(chosen, precision, device, threads, count or 1000, max_denoising_steps, seed, json_file)
         return
     if count is not None:

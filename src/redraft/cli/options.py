@@ -34,7 +34,7 @@ Model = Annotated[
         "--model",
         "-m",
         help="A bundled name, a checkpoint folder, a GGUF file, or a hub id; by default REDRAFT_MODEL, the settings' "
-        "or sudoku.",
+        "or pocket.",
     ),
 ]
 Revision = Annotated[str | None, typer.Option("--revision", help="Branch, tag or commit of a hub id.")]
@@ -70,6 +70,16 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print the answer and its c
 def model_name(given: str | None) -> str:
     """Return the model that a command is for: what it was given, or the user's default."""
     return settings.setting("model").value if given is None else given
+
+
+def default_models() -> list[str]:
+    """Return the models that are served where none is named: the user's default, else all that ship."""
+    found = settings.setting("model")
+    if found.origin != settings.BUILT_IN_ORIGIN:
+        return [found.value]
+    from redraft.models.checkpoint import bundled_checkpoints
+
+    return sorted(bundled_checkpoints(), key=lambda name: name != found.value)
 
 
 def device_name(given: str | None) -> str:

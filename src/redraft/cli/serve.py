@@ -27,7 +27,7 @@ def serve(
             "--model",
             "-m",
             help="A bundled name, a checkpoint folder, a GGUF file, or a hub id; may be repeated, and the first one "
-            "answers who names none. By default REDRAFT_MODEL, the settings' or sudoku.",
+            "answers who names none. By default REDRAFT_MODEL, the settings' or all that ship.",
         ),
     ] = None,
     host: Annotated[str, typer.Option(help="Address to listen at; the default is this machine alone.")] = "127.0.0.1",
@@ -118,7 +118,7 @@ def serve(
     server.check_address(host, port)
     recordings = options.Recordings(record, record_prompt).folder()
     own = None if recipe is None else read_recipe(recipe)
-    models = [options.model_name(one) for one in model or (None,)]
+    models = list(model or options.default_models())
     names = list(name or (Path(one).name for one in models))
     of_one = {"revision": revision, "recipe": recipe, "draft_model": draft_model}
     _check_models(models, names, replicas is not None, of_one)

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from redraft.errors import RequestError
+from redraft.models.names import DEFAULT_MODEL
 
-BUILT_IN = {"model": "sudoku", "device": "auto", "pack_folder": "auto", "memory": "auto"}
-FILE_VARIABLE = "REDRAFT_CONFIG"
+BUILT_IN = {"model": DEFAULT_MODEL, "device": "auto", "pack_folder": "auto", "memory": "auto"}
+FILE_VARIABLE, BUILT_IN_ORIGIN = "REDRAFT_CONFIG", "built in"
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ def setting(name: str) -> Setting:
     of_file = _read(path)
     if name in of_file:
         return Setting(of_file[name], str(path))
-    return Setting(BUILT_IN[name], "built in")
+    return Setting(BUILT_IN[name], BUILT_IN_ORIGIN)
 
 
 def config_file() -> Path:

@@ -25,6 +25,7 @@ from redraft.kernels.whole_numbers import WholeNumbers
 from redraft.models import foreign, hub, packed_file
 from redraft.models.base import GenerationDefaults
 from redraft.models.family import TIED_COPY, Family, FamilyConfig, PlainModel
+from redraft.models.names import PACKAGE
 from redraft.models.packed import PackedModel
 from redraft.models.packed_file import PackedFile, packed_format
 from redraft.models.recipes import MatrixRecipe
@@ -34,8 +35,6 @@ DType = Literal["auto", "float32", "bfloat16", "int8", "int4"]
 # Below this many parameters "auto" computes in float32, which is exact and, for small shapes, no slower.
 AUTO_FLOAT32 = 500_000_000
 OWN_FILE = "redraft.json"
-PACKAGE = "package:"
-"""The beginning of the name of a file of an installed Python package: ``package:NAME/FILE``."""
 # What ``transformers`` refuses to find in its own file.
 _OWN = ("choice_temperature", "extract_layout", "canvas_lengths")
 _DTYPE = "dtype"

@@ -20,6 +20,7 @@ from redraft.loading import load, share_out
 from redraft.measure.tune.recipe import read_recipe
 from redraft.models.base import GenerationMode
 from redraft.models.checkpoint import DType
+from redraft.models.names import DEFAULT_MODEL
 from redraft.record.recorder import RecordingFolder
 from redraft.room import parse_memory
 from redraft.serve.backend import Backend, check_names, share_memory
@@ -45,7 +46,7 @@ class Arguments(BaseModel):
 
     model_config = ConfigDict(extra="forbid", protected_namespaces=())
 
-    model: Texts = Field(default_factory=lambda: ["sudoku"], min_length=1)
+    model: Texts = Field(default_factory=lambda: [DEFAULT_MODEL], min_length=1)
     """A bundled name, a folder, a GGUF file or a hub id, that each machine finds; or several."""
     name: Texts = Field(default_factory=list)
     """The names that clients call the models by; by default their own."""
