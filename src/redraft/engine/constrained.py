@@ -15,7 +15,7 @@ from redraft.canvas.step import Pinned
 from redraft.canvas.token_classes import TokenClasses
 from redraft.constrain.compiler import CompiledConstraint
 from redraft.constrain.inference.chain import ClassSums, Floats, Inference, end_potential
-from redraft.kernels.inference import infer, infer_in_order
+from redraft.kernels.inference import infer
 
 # Below it sums of float32 probabilities have lost too much for an entropy.
 _FAINT = 1e-25
@@ -92,19 +92,15 @@ class CanvasConstraint:
     """[S + 1] log potential of the states after these positions."""
     needs_end: bool = False
     """True where these positions have room for an end token behind the last token of the answer."""
-    reads_ahead: bool = True
-    """False where gaps are revealed from their beginning on (``constrain.inference.chain.infer_in_order``)."""
 
     @classmethod
-    def of(
-        cls, compiled: CompiledConstraint, state: int, length: int, room: int, reads_ahead: bool = True
-    ) -> "CanvasConstraint":
+    def of(cls, compiled: CompiledConstraint, state: int, length: int, room: int) -> "CanvasConstraint":
         """For a canvas of ``length`` positions when ``room`` tokens of the answer are left, end tokens not counted."""
         # With a position to spare after the last token, the end token that belongs there shows that all is said.
         positions, needs_end = (room + 1, True) if room < length else (length, False)
         left = max(0, room - length)
         end = end_potential(compiled.automaton.distance, left, needs_end)
-        return cls(compiled, state, positions, end, needs_end, reads_ahead)
+        return cls(compiled, state, positions, end, needs_end)
 
     def closing(self) -> "CanvasConstraint":
         """Return the same where the text has to be whole on this canvas."""
@@ -147,9 +143,7 @@ class CanvasConstraint:
         if pinned is not None:
             sums = self._end_behind(sums, pinned)
         uniforms = draws.path[:positions].numpy()
-        found = (infer if self.reads_ahead else infer_in_order)(
-            self.compiled.automaton, self.state, self.end, sums, uniforms
-        )
+        found = infer(self.compiled.automaton, self.state, self.end, sums, uniforms)
 
         return conditioned(readout, found, sums, self.compiled.automaton.token_class, draws, greedy)
 

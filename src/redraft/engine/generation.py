@@ -271,9 +271,7 @@ class _Writing:
         room = request.max_tokens - len(self._text.token_ids)
         constraint = None
         if request.constraint is not None and self._state is not None:
-            constraint = CanvasConstraint.of(
-                request.constraint, self._state, length, room, self._runtime.corruption.reads_ahead
-            )
+            constraint = CanvasConstraint.of(request.constraint, self._state, length, room)
         before = self._canvases[-1].canvas.tokens.tolist() if self._canvases else request.prompt
         plan = CanvasPlan(
             len(self._canvases), length, before, number, constraint, pinned, answer=tuple(self._text.token_ids)

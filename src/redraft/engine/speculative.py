@@ -66,9 +66,7 @@ class Speculative(Autoregressive):
         yield from self._reserve(cache, 1 + min(length, self._tokens.room - 1))
         constraint = None
         if request.constraint is not None and self._tokens.state is not None:
-            constraint = CanvasConstraint.of(
-                request.constraint, self._tokens.state, length, self._tokens.room, self._runtime.corruption.reads_ahead
-            )
+            constraint = CanvasConstraint.of(request.constraint, self._tokens.state, length, self._tokens.room)
         before = [*request.prompt[-1:], *self._tokens.text.token_ids][-1:]
         plan = CanvasPlan(self._canvases, length, before, constraint=constraint, start=self._left)
         commit = torch.tensor([self._last], device=self._device)

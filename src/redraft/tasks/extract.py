@@ -235,9 +235,7 @@ def _confidence(runtime: Runtime, request: Request, answer: Answer) -> Task[dict
     start, context, state = 0, list(request.prompt), compiled.automaton.start
     for index, finished in enumerate(answer.canvases):
         canvas = finished.tokens
-        constraint = CanvasConstraint.of(
-            compiled, state, len(canvas), request.max_tokens - start, runtime.corruption.reads_ahead
-        )
+        constraint = CanvasConstraint.of(compiled, state, len(canvas), request.max_tokens - start)
         cache, _ = yield from open_context(runtime, context)
         try:
             if passed(request.deadline):
