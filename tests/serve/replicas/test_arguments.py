@@ -53,11 +53,11 @@ def test_keys_come_from_the_environment_of_each_process(monkeypatch: pytest.Monk
 
 def test_another_digest_than_was_asked_for_is_no_replica() -> None:
     settings = Arguments().settings()
-    engines = Arguments().engines(settings)
+    engines = Arguments(model=["sudoku"]).engines(settings)
     digest = engines["sudoku"].origin.digest
-    assert Arguments(digest=digest[:12]).engines(settings)
+    assert Arguments(model=["sudoku"], digest=digest[:12]).engines(settings)
     with pytest.raises(CheckpointError, match=f"has the digest {digest}, and 00000000 was asked for"):
-        Arguments(digest="00000000").engines(settings)
+        Arguments(model=["sudoku"], digest="00000000").engines(settings)
 
 
 def test_replicas_without_ray_say_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

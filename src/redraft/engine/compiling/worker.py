@@ -91,7 +91,7 @@ def _run(connection: Connection, vocabulary: Vocabulary) -> None:
 
 
 def _answer(job: Any, vocabulary: Vocabulary) -> Answer:
-    began = time.process_time()
+    began = _spent()
     value: Any = None
     error: Exception | None = None
     try:
@@ -100,7 +100,13 @@ def _answer(job: Any, vocabulary: Vocabulary) -> Answer:
         error = ConstraintError("the constraint takes more memory to compile than there is; make it smaller")
     except Exception as raised:
         error = raised
-    return Answer(value, error, time.process_time() - began)
+    return Answer(value, error, max(now - before for now, before in zip(_spent(), began, strict=True)))
+
+
+def _spent() -> tuple[float, float]:
+    """Seconds of the processor that this process, and this thread, have had. The first may lag behind by as much as a job
+    takes; the second leaves other threads out."""
+    return time.process_time(), time.thread_time()
 
 
 def _end_with(connection: Connection) -> None:

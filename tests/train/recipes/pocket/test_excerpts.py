@@ -108,7 +108,7 @@ def test_the_share_of_records_about_excerpts_is_what_the_docs_say() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("split", [Split.templates, Split.domain])
 def test_items_to_fill_are_of_the_split(split: Split) -> None:
-    made = [one for index in range(300) if (one := item(5, index, split))["kind"] in (PROSE, CODE)]
+    made = [one for index in range(300) if (one := item(5, index, split))["groups"]["kind"] in (PROSE, CODE)]
     assert made
     assert {asked(one) for one in made} <= {own["text"] for own in excerpts_of(split)}
     assert {one["domain"] for one in made} <= set(PACKAGES)
