@@ -104,8 +104,8 @@ def _answer(job: Any, vocabulary: Vocabulary) -> Answer:
 
 
 def _spent() -> tuple[float, float]:
-    """Seconds of the processor that this process, and this thread, have had. The first may lag behind by as much as a job
-    takes; the second leaves other threads out."""
+    """Seconds of the processor that this process, and this thread, have had. The first may lag behind by as much as a
+    job takes; the second leaves other threads out."""
     return time.process_time(), time.thread_time()
 
 
