@@ -113,7 +113,7 @@ def given_alone(served: Served) -> list[Any]:
     return [answer_of(served.post(path, body)) for path, body in REQUESTS]
 
 
-@pytest.mark.parametrize(("rows", "together"), [(1024, 6), (120, 2)])
+@pytest.mark.parametrize(("rows", "together"), [(1024, 4), (120, 2)])
 def test_answers_among_others_who_join_leave_and_fail_are_those_given_alone(
     given_alone: list[Any], checkpoint: Path, monkeypatch: pytest.MonkeyPatch, rows: int, together: int
 ) -> None:
