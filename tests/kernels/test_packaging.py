@@ -62,7 +62,7 @@ def smoke_test(scripts: Path, folder: Path) -> dict[str, object]:
     """Use the installed command, and return what it says about its kernels."""
     where = run(scripts / "python", "-c", "import redraft; print(redraft.__file__)", cwd=folder)
     assert where.startswith(str(scripts.parent))
-    answer = run(scripts / "redraft", "generate", "--seed", "1", PUZZLE, cwd=folder)
+    answer = run(scripts / "redraft", "generate", "-m", "sudoku", "--seed", "1", PUZZLE, cwd=folder)
     assert re.sub(r"\D", "", answer).startswith("534678912672195348198342567")
     kernels: dict[str, object] = json.loads(run(scripts / "redraft", "info", "sudoku", "--json", cwd=folder))["kernels"]
     return kernels
