@@ -117,7 +117,9 @@ def _question(question: Question, random: Random) -> dict[str, Any]:
         case Extract():
             return {"task": "extract", "ask": question.ask, "schema": question.schema, "value": question.value}
         case Choose():
-            return {"task": "choose", "ask": question.ask, "canvas": [_short(question.answer, random)]}
+            # As wide as any of the options needs, as where it is read: the width does not tell which one it is.
+            slot = Filled(question.answer, max(width(option, random) for option in question.options))
+            return {"task": "choose", "ask": question.ask, "canvas": [_piece(slot)]}
         case Answer():
             return {"task": question.task, "ask": question.ask, "canvas": [_short(question.answer, random)]}
         case Written():
