@@ -404,6 +404,9 @@ public:
         if (!possible_[c.start]) return;
         *c.best_logprob = *c.log_valid = 0;
         follow(c.best_states, c.best_classes, [&](int64_t i) { return likeliest(i); });
+        for (int64_t i = 0; i < c.length; ++i) {
+            if (c.best_classes[i] < 0) leave_open(i);
+        }
         follow(c.sampled_states, c.sampled_classes, [&](int64_t i) { return drawn(i); });
     }
 
@@ -419,9 +422,13 @@ private:
                                                  [&](int32_t n) { return peak[n] > -kInfinity; });
             }
             for (const int32_t s : reach_.before(i)) {
-                bool found = s == c.states && possible_[(i + 1) * width_ + s];
-                for (int64_t e = s == c.states ? 0 : c.edge_start[s]; s < c.states && e < c.edge_start[s + 1]; ++e) {
-                    found = found || (group_possible_[c.edge_group[e]] && leads_on(i, e));
+                if (s == c.states) {
+                    possible_[i * width_ + s] = possible_[(i + 1) * width_ + s];
+                    continue;
+                }
+                bool found = false;
+                for (int64_t e = c.edge_start[s]; !found && e < c.edge_start[s + 1]; ++e) {
+                    found = group_possible_[c.edge_group[e]] && leads_on(i, e);
                 }
                 possible_[i * width_ + s] = found;
             }
@@ -447,7 +454,6 @@ private:
             if (ended) {
                 next.push_back(static_cast<int32_t>(c.states));
                 classes[i] = -1;
-                end(i, classes == c.best_classes);
                 continue;
             }
             allow(i);
@@ -481,12 +487,17 @@ private:
         }
     }
 
-    int64_t likeliest(int64_t i) {
-        const double *peak = row(c.peak, i), *total = row(c.total, i), *spread = row(c.spread, i);
+    double largest_allowed(const double* total) const {
         double top = -kInfinity;
         for (int64_t n = 0; n < c.classes; ++n) {
             if (allowed_[n]) top = std::max(top, total[n]);
         }
+        return top;
+    }
+
+    int64_t likeliest(int64_t i) {
+        const double *peak = row(c.peak, i), *total = row(c.total, i), *spread = row(c.spread, i);
+        const double top = largest_allowed(total);
         int64_t best = -1;
         double sum = 0;
         for (int64_t n = 0; n < c.classes; ++n) {
@@ -511,8 +522,7 @@ private:
     }
 
     // Behind the end any token may stand.
-    void end(int64_t i, bool of_best) {
-        if (!of_best) return;
+    void leave_open(int64_t i) {
         const double *total = row(c.total, i), *spread = row(c.spread, i);
         double entropy = 0;
         for (int64_t n = 0; n < c.classes; ++n) {
@@ -527,10 +537,7 @@ private:
 
     int64_t drawn(int64_t i) const {
         const double* total = row(c.total, i);
-        double top = -kInfinity;
-        for (int64_t n = 0; n < c.classes; ++n) {
-            if (allowed_[n]) top = std::max(top, total[n]);
-        }
+        const double top = largest_allowed(total);
         return at(c.classes, c.uniforms[2 * i], [&](int64_t n) { return allowed_[n] ? std::exp(total[n] - top) : 0.0; });
     }
 
