@@ -60,6 +60,12 @@ def no_settings(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mo
 
 
 @pytest.fixture
+def sudoku_by_default(no_settings: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands that name no model ask the Sudoku model."""
+    monkeypatch.setenv("REDRAFT_MODEL", "sudoku")
+
+
+@pytest.fixture
 def redraft_here(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], offline: bool) -> Run:
     """The command in this process, which has torch already. What a user would see as a traceback is raised here."""
 

@@ -10,11 +10,7 @@ from tests.cli.conftest import assert_one_line
 PUZZLE = "53..7....6..195....98....6.8...6...34..8.3..17...2...6.6....28....419..5....8..79"
 DIGITS = [part for digit in "123456789" for part in ("--option", digit)]
 
-
-@pytest.fixture(autouse=True)
-def asked_of_the_sudoku_model(monkeypatch: pytest.MonkeyPatch, no_settings: None) -> None:
-    """What is asked here are puzzles."""
-    monkeypatch.setenv("REDRAFT_MODEL", "sudoku")
+pytestmark = pytest.mark.usefixtures("sudoku_by_default")
 
 
 class TestTable:

@@ -37,11 +37,7 @@ SUDOKU: list[dict[str, Any]] = [
     },
 ]  # fmt: skip
 
-
-@pytest.fixture(autouse=True)
-def asked_of_the_sudoku_model(monkeypatch: pytest.MonkeyPatch, no_settings: None) -> None:
-    """What is asked here are puzzles."""
-    monkeypatch.setenv("REDRAFT_MODEL", "sudoku")
+pytestmark = pytest.mark.usefixtures("sudoku_by_default")
 
 
 def written(folder: Path, *items: object) -> Path:

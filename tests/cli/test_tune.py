@@ -12,11 +12,7 @@ from tests.cli.conftest import assert_one_line
 PUZZLE = "53..7....6..195....98....6.8...6...34..8.3..17...2...6.6....28....419..5....8..79"
 ANSWER = "534678912\n672195348\n198342567\n859761423\n426853791\n713924856\n961537284\n287419635\n345286179"
 
-
-@pytest.fixture(autouse=True)
-def asked_of_the_sudoku_model(monkeypatch: pytest.MonkeyPatch, no_settings: None) -> None:
-    """What is asked here are puzzles."""
-    monkeypatch.setenv("REDRAFT_MODEL", "sudoku")
+pytestmark = pytest.mark.usefixtures("sudoku_by_default")
 
 
 @pytest.fixture

@@ -443,8 +443,8 @@ def test_an_automaton_that_leads_out_of_its_arrays_is_refused(change: dict[str, 
 
 @pytest.mark.parametrize("length", range(6))
 def test_in_order_a_position_has_what_may_follow_those_before_it(infer_in_order, length: int):
-    """By enumeration: behind the likeliest tokens so far, every token that some valid sequence goes on with, in the
-    model's own proportions."""
+    """Behind the likeliest tokens so far stands every token that some valid sequence goes on with, in the model's own
+    proportions; all sequences are enumerated."""
     possible = 0
     for seed in SEEDS:
         rng = np.random.default_rng(seed)
@@ -478,7 +478,7 @@ def test_in_order_a_position_has_what_may_follow_those_before_it(infer_in_order,
 
 
 def test_in_order_tokens_are_drawn_as_often_as_they_are_probable(infer_in_order):
-    """Of the first position, over uniforms that are evenly spread."""
+    """Uniforms that are evenly spread draw the first position."""
     machine = toy(np.random.default_rng(5), states=4, allowed=0.9, accepting=1.0)
     logp, count = distributions(np.random.default_rng(6), 3, scale=0.7), 400
     drawn: Counter[int] = Counter()
