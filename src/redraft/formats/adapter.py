@@ -70,6 +70,8 @@ class Adapter:
     """An adapter that was found, its matrices by their names in the file without what wraps them."""
 
     folder: Path
+    config: Mapping[str, Any]
+    """All that its configuration says."""
     base: str
     """The name that its base is asked for by; empty where it names none."""
     scale: float
@@ -78,11 +80,21 @@ class Adapter:
     """The rows of embeddings that it replaces, by the embedding."""
     matrices: Mapping[str, Matrix]
 
+    def values(self) -> dict[str, Tensor]:
+        """Read all matrices by the names that ``peft`` gives them, of those kept in int8 what they stand for."""
+        with safetensors.opening([self.folder / WEIGHTS_FILE]) as raw:
+            return {WRAPPED + name: matrix.values(raw) for name, matrix in self.matrices.items()}
+
     def stored_tensors(self, base: Mapping[str, StoredTensor]) -> dict[str, StoredTensor]:
         """Describe the tensors of the base and the adapter together, by published name.
 
-        Raises CheckpointError naming what the adapter has for no tensor of the base, or of another shape.
+        Raises CheckpointError for an adapter that is no sum, and naming what it has for no tensor of the base, or of
+        another shape.
         """
+        if other := [key for key in _OTHER_KINDS if self.config.get(key)]:
+            raise CheckpointError(
+                f"{self.folder / CONFIG_FILE}: {other[0]} is not supported; merge such an adapter: redraft train merge"
+            )
         found, used = dict(base), set()
         for name, tensor in base.items():
             module = name.removesuffix(".weight")
@@ -189,13 +201,18 @@ class _Replaced(_OfBase):
         return found
 
 
+def stands_in(folder: Path) -> bool:
+    """Tell whether a folder holds an adapter in the place of weights."""
+    weights = (safetensors.WEIGHTS_FILE, safetensors.INDEX_FILE)
+    return (folder / CONFIG_FILE).exists() and not any((folder / name).exists() for name in weights)
+
+
 def find(folder: Path) -> Adapter | None:
     """Return the adapter that a folder holds in the place of weights; None for a folder with weights, or a file.
 
-    Raises CheckpointError for one of a kind that is not read, and for a file that is missing or damaged.
+    Raises CheckpointError for one that names no base or is no LoRA, and for a file that is missing or damaged.
     """
-    weights = (safetensors.WEIGHTS_FILE, safetensors.INDEX_FILE)
-    if not (folder / CONFIG_FILE).exists() or any((folder / name).exists() for name in weights):
+    if not stands_in(folder):
         return None
     found = read(folder)
     if not found.base:
@@ -203,8 +220,11 @@ def find(folder: Path) -> Adapter | None:
     return found
 
 
-def read(folder: Path) -> Adapter:
-    """Read an adapter's configuration and the header of its file; raises as ``find``."""
+def read_config(folder: Path) -> tuple[dict[str, Any], int, float]:
+    """Read an adapter's configuration -> all of it, its rank and its alpha.
+
+    Raises CheckpointError for a folder that has none, or one that describes no LoRA.
+    """
     path = folder / CONFIG_FILE
     if not path.exists():
         raise CheckpointError(f"{folder} has no {CONFIG_FILE}; give the folder of an adapter")
@@ -212,8 +232,12 @@ def read(folder: Path) -> Adapter:
     rank, alpha = config.get("r"), config.get("lora_alpha")
     if config.get("peft_type") != "LORA" or not isinstance(rank, int) or rank < 1 or not isinstance(alpha, int | float):
         raise CheckpointError(f"{path} describes no LoRA with a rank r and a lora_alpha")
-    if other := [key for key in _OTHER_KINDS if config.get(key)]:
-        raise CheckpointError(f"{path}: {other[0]} is not supported; merge such an adapter with the peft library")
+    return config, rank, float(alpha)
+
+
+def read(folder: Path) -> Adapter:
+    """Read an adapter's configuration and the header of its file; raises as ``find``."""
+    config, rank, alpha = read_config(folder)
     base = config.get("base_model_name_or_path")
     kept = {part.name: part for part in safetensors.parts(folder / WEIGHTS_FILE)}
     matrices = {
@@ -221,17 +245,8 @@ def read(folder: Path) -> Adapter:
         for name, part in kept.items()
         if not name.endswith(_SCALES)
     }
-    return Adapter(folder, base if isinstance(base, str) else "", alpha / rank, _tokens(config, matrices), matrices)
-
-
-def values(folder: Path) -> dict[str, Tensor]:
-    """Read all matrices of an adapter by the names that ``peft`` gives them, of those kept in int8 what they stand for.
-
-    Raises CheckpointError as ``read``.
-    """
-    found = read(folder)
-    with safetensors.opening([folder / WEIGHTS_FILE]) as raw:
-        return {WRAPPED + name: matrix.values(raw) for name, matrix in found.matrices.items()}
+    named = base if isinstance(base, str) else ""
+    return Adapter(folder, config, named, alpha / rank, _tokens(config, matrices), matrices)
 
 
 def write_int8(folder: Path, tensors: Mapping[str, Tensor]) -> None:

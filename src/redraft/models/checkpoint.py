@@ -382,7 +382,7 @@ def check_folder(path: Path) -> None:
     if config is None and not beside and not any(Path(name).suffix == SUFFIX for name in names):
         # Whatever it holds, nothing in it was meant for a checkpoint.
         raise CheckpointError(f"{path} has no {CONFIG_FILE}; is it a checkpoint folder?")
-    if config is not None and beside and adapter.find(path) is not None:
+    if config is not None and adapter.stands_in(path):
         # All but the weights is here, and those are its base's.
         return
     foreign.check(str(path), names, config, beside)

@@ -32,7 +32,7 @@ def bundled(adapter: Path, tiny: Path, tmp_path_factory: pytest.TempPathFactory)
 def test_it_has_the_weights_that_merging_makes(adapter: Path, bundled: Path, tmp_path: Path) -> None:
     """By values and by blocks of rows; the eight bits of an adapter's numbers, written out, are what is merged."""
     rounded = shutil.copytree(adapter, tmp_path / "rounded")
-    save_file(adapters.values(bundled), rounded / adapters.WEIGHTS_FILE)
+    save_file(adapters.read(bundled).values(), rounded / adapters.WEIGHTS_FILE)
     merged = load_file(merge(rounded, tmp_path / "merged") / "model.safetensors")
     found = checkpoint.read(bundled)
     assert not (bundled / "model.safetensors").exists()
@@ -46,7 +46,7 @@ def test_it_has_the_weights_that_merging_makes(adapter: Path, bundled: Path, tmp
 
 
 def test_eight_bits_are_near(adapter: Path, bundled: Path) -> None:
-    exact, kept = adapters.values(adapter), adapters.values(bundled)
+    exact, kept = adapters.read(adapter).values(), adapters.read(bundled).values()
     assert exact.keys() == kept.keys()
     for name, matrix in exact.items():
         half_a_step = matrix.abs().amax(1, keepdim=True) / 127 / 2
@@ -58,7 +58,7 @@ def test_eight_bits_are_near(adapter: Path, bundled: Path) -> None:
 def test_it_loads_and_answers_as_the_merged_one(adapter: Path, bundled: Path, tiny: Path, tmp_path: Path) -> None:
     """In every format of weights, greedily: with the base's own weights what it says differs from both."""
     rounded = shutil.copytree(adapter, tmp_path / "rounded")
-    save_file(adapters.values(bundled), rounded / adapters.WEIGHTS_FILE)
+    save_file(adapters.read(bundled).values(), rounded / adapters.WEIGHTS_FILE)
     merged = merge(rounded, tmp_path / "merged")
     for dtype in ("float32", "int8"):
         said = []
@@ -142,6 +142,22 @@ def test_a_kind_of_adapter_that_is_not_read_is_named(
     (own / adapters.CONFIG_FILE).write_text(json.dumps(config))
     with pytest.raises(CheckpointError, match=words):
         checkpoint.read(own)
+
+
+def test_a_kind_of_adapter_that_does_not_load_is_merged_all_the_same(adapter: Path, tiny: Path, tmp_path: Path) -> None:
+    """Rank-stabilised LoRA divides by the root of the rank, 2 here, where LoRA divides by the rank, 4."""
+    own = shutil.copytree(adapter, tmp_path / "own")
+    config = json.loads((own / adapters.CONFIG_FILE).read_text()) | {"use_rslora": True}
+    (own / adapters.CONFIG_FILE).write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match="use_rslora is not supported; merge such an adapter"):
+        bundle(own, tmp_path / "out", str(tiny))
+    assert not (tmp_path / "out").exists()
+    name = "model.layers.0.mlp.up_proj.weight"
+    before, once, twice = (
+        load_file(folder / "model.safetensors")[name]
+        for folder in (tiny, merge(adapter, tmp_path / "plain"), merge(own, tmp_path / "stabilised"))
+    )
+    torch.testing.assert_close(twice - before, 2 * (once - before), atol=1e-6, rtol=1e-4)
 
 
 def test_an_adapter_of_another_shape_is_named(bundled: Path, tmp_path: Path) -> None:

@@ -18,15 +18,14 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from redraft.errors import CheckpointError, RedraftError, RoomError
-from redraft.files import copy_file, replacing
+from redraft.files import replacing
 from redraft.formats import adapter as adapters
 from redraft.formats import source
 from redraft.formats.adapter import TOKENS, WRAPPED
 from redraft.formats.json_objects import read_object, write_object
 from redraft.layers.linear import Linear
-from redraft.models import checkpoint
+from redraft.models import checkpoint, companions
 from redraft.models.checkpoint import OWN_FILE, Checkpoint, with_own
-from redraft.models.companions import write_card, write_terms, write_tokenizer
 from redraft.models.family import PlainModel
 from redraft.room import allowed, size_text
 from redraft.train.text.batch import Batch
@@ -88,17 +87,8 @@ class Lora:
     @classmethod
     def of(cls, adapter: Path, dropout: float = 0.0) -> "Lora":
         """Return what goes on with an adapter; CheckpointError for a folder that holds none, or one of another kind."""
-        found = read_object(_config_of(adapter))
-        rank, alpha = found.get("r"), found.get("lora_alpha")
-        if found.get("peft_type") != "LORA" or not isinstance(rank, int) or not isinstance(alpha, int | float):
-            raise CheckpointError(f"{adapter / adapters.CONFIG_FILE} describes no LoRA with a rank r and a lora_alpha")
-        return cls(rank, float(alpha), dropout, adapter)
-
-
-def _config_of(adapter: Path) -> Path:
-    if not (adapter / adapters.CONFIG_FILE).exists():
-        raise CheckpointError(f"{adapter} has no {adapters.CONFIG_FILE}; give the folder of an adapter")
-    return adapter / adapters.CONFIG_FILE
+        _, rank, alpha = adapters.read_config(adapter)
+        return cls(rank, alpha, dropout, adapter)
 
 
 Adaptation = Full | LastLayers | Lora
@@ -178,10 +168,9 @@ class TrainedModel:
         if isinstance(self.adaptation, Lora):
             return self._export_adapter(folder / "adapter", values)
         names = {id(parameter): name for name, parameter in self._module.named_parameters()}
-        state = dict(self._module.state_dict())
         with self.base.weights() as stored:
             # What is not trained is what the base has, whatever dtype it was computed with.
-            state = {name: stored(name) for name in state}
+            state = {name: stored(name) for name in self._module.state_dict()}
         for name, parameter in self.parameters.items():
             if name != MASK_ROW:
                 state[names[id(parameter)]] = values[name]
@@ -275,7 +264,9 @@ class TrainedModel:
                 written.replace(folder / written.name)
         own = {} if self.extract_layout is None else {"extract_layout": self.extract_layout}
         write_object(folder / OWN_FILE, own)
-        write_card(folder, self.base.path, self.name, "An adapter of `{base}`, made by `redraft train --lora`.")
+        companions.write_card(
+            folder, self.base.path, self.name, "An adapter of `{base}`, made by `redraft train --lora`."
+        )
         return folder
 
 
@@ -284,7 +275,7 @@ def merge(adapter: Path, out: Path, base: str | Path | None = None) -> Path:
 
     base: where the base is now. Raises CheckpointError for a folder that holds no adapter of such a model.
     """
-    described = read_object(_config_of(adapter))
+    described, *_ = adapters.read_config(adapter)
     found = checkpoint.read(checkpoint.find(base or described.get("base_model_name_or_path") or ""))
     there, needed = allowed("auto"), _FLOAT * sum(prod(tensor.shape) for tensor in found.tensors.values())
     if there is not None and needed > there.free:
@@ -317,11 +308,12 @@ def bundle(adapter: Path, out: Path, weights: str, base: str | Path | None = Non
     weights: the name of a checkpoint or GGUF file with the same weights as the base. base: where the base is now.
     Raises CheckpointError where the two differ in a weight that the adapter does not replace.
     """
-    described = read_object(_config_of(adapter))
-    name = str(base or described.get("base_model_name_or_path") or "")
-    found, tensors = checkpoint.read(checkpoint.find(name)), adapters.values(adapter)
     read = adapters.read(adapter)
+    name = str(base or read.base)
+    found = checkpoint.read(checkpoint.find(name))
     there = source.stored_tensors(checkpoint.find(weights, bases=True))
+    # All that loading it would refuse, before anything is written.
+    read.stored_tensors(found.tensors)
     replaced = {f"{module}.weight": list(rows) for module, rows in read.tokens.items()}
     with found.stored_weights() as own, source.reading(there) as other:
         for tensor in found.tensors:
@@ -336,15 +328,18 @@ def bundle(adapter: Path, out: Path, weights: str, base: str | Path | None = Non
                     f"tensor {tensor} of {weights} is not that of {name}, which the adapter was made for"
                 )
     out.mkdir(parents=True, exist_ok=True)
-    adapters.write_int8(out, tensors)
-    write_object(out / adapters.CONFIG_FILE, {**described, "base_model_name_or_path": weights})
-    for file in (source.CONFIG_FILE, source.GENERATION_FILE):
-        copy_file(found.path / file, out / file)
-    own_values = {path: read_object(path / OWN_FILE) for path in (found.path, adapter) if (path / OWN_FILE).exists()}
-    write_object(out / OWN_FILE, {key: value for one in own_values.values() for key, value in one.items()})
-    write_card(out, found.path, weights, "An adapter of `{base}`, which it needs to load, made by `redraft train`.")
-    write_tokenizer(found.path, out)
-    write_terms(found.path, out)
+    adapters.write_int8(out, read.values())
+    write_object(out / adapters.CONFIG_FILE, {**read.config, "base_model_name_or_path": weights})
+    companions.copy(found.path, out, (source.CONFIG_FILE, source.GENERATION_FILE))
+    said: dict[str, Any] = {}
+    for folder in (found.path, adapter):
+        said |= read_object(folder / OWN_FILE) if (folder / OWN_FILE).exists() else {}
+    write_object(out / OWN_FILE, said)
+    companions.write_card(
+        out, found.path, weights, "An adapter of `{base}`, which it needs to load, made by `redraft train`."
+    )
+    companions.write_tokenizer(found.path, out)
+    companions.write_terms(found.path, out)
     return out
 
 
@@ -393,7 +388,7 @@ def _tune(model: Any, config: Any) -> Any:
 
 def _stored_adapter(adapter: Path, found: Checkpoint, model: Any) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Return an adapter's matrices by PEFT's names, and the rows [n, H] of embeddings by the embedding's."""
-    state = _unwrapped(adapters.values(adapter), found, model)
+    state = _unwrapped(adapters.read(adapter).values(), found, model)
     rows = {name.removesuffix(TOKENS): value for name, value in state.items() if name.endswith(TOKENS)}
     return {name: value for name, value in state.items() if not name.endswith(TOKENS)}, rows
 
@@ -427,9 +422,9 @@ def _unwrapped(tensors: Mapping[str, Tensor], found: Checkpoint, model: Any) -> 
 def _save(base: Checkpoint, name: str, model: PlainModel, folder: Path) -> None:
     """Write a checkpoint in the base's dtype, with its tokenizer, its terms and a card."""
     checkpoint.save(model, folder, base.stored)
-    write_card(folder, base.path, name, "Made of `{base}` by `redraft train`.")
-    write_tokenizer(base.path, folder)
-    write_terms(base.path, folder)
+    companions.write_card(folder, base.path, name, "Made of `{base}` by `redraft train`.")
+    companions.write_tokenizer(base.path, folder)
+    companions.write_terms(base.path, folder)
 
 
 def _named(model: nn.Module) -> Iterator[tuple[str, nn.Parameter, nn.Module, str]]:
