@@ -29,6 +29,12 @@ def pytest_collection_finish() -> None:
     imported()
 
 
+def pytest_runtest_setup() -> None:
+    """Seeds what torch draws without a generator, so that a test draws the same whichever ran before it."""
+    if torch := sys.modules.get("torch"):
+        torch.manual_seed(0)
+
+
 @pytest.fixture(scope="session")
 def bundled() -> Any:
     """The engine of the bundled Sudoku model, in its own dtype. Tests that change an engine load their own."""
