@@ -290,10 +290,30 @@ def test_pinned_positions_stay_through_all_steps_and_are_certain():
         state = outcome.state
 
 
+@pytest.mark.parametrize("stopping", STOPPING, ids=repr)
+@pytest.mark.parametrize("corruption", CORRUPTIONS, ids=["uniform", "absorbing"])
+def test_to_know_that_all_is_open_changes_nothing(corruption: Corruption, stopping: StoppingRule):
+    rules = StepRules(EntropyBound(0.5), stopping, corruption, 3)
+    known = start(noise_of([0, 1, 2, 3]), rules)
+    assert known.all_open
+    read_off = replace(known, all_open=False)
+    for _ in range(2):
+        readout = readout_of(torch.tensor([0.1, 0.7, 0.2, 0.05]), torch.tensor([0.9, 0.4, 0.8, 0.95]))
+        found, expected = (step(state, readout, noise_of([4, 3, 2, 1]), rules) for state in (known, read_off))
+        for name in ("accepted", "committed", "flags"):
+            assert torch.equal(getattr(found, name), getattr(expected, name)), name
+        for name in ("tokens", "open", "confidence"):
+            assert torch.equal(getattr(found.state, name), getattr(expected.state, name)), name
+        # What an absorbing canvas has revealed is not open any more.
+        assert found.state.all_open is not corruption.monotone
+        known, read_off = found.state, expected.state
+
+
 def test_the_probability_of_a_settled_position_is_that_it_keeps_its_token():
     state = replace(
         start(noise_of([0, 1, 2]), StepRules(EntropyBound(), ReproducesCanvas(), UNIFORM, 2)),
         open=torch.tensor([True, False, False]),
+        all_open=False,
     )
     said = readout_of(torch.zeros(3), torch.ones(3), likely=lambda tokens: torch.full((3,), 0.25))
     seen: list[Tensor] = []

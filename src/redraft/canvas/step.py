@@ -69,6 +69,8 @@ class CanvasState:
     """[..., C, H]: the soft embedding of the step before, None at the first."""
     earlier: tuple[Tensor, ...] = ()
     """The likeliest canvases of the steps before, as many as the stopping rule looks at, newest last."""
+    all_open: bool = False
+    """True where it is known, without reading ``open``, that every position is."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,11 +112,14 @@ def start(
         tokens = torch.where(pinned.mask, pinned.tokens, tokens)
         open = open & ~pinned.mask
     # Whoever stands already is certain of what it is.
-    return CanvasState(tokens.to(device), open.to(device), (~open).float().to(device))
+    all_open = draft is None and pinned is None
+    return CanvasState(tokens.to(device), open.to(device), (~open).float().to(device), all_open=all_open)
 
 
 def settle(readout: Readout, state: CanvasState) -> Readout:
     """Return the readout with every position that is not open certain of the token that it has."""
+    if state.all_open:
+        return readout
     open, tokens = state.open, state.tokens
     return replace(
         readout,
@@ -136,15 +141,17 @@ def step(state: CanvasState, readout: Readout, draws: Draws, rules: StepRules) -
     corruption = rules.corruption
     accepted = rules.acceptance.accept(AcceptanceView(readout, state.open, state.step, rules.steps))
     accepted = corruption.admitted(state.open, accepted, readout.sample)
-    # What is settled keeps its token.
-    kept = ~state.open | (accepted & corruption.settles(readout.sample))
+    kept = accepted if corruption.mask is None else accepted & corruption.settles(readout.sample)
+    if not state.all_open:
+        # What is settled keeps its token.
+        kept = ~state.open | kept
     if corruption.monotone:
         finished = ~corruption.open(state.open, kept).any(-1)
         # After the last step nothing may stay a mask.
         kept = torch.ones_like(kept) if state.step == rules.steps else kept
     else:
         finished = rules.stopping.finished(
-            StoppingView(readout.argmax, readout.entropy, state.tokens, state.open, state.earlier)
+            StoppingView(readout.argmax, readout.entropy, state.tokens, state.open, state.earlier, state.all_open)
         )
     noise = corruption.noise.tokens(draws.noise).to(state.tokens.device)
     following = corruption.following(state.tokens, kept, readout.sample, noise)
@@ -152,10 +159,13 @@ def step(state: CanvasState, readout: Readout, draws: Draws, rules: StepRules) -
     following_state = CanvasState(
         tokens=following,
         open=corruption.open(state.open, kept),
-        confidence=torch.where(state.open, readout.confidence, state.confidence),
+        confidence=readout.confidence
+        if state.all_open
+        else torch.where(state.open, readout.confidence, state.confidence),
         step=state.step + 1,
         self_conditioning=readout.self_conditioning,
         earlier=(*state.earlier, readout.argmax)[-memory:] if memory else (),
+        all_open=state.all_open and not corruption.monotone,
     )
     broken = (~torch.isfinite(readout.entropy)).any(-1)
     return StepOutcome(

@@ -22,15 +22,20 @@ class StoppingView:
     """bool: positions that count; pinned ones are certain, which says nothing of the others."""
     earlier: Sequence[Tensor]
     """The likeliest tokens of the steps before, newest last."""
+    all_open: bool = False
+    """True where it is known, without reading ``open``, that every position is."""
 
     @property
     def mean_entropy(self) -> Tensor:
         """Float32 [...], nats, over the open positions; 0 where there is none."""
+        if self.all_open:
+            return self.entropy.sum(-1) / self.entropy.shape[-1]
         return torch.where(self.open, self.entropy, 0.0).sum(-1) / self.open.sum(-1).clamp(min=1)
 
     def repeats(self, tokens: Tensor) -> Tensor:
         """Return whether the likeliest tokens are ``tokens`` [..., C] at every open position, bool [...]."""
-        return ((self.argmax == tokens) | ~self.open).all(-1)
+        same = self.argmax == tokens
+        return (same if self.all_open else same | ~self.open).all(-1)
 
 
 class StoppingRule(Protocol):

@@ -28,6 +28,7 @@ from redraft.models.base import Span
 
 # Attempts at one canvas draw from streams of their own, above the numbers that canvases have.
 ATTEMPT = 1 << 32
+_DRAWN_AHEAD = 4  # steps
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,7 +105,7 @@ class Denoising:
             pinned=plan.pinned,
             device=self._model.device,
         )
-        self._drawn: tuple[int, PositionRandom] | None = None
+        self._drawn: dict[int, PositionRandom] = {}
         self._accepted: Tensor | None = None
         """[C] bool: the positions that the step before accepted; None at the first."""
 
@@ -214,9 +215,13 @@ class Denoising:
     @property
     def _step_draws(self) -> PositionRandom:
         """The draws of the step that is next, whose key counts down: so it did when the first recordings were made."""
-        if self._drawn is None or self._drawn[0] != self.state.step:
-            self._drawn = self.state.step, self._draws(self._rules.steps - self.state.step + 1)
-        return self._drawn[1]
+        number, steps = self.state.step, self._rules.steps
+        if number not in self._drawn:
+            # A few steps at a time: the second one costs a quarter of the first, whose code the forwards have pushed
+            # out of the caches.
+            ahead = range(number, min(number + _DRAWN_AHEAD, steps + 1))
+            self._drawn = {one: self._draws(steps - one + 1) for one in ahead}
+        return self._drawn[number]
 
     def _temperature(self) -> float:
         request = self._request

@@ -324,7 +324,8 @@ def hand_out(runtime: Runtime, batch: Sequence[Progress[Any]], rows: Sequence[Ro
 def read_on_host(batch: Sequence[Progress[Any]]) -> None:
     """Answer every task of ``batch`` that waits for a host read, until none does, each time with one read for all."""
     while waiting := [(progress, progress.asked) for progress in batch if isinstance(progress.asked, HostRead)]:
-        values = torch.cat([asked.tensor.flatten() for _, asked in waiting]).tolist()
+        tensors = [asked.tensor.flatten() for _, asked in waiting]
+        values = (tensors[0] if len(tensors) == 1 else torch.cat(tensors)).tolist()
         start = 0
         for progress, asked in waiting:
             count = asked.tensor.numel()

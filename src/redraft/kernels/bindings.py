@@ -7,9 +7,9 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from redraft.kernels.interface import ENTRIES, CMatrix
+from redraft.kernels.interface import ENTRIES
 from redraft.kernels.library import Library, native
-from redraft.kernels.packed import ACTIVATIONS, FORMATS, Format, PackedMatrix
+from redraft.kernels.packed import FORMATS, Format
 
 
 def kernels() -> Library | None:
@@ -57,21 +57,6 @@ def format_number(name: str) -> int:
 def pointer(tensor: Tensor | None) -> int | None:
     """Return where a tensor's first element lies; None stays a null pointer."""
     return None if tensor is None else tensor.data_ptr()
-
-
-def matrix(packed: PackedMatrix) -> CMatrix:
-    """``packed`` for C; it must outlive what this returns."""
-    return CMatrix(
-        format=format_number(packed.format),
-        gated=0 if packed.activation is None else 1 + ACTIVATIONS.index(packed.activation),
-        outputs=packed.outputs,
-        inputs=packed.inputs,
-        padded_outputs=packed.padded_outputs,
-        padded_inputs=packed.padded_inputs,
-        data=packed.data.data_ptr(),
-        scales=packed.scales.data_ptr(),
-        bias=pointer(packed.bias),
-    )
 
 
 def rows(x: Tensor) -> Tensor:

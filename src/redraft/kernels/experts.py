@@ -35,7 +35,7 @@ def experts(
     x, weights, chosen = bindings.rows(x), weights.float().contiguous(), chosen.long().contiguous()
     out = bindings.floats(len(x), down.outputs)
     bindings.entry("redraft_experts")(
-        ctypes.byref(bindings.matrix(gate_up)), ctypes.byref(bindings.matrix(down)), gate_up.count,
+        ctypes.byref(gate_up.for_c), ctypes.byref(down.for_c), gate_up.count,
         x.data_ptr(), len(x), x.stride(0), norm_for_c(norm),
         chosen.data_ptr(), weights.data_ptr(), chosen.shape[1], out.data_ptr(), down.outputs,
     )  # fmt: skip

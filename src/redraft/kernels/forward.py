@@ -40,6 +40,14 @@ class Stack:
         self.layers, self.scalars = tuple(layers), tuple(scalars)
         self.encode_scalars = self.scalars if encode_scalars is None else tuple(encode_scalars)
         self._ropes: Ropes = ()
+        self._reach: tuple[Ropes, int] = (), 0
+
+    def reach(self, ropes: Ropes) -> int:
+        """Positions that ``ropes`` hold for every layer; counted again only for another table of rotations."""
+        if ropes is not self._reach[0]:
+            fewest = min((len(part) for rope in ropes for part in rope), default=0)
+            self._reach = ropes, fewest if len(ropes) == len(self.layers) else -1
+        return self._reach[1]
 
     def for_c(self, ropes: Ropes) -> Any:
         """A pointer for C; made again only for another table of rotations."""
@@ -199,12 +207,13 @@ def _check_forward(stack: Stack, x: Tensor, spans: Sequence[SpanContext], ropes:
         raise ValueError(f"rows {[*x.shape]} {x.dtype} for spans of [{rows}, {hidden}]")
     if any(span.stack is not stack for span in spans):
         raise ValueError("a span of another model")
-    if any(later.encodes and not span.encodes for span, later in pairwise(spans)):
-        raise ValueError("spans that are encoded stand before canvases")
-    if any(span.wanted and not later.wanted for span, later in pairwise(spans)):
-        raise ValueError("spans of which nothing is wanted stand before the others")
+    for span, later in pairwise(spans):
+        if later.encodes and not span.encodes:
+            raise ValueError("spans that are encoded stand before canvases")
+        if span.wanted and not later.wanted:
+            raise ValueError("spans of which nothing is wanted stand before the others")
     end = max((span.position + span.count for span in spans), default=0)
-    if len(ropes) != len(stack.layers) or any(len(part) < end for rope in ropes for part in rope):
+    if stack.layers and stack.reach(ropes) < end:
         raise ValueError(f"rotations of {[len(rope[0]) for rope in ropes]} positions for spans up to position {end}")
 
 

@@ -184,7 +184,7 @@ class PackedLayer:
         for name, _ in interface.CLayer._fields_:
             given = getattr(self, name, None)
             if isinstance(given, PackedMatrix):
-                setattr(layer, name, bindings.matrix(given))
+                setattr(layer, name, given.for_c)
             elif isinstance(given, Tensor):
                 setattr(layer, name, given.data_ptr())
         return ctypes.pointer(layer)

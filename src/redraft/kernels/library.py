@@ -54,13 +54,9 @@ class Library:
         return ctypes.CFUNCTYPE(result, *arguments)((name, self._file))
 
     @cached_property
-    def _tier(self) -> Callable[[], int]:
-        # Asked before every kernel, so that the tier can be lowered at any time.
-        return self.function("redraft_tier", ctypes.c_int)
-
-    @property
     def tier(self) -> str:
-        return TIERS[self._tier()]
+        """One of TIERS. It is asked before every kernel, so it is kept; ``set_tier`` lowers it at any time."""
+        return TIERS[self.function("redraft_tier", ctypes.c_int)()]
 
     @property
     def best_tier(self) -> str:
@@ -69,7 +65,8 @@ class Library:
     def set_tier(self, tier: str, reason: str) -> str:
         """Use this tier, or the best there is where it is beyond that. Return which."""
         self.reason = reason
-        return TIERS[self.function("redraft_set_tier", ctypes.c_int, ctypes.c_int)(TIERS.index(tier))]
+        self.tier = TIERS[self.function("redraft_set_tier", ctypes.c_int, ctypes.c_int)(TIERS.index(tier))]
+        return self.tier
 
     @property
     def threads(self) -> int:

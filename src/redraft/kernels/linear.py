@@ -29,7 +29,7 @@ def linear(packed: PackedMatrix, x: Tensor, norm: Norm | None = None) -> Tensor:
     x = bindings.rows(x)
     out = bindings.floats(len(x), packed.outputs)
     bindings.entry("redraft_linear")(
-        ctypes.byref(bindings.matrix(packed)), x.data_ptr(), len(x), x.stride(0), norm_for_c(norm),
+        ctypes.byref(packed.for_c), x.data_ptr(), len(x), x.stride(0), norm_for_c(norm),
         out.data_ptr(), packed.outputs,
     )  # fmt: skip
     return out

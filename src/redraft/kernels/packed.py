@@ -9,6 +9,7 @@ int4 has a scale and a minimum for every 32 inputs of an output, see ``int4`` (W
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from math import prod
 from typing import Literal, NamedTuple, Protocol, get_args
 
@@ -17,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from redraft.kernels.int4 import GROUP, round_to_int4
-from redraft.kernels.interface import CONSTANTS
+from redraft.kernels.interface import CONSTANTS, CMatrix
 from redraft.kernels.whole_numbers import WholeNumbers, as_int4, as_int8
 
 Format = Literal["float32", "bfloat16", "int8", "int4"]
@@ -69,6 +70,21 @@ class PackedMatrix:
     def padded_outputs(self) -> int:
         """Columns of all blocks; of a gated matrix, of gates and gated alike."""
         return self.data.shape[1] * BLOCK
+
+    @cached_property
+    def for_c(self) -> CMatrix:
+        """The matrix as C takes it, good for as long as this object lives."""
+        return CMatrix(
+            format=FORMATS.index(self.format),
+            gated=0 if self.activation is None else 1 + ACTIVATIONS.index(self.activation),
+            outputs=self.outputs,
+            inputs=self.inputs,
+            padded_outputs=self.padded_outputs,
+            padded_inputs=self.padded_inputs,
+            data=self.data.data_ptr(),
+            scales=self.scales.data_ptr(),
+            bias=None if self.bias is None else self.bias.data_ptr(),
+        )
 
     @property
     def nbytes(self) -> int:

@@ -69,7 +69,7 @@ class PackedHead:
         top_logprobs = torch.empty(count, top_k) if top_k else None
         shaped = None if shaping is None else _Shaped(shaping, count)
         sums = None if classes is None else _ClassBuffers(self, hidden, temperatures, classes, shaped)
-        matrix = bindings.matrix(self.table)
+        matrix = self.table.for_c
         call = interface.CReadout(
             rows=count,
             hidden=hidden.data_ptr(),
@@ -217,7 +217,7 @@ class _ClassBuffers:
             uniforms.double().contiguous(),
         )
         tokens = torch.empty(len(positions), dtype=torch.int64)
-        matrix = bindings.matrix(self._head.table)
+        matrix = self._head.table.for_c
         call = interface.CClassDraw(
             count=len(positions),
             rows=len(self._hidden),

@@ -73,6 +73,8 @@ def _uniforms(own: Sequence[tuple[Tensor, ReadoutSpec]]) -> Tensor | None:
     given = [spec.uniforms for _, spec in own]
     if all(uniforms is None for uniforms in given):
         return None
+    if len(given) == 1:
+        return given[0]
     return torch.cat(
         [
             torch.zeros(len(rows), dtype=torch.float64) if uniforms is None else uniforms
@@ -84,6 +86,8 @@ def _uniforms(own: Sequence[tuple[Tensor, ReadoutSpec]]) -> Tensor | None:
 def _narrowed(readout: Readout, spec: ReadoutSpec) -> Readout:
     """Leave out what others on the same pass asked for."""
     count = spec.top_logprobs
+    if spec.uniforms is not None and readout.top_ids is None:
+        return readout
     return replace(
         readout,
         sample=readout.argmax if spec.uniforms is None else readout.sample,

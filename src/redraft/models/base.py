@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol, get_args, runtime_checkable
+from typing import Literal, Protocol, get_args
 
 import torch
 from torch import Tensor
@@ -71,7 +71,6 @@ class Cache(Protocol):
         ...
 
 
-@runtime_checkable
 class InPlaceCache(Cache, Protocol):
     """A cache whose memory a kernel fills itself."""
 

@@ -5,9 +5,10 @@ through the context in blocks whose borders depend on positions alone. So a requ
 in its forward: a prompt may be encoded in chunks of any size, beside other requests' canvases.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import wraps
+from typing import ParamSpec, TypeVar, cast
 from weakref import WeakKeyDictionary
 
 import torch
@@ -36,23 +37,29 @@ from redraft.models.base import (
 )
 from redraft.models.spans import Masks, SpanRows, advance, kernel_order, lay_out, visible, wanted_rows, without_last
 
+P = ParamSpec("P")
+T = TypeVar("T")
 
-@contextmanager
-def torch_on_one_thread() -> Iterator[None]:
+
+def torch_on_one_thread(compute: Callable[P, T]) -> Callable[P, T]:
     """Give torch one thread while kernels run, and then what it had.
 
     What torch does between two kernels is short, but its other threads spin for a while after it, on the processors
     that the kernels' threads need by then. Where there are no kernels torch does the work, and keeps its threads.
     """
-    threads = torch.get_num_threads()
-    if bindings.kernels() is None or threads == 1:
-        yield
-        return
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
+
+    @wraps(compute)
+    def held(*arguments: P.args, **named: P.kwargs) -> T:
+        threads = torch.get_num_threads()
+        if threads == 1 or bindings.kernels() is None:
+            return compute(*arguments, **named)
+        torch.set_num_threads(1)
+        try:
+            return compute(*arguments, **named)
+        finally:
+            torch.set_num_threads(threads)
+
+    return held
 
 
 @dataclass(frozen=True)
@@ -160,7 +167,7 @@ class PackedModel:
             for layer, place in zip(self.parts.layers, self.parts.places, strict=True)
         ]
 
-    @torch_on_one_thread()
+    @torch_on_one_thread
     def forward(self, spans: Sequence[Span]) -> list[Tensor | None]:
         """Compute all spans together; see ``models.base.BlockDiffusionModel``.
 
@@ -182,12 +189,13 @@ class PackedModel:
         kept = [(index, one) for (index, computed), one in zip(order, rows, strict=True) if computed]
         if kept:
             norm, first = self.parts.norm, kept[0][1].start
-            hidden = rms_norm(x[first:], norm.weight, norm.epsilon).split([one.length for _, one in kept])
-            for (index, one), own in zip(kept, hidden, strict=True):
+            hidden = rms_norm(x[first:] if first else x, norm.weight, norm.epsilon)
+            parts = [hidden] if len(kept) == 1 else hidden.split([one.length for _, one in kept])
+            for (index, one), own in zip(kept, parts, strict=True):
                 found[index] = wanted_rows(one, own)
         return found
 
-    @torch_on_one_thread()
+    @torch_on_one_thread
     def readout(self, hidden: Sequence[Tensor], specs: Sequence[ReadoutSpec]) -> list[Readout]:
         """Read each span's hidden rows [C, H] as its spec asks."""
         return read_canvases(self.parts.head, hidden, specs)
@@ -198,29 +206,35 @@ class PackedModel:
 
     def _entering(self, rows: Sequence[SpanRows]) -> Tensor:
         """Return the rows that go into the first layer, [N, H]."""
-        x = self.parts.embed(torch.cat([one.span.tokens for one in rows]))
+        x = self.parts.embed(_joined([one.span.tokens for one in rows]))
         block = self.parts.self_conditioning
         if block is None:
             return x
         soft = [(one, one.span.self_conditioning) for one in rows if one.span.self_conditioning is not None]
         if soft:
-            added = block.added(torch.cat([own for _, own in soft]))
-            for (one, _), part in zip(soft, added.split([len(own) for _, own in soft]), strict=True):
-                x[one.own] += part
-        if not any(one.causal for one in rows):
+            added = block.added(_joined([own for _, own in soft]))
+            if len(soft) == len(rows):
+                x += added
+            else:
+                for (one, _), part in zip(soft, added.split([len(own) for _, own in soft]), strict=True):
+                    x[one.own] += part
+        # A canvas's rows are the last ones, as the kernels have them.
+        canvases = next((one.start for one in rows if not one.causal), len(x))
+        if canvases == 0:
             return rms_norm(x, None, block.norm.epsilon)
-        for one in rows:
-            if not one.causal:
-                x[one.own] = rms_norm(x[one.own], None, block.norm.epsilon)
+        if canvases < len(x):
+            x[canvases:] = rms_norm(x[canvases:], None, block.norm.epsilon)
         return x
 
     def _encoded(self, one: SpanRows, computed: bool) -> SpanContext:
         """Rows to encode: where their keys and values go, and what of the cache, themselves included, they see.
         ``computed``: to the end of the last layer."""
         cache, places, end = one.span.cache, self.parts.places, one.position + one.length
-        if not isinstance(cache, InPlaceCache):
+        # Asked of the protocol itself it would take as long as a layer.
+        if not hasattr(cache, "room"):
             raise ValueError(f"packed weights fill a cache's memory themselves; {cache!r} gives none")
-        kept = [cache.room(index, one.length) for index in range(len(places))]
+        own = cast(InPlaceCache, cache)
+        kept = [own.room(index, one.length) for index in range(len(places))]
         masks: Masks = {}
         seen = [
             visible(cache.read(index, one.length), end, one.position, one.length, place.window, masks)
@@ -244,8 +258,13 @@ class PackedModel:
 
     def _tables(self, end: int) -> Ropes:
         """Cosines and sines of every layer, for all positions before ``end`` and more."""
-        if not self._ropes or any(len(cosines) < end for cosines, _ in self._ropes):
+        if not self._ropes or self._stack.reach(self._ropes) < end:
             rotaries = {place.rotary for place in self.parts.places}
             made = {rotary: rotary.slice(0, 2 * end, self.device) for rotary in rotaries}
             self._ropes = tuple(made[place.rotary] for place in self.parts.places)
         return self._ropes
+
+
+def _joined(parts: list[Tensor]) -> Tensor:
+    """Return the rows of all parts; of one alone itself."""
+    return parts[0] if len(parts) == 1 else torch.cat(parts)

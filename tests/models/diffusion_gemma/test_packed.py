@@ -338,5 +338,4 @@ class TestTorchsThreads:
 
     def test_kept_where_torch_does_the_work(self, monkeypatch):
         monkeypatch.setattr(bindings, "kernels", lambda: None)
-        with torch_on_one_thread():
-            assert torch.get_num_threads() == 3
+        assert torch_on_one_thread(torch.get_num_threads)() == 3
