@@ -50,7 +50,15 @@ _IMPLYING = {
 }
 """Keywords of one type."""
 _NUMBERS = re.compile(r"[0-9]+")
-_DEEPER = 8
+_DEEPER = (8, 6)
+_ANNOTATIONS = {"regex"}
+"""Formats that jsonschema checks and constraints list as ignored."""
+_ONLY_REFERENCES = (
+    jsonschema.Draft3Validator,
+    jsonschema.Draft4Validator,
+    jsonschema.Draft6Validator,
+    jsonschema.Draft7Validator,
+)
 
 
 @dataclass
@@ -113,6 +121,11 @@ class Judge:
         kind = validator_for(schema, default=jsonschema.Draft202012Validator)
         kind.check_schema(schema)
         self._validator = kind(schema, format_checker=kind.FORMAT_CHECKER)
+        checked = set(kind.FORMAT_CHECKER.checkers) - _ANNOTATIONS
+        self._without_annotations = kind(schema, format_checker=jsonschema.FormatChecker(formats=checked))
+        self.only_references = kind in _ONLY_REFERENCES
+        """True of the drafts in which nothing beside a ``$ref`` says anything."""
+        self.has_if = kind not in (jsonschema.Draft3Validator, jsonschema.Draft4Validator, jsonschema.Draft6Validator)
 
     def allows(self, part: Any, value: Any) -> bool:
         """True if a part of the schema holds for a value, or if that cannot be told."""
@@ -121,10 +134,11 @@ class Judge:
         except Exception:
             return True
 
-    def accepts(self, value: Any) -> bool | None:
-        """None where it cannot tell: a pattern that is not Python's, a reference that it cannot follow."""
+    def accepts(self, value: Any, annotations: bool = True) -> bool | None:
+        """None where it cannot tell: a pattern that is not Python's, a reference that it cannot follow.
+        ``annotations``: by the formats too that constraints take as annotations."""
         try:
-            return bool(self._validator.is_valid(value))
+            return bool((self._validator if annotations else self._without_annotations).is_valid(value))
         except Exception:
             return None
 
@@ -229,17 +243,17 @@ def _document(schema: Any, automaton: ByteAutomaton, value: Any, valid: bool, ju
     ordered, undeclared = order.ordered(value, [schema])
     accepted = automaton.matches(_text(ordered)) or automaton.matches(_text(value))
     if not valid:
+        if accepted and judge.accepts(value, annotations=False):
+            return "invalid, accepted: by a format that is an annotation"
         return "wrong: invalid and accepted" if accepted else "invalid, refused"
     if accepted:
         return "valid, accepted"
     if undeclared:
         return "valid, refused: undeclared members"
-    try:
-        deeper = fitting.build(JSONSchema(schema, depth=_DEEPER).expression).automaton
-        if deeper.matches(_text(ordered)):
-            return "valid, refused: deeper than the depth"
-    except ConstraintError:
-        pass
+    for depth in _DEEPER:
+        with contextlib.suppress(ConstraintError):
+            if fitting.build(JSONSchema(schema, depth=depth).expression).automaton.matches(_text(ordered)):
+                return "valid, refused: deeper than the depth"
     if Judge(_with_types(schema)).accepts(value) is False:
         return "valid, refused: not of the type that keywords imply"
     return "wrong: valid and refused"
@@ -324,9 +338,11 @@ class _Order:
             if not isinstance(one, Mapping) or id(one) in seen:
                 continue
             seen.add(id(one))
+            if self._judge.only_references and isinstance(one.get("$ref"), str):
+                one = {"$ref": one["$ref"]}
             yield one
             for keyword in reversed(_INSIDE):
-                part = one.get(keyword)
+                part = one.get(keyword) if self._judge.has_if or keyword not in ("if", "then", "else") else None
                 if keyword == "$ref" and isinstance(part, str):
                     waiting.append(self._at(part))
                 elif keyword in ("anyOf", "oneOf") and isinstance(part, list):
