@@ -77,9 +77,9 @@ def default_models() -> list[str]:
     found = settings.setting("model")
     if found.origin != settings.BUILT_IN_ORIGIN:
         return [found.value]
-    from redraft.models.checkpoint import bundled_checkpoints
+    from redraft.models.checkpoint import served_by_default
 
-    return sorted(bundled_checkpoints(), key=lambda name: name != found.value)
+    return served_by_default(found.value)
 
 
 def device_name(given: str | None) -> str:

@@ -25,7 +25,7 @@ from redraft.kernels.whole_numbers import WholeNumbers
 from redraft.models import foreign, hub, packed_file
 from redraft.models.base import GenerationDefaults
 from redraft.models.family import TIED_COPY, Family, FamilyConfig, PlainModel
-from redraft.models.names import PACKAGE
+from redraft.models.names import DEFAULT_MODEL, PACKAGE
 from redraft.models.packed import PackedModel
 from redraft.models.packed_file import PackedFile, packed_format
 from redraft.models.recipes import MatrixRecipe
@@ -294,6 +294,11 @@ def bundled_checkpoints() -> dict[str, Path]:
     """Return the folders of the checkpoints that ship, by name."""
     bundled = Path(str(resources.files("redraft") / "bundled"))
     return {path.parent.name: path.parent for path in sorted(bundled.glob(f"*/{CONFIG_FILE}"))}
+
+
+def served_by_default(first: str = DEFAULT_MODEL) -> list[str]:
+    """Return the names of the models that a server has where none is named: all that ship, ``first`` first."""
+    return sorted(bundled_checkpoints(), key=lambda name: name != first)
 
 
 def find_here(name: str | Path) -> Path | None:

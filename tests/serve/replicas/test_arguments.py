@@ -42,6 +42,13 @@ def test_the_number_of_replicas_follows_the_queue_where_a_range_is_given() -> No
     )
 
 
+def test_all_models_that_ship_are_served_where_none_is_named() -> None:
+    assert Arguments().names == ["pocket", "sudoku"]
+    with pytest.raises(ValidationError, match="revision is for one model, and 2 are to be served"):
+        Arguments(revision="main")
+    assert Arguments(model=["pocket"], revision="main").names == ["pocket"]
+
+
 def test_keys_come_from_the_environment_of_each_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(KEY_VARIABLE, "good other")
     assert Arguments().settings().api_keys == ["good", "other"]

@@ -19,8 +19,7 @@ from redraft.kernels.library import use_threads
 from redraft.loading import load, share_out
 from redraft.measure.tune.recipe import read_recipe
 from redraft.models.base import GenerationMode
-from redraft.models.checkpoint import DType
-from redraft.models.names import DEFAULT_MODEL
+from redraft.models.checkpoint import DType, served_by_default
 from redraft.record.recorder import RecordingFolder
 from redraft.room import parse_memory
 from redraft.serve.backend import Backend, check_names, share_memory
@@ -46,8 +45,9 @@ class Arguments(BaseModel):
 
     model_config = ConfigDict(extra="forbid", protected_namespaces=())
 
-    model: Texts = Field(default_factory=lambda: [DEFAULT_MODEL], min_length=1)
-    """A bundled name, a folder, a GGUF file or a hub id, that each machine finds; or several."""
+    model: Texts = Field(default_factory=served_by_default, min_length=1)
+    """A bundled name, a folder, a GGUF file or a hub id, that each machine finds; or several. By default all that
+    ship."""
     name: Texts = Field(default_factory=list)
     """The names that clients call the models by; by default their own."""
     revision: str | None = None
@@ -105,6 +105,11 @@ class Arguments(BaseModel):
             raise ValueError(f"max_replicas is {self.max_replicas}, fewer than min_replicas, {self.min_replicas}")
         if self.name and len(self.name) != len(self.model):
             raise ValueError(f"name has {len(self.name)} names for {len(self.model)} models; give each one, or none")
+        for option in ("revision", "recipe", "draft_model"):
+            if getattr(self, option) is not None and len(self.model) > 1:
+                raise ValueError(
+                    f"{option} is for one model, and {len(self.model)} are to be served; name one as model"
+                )
         try:
             check_names(self.names)
             parse_memory(self.memory)
