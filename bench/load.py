@@ -29,7 +29,7 @@ from redraft.record.recording import SUFFIX, Recording
 
 SCHEMA = {"type": "array", "items": {"type": "integer", "maximum": 999, "minimum": 0}, "maxItems": 4}
 BAD = (
-    {"top_p": 0.5},
+    {"top_p": 1.5},
     {"temperature": 99},
     {"nonsense": 1},
     {"max_tokens": 10**6},
