@@ -1,6 +1,7 @@
 """An edit keeps all outside of its spans byte for byte, and writes into them what holes allow, from the old text on."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from torch import Tensor
 from redraft import ConstraintError, Hole, Regex, RequestError, StepEvent
 from redraft.api import Engine
 from redraft.canvas.random import INITIAL, PositionRandom
+from redraft.models.base import ExtractLayout
 from redraft.tasks.edit import edit
 from tests.engine.scripted import VOCAB_SIZE, model_of, random_logits, scripted_engine
 from tests.random_checkpoint import END_TOKEN_IDS
@@ -126,6 +128,18 @@ def test_strength_is_the_share_of_the_old_text_that_starts_as_noise(tmp_path: Pa
     survives = 1 - strength + strength / VOCAB_SIZE
     share, deviation = same[:400].double().mean().item(), (survives * (1 - survives) / 400) ** 0.5
     assert abs(share - survives) <= 5 * deviation + 1e-9
+
+
+@pytest.mark.parametrize(("layout", "content"), [("text", "shout\n\na b c"), ("slots", "a b c\n\nshout")])
+@pytest.mark.parametrize("spans", [None, [(2, 3)]], ids=["whole", "spans"])
+def test_an_instruction_stands_where_the_checkpoint_learned_to_look_for_it(
+    engine: Engine, layout: ExtractLayout, content: str, spans: list[tuple[int, int]] | None
+) -> None:
+    model = model_of(engine)
+    model.defaults = replace(model.defaults, extract_layout=layout)
+    request = edit(engine.runtime, "a b c", spans, instruction="shout").request
+    asked = engine.runtime.tokenize([{"role": "user", "content": content}])
+    assert [*request.prompt[: len(asked)]] == [*asked]
 
 
 def test_an_instruction_alone_starts_from_the_whole_text_and_may_change_all_of_it(engine: Engine) -> None:

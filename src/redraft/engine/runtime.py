@@ -249,6 +249,12 @@ class Runtime:
             return self.tokenizer.encode(f"{content}\n\n", self.fits(), literal=True)
         return [{"role": "user", "content": content}]
 
+    def asked_of(self, text: str, instruction: str) -> Prompt:
+        """Return an instruction about a text in the order that the checkpoint knows: behind the text where it was
+        trained on slots, whose questions all stand there, else before it."""
+        behind = self.model.defaults.extract_layout == "slots"
+        return self.question(text, instruction) if behind else self.question(instruction, text)
+
     def compile(
         self, constraint: Constraint, stop: Sequence[str] = (), thought: ThoughtMarkers | None = None
     ) -> CompiledConstraint:

@@ -153,13 +153,13 @@ def edit(
             raise RequestError("edit needs spans that are to change, an instruction, or both")
         if hole is not None:
             raise RequestError("hole says what may stand in spans, and there are none; use constraint for the whole")
-        asked = runtime.tokenize(runtime.question(instruction, text))
+        asked = runtime.tokenize(runtime.asked_of(text, instruction))
         draft = draft_of(runtime, [(text, 1 - strength)])
         request = generate(runtime, asked, mode="diffusion", draft=draft, **parameters)
         return RewriteRequest(runtime, request, record)
     ordered = check_spans(text, spans)
     holes = dict(zip(ordered, check_holes(hole, len(ordered)), strict=True))
-    prompt = None if instruction is None else runtime.question(instruction, text)
+    prompt = None if instruction is None else runtime.asked_of(text, instruction)
     groups = _groups(runtime, text, ordered)
     borders = [*(group.start for group in groups[1:]), len(text)]
     canvases = [_canvas(runtime, text, *places, holes, strength) for places in zip(groups, borders, strict=True)]
