@@ -62,7 +62,8 @@ class SlotChoice:
         levels = [(Turn(0, number, 0),) for number in range(len(gaps))]
         automaton, own = runtime.constraints.slots(texts, levels, ends)
         frame_there = ~torch.tensor(canvas.free[: places[gaps[-1].name].stop])
-        return replace(found, constraint=SlotsConstraint(automaton, own, frame_there))
+        ahead = runtime.corruption.reads_ahead
+        return replace(found, constraint=SlotsConstraint(automaton, own, frame_there, ahead))
 
     def plan(self, request: Request, temperature: float) -> CanvasPlan:
         """Return the canvas that is to be read."""

@@ -2,13 +2,16 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 import redraft
 from redraft.api import Engine
+from redraft.engine import slotted
 from redraft.kernels import bindings
 from redraft.kernels.packed import FORMATS, Format
 from redraft.models.llama_diffusion.model import LlamaDiffusion
@@ -47,6 +50,37 @@ def test_a_checkpoint_may_reveal_gaps_from_left_to_right(
         for at in (at for at, one in enumerate(open) if one):
             begins = at == 0 or not open[at - 1]
             assert revealed[at] if begins else revealed[at - 1] or not revealed[at] or last
+
+
+@pytest.mark.parametrize("order", ["any", "left-to-right"])
+def test_slots_of_a_choice_and_of_an_extraction_are_read_in_the_order_of_the_checkpoint(
+    tiny: Path, tmp_path: Path, order: str, monkeypatch: pytest.MonkeyPatch
+):
+    folder = tmp_path / "ordered"
+    shutil.copytree(tiny, folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"mask_order": order}))
+    called: list[str] = []
+
+    def counted(name: str, plain: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*given: Any) -> Any:
+            called.append(name)
+            return plain(*given)
+
+        return call
+
+    for name in ("infer", "infer_in_order"):
+        monkeypatch.setattr(slotted, name, counted(name, getattr(slotted, name)))
+    with redraft.load(folder) as engine:
+        for ask in (
+            lambda: engine.choose("yes or no", ["yes", "no"], layout="slots", max_denoising_steps=3, seed=1),
+            lambda: engine.extract(
+                "some text", {"type": "object", "properties": {"a": {"type": "boolean"}}}, layout="slots", seed=1
+            ),
+        ):
+            called.clear()
+            ask()
+            assert set(called) == {"infer" if order == "any" else "infer_in_order"}
 
 
 def test_the_model_is_the_familys(tiny: Path, monkeypatch: pytest.MonkeyPatch):
