@@ -667,7 +667,7 @@ class Engine:
         spans: Sequence[tuple[int, int]] | None = None,
         *,
         instruction: str | None = None,
-        strength: float = 0.8,
+        strength: float | None = None,
         hole: Hole | Sequence[Hole] | None = None,
         max_tokens: int | None = None,
         seed: int | None = None,
@@ -697,9 +697,10 @@ class Engine:
         """Rewrite the ``spans`` of ``text``, (start, end) in characters, or with an instruction alone all of it.
 
         Everything outside of the spans stays as it is, byte for byte. instruction: said to the model as a user's
-        message, along with the text. strength: the share of the old text that is noise at the start, 0 to 1; the rest
-        the model may keep or not. hole: what may stand in the spans, one for all or one each. constraint: for the whole
-        text where no spans are given. Other parameters, and errors, as in ``generate``.
+        message, along with the text. strength: the share of the old text that is noise at the start, 0 to 1, by default
+        0.8; the rest the model may keep or not. Without it, or with 1, a checkpoint that was trained on slots writes
+        spans into slots, from nothing, where they fit. hole: what may stand in the spans, one for all or one each.
+        constraint: for the whole text where no spans are given. Other parameters, and errors, as in ``generate``.
         """
         check_listeners(on_step, record)
         more: dict[str, Any] = {"constraint": constraint, "max_tokens": max_tokens}

@@ -133,10 +133,14 @@ def test_strength_is_the_share_of_the_old_text_that_starts_as_noise(tmp_path: Pa
 @pytest.mark.parametrize(("layout", "content"), [("text", "shout\n\na b c"), ("slots", "a b c\n\nshout")])
 @pytest.mark.parametrize("spans", [None, [(2, 3)]], ids=["whole", "spans"])
 def test_an_instruction_stands_where_the_checkpoint_learned_to_look_for_it(
-    engine: Engine, layout: ExtractLayout, content: str, spans: list[tuple[int, int]] | None
+    engine: Engine,
+    layout: ExtractLayout,
+    content: str,
+    spans: list[tuple[int, int]] | None,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     model = model_of(engine)
-    model.defaults = replace(model.defaults, extract_layout=layout)
+    monkeypatch.setattr(model, "defaults", replace(model.defaults, extract_layout=layout))
     request = edit(engine.runtime, "a b c", spans, instruction="shout").request
     asked = engine.runtime.tokenize([{"role": "user", "content": content}])
     assert [*request.prompt[: len(asked)]] == [*asked]

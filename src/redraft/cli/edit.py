@@ -34,8 +34,9 @@ def edit(
         str | None, typer.Option(help="Tell the model what to do; without --span and --find the whole is rewritten.")
     ] = None,
     strength: Annotated[
-        float, typer.Option(help="Share of the old text that is noise at the start, 0 to 1; less stays closer to it.")
-    ] = 0.8,
+        float | None,
+        typer.Option(help="Share of the old text that is noise at the start, 0 to 1; less stays closer. Else 0.8."),
+    ] = None,
     written: HoleOptions,
     max_tokens: Annotated[
         int | None, typer.Option(help="Where the whole is rewritten: at most so many tokens.")
@@ -53,7 +54,7 @@ def edit(
     if in_place and str(file) == "-":
         raise RequestError("--in-place needs a file to write; standard input is none")
     options.check_answer(sampling, max_tokens, generates=False)
-    if not 0 <= strength <= 1:
+    if strength is not None and not 0 <= strength <= 1:
         raise RequestError(f"--strength {strength} must be from 0 (start from the old text) to 1 (start from noise)")
     text = reading.piped_or_file_text(file)
     spans = _spans(text, span or [], find or [])

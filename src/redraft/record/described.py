@@ -21,12 +21,13 @@ from redraft.engine.request import Request, generate
 from redraft.engine.runtime import Runtime
 from redraft.errors import RecordingError
 from redraft.tasks.choose import Reading
+from redraft.tasks.gaps import Gaps
 from redraft.tasks.read_slots import SlotReading
 
 _PARTS = (
     *(LinearTemperature, UniformNoise, MaskNoise),
     *(EntropyBound, ConfidenceThreshold, StableAndConfident, ReproducesCanvas),
-    *(JSONSchema, Regex, Choice, Template, Hole, Reading, SlotReading),
+    *(JSONSchema, Regex, Choice, Template, Hole, Reading, SlotReading, Gaps),
 )
 _KNOWN: dict[str, type[Any]] = {part.__name__: part for part in _PARTS}
 # What a request has and a caller of Engine.request does not give: it comes from the checkpoint.

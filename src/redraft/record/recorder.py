@@ -20,6 +20,7 @@ from redraft.record.described import described, plain, prompt_digest
 from redraft.record.recording import Recording, draws_of, result_object
 from redraft.record.steps import Steps
 from redraft.tasks.choose import ChooseResult, Reading
+from redraft.tasks.gaps import Gaps
 from redraft.tasks.read_slots import SlotReading, SlotsRead
 
 _NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9_-]+")
@@ -39,11 +40,11 @@ class Recorder:
         id: str | None = None,
         *,
         keep_prompt: bool = True,
-        reading: Reading | SlotReading | None = None,
+        reading: Reading | SlotReading | Gaps | None = None,
     ) -> None:
         """``id``: part of the file's name, by default a random one. ``keep_prompt``: without, only how many tokens the
         prompt has, and their SHA-256; what was generated is kept all the same, and so are a constraint and a draft.
-        ``reading``: of a request for decisions, or of slots, what is read off its canvases; the text that strings are
+        ``reading``: of a request for decisions, slots or gaps, what is read off its canvases; the text that strings are
         held to is kept as the prompt is.
 
         Raises RecordingError for an engine that ``redraft.load`` did not make, whose weights cannot be told.
@@ -128,7 +129,7 @@ class FileRecorder(Recorder):
         runtime: Runtime,
         id: str | None,
         keep_prompt: bool,
-        reading: Reading | SlotReading | None = None,
+        reading: Reading | SlotReading | Gaps | None = None,
     ) -> None:
         super().__init__(request, runtime, id, keep_prompt=keep_prompt, reading=reading)
         self._folder = folder
@@ -159,11 +160,15 @@ class RecordingFolder:
         self._lock = threading.Lock()
 
     def recorder(
-        self, request: Request, runtime: Runtime, reading: Reading | SlotReading | None = None, id: str | None = None
+        self,
+        request: Request,
+        runtime: Runtime,
+        reading: Reading | SlotReading | Gaps | None = None,
+        id: str | None = None,
     ) -> FileRecorder:
         """Make a recorder for one request; its ``finish`` or ``fail`` writes the file.
 
-        ``reading``: of a request for decisions, or of slots, what is read off its canvases. The first recorder for a
+        ``reading``: of a request for decisions, slots or gaps, what is read off its canvases. The first recorder for a
         model may have to read its weight files through.
         """
         with self._lock:

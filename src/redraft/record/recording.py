@@ -18,21 +18,23 @@ from numpy.typing import NDArray
 from redraft.canvas.corruption import AbsorbingCorruption, Corruption, MaskNoise, UniformCorruption
 from redraft.canvas.draft import Draft
 from redraft.canvas.noise import UniformNoise
+from redraft.constrain.language.template import Hole
 from redraft.engine.result import Result, StepEvent
 from redraft.errors import RecordingError
 from redraft.record.described import restored
 from redraft.record.steps import NAMES, Draws
 from redraft.record.steps import read as read_steps
 from redraft.tasks.choose import ChooseResult, Reading
+from redraft.tasks.gaps import Gaps
 from redraft.tasks.read_slots import SlotReading, SlotsRead
 
 FORMAT, SUFFIX = "redraft recording", ".npz"
-VERSION = 3
+VERSION = 4
 _HEADER = "header.json"
 _OPTIONAL = ("arrays", "read")
 # The entry of the header that says what is read off canvases, by its kind. Generations have none, and are of the first
-# version; decisions came with the second, slots with the third.
-_READ = {Reading.__name__: "decision", SlotReading.__name__: "slots"}
+# version; decisions came with the second, slots with the third, gaps in slots with the fourth.
+_READ = {Reading.__name__: "decision", SlotReading.__name__: "slots", Gaps.__name__: "gaps"}
 # Files of the same contents are the same bytes.
 _NO_TIME = (1980, 1, 1, 0, 0, 0)
 
@@ -60,7 +62,7 @@ class Recording:
     arrays: Mapping[str, NDArray[Any]]
     """The steps, see ``record.steps``."""
     read: Mapping[str, Any] | None = None
-    """The reading of a request for decisions, or of slots: what was read off canvases; see ``reading``."""
+    """The reading of a request for decisions, slots or gaps: what was read off canvases; see ``reading``."""
 
     @cached_property
     def events(self) -> list[StepEvent]:
@@ -68,10 +70,10 @@ class Recording:
         return read_steps(self.arrays, draws_of(self.request, self.noise), self.request["max_denoising_steps"])
 
     @cached_property
-    def reading(self) -> Reading | SlotReading | None:
-        """The reading of a request for decisions, or of slots; None for any other."""
+    def reading(self) -> Reading | SlotReading | Gaps | None:
+        """The reading of a request for decisions, slots or gaps; None for any other."""
         found = restored(self.read)
-        if not isinstance(found, Reading | SlotReading | None):
+        if not isinstance(found, Reading | SlotReading | Gaps | None):
             raise ValueError("what it says was read is no reading")
         return found
 
@@ -82,7 +84,7 @@ class Recording:
         read, version = own.pop("read"), 1
         if read is not None:
             own[_READ[read["is"]]] = read
-            version = 2 if read.get("layout") == "text" else VERSION
+            version = VERSION if read["is"] == Gaps.__name__ else 2 if read.get("layout") == "text" else 3
         return {"format": FORMAT, "version": version, **own}
 
     @property
@@ -155,6 +157,8 @@ class Recording:
         match self.reading:
             case Reading(questions=questions) if not isinstance(questions, dict):
                 raise ValueError("its questions are not an object")
+            case Gaps() as gaps if not _whole(gaps):
+                raise ValueError("its gaps do not fit together")
             case SlotReading(schema=schema) if not isinstance(schema, str):
                 raise ValueError("its schema is not a text")
             case SlotReading(characters=int(), quoted=None) if isinstance(self.request["prompt"], list):
@@ -197,6 +201,17 @@ def result_object(result: Result | ChooseResult | SlotsRead) -> dict[str, Any]:
         return {**asdict(result), "answers": answers}
     own = {field.name: getattr(result, field.name) for field in fields(Result)}
     return json.loads(json.dumps({**own, "usage": asdict(result.usage)}))
+
+
+def _whole(gaps: Gaps) -> bool:
+    """Tell whether there is a hole and a width for each gap, and text around all."""
+    holes, widths, between = gaps.holes, gaps.widths, gaps.between
+    return (
+        0 < len(holes) == len(widths) == len(between) - 1
+        and all(isinstance(one, Hole) for one in holes)
+        and all(type(one) is int and one > 0 for one in widths)
+        and all(isinstance(one, str) for one in between)
+    )
 
 
 def _entry(name: str) -> zipfile.ZipInfo:

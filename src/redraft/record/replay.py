@@ -17,6 +17,7 @@ from redraft.record.described import prompt_digest, requested
 from redraft.record.recorder import Recorder
 from redraft.record.recording import Recording
 from redraft.tasks.choose import ChooseRequest, Reading
+from redraft.tasks.gaps import Gaps, WriteGaps
 from redraft.tasks.read_slots import ReadSlots, SlotReading
 
 
@@ -89,7 +90,7 @@ def replay(
     return Replay(same, compare(recording, same))
 
 
-def _again(runtime: Runtime, request: Request, reading: Reading | SlotReading | None) -> Runnable[Any]:
+def _again(runtime: Runtime, request: Request, reading: Reading | SlotReading | Gaps | None) -> Runnable[Any]:
     match reading:
         case None:
             return Generate(runtime, request)
@@ -97,9 +98,11 @@ def _again(runtime: Runtime, request: Request, reading: Reading | SlotReading | 
             return ChooseRequest.of(runtime, request, reading)
         case SlotReading():
             return ReadSlots.of(runtime, request, reading)
+        case Gaps():
+            return WriteGaps.of(runtime, request, reading)
 
 
-def _reading(recording: Recording, changed: Mapping[str, Any]) -> Reading | SlotReading | None:
+def _reading(recording: Recording, changed: Mapping[str, Any]) -> Reading | SlotReading | Gaps | None:
     """Return the recorded reading; where strings were held to a text that was not kept, with that text, with which the
     prompt that is given begins."""
     reading = recording.reading

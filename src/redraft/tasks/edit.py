@@ -16,6 +16,7 @@ from redraft.engine.runtime import Prompt, Runtime
 from redraft.engine.task import Task
 from redraft.engine.thinking import OF_THOUGHTS
 from redraft.errors import RequestError, counted
+from redraft.tasks.gaps import SHOWN, Gaps, WriteGaps, at_a_token, wanted_in_slots, width_of, write_gaps
 from redraft.tasks.infill import (
     before_ending,
     beginning_of,
@@ -26,6 +27,9 @@ from redraft.tasks.infill import (
     refuse,
     without_ending,
 )
+
+STRENGTH = 0.8
+"""The share of the old text that is noise, where nobody says it."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -64,6 +68,8 @@ class _Canvas:
     compiled: CompiledConstraint
     """Held here so that it is at hand when the group's turn comes."""
     draft: Draft
+    gaps: Gaps | None = None
+    """The spans as gaps between what stays, to be tried first; None where they are not to be slots."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,10 +98,19 @@ class EditRequest:
             done += self.text[position : group.start]
             if index:
                 request = _request(self.runtime, self.prompt, done, canvas, parameters)
-            answer = Generate(self.runtime, request, self.record).task(on_step)
-            result = yield from before_ending(answer, canvas.shown)
-            written = without_ending(result.text, canvas.shown)
-            replacements |= dict(zip(group.spans, _values(canvas.frame, written), strict=True))
+            in_slots = self._in_slots(request, done, canvas, parameters)
+            own = None if in_slots is None else (yield from in_slots.task(on_step))
+            if own is not None and not own.full:
+                yield own.chunk
+                result, written, values = Result(**fields_of(own)), own.text, list(own.written)
+            else:
+                answer = Generate(self.runtime, request, self.record).task(on_step)
+                result = yield from before_ending(answer, canvas.shown)
+                if own is not None:
+                    result = replace(result, usage=result.usage.after(own.usage))
+                written = without_ending(result.text, canvas.shown)
+                values = _values(canvas.frame, written)
+            replacements |= dict(zip(group.spans, values, strict=True))
             done += written
             position = group.end
             results.append(result)
@@ -106,6 +121,18 @@ class EditRequest:
         return EditResult(
             **fields_of(_together(results), text=whole), replacements=tuple(replacements[span] for span in self.spans)
         )
+
+    def _in_slots(
+        self, request: Request, before: str, canvas: _Canvas, parameters: Mapping[str, Any]
+    ) -> WriteGaps | None:
+        """Return the request for the spans of a canvas as gaps behind the text ``before`` them; None where they are
+        written as a text."""
+        prefix, space = at_a_token(before)
+        if canvas.gaps is None or (self.prompt is None and not prefix):
+            return None
+        gaps = replace(canvas.gaps, between=(space, *canvas.gaps.between[1:]))
+        context = context_before(self.runtime, self.prompt, prefix)
+        return write_gaps(self.runtime, context, gaps, parameters, request, self.record)
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,7 +154,7 @@ def edit(
     spans: Sequence[tuple[int, int]] | None = None,
     *,
     instruction: str | None = None,
-    strength: float = 0.8,
+    strength: float | None = None,
     hole: Hole | Sequence[Hole] | None = None,
     record: Recorders | None = None,
     **parameters: Any,
@@ -136,9 +163,10 @@ def edit(
     all of it.
 
     Everything outside of the spans stays as it is, byte for byte. instruction: said to the model as a user's message,
-    along with the text. strength: the share of the old text that is noise in the starting canvas, 0 to 1; the rest the
-    model may keep or not. hole: what may stand in the spans, one for all or one each; any text by default. record:
-    keeps what happens. Other parameters, and errors, as in ``request.generate``.
+    along with the text. strength: the share of the old text that is noise in the starting canvas, 0 to 1, by default
+    0.8; the rest the model may keep or not. Without it, or with 1, a checkpoint that was trained on slots writes spans
+    into slots, from nothing, where they fit. hole: what may stand in the spans, one for all or one each; any text by
+    default. record: keeps what happens. Other parameters, and errors, as in ``request.generate``.
     """
     runtime.check_canvas("edit")
     check_on_canvases(parameters.get("quality"), "edit")
@@ -146,15 +174,17 @@ def edit(
     check_text("text", text)
     if instruction is not None:
         check_text("instruction", instruction)
-    if check_number("strength", strength, 0) > 1:
+    if strength is not None and check_number("strength", strength, 0) > 1:
         raise RequestError(f"strength {strength} must be from 0 (start from the old text) to 1 (start from noise)")
+    in_slots = strength in (None, 1) and wanted_in_slots(runtime, parameters)
+    noise = STRENGTH if strength is None else strength
     if spans is None:
         if instruction is None:
             raise RequestError("edit needs spans that are to change, an instruction, or both")
         if hole is not None:
             raise RequestError("hole says what may stand in spans, and there are none; use constraint for the whole")
         asked = runtime.tokenize(runtime.asked_of(text, instruction))
-        draft = draft_of(runtime, [(text, 1 - strength)])
+        draft = draft_of(runtime, [(text, 1 - noise)])
         request = generate(runtime, asked, mode="diffusion", draft=draft, **parameters)
         return RewriteRequest(runtime, request, record)
     ordered = check_spans(text, spans)
@@ -162,7 +192,12 @@ def edit(
     prompt = None if instruction is None else runtime.asked_of(text, instruction)
     groups = _groups(runtime, text, ordered)
     borders = [*(group.start for group in groups[1:]), len(text)]
-    canvases = [_canvas(runtime, text, *places, holes, strength) for places in zip(groups, borders, strict=True)]
+    canvases = [_canvas(runtime, text, *places, holes, noise) for places in zip(groups, borders, strict=True)]
+    if in_slots:
+        canvases = [
+            replace(canvas, gaps=_gaps(runtime, text, group, border, holes, parameters))
+            for canvas, group, border in zip(canvases, groups, borders, strict=True)
+        ]
     for canvas in canvases:
         # What cannot be written is to be refused before anything is.
         needed, given = canvas.compiled.min_tokens, parameters.get("max_tokens")
@@ -204,6 +239,22 @@ def _canvas(
     constraint = Template(frame + escaped(shown), holes_of)
     draft = draft_of(runtime, [*old, (shown, 1.0)])
     return _Canvas(Template(frame, holes_of), shown, constraint, runtime.compile(constraint), draft)
+
+
+def _gaps(
+    runtime: Runtime,
+    text: str,
+    group: _Group,
+    following: int,
+    holes: Mapping[tuple[int, int], Hole],
+    parameters: Mapping[str, Any],
+) -> Gaps:
+    """Plan the same canvas with a slot for each span; what comes before the first one is for who knows it."""
+    most, ends = parameters.get("max_tokens"), [end for _, end in group.spans]
+    between = [text[end:start] for end, (start, _) in zip(ends, group.spans[1:], strict=False)]
+    shown = beginning_of(runtime, text[group.end : following], SHOWN)
+    widths = [width_of(runtime, text[start:end], most) for start, end in group.spans]
+    return Gaps(("", *between, shown), tuple(holes[span] for span in group.spans), tuple(widths))
 
 
 def _groups(runtime: Runtime, text: str, spans: Sequence[tuple[int, int]]) -> list[_Group]:
