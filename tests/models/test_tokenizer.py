@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from redraft.errors import CheckpointError, RequestError
@@ -128,6 +128,17 @@ class TestText:
     @pytest.mark.parametrize(("token", "text"), [(20, "w20"), (5, "<turn|>"), (64, "<64>")])
     def test_piece_of_any_id(self, folder, token, text):
         assert ChatTokenizer.from_folder(folder).piece(token) == text
+
+    def test_pieces_of_a_byte_level_tokenizer_are_text(self, tmp_path):
+        """Not the letters that it names bytes by; what is part of a character is told byte by byte."""
+        made = byte_level_tokenizer(tmp_path)
+        made.decoder = decoders.ByteLevel()
+        made.add_special_tokens(["<|Ġend|>"])
+        own = ChatTokenizer(made, {}, None)
+        tokens = own.encode("the the\né")
+        assert [own.piece(token) for token in tokens] == ["the", " the", "\n", "<0xC3>", "<0xA9>"]
+        (added,) = own.encode("<|Ġend|>")
+        assert own.piece(added) == "<|Ġend|>"
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from tokenizers import AddedToken, Encoding, Tokenizer
 from tokenizers.models import BPE, Unigram, WordLevel
 from tokenizers.pre_tokenizers import ByteLevel
 
+from redraft.constrain.automaton.byte_level import from_letters
 from redraft.errors import CheckpointError, RequestError
 from redraft.formats.gguf.file import open_gguf
 from redraft.formats.gguf.tokenizer import read_tokenizer
@@ -241,8 +242,11 @@ class ChatTokenizer:
 
     @cached_property
     def _special_tokens(self) -> frozenset[int]:
-        added = self._tokenizer.get_added_tokens_decoder()
-        return frozenset(token for token, one in added.items() if one.special)
+        return frozenset(token for token, one in self._added_tokens.items() if one.special)
+
+    @cached_property
+    def _added_tokens(self) -> Mapping[int, AddedToken]:
+        return dict(self._tokenizer.get_added_tokens_decoder())
 
     @cached_property
     def _byte_tokens(self) -> frozenset[int]:
@@ -250,8 +254,22 @@ class ChatTokenizer:
         return frozenset(token for token in found if token is not None)
 
     def piece(self, token: int) -> str:
-        """The text of one token on its own, for drawing; a tokenizer's mark for a space is shown as a space."""
-        return (self._tokenizer.id_to_token(token) or f"<{token}>").replace("\u2581", " ")
+        """The text of one token on its own, for drawing; a tokenizer's mark for a space is shown as a space.
+
+        Bytes that are no whole characters are ``<0xE2>`` each, whatever the tokenizer calls them.
+        """
+        name = self._tokenizer.id_to_token(token) or f"<{token}>"
+        if not self._named_in_bytes or token in self._added_tokens:
+            return name.replace("\u2581", " ")
+        own = from_letters(name)
+        try:
+            return own.decode()
+        except UnicodeDecodeError:
+            return "".join(f"<0x{value:02X}>" for value in own)
+
+    @cached_property
+    def _named_in_bytes(self) -> bool:
+        return any(step["type"] == "ByteLevel" for step in _steps(self._tokenizer.decoder))
 
     def fewest_tokens(self, text: str) -> int:
         """A lower bound of the number of tokens, found without tokenizing; 0 where nothing can be said."""
@@ -314,14 +332,14 @@ class ChatTokenizer:
 
 
 def _steps(part: Any) -> Iterator[Mapping[str, Any]]:
-    """The steps of a normalizer or pre-tokenizer, those of sequences one by one."""
+    """The steps of a normalizer, pre-tokenizer or decoder, those of sequences one by one."""
     if part is None:
         return
     left = [json.loads(part.__getstate__())]
     while left:
         step = left.pop(0)
         if step["type"] == "Sequence":
-            left += step.get("normalizers") or step.get("pretokenizers") or []
+            left += step.get("normalizers") or step.get("pretokenizers") or step.get("decoders") or []
         else:
             yield step
 

@@ -17,12 +17,13 @@ def test_it_opens_where_the_model_is_at_home(page: Page):
 
 def test_tabs_move_by_keyboard_and_stand_in_the_address(page: Page):
     page.get_by_role("tab", name="Sudoku").focus()
-    for key, tab in (("ArrowRight", "extract"), ("End", "decide"), ("ArrowRight", "chat"), ("ArrowLeft", "decide")):
+    # Where the model is at home comes first.
+    for key, tab in (("ArrowRight", "extract"), ("End", "chat"), ("ArrowRight", "sudoku"), ("ArrowLeft", "chat")):
         page.keyboard.press(key)
         assert page.url.endswith(f"#{tab}")
         expect(page.get_by_role("tabpanel")).to_have_attribute("id", f"panel-{tab}")
         expect(page.get_by_role("tab", selected=True)).to_be_focused()
-    page.goto(page.url.replace("#decide", "#fill"))
+    page.goto(page.url.replace("#chat", "#fill"))
     expect(page.get_by_role("tabpanel", name="Fill")).to_be_visible()
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
+from redraft.constrain.automaton.byte_level import from_letters
 from redraft.constrain.expression import FIRST_MARKER, MAX_MARKERS
 from redraft.errors import ConstraintError
 
@@ -189,8 +190,7 @@ def _step(part: dict[str, Any]) -> _Step:
         case {"type": "ByteFallback"}:
             return lambda piece: _from_byte_token(piece) if isinstance(piece, str) else piece
         case {"type": "ByteLevel"}:
-            alphabet = _byte_level_alphabet()
-            return lambda piece: _from_alphabet(piece, alphabet) if isinstance(piece, str) else piece
+            return lambda piece: from_letters(piece) if isinstance(piece, str) else piece
         case {"type": "Metaspace"}:
             raise ConstraintError(_refusal("its decoder Metaspace drops the space before the first token"))
         case _:
@@ -209,25 +209,6 @@ def _refusal(reason: str) -> str:
 def _from_byte_token(piece: str) -> _Spelling:
     found = _BYTE_TOKEN.fullmatch(piece)
     return piece if found is None else bytes.fromhex(found[1])
-
-
-def _byte_level_alphabet() -> dict[int, int]:
-    """GPT-2's letters for the 256 bytes: printable ones of Latin-1 are themselves, the others follow from U+0100 on.
-
-    The letters that are left of U+0080..U+00FF, which stand for no byte, go where Latin-1 cannot encode them.
-    """
-    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
-    others = [value for value in range(256) if value not in printable]
-    outside = {value: 0x10FFFF for value in others}
-    return outside | {256 + index: value for index, value in enumerate(others)}
-
-
-def _from_alphabet(piece: str, alphabet: dict[int, int]) -> bytes:
-    try:
-        return piece.translate(alphabet).encode("latin-1")
-    except UnicodeEncodeError:
-        # An added token is written as it is, unless the alphabet has all of its letters.
-        return piece.encode()
 
 
 def _check_against_decoder(tokenizer: Tokenizer, vocabulary: Vocabulary) -> None:

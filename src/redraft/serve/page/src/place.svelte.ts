@@ -1,6 +1,6 @@
 /** Where in the page the user is, as the address says it: #tab, or #sudoku/<81 characters> with a puzzle. */
 
-export const TABS = ["chat", "sudoku", "extract", "schema", "fill", "decide"] as const;
+export const TABS = ["extract", "decide", "fill", "schema", "chat", "sudoku"] as const;
 export type Tab = (typeof TABS)[number];
 
 /** Without the escapes that a browser may put into an address; as it stands, if they are none. */
@@ -13,7 +13,7 @@ function decoded(text: string): string {
 }
 
 class Place {
-  tab = $state<Tab>("chat");
+  tab = $state<Tab>(TABS[0]);
   /** The puzzle on the board as the address says it; empty where it says none. */
   puzzle = $state("");
   #chosen = false;

@@ -74,7 +74,9 @@ describe("drawing", () => {
   it("joins the bytes that spell a character", () => {
     expect(joined(["a ", "<0xE6>", "<0x97>", "<0xA5>", "é", "<0x41>", "<eos>"])).toBe("a 日éA<eos>");
     expect(joined(["<0xE6>", "b"])).toBe("\uFFFDb");
+    expect(joined(["<0xE6><0x97>", "<0xA5>"])).toBe("日");
     expect([visible("<0xE6>"), spoken("<0xE6>")]).toEqual(["0xE6", "byte e6"]);
+    expect([visible("<0xE6><0x97>"), spoken("<0xE6><0x97>")]).toEqual(["0xE6 0x97", "byte e6, byte 97"]);
   });
 
   it("draws rows of nine digits and a line end, and no ragged rows", () => {

@@ -48,26 +48,23 @@ export function endOf(step: Step, ends: readonly number[]): number {
   return end < 0 ? step.argmax.length : end;
 }
 
-/** The byte that a token stands for, if it is one that spells what has no token of its own. */
-function byteOf(piece: string): number | null {
-  const digits = /^<0x([0-9A-F]{2})>$/.exec(piece)?.[1];
-  return digits === undefined ? null : Number.parseInt(digits, 16);
+/** The bytes that a token stands for, if it spells no whole characters. */
+function bytesOf(piece: string): number[] | null {
+  if (!/^(<0x[0-9A-F]{2}>)+$/.test(piece)) return null;
+  return [...piece.matchAll(/[0-9A-F]{2}/g)].map(([digits]) => Number.parseInt(digits, 16));
 }
 
 /** The text that tokens make together: several bytes in a row are one character. */
 export function joined(pieces: readonly string[]): string {
   const encoder = new TextEncoder();
-  const bytes = pieces.flatMap((piece) => {
-    const byte = byteOf(piece);
-    return byte === null ? [...encoder.encode(piece)] : [byte];
-  });
+  const bytes = pieces.flatMap((piece) => bytesOf(piece) ?? [...encoder.encode(piece)]);
   return new TextDecoder("utf-8", { ignoreBOM: true }).decode(Uint8Array.from(bytes));
 }
 
 /** A token as one cell shows it. */
 export function visible(piece: string): string {
   if (piece === "") return "∅";
-  if (byteOf(piece) !== null) return piece.slice(1, -1);
+  if (bytesOf(piece)) return piece.slice(1, -1).replaceAll("><", " ");
   return piece
     .replaceAll("\r", "␍")
     .replaceAll("\n", "↵")
@@ -78,8 +75,8 @@ export function visible(piece: string): string {
 /** A token as it is read out. */
 export function spoken(piece: string): string {
   const names: Record<string, string> = { "": "nothing", "\n": "line end", " ": "space", "\t": "tab" };
-  const byte = byteOf(piece);
-  if (byte !== null) return `byte ${byte.toString(16)}`;
+  const bytes = bytesOf(piece);
+  if (bytes) return bytes.map((byte) => `byte ${byte.toString(16)}`).join(", ");
   return names[piece] ?? piece.replaceAll("\n", " line end ").trim();
 }
 
