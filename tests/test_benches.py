@@ -3,17 +3,20 @@
 import json
 import subprocess
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 import pytest
 import torch
 from bench import batching, full_size, gpu, synthetic
 from bench.denoising_step import SHAPE, measure_checkpoint
+from bench.pocket_edits import edits
 from bench.pocket_slots import Judged, Slot, table
 
 from redraft.kernels.packed import FORMATS
 from redraft.models import checkpoint
 from redraft.models.gemma.attention import AttentionSpec
+from redraft.train.recipes.pocket.snippets import Split
 from tests.random_gemma import random_gemma
 
 
@@ -170,3 +173,15 @@ def test_a_synthetic_checkpoint_has_the_published_names_and_depends_on_its_seed_
     # Scaled so that a product with it has the size of its rows.
     weight = found.load("float32").state_dict()["layers.0.experts.down_proj"]
     assert (weight.std() * weight.shape[-1] ** 0.5).item() == pytest.approx(1, abs=0.1)
+
+
+def test_edits_of_the_text_model_are_each_of_one_value_that_is_not_there_yet() -> None:
+    found = list(islice(edits(Split.templates, 1), 30))
+    assert found == list(islice(edits(Split.templates, 1), 30))
+    for edit in found:
+        start, end = edit.span
+        old, new = edit.text[start:end], edit.new
+        assert old.strip()
+        assert old != new
+        assert new.strip() not in edit.text
+        assert (old[0] == " ") == (new[0] == " "), "a space before either is part of it"

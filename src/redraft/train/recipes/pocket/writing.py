@@ -16,7 +16,7 @@ _GAPS = ("____", "[...]", "(?)", "???", "<gap>", "[missing]")
 
 def edit(snippet: Snippet, random: Random, split: Split) -> Written | None:
     """The text with something changed, and all else pinned."""
-    return random.choice((_replaced, _replaced, _replaced, _hidden, _rewritten))(snippet, random, split)
+    return random.choice((replaced, replaced, replaced, _hidden, _rewritten))(snippet, random, split)
 
 
 def span(snippet: Snippet, random: Random) -> tuple[int, int] | None:
@@ -159,7 +159,8 @@ def _edited(
     return Written("edit", ask, whole, text[done + len(shown) :], context) if canvas_size(whole) <= CANVAS else None
 
 
-def _replaced(snippet: Snippet, random: Random, split: Split) -> Written | None:
+def replaced(snippet: Snippet, random: Random, split: Split) -> Written | None:
+    """One value in the place of another of its kind."""
     told = unique(snippet)
     if not told:
         return None
