@@ -134,7 +134,7 @@ def test_a_text_that_takes_all_of_its_slot_is_written_without_one(engine: Engine
         {"max_tokens": CANVAS},
         {"hole": Hole(regex="x{16}")},
     ],
-    ids=str,
+    ids=["candidates", "a verifier", "more tokens than a canvas", "a text as long as the slot"],
 )
 def test_what_has_no_place_in_a_slot_is_written_as_a_text(engine: Engine, parameters: dict[str, Any]) -> None:
     assert fill(engine.runtime, "a b", " c", **parameters).gaps is None
