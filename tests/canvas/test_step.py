@@ -334,7 +334,7 @@ def test_what_is_not_a_number_shows_in_the_flags_where_a_position_is_open(corrup
     state = start(noise_of([0, 1, 2]), rules)
     said = readout_of(torch.tensor([0.1, value, 0.1]), torch.ones(3))
     assert step(state, said, noise_of([0, 0, 0]), rules).flags[1]
-    settled = replace(state, open=torch.tensor([True, False, True]))
+    settled = replace(state, open=torch.tensor([True, False, True]), all_open=False)
     assert not step(settled, said, noise_of([0, 0, 0]), rules).flags[1]
 
 

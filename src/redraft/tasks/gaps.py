@@ -46,7 +46,7 @@ class Gaps:
     """The text in front of each gap, and behind the last. A space at its end stands in the slot, as tokens have it; in
     front of the first gap no more than that."""
     holes: tuple[Hole, ...]
-    """What may stand in each gap."""
+    """The description of what may stand in each gap."""
     widths: tuple[int, ...]
     """Tokens of each slot, an end token among them."""
 
