@@ -58,7 +58,7 @@ const REMINDER =
 
 const field = (name: string, kind: Field["kind"]): Field => ({ name, kind, options: "", about: "" });
 
-/** Each was asked with 20 seeds and answered rightly with 17 of them or more, mail and decision with all. */
+/** Each was asked with 20 seeds and answered rightly with 17 of them or more, decision and form with all. */
 const POCKET: Examples = {
   notes: {
     extract: "This model reads short English texts, and gets little more than half of the fields of a new one right.",
