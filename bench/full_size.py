@@ -126,7 +126,10 @@ def in_a_process(task: str, folder: Path, log: TextIO | None, python: str) -> di
             told = json.loads(line)
             memory.pid = told.pop("pid", memory.pid)
             memory.look()
-            memory.part = told.pop("part", memory.part)
+            if (part := told.pop("part", None)) is not None:
+                memory.part = part
+                # At its beginning too: it may be over before anybody looks again.
+                memory.look()
             found |= told
     if process.returncode:
         raise RuntimeError(f"{task} of {folder} ended with exit code {process.returncode}")

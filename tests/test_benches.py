@@ -149,8 +149,8 @@ def test_the_full_sizes_benchmark_writes_packs_and_runs_any_size(commands: Path,
     assert {"loading", "prefill and canvas", "constrained answer", "decision", "edit"} <= parts.keys()
     for own in parts.values():
         assert 0 < own["anonymous"] + own["files"] <= own["resident"] <= run["memory"]["peak"]
-    # Each sample that was taken stands in the log, those of both processes.
-    assert {one[1] for one in samples} >= {*parts, "packing"}
+    # Each sample stands in the log; on a busy machine packing so small a model may be over before there is one.
+    assert {one[1] for one in samples} - {"", "packing"} == parts.keys()
     assert max(int(one[2]) for one in samples if one[1] == "edit") == parts["edit"]["resident"]
     assert any(line.endswith("within 18 GB") for line in full_size.lines(found))
 

@@ -73,7 +73,7 @@ def test_without_kernels_torch_keeps_what_is_packed_and_no_more(
 @pytest.mark.parametrize("format", ["float32", "int8"])
 def test_a_process_takes_about_as_much(checkpoint_of: WriteCheckpoint, commands: Path, format: Format) -> None:
     """About 40 million parameters. What nobody counts, above all what libraries take when they first compute, is
-    allowed 120 MB, and what was counted may be half as much again as is there."""
+    allowed 150 MB, and what was counted may be half as much again as is there."""
     folder = checkpoint_of(
         vocab_size=8192, hidden_size=512, intermediate_size=1024, num_experts=8, moe_intermediate_size=512,
         num_attention_heads=8, head_dim=64, global_head_dim=64, canvas_length=64,
@@ -85,5 +85,5 @@ def test_a_process_takes_about_as_much(checkpoint_of: WriteCheckpoint, commands:
     before, after, peak = json.loads(done.stdout)
     own = footprint(checkpoint.read(folder), format, Use(164))
     assert own.running + own.looked_up < 1.5 * (after - before) + 30_000_000
-    assert after - before < own.running + own.looked_up + 120_000_000
+    assert after - before < own.running + own.looked_up + 150_000_000
     assert peak - before < own.needed + own.looked_up + 300_000_000, "packing in memory included"
