@@ -116,6 +116,16 @@ def test_several_spans_are_slots_of_one_canvas(engine: Engine) -> None:
     assert again.text == result.text
 
 
+def test_what_gaps_are_held_to_is_compiled_before_an_edit_begins(engine: Engine) -> None:
+    script(engine, 2, end=9.0)
+    text = "in the a" + ", and on it goes" * 9 + " the b"
+    request = edit(engine.runtime, text, [(7, 8), (len(text) - 1, len(text))], seed=3)
+    engine.runtime.constraints._kept.clear()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(engine.runtime.constraints), "_build", lambda *_: pytest.fail("compiled while others wait"))
+        assert told(engine, request)[1].usage.canvases > 1
+
+
 def test_a_text_that_takes_all_of_its_slot_is_written_without_one(engine: Engine) -> None:
     engine.model.script = without_end(random_logits(1))  # type: ignore[attr-defined]
     request = fill(engine.runtime, "a b", " c", hole=Hole(regex="[xy]{15,}"), seed=1)

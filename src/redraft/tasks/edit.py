@@ -15,8 +15,18 @@ from redraft.engine.result import OnStep, Result, Usage, fields_of
 from redraft.engine.runtime import Prompt, Runtime
 from redraft.engine.task import Task
 from redraft.engine.thinking import OF_THOUGHTS
-from redraft.errors import RequestError, counted
-from redraft.tasks.gaps import SHOWN, Gaps, WriteGaps, at_a_token, wanted_in_slots, width_of, write_gaps
+from redraft.errors import ConstraintError, RequestError, counted
+from redraft.tasks.gaps import (
+    SHOWN,
+    CompiledGaps,
+    Gaps,
+    WriteGaps,
+    at_a_token,
+    compiled_gaps,
+    wanted_in_slots,
+    width_of,
+    write_gaps,
+)
 from redraft.tasks.infill import (
     before_ending,
     beginning_of,
@@ -70,6 +80,8 @@ class _Canvas:
     draft: Draft
     gaps: Gaps | None = None
     """The spans as gaps between what stays, to be tried first; None where they are not to be slots."""
+    compiled_gaps: CompiledGaps | None = None
+    """The automaton of what may stand in these, held as ``compiled`` is."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,12 +139,11 @@ class EditRequest:
     ) -> WriteGaps | None:
         """Return the request for the spans of a canvas as gaps behind the text ``before`` them; None where they are
         written as a text."""
-        prefix, space = at_a_token(before)
+        prefix, _ = at_a_token(before)
         if canvas.gaps is None or (self.prompt is None and not prefix):
             return None
-        gaps = replace(canvas.gaps, between=(space, *canvas.gaps.between[1:]))
         context = context_before(self.runtime, self.prompt, prefix)
-        return write_gaps(self.runtime, context, gaps, parameters, request, self.record)
+        return write_gaps(self.runtime, context, canvas.gaps, parameters, request, self.record, canvas.compiled_gaps)
 
 
 @dataclass(frozen=True, eq=False)
@@ -195,7 +206,7 @@ def edit(
     canvases = [_canvas(runtime, text, *places, holes, noise) for places in zip(groups, borders, strict=True)]
     if in_slots:
         canvases = [
-            replace(canvas, gaps=_gaps(runtime, text, group, border, holes, parameters))
+            _with_gaps(runtime, canvas, _gaps(runtime, text, group, border, holes, parameters))
             for canvas, group, border in zip(canvases, groups, borders, strict=True)
         ]
     for canvas in canvases:
@@ -249,12 +260,22 @@ def _gaps(
     holes: Mapping[tuple[int, int], Hole],
     parameters: Mapping[str, Any],
 ) -> Gaps:
-    """Plan the same canvas with a slot for each span; what comes before the first one is for who knows it."""
+    """Plan the same canvas with a slot for each span."""
     most, ends = parameters.get("max_tokens"), [end for _, end in group.spans]
     between = [text[end:start] for end, (start, _) in zip(ends, group.spans[1:], strict=False)]
     shown = beginning_of(runtime, text[group.end : following], SHOWN)
     widths = [width_of(runtime, text[start:end], most) for start, end in group.spans]
-    return Gaps(("", *between, shown), tuple(holes[span] for span in group.spans), tuple(widths))
+    _, space = at_a_token(text[: group.start])
+    return Gaps((space, *between, shown), tuple(holes[span] for span in group.spans), tuple(widths))
+
+
+def _with_gaps(runtime: Runtime, canvas: _Canvas, gaps: Gaps) -> _Canvas:
+    """Compile what may stand in the gaps before anything is written; where that cannot be they are no slots."""
+    try:
+        compiled = compiled_gaps(runtime, gaps, runtime.model.defaults.end_token_ids)
+    except ConstraintError:
+        return canvas
+    return replace(canvas, gaps=gaps, compiled_gaps=compiled)
 
 
 def _groups(runtime: Runtime, text: str, spans: Sequence[tuple[int, int]]) -> list[_Group]:

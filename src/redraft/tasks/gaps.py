@@ -12,7 +12,8 @@ from typing import Any
 import torch
 
 from redraft.canvas.step import Pinned
-from redraft.constrain.automaton.slots import Turn
+from redraft.canvas.token_classes import TokenClasses
+from redraft.constrain.automaton.slots import SlotAutomaton, Turn
 from redraft.constrain.constraint import Template
 from redraft.constrain.expression import Expression, joined
 from redraft.constrain.language.template import Hole
@@ -28,6 +29,8 @@ from redraft.errors import ConstraintError, RequestError, counted
 from redraft.tasks import slots
 from redraft.tasks.layout import WIDTH, widths_alone
 from redraft.tasks.slots import Canvas, Filled, Piece
+
+CompiledGaps = tuple[SlotAutomaton, TokenClasses]
 
 SHOWN = 16
 """Tokens of the text behind the last gap that stand on the canvas: about as many as training shows."""
@@ -78,9 +81,19 @@ class WriteGaps:
     record: Recorders | None = None
 
     @classmethod
-    def of(cls, runtime: Runtime, request: Request, gaps: Gaps, record: Recorders | None = None) -> "WriteGaps":
-        """Lay the gaps out. Raises RequestError where they do not fit on a canvas, where nothing stands between two of
-        them, and for a hole whose shortest text its slot does not hold."""
+    def of(
+        cls,
+        runtime: Runtime,
+        request: Request,
+        gaps: Gaps,
+        record: Recorders | None = None,
+        compiled: "CompiledGaps | None" = None,
+    ) -> "WriteGaps":
+        """Lay the gaps out; ``compiled`` is what ``compiled_gaps`` made of them, if it is there.
+
+        Raises RequestError where they do not fit on a canvas, where nothing stands between two of them, and for a hole
+        whose shortest text its slot does not hold.
+        """
         if not request.end_token_ids:
             raise RequestError("the checkpoint names no end token, with which a slot has to end")
         if not all(_fixed(text) for text in gaps.between[1:-1]):
@@ -96,9 +109,7 @@ class WriteGaps:
             raise RequestError(
                 f"the gaps take {counted(len(canvas.tokens), 'position')} in slots, and the canvas has {length}"
             )
-        texts = [_texts(text, hole) for text, hole in zip(gaps.between, gaps.holes, strict=False)]
-        turns = [(Turn(0, number, 0),) for number in range(len(texts))]
-        automaton, classes = runtime.constraints.slots(texts, turns, request.end_token_ids[:1])
+        automaton, classes = compiled or compiled_gaps(runtime, gaps, request.end_token_ids)
         for needed, width in zip(automaton.min_tokens, gaps.widths, strict=True):
             if needed >= width:
                 raise RequestError(f"the hole's shortest text takes {needed} tokens, and its slot holds {width - 1}")
@@ -175,6 +186,13 @@ class WriteGaps:
         )
 
 
+def compiled_gaps(runtime: Runtime, gaps: Gaps, end_token_ids: Sequence[int]) -> CompiledGaps:
+    """Compile what may stand in the gaps; ConstraintError as of ``Compiler.slots``."""
+    texts = [_texts(text, hole) for text, hole in zip(gaps.between, gaps.holes, strict=False)]
+    turns = [(Turn(0, number, 0),) for number in range(len(texts))]
+    return runtime.constraints.slots(texts, turns, end_token_ids[:1])
+
+
 def wanted_in_slots(runtime: Runtime, parameters: Mapping[str, Any]) -> bool:
     """Return whether gaps are to be slots: the checkpoint was trained on them, and nothing is asked for that only an
     answer that is written has."""
@@ -190,6 +208,7 @@ def write_gaps(
     parameters: Mapping[str, Any],
     request: Request,
     record: Recorders | None = None,
+    compiled: CompiledGaps | None = None,
 ) -> WriteGaps | None:
     """Return the request to write gaps behind a context, None where they have no place in slots. ``parameters`` are
     those of ``request.generate`` that ``request`` was made of, which writes the same as a text: seed and deadline are
@@ -197,7 +216,7 @@ def write_gaps(
     given = {name: value for name, value in parameters.items() if name not in ("max_tokens", "verify_rounds")}
     given |= {"seed": request.seed, "deadline_ms": request.deadline}
     try:
-        return WriteGaps.of(runtime, generate(runtime, context, mode="diffusion", **given), gaps, record)
+        return WriteGaps.of(runtime, generate(runtime, context, mode="diffusion", **given), gaps, record, compiled)
     except (RequestError, ConstraintError):
         return None
 
