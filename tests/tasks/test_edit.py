@@ -14,7 +14,7 @@ from redraft import ConstraintError, Hole, Regex, RequestError, StepEvent
 from redraft.api import Engine
 from redraft.canvas.random import INITIAL, PositionRandom
 from redraft.models.base import ExtractLayout
-from redraft.tasks.edit import edit
+from redraft.tasks.edit import EditResult, edit
 from tests.engine.scripted import VOCAB_SIZE, model_of, random_logits, scripted_engine
 from tests.random_checkpoint import END_TOKEN_IDS
 from tests.tasks.conftest import CANVAS, LONG, told, without_end
@@ -60,6 +60,17 @@ def edits(draw: st.DrawFn) -> tuple[str, list[tuple[int, int]]]:
     return text, spans
 
 
+def check_spliced(text: str, spans: list[tuple[int, int]], result: EditResult) -> None:
+    """Check that a text has what ``"[xy]{0,3}é?"`` allows in the place of each span, and is else as it was."""
+    assert len(result.replacements) == len(spans)
+    position, expected = 0, ""
+    for (start, end), replacement in zip(spans, result.replacements, strict=True):
+        assert re.fullmatch("[xy]{0,3}é?", replacement)
+        expected += text[position:start] + replacement
+        position = end
+    assert result.text == expected + text[position:]
+
+
 @settings(max_examples=some(60), deadline=None)
 @given(edit=edits(), seed=st.integers(0, 1000), strength=st.sampled_from([0.0, 0.5, 1.0]))
 def test_everything_outside_of_the_spans_stays(
@@ -70,13 +81,7 @@ def test_everything_outside_of_the_spans_stays(
     model_of(engine).script = random_logits(seed)
     hole = Hole(regex="[xy]{0,3}é?")
     result = engine.edit(text, spans, hole=hole, seed=seed, strength=strength, temperature=2.0)
-    assert len(result.replacements) == len(spans)
-    position, expected = 0, ""
-    for (start, end), replacement in zip(spans, result.replacements, strict=True):
-        assert re.fullmatch("[xy]{0,3}é?", replacement)
-        expected += text[position:start] + replacement
-        position = end
-    assert result.text == expected + text[position:]
+    check_spliced(text, spans, result)
 
 
 def test_many_spans_far_apart_take_several_canvases_and_each_sees_what_was_written_before(engine: Engine) -> None:
