@@ -162,12 +162,22 @@ def test_a_folder_that_cannot_be_written_is_an_oserror(tmp_path: Path):
 
 
 _SECOND = """
+import fcntl
 import sys
 from pathlib import Path
 from tests.formats.test_streamed import groups
 from redraft.formats.streamed import write
 made = []
-print("begun", flush=True)
+plain = fcntl.flock
+
+def flock(file, operation):
+    try:
+        plain(file, operation)
+    except BlockingIOError:
+        print("taken", flush=True)
+        raise
+
+fcntl.flock = flock
 write(Path(sys.argv[1]), groups(made), {})
 print(made, flush=True)
 """
@@ -187,7 +197,7 @@ def test_a_second_process_waits_for_the_first_and_goes_on_where_it_was_killed(tm
     assert first.stdout.readline() == "half\n"
     second = subprocess.Popen([sys.executable, "-c", _SECOND, str(path)], stdout=subprocess.PIPE, text=True)
     assert second.stdout is not None
-    assert second.stdout.readline() == "begun\n"
+    assert second.stdout.readline() == "taken\n"
     if killed:
         first.send_signal(signal.SIGKILL)
     else:

@@ -113,11 +113,12 @@ def given_alone(served: Served) -> list[Any]:
     return [answer_of(served.post(path, body)) for path, body in REQUESTS]
 
 
-@pytest.mark.parametrize(("rows", "together"), [(1024, 4), (120, 2)])
+@pytest.mark.parametrize(("rows", "together", "owners"), [(1024, 4, "one"), (1024, 2, "three"), (120, 2, "three")])
 def test_answers_among_others_who_join_leave_and_fail_are_those_given_alone(
-    given_alone: list[Any], checkpoint: Path, monkeypatch: pytest.MonkeyPatch, rows: int, together: int
+    given_alone: list[Any], checkpoint: Path, monkeypatch: pytest.MonkeyPatch, rows: int, together: int, owners: str
 ) -> None:
-    """``together``: so many requests at least are seen in one forward of so many ``rows``."""
+    """``together``: so many requests at least are seen in one forward of so many ``rows``: of several owners each has
+    no more of it than a canvas, one has all of it."""
     # Nothing is cached, so that prompts are among what is computed together.
     engine = load(checkpoint)
     if not engine.model.batch_independent:
@@ -132,10 +133,12 @@ def test_answers_among_others_who_join_leave_and_fail_are_those_given_alone(
     monkeypatch.setattr(engine.runtime, "forward", noted)
     with serving(engine, max_batch_rows=rows) as up, ThreadPoolExecutor(len(REQUESTS) + 4) as pool:
         scheduler, gate = up.server.scheduler, Gate()
-        scheduler.submit(gate)
+        own = str(httpx.URL(up.url).host)
+        failed_for, endless_for = (own, own) if owners == "one" else ("f", "e")
+        scheduler.submit(gate, client=own)
         assert gate.begun.wait(600)
-        failing: list[Handle[None]] = [scheduler.submit(Failing(forwards), client="f") for forwards in (0, 3, 9)]
-        endless = scheduler.submit(Endless(), client="e")
+        failing: list[Handle[None]] = [scheduler.submit(Failing(forwards), client=failed_for) for forwards in (0, 3, 9)]
+        endless = scheduler.submit(Endless(), client=endless_for)
 
         def ask(request: tuple[str, dict[str, Any]]) -> Any:
             return answer_of(up.post(*request))
